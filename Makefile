@@ -1,0 +1,47 @@
+# Two targets are all a newcomer needs: `make demo` and `make test`. Both make their own .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ROOMS  := algorithms client core data edge proto reports runs server wire
+
+.PHONY: demo test test-slow lint types check proto install clean
+.DEFAULT_GOAL := install
+
+install: $(VENV)/.installed .pkg
+
+$(VENV)/.installed: pyproject.toml setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.5'
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --editable '.[all]' --group dev
+	@touch $@
+
+# A tree of links that lets static tools, and an uninstalled checkout, see the folders as one package.
+.PHONY: .pkg
+.pkg:
+	@mkdir -p .pkg/farshore
+	@for f in farshore/*; do ln -sfn ../../$$f .pkg/farshore/$$(basename $$f); done
+	@for r in $(ROOMS); do ln -sfn ../../$$r .pkg/farshore/$$r; done
+
+demo: install
+	@$(BIN)/farshore demo
+
+test: install
+	@$(BIN)/python -m pytest
+
+test-slow: install
+	@$(BIN)/python -m pytest -m slow --timeout 900
+
+lint: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install
+	@MYPYPATH=.pkg $(BIN)/mypy -p farshore
+
+check: lint types test
+
+# Generated modules come from grpcio-tools in an environment of its own: its releases lag grpcio's.
+proto:
+	@$(PYTHON) proto/generate.py
+
+clean:
+	rm -rf $(VENV) .pkg build *.egg-info

@@ -1,0 +1,159 @@
+"""The two programs of a run and what they see of it: the contract between methods and engines.
+
+A method is a :class:`Workload`: a configuration and two blocking functions. An engine (real processes over gRPC, or
+threads in one process) gives each function a session. Neither program can tell which engine it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from .message import Array, Message
+from .seeds import Seed
+
+
+class Channel(Protocol):
+    """An ordered, reliable conversation with one peer; never a duplicate, a gap or a reorder."""
+
+    @property
+    def peer(self) -> str:
+        """Name of the node (on the server's side) or ``server`` (on a node's side)."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message; blocks while the window of unacknowledged bytes is full.
+
+        Raises
+        ------
+        PeerLostError
+            The other program is gone for good in this epoch.
+        """
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """Return the next message; blocks.
+
+        Raises
+        ------
+        PeerLostError
+            The other program is gone for good in this epoch.
+        TimeoutError
+            Nothing came within ``timeout`` seconds.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What both programs know of their run."""
+
+    id: str
+    workload: str
+    seed: Seed
+    epoch: int
+    nodes: tuple[str, ...]
+    directory: Path
+
+
+class Session(Protocol):
+    """What both sides share.
+
+    Checkpoints hold this side's state only. Both sides save the same steps; on a restart the engine finds the highest
+    step that all of them still hold (each keeps two) and gives it as ``resume_step``.
+    """
+
+    @property
+    def run(self) -> RunInfo: ...
+
+    @property
+    def resume_step(self) -> int | None:
+        """Step of the checkpoint to continue from, or None to start afresh."""
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Write this side's state after ``step`` atomically (safetensors + JSON); the two newest are kept."""
+
+    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Read what :meth:`save_checkpoint` wrote.
+
+        Raises
+        ------
+        StorageError
+            It is missing or damaged.
+        """
+
+    def check_cancelled(self) -> None:
+        """Raise :class:`RunCancelledError` when somebody cancelled the run."""
+
+    def log(self, message: str) -> None:
+        """Write a line to the run's log."""
+
+
+class NodeSession(Session, Protocol):
+    """A node program's view of its run."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def channel(self) -> Channel:
+        """The conversation with the server program."""
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """``(index, count)``: which part of a shared data set this node works on."""
+
+    def data(self, name: str) -> Path:
+        """This node's own path of the data set ``name``.
+
+        Raises
+        ------
+        DataError
+            The node was not given that data set.
+        """
+
+
+class ServerSession(Session, Protocol):
+    """The server program's view of its run."""
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """One conversation per node of the cohort, in cohort order."""
+
+    def data(self, name: str) -> Path:
+        """The server's own path of a data set; same errors as on a node."""
+
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
+        """The next message of whichever node sends first; same errors as :meth:`Channel.receive`."""
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Record named figures at ``step``; they reach ``metrics.jsonl`` and whoever follows the run."""
+
+    def progress(self, done: int, total: int, **values: float | str) -> None:
+        """Tell how far the run is, for progress bars."""
+
+
+class Workload(Protocol):
+    """A method: a configuration model and two programs. Instances are stateless; everything lives in sessions."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """One line for ``farshore methods``."""
+
+    @property
+    def config(self) -> type[BaseModel]:
+        """The pydantic model that ``--set key=value`` and YAML files go through."""
+
+    @property
+    def on_lost_node(self) -> Literal["restart", "continue"]:
+        """``restart``: all programs restart from their common checkpoint. ``continue``: the program handles it."""
+
+    def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
+        """Run on the server; returns the run's result, a JSON-able dict."""
+
+    def node_program(self, session: NodeSession, config: BaseModel) -> None:
+        """Run on each node of the cohort."""

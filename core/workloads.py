@@ -1,0 +1,50 @@
+"""The table of methods: names and lazy import paths, so that naming a method imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from .errors import MissingExtraError, NotFoundError
+from .session import Workload
+
+#: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
+BUILT_IN: dict[str, str] = {
+    "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
+}
+
+#: Which extra brings a package that a method imports.
+_EXTRAS = {"torch": "train", "transformers": "text", "sklearn": "text", "onnxruntime": "edge", "pyarrow": "server"}
+
+
+def names() -> dict[str, str]:
+    """Every known method with its import path; built-in ones cannot be overridden."""
+    found = {e.name: e.value for e in entry_points(group="farshore.workloads")}
+    return {**found, **BUILT_IN}
+
+
+def load(name: str) -> Workload:
+    """Import the method called ``name``.
+
+    Raises
+    ------
+    NotFoundError
+        No method has that name; the nearest is suggested.
+    MissingExtraError
+        A package that the method imports is not installed.
+    """
+    table = names()
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else "see 'farshore methods'"
+        raise NotFoundError(f"no method is called '{name}'", cure=hint)
+    module, _, attribute = table[name].partition(":")
+    try:
+        workload: Workload = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in _EXTRAS:
+            raise MissingExtraError(missing, _EXTRAS[missing]) from error
+        raise
+    return workload
