@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-ROOMS  := algorithms client core data edge proto reports runs server wire
+ROOMS  := algorithms client core data edge proto reports runs server simulations wire
 
 .PHONY: demo test test-slow lint types check proto install clean
 .DEFAULT_GOAL := install

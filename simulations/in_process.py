@@ -76,9 +76,7 @@ class _ServerSession(_Session):
     on_progress: OnProgress | None
     on_metrics: Callable[[int, dict[str, float]], None] | None
 
-    def receive_any(
-        self, nodes: Sequence[str] | None = None, timeout: float | None = None
-    ) -> tuple[str, Message]:
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
         return receive_any(chosen, timeout)
 
@@ -132,11 +130,14 @@ class InProcessRun:
         """
         stores = {n: CheckpointStore(self.directory / n) for n in ("server", *self.nodes)}
         common = set.intersection(*(set(s.steps()) for s in stores.values()))
-        info = RunInfo(
-            self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory
-        )
+        info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
         pairs = {node: pair(node, recorder=self.recorder) for node in self.nodes}
-        base = {"run": info, "resume_step": max(common, default=None), "paths": self.data, "cancelled": self.cancelled}
+        base = {
+            "run": info,
+            "resume_step": max(common, default=None),
+            "paths": self.data,
+            "cancelled": self.cancelled,
+        }
         server = _ServerSession(
             **base,
             checkpoints=stores["server"],
