@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import DataError
+from ...core.errors import ConfigError, DataError
 from .factors import Basis, pca_basis, principal_directions
 from .families import FAMILIES
 from .front import Front, OpenedBlock
@@ -67,6 +67,12 @@ class Moments:
         ):
             self.stream += other.stream
             self.cross += other.cross
+
+    def cpu(self) -> Moments:
+        """The same moments on the CPU, where they are factorised."""
+        stream = None if self.stream is None else self.stream.cpu()
+        cross = None if self.cross is None else self.cross.cpu()
+        return Moments(self.tokens, self.total.cpu(), self.square.cpu(), stream, cross)
 
     @property
     def mean(self) -> Tensor:
@@ -164,6 +170,7 @@ def settle(front: Front, moments: Moments) -> Calibration:
     Frees the first matrix that the front kept for this.
     """
     plan, codec = front.plan, front.codec
+    moments = moments.cpu()
     trunk: dict[str, Tensor] = {}
     if codec is not None and plan.options.init == "pca":
         basis = pca_basis(moments.mean, moments.covariance, plan.width)
@@ -174,11 +181,16 @@ def settle(front: Front, moments: Moments) -> Calibration:
     total = float(moments.covariance.trace())
     kept = 1.0
     if codec is not None:
-        weight = codec.scales.weight.double() @ codec.directions.weight.double()
-        directions = torch.linalg.qr(codec.directions.weight.double().T)[0]
+        weight = codec.scales.weight.double().cpu() @ codec.directions.weight.double().cpu()
+        directions = torch.linalg.qr(codec.directions.weight.double().cpu().T)[0]
         kept = float((directions.T @ moments.covariance @ directions).trace()) / total if total > 0 else 1.0
     mean, variance = weight @ moments.mean, (weight @ moments.covariance @ weight.T).diagonal().clamp(min=0)
     front.statistics.set(mean.float(), variance.float())
+    if plan.options.decoder == "mlp":
+        deviation = variance.sqrt()
+        # A channel that never varies in the samples must not be blown up when it does in training.
+        deviation = deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12))
+        trunk |= {"network.mean": mean.float(), "network.deviation": deviation.float()}
     state = front.codec_state() if trunk else {}
     return Calibration(state, trunk, mean.float(), variance.float(), kept, moments.tokens)
 
@@ -191,7 +203,7 @@ def _trunk_state(front: Front, basis: Basis, moments: Moments) -> dict[str, Tens
         state |= {"residual.weight": r, "residual.bias": c}
     if o.how == "ffn_svd" and o.decoder == "linear":
         if front.first is None:
-            raise DataError(
+            raise ConfigError(
                 "the front no longer has its first matrix", cure="calibrate once, before training"
             )
         u, bias = basis.through(*front.first)

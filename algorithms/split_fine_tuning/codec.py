@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         self.residual = nn.Linear(r, d) if rebuild else None
         self.sentence_expand = nn.Linear(q, plan.ffn, bias=False) if q and linear_ffn else None
         self.sentence_residual = nn.Linear(q, d, bias=False) if q and rebuild else None
-        self.network = DecoderNetwork(r + q, d, o.seed) if o.decoder == "mlp" else None
+        self.network = DecoderNetwork(r, q, d, o.seed) if o.decoder == "mlp" else None
         for module in (self.sentence_expand, self.sentence_residual):
             if module is not None and not module.weight.is_meta:
                 nn.init.zeros_(module.weight)
@@ -79,12 +79,7 @@ class Decoder(nn.Module):
             if self.sentence_residual is not None:
                 rebuilt = rebuilt + self.sentence_residual(sentence).unsqueeze(1)
         if self.network is not None and rebuilt is not None:
-            whole = (
-                z
-                if sentence is None
-                else torch.cat([z, sentence.unsqueeze(1).expand(-1, z.shape[1], -1)], -1)
-            )
-            rebuilt = rebuilt + self.network(whole)
+            rebuilt = rebuilt + self.network(z, sentence)
         return u, rebuilt
 
     def start(self, basis: Basis, first: tuple[Tensor, Tensor] | None) -> None:
@@ -99,11 +94,19 @@ class Decoder(nn.Module):
 
 
 class DecoderNetwork(nn.Module):
-    """A hidden layer of width 2d over the code; its last layer starts at zero, so that at first it adds
-    nothing."""
+    """A hidden layer of width 2d over the code; its last layer starts at zero: at first it adds nothing.
 
-    def __init__(self, width: int, d: int, seed: int) -> None:
+    ``mean`` and ``deviation`` of the code's channels come from calibration: no channel drowns the others.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, r: int, q: int, d: int, seed: int) -> None:
         super().__init__()
+        width = r + q
+        self.register_buffer("mean", torch.zeros(r))
+        self.register_buffer("deviation", torch.ones(r))
         self.inner = nn.Linear(width, 2 * d)
         self.outer = nn.Linear(2 * d, d)
         if not self.inner.weight.is_meta:
@@ -114,9 +117,12 @@ class DecoderNetwork(nn.Module):
                 self.outer.weight.zero_()
                 self.outer.bias.zero_()
 
-    def forward(self, z: Tensor) -> Tensor:
-        """[B, T, width] to [B, T, d]."""
-        y: Tensor = self.outer(nn.functional.gelu(self.inner(z)))
+    def forward(self, z: Tensor, sentence: Tensor | None) -> Tensor:
+        """Codes [B, T, r] and sentence vectors [B, q] to [B, T, d]."""
+        x = (z - self.mean) / self.deviation
+        if sentence is not None:
+            x = torch.cat([x, sentence.unsqueeze(1).expand(-1, z.shape[1], -1)], dim=-1)
+        y: Tensor = self.outer(nn.functional.gelu(self.inner(x)))
         return y
 
 
@@ -140,7 +146,7 @@ class FullProjection(nn.Module):
 
 def codec_state(codec: nn.Module) -> dict[str, Tensor]:
     """The few tensors of a codec half, detached, by name."""
-    return {name: p.detach().clone().contiguous() for name, p in codec.named_parameters()}
+    return {name: t.detach().clone().contiguous() for name, t in codec.state_dict().items()}
 
 
 def load_codec_state(codec: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -151,7 +157,7 @@ def load_codec_state(codec: nn.Module, state: Mapping[str, Tensor]) -> None:
     RefusedError
         A name is unknown, a shape or dtype differs, or a value is not finite. Nothing is changed then.
     """
-    own = dict(codec.named_parameters())
+    own = codec.state_dict()  # shares the memory of the parameters
     for name, value in state.items():
         if name not in own:
             raise RefusedError(

@@ -67,7 +67,8 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
     front = Front(plan, _front_model(model, mine, family), encoder)
     kept = opened.first if options.decoder == "mlp" else None
     trunk = Trunk(plan, decoder, kept, opened.rest, _trunk_model(model, theirs, family), classifier.head)
-    _start(front, trunk, opened.weights)
+    if model.device.type != "meta":  # there, only shapes are asked for
+        _start(front, trunk, opened.weights)
     if options.init == "pca" and opened.weights is not None and encoder is not None:
         front.first = tuple(t.detach().clone() for t in opened.weights)  # type: ignore[assignment]
     return SplitModel(front, trunk, plan)

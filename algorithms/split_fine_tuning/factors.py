@@ -96,4 +96,5 @@ def fix_signs(rows: Tensor) -> Tensor:
     """Flip rows so that the entry of largest magnitude in each is positive: vectors are only defined up to
     sign."""
     peak = rows.abs().argmax(dim=1, keepdim=True)
-    return torch.where(rows.gather(1, peak) < 0, -rows, rows)
+    flipped: Tensor = torch.where(rows.gather(1, peak) < 0, -rows, rows)
+    return flipped
