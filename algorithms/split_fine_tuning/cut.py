@@ -58,8 +58,7 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
     model, family = classifier.backbone, classifier.family
     blocks = list(find_blocks(model)[1])
     mine, theirs = blocks[: options.block], blocks[options.block :]
-    # Fresh layers draw from torch's global generator before they get their real values: leave no trace of
-    # that.
+    # Fresh layers draw from torch's global generator before they get their values: leave no trace of it.
     with torch.random.fork_rng(devices=[]), torch.device(model.device):
         opened = _open(mine, family, plan) if options.how in ("ffn", "ffn_svd") else _Opened(None, None, None)
         encoder = Encoder(plan) if options.compressed else None
@@ -71,6 +70,8 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
         _start(front, trunk, opened.weights)
     if options.init == "pca" and opened.weights is not None and encoder is not None:
         front.first = tuple(t.detach().clone() for t in opened.weights)  # type: ignore[assignment]
+    front.train(classifier.training)
+    trunk.train(classifier.training)
     return SplitModel(front, trunk, plan)
 
 

@@ -111,13 +111,13 @@ class Classifier(nn.Module):
             cast(Any, backbone).pooler = None
         backbone.config.use_cache = False
         self.backbone = backbone
-        # A fresh layer draws from torch's global generator before it gets its real values: leave no trace of
-        # that.
+        # A fresh layer draws from torch's global generator before it gets its values: leave no trace of it.
         with (
             torch.random.fork_rng(devices=[]),
             torch.device("meta" if backbone.device.type == "meta" else "cpu"),
         ):
             self.head = Head(backbone.config.hidden_size, classes, head, dropout=dropout, seed=seed)
+        self.train(backbone.training)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
