@@ -145,8 +145,8 @@ def build_corpus(
 def load_docstrings(seed: Seed, *, classes: int = 5, train_size: int = 800, dev_size: int = 200) -> TextTask:
     """The corpus as a task in a shuffled order; parameters and errors as for :func:`build_corpus`.
 
-    Machines with other packages, or other versions of them, get other sentences, and with fewer packages fewer
-    classes: programs that share a run compare ``TextTask.labels`` before they start.
+    Machines with other packages, or other versions of them, get other sentences, and with fewer packages
+    fewer classes: programs that share a run compare ``TextTask.labels`` before they start.
     """
     corpus = build_corpus(seed, classes=classes, train_size=train_size, dev_size=dev_size)
     train, dev = _shuffled(corpus.train, seed.child("train")), _shuffled(corpus.dev, seed.child("dev"))
