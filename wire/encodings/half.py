@@ -59,8 +59,8 @@ class Fp16:
 class Bf16:
     """The upper half of a float32.
 
-    Error: at most ``|x|·2⁻⁸ + 2⁻¹³³`` (float64 is rounded to float32 first). Infinities and NaN pass; a finite value that
-    would round to infinity is refused.
+    Error: at most ``|x|·2⁻⁸ + 2⁻¹³³`` (float64 is rounded to float32 first). Infinities and NaN pass; a
+    finite value that would round to infinity is refused.
     """
 
     @property
@@ -109,7 +109,7 @@ class Bf16:
 
 
 def _repair(body: Array, single: Array, special: Array) -> None:
-    """Keep NaN a NaN, and refuse finite values that became infinite; ``special`` marks where either may be."""
+    """Keep NaN a NaN; refuse finite values that became infinite. ``special`` marks where either may be."""
     nan = np.isnan(single)
     body[nan] = np.uint16(0x7FC0)
     became = special & np.isfinite(single) & ((body & 0x7F80) == 0x7F80)  # type: ignore[operator]
