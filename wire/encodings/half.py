@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, expect_bytes, expect_floats, little, need_floats
+from .base import Bound, EncodeError, Layout, Shape, expect_bytes, expect_floats, need_floats
 
 #: Elements converted at a time, so that intermediates stay in the processor's cache.
 _PART = 1 << 14
@@ -172,5 +172,5 @@ def decode_bf16(side: memoryview, body: memoryview, layout: Layout) -> Array:
     bits = np.frombuffer(body, "<u2").astype("<u4")
     bits <<= 16
     with np.errstate(over="ignore"):  # bf16 reaches further than float16
-        wide: Array = little(bits).view("<f4").astype(layout.dtype, copy=False)
+        wide: Array = bits.view("<f4").astype(layout.dtype, copy=False)
     return wide.reshape(layout.shape)
