@@ -14,8 +14,8 @@ class Limits:
     header_bytes, payload_bytes : int
         Most bytes of the serialised header, and of the payload.
     dense_bytes : int
-        Most bytes that all tensors of a frame have together once decoded. This is what stops a small frame from
-        growing large: a decoder's working memory is a small multiple of it at most.
+        Most bytes that all tensors of a frame have together once decoded. This is what stops a small
+        frame from growing large: a decoder's working memory is a small multiple of it at most.
     tensors, fields : int
         Most entries of the tensor table, and scalar fields.
     rank : int

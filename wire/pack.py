@@ -1,8 +1,8 @@
 """Messages to bytes and back: a small protobuf header with the tensor table, and a payload of raw parts.
 
 The same message always gives the same bytes: tensors stand in a fixed order and the header is serialised
-deterministically. Tensors without side data come first, widest elements first, so each starts at a multiple of its
-element size without a byte of padding; the rest follow by name.
+deterministically. Tensors without side data come first, widest elements first, so each starts at a
+multiple of its element size without a byte of padding; the rest follow by name.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ class Packed:
     ----------
     header : bytes
     payload : tuple[memoryview, ...]
-        Parts of the payload in order. **They view the message's arrays where those travel raw**: leave these unchanged
-        until the payload has been sent and acknowledged.
+        Parts of the payload in order. **They view the message's arrays where those travel raw**: leave
+        these unchanged until the payload has been sent and acknowledged.
     dense_bytes, payload_bytes : int
         Tensor bytes before encoding, and after it with side data.
     encoding : str
-        For the ledger: the encodings used, each once, in the order of the table, joined by ``,``; ``raw`` where none.
+        For the ledger: the encodings used, each once, in the order of the table, joined by ``,``; ``raw``
+        where none.
     """
 
     header: bytes
@@ -76,13 +77,14 @@ def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
     EncodeError
         An array cannot be written in the encoding chosen for it.
     WireError
-        The message breaks a limit, or holds a type that does not travel. Both errors name the kind and the tensor.
+        The message breaks a limit, or holds a type that does not travel. Both errors name the kind and
+        the tensor.
     """
     header = _start(message, limits)
     dense, rows = 0, []
     for name, tensor in message.tensors.items():
         try:
-            layout = _layout(name, tensor.array.shape, tensor.array.dtype, limits)
+            layout = _layout(tensor.array.shape, tensor.array.dtype, limits)
             dense += layout.nbytes
             _at_most("decoded bytes", dense, limits.dense_bytes)
             rows.append((name, tensor, _encode(tensor)))
@@ -123,8 +125,8 @@ def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEF
     Raises
     ------
     WireError
-        Anything in header or payload is not what the format allows. Every length, offset, shape and limit is checked
-        before memory is allocated for it.
+        Anything in header or payload is not what the format allows. Every length, offset, shape and limit
+        is checked before memory is allocated for it.
     """
     parsed, layouts = _read(header, limits)
     payload = payload if payload.format == "B" and payload.ndim == 1 else payload.cast("B")
@@ -183,6 +185,8 @@ def _start(message: Message, limits: Limits) -> pb.FrameHeader:
 def _encode(tensor: Tensor) -> Encoded:
     """Encode, and see to it that the body is contiguous and little-endian."""
     name_of(tensor.array.dtype, tensor.dtype)
+    if tensor.encoding is not None:
+        check_name(tensor.encoding.name)
     array = tensor.array
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and np.little_endian is False):
         array = little(array)
@@ -237,7 +241,7 @@ def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[Layout]:
                 raise WireError("the name stands in the table twice")
             seen.add(entry.name)
             check_name(entry.encoding or "raw")
-            layout = _layout(entry.name, tuple(entry.shape), lookup(entry.dtype)[1], limits)
+            layout = _layout(tuple(entry.shape), lookup(entry.dtype)[1], limits)
             dense += layout.nbytes
             _at_most("decoded bytes", dense, limits.dense_bytes)
             _check_range(entry, end, limits)
@@ -259,8 +263,8 @@ def _check_range(entry: pb.TensorEntry, end: int, limits: Limits) -> None:
     _at_most("payload bytes", entry.offset + entry.length, limits.payload_bytes)
 
 
-def _layout(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> Layout:
-    """The layout, if an array like that is welcome. Axes of length 0 count as 1: they must not hide a huge axis."""
+def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> Layout:
+    """The layout, if such an array is welcome. Axes of length 0 count as 1: they must not hide a huge one."""
     if len(shape) > limits.rank:
         raise WireError(f"{len(shape)} axes are more than {limits.rank}")
     room = math.prod(max(1, int(n)) for n in shape) * dtype.itemsize

@@ -1,8 +1,9 @@
 """What every encoding shares: the layout of a decoded array, the two kinds of decoder, checks.
 
-An encoding is either a *leaf*, which writes values as bytes (``raw``, ``fp16``, ``int4`` …), or a *transform*, which turns
-an array into a smaller array that a leaf then writes (``ragged``, ``lowrank``). A name on the wire is any number of
-transforms and at most one leaf, joined by ``|``; a missing leaf is ``raw``.
+An encoding is either a *leaf*, which writes values as bytes (``raw``, ``fp16``, ``int4`` …), or a
+*transform*, which turns an array into a smaller array that a leaf then writes (``ragged``, ``lowrank``).
+A name on the wire is any number of transforms and at most one leaf, joined by ``|``; a missing leaf is
+``raw``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Sized(Encoding, Protocol):
         """Largest possible |decoded − original| for each element; broadcasts to ``array.shape``."""
 
 
-#: ``(side, body, layout) -> array``; raises WireError, and allocates nothing larger than a small multiple of the layout.
+#: ``(side, body, layout) -> array``; raises WireError, and allocates nothing larger than a small multiple
+#: of the layout.
 Leaf: TypeAlias = Callable[[memoryview, memoryview, Layout], Array]
 
 
@@ -75,7 +77,8 @@ class Transform:
     Attributes
     ----------
     inner : callable
-        ``(side, layout) -> (side bytes used, layout of the array inside)``; the inner array is never the larger one.
+        ``(side, layout) -> (side bytes used, layout of the array inside)``; the inner array is never the
+        larger one.
     restore : callable
         ``(side, inner array, layout) -> array``.
     """

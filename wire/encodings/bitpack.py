@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ...core.message import Array
 
-#: Elements handled at a time: working memory stays small whatever the array's size. A multiple of 8, so that every
-#: part starts on a byte.
+#: Elements handled at a time: working memory stays small whatever the array's size. A multiple of 8, so
+#: that every part starts on a byte.
 _PART = 1 << 16
 
 

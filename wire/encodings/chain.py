@@ -17,8 +17,8 @@ from .registry import decode
 class Chain:
     """One or more transforms, then a leaf: ``Chain(Ragged(lengths), Int4())`` is ``ragged|int4``.
 
-    Side data of the stages stand one behind the other. A quantiser whose groups are the lengths of the ``Ragged`` before it does
-    not send them again.
+    Side data of the stages stand one behind the other. A quantiser whose groups are the lengths of the
+    ``Ragged`` before it does not send them again.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Chain:
         return total + last.size(shape, dtype)
 
     def error_bound(self, array: Array) -> Bound:
-        """``ragged``: the inner bound at each sent row. ``lowrank``: measured, as the Frobenius norm of the residual."""
+        """``ragged``: the inner bound at each sent row; ``lowrank``: the measured norm of the error."""
         first, rest = self.stages[0], self.stages[1:]
         inner = rest[0] if len(rest) == 1 else Chain(*rest)
         if isinstance(first, Ragged):

@@ -13,7 +13,8 @@ from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
 from .base import Bound, EncodeError, Layout, Shape, Transform, expect_floats, need_floats
 
-#: Extra directions that the iteration carries; they make the first ``rank`` ones accurate (Halko et al. 2011).
+#: Extra directions that the iteration carries; they make the first ``rank`` ones accurate (Halko et al.
+#: 2011).
 _EXTRA = 6
 
 
@@ -21,12 +22,12 @@ _EXTRA = 6
 class LowRank:
     """``Y [M, N] ≈ A Qᵀ``: sends A [M, r] and Q [N, r], stacked as one body [M + N, r].
 
-    Singular values are shared evenly between A and Q, so that a quantiser behind (``lowrank|int8``) serves both. Axes before
-    the last are one. Where r(M + N) is not smaller than M·N, the array travels as it is. Side data: the rank, in two
-    bytes, 0 = as it is.
+    Singular values are shared evenly between A and Q, so that a quantiser behind (``lowrank|int8``)
+    serves both. Axes before the last are one. Where r(M + N) is not smaller than M·N, the array travels
+    as it is. Side data: the rank, in two bytes, 0 = as it is.
 
-    Error: that of the best rank-r approximation (Σ_{i>r} σ_i²)^½ in the Frobenius norm, times at most 1.05 where the
-    spectrum decays; :meth:`error_bound` measures it for the array at hand.
+    Error: that of the best rank-r approximation (Σ_{i>r} σ_i²)^½ in the Frobenius norm, times at most
+    1.05 where the spectrum decays; :meth:`error_bound` measures it for the array at hand.
 
     Parameters
     ----------

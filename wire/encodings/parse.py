@@ -33,8 +33,8 @@ def parse(spec: str, *, lengths: ArrayLike | None = None) -> Sized:
     Parameters
     ----------
     spec : str
-        ``raw``, ``fp16``, ``bf16``, ``int8``, ``int4``, ``int2``, ``bits:WIDTH``, ``lowrank:RANK``, ``ragged``, or several joined
-        by ``|``, e.g. ``ragged|int4``.
+        ``raw``, ``fp16``, ``bf16``, ``int8``, ``int4``, ``int2``, ``bits:WIDTH``, ``lowrank:RANK``,
+        ``ragged``, or several joined by ``|``, e.g. ``ragged|int4``.
     lengths : array-like of int, optional
         For ``ragged``.
 

@@ -1,4 +1,4 @@
-"""``int8``, ``int4`` and ``int2``: evenly spaced levels, one step per channel, optionally times one per sentence."""
+"""``int8``, ``int4``, ``int2``: evenly spaced levels; a step per channel, optionally one per sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...core.message import Array, Encoded
 from .base import Bound, EncodeError, Layout, Leaf, Shape, expect_bytes, expect_floats, need_floats
 from .bitpack import packed_bytes
 from .lengths import as_lengths
-from .scales import SMALLEST, Steps, group_codes, inverse, read_steps, round_steps, steps_bytes
+from .scales import Steps, group_codes, inverse, read_steps, round_steps, steps_bytes
 
 Rounding: TypeAlias = Literal["nearest", "stochastic"]
 Floats: TypeAlias = NDArray[np.float32]
@@ -42,24 +42,24 @@ class Grid:
 class _Quantiser:
     """What the three widths share.
 
-    Channels are the last axis; an array of one axis or none is a single channel. A float64 array is rounded to float32
-    first. Non-finite values are refused.
+    Channels are the last axis; an array of one axis or none is a single channel. A float64 array is
+    rounded to float32 first. Non-finite values are refused.
 
-    **Error.** ``step/2`` for values in range when rounding to nearest, ``step`` when stochastic, with the step as the receiver
-    knows it (rounded up to half precision, so it is never below the one asked for by more than 2⁻¹⁰; with groups, up to
-    2^(1/16) above). Steps given by the caller may be too small for the array; what lies beyond the outermost
-    level is clipped to it. Steps below 2⁻¹²⁵ are taken as zero.
+    **Error.** ``step/2`` for values in range when rounding to nearest, ``step`` when stochastic, with the
+    step as the receiver knows it (rounded up to half precision, so it is never below the one asked for by
+    more than 2⁻¹⁰; with groups, up to 2^(1/16) above). Steps given by the caller may be too small for the
+    array; what lies beyond the outermost level is clipped to it. Steps below 2⁻¹²⁵ are taken as zero.
 
     Parameters
     ----------
     rounding : {"nearest", "stochastic"}
         Stochastic rounding is unbiased within range and needs ``seed``.
     scales : array-like [C] or a number, optional
-        Range of each channel: its max-abs for a symmetric grid, **its step for an even one** (spec §9: 0.335σ), its rms
-        with ``groups``. Default: taken from the array, so that nothing is clipped.
+        Range of each channel: its max-abs for a symmetric grid, **its step for an even one** (spec §9:
+        0.335σ), its rms with ``groups``. Default: taken from the array, so that nothing is clipped.
     groups : array-like of int, optional
-        Sentence lengths; rows of the array, in order, belong to sentences. The range of (sentence s, channel c) is then
-        rms_c · max |x/rms| over the sentence (spec §9).
+        Sentence lengths; rows of the array, in order, belong to sentences. The range of (sentence s,
+        channel c) is then rms_c · max |x/rms| over the sentence (spec §9).
     seed : int or numpy Generator, optional
         For stochastic rounding. With a number, encoding the same array gives the same bytes.
     """
@@ -119,7 +119,7 @@ class _Quantiser:
         return Encoded(steps.pack(inherited=self._same(outer)), self._codes(x, steps))
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
-        """``2 + 2C`` for the scales (and the groups' lengths and codes), then ``⌈prod(shape) · bits / 8⌉``."""
+        """``2 + 2C`` for the scales, what the groups need, and ``⌈prod(shape) · bits / 8⌉``."""
         return self.size_within(shape, None)
 
     def size_within(self, shape: Shape, outer: NDArray[np.int64] | None) -> int:
@@ -129,7 +129,7 @@ class _Quantiser:
         return side + packed_bytes(math.prod(shape), self.bits)
 
     def error_bound(self, array: Array) -> Bound:
-        """Half a step (a whole one if stochastic) within range, the distance to the outermost level beyond it."""
+        """Half a step (a whole one if stochastic) in range; beyond, the distance to the outermost level."""
         x = self._rows(array)
         steps = self._steps(x)
         # [M, C] with groups, else [C]
@@ -140,8 +140,9 @@ class _Quantiser:
         grid = self.grid
         beyond = np.abs(x) - grid.half * step
         share = 1.0 if self.rounding == "stochastic" else 0.5
-        # Float32 arithmetic on codes up to 2^bits, and the type that the result is rounded to.
-        slack = np.abs(x) * max(2.0**-22, _EPSILON[array.dtype.itemsize]) + grid.half * float(SMALLEST)
+        # Rounding of the float32 arithmetic, and of the result to the array's type.
+        width = array.dtype.itemsize
+        slack = (np.abs(x) + step) * max(2.0**-22, _EPSILON[width]) + (2.0**-25 if width == 2 else 2.0**-117)
         bound: Bound = np.maximum(share * step, beyond) + slack
         return bound.reshape(array.shape)
 
@@ -186,14 +187,14 @@ class _Quantiser:
         assert lengths is not None
         unit = Steps(rms, exponent, self.even).channel
         with np.errstate(over="ignore"):
-            row = np.multiply(np.abs(x), inverse(unit)).max(axis=1, initial=0.0).astype(np.float64)
+            relative = np.multiply(np.abs(x), inverse(unit)).reshape(-1)
         peaks = np.zeros(lengths.size)
         filled = lengths > 0
-        if row.size:
-            starts = (np.cumsum(lengths) - lengths)[filled]
-            peaks[filled] = np.maximum.reduceat(row, starts) / self.grid.half
-        codes, power = group_codes(peaks)
-        if not -128 <= exponent + power <= 112:
+        if relative.size:
+            starts = (np.cumsum(lengths) - lengths)[filled] * x.shape[1]
+            peaks[filled] = np.maximum.reduceat(relative, starts) / np.float64(self.grid.half)
+        codes, power = group_codes(np.nan_to_num(peaks))
+        if not (_finite(peaks) and -128 <= exponent + power <= 112):
             raise EncodeError(f"'{self.name}' got scales that are too far from the array's values")
         return Steps(rms, exponent + power, self.even, lengths, codes)
 
@@ -204,21 +205,26 @@ class _Quantiser:
             y = x * inverse(steps.channel)
             if rows is not None:
                 y *= np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
-        y += np.float32(grid.zero)
+        # Round before the codes' offset is added: near 128 a float32 has seven bits less behind the point.
+        if self.even:
+            y += np.float32(0.5)
         if self.rounding == "nearest":
             np.rint(y, out=y)
         else:
             y += np.random.default_rng(self.seed).random(y.shape, np.float32)
             np.floor(y, out=y)
-        np.maximum(y, np.float32(grid.zero - grid.half), out=y)
-        np.minimum(y, np.float32(grid.zero + grid.half), out=y)
+        y += np.float32(math.floor(grid.zero))
+        np.clip(y, np.float32(grid.zero - grid.half), np.float32(grid.zero + grid.half), out=y)
         return _pack(y.reshape(-1).astype(np.uint8), self.bits)
 
 
 class Int8(_Quantiser):
-    """Eight bits: ``round(x / s · 127)``, symmetric.
+    """Eight bits: ``round(x / s · 127)``; 127 steps of ``max-abs / 127`` each way, and zero stays zero.
 
-    See the parameters of :class:`Int4`.
+    Parameters
+    ----------
+    rounding, scales, groups, seed
+        As for every quantiser.
     """
 
     name = "int8"
@@ -231,8 +237,8 @@ class Int4(_Quantiser):
     Parameters
     ----------
     grid : {"mid_tread", "uniform16"}
-        ``mid_tread``: −7 … 7 steps of ``max-abs / 7``; zero stays zero. ``uniform16``: 16 levels at (q − 7.5) steps, which
-        spans ± max-abs with all codes.
+        ``mid_tread``: −7 … 7 steps of ``max-abs / 7``; zero stays zero. ``uniform16``: 16 levels at (q −
+        7.5) steps, which spans ± max-abs with all codes.
     **options
         ``rounding``, ``scales``, ``groups``, ``seed`` as for every quantiser.
     """
@@ -294,7 +300,8 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     packed = wide | (wide >> (8 - bits))
     if per == 4:
         packed |= (wide >> 12) | (wide >> 18)
-    return packed.astype(np.uint8)
+    out: NDArray[np.uint8] = packed.astype(np.uint8)
+    return out
 
 
 @lru_cache(maxsize=16)
@@ -302,11 +309,15 @@ def _table(bits: int, zero: float) -> Array:
     """The ``8 / bits`` numbers that a byte stands for, as one item per byte."""
     byte = np.arange(256)[:, None] >> np.arange(0, 8, bits)[None, :]
     values = np.ascontiguousarray((byte & (2**bits - 1)).astype(np.float32) - np.float32(zero))
-    return values.view({8: np.float32, 4: np.complex64, 2: np.complex128}[bits]).reshape(256)
+    return values.view(np.complex64 if bits == 4 else np.complex128).reshape(256)
 
 
 def _unpack(body: NDArray[np.uint8], bits: int, count: int, zero: float) -> Floats:
     """Undo :func:`_pack`, and subtract ``zero``; float32 [count]."""
+    if bits == 8:
+        plain = body.astype(np.float32)
+        plain -= np.float32(zero)
+        return plain
     values: Floats = _table(bits, zero).take(body).view(np.float32)
     return values[:count]
 

@@ -20,8 +20,9 @@ _PART = 1 << 16
 class Ragged:
     """Send the first ``lengths[b]`` rows of each ``array[b]``.
 
-    Lossless for those rows; what stood at padding positions is not sent and comes back as zeros. Side data: the lengths,
-    packed in as many bits as the longest needs, and one byte for that width (spec §8: never a mask).
+    Lossless for those rows; what stood at padding positions is not sent and comes back as zeros. Side
+    data: the lengths, packed in as many bits as the longest needs, and one byte for that width (spec §8:
+    never a mask).
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 """Quantiser steps as side data: half precision per channel, one byte per sentence, one shared exponent.
 
-The step of channel c is ``h_c · 2^e``: ``h_c`` half precision, ``e`` one signed byte for all channels, chosen so that the
-largest ``h_c`` lies in [2¹⁴, 2¹⁵]. So steps may be as small as gradients get, and a channel may be 2²⁸ times smaller than
-the largest before its step loses precision. With groups, the step of (sentence s, channel c) is ``h_c · 2^e · g_s``, where
-``g_s`` is a power of 2^(1/16) down to 2^-15.9, or 0 for a sentence of zeros, as one byte.
+The step of channel c is ``h_c · 2^e``: ``h_c`` half precision, ``e`` one signed byte for all channels,
+chosen so that the largest ``h_c`` lies in [2¹⁴, 2¹⁵]. So steps may be as small as gradients get, and a
+channel may be 2²⁸ times smaller than the largest before its step loses precision. With groups, the step
+of (sentence s, channel c) is ``h_c · 2^e · g_s``, where ``g_s`` is a power of 2^(1/16) down to 2^-15.9,
+or 0 for a sentence of zeros, as one byte.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Steps:
         return np.repeat(FACTORS.take(self.codes), self.lengths)[:, None]
 
     def pack(self, *, inherited: bool) -> bytes:
-        """Side data: flags, exponent, half-precision steps, then lengths (unless an outer encoding has them) and codes."""
+        """Side data: flags, exponent, steps; with groups also their lengths, unless inherited, and codes."""
         flags = _EVEN * self.even
         parts = [self.half.astype("<f2", copy=False).tobytes()]
         if self.lengths is not None and self.codes is not None:
@@ -144,7 +145,7 @@ def _read_lengths(
 
 
 def round_steps(steps: NDArray[np.float64], *, up: bool) -> tuple[NDArray[np.float16], int]:
-    """Half-precision steps and their exponent; ``up`` never rounds a step down, so that nothing is clipped by it.
+    """Half-precision steps and their exponent; ``up`` never rounds a step down, so that it clips nothing.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def round_steps(steps: NDArray[np.float64], *, up: bool) -> tuple[NDArray[np.flo
     """
     top = float(steps.max(initial=0.0))
     exponent = max(-128, int(np.frexp(top)[1]) - 15) if top else 0
-    if exponent > 113:
+    if exponent > 112:
         raise EncodeError("a scale is too large for float32")
     scaled = np.ldexp(steps, -exponent)
     half = scaled.astype("<f2")
