@@ -21,9 +21,8 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.transfer import Recorder
 from ..runs.checkpoints import CheckpointStore
-from ..wire.channel import Channel as WireChannel
-from ..wire.channel import receive_any
-from ..wire.memory import pair
+from ..wire.inbox import receive_any
+from ..wire.memory import MemoryChannel, pair
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class _NodeSession(_Session):
 
 @dataclass
 class _ServerSession(_Session):
-    channels: Mapping[str, WireChannel]
+    channels: Mapping[str, MemoryChannel]
     on_progress: OnProgress | None
     on_metrics: Callable[[int, dict[str, float]], None] | None
 
@@ -177,7 +176,7 @@ class InProcessRun:
     def _serve(
         self,
         session: _ServerSession,
-        pairs: Mapping[str, tuple[WireChannel, WireChannel]],
+        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
         errors: list[BaseException],
     ) -> dict[str, Any]:
         try:
@@ -194,7 +193,7 @@ class InProcessRun:
     def _node(
         self,
         session: _NodeSession,
-        pairs: Mapping[str, tuple[WireChannel, WireChannel]],
+        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
         errors: list[BaseException],
     ) -> None:
         try:

@@ -13,7 +13,7 @@ from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
 from ...core.session import ServerSession
 from ...data.metrics import score
-from ...data.registry import task_spec
+from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
 from .agreement import Offer, Schedule, settle, shares
 from .baselines import Volume
@@ -37,7 +37,7 @@ class Cloud:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.session = session
         self.config = config
-        self.metric = task_spec(config.task).metric
+        self.metric = task_entry(config.task).metric
         self.trunk = Builder(config, session.run.seed, session.data).trunk()
         self.plan = self.trunk.plan
         self.dropout = DropoutSeeds(self.trunk, session.run.seed.child("dropout", "trunk"))

@@ -15,7 +15,7 @@ from ...core.message import Array
 from ...core.seeds import Seed
 from ...data.batches import Batch, BatchPlan, evaluation_batches, make_batch, natural_steps
 from ...data.metrics import score
-from ...data.registry import load_task, task_spec
+from ...data.registry import task as task_entry
 from ...data.text import EncodedSet, Tokenizer, encode
 from .backbone import load_backbone, model_folder
 from .config import SplitFineTuning
@@ -54,11 +54,11 @@ class TaskData:
     """
 
     def __init__(self, config: SplitFineTuning, seed: Seed, lookup: DataLookup, tokenizer: Tokenizer) -> None:
-        spec = task_spec(config.task)
-        task = load_task(config.task, lookup, seed.child("task"))
+        entry = task_entry(config.task)
+        task = entry.load(lookup, seed.child("task"))
         self.metric = task.metric
         self.classes = len(task.labels)
-        self.max_length = config.max_length or spec.max_length
+        self.max_length = config.max_length or entry.max_length
         self._seed = seed
         train = encode(task.train, tokenizer, self.max_length)
         dev = encode(task.dev, tokenizer, self.max_length)
@@ -129,7 +129,7 @@ class Builder:
     @cached_property
     def classes(self) -> int:
         """Classes of the task; needs no data."""
-        return task_spec(self.config.task).classes
+        return task_entry(self.config.task).classes
 
     def options(self, layers: int) -> CutOptions:
         """The cut of a model with ``layers`` blocks."""
