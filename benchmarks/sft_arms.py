@@ -95,7 +95,7 @@ def load(
 
 @dataclass(frozen=True)
 class Result:
-    """One finished training. Scores are shares or correlations, bytes are of the whole training, both ways."""
+    """One finished training. Scores are shares or correlations, bytes those of the training, both ways."""
 
     task: str
     setup: str

@@ -89,7 +89,8 @@ def random_basis(width: int, rank: int, seed: int) -> Basis:
 
 def principal_directions(covariance: Tensor) -> Tensor:
     """All eigenvectors of a covariance [d, d] as rows, the most important first; fp64."""
-    return torch.linalg.eigh(covariance.double())[1].T.flip(0)
+    vectors: Tensor = torch.linalg.eigh(covariance.double())[1]
+    return vectors.T.flip(0)
 
 
 def fix_signs(rows: Tensor) -> Tensor:

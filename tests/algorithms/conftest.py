@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning.heads import Classifier
 
 VOCABULARY, PAD = 99, 1
@@ -35,9 +36,11 @@ def _backbone(family: str, dropout: float, attention: str) -> Any:
 
 @pytest.fixture
 def tiny() -> Callable[..., Classifier]:
-    """``tiny(family, dropout=0.0, attention="sdpa", head="auto", scale=10.0)``: a 4-block classifier with d=32, f=64.
+    """``tiny(family, dropout=0.0, attention="sdpa", head="auto", scale=10.0)``: a 4-block classifier with
+    d=32, f=64.
 
-    Weights are ``scale`` times larger than the library's, so that every part of the model matters to the output.
+    Weights are ``scale`` times larger than the library's, so that every part of the model matters to the
+    output.
     """
 
     def build(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning import backbone as module
 from farshore.algorithms.split_fine_tuning.backbone import load_backbone
 from farshore.algorithms.split_fine_tuning.calibration import calibrate

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning.cut import cut
 from farshore.algorithms.split_fine_tuning.families import find_blocks
 from farshore.core.errors import ConfigError
@@ -160,6 +161,16 @@ def test_cutting_leaves_the_global_generator_alone(tiny):
     before = torch.get_rng_state()
     cut(model, block=2, how="ffn_svd", rank=4, init="svd", decoder="mlp", sentence_vector=3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sentence_pairs_keep_their_token_types(tiny, batch):
+    model = tiny("bert").eval()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    kinds = (torch.arange(9) >= 3).long().expand(6, 9) * mask
+    expected = model(ids, mask, kinds)
+    assert not torch.allclose(expected, model(ids, mask))
+    split = cut(model, block=2, how="boundary")
+    assert torch.equal(split.trunk(split.front(ids, mask, kinds), mask), expected)
 
 
 @pytest.mark.parametrize("head", ["mean", "pooler", "last"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning.factors import (
     fix_signs,
     pca_basis,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from farshore.algorithms.split_fine_tuning.cut import cut
 from farshore.algorithms.split_fine_tuning.training import parameter_groups
-from torch.nn.functional import cross_entropy
 
 FAMILIES = ["bert", "roberta", "distilbert", "gpt2"]
 CUTS: list[dict[str, Any]] = [
@@ -21,7 +22,8 @@ CUTS: list[dict[str, Any]] = [
 
 
 def exchange(split: Any, batch: Any, denominator: int) -> torch.Tensor:
-    """One micro-batch as two programs do it: only detached codes cross, and only their gradients come back."""
+    """One micro-batch as two programs do it: only detached codes cross, and only their gradients come
+    back."""
     mask = batch["attention_mask"]
     z, sentence = split.front.codes(batch["input_ids"], mask)
     up = [t.detach().clone().requires_grad_() for t in (z, sentence) if t is not None]
@@ -63,7 +65,8 @@ def test_boundary_gradients_equal_those_of_the_unsplit_model(tiny, batch, family
     exchange(split, batch, 6)
     logits = whole(batch["input_ids"], batch["attention_mask"])
     (cross_entropy(logits, batch["labels"], reduction="sum") / 6).backward()
-    # The cut shared its modules with ``model``, so the gradients can be compared under the whole model's names.
+    # The cut shared its modules with ``model``, so the gradients can be compared under the whole model's
+    # names.
     mine = {n: p.grad for n, p in model.named_parameters()}
     for name, p in whole.named_parameters():
         assert torch.equal(mine[name], p.grad), name

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning.cut import cut
 from farshore.algorithms.split_fine_tuning.plan import SplitPlan
 from farshore.core.errors import RefusedError

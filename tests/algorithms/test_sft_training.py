@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from farshore.algorithms.split_fine_tuning.calibration import calibrate
 from farshore.algorithms.split_fine_tuning.cut import cut
 from farshore.algorithms.split_fine_tuning.statistics import CodeStatistics
