@@ -26,10 +26,10 @@ demo: install
 	@$(BIN)/farshore demo
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/pytest
 
 test-slow: install
-	@$(BIN)/python -m pytest -m slow --timeout 900
+	@$(BIN)/pytest -m slow --timeout 900
 
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
