@@ -178,9 +178,7 @@ def test_exit_codes_and_their_page_agree() -> None:
 
 
 def test_importing_farshore_loads_nothing_heavy() -> None:
-    foreign = _loaded_by(
-        "import farshore", interesting=("numpy", "grpc", "pydantic", "typer", "torch", "yaml")
-    )
+    foreign = _loaded_by("import farshore", interesting=("numpy", "grpc", "pydantic", "typer", "torch", "yaml"))
     assert foreign == set()
 
 

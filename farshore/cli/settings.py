@@ -156,10 +156,18 @@ def _check_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str =
     for name, value in values.items():
         field = model.model_fields.get(name)
         if field is None:
-            raise _unknown_key(top, prefix + name, prefix)
+            raise _unknown_key(top, prefix + _first_leaf(name, value), prefix)
         inner = _inner(field.annotation)
         if inner is not None and isinstance(value, dict):
             _check_keys(inner, value, f"{prefix}{name}.", top)
+
+
+def _first_leaf(name: str, value: Any) -> str:
+    """The dotted key as somebody would have typed it: down to the first value that is no mapping."""
+    while isinstance(value, dict) and value:
+        inner, value = next(iter(value.items()))
+        name = f"{name}.{inner}"
+    return name
 
 
 def _unknown_key(model: type[BaseModel], key: str, prefix: str) -> ConfigError:
