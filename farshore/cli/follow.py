@@ -35,8 +35,8 @@ class Progress:
         Steps.
     loss : float or None
         The method's own figure.
-    up_bytes, down_bytes : int
-        Frame bytes so far.
+    up_bytes, down_bytes : int or None
+        Frame bytes so far; None where nothing goes over a wire.
     rate : float
         Steps per second over the last steps; 0 while unknown.
     """
@@ -46,8 +46,8 @@ class Progress:
     done: int
     total: int
     loss: float | None
-    up_bytes: int
-    down_bytes: int
+    up_bytes: int | None
+    down_bytes: int | None
     rate: float
 
     @property
@@ -67,8 +67,9 @@ class Progress:
         parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
         if self.rate:
             parts.append(f"{self.rate:.1f} steps/s")
-        parts.append(f"up {amount(self.up_bytes)}")
-        parts.append(f"down {amount(self.down_bytes)}")
+        if self.up_bytes is not None and self.down_bytes is not None:
+            parts.append(f"up {amount(self.up_bytes)}")
+            parts.append(f"down {amount(self.down_bytes)}")
         if self.eta is not None and self.done < self.total:
             parts.append(f"ETA {duration(self.eta)}")
         return parts
@@ -189,7 +190,7 @@ def display(label: str, *, as_json: bool) -> Display:
     return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay()
 
 
-def follow(admin: AdminClient, run_id: str, *, as_json: bool) -> RunInfo:
+def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
     """Show a run's progress until it ends; returns its last state.
 
     Raises
@@ -199,14 +200,11 @@ def follow(admin: AdminClient, run_id: str, *, as_json: bool) -> RunInfo:
     """
     meter = Meter()
     last = None
-    with display(f"run {run_id}", as_json=as_json) as shown:
-        for event in admin.follow(run_id):
-            if not event.HasField("run"):
-                continue
-            last = event.run
-            shown.show(meter.read(last, time.monotonic()))
-            if last.state in ENDED:
-                break
+    for event in admin.follow(run_id):
+        last = event.run
+        shown.show(meter.read(last, time.monotonic()))
+        if last.state in ENDED:
+            break
     return last if last is not None and last.state in ENDED else admin.run(run_id)
 
 
@@ -239,8 +237,6 @@ def logs(admin: AdminClient, run_id: str, *, keep: bool) -> Iterator[str]:
     """The lines of a run's log; with ``keep`` until the run ends."""
     for event in admin.follow(run_id, follow=keep, logs=True):
         yield from event.log
-        if keep and event.HasField("run") and event.run.state in ENDED and not event.log:
-            return
 
 
 def _object(text: str) -> dict[str, Any]:
