@@ -46,7 +46,7 @@ class Child:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module),
+                *(sys.executable, "-P", "-m", module),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -120,6 +120,11 @@ class Child:
         except TimeoutError:
             self._kill_group(signal.SIGKILL)
             return await self.wait()
+
+    def kill(self) -> None:
+        """Kill it and everything it started, if it is still there."""
+        if self.exit_code is None:
+            self._kill_group(signal.SIGKILL)
 
     def _kill_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

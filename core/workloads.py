@@ -11,6 +11,7 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
+    "ping": "farshore.algorithms.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
 }
 

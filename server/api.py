@@ -2,9 +2,8 @@
 
 ``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five seconds.
 It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. A submitter on
-the same machine needs three files of the home only: ``server.json`` (keys ``address``, ``port``, ``fingerprint``,
-``insecure``, ``pid``), ``certificate.pem`` (root to dial with; the name to verify is ``farshore-server``) and
-``admin.token``.
+the same machine needs three files of the home only: ``address`` (``host:port``; there while the server runs),
+``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and ``admin.token``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..core.errors import ConfigError, StorageError
+from ..core.files import write_file
 
 #: The name that nodes and submitters verify a pinned certificate against, whatever address they dial.
 SERVER_NAME = "farshore-server"
@@ -106,8 +106,8 @@ def certs_init(folder: Path) -> Path:
         ``folder`` cannot be written or holds an authority already.
     """
     pair = new_authority()
-    write_private(folder / "ca.key", pair.key, new=True)
-    write_private(folder / "ca.pem", pair.certificate, mode=0o644)
+    write_file(folder / "ca.key", pair.key, new=True)
+    write_file(folder / "ca.pem", pair.certificate, mode=0o644)
     return folder / "ca.pem"
 
 
@@ -125,33 +125,9 @@ def certs_issue(folder: Path, hostnames: Sequence[str]) -> tuple[Path, Path]:
         raise StorageError(f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'") from error
     pair = issue(authority, hostnames)
     stem = hostnames[0] if hostnames else SERVER_NAME
-    write_private(folder / f"{stem}.key", pair.key)
-    write_private(folder / f"{stem}.pem", pair.certificate, mode=0o644)
+    write_file(folder / f"{stem}.key", pair.key)
+    write_file(folder / f"{stem}.pem", pair.certificate, mode=0o644)
     return folder / f"{stem}.pem", folder / f"{stem}.key"
-
-
-def write_private(path: Path, content: bytes, *, mode: int = 0o600, new: bool = False) -> None:
-    """Write a file that is never, not for a moment, readable by more than ``mode`` allows.
-
-    Raises
-    ------
-    StorageError
-        It cannot be written, or ``new`` and it exists.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if new and path.exists():
-            raise StorageError(f"{path} exists already", cure="choose another folder or remove it by hand")
-        temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _name(common: str) -> x509.Name:

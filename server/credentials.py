@@ -17,10 +17,10 @@ from ..core.errors import NotFoundError, RefusedError, StorageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, hash BLOB NOT NULL, expires REAL NOT NULL,
-    uses_left INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, hash BLOB NOT NULL, created REAL NOT NULL,
+    expires REAL NOT NULL, uses_left INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY, hash BLOB NOT NULL, joined REAL NOT NULL,
-    revoked INTEGER NOT NULL DEFAULT 0);
+    revoked REAL NOT NULL DEFAULT 0);
 """
 _UNLIMITED = -1
 
@@ -36,6 +36,10 @@ class JoinToken:
 
     def __str__(self) -> str:
         return f"fs1.{self.id}.{self.secret}.{self.fingerprint}"
+
+
+class RevokedError(RefusedError):
+    """The node's key was revoked; the node must not try again by itself."""
 
 
 def check_name(name: str) -> str:
@@ -84,13 +88,16 @@ class Credentials:
 
     def create_token(self, valid_seconds: float, uses: int = 0) -> JoinToken:
         """Make a join token; ``uses=0`` allows any number of joins until it expires."""
-        token = JoinToken(
-            secrets.token_hex(4), secrets.token_urlsafe(24), self._fingerprint, self._clock() + valid_seconds
-        )
-        row = (token.id, _hash(token.secret), token.expires, uses or _UNLIMITED)
+        now = self._clock()
+        token = JoinToken(secrets.token_hex(4), secrets.token_urlsafe(24), self._fingerprint, now + valid_seconds)
+        row = (token.id, _hash(token.secret), now, token.expires, uses or _UNLIMITED)
         with self._transaction():
-            self._db.execute("INSERT INTO tokens (id, hash, expires, uses_left) VALUES (?, ?, ?, ?)", row)
+            self._db.execute("INSERT INTO tokens (id, hash, created, expires, uses_left) VALUES (?, ?, ?, ?, ?)", row)
         return token
+
+    def ever_used(self) -> bool:
+        """Whether any token was ever made; False at a server's first start."""
+        return self._db.execute("SELECT 1 FROM tokens LIMIT 1").fetchone() is not None
 
     def revoke_token(self, token_id: str) -> None:
         """Make a token useless; nodes that joined with it keep their keys.
@@ -117,11 +124,15 @@ class Credentials:
         check_name(name)
         token_id, _, secret = token.partition(".")
         with self._transaction():
-            self._check_token(token_id, secret)
+            created = self._check_token(token_id, secret)
             row = self._db.execute("SELECT revoked FROM nodes WHERE name = ?", (name,)).fetchone()
             if row is not None and not row[0]:
                 raise RefusedError(
                     f"the name '{name}' belongs to another node", cure="choose another name, or revoke that node first"
+                )
+            if row is not None and created <= row[0]:
+                raise RevokedError(
+                    f"the node '{name}' was revoked after this token was made", cure="ask for a new token"
                 )
             self._db.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ? AND uses_left > 0", (token_id,))
             key = secrets.token_urlsafe(32)
@@ -143,7 +154,7 @@ class Credentials:
         if not row or not known:
             raise RefusedError("the node key is not known here", cure="join again with a token")
         if row[1]:
-            raise RefusedError(f"the node '{name}' was revoked", cure="ask the server's operator for a new token")
+            raise RevokedError(f"the node '{name}' was revoked", cure="ask the server's operator for a new token")
         return name
 
     def revoke_node(self, name: str) -> None:
@@ -155,16 +166,17 @@ class Credentials:
             No node has that name.
         """
         with self._transaction():
-            if not self._db.execute("UPDATE nodes SET revoked = 1 WHERE name = ?", (name,)).rowcount:
+            if not self._db.execute("UPDATE nodes SET revoked = ? WHERE name = ?", (self._clock(), name)).rowcount:
                 raise NotFoundError(f"no node is called '{name[:64]}'")
 
     def nodes(self) -> dict[str, bool]:
         """Every node that ever joined, by name; True = revoked."""
         return {n: bool(r) for n, r in self._db.execute("SELECT name, revoked FROM nodes ORDER BY name")}
 
-    def _check_token(self, token_id: str, secret: str) -> None:
+    def _check_token(self, token_id: str, secret: str) -> float:
+        """Refuse a token that does not open anything; returns when it was made."""
         row = self._db.execute(
-            "SELECT hash, expires, uses_left, revoked FROM tokens WHERE id = ?", (token_id,)
+            "SELECT hash, expires, uses_left, revoked, created FROM tokens WHERE id = ?", (token_id,)
         ).fetchone()
         right = hmac.compare_digest(row[0] if row else bytes(32), _hash(secret))
         cure = "ask the server's operator for a new one"
@@ -176,6 +188,7 @@ class Credentials:
             raise RefusedError("the join token has expired", cure=cure)
         if row[2] == 0:
             raise RefusedError("the join token is used up", cure=cure)
+        return float(row[4])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import ConfigError, StorageError
-from .certificates import Pair, fingerprint, self_signed, write_private
+from ..core.files import private_folder, write_file
+from .certificates import Pair, fingerprint, self_signed
 from .options import ServeOptions
 
 
@@ -58,14 +59,11 @@ def open_identity(options: ServeOptions) -> Identity:
     ConfigError
         A given certificate or key cannot be read, or only one of the two is given.
     """
-    home = options.home
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o700)
-    except OSError as error:
-        raise StorageError(f"cannot use {home} as the server's home: {error.strerror}") from error
+    home = private_folder(options.home)
     server_id = _read_or_make(home / "server.id", lambda: secrets.token_hex(8))
     admin_token = _read_or_make(home / "admin.token", lambda: secrets.token_urlsafe(32))
+    if options.insecure:
+        (home / "certificate.pem").unlink(missing_ok=True)
     pair = None if options.insecure else _pair(options)
     return Identity(home, server_id, pair, fingerprint(pair.certificate) if pair else "", admin_token)
 
@@ -79,19 +77,19 @@ def _pair(options: ServeOptions) -> Pair:
             pair = Pair(options.certificate.read_bytes(), options.key.read_bytes())
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
-        write_private(home / "certificate.pem", pair.certificate, mode=0o644)
+        write_file(home / "certificate.pem", pair.certificate, mode=0o644)
         return pair
     own, key = home / "self_signed.pem", home / "self_signed.key"
     try:
         pair = Pair(own.read_bytes(), key.read_bytes())
     except FileNotFoundError:
         pair = self_signed(options.hostnames)
-        write_private(key, pair.key)
-        write_private(own, pair.certificate, mode=0o644)
+        write_file(key, pair.key)
+        write_file(own, pair.certificate, mode=0o644)
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
     # Submitters on this machine dial with this file as root, whichever certificate is in use.
-    write_private(home / "certificate.pem", pair.certificate, mode=0o644)
+    write_file(home / "certificate.pem", pair.certificate, mode=0o644)
     return pair
 
 
@@ -104,5 +102,5 @@ def _read_or_make(path: Path, make: Callable[[], str]) -> str:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     text = make()
-    write_private(path, text.encode() + b"\n")
+    write_file(path, text.encode() + b"\n")
     return text
