@@ -46,7 +46,9 @@ def run(options: AgentOptions) -> None:
     """
     for name, path in options.data.items():
         if not path.exists():
-            raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
+            raise DataError(
+                f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH"
+            )
     absolute = {name: path.resolve() for name, path in options.data.items()}
     asyncio.run(_Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
@@ -177,7 +179,9 @@ class _Agent:
         psutil.cpu_percent()  # the first call only starts the measurement
         while True:
             await asyncio.sleep(interval)
-            beat = pb.Heartbeat(cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used)
+            beat = pb.Heartbeat(
+                cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used
+            )
             async with lock:
                 await call.write(pb.NodeEvent(heartbeat=beat))
 

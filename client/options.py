@@ -10,7 +10,9 @@ from typing import Literal, TypeAlias
 from ..core.profiles import DeviceProfile
 from ..proto.control_pb2 import NodeProfile
 
-State: TypeAlias = Literal["joining", "connected", "disconnected", "program_started", "program_exited", "stopped"]
+State: TypeAlias = Literal[
+    "joining", "connected", "disconnected", "program_started", "program_exited", "stopped"
+]
 
 
 def default_home(name: str) -> Path:

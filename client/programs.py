@@ -167,5 +167,3 @@ def _how_it_ended(exited: pb.ProgramExited, *, stopped: bool) -> str:
     if exited.exit_code < 0:
         return f"killed by signal {-exited.exit_code}"
     return exited.error or f"ended with exit code {exited.exit_code}"
-
-

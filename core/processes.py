@@ -153,7 +153,9 @@ class Parent:
             descriptor, pid = (int(part) for part in os.environ.pop(_VARIABLE).split(":"))
             connection = socket.socket(fileno=descriptor)
         except (KeyError, ValueError, OSError) as error:
-            raise WireError("this program is started by farshore itself", cure="see 'farshore --help'") from error
+            raise WireError(
+                "this program is started by farshore itself", cure="see 'farshore --help'"
+            ) from error
         os.set_inheritable(descriptor, False)
         _die_with_parent(pid)
         return cls(connection)
@@ -167,7 +169,9 @@ class Parent:
 
     def listen(self, on_message: Callable[[Json], None], on_gone: Callable[[], None] | None = None) -> None:
         """Hand every further message to ``on_message`` in a thread; when the parent is gone, ``on_gone`` and die."""
-        self._thread = threading.Thread(target=self._listen, args=(on_message, on_gone), name="parent", daemon=True)
+        self._thread = threading.Thread(
+            target=self._listen, args=(on_message, on_gone), name="parent", daemon=True
+        )
         self._thread.start()
 
     def _listen(self, on_message: Callable[[Json], None], on_gone: Callable[[], None] | None) -> None:

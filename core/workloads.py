@@ -16,7 +16,13 @@ BUILT_IN: dict[str, str] = {
 }
 
 #: Which extra brings a package that a method imports.
-_EXTRAS = {"torch": "train", "transformers": "text", "sklearn": "text", "onnxruntime": "edge", "pyarrow": "server"}
+_EXTRAS = {
+    "torch": "train",
+    "transformers": "text",
+    "sklearn": "text",
+    "onnxruntime": "edge",
+    "pyarrow": "server",
+}
 
 
 def names() -> dict[str, str]:

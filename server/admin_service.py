@@ -106,7 +106,9 @@ class AdminService(AdminServicer):
 
     async def _check(self, context: Context) -> None:
         if not self._server.identity.is_admin(metadata(context, "farshore-admin")):
-            error = RefusedError("the admin token is wrong or missing", cure="it is in the server's home: admin.token")
+            error = RefusedError(
+                "the admin token is wrong or missing", cure="it is in the server's home: admin.token"
+            )
             await refuse(context, error, "an admin call")
 
     async def _run(self, run_id: str, context: Context) -> Run:
@@ -116,5 +118,3 @@ class AdminService(AdminServicer):
             error = NotFoundError(f"no run is called '{run_id[:40]}'", cure="see 'farshore runs ls'")
             await refuse(context, error, "a look at a run")
         return run
-
-

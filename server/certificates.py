@@ -87,7 +87,9 @@ def issue(authority: Pair, hostnames: Sequence[str], *, days: int = 825) -> Pair
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the authority is not a PEM certificate with its key: {error}") from error
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfigError("the authority's key is not an elliptic-curve key", cure="make one with 'farshore certs init'")
+        raise ConfigError(
+            "the authority's key is not an elliptic-curve key", cure="make one with 'farshore certs init'"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(hostnames[0] if hostnames else SERVER_NAME, root.subject, key.public_key(), days)
     builder = builder.add_extension(_alternatives(hostnames), critical=False)
@@ -122,7 +124,9 @@ def certs_issue(folder: Path, hostnames: Sequence[str]) -> tuple[Path, Path]:
     try:
         authority = Pair((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
     except OSError as error:
-        raise StorageError(f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'") from error
+        raise StorageError(
+            f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'"
+        ) from error
     pair = issue(authority, hostnames)
     stem = hostnames[0] if hostnames else SERVER_NAME
     write_file(folder / f"{stem}.key", pair.key)

@@ -50,7 +50,10 @@ class NodesService(NodesServicer):
             await refuse(context, error, f"to let '{request.name[:64]}' join")
         _log.info("node %s joined from %s", request.name, caller)
         return pb.JoinReply(
-            node_key=key, name=request.name, server_id=self._server.identity.server_id, versions=versions_message()
+            node_key=key,
+            name=request.name,
+            server_id=self._server.identity.server_id,
+            versions=versions_message(),
         )
 
     async def Control(  # noqa: N802
@@ -69,7 +72,9 @@ class NodesService(NodesServicer):
         registry = self._server.registry
         node, commands = registry.connect(name, hello)
         _log.info("node %s connected from %s", name, peer(context))
-        welcome = pb.Welcome(server_id=self._server.identity.server_id, heartbeat_seconds=registry.heartbeat_seconds)
+        welcome = pb.Welcome(
+            server_id=self._server.identity.server_id, heartbeat_seconds=registry.heartbeat_seconds
+        )
         yield pb.NodeCommand(welcome=welcome)
         self._server.node_connected(node)
         listening = asyncio.create_task(self._listen(node, events), name=f"events of {name}")
@@ -129,5 +134,7 @@ def _hello(event: pb.NodeEvent) -> pb.Hello:
         raise RefusedError("the first message must be a hello")
     hello = event.hello
     if len(hello.data) > _MOST_DATA_SETS or any(len(name) > _LONGEST_NAME for name in hello.data):
-        raise RefusedError(f"a node may offer {_MOST_DATA_SETS} data sets with names of {_LONGEST_NAME} characters")
+        raise RefusedError(
+            f"a node may offer {_MOST_DATA_SETS} data sets with names of {_LONGEST_NAME} characters"
+        )
     return hello

@@ -65,7 +65,8 @@ class Port:
         options, identity = self._orchestrator.options, self._orchestrator.identity
         if options.insecure and not is_loopback(options.host):
             raise RefusedError(
-                f"will not listen on {options.host} without TLS", cure="leave --insecure out, or use --host 127.0.0.1"
+                f"will not listen on {options.host} without TLS",
+                cure="leave --insecure out, or use --host 127.0.0.1",
             )
         server = grpc.aio.server(options=_OPTIONS)
         add_NodesServicer_to_server(NodesService(self._orchestrator), server)  # type: ignore[no-untyped-call]

@@ -97,7 +97,10 @@ class Registry:
         """A node opened its control stream; a stream it had before is told goodbye."""
         node = self._nodes.setdefault(name, Node(name, "lost"))
         if node.commands is not None:
-            _put(node.commands, pb.NodeCommand(goodbye=pb.Goodbye(reason="this node connected again from elsewhere")))
+            _put(
+                node.commands,
+                pb.NodeCommand(goodbye=pb.Goodbye(reason="this node connected again from elsewhere")),
+            )
         node.commands = asyncio.Queue(maxsize=256)
         node.state, node.reason, node.hello = "connected", "", hello
         self.touch(node)

@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 from ..proto import control_pb2 as pb
 from .run_log import RunLog
 
-RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
+RunState: TypeAlias = Literal[
+    "waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"
+]
 
 #: States that a run does not leave by itself.
 ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})

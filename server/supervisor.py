@@ -97,7 +97,9 @@ class Supervisor:
             while True:
                 outcome = await self._wait_for_nodes() or await self._epoch()
                 if outcome.verdict == "restart" and not self._may_restart():
-                    outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
+                    outcome = Outcome(
+                        "failed", f"{outcome.reason}; restarted {self._limit} times within an hour"
+                    )
                 if outcome.verdict != "restart":
                     break
                 run.log.write("server", [f"{outcome.reason}: starting again as epoch {run.epoch + 1}"])

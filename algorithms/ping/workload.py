@@ -84,7 +84,11 @@ def _ask(
     channel.send(Message("block", round=number, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
     echo = channel.receive()
     end = time.perf_counter()
-    if echo.round != number or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
+    if (
+        echo.round != number
+        or echo.fields.get("digest") != expected
+        or echo.array("block").tobytes() != block
+    ):
         raise RunFailedError(f"node {node}, round {number}: the echo is not what was sent")
     return between - start, 2 * len(block) / (end - between) / 1e6, expected
 
