@@ -1,0 +1,30 @@
+"""Ways to write arrays as bytes; each tells its exact size and its error bound."""
+
+from .base import EncodeError, Layout, Sized
+from .bits import Bits
+from .chain import Chain
+from .half import Bf16, Fp16
+from .lowrank import LowRank
+from .parse import parse
+from .quantise import Int2, Int4, Int8
+from .ragged import Ragged
+from .raw import Raw
+from .registry import decode
+
+__all__ = [
+    "Bf16",
+    "Bits",
+    "Chain",
+    "EncodeError",
+    "Fp16",
+    "Int2",
+    "Int4",
+    "Int8",
+    "Layout",
+    "LowRank",
+    "Ragged",
+    "Raw",
+    "Sized",
+    "decode",
+    "parse",
+]

@@ -1,0 +1,88 @@
+"""``bits``: labels and masks in as many bits as they need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ...core.errors import ConfigError, WireError
+from ...core.message import Array, Encoded
+from .base import Bound, EncodeError, Layout, Shape, expect_bytes, no_error
+from .bitpack import pack_bits, packed_bytes, unpack_bits
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Non-negative integers below ``2**width``, or booleans. Lossless.
+
+    One byte of side data: the width. ``Bits.for_values(n)`` takes the number of different values instead.
+
+    Parameters
+    ----------
+    width : int
+        Bits per element, 1 to 32.
+    """
+
+    width: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= 32:
+            raise ConfigError(f"bits: the width is 1 to 32, not {self.width}")
+
+    @classmethod
+    def for_values(cls, count: int) -> Bits:
+        """For integers ``0 … count - 1``: ⌈log2 count⌉ bits, at least one."""
+        return cls(max(1, (count - 1).bit_length()))
+
+    @property
+    def name(self) -> str:
+        return "bits"
+
+    @property
+    def lossy(self) -> bool:
+        return False
+
+    def encode(self, array: Array) -> Encoded:
+        """Pack.
+
+        Raises
+        ------
+        EncodeError
+            Not integers or booleans, or a value outside ``[0, 2**width)``.
+        """
+        if array.dtype.kind not in "biu":
+            raise EncodeError(f"'bits' writes integers and booleans, not {array.dtype}")
+        if (
+            array.size
+            and array.dtype.kind != "b"
+            and (int(array.min()) < 0 or int(array.max()) >> self.width)
+        ):
+            raise EncodeError(
+                f"'bits' of width {self.width} writes 0 to {2**self.width - 1}, "
+                f"the array holds {int(array.min())} to {int(array.max())}"
+            )
+        return Encoded(bytes([self.width]), pack_bits(array, self.width))
+
+    def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
+        """``1 + ⌈prod(shape) · width / 8⌉``."""
+        return 1 + packed_bytes(math.prod(shape), self.width)
+
+    def error_bound(self, array: Array) -> Bound:
+        """Zero."""
+        return no_error(array)
+
+
+def decode_bits(side: memoryview, body: memoryview, layout: Layout) -> Array:
+    """Unpack to the layout's type."""
+    expect_bytes("side data of 'bits'", len(side), 1)
+    width, kind = side[0], layout.dtype.kind
+    room = {"b": 1, "u": layout.dtype.itemsize * 8, "i": layout.dtype.itemsize * 8 - 1}.get(kind)
+    if room is None:
+        raise WireError(f"'bits' holds integers and booleans, not {layout.dtype}")
+    if not 1 <= width <= min(room, 32):
+        raise WireError(f"'bits' of width {width} does not fit {layout.dtype}")
+    expect_bytes("the body of 'bits'", len(body), packed_bytes(layout.size, width))
+    return unpack_bits(body, layout.size, width, layout.dtype).reshape(layout.shape)

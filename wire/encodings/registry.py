@@ -1,0 +1,74 @@
+"""Decoders by name: the closed list of what may stand in a tensor table."""
+
+from __future__ import annotations
+
+from ...core.errors import WireError
+from ...core.message import Array
+from .base import Layout, Leaf, Transform
+from .bits import decode_bits
+from .half import decode_bf16, decode_fp16
+from .lowrank import LOWRANK
+from .quantise import leaf
+from .ragged import RAGGED
+from .raw import decode_raw
+
+LEAVES: dict[str, Leaf] = {
+    "raw": decode_raw,
+    "fp16": decode_fp16,
+    "bf16": decode_bf16,
+    "int8": leaf(8, "int8"),
+    "int4": leaf(4, "int4"),
+    "int2": leaf(2, "int2"),
+    "bits": decode_bits,
+}
+TRANSFORMS: dict[str, Transform] = {"ragged": RAGGED, "lowrank": LOWRANK}
+
+_DEEPEST = 4
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`WireError` unless ``name`` is an encoding that can be decoded here."""
+    parts = name.split("|")
+    for part in parts[:-1]:
+        if part not in TRANSFORMS:
+            raise WireError(f"encoding '{name}' is unknown: '{part}' cannot stand before '|'")
+    if parts[-1] not in LEAVES and parts[-1] not in TRANSFORMS:
+        raise WireError(f"encoding '{name}' is unknown", cure="run the same farshore version on both ends")
+    if len(parts) > _DEEPEST:
+        raise WireError(f"encoding '{name}' has more than {_DEEPEST} stages")
+
+
+def decode(name: str, side: memoryview, body: memoryview, layout: Layout) -> Array:
+    """Decode one tensor.
+
+    Parameters
+    ----------
+    name : str
+        E.g. ``raw`` or ``ragged|int4``.
+    side, body : memoryview of bytes
+        The two parts of the tensor's payload.
+    layout : Layout
+        Of the result. The caller has checked that an array this large is welcome.
+
+    Returns
+    -------
+    array of ``layout.dtype`` and ``layout.shape``
+        Of ``raw`` a read-only view of ``body``.
+
+    Raises
+    ------
+    WireError
+        Unknown name, or bytes that are not what the encoding writes for this layout.
+    """
+    check_name(name)
+    return _decode(name.split("|"), side, body, layout)
+
+
+def _decode(parts: list[str], side: memoryview, body: memoryview, layout: Layout) -> Array:
+    if not parts:
+        return decode_raw(side, body, layout)
+    if parts[0] in LEAVES:
+        return LEAVES[parts[0]](side, body, layout)
+    transform = TRANSFORMS[parts[0]]
+    used, inner = transform.inner(side, layout)
+    return transform.restore(side[:used], _decode(parts[1:], side[used:], body, inner), layout)

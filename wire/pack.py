@@ -1,0 +1,333 @@
+"""Messages to bytes and back: a small protobuf header with the tensor table, and a payload of raw parts.
+
+The same message always gives the same bytes: tensors stand in a fixed order and the header is serialised
+deterministically. Tensors without side data come first, widest elements first, so each starts at a
+multiple of its element size without a byte of padding; the rest follow by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from ..core.errors import WireError
+from ..core.message import Encoded, Message, Scalar, Tensor
+from ..proto import frame_pb2 as pb
+from .dtypes import DTYPES, lookup, name_of
+from .encodings.base import EncodeError, Layout, little
+from .encodings.raw import Raw
+from .encodings.registry import check_name, decode
+from .limits import DEFAULT, Limits
+
+_RAW = Raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message as bytes.
+
+    Attributes
+    ----------
+    header : bytes
+    payload : tuple[memoryview, ...]
+        Parts of the payload in order. **They view the message's arrays where those travel raw**: leave
+        these unchanged until the payload has been sent and acknowledged.
+    dense_bytes, payload_bytes : int
+        Tensor bytes before encoding, and after it with side data.
+    encoding : str
+        For the ledger: the encodings used, each once, in the order of the table, joined by ``,``; ``raw``
+        where none.
+    """
+
+    header: bytes
+    payload: tuple[memoryview, ...]
+    dense_bytes: int
+    payload_bytes: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the ledger wants to know of a message, read from its header alone."""
+
+    kind: str
+    round: int
+    step: int
+    micro: int
+    dense_bytes: int
+    payload_bytes: int
+    encoding: str
+
+
+def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
+    """Write a message as bytes.
+
+    Parameters
+    ----------
+    message : Message
+    limits : Limits
+        The receiver's, as far as known; breaking them fails here already.
+
+    Raises
+    ------
+    EncodeError
+        An array cannot be written in the encoding chosen for it.
+    WireError
+        The message breaks a limit, or holds a type that does not travel. Both errors name the kind and
+        the tensor.
+    """
+    header = _start(message, limits)
+    dense, rows = 0, []
+    for name, tensor in message.tensors.items():
+        try:
+            layout = _layout(tensor.array.shape, tensor.array.dtype, limits)
+            dense += layout.nbytes
+            _at_most("decoded bytes", dense, limits.dense_bytes)
+            rows.append((name, tensor, _encode(tensor)))
+        except WireError as error:
+            raise type(error)(_where(message.kind, name) + error.message, cure=error.cure) from error
+    rows.sort(key=lambda row: (-row[2].body.itemsize if not row[2].side else 0, row[0]))
+    parts: list[memoryview] = []
+    offset = 0
+    for name, tensor, encoded in rows:
+        header.tensors.append(_entry(name, tensor, encoded, offset))
+        offset += len(encoded.side) + encoded.body.nbytes
+        parts += [memoryview(encoded.side)] if encoded.side else []
+        parts += [encoded.body.reshape(-1).view(np.uint8).data] if encoded.body.nbytes else []
+    data = header.SerializeToString(deterministic=True)
+    try:
+        _at_most("payload bytes", offset, limits.payload_bytes)
+        _at_most("header bytes", len(data), limits.header_bytes)
+    except WireError as error:
+        raise WireError(_where(message.kind) + error.message) from error
+    return Packed(data, tuple(parts), dense, offset, _used(header))
+
+
+def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEFAULT) -> Message:
+    """Read a message.
+
+    Parameters
+    ----------
+    header : bytes
+    payload : memoryview
+        Contiguous bytes; raw tensors are read-only views of it and keep it alive.
+    limits : Limits
+
+    Returns
+    -------
+    Message
+        Tensors decoded, ``dtype`` set for bf16 only.
+
+    Raises
+    ------
+    WireError
+        Anything in header or payload is not what the format allows. Every length, offset, shape and limit
+        is checked before memory is allocated for it.
+    """
+    parsed, layouts = _read(header, limits)
+    payload = payload if payload.format == "B" and payload.ndim == 1 else payload.cast("B")
+    end = parsed.tensors[-1].offset + parsed.tensors[-1].length if parsed.tensors else 0
+    if end != len(payload):
+        raise WireError(
+            f"{_where(parsed.kind)}the payload has {len(payload)} bytes where the table describes {end}"
+        )
+    tensors = {}
+    for entry, layout in zip(parsed.tensors, layouts, strict=True):
+        side = payload[entry.offset : entry.offset + entry.side]
+        body = payload[entry.offset + entry.side : entry.offset + entry.length]
+        try:
+            array = decode(entry.encoding or "raw", side, body, layout)
+        except WireError as error:
+            raise WireError(_where(parsed.kind, entry.name) + error.message, cure=error.cure) from error
+        tensors[entry.name] = Tensor(array, dtype="bf16" if entry.dtype == pb.BF16 else None)
+    fields = {key: _value(parsed.kind, key, scalar) for key, scalar in sorted(parsed.fields.items())}
+    return Message(parsed.kind, parsed.round, parsed.step, parsed.micro, tensors, fields)
+
+
+def inspect(header: bytes | memoryview, limits: Limits = DEFAULT) -> Summary:
+    """Read what the ledger needs without touching the payload; same errors as :func:`unpack`."""
+    parsed, layouts = _read(header, limits)
+    dense = sum(layout.nbytes for layout in layouts)
+    payload = sum(entry.length for entry in parsed.tensors)
+    return Summary(parsed.kind, parsed.round, parsed.step, parsed.micro, dense, payload, _used(parsed))
+
+
+def _start(message: Message, limits: Limits) -> pb.FrameHeader:
+    """The header without its table."""
+    where = _where(message.kind)
+    if not message.kind:
+        raise WireError("a message needs a kind")
+    if len(message.tensors) > limits.tensors or len(message.fields) > limits.fields:
+        raise WireError(
+            f"{where}{len(message.tensors)} tensors and {len(message.fields)} fields "
+            f"are more than {limits.tensors} and {limits.fields}"
+        )
+    for name in (message.kind, *message.tensors, *message.fields):
+        _check_text(where, name, limits)
+    try:
+        header = pb.FrameHeader(
+            kind=message.kind, round=message.round, step=message.step, micro=message.micro
+        )
+    except (ValueError, TypeError) as error:
+        raise WireError(
+            f"{where}round {message.round}, step {message.step}, micro {message.micro}: "
+            "whole numbers from 0 up are meant (micro below 2^32, the others below 2^64)"
+        ) from error
+    for key, value in message.fields.items():
+        header.fields[key].CopyFrom(_scalar(where, key, value))
+    return header
+
+
+def _encode(tensor: Tensor) -> Encoded:
+    """Encode, and see to it that the body is contiguous and little-endian."""
+    name_of(tensor.array.dtype, tensor.dtype)
+    if tensor.encoding is not None:
+        check_name(tensor.encoding.name)
+    array = tensor.array
+    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and np.little_endian is False):
+        array = little(array)
+    encoded = (tensor.encoding or _RAW).encode(array)
+    return Encoded(encoded.side, little(encoded.body))
+
+
+def _entry(name: str, tensor: Tensor, encoded: Encoded, offset: int) -> pb.TensorEntry:
+    encoding = tensor.encoding.name if tensor.encoding is not None else "raw"
+    return pb.TensorEntry(
+        name=name,
+        dtype=DTYPES[name_of(tensor.array.dtype, tensor.dtype)][0],  # type: ignore[arg-type]
+        shape=tensor.array.shape,
+        encoding="" if encoding == "raw" else encoding,
+        offset=offset,
+        length=len(encoded.side) + encoded.body.nbytes,
+        side=len(encoded.side),
+    )
+
+
+def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, list[Layout]]:
+    """Parse a header and check all of it that can be checked without the payload."""
+    _at_most("header bytes", len(header), limits.header_bytes)
+    try:
+        parsed = pb.FrameHeader.FromString(bytes(header))
+    except DecodeError as error:
+        raise WireError("a frame's header is not a header") from error
+    if not parsed.kind:
+        raise WireError("a frame's header names no kind")
+    where = _where(parsed.kind[:64])
+    for what, count, most in (
+        ("tensors", len(parsed.tensors), limits.tensors),
+        ("fields", len(parsed.fields), limits.fields),
+    ):
+        if count > most:
+            raise WireError(f"{where}{count} {what} are more than {most}")
+    for name in (parsed.kind, *parsed.fields):
+        _check_text(where, name, limits)
+    return parsed, _check_table(parsed, limits)
+
+
+def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[Layout]:
+    """Check the tensor table; returns what each tensor will be."""
+    end = dense = 0
+    seen: set[str] = set()
+    layouts = []
+    for entry in parsed.tensors:
+        try:
+            _check_text("", entry.name, limits)
+            _check_text("", entry.encoding or "raw", limits)
+            if entry.name in seen:
+                raise WireError("the name stands in the table twice")
+            seen.add(entry.name)
+            check_name(entry.encoding or "raw")
+            layout = _layout(tuple(entry.shape), lookup(entry.dtype)[1], limits)
+            dense += layout.nbytes
+            _at_most("decoded bytes", dense, limits.dense_bytes)
+            _check_range(entry, end, limits)
+        except WireError as error:
+            raise WireError(_where(parsed.kind, entry.name[:64]) + error.message, cure=error.cure) from error
+        end += entry.length
+        layouts.append(layout)
+    return layouts
+
+
+def _check_range(entry: pb.TensorEntry, end: int, limits: Limits) -> None:
+    """A tensor begins where the one before it ends."""
+    if entry.side > entry.length:
+        raise WireError(f"{entry.side} bytes of side data do not fit in {entry.length} bytes")
+    if entry.offset < end:
+        raise WireError(f"it starts at byte {entry.offset}, inside or before the tensor that ends at {end}")
+    if entry.offset > end:
+        raise WireError(f"it starts at byte {entry.offset}, which leaves a gap after {end}")
+    _at_most("payload bytes", entry.offset + entry.length, limits.payload_bytes)
+
+
+def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> Layout:
+    """The layout, if such an array is welcome. Axes of length 0 count as 1: they must not hide a huge one."""
+    if len(shape) > limits.rank:
+        raise WireError(f"{len(shape)} axes are more than {limits.rank}")
+    room = math.prod(max(1, int(n)) for n in shape) * dtype.itemsize
+    if room > limits.dense_bytes:
+        raise WireError(f"an array of shape {list(shape)} is larger than {limits.dense_bytes} bytes")
+    return Layout(dtype, tuple(int(n) for n in shape))
+
+
+def _at_most(what: str, got: int, most: int) -> None:
+    if got > most:
+        raise WireError(f"{got} {what} are more than the limit of {most}")
+
+
+def _check_text(where: str, text: str, limits: Limits) -> None:
+    if not text:
+        raise WireError(f"{where}a name is empty")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise WireError(f"{where}a name is not valid Unicode") from error
+    if size > limits.name_bytes:
+        raise WireError(f"{where}the name '{text[:32]}…' has {size} bytes, more than {limits.name_bytes}")
+
+
+def _used(header: pb.FrameHeader) -> str:
+    names = dict.fromkeys(entry.encoding or "raw" for entry in header.tensors)
+    return ",".join(names) or "raw"
+
+
+def _where(kind: str, tensor: str | None = None) -> str:
+    return f"'{kind}' message: " if tensor is None else f"'{kind}' message, tensor '{tensor}': "
+
+
+def _scalar(where: str, key: str, value: Scalar | np.generic) -> pb.Scalar:
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        match value:
+            case bool():
+                return pb.Scalar(flag=value)
+            case int():
+                return pb.Scalar(integer=value)
+            case float():
+                return pb.Scalar(real=value)
+            case str():
+                return pb.Scalar(text=value)
+            case bytes():
+                return pb.Scalar(blob=value)
+    except (ValueError, UnicodeEncodeError) as error:
+        raise WireError(
+            f"{where}field '{key}' holds {str(value)[:40]}, which does not fit: {error}"
+        ) from error
+    raise WireError(
+        f"{where}field '{key}' is a {type(value).__name__}; bool, int, float, str or bytes travel"
+    )
+
+
+def _value(kind: str, key: str, scalar: pb.Scalar) -> Scalar:
+    which = scalar.WhichOneof("value")
+    if which is None:
+        raise WireError(f"{_where(kind)}field '{key[:64]}' has no value")
+    value: Scalar = getattr(scalar, which)
+    return value
+
+
+__all__ = ["EncodeError", "Packed", "Summary", "inspect", "pack", "unpack"]
