@@ -1,4 +1,4 @@
-"""The unsplit model, trained in a process of its own on the same steps: what the split run's accuracy is held against."""
+"""The unsplit model, trained in a process of its own on the same steps: what the split accuracy is held against."""
 
 from __future__ import annotations
 
