@@ -1,7 +1,7 @@
 """The agent makes a machine a node: it keeps the control stream and runs one node process per run. Never imports torch.
 
-``run(options)`` blocks until SIGTERM or SIGINT, or until the server refuses this node for good; node processes die with it.
-It prints nothing; ``options.on_state`` tells what happens.
+``run(options)`` blocks until SIGTERM or SIGINT, or until the server refuses this node for good; node processes die
+with it. It prints nothing; ``options.on_state`` tells what happens.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import random
 import signal
 from dataclasses import replace
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -27,6 +28,7 @@ from .programs import Programs
 __all__ = ["AgentOptions", "run"]
 
 _log = logging.getLogger(__name__)
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeEvent, pb.NodeCommand]"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 
 
@@ -46,9 +48,7 @@ def run(options: AgentOptions) -> None:
     """
     for name, path in options.data.items():
         if not path.exists():
-            raise DataError(
-                f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH"
-            )
+            raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
     absolute = {name: path.resolve() for name, path in options.data.items()}
     asyncio.run(_Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
@@ -135,7 +135,7 @@ class _Agent:
         finally:
             await self._say_goodbye(call)
 
-    async def _talk(self, call: grpc.aio.StreamStreamCall, programs: Programs, interval: float) -> None:
+    async def _talk(self, call: _Call, programs: Programs, interval: float) -> None:
         """Read and write until the stream ends or an error ends it."""
         lock = asyncio.Lock()  # gRPC takes one write at a time
         jobs = [
@@ -158,7 +158,7 @@ class _Agent:
             except asyncio.InvalidStateError:  # gRPC's word for writing to a stream that has ended
                 raise await _failure(call) from None
 
-    async def _obey(self, call: grpc.aio.StreamStreamCall, programs: Programs) -> None:
+    async def _obey(self, call: _Call, programs: Programs) -> None:
         while isinstance(command := await call.read(), pb.NodeCommand):
             which = command.WhichOneof("command")
             if which == "start":
@@ -169,30 +169,28 @@ class _Agent:
                 raise RefusedError(f"{self._options.address} sent this node away: {command.goodbye.reason}")
         raise await _failure(call)
 
-    async def _report(self, call: grpc.aio.StreamStreamCall, lock: asyncio.Lock) -> None:
+    async def _report(self, call: _Call, lock: asyncio.Lock) -> None:
         while True:
             event = await self._outbox.take()
             async with lock:
                 await call.write(event)
 
-    async def _beat(self, call: grpc.aio.StreamStreamCall, lock: asyncio.Lock, interval: float) -> None:
+    async def _beat(self, call: _Call, lock: asyncio.Lock, interval: float) -> None:
         psutil.cpu_percent()  # the first call only starts the measurement
         while True:
             await asyncio.sleep(interval)
-            beat = pb.Heartbeat(
-                cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used
-            )
+            beat = pb.Heartbeat(cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used)
             async with lock:
                 await call.write(pb.NodeEvent(heartbeat=beat))
 
-    async def _say_goodbye(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _say_goodbye(self, call: _Call) -> None:
         """When this agent stops on purpose the server need not wait for missed heartbeats."""
         if self._stop.is_set() and not call.done():
             try:
                 async with asyncio.timeout(1):
                     await call.write(pb.NodeEvent(leave=pb.Leave()))
                     await call.done_writing()
-                    while await call.read() is not grpc.aio.EOF:
+                    while isinstance(await call.read(), pb.NodeCommand):
                         pass
             except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 pass
@@ -230,9 +228,9 @@ def _channel(address: str, member: Membership) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(member.root), options)
 
 
-async def _failure(call: grpc.aio.StreamStreamCall) -> grpc.aio.AioRpcError:
+async def _failure(call: _Call) -> grpc.aio.AioRpcError:
     """The error that a stream which ended stands for; a clean end counts as unavailable."""
     code, details = await call.code(), await call.details()
     if code is grpc.StatusCode.OK:
         code, details = grpc.StatusCode.UNAVAILABLE, "the server closed the control stream"
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details, None)

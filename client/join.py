@@ -1,4 +1,4 @@
-"""How a machine becomes a node: check the server's certificate against the token, trade the token for a key, keep both."""
+"""How a machine becomes a node: check the server's certificate against the token, trade the token for a key."""
 
 from __future__ import annotations
 
@@ -68,13 +68,7 @@ class Token:
             It does not look like one.
         """
         parts = text.strip().split(".")
-        if (
-            len(parts) != 4
-            or parts[0] != "fs1"
-            or not parts[1]
-            or not parts[2]
-            or len(parts[3]) not in (0, 64)
-        ):
+        if len(parts) != 4 or parts[0] != "fs1" or not parts[1] or not parts[2] or len(parts[3]) not in (0, 64):
             raise RefusedError("this is not a join token", cure="copy the whole line that begins with 'fs1.'")
         return cls(f"{parts[1]}.{parts[2]}", parts[3].lower())
 
@@ -105,9 +99,7 @@ def join(options: AgentOptions) -> Membership:
     """Trade ``options.token`` for a key, whatever the home holds; errors as for :func:`membership`."""
     host, _ = parse_address(options.address)
     if options.insecure and not is_loopback(host):
-        raise RefusedError(
-            f"{host} is not this machine", cure="without TLS only loopback addresses are dialled"
-        )
+        raise RefusedError(f"{host} is not this machine", cure="without TLS only loopback addresses are dialled")
     if not options.token:
         raise RefusedError(
             f"the node '{options.name}' has no key for {options.address} yet",
@@ -134,9 +126,7 @@ def refusal(error: grpc.RpcError, address: str) -> FarshoreError:
         return VersionError(f"{address} refused: {details}")
     if code in _REFUSALS:
         return RefusedError(f"{address} refused: {details}")
-    return UnreachableError(
-        f"no answer from {address}: {details}", cure="is the server up, and the address right?"
-    )
+    return UnreachableError(f"no answer from {address}: {details}", cure="is the server up, and the address right?")
 
 
 def fetch_certificate(address: str) -> str:
@@ -198,9 +188,7 @@ def _root(options: AgentOptions, expected: str) -> bytes:
         except OSError as error:
             raise StorageError(f"cannot read {options.ca}: {error.strerror}") from error
     if not expected:
-        raise RefusedError(
-            "the join token carries no fingerprint", cure="its server runs without TLS: use --insecure"
-        )
+        raise RefusedError("the join token carries no fingerprint", cure="its server runs without TLS: use --insecure")
     return check_fingerprint(options.address, expected)
 
 
@@ -232,9 +220,7 @@ def _kept(options: AgentOptions) -> Membership | None:
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is damaged", cure="remove it and join again with a token") from error
     if name != options.name:
-        raise RefusedError(
-            f"{options.home} belongs to the node '{name}'", cure="give this node another --home"
-        )
+        raise RefusedError(f"{options.home} belongs to the node '{name}'", cure="give this node another --home")
     if tls == options.insecure:
         return None  # the server changed; joining again needs a token
     return Membership(name, key, root, pinned)

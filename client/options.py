@@ -10,14 +10,7 @@ from typing import Literal, TypeAlias
 from ..core.profiles import DeviceProfile
 from ..proto.control_pb2 import NodeProfile
 
-State: TypeAlias = Literal[
-    "joining", "connected", "disconnected", "program_started", "program_exited", "stopped"
-]
-
-
-def default_home(name: str) -> Path:
-    """Where the node called ``name`` keeps its key and its checkpoints unless told otherwise."""
-    return Path.home() / ".farshore" / "nodes" / name
+State: TypeAlias = Literal["joining", "connected", "disconnected", "program_started", "program_exited", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +49,7 @@ class AgentOptions:
     token: str | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
     shard: tuple[int, int] | None = None
-    profile: DeviceProfile = DeviceProfile()
+    profile: DeviceProfile = field(default_factory=DeviceProfile)
     insecure: bool = False
     ca: Path | None = None
     measure: Callable[[], NodeProfile] | None = None

@@ -14,8 +14,8 @@ _LINES_PER_EVENT = 200
 class Outbox:
     """Events and log lines in order; log lines beyond a bound are dropped, oldest first, and counted.
 
-    Ends of programs are kept until the stream they were sent on has lived on, and are sent again on a new one: the server
-    takes each (run, epoch) once.
+    The last ends of programs are kept and sent again on a new stream, as they may have been lost with the old one; the
+    server takes each (run, epoch) once.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Supervised child processes: spawned, in a process group of their own, and dead as soon as their parent is.
 
-Parent and child talk in lines of JSON over a socket pair. The pair is also how each notices the other's end; on Linux the
-kernel's parent-death signal does so even when the parent is killed while the child computes.
+Parent and child talk in lines of JSON over a socket pair. The pair is also how each notices the other's end; on Linux
+the kernel's parent-death signal does so even while the child computes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -153,9 +153,7 @@ class Parent:
             descriptor, pid = (int(part) for part in os.environ.pop(_VARIABLE).split(":"))
             connection = socket.socket(fileno=descriptor)
         except (KeyError, ValueError, OSError) as error:
-            raise WireError(
-                "this program is started by farshore itself", cure="see 'farshore --help'"
-            ) from error
+            raise WireError("this program is started by farshore itself", cure="see 'farshore --help'") from error
         os.set_inheritable(descriptor, False)
         _die_with_parent(pid)
         return cls(connection)
@@ -169,9 +167,7 @@ class Parent:
 
     def listen(self, on_message: Callable[[Json], None], on_gone: Callable[[], None] | None = None) -> None:
         """Hand every further message to ``on_message`` in a thread; when the parent is gone, ``on_gone`` and die."""
-        self._thread = threading.Thread(
-            target=self._listen, args=(on_message, on_gone), name="parent", daemon=True
-        )
+        self._thread = threading.Thread(target=self._listen, args=(on_message, on_gone), name="parent", daemon=True)
         self._thread.start()
 
     def _listen(self, on_message: Callable[[Json], None], on_gone: Callable[[], None] | None) -> None:

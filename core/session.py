@@ -124,9 +124,7 @@ class ServerSession(Session, Protocol):
     def data(self, name: str) -> Path:
         """The server's own path of a data set; same errors as on a node."""
 
-    def receive_any(
-        self, nodes: Sequence[str] | None = None, timeout: float | None = None
-    ) -> tuple[str, Message]:
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         """The next message of whichever node sends first; same errors as :meth:`Channel.receive`."""
 
     def metrics(self, step: int, **values: float) -> None:

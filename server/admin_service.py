@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
@@ -106,9 +105,7 @@ class AdminService(AdminServicer):
 
     async def _check(self, context: Context) -> None:
         if not self._server.identity.is_admin(metadata(context, "farshore-admin")):
-            error = RefusedError(
-                "the admin token is wrong or missing", cure="it is in the server's home: admin.token"
-            )
+            error = RefusedError("the admin token is wrong or missing", cure="it is in the server's home: admin.token")
             await refuse(context, error, "an admin call")
 
     async def _run(self, run_id: str, context: Context) -> Run:

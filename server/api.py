@@ -1,18 +1,19 @@
 """The server room's front door.
 
-``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five seconds.
-It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. A submitter on
-the same machine needs three files of the home only: ``address`` (``host:port``; there while the server runs),
-``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and ``admin.token``.
+``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five
+seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. A
+submitter on the same machine needs three files of the home only: ``address`` (``host:port``; there while the server
+runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and
+``admin.token``.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from .options import OnReady, Ready, ServeOptions, default_home
+from .options import OnReady, Ready, ServeOptions
 
-__all__ = ["OnReady", "Ready", "ServeOptions", "default_home", "serve"]
+__all__ = ["OnReady", "Ready", "ServeOptions", "serve"]
 
 
 def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What every service does alike: read a credential from a call's metadata, answer an error of ours with a gRPC status."""
+"""What every service does alike: read a credential from a call's metadata, answer an error with a gRPC status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates: the self-signed one a server makes at first start, and an own small authority for those who want one."""
+"""Certificates: the self-signed one a server makes at first start, and an own small authority for who wants one."""
 
 from __future__ import annotations
 
@@ -124,9 +124,7 @@ def certs_issue(folder: Path, hostnames: Sequence[str]) -> tuple[Path, Path]:
     try:
         authority = Pair((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
     except OSError as error:
-        raise StorageError(
-            f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'"
-        ) from error
+        raise StorageError(f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'") from error
     pair = issue(authority, hostnames)
     stem = hostnames[0] if hostnames else SERVER_NAME
     write_file(folder / f"{stem}.key", pair.key)
@@ -138,9 +136,7 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 
 
-def _builder(
-    subject: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
+def _builder(subject: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()

@@ -27,7 +27,7 @@ _UNLIMITED = -1
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A token as it is shown, once: ``fs1.<id>.<secret>.<fingerprint>``; insecure servers leave the fingerprint empty."""
+    """A token as it is shown, once: ``fs1.<id>.<secret>.<fingerprint>``; the last is empty without TLS."""
 
     id: str
     secret: str
@@ -89,14 +89,10 @@ class Credentials:
     def create_token(self, valid_seconds: float, uses: int = 0) -> JoinToken:
         """Make a join token; ``uses=0`` allows any number of joins until it expires."""
         now = self._clock()
-        token = JoinToken(
-            secrets.token_hex(4), secrets.token_urlsafe(24), self._fingerprint, now + valid_seconds
-        )
+        token = JoinToken(secrets.token_hex(4), secrets.token_urlsafe(24), self._fingerprint, now + valid_seconds)
         row = (token.id, _hash(token.secret), now, token.expires, uses or _UNLIMITED)
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO tokens (id, hash, created, expires, uses_left) VALUES (?, ?, ?, ?, ?)", row
-            )
+            self._db.execute("INSERT INTO tokens (id, hash, created, expires, uses_left) VALUES (?, ?, ?, ?, ?)", row)
         return token
 
     def ever_used(self) -> bool:
@@ -139,14 +135,10 @@ class Credentials:
                 raise RevokedError(
                     f"the node '{name}' was revoked after this token was made", cure="ask for a new token"
                 )
-            self._db.execute(
-                "UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ? AND uses_left > 0", (token_id,)
-            )
+            self._db.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ? AND uses_left > 0", (token_id,))
             key = secrets.token_urlsafe(32)
             row = (name, _hash(key), self._clock())
-            self._db.execute(
-                "INSERT OR REPLACE INTO nodes (name, hash, joined, revoked) VALUES (?, ?, ?, 0)", row
-            )
+            self._db.execute("INSERT OR REPLACE INTO nodes (name, hash, joined, revoked) VALUES (?, ?, ?, 0)", row)
         return f"{name}:{key}"
 
     def node_of(self, key: str) -> str:
@@ -163,9 +155,7 @@ class Credentials:
         if not row or not known:
             raise RefusedError("the node key is not known here", cure="join again with a token")
         if row[1]:
-            raise RevokedError(
-                f"the node '{name}' was revoked", cure="ask the server's operator for a new token"
-            )
+            raise RevokedError(f"the node '{name}' was revoked", cure="ask the server's operator for a new token")
         return name
 
     def revoke_node(self, name: str) -> None:
@@ -177,9 +167,7 @@ class Credentials:
             No node has that name.
         """
         with self._transaction():
-            if not self._db.execute(
-                "UPDATE nodes SET revoked = ? WHERE name = ?", (self._clock(), name)
-            ).rowcount:
+            if not self._db.execute("UPDATE nodes SET revoked = ? WHERE name = ?", (self._clock(), name)).rowcount:
                 raise NotFoundError(f"no node is called '{name[:64]}'")
 
     def nodes(self) -> dict[str, bool]:

@@ -72,9 +72,7 @@ class NodesService(NodesServicer):
         registry = self._server.registry
         node, commands = registry.connect(name, hello)
         _log.info("node %s connected from %s", name, peer(context))
-        welcome = pb.Welcome(
-            server_id=self._server.identity.server_id, heartbeat_seconds=registry.heartbeat_seconds
-        )
+        welcome = pb.Welcome(server_id=self._server.identity.server_id, heartbeat_seconds=registry.heartbeat_seconds)
         yield pb.NodeCommand(welcome=welcome)
         self._server.node_connected(node)
         listening = asyncio.create_task(self._listen(node, events), name=f"events of {name}")
@@ -106,9 +104,7 @@ class NodesService(NodesServicer):
                 return
 
 
-async def _next(
-    commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task[None]
-) -> pb.NodeCommand | None:
+async def _next(commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task[None]) -> pb.NodeCommand | None:
     """The next command, or None when the node's side of the stream has ended."""
     getting = asyncio.create_task(commands.get())
     try:
@@ -134,7 +130,5 @@ def _hello(event: pb.NodeEvent) -> pb.Hello:
         raise RefusedError("the first message must be a hello")
     hello = event.hello
     if len(hello.data) > _MOST_DATA_SETS or any(len(name) > _LONGEST_NAME for name in hello.data):
-        raise RefusedError(
-            f"a node may offer {_MOST_DATA_SETS} data sets with names of {_LONGEST_NAME} characters"
-        )
+        raise RefusedError(f"a node may offer {_MOST_DATA_SETS} data sets with names of {_LONGEST_NAME} characters")
     return hello

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
-def default_home() -> Path:
-    """Where a server keeps its certificate, credentials and runs unless told otherwise."""
-    return Path.home() / ".farshore" / "server"
+from ..core.homes import server_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class ServeOptions:
         How often a run may be restarted within an hour before it counts as failed.
     """
 
-    home: Path = field(default_factory=default_home)
+    home: Path = field(default_factory=server_home)
     host: str = "127.0.0.1"
     port: int = 50051
     hostnames: tuple[str, ...] = ()

@@ -69,8 +69,8 @@ class Port:
                 cure="leave --insecure out, or use --host 127.0.0.1",
             )
         server = grpc.aio.server(options=_OPTIONS)
-        add_NodesServicer_to_server(NodesService(self._orchestrator), server)  # type: ignore[no-untyped-call]
-        add_AdminServicer_to_server(AdminService(self._orchestrator), server)  # type: ignore[no-untyped-call]
+        add_NodesServicer_to_server(NodesService(self._orchestrator), server)
+        add_AdminServicer_to_server(AdminService(self._orchestrator), server)
         server.add_generic_rpc_handlers((data_handler(self._orchestrator.doors),))
         target = join_address(options.host, options.port)
         try:

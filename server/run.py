@@ -13,9 +13,7 @@ from typing import Any, Literal, TypeAlias
 from ..proto import control_pb2 as pb
 from .run_log import RunLog
 
-RunState: TypeAlias = Literal[
-    "waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"
-]
+RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
 
 #: States that a run does not leave by itself.
 ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})
@@ -25,8 +23,8 @@ ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupt
 class Event:
     """Something that happened to a run's programs, for its supervisor.
 
-    ``kind`` is ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone`` (of the run process), ``exited`` (of
-    a node program), ``lost`` (of a node), ``cancelled`` or ``interrupted``.
+    ``kind`` is ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone`` (of the run process),
+    ``exited`` (of a node program), ``lost`` (of a node), ``cancelled`` or ``interrupted``.
     """
 
     kind: str

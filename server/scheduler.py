@@ -21,7 +21,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run needs: these nodes by name, or any ``count`` of them; each with the data set ``data`` (if not empty)."""
+    """What a run needs: these nodes by name, or any ``count``; each with the data set ``data`` (if not empty)."""
 
     count: int
     names: tuple[str, ...] = ()
@@ -39,8 +39,8 @@ class Choice:
 def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
     """Choose a cohort from ``candidates`` (in order of preference).
 
-    Nodes asked for by name keep their order, so that a resumed run has the same cohort; others are taken in name order, so
-    that the same server with the same free nodes always gives the same cohort.
+    Nodes asked for by name keep their order, so that a resumed run has the same cohort; others are taken in name
+    order, so that the same free nodes always give the same cohort.
     """
     obstacles = {c.name: _obstacle(demand, c) for c in candidates}
     if demand.names:

@@ -1,7 +1,8 @@
 """Leads one run from waiting to its end: one run process and one program per node for each epoch.
 
-An epoch ends when the run's programs have finished, when one of them failed, or when one of them died. In the last case all
-of them are stopped and the next epoch begins at their highest common checkpoint, as soon as all nodes are there again.
+An epoch ends when the run's programs have finished, when one of them failed, or when one of them died. In the last
+case all of them are stopped and the next epoch begins at their highest common checkpoint, as soon as all nodes are
+there again.
 """
 
 from __future__ import annotations
@@ -97,9 +98,7 @@ class Supervisor:
             while True:
                 outcome = await self._wait_for_nodes() or await self._epoch()
                 if outcome.verdict == "restart" and not self._may_restart():
-                    outcome = Outcome(
-                        "failed", f"{outcome.reason}; restarted {self._limit} times within an hour"
-                    )
+                    outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
                 if outcome.verdict != "restart":
                     break
                 run.log.write("server", [f"{outcome.reason}: starting again as epoch {run.epoch + 1}"])

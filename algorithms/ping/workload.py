@@ -1,4 +1,4 @@
-"""The two programs of a ping. Both ends fold every block into a chained digest, so a lost, doubled or changed byte shows."""
+"""The two programs of a ping. Both ends chain a digest over every block: a lost, doubled or changed byte shows."""
 
 from __future__ import annotations
 
@@ -84,11 +84,7 @@ def _ask(
     channel.send(Message("block", round=number, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
     echo = channel.receive()
     end = time.perf_counter()
-    if (
-        echo.round != number
-        or echo.fields.get("digest") != expected
-        or echo.array("block").tobytes() != block
-    ):
+    if echo.round != number or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
         raise RunFailedError(f"node {node}, round {number}: the echo is not what was sent")
     return between - start, 2 * len(block) / (end - between) / 1e6, expected
 

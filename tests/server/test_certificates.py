@@ -13,9 +13,7 @@ from farshore.server.options import ServeOptions
 
 
 def _names(pem: bytes) -> set[str]:
-    extension = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
+    extension = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return {str(entry.value) for entry in extension.value}
 
 
@@ -29,9 +27,7 @@ def test_an_issued_certificate_is_signed_by_the_authority(tmp_path: Path) -> Non
     certificate_path, key_path = certs_issue(tmp_path, ["cloud.example"])
     certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     certificate.verify_directly_issued_by(authority)
-    assert certificate.not_valid_after_utc > datetime.datetime.now(datetime.UTC) + datetime.timedelta(
-        days=300
-    )
+    assert certificate.not_valid_after_utc > datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=300)
     assert key_path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "ca.key").stat().st_mode & 0o777 == 0o600
 

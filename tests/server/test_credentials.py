@@ -36,9 +36,7 @@ def test_a_key_traded_for_a_token_names_its_node(credentials: Credentials) -> No
     assert credentials.node_of(key) == "edge-1"
 
 
-def test_the_file_and_its_journal_hold_no_secret_and_are_private(
-    tmp_path: Path, credentials: Credentials
-) -> None:
+def test_the_file_and_its_journal_hold_no_secret_and_are_private(tmp_path: Path, credentials: Credentials) -> None:
     token = credentials.create_token(60)
     key = credentials.join(_part(token), "edge-1")
     for path in tmp_path.iterdir():

@@ -25,8 +25,7 @@ def test_busy_lost_and_dataless_nodes_are_passed_over_and_the_reason_says_so() -
     choice = choose(Demand(2, data="sst2"), candidates)
     assert choice.nodes == ()
     assert choice.reason == (
-        "waiting for 1 of 2 nodes with data 'sst2'; "
-        "known: a (no such data), b (busy with run r1), c (lost), d (free)"
+        "waiting for 1 of 2 nodes with data 'sst2'; known: a (no such data), b (busy with run r1), c (lost), d (free)"
     )
 
 

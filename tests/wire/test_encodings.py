@@ -45,7 +45,7 @@ def padded(lengths, *rest, longest=None):
     return out
 
 
-# ---- sizes -----------------------------------------------------------------------------------------------------
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("encoding", "bits"), [(Int8(), 8), (Int4(), 4), (Int2(), 2)])
@@ -80,7 +80,7 @@ def test_odd_numbers_of_codes_round_up_to_a_byte():
     assert np.abs(through(Int4(), normal(3, 3)) - normal(3, 3)).max() < 0.5
 
 
-# ---- quantisers --------------------------------------------------------------------------------------------------
+# ---- quantisers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("encoding", "levels"), [(Int8(), 127), (Int4(), 7)])
@@ -141,11 +141,10 @@ def test_stochastic_rounding_is_unbiased_over_ten_thousand_draws(options):
         options = {**options, "groups": [7] * draws}
     encoding = Int4(rounding="stochastic", seed=rng, **options)
     back = through(encoding, np.ascontiguousarray(tall.reshape(-1, 2))).reshape(tall.shape)
-    step = float(np.diff(np.unique(back[..., 1]))[0])
-    assert len(np.unique(back[:, 2, 0])) > 1 or "groups" not in options
-    # Five standard errors of a two-point distribution one step wide.
-    assert np.abs(back.mean(axis=0) - x).max() < 5 * 0.5 * step / math.sqrt(draws) * 2.1
-    assert np.abs(back - x).max() <= step * 1.01
+    step = np.array([np.diff(np.unique(back[..., c])).min() for c in (0, 1)])
+    assert (np.abs(back - x) <= step * 1.001).all()
+    # Five standard errors of a value that falls on either of two levels one step apart.
+    assert (np.abs(back.mean(axis=0) - x) <= 5 * step / 2 / math.sqrt(draws)).all()
 
 
 def test_nearest_rounding_of_the_same_values_is_biased_so_the_test_above_can_fail():
@@ -169,7 +168,7 @@ def test_sentence_scales_adapt_to_each_sentence():
     encoding = Int4(grid="uniform16", groups=lengths)
     error = np.abs(through(encoding, x) - x)
     assert (error <= encoding.error_bound(x)).all()
-    # A sentence ten thousand times smaller keeps its own resolution; one scale for all would round it to ±half a step.
+    # A sentence ten thousand times smaller keeps its own resolution.
     assert error[:5].max() < 1e-4
     assert not through(encoding, x)[14:].any()
     rms = np.sqrt((x.astype(np.float64) ** 2).mean(axis=0))
@@ -188,10 +187,8 @@ def test_lengths_that_ragged_sends_are_not_sent_again_for_the_scales():
     x = padded(lengths, 3)
     inside, alone = Chain(Ragged(lengths), Int4(groups=lengths)), Int4(groups=lengths)
     rows = Ragged(lengths).encode(x).body
-    assert (
-        inside.size(x.shape)
-        == Ragged(lengths).side_bytes + alone.size(rows.shape) - 4 - Ragged(lengths).side_bytes
-    )
+    assert inside.size(x.shape) == Ragged(lengths).side_bytes + (2 + 2 * 3) + 3 + 13 * 3 // 2 + 1
+    assert alone.size(rows.shape) == inside.size(x.shape) + 4  # and the number of sentences
     assert np.array_equal(Ragged(lengths).encode(through(inside, x)).body, through(alone, rows))
 
 
@@ -289,7 +286,7 @@ def test_arrays_that_do_not_fit_are_refused(encoding, array, message):
         encoding.encode(array)
 
 
-# ---- half precision ----------------------------------------------------------------------------------------------
+# ---- half precision ------------------------------------------------------------------------------
 
 
 def test_fp16_passes_infinities_and_refuses_overflow():
@@ -298,6 +295,19 @@ def test_fp16_passes_infinities_and_refuses_overflow():
     assert np.array_equal(back[:4], x[:4], equal_nan=True)
     with pytest.raises(EncodeError, match="65,504"):
         Fp16().encode(np.array([65520.0], np.float32))
+
+
+def test_fp16_rounds_as_numpy_does_at_every_magnitude():
+    bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32)
+    # Halfway points, from the smallest subnormal to the largest number.
+    ties = np.arange(0x33000000, 0x477FF000, 0x1000, dtype=np.uint32)
+    x = np.concatenate([bits, ties, ties + 1, ties - 1, ties | 0x80000000, [0, 1, 0x80000000]])
+    x = x.astype(np.uint32).view(np.float32)
+    x = x[np.abs(x) < 65520]
+    assert len(x) > 400_000
+    with np.errstate(under="ignore"):
+        wanted = x.astype(np.float16)
+    assert np.array_equal(Fp16().encode(x).body.view(np.uint16), wanted.view(np.uint16))
 
 
 def test_bf16_rounds_to_nearest_even_and_keeps_nan():
@@ -314,7 +324,7 @@ def test_bf16_rounds_to_nearest_even_and_keeps_nan():
         Bf16().encode(np.array([3.4e38], np.float32))
 
 
-# ---- ragged, bits, low rank --------------------------------------------------------------------------------------
+# ---- ragged, bits, low rank ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("longest", [9, 40_000, 70_000])
@@ -379,7 +389,7 @@ def test_lowrank_of_tiny_and_huge_values_is_finite():
         assert np.linalg.norm((through(LowRank(6), x) - x) / factor) < 0.6 * np.linalg.norm(x / factor)
 
 
-# ---- chains ------------------------------------------------------------------------------------------------------
+# ---- chains --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -452,7 +462,7 @@ def test_parse_refuses_what_it_cannot_make(spec):
         ("ragged", b"\x08", b"", Layout(np.dtype("f4"), (1, 2)), "within the lengths"),
         ("ragged", b"", b"", Layout(np.dtype("f4"), (1, 2)), "before the lengths"),
         ("ragged", b"\1", b"", Layout(np.dtype("f4"), (2,)), "two axes"),
-        ("ragged", b"\1", b"", Layout(np.dtype("u1"), (1 << 25, 1)), "more than"),
+        ("ragged", b"\1", b"", Layout(np.dtype("u1"), (1 << 21, 1)), "more than"),
         ("lowrank", b"\1", b"", Layout(np.dtype("f4"), (9, 9)), "before the rank"),
         ("lowrank", b"\x09\0", b"", Layout(np.dtype("f4"), (9, 9)), "not be smaller"),
         ("bits", b"\0", b"", Layout(np.dtype("i4"), (9,)), "does not fit int32"),

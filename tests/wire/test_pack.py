@@ -49,7 +49,7 @@ def header_of(*entries, kind="activation"):
     return pb.FrameHeader(kind=kind, tensors=table).SerializeToString()
 
 
-# ---- round trips -------------------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------
 
 
 def test_kind_position_and_fields_survive_with_their_types():
@@ -146,7 +146,7 @@ def test_the_same_message_always_gives_the_same_bytes():
     assert joined(pack(sent)) == joined(pack(shuffled))
 
 
-# ---- accounts ----------------------------------------------------------------------------------------------------
+# ---- accounts ------------------------------------------------------------------------------------
 
 
 def test_sizes_are_those_of_the_arrays_and_of_the_parts():
@@ -183,7 +183,7 @@ def test_framing_overhead_is_under_two_percent_at_sixteen_kilobytes():
     assert len(packed.header) + prefix < 0.02 * packed.payload_bytes
 
 
-# ---- what a sender may not send ----------------------------------------------------------------------------------
+# ---- what a sender may not send ------------------------------------------------------------------
 
 
 class Foreign:
@@ -263,7 +263,7 @@ def test_both_sides_hold_to_the_limits(limits, text):
         unpack(packed.header, joined(packed), limits)
 
 
-# ---- what a receiver refuses -------------------------------------------------------------------------------------
+# ---- what a receiver refuses ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Property tests: every array survives; every mutated frame is either readable or a WireError, in bounded memory."""
+"""Property tests: every array survives; every mutated frame is readable or a WireError, in bounded memory."""
 
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -115,7 +116,7 @@ def test_any_integers_survive_as_bits(width, data):
     assert np.array_equal(trip(Tensor(array, Bits(width))), array)
 
 
-# ---- hostile bytes -----------------------------------------------------------------------------------------------
+# ---- hostile bytes -------------------------------------------------------------------------------
 
 
 def frames():
@@ -147,16 +148,16 @@ def read_or_refuse(header, payload):
         message = unpack(header, memoryview(payload), SMALL)
         assert sum(t.array.nbytes for t in message.tensors.values()) <= SMALL.dense_bytes
         assert inspect(header, SMALL).payload_bytes == len(payload)
-    except WireError as error:
-        assert error.message
+    except WireError:
+        pass  # the only error that hostile bytes may raise
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     return peak
 
 
-#: A decoder's working memory: index arrays and float32 intermediates of a result no larger than dense_bytes.
-MOST = 10 * SMALL.dense_bytes + (1 << 20)
+#: The worst case is one byte per row of a ragged array: two int64 lengths for each byte of the result.
+MOST = 20 * SMALL.dense_bytes
 
 EDIT = st.tuples(
     st.integers(0, 1 << 16), st.integers(0, 255), st.sampled_from(["set", "drop", "insert", "cut"])
@@ -229,6 +230,21 @@ def test_a_tiny_frame_that_claims_a_huge_tensor_allocates_nothing():
             )
             header = pb.FrameHeader(kind="k", tensors=[entry]).SerializeToString()
             assert read_or_refuse(header, side) < 1 << 17
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_decoding_works_in_a_few_times_the_size_of_its_result(dtype):
+    x = np.random.default_rng(0).standard_normal((1 << 12, 64)).astype(dtype)
+    groups = np.full(1 << 8, 1 << 4)
+    quantisers = (Int8(), Int4(), Int2(), Int4(groups=groups))
+    for encoding in (Raw(), Fp16(), Bf16(), LowRank(4), Ragged([64] * 4096), *quantisers):
+        packed = pack(Message("t", tensors={"x": Tensor(x, encoding)}))
+        payload = memoryview(b"".join(packed.payload))
+        tracemalloc.start()
+        unpack(packed.header, payload)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < (4.5 if dtype == np.float16 else 2.5) * x.nbytes
 
 
 def test_many_tensors_that_fit_alone_are_refused_together():

@@ -9,7 +9,7 @@ from ...core.errors import ConfigError, WireError
 from .bitpack import pack_bits, packed_bytes, unpack_bits
 
 #: More sentences than this in one tensor are refused before their lengths are unpacked.
-MOST = 1 << 24
+MOST = 1 << 20
 
 
 def as_lengths(lengths: ArrayLike, what: str) -> NDArray[np.int64]:

@@ -309,11 +309,15 @@ def _table(bits: int, zero: float) -> Array:
     """The ``8 / bits`` numbers that a byte stands for, as one item per byte."""
     byte = np.arange(256)[:, None] >> np.arange(0, 8, bits)[None, :]
     values = np.ascontiguousarray((byte & (2**bits - 1)).astype(np.float32) - np.float32(zero))
-    return values.view({8: np.float32, 4: np.complex64, 2: np.complex128}[bits]).reshape(256)
+    return values.view(np.complex64 if bits == 4 else np.complex128).reshape(256)
 
 
 def _unpack(body: NDArray[np.uint8], bits: int, count: int, zero: float) -> Floats:
     """Undo :func:`_pack`, and subtract ``zero``; float32 [count]."""
+    if bits == 8:
+        plain = body.astype(np.float32)
+        plain -= np.float32(zero)
+        return plain
     values: Floats = _table(bits, zero).take(body).view(np.float32)
     return values[:count]
 

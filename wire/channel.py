@@ -1,0 +1,402 @@
+"""A channel: numbered frames, kept until the other program took them, replayed when a connection breaks.
+
+The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O thread
+that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
+:meth:`~Channel.receive`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..core.errors import PeerLostError, WireError
+from ..core.message import Message
+from ..core.transfer import Direction, Recorder
+from .accounts import Accountant
+from .chunks import Assembler, cut
+from .frame import FrameType, FrameWriter, Prefix
+from .inbox import Inbox, receive_any
+from .limits import DEFAULT, Limits
+from .pack import Summary, inspect, pack, unpack
+
+__all__ = ["WINDOW_BYTES", "Attachment", "Channel", "receive_any"]
+
+#: Bytes that may be on their way, or wait for the other program, per channel and direction.
+WINDOW_BYTES = 64 << 20
+
+_KINDS = {
+    FrameType.ACK: "ack",
+    FrameType.HEARTBEAT: "heartbeat",
+    FrameType.HELLO: "hello",
+    FrameType.BYE: "bye",
+}
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    sequence: int
+    writer: FrameWriter
+    chunks: tuple[bytes, ...]
+    sent: bool = False
+
+
+class Channel:
+    """One end of a conversation; implements :class:`farshore.core.session.Channel`.
+
+    Parameters
+    ----------
+    peer : str
+        Name of the other end.
+    node : str
+        Name of the node at whichever end, for the ledger.
+    side : {"server", "node"}
+        Which end this is.
+    epoch : int
+        Frames of another epoch are refused; a peer in a later one means that this end's program is outdated.
+    window_bytes : int
+        Most bytes that the other program has not taken yet; one larger frame may travel alone.
+    recorder : Recorder, optional
+        Gets a row per frame in either direction; the run process gives one, nodes do not.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        node: str,
+        side: Literal["server", "node"],
+        *,
+        epoch: int = 0,
+        window_bytes: int = WINDOW_BYTES,
+        limits: Limits = DEFAULT,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.peer = peer
+        self.node = node
+        self.epoch = epoch
+        self.limits = limits
+        self.inbox = Inbox()
+        self._window = window_bytes
+        self._out: Direction = "down" if side == "server" else "up"
+        self._in: Direction = "up" if side == "server" else "down"
+        self._accounts = Accountant(node, epoch, recorder)
+        self._lock = threading.Condition()
+        self._pending: deque[_Outgoing] = deque()
+        self._pending_bytes = 0
+        self._next = 1
+        self._received = 0
+        self._taken = 0
+        self._acknowledged = 0
+        self._untold = 0
+        self._asking = False
+        self._attachment: Attachment | None = None
+        self._closed = False
+
+    # ---- what programs see ---------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queue a message; blocks while the window is full. The message's arrays may be changed afterwards.
+
+        Raises
+        ------
+        PeerLostError
+            The other program is gone for good.
+        WireError
+            The message is beyond the limits.
+        """
+        packed = pack(message, self.limits)
+        chunks = cut(packed.header, packed.payload)
+        with self._lock:
+            size = sum(map(len, chunks))
+            if not self._fits(size) and not self._stopped():
+                self._ask()
+                self._lock.wait_for(lambda: self._fits(size) or self._stopped())
+                self._asking = False
+            if self._stopped():
+                raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
+            writer = FrameWriter(FrameType.DATA, self.epoch, self._next, packed.header, packed.payload)
+            self._pending.append(_Outgoing(self._next, writer, chunks))
+            self._pending_bytes += writer.frame_bytes
+            self._next += 1
+            attachment = self._attachment
+        place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
+        self._accounts.data(self._out, packed, place, writer.frame_bytes)
+        if attachment is not None:
+            attachment.wake()
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message; blocks. Raw tensors are read-only views of what arrived.
+
+        Raises
+        ------
+        PeerLostError
+            The other program is gone for good.
+        TimeoutError
+            Nothing came within ``timeout`` seconds.
+        WireError
+            The message breaks the format.
+        """
+        header, payload, size = self.inbox.take(timeout)
+        message = unpack(header, payload, self.limits)
+        with self._lock:
+            self._taken += 1
+            self._untold += size
+            attachment = self._attachment
+            if attachment is not None and not attachment.should_tell(self._untold, self._window):
+                attachment = None
+        if attachment is not None:
+            attachment.acknowledge()
+        return message
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Say goodbye after everything sent was taken, or after ``timeout`` seconds; idempotent."""
+        with self._lock:
+            if self._pending and not self._stopped():
+                self._ask()
+                self._lock.wait_for(lambda: not self._pending or self._stopped(), timeout)
+            self._closed = True
+            attachment = self._attachment
+            self._lock.notify_all()
+        if attachment is not None:
+            attachment.say_goodbye()
+        self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed"))
+
+    def fail(self, error: Exception) -> None:
+        """Give up: senders and receivers get ``error``."""
+        self.inbox.fail(error)
+        with self._lock:
+            self._lock.notify_all()
+            attachment = self._attachment
+        if attachment is not None:
+            attachment.wake()
+
+    def _ask(self) -> None:
+        """Have the peer acknowledge as soon as its program has taken everything: somebody here waits for that."""
+        self._asking = True
+        if self._attachment is not None:
+            self._attachment.heartbeat()
+
+    def _fits(self, size: int) -> bool:
+        return not self._pending or self._pending_bytes + size <= self._window
+
+    def _stopped(self) -> bool:
+        return self._closed or self.inbox.error is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the channel was closed or has failed; its connection may then go."""
+        return self._stopped()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is attached now."""
+        return self._attachment is not None
+
+    # ---- what connections see ------------------------------------------------------------------------------------
+
+    def attach(self, wake: Callable[[], None]) -> Attachment:
+        """Take a new connection into use; an older one is dropped.
+
+        Parameters
+        ----------
+        wake : callable
+            Called, from any thread, when there is something to send or the connection should end.
+        """
+        with self._lock:
+            old = self._attachment
+            self._attachment = new = Attachment(self, wake)
+        if old is not None:
+            old.drop()
+        return new
+
+    def detach(self, attachment: Attachment) -> None:
+        """A connection is gone; what it had not delivered goes out again on the next."""
+        with self._lock:
+            if self._attachment is attachment:
+                self._attachment = None
+
+
+class Attachment:
+    """One connection of a channel: the side that I/O threads talk to. Not thread-safe but for :meth:`wake`."""
+
+    def __init__(self, channel: Channel, wake: Callable[[], None]) -> None:
+        self._channel = channel
+        self._wake = wake
+        self._assembler = Assembler(channel.limits)
+        self._own: deque[FrameType] = deque([FrameType.HELLO])
+        self._cursor: int | None = None  # next data frame to send; unknown until the peer's hello
+        self.greeted = False
+        self.peer_waits = False
+        self.dropped = False
+        self.ended = False
+
+    def wake(self) -> None:
+        """Have the I/O thread look for work; from any thread."""
+        self._wake()
+
+    def drop(self) -> None:
+        """End this connection; the channel goes on without it."""
+        self.dropped = True
+        self._wake()
+
+    def should_tell(self, untold: int, window: int) -> bool:
+        """Whether ``untold`` bytes taken by the program are worth an acknowledgement of their own."""
+        if self.peer_waits and not self._channel.inbox.bytes:
+            self.peer_waits = False
+            return True
+        return untold >= window // 4
+
+    def acknowledge(self) -> None:
+        """Send an acknowledgement by itself."""
+        self._own.append(FrameType.ACK)
+        self._wake()
+
+    def heartbeat(self) -> None:
+        """Send a sign of life; it carries the acknowledgement too."""
+        self._own.append(FrameType.HEARTBEAT)
+        self._wake()
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that nothing more comes."""
+        self._own.append(FrameType.BYE)
+        self._wake()
+
+    # ---- sending -------------------------------------------------------------------------------------------------
+
+    def outgoing(self) -> Iterator[bytes]:
+        """Chunks that can leave now; returns when there are none left. The connection may stop in between."""
+        while not self.dropped:
+            if self._own:
+                yield self._own_frame(self._own.popleft())
+                continue
+            frame = self._next_frame()
+            if frame is None:
+                return
+            first, *rest = frame.chunks
+            yield frame.writer.prefix(self._told()) + first
+            yield from rest
+
+    def _next_frame(self) -> _Outgoing | None:
+        channel = self._channel
+        with channel._lock:
+            if self._cursor is None or not channel._pending:
+                return None
+            place = max(self._cursor - channel._pending[0].sequence, 0)
+            if place >= len(channel._pending):
+                return None
+            frame = channel._pending[place]
+            self._cursor = frame.sequence + 1
+            again, frame.sent = frame.sent, True
+        if again:
+            channel._accounts.overhead(channel._out, "retransmission", frame.writer.frame_bytes)
+        return frame
+
+    def _own_frame(self, kind: FrameType) -> bytes:
+        channel = self._channel
+        writer = FrameWriter(kind, channel.epoch, 0)
+        channel._accounts.overhead(channel._out, _KINDS[kind], writer.frame_bytes)
+        # A hello tells what has arrived, so that nothing is sent twice; the others what the program took.
+        acknowledged = channel._received if kind is FrameType.HELLO else self._told()
+        return writer.prefix(acknowledged)
+
+    def _told(self) -> int:
+        channel = self._channel
+        with channel._lock:
+            channel._untold = 0
+            return channel._taken
+
+    # ---- receiving -----------------------------------------------------------------------------------------------
+
+    def feed(self, chunk: bytes) -> None:
+        """Take a chunk that arrived.
+
+        Raises
+        ------
+        WireError
+            The peer breaks the format or the window; the connection must be closed.
+        """
+        for prefix, body in self._assembler.feed(chunk):
+            self._arrived(prefix, body)
+
+    def _arrived(self, prefix: Prefix, body: memoryview) -> None:
+        channel = self._channel
+        if prefix.epoch != channel.epoch:
+            self._other_epoch(prefix.epoch)
+            return
+        if prefix.type is FrameType.HELLO:
+            self._greet(prefix.acknowledged)
+        elif not self.greeted:
+            raise WireError(f"{channel.peer} sent a frame before its hello")
+        else:
+            self._acknowledged(prefix.acknowledged)
+        if prefix.type is FrameType.DATA:
+            self._data(prefix, body)
+            return
+        channel._accounts.overhead(channel._in, _KINDS[prefix.type], prefix.frame_bytes)
+        if prefix.type is FrameType.HEARTBEAT:
+            with channel._lock:
+                idle = not channel.inbox.bytes
+                self.peer_waits = not idle
+            if idle and channel._untold:
+                self.acknowledge()
+        if prefix.type is FrameType.BYE:
+            self.ended = True
+            channel.inbox.fail(PeerLostError(f"{channel.peer} closed the channel"))
+            with channel._lock:
+                channel._lock.notify_all()
+            self._wake()
+
+    def _other_epoch(self, epoch: int) -> None:
+        channel = self._channel
+        if epoch > channel.epoch:
+            channel.fail(
+                PeerLostError(
+                    f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})"
+                )
+            )
+            self.drop()
+            return
+        raise WireError(f"{channel.peer} sent a frame of the past epoch {epoch}")
+
+    def _greet(self, received: int) -> None:
+        channel = self._channel
+        with channel._lock:
+            if received >= channel._next:
+                raise WireError(f"{channel.peer} says it has frame {received}, which was never sent")
+            self._cursor = received + 1
+            asking = channel._asking
+        self.greeted = True
+        if asking:
+            self._own.append(FrameType.HEARTBEAT)
+        self._wake()
+
+    def _acknowledged(self, sequence: int) -> None:
+        channel = self._channel
+        with channel._lock:
+            if sequence >= channel._next:
+                raise WireError(f"{channel.peer} acknowledges frame {sequence}, which was never sent")
+            while channel._pending and channel._pending[0].sequence <= sequence:
+                channel._pending_bytes -= channel._pending.popleft().writer.frame_bytes
+            channel._lock.notify_all()
+
+    def _data(self, prefix: Prefix, body: memoryview) -> None:
+        channel = self._channel
+        if prefix.sequence <= channel._received:
+            channel._accounts.overhead(channel._in, "retransmission", prefix.frame_bytes)
+            return
+        if prefix.sequence != channel._received + 1:
+            raise WireError(f"{channel.peer} skipped from frame {channel._received} to {prefix.sequence}")
+        if channel.inbox.bytes and channel.inbox.bytes + prefix.frame_bytes > 2 * channel._window:
+            raise WireError(f"{channel.peer} sends more than the window of {channel._window} bytes")
+        header, payload = body[: prefix.header_bytes], body[prefix.header_bytes :]
+        summary = inspect(header, channel.limits)
+        if len(payload) != summary.payload_bytes:
+            raise WireError(
+                f"frame {prefix.sequence} has {len(payload)} bytes of payload, its table {summary.payload_bytes}"
+            )
+        channel._received = prefix.sequence
+        channel._accounts.data(channel._in, summary, summary, prefix.frame_bytes)
+        channel.inbox.put(header, payload, prefix.frame_bytes)

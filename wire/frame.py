@@ -1,0 +1,158 @@
+"""The fixed-size prefix in front of every frame, and its checksum. Everything is little-endian.
+
+=============  =====  ==========================================================================
+field          bytes  meaning
+=============  =====  ==========================================================================
+magic          4      ``FSH1``: the format and its version
+type           1      :class:`FrameType`
+reserved       1      0
+epoch          2      of the run's programs; frames of different epochs never mix
+header length  4      bytes of protobuf header after the prefix
+payload length 8      bytes of payload after the header
+sequence       8      number of a data frame, from 1; 0 in frames of the channel's own
+acknowledged   8      highest data frame that the sender's program has taken
+checksum       8      XXH3-64 of the prefix without its last two fields, the header and the payload
+=============  =====  ==========================================================================
+
+The acknowledgement is outside the checksum because it is filled in when the frame leaves, also when it leaves again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import xxhash
+
+from ..core.errors import WireError
+from .limits import DEFAULT, Limits
+
+MAGIC = b"FSH1"
+_FIXED = struct.Struct("<4sBBHIQQ")
+_TAIL = struct.Struct("<QQ")
+PREFIX_BYTES = _FIXED.size + _TAIL.size
+
+Buffer = bytes | bytearray | memoryview
+
+
+class FrameType(IntEnum):
+    """What a frame is for; all but data are the channel's own and reach no program."""
+
+    DATA = 1
+    ACK = 2
+    HEARTBEAT = 3
+    HELLO = 4
+    BYE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A frame's prefix; see the module for the fields."""
+
+    type: FrameType
+    epoch: int
+    header_bytes: int
+    payload_bytes: int
+    sequence: int
+    acknowledged: int
+    checksum: int
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes that follow the prefix."""
+        return self.header_bytes + self.payload_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the whole frame."""
+        return PREFIX_BYTES + self.body_bytes
+
+
+class FrameWriter:
+    """A frame's fixed part, made once; the acknowledgement is added each time it leaves.
+
+    Parameters
+    ----------
+    type, epoch, sequence
+        As in the prefix.
+    header : bytes
+    payload : sequence of buffers
+        Sent one after another.
+    """
+
+    __slots__ = ("_checksum", "_fixed", "frame_bytes")
+
+    def __init__(
+        self,
+        type: FrameType,
+        epoch: int,
+        sequence: int,
+        header: bytes = b"",
+        payload: Sequence[Buffer] = (),
+    ) -> None:
+        size = sum(memoryview(part).nbytes for part in payload)
+        self._fixed = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence)
+        digest = xxhash.xxh3_64(self._fixed)
+        digest.update(header)
+        for part in payload:
+            digest.update(part)
+        self._checksum = digest.intdigest()
+        self.frame_bytes = PREFIX_BYTES + len(header) + size
+
+    def prefix(self, acknowledged: int) -> bytes:
+        """The prefix as it leaves now."""
+        return self._fixed + _TAIL.pack(acknowledged, self._checksum)
+
+
+def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
+    """Parse and check a prefix; nothing is allocated from what it says.
+
+    Raises
+    ------
+    WireError
+        Too short, not a frame of this version, an unknown type, or lengths beyond ``limits``.
+    """
+    if len(data) < PREFIX_BYTES:
+        raise WireError(f"a frame of {len(data)} bytes is shorter than its prefix ({PREFIX_BYTES})")
+    magic, kind, reserved, epoch, header, payload, sequence = _FIXED.unpack_from(data)
+    acknowledged, checksum = _TAIL.unpack_from(data, _FIXED.size)
+    if magic != MAGIC:
+        raise WireError(
+            f"these bytes are no frame of this version (they begin with {bytes(magic)!r})",
+            cure="install the same farshore on both ends",
+        )
+    if reserved or kind not in FrameType._value2member_map_:
+        raise WireError(f"a frame has the unknown type {kind}.{reserved}")
+    if header > limits.header_bytes or payload > limits.payload_bytes:
+        raise WireError(
+            f"a frame announces {header} + {payload} bytes, more than the limits {limits.header_bytes} + "
+            f"{limits.payload_bytes}"
+        )
+    if (kind == FrameType.DATA) != (sequence > 0):
+        raise WireError(f"a frame of type {kind} has the sequence number {sequence}")
+    if kind != FrameType.DATA and (payload or header > 1024):
+        raise WireError(f"a frame of type {kind} announces a payload of {header} + {payload} bytes")
+    return Prefix(FrameType(kind), epoch, header, payload, sequence, acknowledged, checksum)
+
+
+def check(prefix: Prefix, data: Buffer, body: memoryview) -> None:
+    """Compare the checksum of a whole frame.
+
+    Parameters
+    ----------
+    data : buffer
+        Starts with the prefix as it arrived.
+    body : memoryview
+        Header and payload.
+
+    Raises
+    ------
+    WireError
+        The bytes were changed on the way.
+    """
+    digest = xxhash.xxh3_64(memoryview(data)[: _FIXED.size])
+    digest.update(body)
+    if digest.intdigest() != prefix.checksum:
+        raise WireError(f"frame {prefix.sequence} arrived damaged (its checksum does not fit)")

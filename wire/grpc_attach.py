@@ -1,0 +1,176 @@
+"""Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
+
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf ``bytes``
+field would cost a copy of everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from ..core.errors import FarshoreError, RefusedError, WireError
+from .chunks import CHUNK_BYTES
+from .channel import Channel
+from .io import IoThread
+from .pump import STALL_SECONDS, Read, Write, pump
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "farshore.data.v1.Data"
+METHOD = f"/{SERVICE}/Attach"
+TICKET = "farshore-ticket"
+
+#: Chunks are a mebibyte; anything larger is refused by gRPC itself.
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", 2 * CHUNK_BYTES),
+    ("grpc.max_send_message_length", 2 * CHUNK_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.bdp_probe", 1),
+    ("grpc.enable_retries", 0),
+]
+
+#: Codes with which a server says no for good.
+_REFUSALS = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+#: Gets the ticket and the connection's two ends, and serves it until it ends.
+Serve = Callable[[str, Read, Write], Awaitable[None]]
+
+
+def attach_handler(serve: Serve) -> grpc.GenericRpcHandler:
+    """The data service, to be added to a ``grpc.aio`` server.
+
+    Parameters
+    ----------
+    serve : callable
+        ``await serve(ticket, read, write)``; a :class:`RefusedError` becomes the status ``PERMISSION_DENIED``.
+    """
+
+    async def attach(_: Any, context: Any) -> None:
+        ticket = dict(context.invocation_metadata()).get(TICKET, "")
+        try:
+            await serve(ticket, _reader(context), context.write)
+        except RefusedError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except WireError as error:
+            logger.warning("a data connection from %s was closed: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE, {"Attach": grpc.stream_stream_rpc_method_handler(attach, None, None)}
+    )
+
+
+def _reader(call: Any) -> Read:
+    async def read() -> bytes | None:
+        chunk = await call.read()
+        return None if chunk is grpc.aio.EOF else chunk
+
+    return read
+
+
+class Dialer:
+    """Keeps a node's channel connected: dials, serves, and dials again with growing pauses.
+
+    Parameters
+    ----------
+    channel : Channel
+    io : IoThread
+    target : str
+        ``host:port``.
+    ticket : str
+        Opens this node's connection of this run.
+    credentials : grpc.ChannelCredentials, optional
+        None: without TLS, for loopback only.
+    options : list, optional
+        More gRPC channel options, e.g. ``grpc.ssl_target_name_override``.
+    on_state : callable, optional
+        Told in words what the connection does, e.g. ``reconnecting to host:50051 in 4 s: connection refused``.
+    shape : callable, optional
+        Wraps the connection's two ends, e.g. to throttle them.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        io: IoThread,
+        target: str,
+        ticket: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        options: list[tuple[str, Any]] | None = None,
+        on_state: Callable[[str], None] | None = None,
+        shape: Callable[[Read, Write], tuple[Read, Write]] | None = None,
+        stall_seconds: float = STALL_SECONDS,
+        longest_pause: float = 10.0,
+    ) -> None:
+        self._channel, self._io, self._target, self._ticket = channel, io, target, ticket
+        self._credentials, self._options = credentials, [*OPTIONS, *(options or [])]
+        self._on_state = on_state or (lambda state: logger.info("%s", state))
+        self._shape = shape
+        self._stall = stall_seconds
+        self._longest = longest_pause
+        self._future: Any = None
+
+    def start(self) -> Dialer:
+        """Begin dialling; returns at once."""
+        self._future = self._io.submit(self._run())
+        return self
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the connection; the channel's program should have closed it before."""
+        if self._future is not None and not self._future.done():
+            self._future.cancel()
+
+    async def _run(self) -> None:
+        pause = 0.1
+        while not self._channel.stopped:
+            reason = "the connection ended"
+            try:
+                if await self._once():
+                    pause = 0.1
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _REFUSALS:
+                    self._channel.fail(
+                        RefusedError(f"the server refused the data connection: {error.details()}")
+                    )
+                    return
+                reason = error.details() or error.code().name
+            except FarshoreError as error:
+                reason = str(error)
+            if self._channel.stopped:
+                return
+            wait = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads reconnects, guards nothing
+            self._on_state(f"reconnecting to {self._target} in {wait:.1f} s: {reason}")
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, self._longest)
+
+    async def _once(self) -> bool:
+        if self._credentials is None:
+            dialled = grpc.aio.insecure_channel(self._target, options=self._options)
+        else:
+            dialled = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        async with dialled:
+            call = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
+            read, write = _reader(call), call.write
+            if self._shape is not None:
+                read, write = self._shape(read, write)
+            try:
+                greeted = await pump(self._channel, read, write, stall_seconds=self._stall)
+                await call.done_writing()
+                if not greeted and call.done():
+                    code = await call.code()
+                    if code is not grpc.StatusCode.OK:
+                        raise grpc.aio.AioRpcError(code, None, None, await call.details())  # type: ignore[arg-type]
+                return greeted
+            finally:
+                call.cancel()

@@ -1,0 +1,89 @@
+"""Channels inside one process: the frames of a network without the network.
+
+Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums, chunks and
+acknowledgements have no work to do here and are left out.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ..core.errors import PeerLostError
+from ..core.message import Message
+from ..core.transfer import Direction, Recorder
+from .accounts import Accountant
+from .channel import WINDOW_BYTES
+from .frame import PREFIX_BYTES
+from .inbox import Inbox
+from .limits import DEFAULT, Limits
+from .pack import Summary, pack, unpack
+
+
+class MemoryChannel:
+    """One end of a conversation in memory; made by :func:`pair`."""
+
+    def __init__(
+        self, peer: str, direction: Direction, accounts: Accountant, window_bytes: int, limits: Limits
+    ) -> None:
+        self.peer = peer
+        self.inbox = Inbox()
+        self._direction = direction
+        self._accounts = accounts
+        self._window = window_bytes
+        self._limits = limits
+        self._room = threading.Condition()
+        self._other: MemoryChannel = self
+
+    def send(self, message: Message) -> None:
+        """As :meth:`farshore.wire.channel.Channel.send`."""
+        packed = pack(message, self._limits)
+        # Joined, which copies: the sender may change its arrays as soon as this returns.
+        payload = memoryview(b"".join(packed.payload))
+        size = PREFIX_BYTES + len(packed.header) + len(payload)
+        inbox = self._other.inbox
+        with self._other._room:
+            self._other._room.wait_for(
+                lambda: (
+                    not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error
+                )
+            )
+        if self.inbox.error or inbox.error:
+            raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
+        place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
+        self._accounts.data(self._direction, packed, place, size)
+        inbox.put(packed.header, payload, size)
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """As :meth:`farshore.wire.channel.Channel.receive`."""
+        header, payload, _ = self.inbox.take(timeout)
+        with self._room:
+            self._room.notify_all()
+        return unpack(header, payload, self._limits)
+
+    def fail(self, error: Exception) -> None:
+        """Give up: this end's senders and receivers get ``error``."""
+        self.inbox.fail(error)
+        for end in (self, self._other):
+            with end._room:
+                end._room.notify_all()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Say that nothing more comes; what was sent can still be received."""
+        self._other.fail(PeerLostError(f"{self._other.peer} closed the channel"))
+        self.fail(PeerLostError(f"the channel to {self.peer} is closed"))
+
+
+def pair(
+    node: str,
+    *,
+    recorder: Recorder | None = None,
+    window_bytes: int = WINDOW_BYTES,
+    limits: Limits = DEFAULT,
+    attempt: int = 0,
+) -> tuple[MemoryChannel, MemoryChannel]:
+    """The server's and the node's end of a conversation; every frame is recorded once."""
+    accounts = Accountant(node, attempt, recorder)
+    server = MemoryChannel(node, "down", accounts, window_bytes, limits)
+    mine = MemoryChannel("server", "up", accounts, window_bytes, limits)
+    server._other, mine._other = mine, server
+    return server, mine
