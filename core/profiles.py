@@ -44,4 +44,6 @@ class DeviceProfile(BaseModel):
             raise ConfigError(f"cannot read the device profile {path}: {error.strerror}") from error
         except (yaml.YAMLError, ValidationError) as error:
             first = str(error).splitlines()
-            raise ConfigError(f"the device profile {path} is wrong: {'; '.join(s.strip() for s in first[:3])}") from error
+            raise ConfigError(
+                f"the device profile {path} is wrong: {'; '.join(s.strip() for s in first[:3])}"
+            ) from error

@@ -44,7 +44,10 @@ class Versions:
         torch : bool
             Also compare torch (major.minor), as runs that compute on both ends need.
         """
-        pairs = [("protocol", str(self.protocol), str(other.protocol)), ("farshore", self.farshore, other.farshore)]
+        pairs = [
+            ("protocol", str(self.protocol), str(other.protocol)),
+            ("farshore", self.farshore, other.farshore),
+        ]
         if torch:
             pairs.append(("torch", _minor(self.torch), _minor(other.torch)))
         for name, mine, theirs in pairs:

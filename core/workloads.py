@@ -11,11 +11,18 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
+    "ping": "farshore.algorithms.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
 }
 
 #: Which extra brings a package that a method imports.
-_EXTRAS = {"torch": "train", "transformers": "text", "sklearn": "text", "onnxruntime": "edge", "pyarrow": "server"}
+_EXTRAS = {
+    "torch": "train",
+    "transformers": "text",
+    "sklearn": "text",
+    "onnxruntime": "edge",
+    "pyarrow": "server",
+}
 
 
 def names() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""The orchestrator: registry, scheduler, gRPC service, relay and the supervisor of run processes. Imports floors 0-2."""
+"""The orchestrator: registry, scheduler, gRPC services, relay, supervisor of run processes. Imports floors 0-2."""

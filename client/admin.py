@@ -1,0 +1,249 @@
+"""What a submitter tells a server: runs, nodes and join tokens, over the admin service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from ..core.address import is_loopback, parse_address
+from ..core.errors import (
+    ConfigError,
+    FarshoreError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    UnreachableError,
+    VersionError,
+)
+from ..core.homes import LocalServer
+from ..proto import control_pb2 as pb
+from ..proto.control_pb2_grpc import AdminStub
+from .join import SERVER_NAME, check_fingerprint
+
+Reply = TypeVar("Reply")
+
+_CALL_SECONDS = 30.0
+_CODES: dict[grpc.StatusCode, type[FarshoreError]] = {
+    grpc.StatusCode.UNAUTHENTICATED: RefusedError,
+    grpc.StatusCode.PERMISSION_DENIED: RefusedError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.INVALID_ARGUMENT: ConfigError,
+    grpc.StatusCode.FAILED_PRECONDITION: VersionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
+    grpc.StatusCode.DATA_LOSS: StorageError,
+    grpc.StatusCode.UNIMPLEMENTED: VersionError,
+}
+
+
+class AdminClient:
+    """A submitter's connection to a server.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of the server.
+    token : str
+        The server's admin token.
+    certificate : bytes or None
+        PEM root to verify the server with; None dials without TLS, which is refused off loopback.
+    name : str, optional
+        Name to verify in the certificate; the name that servers' own certificates carry by default.
+
+    Raises
+    ------
+    RefusedError
+        No certificate is given for a server on another machine.
+    """
+
+    def __init__(self, address: str, token: str, certificate: bytes | None, *, name: str = SERVER_NAME) -> None:
+        self.address = address
+        self._metadata = (("farshore-admin", token),)
+        if certificate is None:
+            if not is_loopback(parse_address(address)[0]):
+                raise RefusedError(
+                    f"{address} is not on this machine, so it needs TLS",
+                    cure="give --fingerprint or --certificate",
+                )
+            self._channel = grpc.insecure_channel(address)
+        else:
+            credentials = grpc.ssl_channel_credentials(root_certificates=certificate)
+            options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+            self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._stub = AdminStub(self._channel)
+
+    @classmethod
+    def local(cls, home: Path) -> AdminClient:
+        """Connect to the server whose home is on this machine.
+
+        Raises
+        ------
+        NotFoundError, StorageError
+            See :meth:`farshore.core.homes.LocalServer.read`.
+        """
+        server = LocalServer.read(home)
+        return cls(server.address, server.admin_token, server.certificate)
+
+    @classmethod
+    def pinned(cls, address: str, token: str, fingerprint: str) -> AdminClient:
+        """Connect to a server whose certificate has this SHA-256 fingerprint (hex; colons allowed).
+
+        Raises
+        ------
+        RefusedError
+            It shows another certificate.
+        UnreachableError
+            Nobody answers, or not in TLS.
+        """
+        wanted = fingerprint.replace(":", "").strip().lower()
+        return cls(address, token, check_fingerprint(address, wanted))
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    # ---- nodes ---------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[pb.NodeInfo]:
+        """Every node the server knows, by name."""
+        return list(self._call(self._stub.ListNodes, pb.ListRequest()).nodes)
+
+    def create_token(self, *, valid_seconds: float = 86_400.0, uses: int = 0) -> pb.TokenReply:
+        """Make a join token; ``uses=0`` allows any number of nodes until it expires."""
+        reply: pb.TokenReply = self._call(
+            self._stub.CreateToken, pb.TokenRequest(valid_seconds=valid_seconds, uses=uses)
+        )
+        return reply
+
+    def revoke(self, *, token_id: str = "", node: str = "") -> None:
+        """Make a join token, or a node's key, useless.
+
+        Raises
+        ------
+        NotFoundError
+            No token or node of that name.
+        """
+        self._call(self._stub.Revoke, pb.RevokeRequest(token_id=token_id, node=node))
+
+    # ---- runs ----------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        workload: str,
+        config: Mapping[str, Any],
+        *,
+        node_count: int = 1,
+        nodes: Sequence[str] = (),
+        seed: int | None = None,
+        data: Mapping[str, str] | None = None,
+    ) -> pb.RunInfo:
+        """Submit a run.
+
+        Parameters
+        ----------
+        workload : str
+            Name of the method.
+        config : Mapping
+            Its configuration, JSON-able.
+        node_count : int
+            How many nodes the scheduler shall choose, where ``nodes`` is empty.
+        nodes : sequence of str
+            The cohort by name, in order.
+        seed : int, optional
+            Root of the seed tree; the server draws one where it is left out.
+        data : Mapping of str to str, optional
+            Data sets on the server's side, name to path there.
+
+        Raises
+        ------
+        ConfigError, NotFoundError
+            The server does not accept the configuration, or knows no such method or node.
+        """
+        request = pb.SubmitRequest(
+            workload=workload, config_json=json.dumps(config), node_count=node_count, nodes=nodes
+        )
+        request.data.update(data or {})
+        if seed is not None:
+            request.seed = seed
+        return self._run(self._stub.Submit, request)
+
+    def runs(self) -> list[pb.RunInfo]:
+        """Every run the server knows, newest first."""
+        found = self._call(self._stub.ListRuns, pb.ListRequest()).runs
+        return sorted(found, key=lambda run: run.created, reverse=True)
+
+    def run(self, run_id: str) -> pb.RunInfo:
+        """One run; :class:`NotFoundError` when there is none of that id."""
+        return self._run(self._stub.ShowRun, pb.RunRef(id=run_id))
+
+    def cancel(self, run_id: str) -> pb.RunInfo:
+        """Cancel a run; :class:`NotFoundError` as for :meth:`run`."""
+        return self._run(self._stub.Cancel, pb.RunRef(id=run_id))
+
+    def resume(self, run_id: str) -> pb.RunInfo:
+        """Go on with a run from its last common checkpoint; :class:`NotFoundError` as for :meth:`run`."""
+        return self._run(self._stub.Resume, pb.RunRef(id=run_id))
+
+    def follow(self, run_id: str, *, follow: bool = True, logs: bool = False) -> Iterator[pb.RunEvent]:
+        """Yield the run's changes, and its log's lines where asked, until it ends (or at once, ``follow=False``).
+
+        Leaving the loop early ends the call. Errors as for :meth:`run`.
+        """
+        with self._errors():
+            request = pb.FollowRequest(id=run_id, follow=follow, logs=logs)
+            call = self._stub.Follow(request, metadata=self._metadata, wait_for_ready=False)
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _run(self, method: Callable[..., pb.RunInfo], request: Any) -> pb.RunInfo:
+        return self._call(method, request)
+
+    def _call(self, method: Callable[..., Reply], request: Any) -> Reply:
+        with self._errors():
+            return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise translate(error, self.address) from error
+
+
+def translate(error: grpc.RpcError, address: str) -> FarshoreError:
+    """The farshore error that says what a gRPC error means to somebody who dialled ``address``."""
+    code = error.code()
+    details = " ".join((error.details() or "").split())
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if "certificate" in details.lower() or "handshake" in details.lower():
+            return RefusedError(
+                f"the server at {address} shows another certificate than the pinned one",
+                cure="check its fingerprint, or whether another server runs there now",
+            )
+        return UnreachableError(
+            f"no server answers at {address}",
+            cure="check the address, and that 'farshore server up' runs there",
+        )
+    kind = _CODES.get(code)
+    if kind is None:
+        return FarshoreError(
+            f"the server at {address} failed ({code.name.lower()}): {details[:400]}", cure="see the server's log"
+        )
+    # The server writes an error as "message – cure".
+    message, dash, cure = details.rpartition(" – ")
+    return kind(message, cure=cure) if dash else kind(details or f"{address} answered {code.name.lower()}")

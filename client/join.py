@@ -1,0 +1,226 @@
+"""How a machine becomes a node: check the server's certificate against the token, trade the token for a key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from ..core.address import is_loopback, parse_address
+from ..core.errors import FarshoreError, RefusedError, StorageError, UnreachableError, VersionError
+from ..core.files import private_folder, write_file
+from ..core.version import Versions
+from ..proto import control_pb2 as pb
+from ..proto.control_pb2_grpc import NodesStub
+from .options import AgentOptions
+
+#: The name that a pinned certificate is verified against, whatever address is dialled.
+SERVER_NAME = "farshore-server"
+
+_REFUSALS = {
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a node needs to dial its server.
+
+    Attributes
+    ----------
+    name, key : str
+        The node's name and its bearer key.
+    root : bytes or None
+        PEM to verify the server with; None = no TLS.
+    pinned : bool
+        ``root`` is the server's own certificate, so the name to verify is fixed.
+    """
+
+    name: str
+    key: str
+    root: bytes | None
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The parts of a join token, ``fs1.<id>.<secret>.<fingerprint>``."""
+
+    secret: str
+    fingerprint: str
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Take a token apart.
+
+        Raises
+        ------
+        RefusedError
+            It does not look like one.
+        """
+        parts = text.strip().split(".")
+        if len(parts) != 4 or parts[0] != "fs1" or not parts[1] or not parts[2] or len(parts[3]) not in (0, 64):
+            raise RefusedError("this is not a join token", cure="copy the whole line that begins with 'fs1.'")
+        return cls(f"{parts[1]}.{parts[2]}", parts[3].lower())
+
+
+def versions_message() -> pb.Versions:
+    """This end's versions."""
+    here = Versions.here()
+    return pb.Versions(protocol=here.protocol, farshore=here.farshore, torch=here.torch, python=here.python)
+
+
+def membership(options: AgentOptions) -> Membership:
+    """The membership kept in the node's home, or a new one traded for ``options.token``. Blocks.
+
+    Raises
+    ------
+    RefusedError, VersionError
+        No membership and no token; or the token, the name, the version or the server's certificate is not accepted.
+    UnreachableError
+        Nobody answers at the address.
+    StorageError
+        The home cannot be read or written.
+    """
+    kept = _kept(options)
+    return kept if kept is not None else join(options)
+
+
+def join(options: AgentOptions) -> Membership:
+    """Trade ``options.token`` for a key, whatever the home holds; errors as for :func:`membership`."""
+    host, _ = parse_address(options.address)
+    if options.insecure and not is_loopback(host):
+        raise RefusedError(f"{host} is not this machine", cure="without TLS only loopback addresses are dialled")
+    if not options.token:
+        raise RefusedError(
+            f"the node '{options.name}' has no key for {options.address} yet",
+            cure="give a join token (--token)",
+        )
+    token = Token.parse(options.token)
+    root = None if options.insecure else _root(options, token.fingerprint)
+    pinned = options.ca is None
+    with _channel(options.address, root, pinned) as channel:
+        request = pb.JoinRequest(token_secret=token.secret, name=options.name, versions=versions_message())
+        try:
+            reply = NodesStub(channel).Join(request, timeout=15)
+        except grpc.RpcError as error:
+            raise refusal(error, options.address) from error
+    member = Membership(reply.name, reply.node_key, root, pinned)
+    _keep(options.home, member, reply.server_id)
+    return member
+
+
+def refusal(error: grpc.RpcError, address: str) -> FarshoreError:
+    """The error of our own that a failed call means."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return VersionError(f"{address} refused: {details}")
+    if code in _REFUSALS:
+        return RefusedError(f"{address} refused: {details}")
+    return UnreachableError(f"no answer from {address}: {details}", cure="is the server up, and the address right?")
+
+
+def fetch_certificate(address: str) -> str:
+    """The certificate (PEM) that the server at ``address`` shows, unverified.
+
+    Raises
+    ------
+    UnreachableError
+        Nobody answers, or not with TLS.
+    """
+    host, port = parse_address(address)
+    try:
+        return ssl.get_server_certificate((host, port), timeout=10)
+    except ssl.SSLError as error:
+        raise UnreachableError(
+            f"{address} does not speak TLS: {error.reason}", cure="does the server run with --insecure?"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error) or "no answer in 10 s"
+        raise UnreachableError(
+            f"nobody answers at {address}: {reason}", cure="is the server up, and the address right?"
+        ) from error
+
+
+def check_fingerprint(address: str, expected: str) -> bytes:
+    """Fetch the server's certificate and compare it.
+
+    Raises
+    ------
+    RefusedError
+        It is another one.
+    """
+    pem = fetch_certificate(address)
+    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    if not hmac.compare_digest(found, expected):
+        raise RefusedError(
+            f"the certificate of {address} has the fingerprint {found[:16]}…, expected {expected[:16]}…",
+            cure="this may be another server, or somebody in between; ask the server's operator for a new token",
+        )
+    return pem.encode()
+
+
+def check_unchanged(address: str, member: Membership) -> None:
+    """Raise :class:`RefusedError` when the server shows another certificate than the pinned one; blocks."""
+    if member.root is not None and member.pinned:
+        first = ssl.PEM_cert_to_DER_cert(_first_certificate(member.root.decode()))
+        check_fingerprint(address, hashlib.sha256(first).hexdigest())
+
+
+def _first_certificate(pem: str) -> str:
+    end = "-----END CERTIFICATE-----"
+    return pem[: pem.index(end) + len(end)] + "\n"
+
+
+def _root(options: AgentOptions, expected: str) -> bytes:
+    if options.ca is not None:
+        try:
+            return options.ca.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {options.ca}: {error.strerror}") from error
+    if not expected:
+        raise RefusedError("the join token carries no fingerprint", cure="its server runs without TLS: use --insecure")
+    return check_fingerprint(options.address, expected)
+
+
+def _channel(address: str, root: bytes | None, pinned: bool) -> grpc.Channel:
+    if root is None:
+        return grpc.insecure_channel(address)
+    options = [("grpc.ssl_target_name_override", SERVER_NAME)] if pinned else []
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), options)
+
+
+def _keep(home: Path, member: Membership, server_id: str) -> None:
+    private_folder(home)
+    if member.root is not None:
+        write_file(home / "server.pem", member.root)
+    kept = {"name": member.name, "key": member.key, "pinned": member.pinned, "tls": member.root is not None}
+    write_file(home / "membership.json", json.dumps({**kept, "server_id": server_id}).encode())
+
+
+def _kept(options: AgentOptions) -> Membership | None:
+    path = options.home / "membership.json"
+    try:
+        kept = json.loads(path.read_bytes())
+        name, key, pinned, tls = str(kept["name"]), str(kept["key"]), bool(kept["pinned"]), bool(kept["tls"])
+        root = (options.home / "server.pem").read_bytes() if tls else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is damaged", cure="remove it and join again with a token") from error
+    if name != options.name:
+        raise RefusedError(f"{options.home} belongs to the node '{name}'", cure="give this node another --home")
+    if tls == options.insecure:
+        return None  # the server changed; joining again needs a token
+    return Membership(name, key, root, pinned)

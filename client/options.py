@@ -1,0 +1,56 @@
+"""What an operator can choose about a node, in frozen objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ..core.profiles import DeviceProfile
+from ..proto.control_pb2 import NodeProfile
+
+State: TypeAlias = Literal["joining", "connected", "disconnected", "program_started", "program_exited", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """How to be a node.
+
+    Attributes
+    ----------
+    address : str
+        ``host:port`` of the server.
+    name : str
+        Letters, digits, ``.``, ``_`` and ``-``; 1 to 64 of them, the first a letter or digit.
+    home : Path
+        Directory (made with mode 0700) for the node's key, the server's certificate and checkpoints.
+    token : str or None
+        Join token; needed the first time only.
+    data : Mapping[str, Path]
+        Data sets this node holds, by name.
+    shard : (int, int) or None
+        ``(index, count)`` by hand; None = the node's position in the cohort.
+    profile : DeviceProfile
+        Its link throttles this node's data connections; its threads bound the programs' compute threads.
+    insecure : bool
+        No TLS; loopback only.
+    ca : Path or None
+        PEM file of an own authority to trust instead of the token's fingerprint.
+    measure : callable or None
+        Measures the machine (``edge.measure.measure_node``); called once, at start.
+    on_state : callable or None
+        ``on_state(state, detail)``: told when the node joins, connects, loses the server, starts or ends a program.
+    """
+
+    address: str
+    name: str
+    home: Path
+    token: str | None = None
+    data: Mapping[str, Path] = field(default_factory=dict)
+    shard: tuple[int, int] | None = None
+    profile: DeviceProfile = field(default_factory=DeviceProfile)
+    insecure: bool = False
+    ca: Path | None = None
+    measure: Callable[[], NodeProfile] | None = None
+    on_state: Callable[[State, str], None] | None = None

@@ -1,0 +1,168 @@
+"""The node processes of one agent: at most one per run, started, watched, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from ..core.processes import Child, Json
+from ..proto import control_pb2 as pb
+from .join import Membership
+from .options import AgentOptions, State
+from .outbox import Outbox
+
+_STOP_SECONDS = 2.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(slots=True)
+class _Program:
+    epoch: int
+    child: Child | None = None
+    failure: Json = field(default_factory=dict)
+    stopping: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class Programs:
+    """Runs node programs, each in a process of its own.
+
+    Parameters
+    ----------
+    options : AgentOptions
+    member : Membership
+    outbox : Outbox
+        Gets log lines and the end of every program.
+    """
+
+    def __init__(self, options: AgentOptions, member: Membership, outbox: Outbox) -> None:
+        self._options = options
+        self._member = member
+        self._outbox = outbox
+        self._programs: dict[str, _Program] = {}
+
+    def renew(self, member: Membership) -> None:
+        """Use another membership from now on."""
+        self._member = member
+
+    def running(self) -> list[pb.RunningProgram]:
+        """What runs now, for the hello."""
+        return [pb.RunningProgram(run_id=r, epoch=p.epoch) for r, p in self._programs.items()]
+
+    def start(self, command: pb.StartProgram) -> None:
+        """Start a program; an older epoch of the same run is stopped first, the same or a newer one is left alone."""
+        old = self._programs.get(command.run_id)
+        if old is not None and old.epoch >= command.epoch:
+            return
+        program = _Program(command.epoch)
+        self._programs[command.run_id] = program
+        program.task = asyncio.create_task(self._run(program, command, old), name=f"program {command.run_id}")
+
+    def stop(self, run_id: str, epoch: int) -> None:
+        """Stop the program of a run if its epoch is not newer than ``epoch``."""
+        program = self._programs.get(run_id)
+        if program is not None and program.epoch <= epoch:
+            self._stop(program)
+
+    async def stop_all(self) -> None:
+        """Stop everything and wait until it is gone."""
+        programs = list(self._programs.values())
+        for program in programs:
+            self._stop(program)
+        await asyncio.gather(*(p.task for p in programs if p.task), return_exceptions=True)
+
+    def _stop(self, program: _Program) -> None:
+        program.stopping = True
+        if program.child is not None:
+            program.child.send({"type": "cancel"})
+            _later(program.child, _STOP_SECONDS)
+
+    async def _run(self, program: _Program, command: pb.StartProgram, old: _Program | None) -> None:
+        if old is not None and old.task is not None:
+            self._stop(old)
+            await asyncio.wait([old.task])
+        code, error = 1, ""
+        try:
+            if not program.stopping:
+                code = await self._execute(program, command)
+        except OSError as reason:
+            error = f"cannot start a process: {reason.strerror}"
+        finally:
+            if self._programs.get(command.run_id) is program:
+                del self._programs[command.run_id]
+        failure = program.failure
+        exited = pb.ProgramExited(
+            run_id=command.run_id,
+            epoch=command.epoch,
+            exit_code=int(failure.get("exit_code", code)) if code > 0 else code,
+            error=str(failure.get("error", error)),
+            traceback=str(failure.get("traceback", "")),
+        )
+        self._outbox.put(pb.NodeEvent(exited=exited))
+        self._tell("program_exited", f"{command.run_id}: {_how_it_ended(exited, stopped=program.stopping)}")
+
+    async def _execute(self, program: _Program, command: pb.StartProgram) -> int:
+        threads = self._options.profile.threads
+        environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
+        child = await Child.start("farshore.client.node_process", environment=environment)
+        program.child = child
+        child.send(self._specification(command))
+        self._tell("program_started", f"{command.run_id} ({command.workload}), process {child.pid}")
+        if program.stopping:
+            self._stop(program)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(program, child, command.run_id))
+            group.create_task(self._forward_output(child, command.run_id))
+            return await child.wait()
+
+    async def _follow(self, program: _Program, child: Child, run_id: str) -> None:
+        async for message in child.messages():
+            if message.get("type") == "log":
+                self._outbox.line(run_id, str(message.get("line", "")))
+            elif message.get("type") == "failed":
+                program.failure = message
+
+    async def _forward_output(self, child: Child, run_id: str) -> None:
+        async for line in child.output():
+            self._outbox.line(run_id, line)
+
+    def _specification(self, command: pb.StartProgram) -> Json:
+        options, member = self._options, self._member
+        shard = options.shard or (command.shard_index, command.shard_count)
+        host = options.address.rpartition(":")[0]
+        return {
+            "address": f"{host}:{command.data_port}" if command.data_port else options.address,
+            "root": member.root.decode() if member.root is not None else None,
+            "pinned": member.pinned,
+            "ticket": command.ticket,
+            "node": member.name,
+            "home": str(options.home),
+            "data": {name: str(path) for name, path in options.data.items()},
+            "shard": list(shard),
+            "link": options.profile.link.model_dump(),
+            "run": command.run_id,
+            "workload": command.workload,
+            "config": command.config_json,
+            "seed": command.seed,
+            "epoch": command.epoch,
+            "nodes": list(command.nodes),
+        }
+
+    def _tell(self, state: State, detail: str) -> None:
+        if self._options.on_state is not None:
+            self._options.on_state(state, detail)
+
+
+def _later(child: Child, seconds: float) -> None:
+    """Kill ``child`` after ``seconds`` if it is still there."""
+    asyncio.get_running_loop().call_later(seconds, child.kill)
+
+
+def _how_it_ended(exited: pb.ProgramExited, *, stopped: bool) -> str:
+    if exited.exit_code == 0:
+        return "finished"
+    if stopped:
+        return "stopped"
+    if exited.exit_code < 0:
+        return f"killed by signal {-exited.exit_code}"
+    return exited.error or f"ended with exit code {exited.exit_code}"

@@ -1,0 +1,102 @@
+"""The options with which a submitter names a server, added to every command that talks to one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from ..core.errors import ConfigError, RefusedError
+from ..core.homes import server_home
+
+if TYPE_CHECKING:
+    from ..client.admin import AdminClient
+
+P = ParamSpec("P")
+
+_OPTIONS: dict[str, Any] = {
+    "server": Annotated[
+        str | None,
+        typer.Option("--server", envvar="FARSHORE_SERVER", help="HOST:PORT of a server on another machine."),
+    ],
+    "admin_token_file": Annotated[
+        Path | None,
+        typer.Option("--admin-token-file", envvar="FARSHORE_ADMIN_TOKEN_FILE", help="Copy of its admin.token."),
+    ],
+    "certificate": Annotated[
+        Path | None,
+        typer.Option("--certificate", envvar="FARSHORE_CERTIFICATE", help="Copy of its certificate.pem."),
+    ],
+    "fingerprint": Annotated[
+        str | None,
+        typer.Option("--fingerprint", envvar="FARSHORE_FINGERPRINT", help="SHA-256 of its certificate, hex."),
+    ],
+    "home": Annotated[
+        Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")
+    ],
+}
+
+
+def connected(command: Callable[Concatenate[AdminClient, P], None]) -> Callable[P, None]:
+    """Give ``command`` an :class:`AdminClient` as its first argument, made from options that this adds."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = {name: kwargs.pop(name, None) for name in _OPTIONS}
+        with connect(**given) as admin:  # type: ignore[arg-type]
+            command(admin, *args, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True, globals=_evaluable(command))
+    own = list(signature.parameters.values())[1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in _OPTIONS.items()]
+    wrapper.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in own + added}
+    del wrapper.__wrapped__
+    return wrapper
+
+
+def connect(
+    server: str | None = None,
+    admin_token_file: Path | None = None,
+    certificate: Path | None = None,
+    fingerprint: str | None = None,
+    home: Path | None = None,
+) -> AdminClient:
+    """Connect to the server that the options name: the one on this machine unless ``server`` is given.
+
+    Raises
+    ------
+    ConfigError
+        The options do not name a server completely, or a file cannot be read.
+    """
+    from ..client.admin import AdminClient
+
+    if server is None:
+        return AdminClient.local(home or server_home())
+    if admin_token_file is None:
+        raise ConfigError("a server on another machine needs its admin token", cure="give --admin-token-file FILE")
+    token = _read(admin_token_file).decode(errors="replace").strip()
+    if certificate is not None:
+        return AdminClient(server, token, _read(certificate))
+    if fingerprint is not None:
+        return AdminClient.pinned(server, token, fingerprint)
+    raise RefusedError(
+        "nothing says which certificate the server has", cure="give --fingerprint HEX or --certificate FILE"
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _evaluable(command: Callable[..., None]) -> dict[str, Any]:
+    # The client's class is imported on use only, so its name stands for nothing while signatures are read.
+    return {**command.__globals__, "AdminClient": object}

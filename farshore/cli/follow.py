@@ -1,0 +1,244 @@
+"""Following a run: one live line on a terminal, plain lines elsewhere, or one JSON event a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core.errors import RunCancelledError, RunFailedError
+from .output import amount, duration, emit, say
+
+if TYPE_CHECKING:
+    from ..client.admin import AdminClient
+    from ..proto.control_pb2 import RunInfo
+
+#: States that a run does not leave by itself.
+ENDED = frozenset({"finished", "failed", "cancelled", "interrupted"})
+_PLAIN_SECONDS = 5.0
+_WINDOW = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    state, reason : str
+        The run's state, and why in words.
+    done, total : int
+        Steps.
+    loss : float or None
+        The method's own figure.
+    up_bytes, down_bytes : int or None
+        Frame bytes so far; None where nothing goes over a wire.
+    rate : float
+        Steps per second over the last steps; 0 while unknown.
+    """
+
+    state: str
+    reason: str
+    done: int
+    total: int
+    loss: float | None
+    up_bytes: int | None
+    down_bytes: int | None
+    rate: float
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go, or None while unknown."""
+        return (self.total - self.done) / self.rate if self.rate > 0 and self.total else None
+
+    def line(self) -> str:
+        """One line for people."""
+        if self.state not in ("running", *ENDED) or not self.total:
+            return f"{self.state}{': ' if self.reason else ''}{self.reason}"
+        parts = [f"step {self.done}/{self.total}", *self.figures()]
+        return "  ".join(parts)
+
+    def figures(self) -> list[str]:
+        """Loss, rate, bytes and time to go, those that are known."""
+        parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
+        if self.rate:
+            parts.append(f"{self.rate:.1f} steps/s")
+        if self.up_bytes is not None and self.down_bytes is not None:
+            parts.append(f"up {amount(self.up_bytes)}")
+            parts.append(f"down {amount(self.down_bytes)}")
+        if self.eta is not None and self.done < self.total:
+            parts.append(f"ETA {duration(self.eta)}")
+        return parts
+
+
+class Meter:
+    """Turns what the server tells about a run into :class:`Progress`, with the rate over the last steps."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+
+    def read(self, run: RunInfo, now: float) -> Progress:
+        """Take in one message that arrived at monotonic time ``now``, seconds."""
+        done = int(run.done)
+        if self._seen and done < self._seen[-1][1]:
+            self._seen.clear()  # restarted from a checkpoint
+        if not self._seen or done > self._seen[-1][1]:
+            self._seen.append((now, done))
+        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        rate = (end - start) / (last - first) if last > first else 0.0
+        told = figures(run)
+        loss = told.get("loss")
+        return Progress(
+            run.state,
+            run.reason,
+            done,
+            int(run.total),
+            float(loss) if isinstance(loss, int | float) else None,
+            int(told.get("up_bytes", 0)),
+            int(told.get("down_bytes", 0)),
+            rate,
+        )
+
+
+class Display(Protocol):
+    """Where progress is shown; a context manager, so that a terminal is left in order."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, progress: Progress) -> None:
+        """Show the newest progress."""
+
+
+class JsonDisplay:
+    """One JSON event a line, for machines."""
+
+    def __enter__(self) -> JsonDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, progress: Progress) -> None:
+        emit({"event": "progress", **asdict(progress)})
+
+
+class PlainDisplay:
+    """A line on each change of state, and one every few seconds; for pipes, files and CI."""
+
+    def __init__(self, label: str = "") -> None:
+        self._label = f"{label}: " if label else ""
+        self._state = ("", "")
+        self._shown = -_PLAIN_SECONDS
+        self._pending: Progress | None = None
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pending is not None:
+            say(self._label + self._pending.line())
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        state = (progress.state, progress.reason)
+        if state == self._state and now - self._shown < _PLAIN_SECONDS:
+            self._pending = progress
+            return
+        self._state, self._shown, self._pending = state, now, None
+        say(self._label + progress.line())
+
+
+class LiveDisplay:
+    """A bar with the figures beside it, on a terminal."""
+
+    def __init__(self, label: str = "run") -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._label = label
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task(label, total=1, figures="")
+
+    def __enter__(self) -> LiveDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        running = progress.total > 0
+        text = "  ".join(progress.figures()) if running else progress.line()
+        self._bar.update(self._task, completed=progress.done, total=max(1, progress.total), figures=text)
+
+
+def display(label: str, *, as_json: bool) -> Display:
+    """The display that fits where standard output goes."""
+    if as_json:
+        return JsonDisplay()
+    return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay()
+
+
+def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
+    """Show a run's progress until it ends; returns its last state.
+
+    Raises
+    ------
+    UnreachableError
+        The server went away.
+    """
+    meter = Meter()
+    last = None
+    for event in admin.follow(run_id):
+        last = event.run
+        shown.show(meter.read(last, time.monotonic()))
+        if last.state in ENDED:
+            break
+    return last if last is not None and last.state in ENDED else admin.run(run_id)
+
+
+def check_ended(run: RunInfo) -> None:
+    """Raise the error that says how a run ended, unless it finished.
+
+    Raises
+    ------
+    RunFailedError, RunCancelledError
+    """
+    if run.state == "failed":
+        raise RunFailedError(f"run {run.id} failed: {run.reason}", cure=f"farshore runs logs {run.id}")
+    if run.state == "interrupted":
+        raise RunFailedError(f"run {run.id} was interrupted: {run.reason}", cure=f"farshore runs resume {run.id}")
+    if run.state == "cancelled":
+        raise RunCancelledError(f"run {run.id} was cancelled{': ' if run.reason else ''}{run.reason}")
+
+
+def figures(run: RunInfo) -> dict[str, Any]:
+    """The figures that came with the run's last progress."""
+    return _object(run.progress_json)
+
+
+def result(run: RunInfo) -> dict[str, Any]:
+    """The run's result; empty before it has one."""
+    return _object(run.result_json)
+
+
+def logs(admin: AdminClient, run_id: str, *, keep: bool) -> Iterator[str]:
+    """The lines of a run's log; with ``keep`` until the run ends."""
+    for event in admin.follow(run_id, follow=keep, logs=True):
+        yield from event.log
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text) if text else {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,69 @@
+"""The entry point: the tree of commands, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from . import certs, demo, doctor, methods, node, nodes, run, runs, server
+from .failures import report
+
+app = typer.Typer(
+    name="farshore",
+    help="Train models across a cloud server and the devices at its far shore, and account for every byte.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"farshore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what the libraries log.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+app.command("demo")(demo.demo)
+app.add_typer(server.app, name="server")
+app.add_typer(node.app, name="node")
+app.add_typer(nodes.app, name="nodes")
+app.command("run")(run.run)
+app.add_typer(runs.app, name="runs")
+app.command("methods")(methods.methods)
+app.add_typer(certs.app, name="certs")
+app.command("doctor")(doctor.doctor)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Never raises, and prints at most one error."""
+    debug = "--debug" in arguments
+    try:
+        result = typer.main.get_command(app)(list(arguments), prog_name="farshore", standalone_mode=False)
+    except BaseException as error:
+        return report(error, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script ``farshore``."""
+    sys.exit(execute(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""``farshore node join``: make this machine a node."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.errors import ConfigError
+from .output import Json, emit, say
+
+app = typer.Typer(help="Make this machine a node.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(metavar="ADDR", help="HOST:PORT of the server.")],
+    token: Annotated[str | None, typer.Option(help="Join token; '-' reads it from standard input.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
+    name: Annotated[str | None, typer.Option(help="The node's name [this machine's host name].")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set it holds.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Its part of shared data, from 0/N.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Device profile (YAML): link and threads.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Where its key lives [~/.farshore/nodes/NAME].")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust, not a fingerprint.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
+    json_: Json = False,
+) -> None:
+    """Join a server and work for it until Ctrl-C or SIGTERM. A token is needed the first time only."""
+    from ..client.agent import AgentOptions, run
+    from ..core.homes import node_home
+    from ..core.profiles import DeviceProfile
+    from ..edge.measure import measure_node
+    from .settings import data_paths
+
+    called = name or _host_name()
+    options = AgentOptions(
+        address=address,
+        name=called,
+        home=(home or node_home(called)).expanduser().resolve(),
+        token=_token(token, token_file),
+        data=data_paths(data or ()),
+        shard=_shard(shard),
+        profile=DeviceProfile.read(profile) if profile else DeviceProfile(),
+        insecure=insecure,
+        ca=certificate,
+        measure=measure_node,
+        on_state=_tell_json if json_ else _tell,
+    )
+    run(options)
+
+
+def _tell(state: str, detail: str) -> None:
+    say(f"{state.replace('_', ' ')}{': ' if detail else ''}{detail}")
+
+
+def _tell_json(state: str, detail: str) -> None:
+    emit({"state": state, "detail": detail})
+
+
+def _host_name() -> str:
+    import re
+    import socket
+
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().split(".")[0])[:64].lstrip("._-") or "node"
+
+
+def _token(token: str | None, file: Path | None) -> str | None:
+    if token is not None and file is not None:
+        raise ConfigError("both --token and --token-file are given", cure="give one of them")
+    if file is not None:
+        try:
+            return file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read the token file {file}: {error.strerror}") from error
+    if token == "-":  # noqa: S105 – the sign for standard input
+        return sys.stdin.readline().strip()
+    return token
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ConfigError(f"--shard {text}: not a part of a whole", cure="write I/N with I from 0 to N-1, e.g. 0/2")
+    return int(index), int(count)

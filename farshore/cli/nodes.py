@@ -1,0 +1,62 @@
+"""``farshore nodes``: the nodes that a server knows."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .connect import connected
+from .output import Json, amount, duration, emit, say, table
+
+if TYPE_CHECKING:
+    from ..client.admin import AdminClient
+    from ..proto.control_pb2 import NodeInfo
+
+app = typer.Typer(help="The nodes that a server knows.", no_args_is_help=True)
+
+
+@app.command("ls")
+@connected
+def ls(admin: AdminClient, json_: Json = False) -> None:
+    """List nodes: state, machine, data sets and runs."""
+    nodes = admin.nodes()
+    if json_:
+        emit([as_dict(node) for node in nodes])
+        return
+    columns = ("name", "state", "cores", "memory", "GFLOP/s", "data", "runs", "seen")
+    table(
+        "nodes",
+        columns,
+        [_row(node) for node in nodes],
+        "no node has joined; see 'farshore server token new'",
+    )
+
+
+@app.command("revoke")
+@connected
+def revoke(admin: AdminClient, name: Annotated[str, typer.Argument(help="The node's name.")]) -> None:
+    """Make a node's key useless: it is disconnected and cannot come back without a new token."""
+    admin.revoke(node=name)
+    say(f"revoked node {name}")
+
+
+def as_dict(node: NodeInfo) -> dict[str, Any]:
+    """The node as JSON-able fields, named as in the protocol."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(node, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _row(node: NodeInfo) -> tuple[object, ...]:
+    return (
+        node.name,
+        f"{node.state} ({node.reason})" if node.reason else node.state,
+        node.profile.cores or "–",
+        amount(node.profile.memory_bytes) if node.profile.memory_bytes else "–",
+        f"{node.profile.matmul_gflops:.0f}" if node.profile.matmul_gflops else "–",
+        ", ".join(node.data) or "–",
+        ", ".join(node.runs) or "–",
+        f"{duration(time.time() - node.last_seen)} ago" if node.last_seen else "–",
+    )

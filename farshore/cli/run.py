@@ -1,0 +1,82 @@
+"""``farshore run METHOD``: check the settings, submit, follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..core.errors import ConfigError
+from .connect import connected
+from .output import Json, emit, note, say
+
+if TYPE_CHECKING:
+    from ..client.admin import AdminClient
+    from ..proto.control_pb2 import RunInfo
+
+
+@connected
+def run(
+    admin: AdminClient,
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="See 'farshore methods'.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting; dotted keys, YAML values."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings from a YAML file; --set goes over it.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes; the server chooses them [1].")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="A node by name; repeat it for each.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Data set on the server.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Root of all random numbers.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run a method and follow it to its result."""
+    from ..core import workloads
+    from .settings import build, mapping
+
+    if nodes is not None and node and nodes != len(node):
+        raise ConfigError(f"--nodes {nodes} and {len(node)} x --node do not agree", cure="give one of them")
+    settings = build(workloads.load(method).config, set_ or (), config)
+    submitted = admin.submit(
+        method,
+        settings.model_dump(mode="json"),
+        node_count=len(node) if node else nodes or 1,
+        nodes=node or (),
+        seed=seed,
+        data=mapping(data or (), "--data"),
+    )
+    attend(admin, submitted, detach=detach, as_json=json_)
+
+
+def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: bool) -> None:
+    """Say what was submitted; then, unless detached, follow it and tell its outcome.
+
+    Raises
+    ------
+    RunFailedError, RunCancelledError
+        It ended so.
+    """
+    from .follow import check_ended, display, follow
+    from .summary import as_dict, outcome
+
+    if as_json:
+        emit({"event": "submitted", **as_dict(submitted)})
+    else:
+        say(f"run {submitted.id}: {submitted.workload}, {submitted.state}")
+    if detach:
+        if not as_json:
+            say(f"  farshore runs logs {submitted.id} --follow")
+        return
+    try:
+        with display(f"run {submitted.id}", as_json=as_json) as shown:
+            ended = follow(admin, submitted.id, shown)
+    except KeyboardInterrupt:
+        note(f"run {submitted.id} goes on; 'farshore runs cancel {submitted.id}' stops it")
+        raise
+    if as_json:
+        emit({"event": "ended", **as_dict(ended)})
+    check_ended(ended)
+    if not as_json:
+        outcome(ended)

@@ -1,0 +1,61 @@
+"""How a run is told at its end: its result and what it cost on the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .follow import result
+from .output import duration, moment, say
+
+if TYPE_CHECKING:
+    from ..proto.control_pb2 import RunInfo
+
+
+def as_dict(run: RunInfo) -> dict[str, Any]:
+    """The run as JSON-able fields, its configuration and result as objects."""
+    import json
+
+    from google.protobuf.json_format import MessageToDict
+
+    fields = MessageToDict(run, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    for name in ("config", "result", "progress"):
+        text = fields.pop(f"{name}_json")
+        fields[name] = json.loads(text) if text else None
+    for name in ("done", "total"):
+        fields[name] = int(fields[name])  # JSON of protobuf writes 64-bit numbers as text
+    return fields
+
+
+def describe(run: RunInfo) -> None:
+    """Print a run in full."""
+    say(f"run {run.id}: {run.workload}, {run.state}{f' ({run.reason})' if run.reason else ''}")
+    say(f"  nodes     {', '.join(run.nodes) or '–'}")
+    say(f"  created   {moment(run.created)}")
+    if run.started:
+        end = f", {duration(run.ended - run.started)}" if run.ended else ""
+        say(f"  started   {moment(run.started)}{end}")
+    if run.total:
+        say(f"  progress  {run.done}/{run.total}")
+    say(f"  directory {run.directory or '–'}")
+    say(f"  config    {run.config_json}")
+    outcome(run)
+
+
+def outcome(run: RunInfo) -> None:
+    """Print the result, and the communication table where the run directory is on this machine."""
+    found = result(run)
+    if found:
+        say("result")
+        for name, value in found.items():
+            say(f"  {name:<20} {f'{value:.4f}' if isinstance(value, float) else value}")
+    table = communication(run)
+    if table is not None:
+        say(table)
+
+
+def communication(run: RunInfo) -> str | None:
+    """The communication table of a run, or None where its directory is not on this machine or is still empty."""
+    if not run.directory or not Path(run.directory).is_dir():
+        return None
+    return None

@@ -1,0 +1,117 @@
+"""The service that submitters use: nodes, runs, tokens. Every call needs the admin token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
+from ..proto import control_pb2 as pb
+from ..proto.control_pb2_grpc import AdminServicer
+from .calls import Context, metadata, refuse
+from .run import ENDED, Run
+
+if TYPE_CHECKING:
+    from .orchestrator import Orchestrator
+
+_FOLLOW_SECONDS = 0.1
+_LONGEST_TOKEN_SECONDS = 366 * 86400.0
+
+
+class AdminService(AdminServicer):
+    """Implements ``Admin`` of ``control.proto`` for one orchestrator."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._server = orchestrator
+
+    async def ListNodes(self, request: pb.ListRequest, context: Context) -> pb.NodeList:  # noqa: N802
+        """Every node that ever joined."""
+        await self._check(context)
+        return pb.NodeList(nodes=[n.info() for n in sorted(self._server.registry, key=lambda n: n.name)])
+
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:  # noqa: N802
+        """Take a new run."""
+        await self._check(context)
+        try:
+            return self._server.submit(request).info()
+        except FarshoreError as error:
+            await refuse(context, error, "a run")
+
+    async def ListRuns(self, request: pb.ListRequest, context: Context) -> pb.RunList:  # noqa: N802
+        """Every run, oldest first."""
+        await self._check(context)
+        return pb.RunList(runs=[run.info() for run in self._server.book])
+
+    async def ShowRun(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
+        """One run."""
+        return (await self._run(request.id, context)).info()
+
+    async def Follow(  # noqa: N802
+        self, request: pb.FollowRequest, context: Context
+    ) -> AsyncIterator[pb.RunEvent]:
+        """A run's changes and log, until it has ended (or once, without ``follow``)."""
+        run = await self._run(request.id, context)
+        offset = 0
+        while True:
+            changed, last = run.changed, run.state in ENDED or not request.follow
+            lines, offset = run.log.read(offset) if request.logs else ([], 0)
+            yield pb.RunEvent(run=run.info(), log=lines)
+            if lines and last:
+                continue
+            if last:
+                return
+            await changed.wait()
+            # Many small changes make one event.
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+    async def Cancel(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
+        """Cancel a run; answers once it has ended."""
+        run = await self._run(request.id, context)
+        self._server.cancel(run)
+        while run.state not in ENDED:
+            await run.changed.wait()
+        return run.info()
+
+    async def Resume(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
+        """Continue a run that ended early."""
+        run = await self._run(request.id, context)
+        try:
+            self._server.resume(run)
+        except ConfigError as error:
+            await refuse(context, error, "to resume")
+        return run.info()
+
+    async def CreateToken(self, request: pb.TokenRequest, context: Context) -> pb.TokenReply:  # noqa: N802
+        """Make a join token; it is shown this once."""
+        await self._check(context)
+        seconds = request.valid_seconds or self._server.options.token_hours * 3600
+        if not 0 < seconds <= _LONGEST_TOKEN_SECONDS:
+            await refuse(context, ConfigError("a join token may be valid for a year at most"), "a token")
+        token = self._server.credentials.create_token(seconds, request.uses)
+        return pb.TokenReply(token=str(token), id=token.id, expires=token.expires)
+
+    async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.Empty:  # noqa: N802
+        """Revoke a token, a node, or both."""
+        await self._check(context)
+        try:
+            if request.token_id:
+                self._server.credentials.revoke_token(request.token_id)
+            if request.node:
+                self._server.revoke_node(request.node)
+        except FarshoreError as error:
+            await refuse(context, error, "to revoke")
+        return pb.Empty()
+
+    async def _check(self, context: Context) -> None:
+        if not self._server.identity.is_admin(metadata(context, "farshore-admin")):
+            error = RefusedError("the admin token is wrong or missing", cure="it is in the server's home: admin.token")
+            await refuse(context, error, "an admin call")
+
+    async def _run(self, run_id: str, context: Context) -> Run:
+        await self._check(context)
+        run = self._server.book.find(run_id)
+        if run is None:
+            error = NotFoundError(f"no run is called '{run_id[:40]}'", cure="see 'farshore runs ls'")
+            await refuse(context, error, "a look at a run")
+        return run

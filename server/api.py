@@ -1,0 +1,33 @@
+"""The server room's front door.
+
+``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five
+seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. A
+submitter on the same machine needs three files of the home only: ``address`` (``host:port``; there while the server
+runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and
+``admin.token``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from .options import OnReady, Ready, ServeOptions
+
+__all__ = ["OnReady", "Ready", "ServeOptions", "serve"]
+
+
+def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
+    """Run a server until it is told to stop.
+
+    Raises
+    ------
+    PortInUseError
+        Another program listens on the port.
+    RefusedError
+        ``insecure`` off loopback.
+    ConfigError, StorageError
+        A certificate, the home or the run store cannot be used.
+    """
+    from .orchestrator import Orchestrator
+
+    asyncio.run(Orchestrator(options).serve(on_ready))

@@ -1,0 +1,106 @@
+"""Who a server is: its home directory, its certificate and the admin token, all made at first start."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import ConfigError, StorageError
+from ..core.files import private_folder, write_file
+from .certificates import Pair, fingerprint, self_signed
+from .options import ServeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A server's identity.
+
+    Attributes
+    ----------
+    home : Path
+    server_id : str
+        Random, made at first start; nodes see it in the join reply.
+    pair : Pair or None
+        Certificate and key; None when insecure.
+    fingerprint : str
+        Of the certificate; empty when insecure.
+    admin_token : str
+    """
+
+    home: Path
+    server_id: str
+    pair: Pair | None
+    fingerprint: str
+    admin_token: str
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.home / "admin.token"
+
+    @property
+    def certificate_file(self) -> Path | None:
+        return self.home / "certificate.pem" if self.pair else None
+
+    def is_admin(self, token: str) -> bool:
+        """Whether ``token`` is the admin token, in constant time."""
+        return hmac.compare_digest(token.encode(), self.admin_token.encode())
+
+
+def open_identity(options: ServeOptions) -> Identity:
+    """Read the identity in ``options.home``, or make what is missing.
+
+    Raises
+    ------
+    StorageError
+        The home cannot be read or written.
+    ConfigError
+        A given certificate or key cannot be read, or only one of the two is given.
+    """
+    home = private_folder(options.home)
+    server_id = _read_or_make(home / "server.id", lambda: secrets.token_hex(8))
+    admin_token = _read_or_make(home / "admin.token", lambda: secrets.token_urlsafe(32))
+    if options.insecure:
+        (home / "certificate.pem").unlink(missing_ok=True)
+    pair = None if options.insecure else _pair(options)
+    return Identity(home, server_id, pair, fingerprint(pair.certificate) if pair else "", admin_token)
+
+
+def _pair(options: ServeOptions) -> Pair:
+    home = options.home
+    if (options.certificate is None) != (options.key is None):
+        raise ConfigError("a certificate needs its key", cure="give both --certificate and --key, or neither")
+    if options.certificate and options.key:
+        try:
+            pair = Pair(options.certificate.read_bytes(), options.key.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+        write_file(home / "certificate.pem", pair.certificate, mode=0o644)
+        return pair
+    own, key = home / "self_signed.pem", home / "self_signed.key"
+    try:
+        pair = Pair(own.read_bytes(), key.read_bytes())
+    except FileNotFoundError:
+        pair = self_signed(options.hostnames)
+        write_file(key, pair.key)
+        write_file(own, pair.certificate, mode=0o644)
+    except OSError as error:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+    # Submitters on this machine dial with this file as root, whichever certificate is in use.
+    write_file(home / "certificate.pem", pair.certificate, mode=0o644)
+    return pair
+
+
+def _read_or_make(path: Path, make: Callable[[], str]) -> str:
+    try:
+        if text := path.read_text().strip():
+            return text
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    text = make()
+    write_file(path, text.encode() + b"\n")
+    return text

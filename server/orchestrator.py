@@ -1,0 +1,320 @@
+"""The orchestrator: registry, scheduler, supervisors and the one port, in one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import ConfigError, NotFoundError, RefusedError
+from ..core.workloads import names as workload_names
+from ..proto import control_pb2 as pb
+from .book import Book
+from .credentials import Credentials
+from .identity import Identity, open_identity
+from .options import OnReady, Ready, ServeOptions
+from .port import Port
+from .registry import Node, Registry
+from .run import ENDED, Event, Run
+from .scheduler import Candidate, Choice, Demand, choose
+from .supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where a ticket leads."""
+
+    run_id: str
+    node: str
+    socket: str
+
+
+class Orchestrator:
+    """One server. ``serve`` runs it; the services in ``*_service.py`` call the other methods.
+
+    Parameters
+    ----------
+    options : ServeOptions
+    """
+
+    def __init__(self, options: ServeOptions) -> None:
+        self.options = options
+        self.identity: Identity = open_identity(options)
+        self.credentials = Credentials(options.home / "credentials.sqlite", self.identity.fingerprint)
+        self.registry = Registry(options.heartbeat_seconds, self.schedule)
+        self.book = Book(options)
+        self.doors: dict[str, Door] = {}
+        self._leading: dict[str, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    async def serve(self, on_ready: OnReady | None = None) -> None:
+        """Listen until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        port = Port(self)
+        await port.open()
+        first = not self.credentials.ever_used()
+        token = self.credentials.create_token(self.options.token_hours * 3600) if first else ""
+        everyone = self.credentials.nodes()
+        self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
+        for run in self.book.open():
+            self._lead(run)
+        watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
+        try:
+            if on_ready is not None:
+                on_ready(self._ready(port, str(token)))
+            await self._stopping.wait()
+        finally:
+            watching.cancel()
+            await self._interrupt_runs()
+            await port.close()
+            self.credentials.close()
+            self.book.close()
+
+    def _ready(self, port: Port, token: str) -> Ready:
+        identity = self.identity
+        return Ready(
+            port.address,
+            port.number,
+            identity.fingerprint,
+            token,
+            identity.admin_token_file,
+            identity.certificate_file,
+            identity.home,
+        )
+
+    async def _watch_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self.registry.next_expiry())
+            for node in self.registry.expire():
+                _log.warning("node %s is lost: %s", node.name, node.reason)
+                self.node_lost(node)
+
+    async def _interrupt_runs(self) -> None:
+        for run in self.book:
+            if run.id in self._leading:
+                run.end_early("interrupted", "the server stopped; 'farshore runs resume' continues it")
+        tasks = list(self._leading.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=4)
+
+    # ---- runs --------------------------------------------------------------------------------------------------
+
+    def submit(self, request: pb.SubmitRequest) -> Run:
+        """Take a new run.
+
+        Raises
+        ------
+        NotFoundError
+            No workload has that name.
+        ConfigError
+            The request contradicts itself.
+        """
+        if request.workload not in workload_names():
+            raise NotFoundError(f"this server knows no method called '{request.workload[:80]}'")
+        count = len(request.nodes) or request.node_count or 1
+        if len(set(request.nodes)) != len(request.nodes):
+            raise ConfigError("the same node is named twice")
+        seed = request.seed if request.HasField("seed") else secrets.randbits(31)
+        run = self.book.create(
+            workload=request.workload,
+            config_json=request.config_json or "{}",
+            seed=seed,
+            count=count,
+            wanted=tuple(request.nodes),
+            data=dict(request.data),
+        )
+        self._lead(run)
+        return run
+
+    def cancel(self, run: Run) -> None:
+        """Cancel a run in whatever state it is; one that has ended stays as it is."""
+        if run.state not in ENDED:
+            run.end_early("cancelled", "cancelled by the operator")
+
+    def resume(self, run: Run) -> None:
+        """Continue a run that was interrupted, failed or cancelled, with the same nodes.
+
+        Raises
+        ------
+        ConfigError
+            It is still running, or has finished.
+        """
+        if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
+            raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
+        run.wanted = run.nodes or run.wanted
+        run.epoch += 1
+        run.ending, run.ended = None, 0.0
+        run.state, run.reason = "waiting", "resumed"
+        self.book.save(run)
+        self._lead(run)
+
+    def _lead(self, run: Run) -> None:
+        supervisor = Supervisor(run, self, self.options.restarts_per_hour)
+        task = asyncio.create_task(supervisor.lead(), name=f"run {run.id}")
+        self._leading[run.id] = task
+        task.add_done_callback(lambda _: self._led(run))
+
+    def _led(self, run: Run) -> None:
+        self._leading.pop(run.id, None)
+        for name in run.nodes:
+            node = self.registry.get(name)
+            if node is not None and node.run == run.id:
+                node.run = ""
+        run.assigned.clear()
+        run.programs.clear()
+        run.notify()
+        self.schedule()
+
+    # ---- scheduling --------------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Look whether waiting runs can have their nodes now; oldest first."""
+        for run in self.book.waiting():
+            if run.id not in self._leading or run.assigned.is_set():
+                continue
+            choice = self._choice(run)
+            if choice.nodes:
+                run.nodes = choice.nodes
+                for name in choice.nodes:
+                    node = self.registry.get(name)
+                    assert node is not None
+                    node.run = run.id
+                run.assigned.set()
+            elif choice.reason != run.reason:
+                run.reason = choice.reason
+                run.notify()
+
+    def _choice(self, run: Run) -> Choice:
+        names = run.nodes if run.epoch else run.wanted
+        candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
+        return choose(Demand(run.count, names, run.data_wanted), candidates)
+
+    def _candidate(self, node: Node, run: Run) -> Candidate:
+        obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
+        busy = "" if node.run == run.id else node.run
+        return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
+
+    async def assign(self, run: Run) -> None:
+        """Return once the run has its nodes."""
+        run.assigned.clear()
+        self.schedule()
+        await run.assigned.wait()
+
+    # ---- what supervisors ask for ------------------------------------------------------------------------------
+
+    def specification(self, run: Run) -> dict[str, Any]:
+        """What the run process is told."""
+        ports = self.options.data_ports
+        pair = self.identity.pair
+        direct = {"host": self.options.host, "first": ports[0], "last": ports[1]} if ports else None
+        if direct and pair:
+            direct |= {"certificate": pair.certificate.decode(), "key": pair.key.decode()}
+        data = {**{n: str(p) for n, p in self.options.data.items()}, **run.data}
+        return {
+            "run": run.id,
+            "workload": run.workload,
+            "config": run.config_json,
+            "seed": run.seed,
+            "epoch": run.epoch,
+            "nodes": list(run.nodes),
+            "directory": str(run.directory),
+            "data": data,
+            "direct": direct,
+        }
+
+    def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
+        """Send a node its start command."""
+        found = self.registry.get(node)
+        if found is None or found.state != "connected":
+            return False
+        if not self.registry.command(found, pb.NodeCommand(start=command)):
+            return False
+        run.programs[node] = command.epoch
+        return True
+
+    def stop_programs(self, run: Run, reason: str) -> None:
+        """Stop the programs of the run's present epoch on all its nodes."""
+        stop = pb.StopProgram(run_id=run.id, epoch=run.epoch, reason=reason)
+        for name in run.nodes:
+            if (node := self.registry.get(name)) is not None:
+                self.registry.command(node, pb.NodeCommand(stop=stop))
+        run.programs.clear()
+
+    def open_door(self, ticket: str, run: Run, node: str, socket: str) -> None:
+        """Let whoever holds ``ticket`` through to the run process."""
+        self.doors[ticket] = Door(run.id, node, socket)
+
+    def close_doors(self, run: Run) -> None:
+        """Forget the run's tickets."""
+        for ticket in [t for t, door in self.doors.items() if door.run_id == run.id]:
+            del self.doors[ticket]
+
+    def save(self, run: Run) -> None:
+        """Store the run's state and tell followers."""
+        self.book.save(run)
+
+    # ---- what nodes say ----------------------------------------------------------------------------------------
+
+    def node_connected(self, node: Node) -> None:
+        """Compare what the node runs with what it should run, once its stream is open."""
+        running = {program.run_id: program.epoch for program in node.hello.running}
+        for run_id, epoch in running.items():
+            run = self.book.find(run_id)
+            if run is None or run.programs.get(node.name) != epoch:
+                stop = pb.StopProgram(run_id=run_id, epoch=epoch, reason="the server no longer runs this")
+                self.registry.command(node, pb.NodeCommand(stop=stop))
+        for run in self.book:
+            epoch = run.programs.get(node.name, -1)
+            if epoch >= 0 and running.get(run.id) != epoch:
+                # The exit report may still be on its way, right behind the hello; it has the better reason.
+                asyncio.get_running_loop().call_later(1.0, self._program_missing, run, node.name, epoch)
+
+    def _program_missing(self, run: Run, node: str, epoch: int) -> None:
+        if run.programs.get(node) == epoch:
+            del run.programs[node]
+            run.inbox.put_nowait(Event("lost", node, epoch, text="its agent came back without the program"))
+
+    def node_lost(self, node: Node) -> None:
+        """The node missed its heartbeats, left, or was revoked."""
+        run = self.book.find(node.run) if node.run else None
+        if run is not None and run.programs.pop(node.name, None) is not None:
+            run.inbox.put_nowait(Event("lost", node.name, run.epoch, text=node.reason))
+
+    def program_exited(self, node: Node, exited: pb.ProgramExited) -> None:
+        """A node program ended; each (run, epoch) counts once."""
+        run = self.book.find(exited.run_id)
+        if run is None or run.programs.get(node.name) != exited.epoch:
+            return
+        del run.programs[node.name]
+        details = {"traceback": exited.traceback}
+        event = Event("exited", node.name, exited.epoch, exited.exit_code, exited.error, details)
+        run.inbox.put_nowait(event)
+
+    def log_lines(self, node: Node, lines: pb.LogLines) -> None:
+        """Lines for a run's log; a node writes only to the log of the run it works for."""
+        run = self.book.find(lines.run_id)
+        if run is None or node.name not in run.nodes:
+            raise RefusedError(f"node {node.name} does not work for the run '{lines.run_id[:40]}'")
+        run.log.write(node.name, lines.lines)
+        run.notify()
+
+    def revoke_node(self, name: str) -> None:
+        """Revoke a node's key and send the node away."""
+        self.credentials.revoke_node(name)
+        if (node := self.registry.revoke(name)) is not None:
+            self.node_lost(node)
+
+    def stop(self) -> None:
+        """End :meth:`serve`."""
+        with suppress(RuntimeError):
+            self._stopping.set()

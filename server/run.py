@@ -1,0 +1,122 @@
+"""One run as the orchestrator sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ..proto import control_pb2 as pb
+from .run_log import RunLog
+
+RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
+
+#: States that a run does not leave by itself.
+ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a run's programs, for its supervisor.
+
+    ``kind`` is ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone`` (of the run process),
+    ``exited`` (of a node program), ``lost`` (of a node), ``cancelled`` or ``interrupted``.
+    """
+
+    kind: str
+    node: str = ""
+    epoch: int = 0
+    code: int = 0
+    text: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Run:
+    """A run and how it goes.
+
+    Attributes
+    ----------
+    wanted : tuple of str
+        Nodes asked for by name; empty = any ``count`` of them.
+    nodes : tuple of str
+        The cohort, once it is chosen; it stays the same for ever.
+    data : dict
+        Data sets on the server's side.
+    ending : (str, str) or None
+        Somebody wants it to end: the state to end in, and why.
+    inbox : asyncio.Queue
+        What its supervisor has to look at.
+    programs : dict
+        The epoch of the program that each node is believed to run.
+    """
+
+    id: str
+    workload: str
+    config_json: str
+    seed: int
+    directory: Path
+    log: RunLog
+    count: int = 1
+    wanted: tuple[str, ...] = ()
+    data: dict[str, str] = field(default_factory=dict)
+    state: RunState = "waiting"
+    reason: str = ""
+    created: float = field(default_factory=time.time)
+    started: float = 0.0
+    ended: float = 0.0
+    nodes: tuple[str, ...] = ()
+    epoch: int = 0
+    result_json: str = ""
+    done: int = 0
+    total: int = 0
+    progress: dict[str, Any] = field(default_factory=dict)
+    ending: tuple[Literal["cancelled", "interrupted"], str] | None = None
+    inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    programs: dict[str, int] = field(default_factory=dict)
+    assigned: asyncio.Event = field(default_factory=asyncio.Event)
+    restarts: deque[float] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def data_wanted(self) -> str:
+        """Name of the data set the nodes need: the configuration's ``data``, if it has one."""
+        try:
+            value = json.loads(self.config_json or "{}").get("data", "")
+        except (ValueError, AttributeError):
+            return ""
+        return value if isinstance(value, str) else ""
+
+    def end_early(self, verdict: Literal["cancelled", "interrupted"], reason: str) -> None:
+        """Ask the run's supervisor to end it."""
+        self.ending = self.ending or (verdict, reason)
+        self.inbox.put_nowait(Event(verdict))
+
+    def notify(self) -> None:
+        """Wake whoever follows this run."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def info(self) -> pb.RunInfo:
+        """What submitters see of it."""
+        return pb.RunInfo(
+            id=self.id,
+            workload=self.workload,
+            state=self.state,
+            reason=self.reason,
+            created=self.created,
+            started=self.started,
+            ended=self.ended,
+            nodes=self.nodes,
+            epoch=self.epoch,
+            config_json=self.config_json,
+            result_json=self.result_json,
+            directory=str(self.directory),
+            done=self.done,
+            total=self.total,
+            progress_json=json.dumps(self.progress),
+        )

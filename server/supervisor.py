@@ -1,0 +1,315 @@
+"""Leads one run from waiting to its end: one run process and one program per node for each epoch.
+
+An epoch ends when the run's programs have finished, when one of them failed, or when one of them died. In the last
+case all of them are stopped and the next epoch begins at their highest common checkpoint, as soon as all nodes are
+there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from ..core.errors import ExitCode
+from ..core.processes import Child
+from ..proto import control_pb2 as pb
+from .run import Event, Run, RunState
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a run process gets to write its ledger and go.
+STOP_SECONDS = 3.0
+#: Seconds that node programs get to end by themselves after the server program has.
+NODE_SECONDS = 10.0
+#: Seconds to wait for a node's own account when the server program ended because a peer was gone.
+VERDICT_SECONDS = 2.0
+
+Verdict: TypeAlias = Literal["finished", "failed", "cancelled", "interrupted", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an epoch ended, and why."""
+
+    verdict: Verdict
+    reason: str = ""
+    result: str = ""
+
+
+class Surroundings(Protocol):
+    """What a supervisor needs of the orchestrator."""
+
+    async def assign(self, run: Run) -> None:
+        """Return once the run has its nodes; its ``reason`` says what it waits for meanwhile."""
+
+    def specification(self, run: Run) -> dict[str, Any]:
+        """What the run process is told at its start, but for tickets."""
+
+    def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
+        """Tell a node to start; False if it cannot be told."""
+
+    def stop_programs(self, run: Run, reason: str) -> None:
+        """Tell every node of the run to stop its program."""
+
+    def open_door(self, ticket: str, run: Run, node: str, socket: str) -> None:
+        """Let whoever holds ``ticket`` through to the run process."""
+
+    def close_doors(self, run: Run) -> None:
+        """Forget the run's tickets."""
+
+    def save(self, run: Run) -> None:
+        """Store the run's state and tell followers."""
+
+
+class Supervisor:
+    """Leads one run.
+
+    Parameters
+    ----------
+    run : Run
+    surroundings : Surroundings
+    restarts_per_hour : int
+    clock : callable
+        Monotonic seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        surroundings: Surroundings,
+        restarts_per_hour: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._around = surroundings
+        self._limit = restarts_per_hour
+        self._clock = clock
+        self._restartable = True
+
+    async def lead(self) -> None:
+        """Take the run to its end, or to the early one that ``run.ending`` asks for."""
+        run = self._run
+        try:
+            while True:
+                outcome = await self._wait_for_nodes() or await self._epoch()
+                if outcome.verdict == "restart" and not self._may_restart():
+                    outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
+                if outcome.verdict != "restart":
+                    break
+                run.log.write("server", [f"{outcome.reason}: starting again as epoch {run.epoch + 1}"])
+                run.epoch += 1
+                self._set("waiting", outcome.reason)
+        except Exception as error:
+            _log.exception("run %s: its supervisor failed", run.id)
+            outcome = Outcome("failed", f"internal error: {type(error).__name__}: {error}")
+        self._end(outcome)
+
+    def _may_restart(self) -> bool:
+        now, restarts = self._clock(), self._run.restarts
+        while restarts and restarts[0] < now - 3600:
+            restarts.popleft()
+        restarts.append(now)
+        return len(restarts) <= self._limit
+
+    async def _wait_for_nodes(self) -> Outcome | None:
+        run = self._run
+        assigning = asyncio.create_task(self._around.assign(run), name=f"assign {run.id}")
+        try:
+            while run.ending is None:
+                getting = asyncio.create_task(run.inbox.get())
+                try:
+                    await asyncio.wait([assigning, getting], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not getting.done():
+                        getting.cancel()
+                if assigning.done():
+                    assigning.result()
+                    return None
+            return Outcome(*run.ending)
+        finally:
+            assigning.cancel()
+
+    # ---- one epoch ---------------------------------------------------------------------------------------------
+
+    async def _epoch(self) -> Outcome:
+        run = self._run
+        while not run.inbox.empty():  # what is left of the epoch before
+            run.inbox.get_nowait()
+        self._set("starting", "starting the run process")
+        child = await Child.start("farshore.server.run_process")
+        tickets = {node: secrets.token_urlsafe(24) for node in run.nodes}
+        child.send({**self._around.specification(run), "tickets": tickets})
+        jobs = [
+            asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
+            asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),
+        ]
+        try:
+            outcome = await self._watch(child, tickets)
+            if outcome.verdict != "finished":
+                self._around.stop_programs(run, outcome.reason)
+                child.send({"type": "cancel", "reason": outcome.reason})
+            await child.stop(STOP_SECONDS, first=None)
+            if outcome.verdict == "finished":
+                await self._let_nodes_end()
+            return outcome
+        finally:
+            self._around.close_doors(run)
+            child.kill()
+            await asyncio.wait(jobs, timeout=1)
+            for job in jobs:
+                job.cancel()
+
+    async def _follow(self, child: Child, epoch: int) -> None:
+        run = self._run
+        async for message in child.messages():
+            kind = str(message.pop("type", ""))
+            if kind == "log":
+                run.log.write("run", [str(message.get("line", ""))])
+                run.notify()
+            elif kind == "progress":
+                run.done, run.total = int(message["done"]), int(message["total"])
+                run.progress = dict(message["values"])
+                run.notify()
+            else:
+                run.inbox.put_nowait(Event(kind, epoch=epoch, details=message))
+        run.inbox.put_nowait(Event("gone", epoch=epoch))
+
+    async def _forward_output(self, child: Child) -> None:
+        async for line in child.output():
+            self._run.log.write("run", [line])
+            self._run.notify()
+
+    async def _watch(self, child: Child, tickets: dict[str, str]) -> Outcome:
+        """Look at what happens until the epoch is decided."""
+        run = self._run
+        while True:
+            if run.ending is not None:
+                return Outcome(*run.ending)
+            event = await run.inbox.get()
+            if event.epoch != run.epoch and event.kind != "lost":
+                continue
+            outcome = await self._consider(event, child, tickets)
+            if outcome is not None:
+                return outcome
+
+    async def _consider(self, event: Event, child: Child, tickets: dict[str, str]) -> Outcome | None:
+        run = self._run
+        match event.kind:
+            case "ready":
+                return self._start_nodes(event, tickets)
+            case "running":
+                self._set("running", "")
+            case "waiting":
+                run.reason = str(event.details.get("reason", ""))
+                run.notify()
+            case "finished":
+                return Outcome("finished", result=str(event.details["result"]))
+            case "failed":
+                return await self._why_failed(event)
+            case "gone":
+                return Outcome("restart", f"the run process {_ending(await child.wait())}")
+            case "exited":
+                return self._program_ended(event, child)
+            case "lost":
+                return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
+        return None
+
+    def _start_nodes(self, event: Event, tickets: dict[str, str]) -> Outcome | None:
+        run = self._run
+        self._restartable = event.details["on_lost_node"] == "restart"
+        for index, node in enumerate(run.nodes):
+            self._around.open_door(tickets[node], run, node, str(event.details["socket"]))
+            command = pb.StartProgram(
+                run_id=run.id,
+                workload=run.workload,
+                config_json=run.config_json,
+                seed=run.seed,
+                epoch=run.epoch,
+                nodes=run.nodes,
+                ticket=tickets[node],
+                data_port=int(event.details.get("port", 0)),
+                shard_index=index,
+                shard_count=len(run.nodes),
+            )
+            if not self._around.start_program(run, node, command):
+                return Outcome("restart", f"node {node} went away before it could start")
+        self._set("starting", "waiting for the nodes' programs")
+        return None
+
+    async def _why_failed(self, event: Event) -> Outcome:
+        """The server program raised. If it lost a peer, that node knows better what happened."""
+        details = event.details
+        if int(details["exit_code"]) != ExitCode.PEER_LOST:
+            self._run.log.write("run", str(details["traceback"]).splitlines())
+            return Outcome("failed", f"server program: {details['error']}")
+        try:
+            async with asyncio.timeout(VERDICT_SECONDS):
+                while True:
+                    other = await self._run.inbox.get()
+                    if other.kind == "exited" and other.epoch == self._run.epoch and other.code:
+                        if (outcome := self._program_ended(other, None)) is not None:
+                            return outcome
+                    elif other.kind == "lost":
+                        return Outcome("restart", f"node {other.node}: {other.text}")
+        except TimeoutError:
+            if self._restartable:
+                return Outcome("restart", str(details["error"]))
+            return Outcome("failed", f"server program: {details['error']}")
+
+    def _program_ended(self, event: Event, child: Child | None) -> Outcome | None:
+        if event.code == 0:
+            return None
+        if event.code < 0 or event.code == ExitCode.PEER_LOST:
+            how = event.text or _ending(event.code)
+            return self._node_lost(event.node, f"node {event.node}: its program {how}", child)
+        reason = f"node {event.node}: {event.text or _ending(event.code)}"
+        self._run.log.write(event.node, str(event.details.get("traceback", "")).splitlines())
+        if self._restartable:
+            return Outcome("failed", reason)
+        return self._node_lost(event.node, reason, child)
+
+    def _node_lost(self, node: str, reason: str, child: Child | None) -> Outcome | None:
+        if self._restartable or child is None:
+            return Outcome("restart", reason)
+        self._run.log.write("server", [f"{reason}; going on without it"])
+        child.send({"type": "lost", "node": node, "reason": reason})
+        return None
+
+    async def _let_nodes_end(self) -> None:
+        """Node programs end by themselves; whoever does not in time is stopped."""
+        run = self._run
+        try:
+            async with asyncio.timeout(NODE_SECONDS):
+                while run.programs:
+                    await run.inbox.get()
+        except TimeoutError:
+            late = ", ".join(run.programs)
+            run.log.write("server", [f"the programs of {late} did not end by themselves: stopping them"])
+            self._around.stop_programs(run, "the run has finished")
+
+    # ---- states ------------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: Outcome) -> None:
+        run = self._run
+        run.ended = time.time()
+        run.result_json = outcome.result or run.result_json
+        assert outcome.verdict != "restart"
+        run.log.write("server", [f"{outcome.verdict}{': ' if outcome.reason else ''}{outcome.reason}"])
+        self._set(outcome.verdict, outcome.reason)
+
+    def _set(self, state: RunState, reason: str) -> None:
+        run = self._run
+        if state == "running" and not run.started:
+            run.started = time.time()
+        run.state, run.reason = state, reason
+        _log.info("run %s: %s%s", run.id, state, f" ({reason})" if reason else "")
+        self._around.save(run)
+
+
+def _ending(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

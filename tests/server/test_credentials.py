@@ -1,0 +1,123 @@
+"""Tokens and keys: what opens the door, what does not, and that the file holds no secret."""
+
+from pathlib import Path
+
+import pytest
+
+from farshore.core.errors import NotFoundError, RefusedError
+from farshore.server.credentials import Credentials, RevokedError
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, clock: _Clock) -> Credentials:
+    return Credentials(tmp_path / "credentials.sqlite", "f" * 64, clock)
+
+
+def _part(token: object) -> str:
+    _, identifier, secret, _ = str(token).split(".")
+    return f"{identifier}.{secret}"
+
+
+def test_a_key_traded_for_a_token_names_its_node(credentials: Credentials) -> None:
+    key = credentials.join(_part(credentials.create_token(60)), "edge-1")
+    assert credentials.node_of(key) == "edge-1"
+
+
+def test_the_file_and_its_journal_hold_no_secret_and_are_private(tmp_path: Path, credentials: Credentials) -> None:
+    token = credentials.create_token(60)
+    key = credentials.join(_part(token), "edge-1")
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        assert token.secret.encode() not in content
+        assert key.partition(":")[2].encode() not in content
+    assert (tmp_path / "credentials.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_expired_token_is_refused(credentials: Credentials, clock: _Clock) -> None:
+    token = credentials.create_token(60)
+    clock.now += 61
+    with pytest.raises(RefusedError, match="expired"):
+        credentials.join(_part(token), "edge-1")
+
+
+def test_a_revoked_token_is_refused_but_keys_made_with_it_live_on(credentials: Credentials) -> None:
+    token = credentials.create_token(60)
+    key = credentials.join(_part(token), "edge-1")
+    credentials.revoke_token(token.id)
+    with pytest.raises(RefusedError, match="revoked"):
+        credentials.join(_part(token), "edge-2")
+    assert credentials.node_of(key) == "edge-1"
+
+
+def test_a_token_for_two_joins_opens_twice(credentials: Credentials) -> None:
+    token = _part(credentials.create_token(60, uses=2))
+    credentials.join(token, "a")
+    credentials.join(token, "b")
+    with pytest.raises(RefusedError, match="used up"):
+        credentials.join(token, "c")
+
+
+def test_a_refused_join_does_not_use_the_token_up(credentials: Credentials) -> None:
+    token = _part(credentials.create_token(60, uses=2))
+    credentials.join(token, "a")
+    with pytest.raises(RefusedError, match="another node"):
+        credentials.join(token, "a")
+    credentials.join(token, "b")
+
+
+@pytest.mark.parametrize("secret", ["", "x", "wrong-secret-of-some-length"])
+def test_a_wrong_secret_is_refused(credentials: Credentials, secret: str) -> None:
+    token = credentials.create_token(60)
+    with pytest.raises(RefusedError, match="not known"):
+        credentials.join(f"{token.id}.{secret}", "edge-1")
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "../x", "a\n", "ä", "x" * 65])
+def test_an_invalid_name_is_refused(credentials: Credentials, name: str) -> None:
+    with pytest.raises(RefusedError, match="no name"):
+        credentials.join(_part(credentials.create_token(60)), name)
+
+
+def test_a_revoked_node_is_out_and_its_old_token_does_not_bring_it_back(
+    credentials: Credentials, clock: _Clock
+) -> None:
+    token = _part(credentials.create_token(600))
+    key = credentials.join(token, "edge-1")
+    clock.now += 1
+    credentials.revoke_node("edge-1")
+    with pytest.raises(RevokedError):
+        credentials.node_of(key)
+    with pytest.raises(RevokedError):
+        credentials.join(token, "edge-1")
+    clock.now += 1
+    fresh = credentials.join(_part(credentials.create_token(60)), "edge-1")
+    assert credentials.node_of(fresh) == "edge-1"
+    with pytest.raises(RefusedError):
+        credentials.node_of(key)
+
+
+def test_unknown_things_cannot_be_revoked(credentials: Credentials) -> None:
+    with pytest.raises(NotFoundError):
+        credentials.revoke_node("nobody")
+    with pytest.raises(NotFoundError):
+        credentials.revoke_token("none")
+
+
+@pytest.mark.parametrize("key", ["", ":", "edge-1", "edge-1:", "edge-1:x", "other:x"])
+def test_a_wrong_key_is_refused(credentials: Credentials, key: str) -> None:
+    credentials.join(_part(credentials.create_token(60)), "edge-1")
+    with pytest.raises(RefusedError):
+        credentials.node_of(key)
