@@ -1,1 +1,1 @@
-"""Data sets, partitioners and generators; reading them needs no torch. Imports ``core`` and ``runs``/``wire`` at most."""
+"""Data sets, tasks and batches; reading them needs neither torch nor transformers."""

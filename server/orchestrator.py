@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, NotFoundError, RefusedError
@@ -15,24 +15,17 @@ from ..core.workloads import names as workload_names
 from ..proto import control_pb2 as pb
 from .book import Book
 from .credentials import Credentials
+from .data_service import Door
 from .identity import Identity, open_identity
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
 from .run import ENDED, Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
+from .socket_folder import SocketFolder
 from .supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Where a ticket leads."""
-
-    run_id: str
-    node: str
-    socket: str
 
 
 class Orchestrator:
@@ -50,6 +43,7 @@ class Orchestrator:
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
         self.book = Book(options)
         self.doors: dict[str, Door] = {}
+        self._sockets = SocketFolder(self.identity.server_id)
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
@@ -79,6 +73,7 @@ class Orchestrator:
             await port.close()
             self.credentials.close()
             self.book.close()
+            self._sockets.remove()
 
     def _ready(self, port: Port, token: str) -> Ready:
         identity = self.identity
@@ -230,6 +225,7 @@ class Orchestrator:
             "directory": str(run.directory),
             "data": data,
             "direct": direct,
+            "socket": str(self._sockets.socket(run.id, run.epoch)),
         }
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
@@ -250,7 +246,7 @@ class Orchestrator:
                 self.registry.command(node, pb.NodeCommand(stop=stop))
         run.programs.clear()
 
-    def open_door(self, ticket: str, run: Run, node: str, socket: str) -> None:
+    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
         """Let whoever holds ``ticket`` through to the run process."""
         self.doors[ticket] = Door(run.id, node, socket)
 

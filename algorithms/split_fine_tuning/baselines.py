@@ -1,0 +1,62 @@
+"""What the same training would have put on the wire by other means: the denominators of every compression figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.message import Message
+
+_SIDE = ("lengths", "labels")
+
+
+class Volume:
+    """Counts, message by message, what vanilla split learning would have sent for the same tokens.
+
+    Vanilla split learning sends ``hidden_width`` float32 numbers per token up and their gradients down, with the same
+    padding, and the same lengths and labels (spec §8). Shipping the weights sends the whole model down to each edge and
+    back once per epoch, as uncompressed FedAvg with one local epoch does.
+
+    Parameters
+    ----------
+    hidden_width : int
+        Width d of the model.
+    parameters : int
+        Parameters of the unsplit model.
+    """
+
+    def __init__(self, hidden_width: int, parameters: int) -> None:
+        self.hidden_width = hidden_width
+        self.parameters = parameters
+        self.vanilla = 0
+        self.tokens = 0
+        self.code_bytes = 0
+
+    def count_step(self, tokens: int, code_bytes: int, message: Message) -> None:
+        """Count a micro-batch that went up and came back; ``code_bytes`` is what the codes alone took, both ways."""
+        self.tokens += tokens
+        self.vanilla += 2 * tokens * self.hidden_width * 4 + self._side(message)
+        self.code_bytes += code_bytes
+
+    def count_evaluation(self, tokens: int, message: Message) -> None:
+        """Count a batch that only went up."""
+        self.vanilla += tokens * self.hidden_width * 4 + self._side(message)
+
+    @staticmethod
+    def _side(message: Message) -> int:
+        return sum(message.tensors[name].array.nbytes for name in _SIDE if name in message.tensors)
+
+    def baselines(self, epochs: int, edges: int) -> dict[str, int]:
+        """Payload bytes of each baseline, by the name that reports use."""
+        return {
+            "vanilla split learning": self.vanilla,
+            "shipping the weights": 2 * 4 * self.parameters * epochs * edges,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"vanilla": self.vanilla, "tokens": self.tokens, "code_bytes": self.code_bytes}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`as_dict` gave."""
+        self.vanilla, self.tokens = int(saved["vanilla"]), int(saved["tokens"])
+        self.code_bytes = int(saved["code_bytes"])

@@ -1,0 +1,245 @@
+"""The server program: the trunk of the model, the labels' loss, and the steps of all edges in one order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ...core.errors import RunFailedError, WireError
+from ...core.message import Array, Message
+from ...core.session import ServerSession
+from ..training_state import from_arrays, to_arrays
+from .agreement import Offer, Schedule, settle, shares
+from .baselines import Volume
+from .codes import code_bytes, codes_of, gradient_tensor
+from .config import SplitFineTuning
+from .fronts import weight_tensors
+from .optimiser import make_optimiser, make_schedule
+from .parts import build_trunk
+from .ragged import mask_of, unflatten
+
+
+class Cloud:
+    """Trains the trunk with whatever edges the session has.
+
+    Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in order of
+    arrival: sums of gradients come out with the same bits in every run.
+    """
+
+    def __init__(self, session: ServerSession, config: SplitFineTuning) -> None:
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        self.session = session
+        self.config = config
+        self.parts = build_trunk(config, session.run.seed, session.data)
+        self.trunk = self.parts.module
+        self.dropout = self.parts.dropout
+        self.losses: list[float] = []
+        self.evaluations: list[dict[str, float]] = []
+        self.volume = Volume(self.parts.hidden_width, self.parts.parameters_of_whole)
+        self.schedule = self._agree()
+        self.optimiser, self.scheduler = make_optimiser(self.trunk, config, self.schedule.total)
+        self.first_step = 0
+        if session.resume_step is not None:
+            self._load(session.resume_step)
+        else:
+            self._receive_codec()
+
+    # ---- before the first step -----------------------------------------------------------------------------------
+
+    def _agree(self) -> Schedule:
+        channels = self.session.channels
+        offers = {node: Offer.of(channel.receive()) for node, channel in channels.items()}
+        mine = Offer(self.parts.plan, self.parts.fingerprint, 0, 0)
+        schedule = settle(offers, mine, self.config)
+        for channel in channels.values():
+            channel.send(
+                Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch})
+            )
+        return schedule
+
+    def _receive_codec(self) -> None:
+        """The first edge factorises its block once; everybody else takes over what it found."""
+        first, *others = self.session.channels.values()
+        message = expect(first.receive(), "codec", self.session.run.nodes[0])
+        state = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
+        self.parts.load_codec(state)
+        shared = {n: t for n, t in message.tensors.items() if n.startswith("front.")}
+        for channel in others:
+            channel.send(Message("codec", tensors=shared))
+
+    # ---- the steps -----------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the run's result."""
+        for step in range(self.first_step, self.schedule.total):
+            self.session.check_cancelled()
+            loss = self._step(step)
+            self._after(step + 1, loss)
+        for channel in self.session.channels.values():
+            channel.send(Message("control", step=self.schedule.total, fields={"what": "done"}))
+        return self._result()
+
+    def _step(self, step: int) -> float:
+        self.trunk.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        channels = self.session.channels
+        heads = {node: self._activation(node, step, 0) for node in channels}
+        total = sum(int(m.fields["examples"]) for m in heads.values())
+        loss = 0.0
+        for micro in range(max(int(m.fields["micros"]) for m in heads.values())):
+            for place, (node, channel) in enumerate(channels.items()):
+                if micro >= int(heads[node].fields["micros"]):
+                    continue
+                message = heads[node] if micro == 0 else self._activation(node, step, micro)
+                self.dropout.at(step, micro * len(channels) + place)
+                reply, part = self._backward(message, node, total)
+                channel.send(reply)
+                loss += part
+        if not math.isfinite(loss):
+            raise RunFailedError(
+                f"the loss became {loss} at step {step + 1}", cure="lower learning_rate or codec_lr_factor"
+            )
+        self.optimiser.step()
+        self.scheduler.step()
+        return loss
+
+    def _activation(self, node: str, step: int, micro: int) -> Message:
+        message = expect(self.session.channels[node].receive(), "activation", node)
+        if (message.step, message.micro) != (step, micro):
+            raise WireError(
+                f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due"
+            )
+        return message
+
+    def _backward(self, message: Message, node: str, total: int) -> tuple[Message, float]:
+        """Forward and backward through the trunk; the step's mean over *all* its examples is what is differentiated."""
+        codes, mask, labels, lengths = self._inputs(message, node)
+        codes.requires_grad_()
+        logits = self.trunk(self._padded(codes, mask), mask)
+        loss = functional.cross_entropy(logits, labels, reduction="sum") / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert codes.grad is not None
+        seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
+        tensor = gradient_tensor(codes.grad.numpy(), self.config.down, lengths, seed)
+        self.volume.count_step(len(codes), code_bytes(codes.numel(), self.config), message)
+        reply = Message("gradient", step=message.step, micro=message.micro, tensors={"codes": tensor})
+        return reply, float(loss.detach())
+
+    def _inputs(self, message: Message, node: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Array]:
+        codes = codes_of(message)
+        lengths = message.array("lengths").astype(np.int64)
+        labels = torch.from_numpy(message.array("labels").astype(np.int64))
+        if self.config.ragged:
+            mask = mask_of(torch.from_numpy(lengths))
+            rows = int(lengths.sum())
+        else:
+            mask = mask_of(torch.from_numpy(lengths), width=len(codes) // max(len(lengths), 1))
+            rows = mask.numel()
+        if codes.shape != (rows, self.parts.width) or len(labels) != len(lengths):
+            raise WireError(
+                f"edge '{node}' sent codes of shape {tuple(codes.shape)} at step {message.step}, "
+                f"not ({rows}, {self.parts.width})"
+            )
+        if not torch.isfinite(codes).all():
+            raise RunFailedError(
+                f"edge '{node}' sent codes that are not finite at step {message.step}",
+                cure="lower learning_rate or codec_lr_factor",
+            )
+        groups = lengths if self.config.ragged else np.full(len(lengths), mask.shape[1])
+        return codes, mask, labels, groups
+
+    def _padded(self, codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.config.ragged:
+            return unflatten(codes, mask)
+        return codes.view(*mask.shape, -1)
+
+    # ---- after a step --------------------------------------------------------------------------------------------
+
+    def _after(self, done: int, loss: float) -> None:
+        self.losses.append(loss)
+        self.session.metrics(done, loss=loss, learning_rate=self.scheduler.get_last_lr()[0])
+        if self.schedule.averages(done):
+            self._average(done)
+        if self.schedule.evaluates(done):
+            self.evaluations.append(self._evaluate(done))
+            self.session.metrics(done, **self.evaluations[-1])
+        if self.schedule.saves(done):
+            self._save(done)
+        window = self.losses[-20:]
+        self.session.progress(done, self.schedule.total, loss=sum(window) / len(window), **self._newest())
+
+    def _newest(self) -> dict[str, float]:
+        return self.evaluations[-1] if self.evaluations else {}
+
+    def _average(self, done: int) -> None:
+        """Mean of the edges' fronts, weighted by their share of a step, summed in cohort order."""
+        channels = self.session.channels
+        weights = shares(self.config.batch_size, len(channels))
+        sums: dict[str, Array] = {}
+        for weight, (node, channel) in zip(weights, channels.items(), strict=True):
+            message = expect(channel.receive(), "weights", node)
+            for name, tensor in message.tensors.items():
+                part = tensor.array.astype(np.float64) * (weight / self.config.batch_size)
+                sums[name] = sums[name] + part if name in sums else part
+
+        mean = weight_tensors({n: a.astype(np.float32) for n, a in sums.items()}, self.config.average_encoding)
+        for channel in channels.values():
+            channel.send(Message("weights", step=done, tensors=mean))
+
+    @torch.no_grad()
+    def _evaluate(self, done: int) -> dict[str, float]:
+        self.trunk.eval()
+        truth: list[Array] = []
+        guess: list[Array] = []
+        for node, channel in self.session.channels.items():
+            while True:
+                message = channel.receive()
+                if message.kind == "control" and message.fields.get("what") == "evaluated":
+                    break
+                codes, mask, labels, _ = self._inputs(expect(message, "evaluation", node), node)
+                guess.append(self.trunk(self._padded(codes, mask), mask).argmax(-1).numpy())
+                truth.append(labels.numpy())
+                self.volume.count_evaluation(len(codes), message)
+        value = self.parts.task.score(np.concatenate(truth), np.concatenate(guess))
+        self.session.log(f"step {done}: {self.parts.task.metric} {value:.4f} on {sum(map(len, truth))} examples")
+        return {self.parts.task.metric: value}
+
+    # ---- checkpoints and the result ------------------------------------------------------------------------------
+
+    def _save(self, done: int) -> None:
+        meta = {"losses": self.losses, "evaluations": self.evaluations, "volume": self.volume.as_dict()}
+        self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
+
+    def _load(self, step: int) -> None:
+        arrays, meta = self.session.load_checkpoint(step)
+        from_arrays(arrays, self.trunk, self.optimiser)
+        self.losses, self.evaluations = list(meta["losses"]), list(meta["evaluations"])
+        self.volume.restore(meta["volume"])
+        self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
+        self.first_step = step
+
+    def _result(self) -> dict[str, Any]:
+        final = self.evaluations[-1]
+        return {
+            "metric": self.parts.task.metric,
+            "accuracy": final[self.parts.task.metric],
+            "evaluations": self.evaluations,
+            "steps": self.schedule.total,
+            "edges": len(self.session.channels),
+            "loss": float(np.mean(self.losses[-50:])),
+            "block": self.parts.block,
+            "width": self.parts.width,
+            "baselines": self.volume.baselines(self.config.epochs, len(self.session.channels)),
+            "code_bytes": self.volume.code_bytes,
+        }
+
+
+def expect(message: Message, kind: str, node: str) -> Message:
+    """Return ``message`` if it is of ``kind``; a :class:`WireError` names the edge otherwise."""
+    if message.kind != kind:
+        raise WireError(f"edge '{node}' sent '{message.kind}' where '{kind}' was due")
+    return message

@@ -1,0 +1,110 @@
+"""The same training without a split: what every accuracy of the method is held against.
+
+The same examples in the same steps, the same dropout rates, schedule and optimiser; the whole model in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ...core.seeds import Seed
+from ...data.batches import Batch
+from .agreement import Schedule, shares
+from .config import SplitFineTuning
+from .dropout import DropoutSeeds
+from .optimiser import make_optimiser
+from .parts import TaskData, build_whole
+
+OnProgress = Callable[[int, int, dict[str, float]], None]
+
+
+def train_unsplit(
+    config: SplitFineTuning,
+    seed: int,
+    edges: int = 1,
+    data: Callable[[str], Path] | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Train the unsplit model on what ``edges`` edges would have trained on together.
+
+    Parameters
+    ----------
+    config : SplitFineTuning
+        Of the split run; what concerns cut and wire is ignored.
+    seed : int
+        The split run's.
+    edges : int
+        How many edges shared each step.
+    data : callable, optional
+        Gives the path of a data set by name.
+    on_progress : callable, optional
+        Called as ``on_progress(step, total, {"loss": …})`` after each step.
+
+    Returns
+    -------
+    dict
+        ``metric``, ``accuracy``, ``steps``, ``loss`` (mean of the last 50 steps) and ``evaluations``.
+    """
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    tree = Seed(seed)
+    model, task = build_whole(config, tree, data)
+    parts = shares(config.batch_size, edges)
+    held = [task.edge(place, edges, part) for place, part in enumerate(parts)]
+    schedule = Schedule(max(h.natural_steps for h in held), config)
+    plans = [h.plan(schedule.steps_per_epoch) for h in held]
+    optimiser, scheduler = make_optimiser(model, config, schedule.total)
+    dropout = DropoutSeeds(model, tree.child("dropout", "whole"))
+    losses: list[float] = []
+    evaluations: list[dict[str, float]] = []
+    for step in range(schedule.total):
+        model.train()
+        optimiser.zero_grad(set_to_none=True)
+        batches = [plan.batch(step) for plan in plans]
+        losses.append(_step(model, batches, dropout, step))
+        optimiser.step()
+        scheduler.step()
+        if schedule.evaluates(step + 1):
+            evaluations.append({task.metric: evaluate(model, task)})
+        if on_progress:
+            newest = evaluations[-1] if evaluations else {}
+            on_progress(step + 1, schedule.total, {"loss": float(np.mean(losses[-20:])), **newest})
+    return {
+        "metric": task.metric,
+        "accuracy": evaluations[-1][task.metric],
+        "steps": schedule.total,
+        "loss": float(np.mean(losses[-50:])),
+        "evaluations": evaluations,
+    }
+
+
+def _step(model: torch.nn.Module, batches: list[Batch], dropout: DropoutSeeds, step: int) -> float:
+    """Gradients of one step: the mean loss over the examples of all batches."""
+    total = sum(map(len, batches))
+    value = 0.0
+    for place, batch in enumerate(batches):
+        dropout.at(step, place)
+        loss = functional.cross_entropy(_logits(model, batch), torch.from_numpy(batch.labels), reduction="sum") / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        value += float(loss.detach())
+    return value
+
+
+def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    types = None if batch.token_type_ids is None else torch.from_numpy(batch.token_type_ids)
+    logits: torch.Tensor = model(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask), types)
+    return logits
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, task: TaskData) -> float:
+    """The task's score of a whole model on all held-out examples."""
+    model.eval()
+    batches = list(task.held_out())
+    guess = [_logits(model, batch).argmax(-1).numpy() for batch in batches]
+    return task.score(np.concatenate([b.labels for b in batches]), np.concatenate(guess))

@@ -1,0 +1,34 @@
+"""Split fine-tuning as a workload: what the table of methods points at. Heavy imports happen when a program starts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel
+
+from ...core.session import NodeSession, ServerSession
+from .config import SplitFineTuning
+
+
+class SplitFineTuningWorkload:
+    """Fine-tune a transformer whose front lives on the edges and whose trunk lives in the cloud."""
+
+    name = "split_fine_tuning"
+    summary = "fine-tune a transformer across edges and cloud, low-rank codes instead of activations on the wire"
+    config: type[BaseModel] = SplitFineTuning
+    on_lost_node: Literal["restart", "continue"] = "restart"
+
+    def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
+        """Train the trunk; returns accuracy, loss and the baselines of the volume."""
+        from .cloud_program import Cloud
+
+        return Cloud(session, cast(SplitFineTuning, config)).run()
+
+    def node_program(self, session: NodeSession, config: BaseModel) -> None:
+        """Train this edge's front."""
+        from .edge_program import Edge
+
+        Edge(session, cast(SplitFineTuning, config)).run()
+
+
+WORKLOAD = SplitFineTuningWorkload()

@@ -1,0 +1,56 @@
+"""A module's and its optimiser's state as named arrays, ready for a checkpoint and exact on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.errors import StorageError
+from ..core.message import Array
+
+_MODEL, _OPTIMISER = "model.", "optimiser."
+
+
+def to_arrays(module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Array]:
+    """Copy parameters, buffers and per-parameter optimiser state (e.g. Adam's moments) into NumPy arrays.
+
+    The keys are ``model.<name>`` and ``optimiser.<name>/<slot>``.
+    """
+    arrays: dict[str, Array] = {_MODEL + n: t.detach().cpu().numpy().copy() for n, t in module.state_dict().items()}
+    if optimiser is None:
+        return arrays
+    for name, parameter in module.named_parameters():
+        for slot, value in optimiser.state.get(parameter, {}).items():
+            tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+            arrays[f"{_OPTIMISER}{name}/{slot}"] = tensor.detach().cpu().numpy().copy()
+    return arrays
+
+
+def from_arrays(
+    arrays: Mapping[str, Array], module: nn.Module, optimiser: torch.optim.Optimizer | None = None
+) -> None:
+    """Put back what :func:`to_arrays` gave.
+
+    Raises
+    ------
+    StorageError
+        A parameter is missing or has another shape.
+    """
+    model = {n.removeprefix(_MODEL): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(_MODEL)}
+    try:
+        module.load_state_dict(model, strict=True)
+    except RuntimeError as error:
+        raise StorageError(
+            f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}",
+            cure="start the run anew, or resume it with the configuration it began with",
+        ) from error
+    if optimiser is None:
+        return
+    parameters = dict(module.named_parameters())
+    for key, array in arrays.items():
+        if key.startswith(_OPTIMISER):
+            name, _, slot = key.removeprefix(_OPTIMISER).rpartition("/")
+            optimiser.state[parameters[name]][slot] = torch.from_numpy(np.array(array))

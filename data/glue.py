@@ -1,0 +1,171 @@
+"""GLUE tasks from local TSV files, named and laid out as in the benchmark's archives (spec section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import DataError, NotFoundError
+from .text import Example, TextTask
+
+_BINARY = {"0": 0, "1": 1}
+_ENTAILMENT = {"entailment": 0, "not_entailment": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class GlueLayout:
+    """Where a task's sentences and labels are in its files.
+
+    Attributes
+    ----------
+    folder : str
+        Name of the task's folder in the archive.
+    text, text_pair, label : int
+        Columns from 0; a negative one counts from the end.
+    labels : Mapping[str, int]
+        Label as written -> class.
+    label_names : tuple of str
+        Names of the classes.
+    header : tuple of str
+        Column names expected on the first line at (text, text_pair if any, label); empty if there is no
+        header.
+    metric : str
+        Official metric that this project reports.
+    train, dev : str
+        File names.
+    """
+
+    folder: str
+    text: int
+    text_pair: int | None
+    label: int
+    labels: Mapping[str, int]
+    label_names: tuple[str, ...]
+    header: tuple[str, ...]
+    metric: str = "accuracy"
+    train: str = "train.tsv"
+    dev: str = "dev.tsv"
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Columns in use, in the order of :attr:`header`."""
+        return tuple(c for c in (self.text, self.text_pair, self.label) if c is not None)
+
+
+_PAIR = ("sentence1", "sentence2", "label")
+_NLI_NAMES = ("entailment", "not_entailment")
+
+#: The tasks by name. MNLI's class order is the paper's code's.
+LAYOUTS: dict[str, GlueLayout] = {
+    "sst2": GlueLayout("SST-2", 0, None, 1, _BINARY, ("negative", "positive"), ("sentence", "label")),
+    "cola": GlueLayout("CoLA", 3, None, 1, _BINARY, ("unacceptable", "acceptable"), (), metric="matthews"),
+    "rte": GlueLayout("RTE", 1, 2, 3, _ENTAILMENT, _NLI_NAMES, _PAIR),
+    "wnli": GlueLayout("WNLI", 1, 2, 3, _BINARY, ("not_entailment", "entailment"), _PAIR),
+    "qnli": GlueLayout("QNLI", 1, 2, 3, _ENTAILMENT, _NLI_NAMES, ("question", "sentence", "label")),
+    "mrpc": GlueLayout(
+        "MRPC", 3, 4, 0, _BINARY, ("not_equivalent", "equivalent"), ("#1 String", "#2 String", "Quality"),
+        train="msr_paraphrase_train.txt", dev="msr_paraphrase_test.txt",
+    ),
+    "mnli": GlueLayout(
+        "MNLI", 8, 9, -1, {"entailment": 0, "contradiction": 1, "neutral": 2},
+        ("entailment", "contradiction", "neutral"), ("sentence1", "sentence2", "gold_label"),
+        dev="dev_matched.tsv",
+    ),
+}  # fmt: skip
+
+
+def load_glue(task: str, directory: Path) -> TextTask:
+    """Read a GLUE task.
+
+    Parameters
+    ----------
+    task : str
+        A key of :data:`LAYOUTS`.
+    directory : Path
+        The folder of all tasks (holding ``SST-2/train.tsv`` …) or of this one (holding ``train.tsv``).
+
+    Raises
+    ------
+    NotFoundError
+        No task has that name.
+    DataError
+        A file is missing or a line is not as it should be; the message names file and line.
+    """
+    if task not in LAYOUTS:
+        raise NotFoundError(f"no GLUE task is called '{task}'", cure=f"use one of {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[task]
+    folder = _folder(layout, Path(directory))
+    train = list(_read(folder / layout.train, layout))
+    dev = list(_read(folder / layout.dev, layout))
+    return TextTask(task, layout.label_names, train, dev, layout.metric)
+
+
+def _folder(layout: GlueLayout, directory: Path) -> Path:
+    if not directory.is_dir():
+        raise DataError(
+            f"the data folder {directory} does not exist or is no folder",
+            cure=f"give the folder that holds {layout.folder}/{layout.train}",
+        )
+    inner = directory / layout.folder
+    folder = inner if inner.is_dir() else directory
+    missing = [name for name in (layout.train, layout.dev) if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} holds no {' and no '.join(missing)}",
+            cure=f"give the folder that holds {layout.folder}/ with {layout.train} and {layout.dev}",
+        )
+    return folder
+
+
+def _read(path: Path, layout: GlueLayout) -> Iterator[Example]:
+    classes = layout.labels
+    needed = max(c if c >= 0 else -c - 1 for c in layout.columns) + 1
+    rows = _rows(path)
+    found = 0
+    if layout.header:
+        _check_header(path, next(rows, (1, [])), layout)
+    for number, row in rows:
+        if len(row) < needed:
+            raise DataError(
+                f"{path}, line {number}: {len(row)} columns where at least {needed} belong",
+                cure="the file must be tab-separated and complete; copy it again from the GLUE archive",
+            )
+        label = classes.get(row[layout.label])
+        if label is None:
+            raise DataError(
+                f"{path}, line {number}: the label {row[layout.label]!r} is none of {', '.join(classes)}",
+                cure=f"check that the file belongs to {layout.folder} and has labels (test files have none)",
+            )
+        found += 1
+        yield Example(row[layout.text], None if layout.text_pair is None else row[layout.text_pair], label)
+    if not found:
+        raise DataError(f"{path} holds no examples", cure="copy it again from the GLUE archive")
+
+
+def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) -> None:
+    number, row = first
+    names = tuple(row[c] if -len(row) <= c < len(row) else "" for c in layout.columns)
+    if names != layout.header:
+        raise DataError(
+            f"{path}, line {number}: the header should name the columns {', '.join(layout.header)}, not "
+            f"{', '.join(repr(n) for n in names)}",
+            cure=f"check that the file belongs to {layout.folder} and starts with its header line",
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    r"""Line numbers and columns; a byte order mark, ``\r\n`` and blank lines are forgiven.
+
+    Lines end at ``\n`` only and quotes mean nothing: sentences hold lone quotes and Unicode line separators.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason})", cure="convert the file to UTF-8"
+                ) from error
+            if line.strip():
+                yield number, line.rstrip("\r\n").split("\t")

@@ -1,0 +1,370 @@
+"""The ledger: every transfer of a run as one row, written in columnar blocks (Arrow IPC streams)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import MissingExtraError, NotFoundError, StorageError
+from ..core.transfer import Transfer
+from . import files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"ledger-(\d{4,})\.arrows")
+_NAMES = ("node", "direction", "kind", "encoding")
+_NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
+_COLUMNS = (*_NAMES, *_NUMBERS, "time")
+_SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
+_GETTERS = tuple(map(operator.attrgetter, _COLUMNS))
+#: Blocks that may wait for the disk; then recording waits too.
+_WAITING_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sums over transfers; bytes as in :class:`~farshore.core.transfer.Transfer`."""
+
+    frames: int = 0
+    dense_bytes: int = 0
+    payload_bytes: int = 0
+    frame_bytes: int = 0
+
+    def plus(self, rows: Sequence[Transfer]) -> Sizes:
+        """These sums with ``rows`` added."""
+        return Sizes(
+            self.frames + len(rows),
+            self.dense_bytes + sum(t.dense_bytes for t in rows),
+            self.payload_bytes + sum(t.payload_bytes for t in rows),
+            self.frame_bytes + sum(t.frame_bytes for t in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What crossed so far, uplink and downlink."""
+
+    up: Sizes = Sizes()
+    down: Sizes = Sizes()
+
+    def plus(self, rows: Sequence[Transfer]) -> Totals:
+        """These totals with ``rows`` added."""
+        up = [t for t in rows if t.direction == "up"]
+        return Totals(self.up.plus(up), self.down.plus([t for t in rows if t.direction != "up"]))
+
+
+class Ledger:
+    """Writes the next segment (``ledger-0000.arrows``, ``ledger-0001.arrows`` …) of a directory's ledger.
+
+    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old. What
+    was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried again;
+    :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
+
+    Parameters
+    ----------
+    directory : Path
+        Made if it is not there.
+    block_rows : int
+        Rows per block.
+    flush_seconds : float
+        Longest time in seconds that a row waits for its block to fill.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed.
+    StorageError
+        The segment cannot be opened.
+    """
+
+    def __init__(self, directory: Path, block_rows: int = 4096, flush_seconds: float = 1.0) -> None:
+        if block_rows < 1:
+            raise ValueError("block_rows must be at least 1")
+        self._block_rows = block_rows
+        self._flush_seconds = flush_seconds
+        self._lock = threading.Lock()  # rows and totals
+        self._changed = threading.Condition(self._lock)
+        self._writing = threading.Lock()  # the segment; taken before the other one
+        self._rows: list[Transfer] = []
+        self._blocks: deque[list[Transfer]] = deque()  # full ones, older than _rows
+        self._totals = Totals()  # of what is in neither
+        self._closing = False
+        self._segment = _Segment(_next_segment(Path(directory)))
+        self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
+        self._thread.start()
+
+    @property
+    def totals(self) -> Totals:
+        """Running totals of this segment, rows that wait for their block included."""
+        with self._lock:
+            rows, totals = [t for block in (*self._blocks, self._rows) for t in block], self._totals
+        return totals.plus(rows)
+
+    def record(self, transfer: Transfer) -> None:
+        """Add a row; any thread may.
+
+        Raises
+        ------
+        StorageError
+            The ledger is closed, or the disk has refused so many blocks that no more can wait.
+        """
+        with self._lock:
+            if self._closing:
+                raise StorageError("the ledger is closed; nothing can be recorded any more")
+            self._rows.append(transfer)
+            rows = len(self._rows)
+            if rows == self._block_rows:
+                self._blocks.append(self._rows)
+                self._rows = []
+            if rows == 1 or rows == self._block_rows:
+                self._changed.notify()
+            crowded = len(self._blocks) >= _WAITING_BLOCKS
+        if crowded:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; returns when a kill -9 can no longer take it.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses; the rows wait on.
+        """
+        with self._writing:
+            self._segment.drain()
+            with self._lock:
+                if self._rows:
+                    self._blocks.append(self._rows)
+                    self._rows = []
+                count = len(self._blocks)  # of those only: others may be recording faster than the disk writes
+            for _ in range(count):
+                self._write_oldest()
+
+    def close(self) -> None:
+        """Write what waits, sync it to the disk and end the thread; a second call does nothing.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses; rows are lost.
+        """
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        try:
+            self.flush()
+        finally:
+            self._segment.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_oldest(self) -> None:
+        block = self._blocks[0]  # whoever holds _writing is the only one to take blocks away
+        totals = self._totals.plus(block)
+        with self._lock:
+            self._blocks.popleft()
+            self._totals = totals
+        self._segment.write(block)
+
+    def _write_on(self) -> None:
+        failing = False
+        while True:
+            with self._lock:
+                self._changed.wait_for(lambda: self._rows or self._blocks or failing or self._closing)
+                # While the disk refuses, a full block is no reason to try at once.
+                self._changed.wait_for(lambda: (self._blocks and not failing) or self._closing, self._flush_seconds)
+                if self._closing:
+                    return
+            try:
+                self.flush()
+                failing = False
+            except StorageError as error:
+                if not failing:
+                    _log.error("the ledger waits for the disk: %s", error)
+                failing = True
+
+
+class _Segment:
+    """One file, and what of it the disk has not taken yet."""
+
+    def __init__(self, path: Path) -> None:
+        pa = _pyarrow()
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise files.storage_error(f"cannot open the ledger {path}", error) from error
+        self._sink = io.BytesIO()
+        self._schema = _schema()
+        self._waiting = memoryview(b"")
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
+        self.drain()
+
+    def write(self, rows: Sequence[Transfer]) -> None:
+        """Write a block."""
+        pa = _pyarrow()
+        # Column by column: a tuple per row costs twice as much.
+        pairs = zip(_GETTERS, self._schema, strict=True)
+        arrays = [pa.array(list(map(get, rows)), field.type) for get, field in pairs]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self.drain()
+
+    def drain(self) -> None:
+        """Hand the disk what it has not taken; a part may go through before it refuses."""
+        fresh = self._sink.getvalue()
+        if fresh:
+            self._sink.seek(0)
+            self._sink.truncate()
+            self._waiting = memoryview(bytes(self._waiting) + fresh)
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+        except OSError as error:
+            raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
+
+    def close(self) -> None:
+        """Sync and close."""
+        try:
+            self._writer.close()
+            self.drain()
+            os.fsync(self._file)
+        except OSError as error:
+            raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
+        finally:
+            os.close(self._file)
+
+
+def read_ledger(directory: Path) -> pa.Table:
+    """All rows of a directory's ledger, in the order written.
+
+    A segment whose end is missing (its writer was killed, or is still at it) gives the blocks that are whole.
+
+    Returns
+    -------
+    pyarrow.Table
+        One column per field of :class:`~farshore.core.transfer.Transfer`: node, direction, kind, encoding as
+        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was recorded.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed.
+    NotFoundError
+        There is no such directory.
+    """
+    pa = _pyarrow()
+    batches = [batch for path in segments(directory) for batch in _read(path)]
+    return pa.Table.from_batches(batches, _schema()).unify_dictionaries()
+
+
+def segments(directory: Path) -> list[Path]:
+    """A ledger's files in the order written.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such directory.
+    """
+    try:
+        found = [(int(m[1]), path) for path in Path(directory).iterdir() if (m := _NAME.fullmatch(path.name))]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"there is no directory {directory}") from error
+    except OSError as error:
+        raise files.storage_error(f"cannot read the directory {directory}", error) from error
+    return [path for _, path in sorted(found)]
+
+
+def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
+    """Sums of a ledger's rows.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        From :func:`read_ledger`.
+    by : sequence of str
+        Columns to group by; none = one row over everything.
+
+    Returns
+    -------
+    pyarrow.Table
+        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by ``by``.
+    """
+    import pyarrow.compute as pc
+
+    pa = _pyarrow()
+    if not by:
+        sums = [pc.sum(table[name], min_count=0).as_py() for name in _SIZES]
+        return pa.table({"frames": [table.num_rows], **{n: [s] for n, s in zip(_SIZES, sums, strict=True)}})
+    # Threads would give the groups in another order each time, and cost more than they save here.
+    grouped = table.group_by(list(by), use_threads=False)
+    summed = grouped.aggregate([([], "count_all"), *((name, "sum") for name in _SIZES)])
+    columns = {name: _decoded(summed[name]) for name in by}
+    columns["frames"] = summed["count_all"]
+    columns.update({name: summed[f"{name}_sum"] for name in _SIZES})
+    return pa.table(columns).sort_by([(name, "ascending") for name in by])
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    pa = _pyarrow()
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _read(path: Path) -> list[pa.RecordBatch]:
+    pa = _pyarrow()
+    batches: list[pa.RecordBatch] = []
+    try:
+        if not path.stat().st_size:
+            return batches
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            if reader.schema != _schema():
+                raise StorageError(f"{path} is no ledger of this version: its columns are {reader.schema.names}")
+            batches.extend(reader)
+    except (pa.ArrowInvalid, OSError) as error:
+        _log.info("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+    return batches
+
+
+def _next_segment(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.storage_error(f"cannot make the directory {directory}", error) from error
+    last = segments(directory)[-1:]
+    number = int(_NAME.fullmatch(last[0].name)[1]) + 1 if last else 0  # type: ignore[index]
+    return directory / f"ledger-{number:04d}.arrows"
+
+
+def _schema() -> pa.Schema:
+    pa = _pyarrow()
+    name = pa.dictionary(pa.int32(), pa.string())
+    types: list[tuple[str, Any]] = [(n, name) for n in _NAMES]
+    return pa.schema([*types, *((n, pa.int64()) for n in _NUMBERS), ("time", pa.float64())])
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.ipc
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pyarrow", "server") from error
+    return pa
