@@ -8,6 +8,7 @@ import operator
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ _NAMES = ("node", "direction", "kind", "encoding")
 _NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
 _COLUMNS = (*_NAMES, *_NUMBERS, "time")
 _SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
-_row = operator.attrgetter(*_COLUMNS)
+_GETTERS = tuple(map(operator.attrgetter, _COLUMNS))
 #: Blocks that may wait for the disk; then recording waits too.
 _WAITING_BLOCKS = 64
 
@@ -97,7 +98,8 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._writing = threading.Lock()  # the segment; taken before the other one
         self._rows: list[Transfer] = []
-        self._totals = Totals()  # without those in _rows
+        self._blocks: deque[list[Transfer]] = deque()  # full ones, older than _rows
+        self._totals = Totals()  # of what is in neither
         self._closing = False
         self._segment = _Segment(_next_segment(Path(directory)))
         self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
@@ -107,7 +109,7 @@ class Ledger:
     def totals(self) -> Totals:
         """Running totals of this segment, rows that wait for their block included."""
         with self._lock:
-            rows, totals = list(self._rows), self._totals
+            rows, totals = [t for block in (*self._blocks, self._rows) for t in block], self._totals
         return totals.plus(rows)
 
     def record(self, transfer: Transfer) -> None:
@@ -122,10 +124,14 @@ class Ledger:
             if self._closing:
                 raise StorageError("the ledger is closed; nothing can be recorded any more")
             self._rows.append(transfer)
-            waiting = len(self._rows)
-            if waiting == 1 or waiting == self._block_rows:
+            rows = len(self._rows)
+            if rows == self._block_rows:
+                self._blocks.append(self._rows)
+                self._rows = []
+            if rows == 1 or rows == self._block_rows:
                 self._changed.notify()
-        if waiting >= self._block_rows * _WAITING_BLOCKS:
+            crowded = len(self._blocks) >= _WAITING_BLOCKS
+        if crowded:
             self.flush()
 
     def flush(self) -> None:
@@ -138,8 +144,13 @@ class Ledger:
         """
         with self._writing:
             self._segment.drain()
-            while rows := self._take():
-                self._segment.write(rows)
+            with self._lock:
+                if self._rows:
+                    self._blocks.append(self._rows)
+                    self._rows = []
+                count = len(self._blocks)  # of those only: others may be recording faster than the disk writes
+            for _ in range(count):
+                self._write_oldest()
 
     def close(self) -> None:
         """Write what waits, sync it to the disk and end the thread; a second call does nothing.
@@ -166,20 +177,21 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self) -> list[Transfer]:
+    def _write_oldest(self) -> None:
+        block = self._blocks[0]  # whoever holds _writing is the only one to take blocks away
+        totals = self._totals.plus(block)
         with self._lock:
-            rows, self._rows = self._rows[: self._block_rows], self._rows[self._block_rows :]
-            self._totals = self._totals.plus(rows)
-        return rows
+            self._blocks.popleft()
+            self._totals = totals
+        self._segment.write(block)
 
     def _write_on(self) -> None:
         failing = False
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._rows or self._closing)
+                self._changed.wait_for(lambda: self._rows or self._blocks or failing or self._closing)
                 # While the disk refuses, a full block is no reason to try at once.
-                full = self._block_rows if not failing else self._block_rows * _WAITING_BLOCKS
-                self._changed.wait_for(lambda: len(self._rows) >= full or self._closing, self._flush_seconds)
+                self._changed.wait_for(lambda: (self._blocks and not failing) or self._closing, self._flush_seconds)
                 if self._closing:
                     return
             try:
@@ -211,8 +223,9 @@ class _Segment:
     def write(self, rows: Sequence[Transfer]) -> None:
         """Write a block."""
         pa = _pyarrow()
-        columns = zip(*map(_row, rows), strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        # Column by column: a tuple per row costs twice as much.
+        pairs = zip(_GETTERS, self._schema, strict=True)
+        arrays = [pa.array(list(map(get, rows)), field.type) for get, field in pairs]
         self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         self.drain()
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, NotFoundError, RefusedError
@@ -15,24 +15,17 @@ from ..core.workloads import names as workload_names
 from ..proto import control_pb2 as pb
 from .book import Book
 from .credentials import Credentials
+from .data_service import Door
 from .identity import Identity, open_identity
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
 from .run import ENDED, Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
+from .socket_folder import SocketFolder
 from .supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Where a ticket leads."""
-
-    run_id: str
-    node: str
-    socket: str
 
 
 class Orchestrator:
@@ -50,6 +43,7 @@ class Orchestrator:
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
         self.book = Book(options)
         self.doors: dict[str, Door] = {}
+        self._sockets = SocketFolder(self.identity.server_id)
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
@@ -61,7 +55,11 @@ class Orchestrator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         port = Port(self)
-        await port.open()
+        try:
+            await port.open()
+        except BaseException:
+            self._release()
+            raise
         first = not self.credentials.ever_used()
         token = self.credentials.create_token(self.options.token_hours * 3600) if first else ""
         everyone = self.credentials.nodes()
@@ -77,8 +75,13 @@ class Orchestrator:
             watching.cancel()
             await self._interrupt_runs()
             await port.close()
-            self.credentials.close()
-            self.book.close()
+            self._release()
+
+    def _release(self) -> None:
+        self.credentials.close()
+        self.book.close()
+        self._sockets.remove()
+        self.identity.release()
 
     def _ready(self, port: Port, token: str) -> Ready:
         identity = self.identity
@@ -230,6 +233,7 @@ class Orchestrator:
             "directory": str(run.directory),
             "data": data,
             "direct": direct,
+            "socket": str(self._sockets.socket(run.id, run.epoch)),
         }
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
@@ -250,7 +254,7 @@ class Orchestrator:
                 self.registry.command(node, pb.NodeCommand(stop=stop))
         run.programs.clear()
 
-    def open_door(self, ticket: str, run: Run, node: str, socket: str) -> None:
+    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
         """Let whoever holds ``ticket`` through to the run process."""
         self.doors[ticket] = Door(run.id, node, socket)
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from ..core.errors import ExitCode
@@ -29,6 +30,8 @@ NODE_SECONDS = 10.0
 #: Seconds to wait for a node's own account when the server program ended because a peer was gone.
 VERDICT_SECONDS = 2.0
 
+#: Ticket -> the node it is for, and the socket it leads to.
+Doors: TypeAlias = dict[str, tuple[str, Path]]
 Verdict: TypeAlias = Literal["finished", "failed", "cancelled", "interrupted", "restart"]
 
 
@@ -56,7 +59,7 @@ class Surroundings(Protocol):
     def stop_programs(self, run: Run, reason: str) -> None:
         """Tell every node of the run to stop its program."""
 
-    def open_door(self, ticket: str, run: Run, node: str, socket: str) -> None:
+    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
         """Let whoever holds ``ticket`` through to the run process."""
 
     def close_doors(self, run: Run) -> None:
@@ -143,13 +146,15 @@ class Supervisor:
         self._set("starting", "starting the run process")
         child = await Child.start("farshore.server.run_process")
         tickets = {node: secrets.token_urlsafe(24) for node in run.nodes}
-        child.send({**self._around.specification(run), "tickets": tickets})
+        specification = self._around.specification(run)
+        child.send({**specification, "tickets": tickets})
+        doors = {ticket: (node, Path(specification["socket"])) for node, ticket in tickets.items()}
         jobs = [
             asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
             asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),
         ]
         try:
-            outcome = await self._watch(child, tickets)
+            outcome = await self._watch(child, doors)
             if outcome.verdict != "finished":
                 self._around.stop_programs(run, outcome.reason)
                 child.send({"type": "cancel", "reason": outcome.reason})
@@ -184,7 +189,7 @@ class Supervisor:
             self._run.log.write("run", [line])
             self._run.notify()
 
-    async def _watch(self, child: Child, tickets: dict[str, str]) -> Outcome:
+    async def _watch(self, child: Child, doors: Doors) -> Outcome:
         """Look at what happens until the epoch is decided."""
         run = self._run
         while True:
@@ -193,15 +198,15 @@ class Supervisor:
             event = await run.inbox.get()
             if event.epoch != run.epoch and event.kind != "lost":
                 continue
-            outcome = await self._consider(event, child, tickets)
+            outcome = await self._consider(event, child, doors)
             if outcome is not None:
                 return outcome
 
-    async def _consider(self, event: Event, child: Child, tickets: dict[str, str]) -> Outcome | None:
+    async def _consider(self, event: Event, child: Child, doors: Doors) -> Outcome | None:
         run = self._run
         match event.kind:
             case "ready":
-                return self._start_nodes(event, tickets)
+                return self._start_nodes(event, doors)
             case "running":
                 self._set("running", "")
             case "waiting":
@@ -219,11 +224,11 @@ class Supervisor:
                 return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
         return None
 
-    def _start_nodes(self, event: Event, tickets: dict[str, str]) -> Outcome | None:
+    def _start_nodes(self, event: Event, doors: Doors) -> Outcome | None:
         run = self._run
         self._restartable = event.details["on_lost_node"] == "restart"
-        for index, node in enumerate(run.nodes):
-            self._around.open_door(tickets[node], run, node, str(event.details["socket"]))
+        for index, (ticket, (node, socket)) in enumerate(doors.items()):
+            self._around.open_door(ticket, run, node, socket)
             command = pb.StartProgram(
                 run_id=run.id,
                 workload=run.workload,
@@ -231,7 +236,7 @@ class Supervisor:
                 seed=run.seed,
                 epoch=run.epoch,
                 nodes=run.nodes,
-                ticket=tickets[node],
+                ticket=ticket,
                 data_port=int(event.details.get("port", 0)),
                 shard_index=index,
                 shard_count=len(run.nodes),
@@ -263,6 +268,9 @@ class Supervisor:
 
     def _program_ended(self, event: Event, child: Child | None) -> Outcome | None:
         if event.code == 0:
+            # It took and sent all it wanted; whoever still waits for it must not wait for ever.
+            if child is not None:
+                child.send({"type": "lost", "node": event.node, "reason": f"node {event.node}: its program has ended"})
             return None
         if event.code < 0 or event.code == ExitCode.PEER_LOST:
             how = event.text or _ending(event.code)

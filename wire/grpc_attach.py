@@ -10,6 +10,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -125,6 +127,12 @@ class Dialer:
         """Begin dialling; returns at once."""
         self._future = self._io.submit(self._run())
         return self
+
+    def join(self, timeout: float) -> None:
+        """Wait until the last connection of a closed channel has ended, its goodbye sent, or ``timeout`` seconds."""
+        if self._future is not None:
+            with suppress(TimeoutError, CancelledError):
+                self._future.result(timeout)
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the connection; the channel's program should have closed it before."""

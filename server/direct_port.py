@@ -1,0 +1,50 @@
+"""A run process's own port, so that nodes' data need not pass through the orchestrator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ..core.address import join_address
+from ..core.errors import PortInUseError
+from ..wire.grpc_attach import OPTIONS, Serve, attach_handler
+
+#: Servers of this process; a server that nothing refers to stops.
+_open: list[grpc.aio.Server] = []
+
+
+async def open_direct_port(settings: dict[str, Any], serve: Serve) -> int:
+    """Listen on the first free port of a range, with the orchestrator's certificate.
+
+    Parameters
+    ----------
+    settings : dict
+        ``host``, ``first``, ``last``, and ``certificate`` and ``key`` (PEM) unless insecure.
+    serve : callable
+        As for :func:`farshore.wire.grpc_attach.attach_handler`.
+
+    Raises
+    ------
+    PortInUseError
+        None of the range is free.
+    """
+    for port in range(int(settings["first"]), int(settings["last"]) + 1):
+        server = grpc.aio.server(options=OPTIONS)
+        server.add_generic_rpc_handlers((attach_handler(serve),))
+        target = join_address(str(settings["host"]), port)
+        try:
+            if "key" in settings:
+                pair = [(settings["key"].encode(), settings["certificate"].encode())]
+                server.add_secure_port(target, grpc.ssl_server_credentials(pair))
+            else:
+                server.add_insecure_port(target)
+        except RuntimeError:
+            continue
+        await server.start()
+        _open.append(server)
+        return port
+    raise PortInUseError(
+        f"no port from {settings['first']} to {settings['last']} is free", cure="give the server a wider --data-ports"
+    )

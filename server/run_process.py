@@ -1,0 +1,162 @@
+"""One run's server program in a process of its own, ``farshore.server.run_process``, spawned by a supervisor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..core.agreement import begin, common_step, read_hello
+from ..core.errors import ConfigError, ExitCode, FarshoreError, PeerLostError, RefusedError
+from ..core.processes import Json, Parent
+from ..core.seeds import Seed
+from ..core.session import RunInfo, Workload
+from ..core.workloads import load
+from ..runs.directory import RunDirectory
+from ..wire.channel import Channel
+from ..wire.io import IoThread
+from ..wire.local import serve_local
+from ..wire.pump import Read, Write, pump
+from .direct_port import open_direct_port
+from .session import RunProcessSession
+from .tally import Tally
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that nodes get to take what the finished server program sent.
+_CLOSE_SECONDS = 60.0
+
+
+def main() -> int:
+    """Run the server program that the supervisor asks for; returns the exit code."""
+    parent = Parent.find()
+    specification = parent.first()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        with ExitStack() as stack:
+            result = _run(parent, specification, stack)
+    except Exception as error:
+        code = error.exit_code if isinstance(error, FarshoreError) else ExitCode.RUN_FAILED
+        text = " ".join(str(error).split())
+        line = text if isinstance(error, FarshoreError) else f"{type(error).__name__}: {text}"
+        trace = traceback.format_exc()
+        parent.send({"type": "failed", "exit_code": int(code), "error": line, "traceback": trace})
+        return int(code)
+    parent.send({"type": "finished", "result": json.dumps(result)})
+    return 0
+
+
+def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any]:
+    workload = load(str(specification["workload"]))
+    config = _configuration(workload, str(specification["config"]))
+    directory = RunDirectory(Path(specification["directory"]))
+    ledger = stack.enter_context(directory.open_ledger())
+    metrics = directory.open_metrics()
+    stack.callback(metrics.close)
+    tally = Tally(ledger.record)
+    epoch = int(specification["epoch"])
+    channels = {n: Channel(n, n, "server", epoch=epoch, recorder=tally.record) for n in specification["nodes"]}
+    run = RunInfo(
+        id=str(specification["run"]),
+        workload=workload.name,
+        seed=Seed(int(specification["seed"])),
+        epoch=epoch,
+        nodes=tuple(channels),
+        directory=directory.path,
+    )
+    data = {name: Path(path) for name, path in specification["data"].items()}
+    session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, data, parent)
+
+    def on_message(message: Json) -> None:
+        kind, node = message.get("type"), str(message.get("node", ""))
+        if kind == "cancel":
+            session.cancel(str(message.get("reason", "")))
+            ledger.flush()
+        elif kind == "lost" and node in channels:
+            channels[node].fail(PeerLostError(str(message.get("reason", f"node {node} is lost"))))
+
+    parent.listen(on_message, on_gone=ledger.flush)
+    io = stack.enter_context(IoThread("run-io"))
+    _listen(io, parent, specification, channels, workload.on_lost_node)
+    _agree(session, channels, directory, parent, torch=bool(getattr(workload, "uses_torch", False)))
+    parent.send({"type": "running", "resume_step": session.resume_step})
+    result = workload.server_program(session, config)
+    session.check_cancelled()
+    # Told to be JSON-able while the program can still be blamed.
+    json.dumps(result)
+    _close(channels)
+    directory.write_result(result)
+    return result
+
+
+def _configuration(workload: Workload, text: str) -> BaseModel:
+    try:
+        return workload.config.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the configuration of '{workload.name}' is wrong: {where}: {first['msg']}") from error
+
+
+def _listen(
+    io: IoThread, parent: Parent, specification: Json, channels: Mapping[str, Channel], on_lost_node: str
+) -> None:
+    """Open the doors for the nodes' connections and tell the supervisor where they are."""
+    node_of = {ticket: node for node, ticket in specification["tickets"].items()}
+
+    async def serve(ticket: str, read: Read, write: Write) -> None:
+        node = node_of.get(ticket)
+        if node is None:
+            raise RefusedError("the ticket opens no node's connection of this run")
+        await pump(channels[node], read, write)
+
+    socket = Path(specification["socket"])
+    io.call(serve_local(socket, serve))
+    direct = specification.get("direct")
+    port = io.call(open_direct_port(direct, serve)) if direct else 0
+    parent.send({"type": "ready", "port": port, "on_lost_node": on_lost_node})
+
+
+def _agree(
+    session: RunProcessSession,
+    channels: Mapping[str, Channel],
+    directory: RunDirectory,
+    parent: Parent,
+    *,
+    torch: bool,
+) -> None:
+    """Hear every node's checkpoints and tell all of them where to begin."""
+    held: dict[str, list[int]] = {}
+    while len(held) < len(channels):
+        missing = [name for name in channels if name not in held]
+        parent.send({"type": "waiting", "reason": f"waiting for the programs of {', '.join(missing)}"})
+        node, message = session.receive_any(missing)
+        held[node] = read_hello(message, node, torch=torch)
+    session.resume_step = common_step(directory.checkpoints.steps(), held)
+    for channel in channels.values():
+        channel.send(begin(session.resume_step))
+    step = session.resume_step
+    session.log("starting afresh" if step is None else f"continuing from the checkpoint of step {step}")
+
+
+def _close(channels: Mapping[str, Channel]) -> None:
+    """Close all channels at once; each waits until its node took what was sent."""
+    with ThreadPoolExecutor(max(1, min(len(channels), 64)), thread_name_prefix="close") as pool:
+        list(pool.map(lambda channel: channel.close(_CLOSE_SECONDS), channels.values()))
+
+
+if __name__ == "__main__":
+    code = main()
+    # Libraries' atexit hooks and their threads must not keep a finished program alive.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,126 @@
+"""The server program's view of its run, in the run process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DataError, RunCancelledError
+from ..core.message import Array, Message
+from ..core.processes import Parent
+from ..core.session import Channel as ChannelProtocol
+from ..core.session import RunInfo
+from ..runs.checkpoints import CheckpointStore
+from ..wire.channel import Channel, receive_any
+from .tally import Tally
+
+#: Progress is told at most so often, in seconds.
+_PROGRESS_SECONDS = 0.1
+
+
+class RunProcessSession:
+    """Implements :class:`farshore.core.session.ServerSession`.
+
+    Parameters
+    ----------
+    run : RunInfo
+    channels : Mapping[str, Channel]
+        One per node, in cohort order.
+    checkpoints : CheckpointStore
+    record_metrics : callable
+        ``record_metrics(step, values)``.
+    tally : Tally
+        Bytes so far, told with the progress.
+    data : Mapping[str, Path]
+        The server's data sets.
+    parent : Parent
+        Where progress and log lines go.
+    """
+
+    def __init__(
+        self,
+        run: RunInfo,
+        channels: Mapping[str, Channel],
+        checkpoints: CheckpointStore,
+        record_metrics: Callable[[int, Mapping[str, float]], None],
+        tally: Tally,
+        data: Mapping[str, Path],
+        parent: Parent,
+    ) -> None:
+        self.run = run
+        self.resume_step: int | None = None
+        self._channels = channels
+        self._checkpoints = checkpoints
+        self._record_metrics = record_metrics
+        self._tally = tally
+        self._data = data
+        self._parent = parent
+        self._cancelled = ""
+        self._told = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def channels(self) -> Mapping[str, ChannelProtocol]:
+        """One conversation per node of the cohort, in cohort order."""
+        return self._channels
+
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
+        """The next message of whichever node sends first."""
+        chosen = self._channels if nodes is None else {name: self._channels[name] for name in nodes}
+        return receive_any(chosen, timeout)
+
+    def data(self, name: str) -> Path:
+        """The server's own path of a data set."""
+        try:
+            path = self._data[name]
+        except KeyError:
+            known = ", ".join(sorted(self._data)) or "none"
+            raise DataError(
+                f"the server has no data set '{name}' (it has: {known})",
+                cure=f"start it with --data {name}=PATH, or give the run --server-data {name}=PATH",
+            ) from None
+        if not path.exists():
+            raise DataError(f"the server's data set '{name}' is not at {path}", cure="correct its path")
+        return path
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Record named figures at ``step``."""
+        self._record_metrics(step, {name: float(value) for name, value in values.items()})
+
+    def progress(self, done: int, total: int, **values: float | str) -> None:
+        """Tell how far the run is."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._told < _PROGRESS_SECONDS and done < total:
+                return
+            self._told = now
+        figures = {n: v if isinstance(v, str) else float(v) for n, v in values.items()}
+        self._parent.send(
+            {"type": "progress", "done": done, "total": total, "values": {**figures, **self._tally.figures()}}
+        )
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Write this side's state after ``step``; the two newest are kept."""
+        self._checkpoints.save(step, tensors, meta)
+
+    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Read what :meth:`save_checkpoint` wrote."""
+        return self._checkpoints.load(step)
+
+    def check_cancelled(self) -> None:
+        """Raise :class:`RunCancelledError` when the run has to end."""
+        if self._cancelled:
+            raise RunCancelledError(f"run {self.run.id}: {self._cancelled}")
+
+    def log(self, message: str) -> None:
+        """Write a line to the run's log."""
+        self._parent.send({"type": "log", "line": message})
+
+    def cancel(self, reason: str) -> None:
+        """Have the server program end: whatever it waits for raises; from any thread."""
+        self._cancelled = reason or "cancelled"
+        for channel in self._channels.values():
+            channel.fail(RunCancelledError(f"run {self.run.id}: {self._cancelled}"))
