@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import signal
@@ -139,6 +140,35 @@ class Orchestrator:
         self._lead(run)
         return run
 
+    def open_run(self, node: Node, request: pb.OpenRun) -> Run:
+        """Take a run that a node opens with itself as the only one; its method allows that.
+
+        Raises
+        ------
+        ConfigError
+            Another run of the node waits already, or the configuration is no JSON object.
+        """
+        # One that still works for it is not in the way: a process that came back waits until its old run has ended.
+        if any(run.wanted == (node.name,) for run in self.book.waiting()):
+            raise ConfigError(f"a run of the node '{node.name}' waits already", cure="wait for it or cancel it")
+        try:
+            readable = isinstance(json.loads(request.config_json), dict)
+        except (ValueError, RecursionError):
+            readable = False
+        if not readable:
+            raise ConfigError("the configuration is no JSON object")
+        seed = request.seed if request.HasField("seed") else secrets.randbits(31)
+        run = self.book.create(
+            workload=request.workload,
+            config_json=request.config_json,
+            seed=seed,
+            count=1,
+            wanted=(node.name,),
+            data={},
+        )
+        self._lead(run)
+        return run
+
     def cancel(self, run: Run) -> None:
         """Cancel a run in whatever state it is; one that has ended stays as it is."""
         if run.state not in ENDED:
@@ -204,6 +234,8 @@ class Orchestrator:
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
+        if node.hello.own_runs_only and run.wanted != (node.name,):
+            obstacle = obstacle or "takes only the runs that it opens itself"
         busy = "" if node.run == run.id else node.run
         return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
 

@@ -99,6 +99,17 @@ def recipe_of(model: nn.Module, place: Place) -> Recipe:
         raise ConfigError(f"the cloud cannot build this model: {where}: {first['msg']}") from error
 
 
+def settings(**values: Any) -> Settings:
+    """The run's configuration; a wrong value is a :class:`ConfigError` that names it."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "together"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"the settings of the split are wrong: {where}: {message}") from error
+
+
 def attach(
     model: nn.Module, place: Place, settings: Settings, session: NodeSession, start: CodecStart = "pca"
 ) -> Attachment:
