@@ -30,6 +30,7 @@ __all__ = ["AgentOptions", "run"]
 _log = logging.getLogger(__name__)
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeEvent, pb.NodeCommand]"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
+_LEAVE_SECONDS = 1.0
 
 
 def run(options: AgentOptions) -> None:
@@ -78,6 +79,8 @@ class Agent:
             await asyncio.wait([staying, stopping], return_when=asyncio.FIRST_COMPLETED)
             if staying.done():
                 staying.result()
+            else:
+                await self.leave(staying)
         finally:
             staying.cancel()
             stopping.cancel()
@@ -104,6 +107,8 @@ class Agent:
                     continue
                 reason = failure.message
                 await self._check_certificate(member)
+            if self.stopping.is_set():
+                return
             self._tell("disconnected", reason)
             _log.info("%s; trying again in about %.1f s", reason, self._pause)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
@@ -135,7 +140,7 @@ class Agent:
             interval = welcome.welcome.heartbeat_seconds or 5.0
             await self._talk(call, programs, interval)
         finally:
-            await self._say_goodbye(call)
+            call.cancel()
 
     async def _talk(self, call: _Call, programs: Hosted, interval: float) -> None:
         """Read and write until the stream ends or an error ends it."""
@@ -187,18 +192,16 @@ class Agent:
             async with lock:
                 await call.write(pb.NodeEvent(heartbeat=beat))
 
-    async def _say_goodbye(self, call: _Call) -> None:
-        """When this agent stops on purpose the server need not wait for missed heartbeats."""
-        if self.stopping.is_set() and not call.done():
-            try:
-                async with asyncio.timeout(1):
-                    await call.write(pb.NodeEvent(leave=pb.Leave()))
-                    await call.done_writing()
-                    while isinstance(await call.read(), pb.NodeCommand):
-                        pass
-            except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass
-        call.cancel()
+    async def leave(self, staying: asyncio.Task[None]) -> None:
+        """Stop on purpose: tell the server, so that it need not wait for missed heartbeats, and end ``staying``.
+
+        The word goes out like every other event: what a stream was asked to do must not be cancelled before, as gRPC would
+        end the stream with it.
+        """
+        self.stopping.set()
+        self.outbox.put(pb.NodeEvent(leave=pb.Leave()))
+        await asyncio.wait([staying], timeout=_LEAVE_SECONDS)
+        staying.cancel()
 
     def _hello(self, programs: Hosted) -> pb.Hello:
         index, count = self._options.shard or (0, 0)

@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _START_SECONDS = 90.0
 #: Seconds that a broken control stream may take to come back; the server gives a node about as long.
 PATIENCE_SECONDS = 15.0
+_LEAVE_SECONDS = 5.0
 
 
 class InteractiveNode:
@@ -66,6 +67,7 @@ class InteractiveNode:
         self._connected: Future[None] = Future()
         self._expiry: asyncio.TimerHandle | None = None
         self._staying: Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._io = IoThread("farshore-control").start()
         self._session: NodeProcessSession | None = None
         self.lost: FarshoreError | None = None
@@ -119,12 +121,13 @@ class InteractiveNode:
         if session is not None:
             # A broken conversation has nothing left to wait for.
             broken = self.lost or session.channel.inbox.error
-            session.__exit__(type(broken) if broken else None, broken if isinstance(broken, FarshoreError) else None, None)
+            session.__exit__(type(broken) if broken else None, broken, None)
+            if broken is None:
+                exited = pb.ProgramExited(run_id=session.run.id, epoch=session.run.epoch)
+                self._io.loop.call_soon_threadsafe(self._agent.outbox.put, pb.NodeEvent(exited=exited))
         if self._staying is not None:
-            self._io.loop.call_soon_threadsafe(self._agent.stopping.set)
-            self._io.loop.call_soon_threadsafe(self._staying.cancel)
             with suppress(TimeoutError):
-                self._io.call(self._left(), 5)
+                self._io.call(self._leave(), _LEAVE_SECONDS)
             self._staying = None
         self._io.stop()
         if self._home_lock >= 0:
@@ -134,6 +137,7 @@ class InteractiveNode:
     # ---- in the control thread -----------------------------------------------------------------------------------
 
     async def _stay(self) -> None:
+        self._task = asyncio.current_task()
         try:
             await self._agent.stay_connected(self._member, self._hosted)
         except FarshoreError as error:
@@ -142,10 +146,9 @@ class InteractiveNode:
             _log.exception("the control stream of node %s failed", self._options.name)
             self._lose(PeerLostError(f"the control stream failed: {type(error).__name__}: {error}"))
 
-    async def _left(self) -> None:
-        """Return when the farewell of the control stream has been said."""
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _leave(self) -> None:
+        if self._task is not None:
+            await self._agent.leave(self._task)
 
     def _on_state(self, state: State, detail: str) -> None:
         if state == "connected":
