@@ -106,7 +106,8 @@ class Agent:
                     programs.renew(member)
                     continue
                 reason = failure.message
-                await self._check_certificate(member)
+                if not self.stopping.is_set():
+                    await self._check_certificate(member)
             if self.stopping.is_set():
                 return
             self._tell("disconnected", reason)
@@ -172,6 +173,8 @@ class Agent:
                 programs.start(command.start)
             elif which == "stop":
                 programs.stop(command.stop.run_id, command.stop.epoch, command.stop.reason)
+            elif which == "opened":
+                programs.opened(command.opened.run_id)
             elif which == "refused":
                 programs.refused(command.refused.reason)
             elif which == "goodbye":
@@ -195,8 +198,8 @@ class Agent:
     async def leave(self, staying: asyncio.Task[None]) -> None:
         """Stop on purpose: tell the server, so that it need not wait for missed heartbeats, and end ``staying``.
 
-        The word goes out like every other event: what a stream was asked to do must not be cancelled before, as gRPC would
-        end the stream with it.
+        The word goes out like every other event: nothing that waits for the stream may be cancelled before, as gRPC
+        would end the stream with it.
         """
         self.stopping.set()
         self.outbox.put(pb.NodeEvent(leave=pb.Leave()))

@@ -1,7 +1,7 @@
 """A node inside a user's own process: it opens a run for itself and is that run's node program.
 
-Everything that must go on while the user's code computes – the control stream, heartbeats, the data connection – lives in
-named background threads. Never imports torch.
+What must go on while the user's code computes – the control stream, heartbeats, the data connection – lives in named
+background threads. Never imports torch.
 """
 
 from __future__ import annotations
@@ -173,13 +173,14 @@ class InteractiveNode:
 
 
 class _Hosted:
-    """The one program of an interactive node: the user's own process. Implements ``Hosted`` and a session's ``Agent``."""
+    """The one program of an interactive node: the user's own process. It is ``Hosted``, and its session's ``Agent``."""
 
     own_runs_only = True
 
     def __init__(self, node: InteractiveNode) -> None:
         self._node = node
         self._waiting: Future[pb.StartProgram] = Future()
+        self._run_id = ""
         self._command: pb.StartProgram | None = None
         self._session: NodeProcessSession | None = None
         self._error: FarshoreError | None = None
@@ -214,20 +215,23 @@ class _Hosted:
         command = self._command
         return [pb.RunningProgram(run_id=command.run_id, epoch=command.epoch)] if command and not self._error else []
 
+    def opened(self, run_id: str) -> None:
+        self._run_id = run_id
+
     def start(self, command: pb.StartProgram) -> None:
-        if self._command is None and not self._waiting.done():
+        if self._command is None and command.run_id == self._run_id and not self._waiting.done():
             self._command = command
             self._waiting.set_result(command)
             return
-        # This process cannot take its own half back to an earlier step, nor be two programs.
-        error = "the user's process goes on from where it is; it cannot start again"
+        # A run that an operator gave to this node by name: there is no program for it here.
+        error = f"the node '{self._node._options.name}' is a user's process and takes only the run that it opens"
         exited = pb.ProgramExited(
-            run_id=command.run_id, epoch=command.epoch, exit_code=int(ExitCode.RUN_FAILED), error=error
+            run_id=command.run_id, epoch=command.epoch, exit_code=int(ExitCode.REFUSED), error=error
         )
         self._node._agent.outbox.put(pb.NodeEvent(exited=exited))
 
     def stop(self, run_id: str, epoch: int, reason: str) -> None:
-        if self._command is None or self._command.run_id == run_id:
+        if run_id == self._run_id:  # the end of a run of an earlier process is none of this one's business
             self.fail(RunFailedError(f"run {run_id} has ended: {reason}"))
 
     def refused(self, reason: str) -> None:

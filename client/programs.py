@@ -44,6 +44,9 @@ class Hosted(Protocol):
     def stop(self, run_id: str, epoch: int, reason: str) -> None:
         """Stop the program of a run if its epoch is not newer than ``epoch``."""
 
+    def opened(self, run_id: str) -> None:
+        """A run that this node wanted to open is granted; its start command follows."""
+
     def refused(self, reason: str) -> None:
         """A run that this node wanted to open is not granted."""
 
@@ -66,6 +69,9 @@ class Programs:
         self._programs: dict[str, _Program] = {}
 
     own_runs_only = False
+
+    def opened(self, run_id: str) -> None:
+        """An agent opens no runs, so none is granted."""
 
     def refused(self, reason: str) -> None:
         """An agent opens no runs, so none is refused."""

@@ -49,8 +49,8 @@ def split(
 ) -> Model:
     """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server; the rest of the script stays.
 
-    The model is changed in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so do
-    ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
+    The model is changed in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
+    do ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
     optimiser that holds ``model.parameters()`` is taken in the cloud too, with the learning rate of that moment. Token
     ids and labels never leave this process.
 
@@ -74,8 +74,8 @@ def split(
     optimizer_options : mapping, optional
         ``weight_decay``, ``betas``, ``eps``, ``momentum``; torch's own defaults for what is left out.
     skip_padding : bool, optional
-        Whether padding stays here; its hidden states are then zeros behind the cut. By default it does, unless everything
-        travels unchanged (``rank=None, encoding="raw"``).
+        Whether padding stays here; its hidden states are then zeros behind the cut. By default it does, unless
+        everything travels unchanged (``rank=None, encoding="raw"``).
     device : {"auto", "cpu", "cuda"}
         Where the server computes.
     token : str, optional

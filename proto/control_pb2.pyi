@@ -143,18 +143,20 @@ class OpenRun(_message.Message):
     def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class NodeCommand(_message.Message):
-    __slots__ = ("welcome", "start", "stop", "goodbye", "refused")
+    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: StartProgram
     stop: StopProgram
     goodbye: Goodbye
+    opened: RunOpened
     refused: RunRefused
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_id", "heartbeat_seconds")
@@ -197,6 +199,12 @@ class StopProgram(_message.Message):
     epoch: int
     reason: str
     def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RunOpened(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class RunRefused(_message.Message):
     __slots__ = ("reason",)

@@ -70,7 +70,15 @@ class Book:
         return [run for run in self._runs.values() if run.state == "waiting"]
 
     def create(
-        self, *, workload: str, config_json: str, seed: int, count: int, wanted: tuple[str, ...], data: dict[str, str]
+        self,
+        *,
+        workload: str,
+        config_json: str,
+        seed: int,
+        count: int,
+        wanted: tuple[str, ...],
+        data: dict[str, str],
+        own: bool = False,
     ) -> Run:
         """Make a new run and its directory."""
         run_id = secrets.token_hex(4)
@@ -86,11 +94,12 @@ class Book:
             "count": count,
             "wanted": list(wanted),
             "data": data,
+            "own": own,
             "state": "waiting",
         }
         RunDirectory.create(path, info)
         run = Run(run_id, workload, config_json, seed, path, RunLog(path / "log.txt"))
-        run.count, run.wanted, run.data, run.created = count, wanted, data, created
+        run.count, run.wanted, run.data, run.created, run.own = count, wanted, data, created, own
         self._runs[run_id] = run
         return run
 
@@ -112,6 +121,7 @@ def _read(path: Path) -> Run | None:
         )
         run.nodes, run.wanted = tuple(info["nodes"]), tuple(info.get("wanted", ()))
         run.count, run.data, run.created = info.get("count", 1), info.get("data", {}), info["created"]
+        run.own = bool(info.get("own", False))
         for name in _SAVED:
             if name in info:
                 setattr(run, name, info[name])

@@ -112,6 +112,7 @@ class NodesService(NodesServicer):
         try:
             await _check_may_open(request)
             run = self._server.open_run(node, request)
+            self._server.registry.command(node, pb.NodeCommand(opened=pb.RunOpened(run_id=run.id)))
             _log.info("node %s opened run %s (%s)", node.name, run.id, run.workload)
         except (FarshoreError, ImportError) as error:
             _log.warning("refused a run that node %s asked for: %s", node.name, error)

@@ -165,6 +165,7 @@ class Orchestrator:
             count=1,
             wanted=(node.name,),
             data={},
+            own=True,
         )
         self._lead(run)
         return run
@@ -180,10 +181,12 @@ class Orchestrator:
         Raises
         ------
         ConfigError
-            It is still running, or has finished.
+            It is still running, has finished, or was opened by its node.
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
+        if run.own:
+            raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0

@@ -47,6 +47,8 @@ class Run:
         The cohort, once it is chosen; it stays the same for ever.
     data : dict
         Data sets on the server's side.
+    own : bool
+        Its only node opened it for itself and keeps its half in memory: such a run has one epoch.
     ending : (str, str) or None
         Somebody wants it to end: the state to end in, and why.
     inbox : asyncio.Queue
@@ -64,6 +66,7 @@ class Run:
     count: int = 1
     wanted: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
+    own: bool = False
     state: RunState = "waiting"
     reason: str = ""
     created: float = field(default_factory=time.time)

@@ -30,9 +30,7 @@ class Conversation:
         self._freed: deque[int] = deque()
         self._lock = threading.RLock()
 
-    def ask(
-        self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None
-    ) -> Message:
+    def ask(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> Message:
         """Send a message of this step and wait for its answer.
 
         Raises
@@ -44,9 +42,7 @@ class Conversation:
             self.tell(kind, fields, tensors)
             return self.session.channel.receive()
 
-    def tell(
-        self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None
-    ) -> None:
+    def tell(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> None:
         """Send a message that has no answer; errors as for :meth:`ask`."""
         if self.closed:
             raise PeerLostError("this split model was closed", cure="call farshore.split again on a whole model")

@@ -200,7 +200,7 @@ class RemoteBlock(nn.Module):
         self.conversation = conversation
         self.farshore = segment
         self._shapes = {name: tensor.shape for name, tensor in block.state_dict().items()}
-        self._push({name: tensor for name, tensor in block.state_dict().items()})
+        self._push(block.state_dict())
 
     def forward(self, hidden: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """What the block's own ``forward`` takes and returns: hidden states [B, T, d], and a mask somewhere."""

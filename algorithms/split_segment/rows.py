@@ -52,7 +52,7 @@ class Rows:
 
     def describe(self) -> dict[str, WireTensor]:
         """The mask as tensors: lengths where all padding is on the right, else one bit per position."""
-        size, tokens = self.mask.shape
+        tokens = self.mask.shape[1]
         lengths = self.mask.sum(1)
         if torch.equal(self.mask, (torch.arange(tokens) < lengths[:, None]).long()):
             return {"lengths": small_integers(lengths.numpy().astype(np.uint32), tokens)}

@@ -16,7 +16,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-6) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=tolerance)
 
 
-def _same_after_steps(classifier: Any, split: Split, train: Callable[[Any], None], **settings: Any) -> None:
+def _same_after_steps(classifier: Any, split: Any, train: Callable[[Any], None], **settings: Any) -> None:
     """``train`` has the same effect on a whole and on a split model."""
     whole = classifier()
     mine = copy.deepcopy(whole)

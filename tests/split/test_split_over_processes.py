@@ -1,4 +1,4 @@
-"""``farshore.split`` against a real server: its own process, TLS, the relay, a run process, and this one as the node."""
+"""``farshore.split`` against a real server: its process, TLS, the relay, a run process, and this one as the node."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def test_a_killed_server_is_one_clear_error(server, classifier, batch, monkeypat
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.slow
 def test_a_killed_run_process_ends_the_run_with_its_reason(server, classifier, batch):
     model = farshore.split(classifier(), cut=CUT, **server.arguments())
     _train(model, batch, 1)
@@ -101,14 +102,17 @@ def test_a_killed_run_process_ends_the_run_with_its_reason(server, classifier, b
     with pytest.raises(FarshoreError):
         model.farshore.close()
     assert server.ended(model.farshore.run).state == "failed"
+    with server.admin as admin, pytest.raises(ConfigError, match="run the script again"):
+        admin.resume(model.farshore.run)
 
 
+@pytest.mark.slow
 def test_a_process_that_vanishes_frees_the_cloud_and_its_name(server, classifier, tmp_path):
     arguments = server.arguments()
     torch_model = tmp_path / "model.py"
     torch_model.write_text(
         "import os, signal, sys, transformers as t, farshore\n"
-        "config = t.BertConfig(hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=64, vocab_size=99)\n"
+        "config = t.BertConfig(num_hidden_layers=5, hidden_size=32, num_attention_heads=4, vocab_size=99)\n"
         "model = t.BertForSequenceClassification(config)\n"
         f"farshore.split(model, {arguments['server']!r}, cut={CUT!r}, token={arguments['token']!r}, name='user',"
         f" home={str(arguments['home'])!r})\n"
@@ -123,12 +127,13 @@ def test_a_process_that_vanishes_frees_the_cloud_and_its_name(server, classifier
     assert server.ended(model.farshore.run).state == "finished"
 
 
+@pytest.mark.slow
 def test_a_script_that_just_ends_finishes_its_run(server, tmp_path):
     arguments = server.arguments()
     script = tmp_path / "script.py"
     script.write_text(
         "import transformers as t, farshore\n"
-        "config = t.BertConfig(hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=64, vocab_size=99)\n"
+        "config = t.BertConfig(num_hidden_layers=5, hidden_size=32, num_attention_heads=4, vocab_size=99)\n"
         f"model = farshore.split(t.BertForSequenceClassification(config), {arguments['server']!r}, cut={CUT!r},"
         f" name='user', home={str(arguments['home'])!r})\n"
         "print(model.farshore.run, flush=True)\n"

@@ -1,9 +1,10 @@
-"""A split model is the model: same values, same gradients, same steps; nothing is kept in the cloud that nobody needs."""
+"""A split model is the model: same values, same gradients, same steps; the cloud keeps nothing that nobody needs."""
 
 from __future__ import annotations
 
 import copy
 import gc
+from typing import Any
 
 import pytest
 import torch
