@@ -47,8 +47,6 @@ class InteractiveNode:
     ----------
     options : AgentOptions
         ``token`` is needed the first time only; ``on_state`` is not called.
-    patience : float
-        Seconds without the server after which it counts as lost.
 
     Raises
     ------
@@ -58,11 +56,10 @@ class InteractiveNode:
         Another process of this machine is this node at the moment.
     """
 
-    def __init__(self, options: AgentOptions, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, options: AgentOptions) -> None:
         self._home_lock = _lock_home(options)
         self._options = replace(options, on_state=self._on_state)
         self._member = _membership(self._options)
-        self._patience = patience
         self._hosted = _Hosted(self)
         self._connected: Future[None] = Future()
         self._expiry: asyncio.TimerHandle | None = None
@@ -163,7 +160,7 @@ class InteractiveNode:
             if not self._connected.done():
                 self._lose(error)
             elif self._expiry is None:
-                self._expiry = asyncio.get_running_loop().call_later(self._patience, self._lose, error)
+                self._expiry = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._lose, error)
 
     def _lose(self, error: FarshoreError) -> None:
         self.lost = self.lost or error

@@ -28,7 +28,7 @@ class Anchor:
     def __init__(self, parameter: nn.Parameter) -> None:
         self._parameter = parameter
         self._expected = 0.0
-        parameter.register_post_accumulate_grad_hook(self._accumulated)
+        parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Scalar]:
         """What has happened to the gradient since the cloud was last told.

@@ -253,7 +253,7 @@ class Cloud:
                 return Message("codec", tensors={n: WireTensor(t.cpu().numpy()) for n, t in state.items()})
             case "close":
                 return _done()
-        raise WireError(f"node '{self.node}' asks for '{message.fields['what']}', which nobody knows")
+        raise WireError(f"node '{self.node}' asks for {message.fields['what']!r}, which nobody knows")
 
 
 def make_optimiser(parameters: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer | None:

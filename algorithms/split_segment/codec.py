@@ -23,9 +23,8 @@ class Codec(nn.Module):
 
     def __init__(self, hidden: int, rank: int) -> None:
         super().__init__()
-        # Created empty: fresh layers would draw from torch's global generator.
-        self.encode = nn.utils.skip_init(nn.Linear, hidden, rank, bias=False)
-        self.decode = nn.utils.skip_init(nn.Linear, rank, hidden)
+        self.encode = _empty(hidden, rank, bias=False)
+        self.decode = _empty(rank, hidden)
         nn.init.zeros_(self.encode.weight)
         nn.init.zeros_(self.decode.weight)
         nn.init.zeros_(self.decode.bias)
@@ -40,6 +39,12 @@ class Codec(nn.Module):
         """Take what rebuilds: R [d, r] and c [d]."""
         self.decode.weight.copy_(matrix)
         self.decode.bias.copy_(offset)
+
+
+def _empty(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A layer without values: a fresh one would draw them from torch's global generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
+    return layer
 
 
 def orthonormal(hidden: int, rank: int, seed: int) -> Basis:

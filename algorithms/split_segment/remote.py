@@ -42,7 +42,7 @@ class _Forward(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         accumulate, want = ctx.needs_input_grad[:2]
         retain = bool(torch._C._autograd._get_current_graph_task_keep_graph())

@@ -46,7 +46,7 @@ class Rows:
     def place(self, rows: Tensor) -> Tensor:
         """[M, w] to [B, T, w]; padding is zero where it did not travel."""
         if not self.ragged:
-            return rows.unflatten(0, tuple(self.mask.shape))
+            return rows.reshape(*self.mask.shape, rows.shape[-1])
         out = rows.new_zeros((*self.mask.shape, rows.shape[-1]))
         return out.masked_scatter(self.mask.to(rows.device)[..., None] != 0, rows)
 
