@@ -9,10 +9,13 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import MissingExtraError, NotFoundError, StorageError
 from ..core.transfer import Transfer
@@ -26,9 +29,7 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile(r"ledger-(\d{4,})\.arrows")
 _NAMES = ("node", "direction", "kind", "encoding")
 _NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
-_COLUMNS = (*_NAMES, *_NUMBERS, "time")
 _SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
-_GETTERS = tuple(map(operator.attrgetter, _COLUMNS))
 #: Blocks that may wait for the disk; then recording waits too.
 _WAITING_BLOCKS = 64
 
@@ -203,6 +204,14 @@ class Ledger:
                 failing = True
 
 
+class _Codes(dict[str, int]):
+    """Numbers strings in the order they are first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = code = len(self)
+        return code
+
+
 class _Segment:
     """One file, and what of it the disk has not taken yet."""
 
@@ -215,19 +224,27 @@ class _Segment:
             raise files.storage_error(f"cannot open the ledger {path}", error) from error
         self._sink = io.BytesIO()
         self._schema = _schema()
+        self._codes = {name: _Codes() for name in _NAMES}
         self._waiting = memoryview(b"")
-        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
         self.drain()
 
     def write(self, rows: Sequence[Transfer]) -> None:
         """Write a block."""
         pa = _pyarrow()
-        # Column by column: a tuple per row costs twice as much.
-        pairs = zip(_GETTERS, self._schema, strict=True)
-        arrays = [pa.array(list(map(get, rows)), field.type) for get, field in pairs]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        names = [self._encoded(name, map(operator.attrgetter(name), rows), len(rows)) for name in _NAMES]
+        numbers = [_column(operator.attrgetter(name), rows, np.int64) for name in _NUMBERS]
+        time = _column(operator.attrgetter("time"), rows, np.float64)
+        batch = pa.RecordBatch.from_arrays([*names, *numbers, time], schema=self._schema)
+        self._writer.write_batch(batch)
         self.drain()
+
+    def _encoded(self, name: str, values: Iterable[str], count: int) -> pa.DictionaryArray:
+        # Codes stay the same from block to block, so that only new strings are written again.
+        pa, codes = _pyarrow(), self._codes[name]
+        indices = _array(np.fromiter(map(codes.__getitem__, values), np.int32, count))
+        return pa.DictionaryArray.from_arrays(indices, _strings(list(codes)))
 
     def drain(self) -> None:
         """Hand the disk what it has not taken; a part may go through before it refuses."""
@@ -252,6 +269,23 @@ class _Segment:
             raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
         finally:
             os.close(self._file)
+
+
+def _column(get: Callable[[Transfer], Any], rows: Sequence[Transfer], dtype: type[np.generic]) -> pa.Array:
+    return _array(np.fromiter(map(get, rows), dtype, len(rows)))
+
+
+def _array(values: NDArray[Any]) -> pa.Array:
+    # Not pa.array(): its first call imports pandas where that is installed, which takes seconds.
+    pa = _pyarrow()
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    pa = _pyarrow()
+    raw = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
 
 
 def read_ledger(directory: Path) -> pa.Table:
