@@ -58,9 +58,8 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
     rows = directory.read_ledger().to_pylist()
     for node in ("a", "b"):
         for kind, direction in (("block", "down"), ("echo", "up")):
-            sizes = [
-                r["dense_bytes"] for r in rows if (r["node"], r["kind"], r["direction"]) == (node, kind, direction)
-            ]
+            place = (node, kind, direction)
+            sizes = [r["dense_bytes"] for r in rows if (r["node"], r["kind"], r["direction"]) == place]
             assert sizes == [64 << 10] * 5
     assert {r["attempt"] for r in rows} == {0}
     assert [m["step"] for m in directory.read_metrics()] == [1, 2, 3, 4, 5]
