@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from ..core.transfer import Transfer
 from .output import amount
 
 
@@ -32,14 +32,11 @@ class Line:
     payload: int = 0
     frame: int = 0
 
-    def plus(self, other: Line | Transfer) -> Line:
-        """This line with another, or one transfer, added."""
-        if isinstance(other, Transfer):
-            more = (1, other.dense_bytes, other.payload_bytes, other.frame_bytes)
-        else:
-            more = (other.frames, other.dense, other.payload, other.frame)
+    def plus(self, other: Line) -> Line:
+        """This line with another added."""
         mine = (self.frames, self.dense, self.payload, self.frame)
-        return Line(self.node, self.direction, self.kind, *(a + b for a, b in zip(mine, more, strict=True)))
+        more = (other.frames, other.dense, other.payload, other.frame)
+        return Line(self.node, self.direction, self.kind, *map(sum, zip(mine, more, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +52,35 @@ class Communication:
     lines: tuple[Line, ...]
 
     @classmethod
-    def of(cls, transfers: Iterable[Transfer]) -> Communication:
-        """Sum up transfers."""
-        sums: dict[tuple[str, str, str], Line] = {}
-        for t in transfers:
-            key = (t.node, t.direction, t.kind)
-            sums[key] = sums.get(key, Line(*key)).plus(t)
-        order = sorted(sums.values(), key=lambda line: (line.node, line.direction != "up", -line.payload, line.kind))
+    def of_run(cls, directory: Path) -> Communication:
+        """Sum up the ledger in a run directory.
+
+        Raises
+        ------
+        MissingExtraError
+            pyarrow is not installed.
+        NotFoundError, StorageError
+            There is no run in it, or its ledger cannot be read.
+        """
+        from ..runs.ledger import read_ledger, totals
+
+        sums = totals(read_ledger(directory), by=("node", "direction", "kind")).to_pylist()
+        return cls._sorted(
+            Line(
+                row["node"],
+                row["direction"],
+                row["kind"],
+                row["frames"],
+                row["dense_bytes"],
+                row["payload_bytes"],
+                row["frame_bytes"],
+            )
+            for row in sums
+        )
+
+    @classmethod
+    def _sorted(cls, lines: Iterable[Line]) -> Communication:
+        order = sorted(lines, key=lambda line: (line.node, line.direction != "up", -line.payload, line.kind))
         return cls(tuple(order))
 
     @property

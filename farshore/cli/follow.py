@@ -98,8 +98,8 @@ class Meter:
             done,
             int(run.total),
             float(loss) if isinstance(loss, int | float) else None,
-            int(told.get("up_bytes", 0)),
-            int(told.get("down_bytes", 0)),
+            int(told.get("frame_up", 0)),
+            int(told.get("frame_down", 0)),
             rate,
         )
 

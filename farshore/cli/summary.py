@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import NotFoundError
+from .communication import COLUMNS, Communication
 from .follow import result
-from .output import duration, moment, say
+from .output import duration, moment, say, table
 
 if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
@@ -49,13 +51,16 @@ def outcome(run: RunInfo) -> None:
         say("result")
         for name, value in found.items():
             say(f"  {name:<20} {f'{value:.4f}' if isinstance(value, float) else value}")
-    table = communication(run)
-    if table is not None:
-        say(table)
+    communication = read_communication(run)
+    if communication is not None:
+        table("communication", COLUMNS, communication.rows(), "nothing was sent")
 
 
-def communication(run: RunInfo) -> str | None:
-    """The communication table of a run, or None where its directory is not on this machine or is still empty."""
+def read_communication(run: RunInfo) -> Communication | None:
+    """What a run cost on the wire, or None where its directory is not on this machine."""
     if not run.directory or not Path(run.directory).is_dir():
         return None
-    return None
+    try:
+        return Communication.of_run(Path(run.directory))
+    except NotFoundError:  # it has not started yet
+        return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli.communication import Communication, read
+from ..cli.communication import Communication
 from ..cli.follow import check_ended, display, follow, result
 from ..cli.output import note, say
 from ..client.admin import AdminClient
@@ -134,7 +134,7 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Ou
                 _tell_log(admin, ended.id)
                 raise
             sockets = meter.read() if meter is not None else None
-            return Outcome(settings, result(ended), read(Path(ended.directory)), sockets)
+            return Outcome(settings, result(ended), Communication.of_run(Path(ended.directory)), sockets)
 
 
 def _tell_log(admin: AdminClient, run_id: str) -> None:

@@ -120,7 +120,7 @@ def event(state: str, done: int = 0, reason: str = "", **figures: float) -> pb.R
 
 
 def test_run_submits_checked_settings_and_follows_to_the_result(service, farshore) -> None:
-    moving = event("running", 2, loss=0.5, up_bytes=2_000_000, down_bytes=10)
+    moving = event("running", 2, loss=0.5, frame_up=2_000_000, frame_down=10)
     service.recorded.events = [event("waiting", reason="waiting for 1 of 1 nodes"), moving, event("finished", 4)]
     code, out, err = farshore(
         "run", "toy", "--set", "text=12", "--node", "a", "--node", "b", "--seed", "7", "--data", "d=p"
