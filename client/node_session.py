@@ -124,5 +124,3 @@ class NodeProcessSession:
         if message.get("type") == "cancel":
             self._cancelled = True
             self.channel.fail(RunCancelledError(f"run {self.run.id}: the server stopped it"))
-
-

@@ -1,7 +1,7 @@
 """How the two programs of a run agree on where to begin: one message each way, before the method's own.
 
-The node says ``hello`` with its versions and the steps it has checkpoints of; the server answers ``begin`` with the highest
-step that all programs of the run hold, or -1.
+The node says ``hello`` with its versions and the steps it has checkpoints of; the server answers ``begin`` with the
+highest step that all programs of the run hold, or -1.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from .errors import WireError
-from .message import Message
+from .message import Message, Scalar
 from .version import Versions
 
 
 def hello(steps: Iterable[int]) -> Message:
     """A node's first message."""
     here = Versions.here()
-    fields = {
+    fields: dict[str, Scalar] = {
         "stage": "hello",
         "steps": ",".join(str(step) for step in steps),
         "protocol": here.protocol,

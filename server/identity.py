@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hmac
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ConfigError, StorageError
+from ..core.errors import ConfigError, RefusedError, StorageError
 from ..core.files import private_folder, write_file
 from .certificates import Pair, fingerprint, self_signed
 from .options import ServeOptions
@@ -28,6 +30,8 @@ class Identity:
     fingerprint : str
         Of the certificate; empty when insecure.
     admin_token : str
+    lock : int
+        Descriptor of the home's lock; held until :meth:`release`, or until the process ends.
     """
 
     home: Path
@@ -35,6 +39,7 @@ class Identity:
     pair: Pair | None
     fingerprint: str
     admin_token: str
+    lock: int
 
     @property
     def admin_token_file(self) -> Path:
@@ -43,6 +48,10 @@ class Identity:
     @property
     def certificate_file(self) -> Path | None:
         return self.home / "certificate.pem" if self.pair else None
+
+    def release(self) -> None:
+        """Let another server have the home."""
+        os.close(self.lock)
 
     def is_admin(self, token: str) -> bool:
         """Whether ``token`` is the admin token, in constant time."""
@@ -56,16 +65,30 @@ def open_identity(options: ServeOptions) -> Identity:
     ------
     StorageError
         The home cannot be read or written.
+    RefusedError
+        Another server uses the home.
     ConfigError
         A given certificate or key cannot be read, or only one of the two is given.
     """
     home = private_folder(options.home)
+    lock = _lock(home)
     server_id = _read_or_make(home / "server.id", lambda: secrets.token_hex(8))
     admin_token = _read_or_make(home / "admin.token", lambda: secrets.token_urlsafe(32))
     if options.insecure:
         (home / "certificate.pem").unlink(missing_ok=True)
     pair = None if options.insecure else _pair(options)
-    return Identity(home, server_id, pair, fingerprint(pair.certificate) if pair else "", admin_token)
+    return Identity(home, server_id, pair, fingerprint(pair.certificate) if pair else "", admin_token, lock)
+
+
+def _lock(home: Path) -> int:
+    """Two servers in one home would take each other's runs for dead."""
+    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise RefusedError(f"another server uses {home}", cure="stop it, or choose another --home") from error
+    return descriptor
 
 
 def _pair(options: ServeOptions) -> Pair:

@@ -55,7 +55,11 @@ class Orchestrator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         port = Port(self)
-        await port.open()
+        try:
+            await port.open()
+        except BaseException:
+            self._release()
+            raise
         first = not self.credentials.ever_used()
         token = self.credentials.create_token(self.options.token_hours * 3600) if first else ""
         everyone = self.credentials.nodes()
@@ -71,9 +75,13 @@ class Orchestrator:
             watching.cancel()
             await self._interrupt_runs()
             await port.close()
-            self.credentials.close()
-            self.book.close()
-            self._sockets.remove()
+            self._release()
+
+    def _release(self) -> None:
+        self.credentials.close()
+        self.book.close()
+        self._sockets.remove()
+        self.identity.release()
 
     def _ready(self, port: Port, token: str) -> Ready:
         identity = self.identity

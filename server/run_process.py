@@ -1,4 +1,4 @@
-"""One run's server program in a process of its own: ``python -m farshore.server.run_process``, spawned by a supervisor."""
+"""One run's server program in a process of its own, ``farshore.server.run_process``, spawned by a supervisor."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     workload = load(str(specification["workload"]))
     config = _configuration(workload, str(specification["config"]))
     directory = RunDirectory(Path(specification["directory"]))
-    ledger = directory.ledger()
-    stack.callback(ledger.close)
-    stack.callback(directory.close)
+    ledger = stack.enter_context(directory.open_ledger())
+    metrics = directory.open_metrics()
+    stack.callback(metrics.close)
     tally = Tally(ledger.record)
     epoch = int(specification["epoch"])
     channels = {n: Channel(n, n, "server", epoch=epoch, recorder=tally.record) for n in specification["nodes"]}
@@ -74,9 +74,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
         directory=directory.path,
     )
     data = {name: Path(path) for name, path in specification["data"].items()}
-    session = RunProcessSession(
-        run, channels, directory.checkpoints, directory.metrics.record, tally, data, parent
-    )
+    session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, data, parent)
 
     def on_message(message: Json) -> None:
         kind, node = message.get("type"), str(message.get("node", ""))

@@ -26,7 +26,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 ENDED = {"finished", "failed", "cancelled", "interrupted"}
 
 
-def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+def _until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait until ``what()`` is true and return it."""
     end = time.monotonic() + seconds
     while not (value := what()):
@@ -53,7 +53,7 @@ class Cloud:
         (self.options.home / "address").unlink(missing_ok=True)
         self.server = _SPAWN.Process(target=serve, args=(self.options,), name="server")
         self.server.start()
-        until((self.options.home / "address").exists)
+        _until((self.options.home / "address").exists)
         # The same port after a restart, as an operator would have it.
         self.options = replace(self.options, port=int(self.local.address.rpartition(":")[2]))
         return self
@@ -77,7 +77,7 @@ class Cloud:
             process = _SPAWN.Process(target=run_agent, args=(options,), name=name)
             process.start()
             self.agents[name] = process
-        until(lambda: all(self.node(name).state == "connected" for name in names))
+        _until(lambda: all(self.node(name).state == "connected" for name in names))
 
     def node(self, name: str) -> pb.NodeInfo:
         with self.admin() as admin:
@@ -97,7 +97,7 @@ class Cloud:
             assert info.state in states or info.state not in ENDED, f"{info.state}: {info.reason}\n{self.log(info)}"
             return info if info.state in states else None
 
-        return until(look, seconds)
+        return _until(look, seconds)
 
     def log(self, run: pb.RunInfo) -> str:
         path = Path(run.directory) / "log.txt"
@@ -123,3 +123,9 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         yield one.up()
     finally:
         one.down()
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """``until(what, seconds=30)``: wait until ``what()`` is true and return it."""
+    return _until

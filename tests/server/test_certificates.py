@@ -47,7 +47,9 @@ def test_issuing_without_an_authority_says_how_to_make_one(tmp_path: Path) -> No
 
 def test_a_server_keeps_its_identity_over_restarts_and_its_secrets_are_private(tmp_path: Path) -> None:
     options = ServeOptions(home=tmp_path / "home")
-    first, second = open_identity(options), open_identity(options)
+    first = open_identity(options)
+    first.release()
+    second = open_identity(options)
     assert (first.server_id, first.fingerprint, first.admin_token) == (
         second.server_id,
         second.fingerprint,
