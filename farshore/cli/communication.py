@@ -9,6 +9,9 @@ from typing import Any
 
 from .output import amount
 
+#: Acknowledgements, signs of life and control messages, taken together.
+NO_TENSORS = "(no tensors)"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -96,8 +99,12 @@ class Communication:
         return [asdict(line) for line in self.lines]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Rows for people, the total last; see :data:`COLUMNS`."""
-        return [_row(line) for line in (*self.lines, self.total)]
+        """Rows for people, see :data:`COLUMNS`; what carries no tensor is one per node and direction, the total last."""
+        shown: dict[tuple[str, str, str], Line] = {}
+        for line in self.lines:
+            key = (line.node, line.direction, line.kind if line.payload else NO_TENSORS)
+            shown[key] = shown.get(key, Line(*key)).plus(line)
+        return [_row(line) for line in (*shown.values(), self.total)]
 
 
 COLUMNS = ("node", "direction", "kind", "frames", "dense", "payload", "frame", "dense : payload")

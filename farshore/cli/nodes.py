@@ -27,7 +27,7 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
         return
     columns = ("name", "state", "cores", "memory", "GFLOP/s", "data", "runs", "seen")
     table(
-        "nodes",
+        "",
         columns,
         [_row(node) for node in nodes],
         "no node has joined; see 'farshore server token new'",

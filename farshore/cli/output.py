@@ -29,11 +29,13 @@ def emit(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print rows as a table, or ``empty`` where there are none."""
+    """Print rows as a table under ``title`` (if that is not empty), or say ``empty`` where there are none."""
     listed = [[str(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
         return
+    if title:
+        say(title)
     if not sys.stdout.isatty():
         # Pipes and files get columns padded with blanks: no box characters, nothing cut off.
         widths = [max(len(row[i]) for row in [list(columns), *listed]) for i in range(len(columns))]
@@ -43,7 +45,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in listed:
         shown.add_row(*row)
     Console().print(shown)

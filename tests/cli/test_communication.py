@@ -43,8 +43,9 @@ def test_the_largest_kind_comes_first_within_a_direction(tmp_path: Path) -> None
 
 
 def test_rows_for_people_end_with_the_total_and_never_divide_by_zero(tmp_path: Path) -> None:
-    rows = recorded(tmp_path, transfer("a", "up", "ack", (0, 0, 64))).rows()
-    assert len(rows) == 2
+    own = [transfer("a", "up", kind, (0, 0, 64)) for kind in ("ack", "heartbeat", "bye")]
+    rows = recorded(tmp_path, *own).rows()
+    assert [row[:4] for row in rows] == [("a", "up", "(no tensors)", "3"), ("all", "–", "–", "3")]
     assert all(len(row) == len(COLUMNS) for row in rows)
     assert rows[-1][0] == "all"
     assert rows[0][-1] == "–"

@@ -18,7 +18,8 @@ def run(done: int, state: str = "running", **values: float) -> pb.RunInfo:
 
 def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
     meter = Meter()
-    assert meter.read(run(0), 10.0).eta is None
+    assert meter.read(run(0), 0.0).eta is None
+    assert meter.read(run(5), 11.0).eta is None, "the time before the first step says nothing"
     assert meter.read(run(10), 12.0).rate == 5.0
     for step in range(11, 90):
         last = meter.read(run(step, loss=0.25), 12.0 + (step - 10) * 2.0)
