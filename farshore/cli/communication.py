@@ -99,7 +99,7 @@ class Communication:
         return [asdict(line) for line in self.lines]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Rows for people, see :data:`COLUMNS`; what carries no tensor is one per node and direction, the total last."""
+        """Rows for people, see :data:`COLUMNS`: tensorless kinds in one per node and direction, the total last."""
         shown: dict[tuple[str, str, str], Line] = {}
         for line in self.lines:
             key = (line.node, line.direction, line.kind if line.payload else NO_TENSORS)

@@ -22,12 +22,11 @@ def report(error: BaseException, *, debug: bool = False) -> int:
         return int(error.exit_code)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(bool(error.code))
-    if type(error).__name__ == "Exit" and getattr(error, "exit_code", 0) != ExitCode.INTERRUPTED:
-        return int(getattr(error, "exit_code", 0))
-    # The parser may turn a KeyboardInterrupt into its own Abort or Exit.
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ in ("Abort", "Exit"):
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         _print("interrupted", "")
         return int(ExitCode.INTERRUPTED)
+    if type(error).__name__ == "Exit":  # typer.Exit and the parser's own
+        return int(getattr(error, "exit_code", 0))
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has left, e.g. `| head`: nothing is wrong.
         sys.stderr.close()
