@@ -58,7 +58,8 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
     rows = directory.read_ledger().to_pylist()
     for node in ("a", "b"):
         for kind, direction in (("block", "down"), ("echo", "up")):
-            sizes = [r["dense_bytes"] for r in rows if (r["node"], r["kind"], r["direction"]) == (node, kind, direction)]
+            place = (node, kind, direction)
+            sizes = [r["dense_bytes"] for r in rows if (r["node"], r["kind"], r["direction"]) == place]
             assert sizes == [64 << 10] * 5
     assert {r["attempt"] for r in rows} == {0}
     assert [m["step"] for m in directory.read_metrics()] == [1, 2, 3, 4, 5]
@@ -72,7 +73,7 @@ def test_programs_killed_on_either_side_cost_nothing_but_time(cloud: Any, until:
     _until_round(cloud, run_id, until)
     os.kill(_node_program(cloud, "b").pid, signal.SIGKILL)
     until(lambda: cloud.run(run_id).epoch == 1 and cloud.run(run_id).state == "running")
-    _until_round(cloud, run_id, until, 16)
+    _until_round(cloud, run_id, until, 28)
     os.kill(_run_process(cloud).pid, signal.SIGKILL)
     info = cloud.when(run_id, "finished")
     assert info.epoch == 2
