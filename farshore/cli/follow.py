@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.errors import RunCancelledError, RunFailedError
-from .output import amount, duration, emit, say
+from ..reports.units import size
+from .output import duration, emit, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -68,8 +69,8 @@ class Progress:
         if self.rate:
             parts.append(f"{self.rate:.1f} steps/s")
         if self.up_bytes is not None and self.down_bytes is not None:
-            parts.append(f"up {amount(self.up_bytes)}")
-            parts.append(f"down {amount(self.down_bytes)}")
+            parts.append(f"up {size(self.up_bytes)}")
+            parts.append(f"down {size(self.down_bytes)}")
         if self.eta is not None and self.done < self.total:
             parts.append(f"ETA {duration(self.eta)}")
         return parts

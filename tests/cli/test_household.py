@@ -14,13 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farshore.cli.communication import Communication
 from farshore.cli.follow import ENDED, result
 from farshore.client.admin import AdminClient
 from farshore.core.errors import ExitCode, RunFailedError
 from farshore.core.version import installed
 from farshore.demo.household import Household
 from farshore.edge.sockets import SocketMeter
+from farshore.reports.communication import communication
+from farshore.runs.ledger import read_ledger
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -60,13 +61,13 @@ def test_a_run_between_processes_is_accounted_and_nobody_is_left(tmp_path: Path)
             assert last.run.state in ENDED
             assert last.run.state == "finished", last.run.reason
             assert set(result(last.run)["nodes"]) == {"a", "b"}
-            communication = Communication.of_run(Path(last.run.directory))
+            report = communication(read_ledger(Path(last.run.directory)))
             sockets = meter.read() if meter is not None else None
         children = psutil.Process().children(recursive=True)
         assert len([c for c in children if str(tmp_path) in " ".join(c.cmdline())]) == 3
-    assert {line.node for line in communication.lines} == {"a", "b"}
+    assert {line.node for line in report.lines} == {"a", "b"}
     if sockets is not None:
-        frames = communication.total.frame
+        frames = report.total.frame_bytes
         # TLS, HTTP/2 and the control streams come on top, a few per cent of so small a run.
         assert frames < sockets.up + sockets.down < frames * 1.1
         assert meter is not None
@@ -162,6 +163,6 @@ def test_the_demo_ends_with_its_figures(tmp_path: Path) -> None:
     assert told["payload_bytes"] < told["dense_bytes"]
     assert told["compression"] == told["baselines"]["vanilla split learning"] / told["payload_bytes"]
     assert told["socket_bytes"] is None or told["socket_bytes"] > told["frame_bytes"]
-    assert sum(line["payload"] for line in told["communication"]) == told["payload_bytes"]
+    assert sum(line["payload_bytes"] for line in told["communication"]["lines"]) == told["payload_bytes"]
     assert told["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
