@@ -180,7 +180,7 @@ class BatchPlan:
         return list(self._cached[1])
 
     def at(self, step: int) -> Rows:
-        """Rows of ``step``, counted from 0 through all epochs, whether or not earlier steps were asked for."""
+        """Rows of ``step``, counted from 0 through all epochs, whatever was asked for before."""
         epoch, place = divmod(step, self._steps)
         return self.epoch(epoch)[place]
 

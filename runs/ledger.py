@@ -32,6 +32,7 @@ _NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_byt
 _SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
 #: Blocks that may wait for the disk; then recording waits too.
 _WAITING_BLOCKS = 64
+_FOREIGN = "move the file out of the run directory, or read it with the version that wrote it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +289,16 @@ def _strings(values: Sequence[str]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
 
 
-def read_ledger(directory: Path) -> pa.Table:
+def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of a directory's ledger, in the order written.
 
     A segment whose end is missing (its writer was killed, or is still at it) gives the blocks that are whole.
+
+    Parameters
+    ----------
+    directory : Path
+    columns : sequence of str, optional
+        Read only these, in this order: a long run's ledger takes less memory. All of them by default.
 
     Returns
     -------
@@ -305,10 +312,14 @@ def read_ledger(directory: Path) -> pa.Table:
         pyarrow is not installed.
     NotFoundError
         There is no such directory.
+    StorageError
+        A segment cannot be read, or is no ledger.
     """
     pa = _pyarrow()
-    batches = [batch for path in segments(directory) for batch in _read(path)]
-    return pa.Table.from_batches(batches, _schema()).unify_dictionaries()
+    names = _schema().names if columns is None else list(columns)
+    schema = pa.schema([_schema().field(name) for name in names])
+    batches = [batch for path in segments(directory) for batch in _read(path, names)]
+    return pa.Table.from_batches(batches, schema).unify_dictionaries()
 
 
 def segments(directory: Path) -> list[Path]:
@@ -363,19 +374,39 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
-def _read(path: Path) -> list[pa.RecordBatch]:
+def _read(path: Path, names: Sequence[str]) -> list[Any]:
     pa = _pyarrow()
-    batches: list[pa.RecordBatch] = []
+    batches: list[Any] = []
     try:
-        if not path.stat().st_size:
-            return batches
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-            if reader.schema != _schema():
-                raise StorageError(f"{path} is no ledger of this version: its columns are {reader.schema.names}")
-            batches.extend(reader)
-    except (pa.ArrowInvalid, OSError) as error:
-        _log.info("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+        with pa.OSFile(str(path)) as source:
+            if _is_torn_schema(path):
+                return batches
+            wanted = [number for number, name in enumerate(_schema().names) if name in names]
+            # Before the columns are read, or a file with fewer of them would be an index out of range.
+            if pa.ipc.open_stream(source).schema != _schema():
+                raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
+            source.seek(0)
+            reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+            try:
+                batches.extend(batch.select(list(names)) for batch in reader)
+            except (pa.ArrowInvalid, OSError) as error:
+                _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+    except pa.ArrowInvalid as error:
+        raise StorageError(f"{path} is no ledger: {error}", cure=_FOREIGN) from error
+    except OSError as error:
+        raise files.storage_error(f"cannot read the ledger {path}", error) from error
     return batches
+
+
+def _is_torn_schema(path: Path) -> bool:
+    """Whether the file ends before its schema does, as when its writer was killed while opening it.
+
+    A stream begins with four bytes of ones, then the length of the schema's message (little-endian).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+    return start[:4] == b"\xff\xff\xff\xff"[: len(start)] and size < 8 + int.from_bytes(start[4:], "little")
 
 
 def _next_segment(directory: Path) -> Path:

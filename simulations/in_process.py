@@ -21,9 +21,8 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.transfer import Recorder
 from ..runs.checkpoints import CheckpointStore
-from ..wire.channel import Channel as WireChannel
-from ..wire.channel import receive_any
-from ..wire.memory import pair
+from ..wire.inbox import receive_any
+from ..wire.memory import MemoryChannel, pair
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +71,11 @@ class _NodeSession(_Session):
 
 @dataclass
 class _ServerSession(_Session):
-    channels: Mapping[str, WireChannel]
+    channels: Mapping[str, MemoryChannel]
     on_progress: OnProgress | None
     on_metrics: Callable[[int, dict[str, float]], None] | None
 
-    def receive_any(
-        self, nodes: Sequence[str] | None = None, timeout: float | None = None
-    ) -> tuple[str, Message]:
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
         return receive_any(chosen, timeout)
 
@@ -132,11 +129,14 @@ class InProcessRun:
         """
         stores = {n: CheckpointStore(self.directory / n) for n in ("server", *self.nodes)}
         common = set.intersection(*(set(s.steps()) for s in stores.values()))
-        info = RunInfo(
-            self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory
-        )
+        info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
         pairs = {node: pair(node, recorder=self.recorder) for node in self.nodes}
-        base = {"run": info, "resume_step": max(common, default=None), "paths": self.data, "cancelled": self.cancelled}
+        base = {
+            "run": info,
+            "resume_step": max(common, default=None),
+            "paths": self.data,
+            "cancelled": self.cancelled,
+        }
         server = _ServerSession(
             **base,
             checkpoints=stores["server"],
@@ -176,7 +176,7 @@ class InProcessRun:
     def _serve(
         self,
         session: _ServerSession,
-        pairs: Mapping[str, tuple[WireChannel, WireChannel]],
+        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
         errors: list[BaseException],
     ) -> dict[str, Any]:
         try:
@@ -193,7 +193,7 @@ class InProcessRun:
     def _node(
         self,
         session: _NodeSession,
-        pairs: Mapping[str, tuple[WireChannel, WireChannel]],
+        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
         errors: list[BaseException],
     ) -> None:
         try:

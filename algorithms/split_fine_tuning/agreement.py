@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...core.errors import ConfigError, RefusedError, WireError
 from ...core.message import Message
 from ...data.batches import natural_steps
 from .config import SplitFineTuning
+from .plan import SplitPlan
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What an edge says of itself."""
+    """What an edge says of itself: its plan of the split, how many examples it has, how large its front is."""
 
-    plan: str
-    fingerprint: str
+    plan: SplitPlan
     examples: int
+    parameters: int
 
     def message(self) -> Message:
         """As it travels."""
-        return Message("control", fields={"what": "offer", **asdict(self)})
+        fields = {"plan": self.plan.to_json(), "examples": self.examples, "parameters": self.parameters}
+        return Message("control", fields={"what": "offer", **fields})
 
     @classmethod
     def of(cls, message: Message) -> Offer:
@@ -30,15 +32,13 @@ class Offer:
         ------
         WireError
             The message is something else.
+        RefusedError
+            The plan in it is no plan.
         """
-        fields = {name: message.fields.get(name) for name in cls.__dataclass_fields__}
-        if message.kind != "control" or message.fields.get("what") != "offer" or None in fields.values():
+        plan, examples, parameters = (message.fields.get(n) for n in ("plan", "examples", "parameters"))
+        if not isinstance(plan, str) or not isinstance(examples, int) or not isinstance(parameters, int):
             raise WireError(f"expected an edge's offer, got a '{message.kind}' message")
-        return cls(
-            str(fields["plan"]),
-            str(fields["fingerprint"]),
-            int(fields["examples"] or 0),
-        )
+        return cls(SplitPlan.from_json(plan), examples, parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,9 @@ class Schedule:
         """Whether a checkpoint is due after ``done`` steps."""
         return done == self.total or done % self.config.checkpoint_every == 0
 
-    def place(self, step: int) -> tuple[int, int]:
-        """``(epoch, index within the epoch)`` of a step counted from 0."""
-        return divmod(step, self.steps_per_epoch)
 
-
-def settle(offers: dict[str, Offer], mine: Offer, config: SplitFineTuning) -> Schedule:
-    """Compare every edge's offer with the cloud's own and return the schedule they share.
+def settle(offers: dict[str, Offer], plan: SplitPlan, config: SplitFineTuning) -> Schedule:
+    """Compare every edge's plan with the cloud's own and return the schedule they share.
 
     Every edge goes through all of its examples once an epoch; the edge with the most examples for its share of a batch
     decides how many steps that takes.
@@ -81,18 +77,13 @@ def settle(offers: dict[str, Offer], mine: Offer, config: SplitFineTuning) -> Sc
     Raises
     ------
     RefusedError
-        An edge would train another model or another plan.
+        An edge would train another model or another split.
     """
     for node, offer in offers.items():
-        for what, theirs, ours in (
-            ("plan of the split", offer.plan, mine.plan),
-            ("model (fingerprint)", offer.fingerprint, mine.fingerprint),
-        ):
-            if theirs != ours:
-                raise RefusedError(
-                    f"edge '{node}' has another {what} than the cloud: {theirs[:16]} against {ours[:16]}",
-                    cure="give both ends the same model files and the same versions of transformers",
-                )
+        try:
+            plan.require_equal(offer.plan)
+        except RefusedError as error:
+            raise RefusedError(f"edge '{node}' and the cloud: {error.message}", cure=error.cure) from error
     parts = shares(config.batch_size, len(offers))
     steps = max(natural_steps(o.examples, b) for o, b in zip(offers.values(), parts, strict=True))
     return Schedule(steps, config)

@@ -20,13 +20,11 @@ class Volume:
     ----------
     hidden_width : int
         Width d of the model.
-    parameters : int
-        Parameters of the unsplit model.
     """
 
-    def __init__(self, hidden_width: int, parameters: int) -> None:
+    def __init__(self, hidden_width: int) -> None:
         self.hidden_width = hidden_width
-        self.parameters = parameters
+        self.front_parameters = 0
         self.vanilla = 0
         self.tokens = 0
         self.code_bytes = 0
@@ -45,11 +43,11 @@ class Volume:
     def _side(message: Message) -> int:
         return sum(message.tensors[name].array.nbytes for name in _SIDE if name in message.tensors)
 
-    def baselines(self, epochs: int, edges: int) -> dict[str, int]:
+    def baselines(self, parameters: int, epochs: int, edges: int) -> dict[str, int]:
         """Payload bytes of each baseline, by the name that reports use."""
         return {
             "vanilla split learning": self.vanilla,
-            "shipping the weights": 2 * 4 * self.parameters * epochs * edges,
+            "shipping the weights": 2 * 4 * parameters * epochs * edges,
         }
 
     def as_dict(self) -> dict[str, Any]:

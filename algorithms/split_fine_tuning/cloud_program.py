@@ -12,15 +12,18 @@ from torch.nn import functional
 from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
 from ...core.session import ServerSession
+from ...data.metrics import score
+from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
 from .agreement import Offer, Schedule, settle, shares
 from .baselines import Volume
-from .codes import code_bytes, codes_of, gradient_tensor
+from .codes import code_bytes, gradient_tensor
 from .config import SplitFineTuning
+from .dropout import DropoutSeeds
 from .fronts import weight_tensors
+from .inputs import Inputs, expect
 from .optimiser import make_optimiser, make_schedule
-from .parts import build_trunk
-from .ragged import mask_of, unflatten
+from .parts import Builder
 
 
 class Cloud:
@@ -34,12 +37,13 @@ class Cloud:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.session = session
         self.config = config
-        self.parts = build_trunk(config, session.run.seed, session.data)
-        self.trunk = self.parts.module
-        self.dropout = self.parts.dropout
+        self.metric = task_entry(config.task).metric
+        self.trunk = Builder(config, session.run.seed, session.data).trunk()
+        self.plan = self.trunk.plan
+        self.dropout = DropoutSeeds(self.trunk, session.run.seed.child("dropout", "trunk"))
+        self.volume = Volume(self.plan.hidden)
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
-        self.volume = Volume(self.parts.hidden_width, self.parts.parameters_of_whole)
         self.schedule = self._agree()
         self.optimiser, self.scheduler = make_optimiser(self.trunk, config, self.schedule.total)
         self.first_step = 0
@@ -53,21 +57,21 @@ class Cloud:
     def _agree(self) -> Schedule:
         channels = self.session.channels
         offers = {node: Offer.of(channel.receive()) for node, channel in channels.items()}
-        mine = Offer(self.parts.plan, self.parts.fingerprint, 0, 0)
-        schedule = settle(offers, mine, self.config)
+        schedule = settle(offers, self.plan, self.config)
+        self.volume.front_parameters = next(iter(offers.values())).parameters
         for channel in channels.values():
-            channel.send(
-                Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch})
-            )
+            channel.send(Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch}))
         return schedule
 
     def _receive_codec(self) -> None:
-        """The first edge factorises its block once; everybody else takes over what it found."""
+        """The first edge looks at its samples and settles the codec; everybody else takes over what it found."""
         first, *others = self.session.channels.values()
         message = expect(first.receive(), "codec", self.session.run.nodes[0])
-        state = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
-        self.parts.load_codec(state)
-        shared = {n: t for n, t in message.tensors.items() if n.startswith("front.")}
+        mine = {n: t for n, t in message.tensors.items() if n.startswith("trunk.")}
+        self.trunk.load_codec_state(
+            {n.removeprefix("trunk."): torch.from_numpy(np.array(t.array)) for n, t in mine.items()}
+        )
+        shared = {n: t for n, t in message.tensors.items() if n not in mine}
         for channel in others:
             channel.send(Message("codec", tensors=shared))
 
@@ -110,52 +114,33 @@ class Cloud:
     def _activation(self, node: str, step: int, micro: int) -> Message:
         message = expect(self.session.channels[node].receive(), "activation", node)
         if (message.step, message.micro) != (step, micro):
-            raise WireError(
-                f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due"
-            )
+            raise WireError(f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due")
         return message
 
     def _backward(self, message: Message, node: str, total: int) -> tuple[Message, float]:
         """Forward and backward through the trunk; the step's mean over *all* its examples is what is differentiated."""
-        codes, mask, labels, lengths = self._inputs(message, node)
-        codes.requires_grad_()
-        logits = self.trunk(self._padded(codes, mask), mask)
-        loss = functional.cross_entropy(logits, labels, reduction="sum") / total
+        inputs = self._inputs(message, node)
+        codes = inputs.codes.requires_grad_()
+        loss = functional.cross_entropy(self._logits(inputs), inputs.labels, reduction="sum") / total
         loss.backward()  # type: ignore[no-untyped-call]
         assert codes.grad is not None
         seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
-        tensor = gradient_tensor(codes.grad.numpy(), self.config.down, lengths, seed)
+        tensors = {"codes": gradient_tensor(codes.grad.numpy(), self.config.down, inputs.groups, seed)}
+        if inputs.sentence is not None and inputs.sentence.grad is not None:
+            tensors["sentence"] = gradient_tensor(
+                inputs.sentence.grad.numpy(), self.config.sentence_down, None, seed.child("sentence")
+            )
         self.volume.count_step(len(codes), code_bytes(codes.numel(), self.config), message)
-        reply = Message("gradient", step=message.step, micro=message.micro, tensors={"codes": tensor})
+        reply = Message("gradient", step=message.step, micro=message.micro, tensors=tensors)
         return reply, float(loss.detach())
 
-    def _inputs(self, message: Message, node: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Array]:
-        codes = codes_of(message)
-        lengths = message.array("lengths").astype(np.int64)
-        labels = torch.from_numpy(message.array("labels").astype(np.int64))
-        if self.config.ragged:
-            mask = mask_of(torch.from_numpy(lengths))
-            rows = int(lengths.sum())
-        else:
-            mask = mask_of(torch.from_numpy(lengths), width=len(codes) // max(len(lengths), 1))
-            rows = mask.numel()
-        if codes.shape != (rows, self.parts.width) or len(labels) != len(lengths):
-            raise WireError(
-                f"edge '{node}' sent codes of shape {tuple(codes.shape)} at step {message.step}, "
-                f"not ({rows}, {self.parts.width})"
-            )
-        if not torch.isfinite(codes).all():
-            raise RunFailedError(
-                f"edge '{node}' sent codes that are not finite at step {message.step}",
-                cure="lower learning_rate or codec_lr_factor",
-            )
-        groups = lengths if self.config.ragged else np.full(len(lengths), mask.shape[1])
-        return codes, mask, labels, groups
+    def _inputs(self, message: Message, node: str) -> Inputs:
+        where = f"edge '{node}' at step {message.step}"
+        return Inputs.of(message, self.config.ragged, self.plan.width, where)
 
-    def _padded(self, codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self.config.ragged:
-            return unflatten(codes, mask)
-        return codes.view(*mask.shape, -1)
+    def _logits(self, inputs: Inputs) -> torch.Tensor:
+        logits: torch.Tensor = self.trunk(inputs.padded(), inputs.mask, inputs.sentence)
+        return logits
 
     # ---- after a step --------------------------------------------------------------------------------------------
 
@@ -166,14 +151,19 @@ class Cloud:
             self._average(done)
         if self.schedule.evaluates(done):
             self.evaluations.append(self._evaluate(done))
-            self.session.metrics(done, **self.evaluations[-1])
+            self.session.metrics(done, **self._newest())
         if self.schedule.saves(done):
-            self._save(done)
+            meta = {
+                "losses": self.losses,
+                "evaluations": self.evaluations,
+                "volume": self.volume.as_dict(),
+            }
+            self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
         window = self.losses[-20:]
         self.session.progress(done, self.schedule.total, loss=sum(window) / len(window), **self._newest())
 
     def _newest(self) -> dict[str, float]:
-        return self.evaluations[-1] if self.evaluations else {}
+        return {self.metric: self.evaluations[-1][self.metric]} if self.evaluations else {}
 
     def _average(self, done: int) -> None:
         """Mean of the edges' fronts, weighted by their share of a step, summed in cohort order."""
@@ -185,7 +175,6 @@ class Cloud:
             for name, tensor in message.tensors.items():
                 part = tensor.array.astype(np.float64) * (weight / self.config.batch_size)
                 sums[name] = sums[name] + part if name in sums else part
-
         mean = weight_tensors({n: a.astype(np.float32) for n, a in sums.items()}, self.config.average_encoding)
         for channel in channels.values():
             channel.send(Message("weights", step=done, tensors=mean))
@@ -200,19 +189,15 @@ class Cloud:
                 message = channel.receive()
                 if message.kind == "control" and message.fields.get("what") == "evaluated":
                     break
-                codes, mask, labels, _ = self._inputs(expect(message, "evaluation", node), node)
-                guess.append(self.trunk(self._padded(codes, mask), mask).argmax(-1).numpy())
-                truth.append(labels.numpy())
-                self.volume.count_evaluation(len(codes), message)
-        value = self.parts.task.score(np.concatenate(truth), np.concatenate(guess))
-        self.session.log(f"step {done}: {self.parts.task.metric} {value:.4f} on {sum(map(len, truth))} examples")
-        return {self.parts.task.metric: value}
+                inputs = self._inputs(expect(message, "evaluation", node), node)
+                guess.append(self._logits(inputs).argmax(-1).numpy())
+                truth.append(inputs.labels.numpy())
+                self.volume.count_evaluation(len(inputs.codes), message)
+        value = score(self.metric, np.concatenate(truth), np.concatenate(guess))
+        self.session.log(f"step {done}: {self.metric} {value:.4f} on {sum(map(len, truth))} examples")
+        return {"step": done, self.metric: value}
 
     # ---- checkpoints and the result ------------------------------------------------------------------------------
-
-    def _save(self, done: int) -> None:
-        meta = {"losses": self.losses, "evaluations": self.evaluations, "volume": self.volume.as_dict()}
-        self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
 
     def _load(self, step: int) -> None:
         arrays, meta = self.session.load_checkpoint(step)
@@ -223,23 +208,18 @@ class Cloud:
         self.first_step = step
 
     def _result(self) -> dict[str, Any]:
-        final = self.evaluations[-1]
+        trunk = sum(p.numel() for p in self.trunk.parameters())
+        edges = len(self.session.channels)
         return {
-            "metric": self.parts.task.metric,
-            "accuracy": final[self.parts.task.metric],
+            "metric": self.metric,
+            "accuracy": self.evaluations[-1][self.metric],
             "evaluations": self.evaluations,
             "steps": self.schedule.total,
-            "edges": len(self.session.channels),
+            "edges": edges,
             "loss": float(np.mean(self.losses[-50:])),
-            "block": self.parts.block,
-            "width": self.parts.width,
-            "baselines": self.volume.baselines(self.config.epochs, len(self.session.channels)),
+            "block": self.plan.options.block,
+            "width": self.plan.width,
+            "parameters": {"edge": self.volume.front_parameters, "cloud": trunk},
             "code_bytes": self.volume.code_bytes,
+            "baselines": self.volume.baselines(self.volume.front_parameters + trunk, self.config.epochs, edges),
         }
-
-
-def expect(message: Message, kind: str, node: str) -> Message:
-    """Return ``message`` if it is of ``kind``; a :class:`WireError` names the edge otherwise."""
-    if message.kind != kind:
-        raise WireError(f"edge '{node}' sent '{message.kind}' where '{kind}' was due")
-    return message

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Bits = Literal["raw", "fp16", "bf16", "int8", "int4"]
+Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 
 
 class SplitFineTuning(BaseModel):
@@ -32,6 +32,7 @@ class SplitFineTuning(BaseModel):
     residual: Literal["drop", "project"] = "project"
     init: Literal["svd", "pca", "random"] = "pca"
     decoder: Literal["linear", "mlp"] = "linear"
+    sentence_vector: int = Field(0, ge=0, description="numbers per sentence beside the codes; 0 = none")
     calibration_samples: int = Field(256, ge=1, description="local examples that the PCA initialisation looks at")
     head: Literal["auto", "mean", "pooler", "last"] = Field("auto", description="how tokens become one vector")
     freeze: Literal["none", "embeddings", "front", "front+codec"] = "none"
@@ -39,6 +40,8 @@ class SplitFineTuning(BaseModel):
     # the wire
     up: Bits = Field("int4", description="encoding of the activations")
     down: Bits = Field("int4", description="encoding of their gradients")
+    sentence_up: Literal["raw", "fp16", "bf16"] = "fp16"
+    sentence_down: Bits = "int8"
     ragged: bool = Field(True, description="leave padding tokens at home")
     micro_batches: int = Field(1, ge=1, description="parts a step is cut into, to overlap edge, link and cloud")
     credits: int = Field(4, ge=1, description="micro-batches in flight per edge")
@@ -64,6 +67,8 @@ class SplitFineTuning(BaseModel):
     def _fits_together(self) -> SplitFineTuning:
         if self.cut in ("boundary", "ffn") and self.decoder == "mlp":
             raise ValueError("decoder=mlp needs a low-rank cut (ffn_svd or codec)")
+        if self.cut in ("boundary", "ffn") and self.sentence_vector:
+            raise ValueError("sentence_vector needs a low-rank cut (ffn_svd or codec)")
         if self.block == 0:
             raise ValueError("block counts from 1 (or from the end with -1, -2 …)")
         return self

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from ...core.errors import WireError
-from ...core.message import Array, Message, Tensor
+from ...core.message import Message, Tensor
 from ...core.session import NodeSession
-from ...data.batches import Batch
+from ...data.batches import Batch, split_micro
 from ..training_state import from_arrays, to_arrays
 from .agreement import Offer, Schedule, shares
-from .codes import CodeStatistics, code_tensors, small_integers
+from .calibration import calibrate
+from .codes import CASTS, code_tensors, codes_of, small_integers
 from .config import SplitFineTuning
+from .dropout import DropoutSeeds
 from .fronts import trainable_arrays, weight_tensors
 from .optimiser import make_optimiser, make_schedule
-from .parts import build_front
+from .parts import Builder, inputs_of
 from .ragged import flatten
+from .training import freeze
+
+#: Codes of a micro-batch's tokens ``[M, w]`` and, where the plan has them, of its sentences ``[B, q]``.
+Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Edge:
@@ -29,41 +36,53 @@ class Edge:
         self.session = session
         self.config = config
         self.place = session.run.nodes.index(session.node)
-        self.count = len(session.run.nodes)
-        self.share = shares(config.batch_size, self.count)[self.place]
-        self.parts = build_front(config, session.run.seed, session.data, self.place, self.count, self.share)
-        self.front = self.parts.module
-        self.dropout = self.parts.dropout
-        self.statistics = CodeStatistics(self.parts.width)
+        builder = Builder(config, session.run.seed, session.data)
+        self.front, tokenizer = builder.front()
+        task = builder.task(tokenizer)
+        self.classes, self.max_length = task.classes, task.max_length
+        self.shard = task.shard(*session.shard)
+        seed = session.run.seed.child("dropout", "front", self.place)
+        self.dropout = DropoutSeeds(self.front, seed)
+        self.trains = freeze(self.front, config.freeze)
         self.schedule = self._agree()
+        share = shares(config.batch_size, len(session.run.nodes))[self.place]
+        self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
         self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
         self.first_step = 0
         if session.resume_step is not None:
             self._load(session.resume_step)
         else:
-            self._share_codec()
+            self._settle_codec()
 
     # ---- before the first step -----------------------------------------------------------------------------------
 
     def _agree(self) -> Schedule:
         channel = self.session.channel
-        offer = Offer(self.parts.plan, self.parts.fingerprint, self.parts.batches.steps_per_epoch, self.share)
-        channel.send(offer.message())
+        parameters = sum(p.numel() for p in self.front.parameters())
+        channel.send(Offer(self.front.plan, len(self.shard.train), parameters).message())
         reply = channel.receive()
         if reply.kind != "control" or reply.fields.get("what") != "schedule":
             raise WireError(f"expected the cloud's schedule, got a '{reply.kind}' message")
         return Schedule(int(reply.fields["steps_per_epoch"]), self.config)
 
-    def _share_codec(self) -> None:
-        """The first edge calibrates on its own examples and sends the few matrices that both sides need."""
+    def _settle_codec(self) -> None:
+        """The first edge calibrates on its own examples and sends the few matrices that the others need."""
         channel = self.session.channel
         if self.place == 0:
-            state = self.parts.calibrate()
-            tensors = {n: Tensor(np.ascontiguousarray(t.detach().numpy())) for n, t in state.items()}
+            found = calibrate(self.front, self.shard.samples(self.config.calibration_samples))
+            parts = {f"trunk.{n}": t for n, t in found.trunk.items()}
+            parts |= {f"front.{n}": t for n, t in found.front.items()}
+            parts |= {"statistics.mean": found.code_mean, "statistics.variance": found.code_variance}
+            tensors = {n: Tensor(np.ascontiguousarray(t.numpy())) for n, t in parts.items()}
             channel.send(Message("codec", tensors=tensors))
         else:
             message = channel.receive()
-            self.parts.load_codec({n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()})
+            parts = {n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()}
+            self.front.load_codec_state(
+                {n.removeprefix("front."): t for n, t in parts.items() if n.startswith("front.")}
+            )
+            self.front.statistics.set(parts["statistics.mean"], parts["statistics.variance"])
+            self.front.forget_first()
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -79,10 +98,10 @@ class Edge:
         """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B)."""
         self.front.train()
         self.optimiser.zero_grad(set_to_none=True)
-        epoch, index = self.schedule.place(step)
-        micros = deque(self.parts.batches.batch(epoch, index).micro(self.config.micro_batches))
+        batch = self.shard.batch(self.plan, step)
+        micros = deque(split_micro(batch, self.config.micro_batches))
         count = len(micros)
-        flying: deque[torch.Tensor] = deque()
+        flying: deque[Codes] = deque()
         sent = 0
         while micros or flying:
             room = bool(micros) and len(flying) < self.config.credits
@@ -90,7 +109,8 @@ class Edge:
             if reply is not None:
                 self._backward(flying.popleft(), reply)
             else:
-                flying.append(self._forward(micros.popleft(), step, sent, count))
+                fields = {"examples": len(batch), "micros": count} if sent == 0 else {}
+                flying.append(self._forward(micros.popleft(), step, sent, fields))
                 sent += 1
         self.optimiser.step()
         self.scheduler.step()
@@ -101,36 +121,44 @@ class Edge:
         except TimeoutError:
             return None
 
-    def _forward(self, batch: Batch, step: int, micro: int, count: int) -> torch.Tensor:
+    def _forward(self, batch: Batch, step: int, micro: int, fields: dict[str, int]) -> Codes:
         self.dropout.at(step, micro)
-        codes = self._codes(batch)
-        flat = codes.detach().numpy()
-        self.statistics.observe(flat)
-        fields = {"examples": self.share, "micros": count}
-        self._send("activation", step, micro, flat, batch, fields if micro == 0 else {})
+        padded, sentence = self.front.codes(**inputs_of(batch))
+        mask = torch.from_numpy(batch.attention_mask)
+        self.front.statistics.update(padded, mask)
+        codes = self._codes(padded, mask), sentence
+        self._send("activation", step, micro, codes, batch, fields)
         return codes
 
-    def _codes(self, batch: Batch) -> torch.Tensor:
-        """Codes ``[M, w]`` of a batch: real tokens only on a ragged wire, else all ``B * T`` of them."""
-        mask = torch.from_numpy(batch.attention_mask)
-        codes: torch.Tensor = self.front(torch.from_numpy(batch.input_ids), mask)
-        return flatten(codes, mask) if self.config.ragged else codes.flatten(0, 1)
+    def _codes(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Codes ``[M, w]``: real tokens only on a ragged wire, else all ``B * T`` of them."""
+        return flatten(padded, mask) if self.config.ragged else padded.flatten(0, 1)
 
-    def _send(
-        self, kind: str, step: int, micro: int, codes: Array, batch: Batch, fields: dict[str, int]
-    ) -> None:
-        tensors = code_tensors(codes, self.config.up, self.statistics)
-        tensors["lengths"] = small_integers(batch.lengths, self.parts.max_length)
-        tensors["labels"] = small_integers(batch.labels, self.parts.classes - 1)
+    def _send(self, kind: str, step: int, micro: int, codes: Codes, batch: Batch, fields: dict[str, int]) -> None:
+        tokens, sentence = codes
+        tensors = code_tensors(tokens.detach().numpy(), self.config.up, self.front.statistics)
+        if sentence is not None:
+            tensors["sentence"] = Tensor(sentence.detach().numpy(), CASTS[self.config.sentence_up])
+        tensors["lengths"] = small_integers(batch.lengths, self.max_length)
+        tensors["labels"] = small_integers(batch.labels, self.classes - 1)
         self.session.channel.send(Message(kind, step=step, micro=micro, tensors=tensors, fields=fields))
 
-    def _backward(self, codes: torch.Tensor, reply: Message) -> None:
+    def _backward(self, codes: Codes, reply: Message) -> None:
         if reply.kind != "gradient":
             raise WireError(f"expected a gradient, got a '{reply.kind}' message")
-        gradient = torch.from_numpy(np.array(reply.array("codes"), np.float32))
-        if gradient.shape != codes.shape:
-            raise WireError(f"the gradient has shape {tuple(gradient.shape)}, the codes {tuple(codes.shape)}")
-        codes.backward(gradient)  # type: ignore[no-untyped-call]
+        if not self.trains:
+            return
+        roots: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
+        for name, root in zip(("codes", "sentence"), codes, strict=True):
+            if root is None:
+                continue
+            gradient = codes_of(reply, name)
+            if gradient.shape != root.shape:
+                raise WireError(f"the gradient of {name} has shape {tuple(gradient.shape)}, not {tuple(root.shape)}")
+            roots.append(root)
+            gradients.append(gradient)
+        torch.autograd.backward(roots, gradients)
 
     # ---- after a step --------------------------------------------------------------------------------------------
 
@@ -140,8 +168,7 @@ class Edge:
         if self.schedule.evaluates(done):
             self._evaluate(done)
         if self.schedule.saves(done):
-            arrays = {**to_arrays(self.front, self.optimiser), **self.statistics.state()}
-            self.session.save_checkpoint(done, arrays, {})
+            self.session.save_checkpoint(done, to_arrays(self.front, self.optimiser), {})
 
     def _average(self, done: int) -> None:
         mine = trainable_arrays(self.front)
@@ -157,13 +184,15 @@ class Edge:
     def _evaluate(self, done: int) -> None:
         """This edge's part of the held-out examples, through the same wire as in training."""
         self.front.eval()
-        for number, batch in enumerate(self.parts.held_out):
-            self._send("evaluation", done, number, self._codes(batch).numpy(), batch, {})
+        for number, batch in enumerate(self.shard.held_out()):
+            padded, sentence = self.front.codes(**inputs_of(batch))
+            codes = self._codes(padded, torch.from_numpy(batch.attention_mask)), sentence
+            self._send("evaluation", done, number, codes, batch, {})
         self.session.channel.send(Message("control", step=done, fields={"what": "evaluated"}))
 
     def _load(self, step: int) -> None:
         arrays, _ = self.session.load_checkpoint(step)
         from_arrays(arrays, self.front, self.optimiser)
-        self.statistics.load(arrays)
+        self.front.forget_first()
         self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
         self.first_step = step
