@@ -26,13 +26,16 @@ class Volume:
         self.hidden_width = hidden_width
         self.front_parameters = 0
         self.vanilla = 0
+        self.vanilla_training = 0
         self.tokens = 0
         self.code_bytes = 0
 
     def count_step(self, tokens: int, code_bytes: int, message: Message) -> None:
         """Count a micro-batch that went up and came back; ``code_bytes`` is what the codes alone took, both ways."""
         self.tokens += tokens
-        self.vanilla += 2 * tokens * self.hidden_width * 4 + self._side(message)
+        sent = 2 * tokens * self.hidden_width * 4 + self._side(message)
+        self.vanilla += sent
+        self.vanilla_training += sent
         self.code_bytes += code_bytes
 
     def count_evaluation(self, tokens: int, message: Message) -> None:
@@ -52,9 +55,10 @@ class Volume:
 
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"vanilla": self.vanilla, "tokens": self.tokens, "code_bytes": self.code_bytes}
+        names = ("vanilla", "vanilla_training", "tokens", "code_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`as_dict` gave."""
-        self.vanilla, self.tokens = int(saved["vanilla"]), int(saved["tokens"])
-        self.code_bytes = int(saved["code_bytes"])
+        for name in self.as_dict():
+            setattr(self, name, int(saved[name]))

@@ -34,9 +34,11 @@ CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()
 WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
-def code_bytes(numbers: int, config: SplitFineTuning) -> int:
-    """Bytes of ``numbers`` codes up and as many gradients down, without any side data."""
-    return (numbers * WIDTHS[config.up] + 7) // 8 + (numbers * WIDTHS[config.down] + 7) // 8
+def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning) -> int:
+    """Bytes of so many codes of tokens and of sentences up, and of as many gradients down, without any side data."""
+    each = (numbers, config.up), (numbers, config.down)
+    beside = (sentence_numbers, config.sentence_up), (sentence_numbers, config.sentence_down)
+    return sum((n * WIDTHS[bits] + 7) // 8 for n, bits in (*each, *beside))
 
 
 def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[str, Tensor]:
