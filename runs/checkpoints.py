@@ -29,9 +29,9 @@ _CURE = "resume from another step, or delete that file"
 class CheckpointStore:
     """Checkpoints in a directory, the ``keep`` newest of them.
 
-    A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's JSON
-    (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over names, dtypes, shapes and values). One directory has one
-    writer.
+    A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's
+    JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over names, dtypes, shapes and values). One directory has
+    one writer.
 
     Parameters
     ----------
@@ -158,7 +158,8 @@ def _laid_out(name: str, array: NDArray[Any]) -> NDArray[Any]:
     array = np.asarray(array, order="C")
     if array.dtype.kind not in "biufc":
         raise StorageError(
-            f"cannot checkpoint '{name}': its dtype is {array.dtype}", cure="a checkpoint holds numbers and bools only"
+            f"cannot checkpoint '{name}': its dtype is {array.dtype}",
+            cure="a checkpoint holds numbers and bools only",
         )
     return array
 
