@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from farshore.core.errors import ExitCode, StorageError
 from farshore.runs import files
 from farshore.runs.checkpoints import CheckpointStore
-from safetensors.numpy import load_file
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:

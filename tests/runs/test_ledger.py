@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+
 from farshore.core.errors import ExitCode, NotFoundError, StorageError
 from farshore.core.transfer import Transfer
 from farshore.runs.ledger import Ledger, Sizes, read_ledger, segments, totals
@@ -127,7 +128,8 @@ ledger = Ledger(pathlib.Path({str(tmp_path)!r}), block_rows=50, flush_seconds=36
 i = 0
 while True:
     for _ in range(120):
-        ledger.record(Transfer(f"edge-{{i % 50}}", "up", f"kind-{{i // 1000}}", "raw", 0, i, 0, 3 * i, 2 * i, i, 0, 0.0))
+        kind = f"kind-{{i // 1000}}"
+        ledger.record(Transfer(f"edge-{{i % 50}}", "up", kind, "raw", 0, i, 0, 3 * i, 2 * i, i, 0, 0.0))
         i += 1
     ledger.flush()
     print(i, flush=True)
@@ -198,8 +200,7 @@ def test_rows_that_no_disk_takes_do_not_fill_the_memory(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse)
         with pytest.raises(StorageError, match="No space left"):
-            for i in range(1000):
-                ledger.record(transfer(i))
+            _record(ledger, 1000)
     ledger.close()
 
 
@@ -248,6 +249,11 @@ def test_another_versions_columns_are_refused(tmp_path: Path) -> None:
         writer.write_table(pa.table({"x": [1]}))
     with pytest.raises(StorageError, match="no ledger of this version"):
         read_ledger(tmp_path)
+
+
+def _record(ledger: Ledger, count: int) -> None:
+    for i in range(count):
+        ledger.record(transfer(i))
 
 
 def _empty(tmp_path: Path) -> pa.Table:
