@@ -30,7 +30,7 @@ class CheckpointStore:
     """Checkpoints in a directory, the ``keep`` newest of them.
 
     A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's
-    JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over names, dtypes, shapes and values). One directory has
+    JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over meta, names, dtypes, shapes and values). One directory has
     one writer.
 
     Parameters
@@ -70,7 +70,8 @@ class CheckpointStore:
             raise ValueError(f"a step is not negative: {step}")
         # The library writes memory as it lies: transposed views must be laid out first.
         arrays = {name: _laid_out(name, array) for name, array in tensors.items()}
-        head = {"meta": json.dumps(dict(meta)), "step": str(step), "checksum": _checksum(arrays)}
+        text = json.dumps(dict(meta))
+        head = {"meta": text, "step": str(step), "checksum": _checksum(text, arrays)}
 
         def write(temporary: Path) -> None:
             try:
@@ -104,7 +105,7 @@ class CheckpointStore:
             raise StorageError(f"no checkpoint of step {step} in {self._path}; there are: {known}") from error
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise StorageError(f"the checkpoint {path} is damaged: {error}", cure=_CURE) from error
-        if head.get("checksum") != _checksum(tensors) or not isinstance(meta, dict):
+        if head.get("checksum") != _checksum(head["meta"], tensors) or not isinstance(meta, dict):
             raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", cure=_CURE)
         return tensors, meta
 
@@ -130,7 +131,8 @@ class CheckpointStore:
     def _prune(self, newest: int) -> None:
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
         unwanted = [path for step, path in self._found() if step not in kept]
-        unwanted += self._path.glob(".step-*.tmp")  # a process that was killed while saving
+        # A process that was killed while saving; ".tmp…" is what the safetensors library writes to first.
+        unwanted += [*self._path.glob(".step-*.tmp"), *self._path.glob(".tmp*")]
         for path in unwanted:
             try:
                 path.unlink(missing_ok=True)
@@ -164,8 +166,8 @@ def _laid_out(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = xxhash.xxh3_128()
+def _checksum(meta: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = xxhash.xxh3_128(meta.encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name}\0{array.dtype.name}{array.shape}".encode())

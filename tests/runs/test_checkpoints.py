@@ -179,6 +179,24 @@ def test_a_flipped_bit_is_found_when_loading(store: CheckpointStore) -> None:
         store.load(1)
 
 
+def test_changed_meta_data_is_found_when_loading(store: CheckpointStore) -> None:
+    store.save(1, tensors(1), {"rate": 123})
+    content = path_of(store, 1).read_bytes()
+    assert content.count(b"123") == 1
+    path_of(store, 1).write_bytes(content.replace(b"123", b"124"))
+    with pytest.raises(StorageError, match="checksum"):
+        store.load(1)
+
+
+def test_what_killed_writers_left_half_written_is_cleared_away(store: CheckpointStore) -> None:
+    store.save(1, tensors(1), {})
+    folder = path_of(store, 1).parent
+    for name in (".step-000000000002.safetensors.tmp", ".tmpA1b2C3"):
+        (folder / name).write_bytes(b"half")
+    store.save(3, tensors(3), {})
+    assert sorted(p.name for p in folder.iterdir()) == [path_of(store, s).name for s in (1, 3)]
+
+
 def test_a_missing_checkpoint_names_those_there_are(store: CheckpointStore) -> None:
     store.save(4, tensors(4), {})
     with pytest.raises(StorageError, match=r"no checkpoint of step 5 .*there are: 4"):

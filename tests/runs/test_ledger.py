@@ -243,6 +243,22 @@ def test_a_ledger_that_is_not_there_is_told(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "below")
 
 
+def test_recording_does_not_load_pandas(tmp_path: Path) -> None:
+    # Where it is installed, pyarrow imports it at the first chance, for seconds, in the middle of a run.
+    pytest.importorskip("pandas")
+    script = f"""
+import pathlib, sys
+from farshore.core.transfer import Transfer
+from farshore.runs.ledger import Ledger
+with Ledger(pathlib.Path({str(tmp_path)!r})) as ledger:
+    ledger.record(Transfer("edge", "up", "activation", "raw", 0, 0, 0, 1, 1, 1, 0, 0.5))
+print("pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert read_ledger(tmp_path).num_rows == 1
+
+
 def test_another_versions_columns_are_refused(tmp_path: Path) -> None:
     schema = pa.schema([("x", pa.int64())])
     with pa.OSFile(str(tmp_path / "ledger-0000.arrows"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
