@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-ROOMS  := algorithms client core data edge proto reports runs server wire
+ROOMS  := algorithms client core data edge proto reports runs server simulations wire
 
 .PHONY: demo test test-slow lint types check proto install clean
 .DEFAULT_GOAL := install
@@ -26,10 +26,10 @@ demo: install
 	@$(BIN)/farshore demo
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/pytest
 
 test-slow: install
-	@$(BIN)/python -m pytest -m slow --timeout 900
+	@$(BIN)/pytest -m slow --timeout 900
 
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

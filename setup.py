@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-rooms = ["algorithms", "client", "core", "data", "edge", "proto", "reports", "runs", "server", "wire"]
+rooms = ["algorithms", "client", "core", "data", "edge", "proto", "reports", "runs", "server", "simulations", "wire"]
 inside = [f"farshore.{r}" for r in rooms] + [f"farshore.{r}.{p}" for r in rooms for p in find_packages(r)]
 own = ["farshore", *(f"farshore.{p}" for p in find_packages("farshore"))]
 

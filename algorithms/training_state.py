@@ -29,9 +29,7 @@ def to_arrays(module: nn.Module, optimiser: torch.optim.Optimizer | None = None)
     return arrays
 
 
-def from_arrays(
-    arrays: Mapping[str, Array], module: nn.Module, optimiser: torch.optim.Optimizer | None = None
-) -> None:
+def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
     """Put back what :func:`to_arrays` gave.
 
     Raises

@@ -17,11 +17,9 @@ from ..core.errors import (
     FarshoreError,
     NotFoundError,
     RefusedError,
-    RunFailedError,
     StorageError,
     UnreachableError,
     VersionError,
-    WireError,
 )
 from ..core.homes import LocalServer
 from ..proto import control_pb2 as pb
@@ -36,7 +34,7 @@ _CODES: dict[grpc.StatusCode, type[FarshoreError]] = {
     grpc.StatusCode.PERMISSION_DENIED: RefusedError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.INVALID_ARGUMENT: ConfigError,
-    grpc.StatusCode.FAILED_PRECONDITION: RunFailedError,
+    grpc.StatusCode.FAILED_PRECONDITION: VersionError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
     grpc.StatusCode.DATA_LOSS: StorageError,
     grpc.StatusCode.UNIMPLEMENTED: VersionError,
@@ -243,9 +241,9 @@ def translate(error: grpc.RpcError, address: str) -> FarshoreError:
         )
     kind = _CODES.get(code)
     if kind is None:
-        return WireError(
-            f"the server at {address} failed ({code.name.lower()}): {details[:400]}",
-            cure="see the server's log",
+        return FarshoreError(
+            f"the server at {address} failed ({code.name.lower()}): {details[:400]}", cure="see the server's log"
         )
-    message, _, cure = details.partition(" – ")
-    return kind(message or f"the server at {address} answered {code.name.lower()}", cure=cure)
+    # The server writes an error as "message – cure".
+    message, dash, cure = details.rpartition(" – ")
+    return kind(message, cure=cure) if dash else kind(details or f"{address} answered {code.name.lower()}")

@@ -159,7 +159,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     Lines end at ``\n`` only and quotes mean nothing: sentences hold lone quotes and Unicode line separators.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", cure="check the file's permissions") from error
+    with file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")

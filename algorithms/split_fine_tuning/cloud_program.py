@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,34 +13,39 @@ from torch.nn import functional
 from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
 from ...core.session import ServerSession
+from ...data.metrics import score
+from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, settle, shares
+from .agreement import SPARE, Offer, Schedule, settle, shares
 from .baselines import Volume
-from .codes import code_bytes, codes_of, gradient_tensor
+from .codes import code_bytes, gradient_tensor
 from .config import SplitFineTuning
-from .fronts import weight_tensors
+from .dropout import DropoutSeeds
+from .fronts import weight_tensors, weighted_mean
+from .inputs import Inputs, expect
 from .optimiser import make_optimiser, make_schedule
-from .parts import build_trunk
-from .ragged import mask_of, unflatten
+from .parts import Builder
 
 
 class Cloud:
     """Trains the trunk with whatever edges the session has.
 
-    Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in order of
-    arrival: sums of gradients come out with the same bits in every run.
+    Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in
+    order of arrival: sums of gradients come out with the same bits in every run.
     """
 
     def __init__(self, session: ServerSession, config: SplitFineTuning) -> None:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.session = session
         self.config = config
-        self.parts = build_trunk(config, session.run.seed, session.data)
-        self.trunk = self.parts.module
-        self.dropout = self.parts.dropout
+        entry = task_entry(config.task)
+        self.metric, self.max_length = entry.metric, config.max_length or entry.max_length
+        self.trunk = Builder(config, session.run.seed, session.data).trunk()
+        self.plan = self.trunk.plan
+        self.dropout = DropoutSeeds(self.trunk, session.run.seed.child("dropout", "trunk"))
+        self.volume = Volume(self.plan.hidden)
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
-        self.volume = Volume(self.parts.hidden_width, self.parts.parameters_of_whole)
         self.schedule = self._agree()
         self.optimiser, self.scheduler = make_optimiser(self.trunk, config, self.schedule.total)
         self.first_step = 0
@@ -53,21 +59,22 @@ class Cloud:
     def _agree(self) -> Schedule:
         channels = self.session.channels
         offers = {node: Offer.of(channel.receive()) for node, channel in channels.items()}
-        mine = Offer(self.parts.plan, self.parts.fingerprint, 0, 0)
-        schedule = settle(offers, mine, self.config)
+        schedule = settle(offers, self.plan, self.config)
+        self.volume.front_parameters = next(iter(offers.values())).parameters
+        self.trains = {node: offer.trains for node, offer in offers.items()}
         for channel in channels.values():
-            channel.send(
-                Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch})
-            )
+            channel.send(Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch}))
         return schedule
 
     def _receive_codec(self) -> None:
-        """The first edge factorises its block once; everybody else takes over what it found."""
+        """The first edge looks at its samples and settles the codec; everybody else takes over what it found."""
         first, *others = self.session.channels.values()
         message = expect(first.receive(), "codec", self.session.run.nodes[0])
-        state = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
-        self.parts.load_codec(state)
-        shared = {n: t for n, t in message.tensors.items() if n.startswith("front.")}
+        mine = {n: t for n, t in message.tensors.items() if n.startswith("trunk.")}
+        self.trunk.load_codec_state(
+            {n.removeprefix("trunk."): torch.from_numpy(np.array(t.array)) for n, t in mine.items()}
+        )
+        shared = {n: t for n, t in message.tensors.items() if n not in mine}
         for channel in others:
             channel.send(Message("codec", tensors=shared))
 
@@ -86,113 +93,126 @@ class Cloud:
     def _step(self, step: int) -> float:
         self.trunk.train()
         self.optimiser.zero_grad(set_to_none=True)
-        channels = self.session.channels
-        heads = {node: self._activation(node, step, 0) for node in channels}
-        total = sum(int(m.fields["examples"]) for m in heads.values())
-        loss = 0.0
-        for micro in range(max(int(m.fields["micros"]) for m in heads.values())):
-            for place, (node, channel) in enumerate(channels.items()):
-                if micro >= int(heads[node].fields["micros"]):
-                    continue
-                message = heads[node] if micro == 0 else self._activation(node, step, micro)
-                self.dropout.at(step, micro * len(channels) + place)
-                reply, part = self._backward(message, node, total)
-                channel.send(reply)
-                loss += part
-        if not math.isfinite(loss):
-            raise RunFailedError(
-                f"the loss became {loss} at step {step + 1}", cure="lower learning_rate or codec_lr_factor"
-            )
+        heads = {node: self._activation(node, step, 0) for node in self.session.channels}
+        total = sum(_announced(node, m, "examples", self.config.batch_size) for node, m in heads.items())
+        loss, seen = 0.0, 0
+        for slot, node, message in self._in_order(step, heads):
+            inputs = self._inputs(message, node)
+            self.dropout.at(step, slot)
+            loss += self._backward(inputs, node, step, total)
+            self._answer(inputs, message, node)
+            seen += len(inputs.labels)
+        if seen != total:
+            raise WireError(f"the edges announced {total} examples for step {step + 1} and sent {seen}")
         self.optimiser.step()
         self.scheduler.step()
         return loss
 
+    def _in_order(self, step: int, heads: dict[str, Message]) -> Iterator[tuple[int, str, Message]]:
+        """The step's micro-batches, each with a number of its own and its edge; received as they are asked for."""
+        micros = {n: _announced(n, m, "micros", self.config.micro_batches) for n, m in heads.items()}
+        for micro in range(max(micros.values())):
+            for place, node in enumerate(heads):
+                if micro < micros[node]:
+                    message = heads[node] if micro == 0 else self._activation(node, step, micro)
+                    yield micro * len(heads) + place, node, message
+
     def _activation(self, node: str, step: int, micro: int) -> Message:
         message = expect(self.session.channels[node].receive(), "activation", node)
         if (message.step, message.micro) != (step, micro):
-            raise WireError(
-                f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due"
-            )
+            raise WireError(f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due")
         return message
 
-    def _backward(self, message: Message, node: str, total: int) -> tuple[Message, float]:
+    def _backward(self, inputs: Inputs, node: str, step: int, total: int) -> float:
         """Forward and backward through the trunk; the step's mean over *all* its examples is what is differentiated."""
-        codes, mask, labels, lengths = self._inputs(message, node)
-        codes.requires_grad_()
-        logits = self.trunk(self._padded(codes, mask), mask)
-        loss = functional.cross_entropy(logits, labels, reduction="sum") / total
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert codes.grad is not None
-        seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
-        tensor = gradient_tensor(codes.grad.numpy(), self.config.down, lengths, seed)
-        self.volume.count_step(len(codes), code_bytes(codes.numel(), self.config), message)
-        reply = Message("gradient", step=message.step, micro=message.micro, tensors={"codes": tensor})
-        return reply, float(loss.detach())
-
-    def _inputs(self, message: Message, node: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Array]:
-        codes = codes_of(message)
-        lengths = message.array("lengths").astype(np.int64)
-        labels = torch.from_numpy(message.array("labels").astype(np.int64))
-        if self.config.ragged:
-            mask = mask_of(torch.from_numpy(lengths))
-            rows = int(lengths.sum())
-        else:
-            mask = mask_of(torch.from_numpy(lengths), width=len(codes) // max(len(lengths), 1))
-            rows = mask.numel()
-        if codes.shape != (rows, self.parts.width) or len(labels) != len(lengths):
-            raise WireError(
-                f"edge '{node}' sent codes of shape {tuple(codes.shape)} at step {message.step}, "
-                f"not ({rows}, {self.parts.width})"
-            )
-        if not torch.isfinite(codes).all():
+        if self.trains[node]:
+            inputs.want_gradients()
+        loss = functional.cross_entropy(self._logits(inputs), inputs.labels, reduction="sum") / total
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise RunFailedError(
-                f"edge '{node}' sent codes that are not finite at step {message.step}",
+                f"the loss of edge '{node}' became {value} at step {step + 1}",
                 cure="lower learning_rate or codec_lr_factor",
             )
-        groups = lengths if self.config.ragged else np.full(len(lengths), mask.shape[1])
-        return codes, mask, labels, groups
+        loss.backward()  # type: ignore[no-untyped-call]
+        return value
 
-    def _padded(self, codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self.config.ragged:
-            return unflatten(codes, mask)
-        return codes.view(*mask.shape, -1)
+    def _answer(self, inputs: Inputs, message: Message, node: str) -> None:
+        """Count a micro-batch, and send its gradients to an edge that has a use for them."""
+        trains = self.trains[node]
+        beside = 0 if inputs.sentence is None else inputs.sentence.numel()
+        sent = code_bytes(inputs.codes.numel(), beside, self.config, gradients=trains)
+        self.volume.count_step(len(inputs.codes), sent, message, gradients=trains)
+        if not trains:
+            return
+        seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
+        gradients = inputs.gradients(f"edge '{node}' at step {message.step + 1}")
+        tensors = {"codes": gradient_tensor(gradients["codes"], self.config.down, inputs.groups, seed)}
+        if "sentence" in gradients:
+            bits = self.config.sentence_down
+            tensors["sentence"] = gradient_tensor(gradients["sentence"], bits, None, seed.child("sentence"))
+        reply = Message("gradient", step=message.step, micro=message.micro, tensors=tensors)
+        self.session.channels[node].send(reply)
+
+    def _inputs(self, message: Message, node: str) -> Inputs:
+        where = f"edge '{node}' at step {message.step}"
+        return Inputs.of(message, self.plan, ragged=self.config.ragged, max_length=self.max_length, where=where)
+
+    def _logits(self, inputs: Inputs) -> torch.Tensor:
+        logits: torch.Tensor = self.trunk(inputs.padded(), inputs.mask, inputs.sentence)
+        return logits
 
     # ---- after a step --------------------------------------------------------------------------------------------
 
     def _after(self, done: int, loss: float) -> None:
         self.losses.append(loss)
-        self.session.metrics(done, loss=loss, learning_rate=self.scheduler.get_last_lr()[0])
-        if self.schedule.averages(done):
+        self.session.metrics(done, loss=loss, learning_rate=float(self.scheduler.get_last_lr()[0]))
+        if any(self.trains.values()) and self.schedule.averages(done):
             self._average(done)
         if self.schedule.evaluates(done):
             self.evaluations.append(self._evaluate(done))
-            self.session.metrics(done, **self.evaluations[-1])
+            self.session.metrics(done, **self._newest())
         if self.schedule.saves(done):
-            self._save(done)
+            meta = {
+                "losses": self.losses,
+                "evaluations": self.evaluations,
+                "volume": self.volume.as_dict(),
+            }
+            self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
+            for node, channel in self.session.channels.items():
+                if not self.trains[node]:
+                    channel.send(Message("control", step=done, fields={"what": "saved"}))
         window = self.losses[-20:]
         self.session.progress(done, self.schedule.total, loss=sum(window) / len(window), **self._newest())
 
     def _newest(self) -> dict[str, float]:
-        return self.evaluations[-1] if self.evaluations else {}
+        return {self.metric: self.evaluations[-1][self.metric]} if self.evaluations else {}
 
     def _average(self, done: int) -> None:
-        """Mean of the edges' fronts, weighted by their share of a step, summed in cohort order."""
+        """Mean of how far the edges' fronts moved, weighted by their share of a step, summed in cohort order."""
         channels = self.session.channels
         weights = shares(self.config.batch_size, len(channels))
-        sums: dict[str, Array] = {}
-        for weight, (node, channel) in zip(weights, channels.items(), strict=True):
-            message = expect(channel.receive(), "weights", node)
-            for name, tensor in message.tensors.items():
-                part = tensor.array.astype(np.float64) * (weight / self.config.batch_size)
-                sums[name] = sums[name] + part if name in sums else part
-
-        mean = weight_tensors({n: a.astype(np.float32) for n, a in sums.items()}, self.config.average_encoding)
+        parts = (
+            (node, weight / self.config.batch_size, expect(channel.receive(), "weights", node))
+            for weight, (node, channel) in zip(weights, channels.items(), strict=True)
+        )
+        mean = weight_tensors(weighted_mean(parts), self.config.average_encoding)
         for channel in channels.values():
             channel.send(Message("weights", step=done, tensors=mean))
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> dict[str, float]:
         self.trunk.eval()
+        figures: dict[str, float] = {"step": done}
+        for name in (self.metric, SPARE) if self.schedule.scores_spare(done) else (self.metric,):
+            truth, guess = self._guess()
+            if len(truth):
+                figures[name] = score(self.metric, truth, guess)
+                self.session.log(f"step {done}: {name} {figures[name]:.4f} on {len(truth)} examples")
+        return figures
+
+    def _guess(self) -> tuple[Array, Array]:
+        """Classes and guesses for what all edges send until each says that it has evaluated."""
         truth: list[Array] = []
         guess: list[Array] = []
         for node, channel in self.session.channels.items():
@@ -200,19 +220,14 @@ class Cloud:
                 message = channel.receive()
                 if message.kind == "control" and message.fields.get("what") == "evaluated":
                     break
-                codes, mask, labels, _ = self._inputs(expect(message, "evaluation", node), node)
-                guess.append(self.trunk(self._padded(codes, mask), mask).argmax(-1).numpy())
-                truth.append(labels.numpy())
-                self.volume.count_evaluation(len(codes), message)
-        value = self.parts.task.score(np.concatenate(truth), np.concatenate(guess))
-        self.session.log(f"step {done}: {self.parts.task.metric} {value:.4f} on {sum(map(len, truth))} examples")
-        return {self.parts.task.metric: value}
+                inputs = self._inputs(expect(message, "evaluation", node), node)
+                guess.append(self._logits(inputs).argmax(-1).numpy())
+                truth.append(inputs.labels.numpy())
+                self.volume.count_evaluation(len(inputs.codes), message)
+        empty = np.empty(0, np.int64)
+        return np.concatenate([empty, *truth]), np.concatenate([empty, *guess])
 
     # ---- checkpoints and the result ------------------------------------------------------------------------------
-
-    def _save(self, done: int) -> None:
-        meta = {"losses": self.losses, "evaluations": self.evaluations, "volume": self.volume.as_dict()}
-        self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
 
     def _load(self, step: int) -> None:
         arrays, meta = self.session.load_checkpoint(step)
@@ -223,23 +238,28 @@ class Cloud:
         self.first_step = step
 
     def _result(self) -> dict[str, Any]:
-        final = self.evaluations[-1]
+        trunk = sum(p.numel() for p in self.trunk.parameters())
+        edges = len(self.session.channels)
         return {
-            "metric": self.parts.task.metric,
-            "accuracy": final[self.parts.task.metric],
+            "metric": self.metric,
+            "accuracy": self.evaluations[-1][self.metric],
+            "accuracy_spare": self.evaluations[-1].get(SPARE),
             "evaluations": self.evaluations,
             "steps": self.schedule.total,
-            "edges": len(self.session.channels),
+            "edges": edges,
             "loss": float(np.mean(self.losses[-50:])),
-            "block": self.parts.block,
-            "width": self.parts.width,
-            "baselines": self.volume.baselines(self.config.epochs, len(self.session.channels)),
+            "block": self.plan.options.block,
+            "width": self.plan.width,
+            "parameters": {"edge": self.volume.front_parameters, "cloud": trunk},
             "code_bytes": self.volume.code_bytes,
+            "vanilla_bytes": self.volume.vanilla_training,
+            "baselines": self.volume.baselines(self.volume.front_parameters + trunk, self.schedule.epochs, edges),
         }
 
 
-def expect(message: Message, kind: str, node: str) -> Message:
-    """Return ``message`` if it is of ``kind``; a :class:`WireError` names the edge otherwise."""
-    if message.kind != kind:
-        raise WireError(f"edge '{node}' sent '{message.kind}' where '{kind}' was due")
-    return message
+def _announced(node: str, message: Message, what: str, most: int) -> int:
+    """A count in the first message of a step, from 1 to ``most``."""
+    value = message.fields.get(what)
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise WireError(f"edge '{node}' announced {value!r} {what} for step {message.step + 1}, not 1 to {most}")
+    return value

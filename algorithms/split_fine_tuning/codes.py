@@ -1,4 +1,4 @@
-"""How codes and their gradients are written for the wire: quantiser statistics live here, the bits in ``wire.encodings``.
+"""How codes and their gradients are written for the wire: quantiser statistics are here, bits in ``wire.encodings``.
 
 Activations are centred and scaled by *running* statistics, so that a sentence is written with the same grid whether it
 travels alone or in a batch. Gradients have no evaluation to agree with and are scaled by what they are: per channel and
@@ -7,127 +7,86 @@ per sentence, stochastically rounded, which keeps them unbiased.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.errors import ConfigError
+from ...core.errors import WireError
 from ...core.message import Array, Encoding, Message, Tensor
 from ...core.seeds import Seed
-from ...wire.encodings import Bf16, Bits, Fp16, Int4, Int8
+from ...wire.encodings import Bf16, Bits, Fp16, Int2, Int4, Int8
 from .config import SplitFineTuning
+from .statistics import CodeStatistics
 
 Floats = NDArray[np.float32]
 
-#: Step of the best uniform quantiser for a normal variable, in standard deviations: 16 levels, and the range that 8 bits cover.
+#: Step of the best uniform quantiser of a normal variable, in standard deviations, with 16 and with 4 levels.
 STEP_INT4 = 0.335
+STEP_INT2 = 0.996
+#: What 8 bits cover, in standard deviations.
 RANGE_INT8 = 4.0
+#: The encodings that need no statistics.
+CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()}
 
 
 #: Bits per number of each encoding.
-WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
-def code_bytes(numbers: int, config: SplitFineTuning) -> int:
-    """Bytes of ``numbers`` codes up and as many gradients down, without any side data."""
-    return (numbers * WIDTHS[config.up] + 7) // 8 + (numbers * WIDTHS[config.down] + 7) // 8
-
-
-class CodeStatistics:
-    """Running mean and variance of each code channel, kept by the edge.
-
-    Parameters
-    ----------
-    width : int
-        Channels of a code.
-    momentum : float
-        Weight of a new batch.
-    """
-
-    def __init__(self, width: int, momentum: float = 0.1) -> None:
-        self.mean: Floats = np.zeros(width, np.float32)
-        self.variance: Floats = np.zeros(width, np.float32)
-        self.batches = 0
-        self._momentum = momentum
-
-    def observe(self, codes: Floats) -> None:
-        """Take a training batch ``[M, width]`` into account; the first one sets the statistics."""
-        weight = self._momentum if self.batches else 1.0
-        self.mean += np.float32(weight) * (codes.mean(0, dtype=np.float64).astype(np.float32) - self.mean)
-        self.variance += np.float32(weight) * (codes.var(0, dtype=np.float64).astype(np.float32) - self.variance)
-        self.batches += 1
-
-    @property
-    def deviation(self) -> Floats:
-        """Standard deviation per channel; never zero."""
-        return cast(Floats, np.sqrt(self.variance + 1e-12))
-
-    def state(self) -> dict[str, Array]:
-        """Arrays for a checkpoint."""
-        return {
-            "statistics.mean": self.mean.copy(),
-            "statistics.variance": self.variance.copy(),
-            "statistics.batches": np.array(self.batches, np.int64),
-        }
-
-    def load(self, state: Mapping[str, Array]) -> None:
-        """Put back what :meth:`state` gave."""
-        self.mean = np.array(state["statistics.mean"], np.float32)
-        self.variance = np.array(state["statistics.variance"], np.float32)
-        self.batches = int(state["statistics.batches"].astype(np.int64))
+def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
+    """Bytes of so many codes of tokens and of sentences up, and of as many gradients down, without any side data."""
+    sent = [(numbers, config.up), (sentence_numbers, config.sentence_up)]
+    if gradients:
+        sent += [(numbers, config.down), (sentence_numbers, config.sentence_down)]
+    return sum((n * WIDTHS[bits] + 7) // 8 for n, bits in sent)
 
 
 def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[str, Tensor]:
     """Tensors that carry codes ``[M, width]`` float32 up, written with ``bits`` (a name of ``config.Bits``)."""
-    if bits in ("raw", "fp16", "bf16"):
-        return {"codes": Tensor(codes, _cast(bits))}
+    if bits in CASTS:
+        return {"codes": Tensor(codes, CASTS[bits])}
     # The mean that the cloud adds back is the one that was subtracted: rounded first, so that both ends agree.
-    mean = statistics.mean.astype(np.float16)
-    centred = codes - mean.astype(np.float32)
+    mean = statistics.mean.numpy().astype(np.float16)
+    deviation = statistics.deviation.numpy()
     encoding: Encoding
-    if bits == "int4":
-        encoding = Int4(rounding="nearest", grid="uniform16", scales=STEP_INT4 * statistics.deviation)
-    elif bits == "int8":
-        encoding = Int8(rounding="nearest", scales=RANGE_INT8 * statistics.deviation)
+    if bits == "int8":
+        encoding = Int8(rounding="nearest", scales=RANGE_INT8 * deviation)
+    elif bits == "int4":
+        encoding = Int4(rounding="nearest", grid="uniform16", scales=STEP_INT4 * deviation)
     else:
-        raise ConfigError(f"up={bits} is not an encoding for activations", cure="one of raw, fp16, bf16, int8, int4")
-    return {"codes": Tensor(centred, encoding), "mean": Tensor(mean)}
+        encoding = Int2(rounding="nearest", scales=STEP_INT2 * deviation)
+    return {"codes": Tensor(codes - mean.astype(np.float32), encoding), "mean": Tensor(mean)}
 
 
-def codes_of(message: Message) -> torch.Tensor:
-    """The codes ``[M, width]`` float32 of an activation message, mean added back; a writable copy."""
-    codes = np.array(message.array("codes"), np.float32)
-    if "mean" in message.tensors:
-        codes += message.array("mean").astype(np.float32)
+def codes_of(message: Message, name: str) -> torch.Tensor:
+    """The tensor called ``name`` as float32, with its mean added back where one travelled along; a writable copy."""
+    codes = np.array(message.array(name), np.float32)
+    if name == "codes" and "mean" in message.tensors:
+        mean = message.array("mean")
+        if mean.shape != codes.shape[-1:]:
+            raise WireError(f"codes of shape {codes.shape} came with a mean of shape {mean.shape}")
+        codes += mean.astype(np.float32)
     return torch.from_numpy(codes)
 
 
-def gradient_tensor(gradient: Floats, bits: str, lengths: Array, seed: Seed) -> Tensor:
+def gradient_tensor(gradient: Floats, bits: str, lengths: Array | None, seed: Seed) -> Tensor:
     """A tensor that carries ∂L/∂codes ``[M, width]`` down.
 
     Parameters
     ----------
-    lengths : Array
-        Tokens of each sentence, summing to M: the groups that share a scale.
+    lengths : Array or None
+        Tokens of each sentence, summing to M: the groups that share a scale. None: one scale per channel.
     seed : Seed
         Of this micro-batch; the rounding draws from it.
     """
-    if bits in ("raw", "fp16", "bf16"):
-        return Tensor(gradient, _cast(bits))
-    if bits == "int4":
-        return Tensor(
-            gradient, Int4(rounding="stochastic", grid="uniform16", groups=lengths, seed=seed.value)
-        )
+    if bits in CASTS:
+        return Tensor(gradient, CASTS[bits])
+    options: dict[str, Any] = {"rounding": "stochastic", "groups": lengths, "seed": seed.value}
     if bits == "int8":
-        return Tensor(gradient, Int8(rounding="stochastic", seed=seed.value))
-    raise ConfigError(f"down={bits} is not an encoding for gradients", cure="one of raw, fp16, bf16, int8, int4")
-
-
-def _cast(bits: str) -> Encoding | None:
-    return {"raw": None, "fp16": Fp16(), "bf16": Bf16()}[bits]
+        return Tensor(gradient, Int8(**options))
+    return Tensor(gradient, Int4(grid="uniform16", **options) if bits == "int4" else Int2(**options))
 
 
 def small_integers(values: Array, largest: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Bits = Literal["raw", "fp16", "bf16", "int8", "int4"]
+Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 
 
 class SplitFineTuning(BaseModel):
@@ -23,6 +23,9 @@ class SplitFineTuning(BaseModel):
     model: str = Field("minilm", description="'minilm' or the name of a data set that holds a transformers model")
     train_samples: int = Field(0, ge=0, description="use so many training examples, drawn with the seed; 0 = all")
     eval_samples: int = Field(0, ge=0, description="evaluate on so many held-out examples; 0 = all")
+    spare_samples: int = Field(
+        0, ge=0, description="at the end, also score so many training examples that train_samples leaves out"
+    )
     max_length: int = Field(0, ge=0, description="longest sequence in tokens; 0 = the task's default")
 
     # where and how the model is cut
@@ -32,6 +35,7 @@ class SplitFineTuning(BaseModel):
     residual: Literal["drop", "project"] = "project"
     init: Literal["svd", "pca", "random"] = "pca"
     decoder: Literal["linear", "mlp"] = "linear"
+    sentence_vector: int = Field(0, ge=0, description="numbers per sentence beside the codes; 0 = none")
     calibration_samples: int = Field(256, ge=1, description="local examples that the PCA initialisation looks at")
     head: Literal["auto", "mean", "pooler", "last"] = Field("auto", description="how tokens become one vector")
     freeze: Literal["none", "embeddings", "front", "front+codec"] = "none"
@@ -39,12 +43,14 @@ class SplitFineTuning(BaseModel):
     # the wire
     up: Bits = Field("int4", description="encoding of the activations")
     down: Bits = Field("int4", description="encoding of their gradients")
+    sentence_up: Literal["raw", "fp16", "bf16"] = "fp16"
+    sentence_down: Bits = "int8"
     ragged: bool = Field(True, description="leave padding tokens at home")
     micro_batches: int = Field(1, ge=1, description="parts a step is cut into, to overlap edge, link and cloud")
     credits: int = Field(4, ge=1, description="micro-batches in flight per edge")
 
     # training
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(0, ge=0, description="times through all examples; 0 = the task's default")
     steps: int = Field(0, ge=0, description="stop after so many steps; 0 = all epochs")
     batch_size: int = Field(32, ge=1, description="examples per step over all edges")
     learning_rate: float = Field(1e-4, gt=0)
@@ -64,6 +70,8 @@ class SplitFineTuning(BaseModel):
     def _fits_together(self) -> SplitFineTuning:
         if self.cut in ("boundary", "ffn") and self.decoder == "mlp":
             raise ValueError("decoder=mlp needs a low-rank cut (ffn_svd or codec)")
+        if self.cut in ("boundary", "ffn") and self.sentence_vector:
+            raise ValueError("sentence_vector needs a low-rank cut (ffn_svd or codec)")
         if self.block == 0:
             raise ValueError("block counts from 1 (or from the end with -1, -2 …)")
         return self

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from ...core.errors import WireError
+from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession
-from ...data.batches import Batch
+from ...data.batches import Batch, split_micro
 from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, shares
-from .codes import CodeStatistics, code_tensors, small_integers
+from .agreement import Offer, Schedule, digest_of, shares
+from .calibration import calibrate
+from .codes import CASTS, code_tensors, codes_of, small_integers
 from .config import SplitFineTuning
-from .fronts import trainable_arrays, weight_tensors
+from .dropout import DropoutSeeds
+from .fronts import CommonFront
 from .optimiser import make_optimiser, make_schedule
-from .parts import build_front
+from .parts import Builder, inputs_of
 from .ragged import flatten
+from .training import freeze
+
+#: Codes of a micro-batch's tokens ``[M, w]`` and, where the plan has them, of its sentences ``[B, q]``.
+Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Edge:
@@ -29,41 +37,66 @@ class Edge:
         self.session = session
         self.config = config
         self.place = session.run.nodes.index(session.node)
-        self.count = len(session.run.nodes)
-        self.share = shares(config.batch_size, self.count)[self.place]
-        self.parts = build_front(config, session.run.seed, session.data, self.place, self.count, self.share)
-        self.front = self.parts.module
-        self.dropout = self.parts.dropout
-        self.statistics = CodeStatistics(self.parts.width)
+        builder = Builder(config, session.run.seed, session.data)
+        self.front, tokenizer = builder.front()
+        task = builder.task(tokenizer)
+        self.labels, self.classes, self.max_length = task.labels, task.classes, task.max_length
+        self.shard = task.shard(*session.shard)
+        seed = session.run.seed.child("dropout", "front", self.place)
+        self.dropout = DropoutSeeds(self.front, seed)
+        self.trains = freeze(self.front, config.freeze)
         self.schedule = self._agree()
-        self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
-        self.first_step = 0
-        if session.resume_step is not None:
-            self._load(session.resume_step)
-        else:
-            self._share_codec()
+        share = shares(config.batch_size, len(session.run.nodes))[self.place]
+        self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
+        if self.trains:
+            self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
+        self.first_step = session.resume_step or 0
+        saved = None if session.resume_step is None else self._load(session.resume_step)
+        if saved is None:
+            self._settle_codec()
+        self.common = CommonFront(self.front, config.average_encoding) if config.average_every else None
+        if self.common and saved is not None:
+            self.common.from_arrays(saved)
 
     # ---- before the first step -----------------------------------------------------------------------------------
 
     def _agree(self) -> Schedule:
         channel = self.session.channel
-        offer = Offer(self.parts.plan, self.parts.fingerprint, self.parts.batches.steps_per_epoch, self.share)
-        channel.send(offer.message())
-        reply = channel.receive()
-        if reply.kind != "control" or reply.fields.get("what") != "schedule":
-            raise WireError(f"expected the cloud's schedule, got a '{reply.kind}' message")
-        return Schedule(int(reply.fields["steps_per_epoch"]), self.config)
+        parameters = sum(p.numel() for p in self.front.parameters())
+        examples = len(self.shard.train)
+        channel.send(Offer(self.front.plan, examples, parameters, digest_of(self.labels), self.trains).message())
+        steps = self._told("schedule").fields.get("steps_per_epoch")
+        if not isinstance(steps, int) or steps < 1:
+            raise WireError(f"the cloud's schedule has {steps!r} steps per epoch")
+        return Schedule(steps, self.config)
 
-    def _share_codec(self) -> None:
-        """The first edge calibrates on its own examples and sends the few matrices that both sides need."""
+    def _told(self, what: str) -> Message:
+        """Wait for the cloud's control message ``what``."""
+        reply = self.session.channel.receive()
+        if reply.kind != "control" or reply.fields.get("what") != what:
+            raise WireError(f"expected the cloud's '{what}', got a '{reply.kind}' message")
+        return reply
+
+    def _settle_codec(self) -> None:
+        """The first edge calibrates on its own examples and sends the few matrices that the others need."""
         channel = self.session.channel
         if self.place == 0:
-            state = self.parts.calibrate()
-            tensors = {n: Tensor(np.ascontiguousarray(t.detach().numpy())) for n, t in state.items()}
+            found = calibrate(self.front, self.shard.samples(self.config.calibration_samples))
+            parts = {f"trunk.{n}": t for n, t in found.trunk.items()}
+            parts |= {f"front.{n}": t for n, t in found.front.items()}
+            parts |= {"statistics.mean": found.code_mean, "statistics.variance": found.code_variance}
+            tensors = {n: Tensor(np.ascontiguousarray(t.numpy())) for n, t in parts.items()}
             channel.send(Message("codec", tensors=tensors))
         else:
             message = channel.receive()
-            self.parts.load_codec({n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()})
+            if message.kind != "codec":
+                raise WireError(f"expected the first edge's codec, got a '{message.kind}' message")
+            parts = {n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()}
+            self.front.load_codec_state(
+                {n.removeprefix("front."): t for n, t in parts.items() if n.startswith("front.")}
+            )
+            self.front.statistics.set(parts["statistics.mean"], parts["statistics.variance"])
+            self.front.forget_first()
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -73,27 +106,32 @@ class Edge:
             self.session.check_cancelled()
             self._step(step)
             self._after(step + 1)
-        self.session.channel.receive()  # the cloud is done; nothing may be lost by leaving early
+        self._told("done")  # nothing may be lost by leaving early
 
     def _step(self, step: int) -> None:
-        """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B)."""
+        """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B).
+
+        A frozen front has no backward: its codes leave as fast as the channel's window lets them.
+        """
         self.front.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        epoch, index = self.schedule.place(step)
-        micros = deque(self.parts.batches.batch(epoch, index).micro(self.config.micro_batches))
-        count = len(micros)
-        flying: deque[torch.Tensor] = deque()
-        sent = 0
+        batch = self.shard.batch(self.plan, step)
+        micros = deque(enumerate(split_micro(batch, self.config.micro_batches)))
+        head = {"examples": len(batch), "micros": len(micros)}
+        flying: deque[tuple[int, Codes]] = deque()
         while micros or flying:
             room = bool(micros) and len(flying) < self.config.credits
             reply = self._reply(block=not room) if flying else None
             if reply is not None:
-                self._backward(flying.popleft(), reply)
-            else:
-                flying.append(self._forward(micros.popleft(), step, sent, count))
-                sent += 1
-        self.optimiser.step()
-        self.scheduler.step()
+                self._backward(*flying.popleft(), step, reply)
+                continue
+            number, part = micros.popleft()
+            codes = self._forward(part, step, number, head if number == 0 else {})
+            if self.trains:
+                flying.append((number, codes))
+        if self.trains:
+            self.optimiser.step()
+            self.scheduler.step()
+            self.optimiser.zero_grad(set_to_none=True)
 
     def _reply(self, *, block: bool) -> Message | None:
         try:
@@ -101,69 +139,91 @@ class Edge:
         except TimeoutError:
             return None
 
-    def _forward(self, batch: Batch, step: int, micro: int, count: int) -> torch.Tensor:
+    def _forward(self, batch: Batch, step: int, micro: int, fields: dict[str, int]) -> Codes:
         self.dropout.at(step, micro)
-        codes = self._codes(batch)
-        flat = codes.detach().numpy()
-        self.statistics.observe(flat)
-        fields = {"examples": self.share, "micros": count}
-        self._send("activation", step, micro, flat, batch, fields if micro == 0 else {})
+        padded, sentence = self.front.codes(**inputs_of(batch))
+        mask = torch.from_numpy(batch.attention_mask)
+        self.front.statistics.update(padded, mask)
+        codes = self._codes(padded, mask), sentence
+        self._send("activation", step, micro, codes, batch, fields)
         return codes
 
-    def _codes(self, batch: Batch) -> torch.Tensor:
-        """Codes ``[M, w]`` of a batch: real tokens only on a ragged wire, else all ``B * T`` of them."""
-        mask = torch.from_numpy(batch.attention_mask)
-        codes: torch.Tensor = self.front(torch.from_numpy(batch.input_ids), mask)
-        return flatten(codes, mask) if self.config.ragged else codes.flatten(0, 1)
+    def _codes(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Codes ``[M, w]``: real tokens only on a ragged wire, else all ``B * T`` of them."""
+        return flatten(padded, mask) if self.config.ragged else padded.flatten(0, 1)
 
-    def _send(
-        self, kind: str, step: int, micro: int, codes: Array, batch: Batch, fields: dict[str, int]
-    ) -> None:
-        tensors = code_tensors(codes, self.config.up, self.statistics)
-        tensors["lengths"] = small_integers(batch.lengths, self.parts.max_length)
-        tensors["labels"] = small_integers(batch.labels, self.parts.classes - 1)
+    def _send(self, kind: str, step: int, micro: int, codes: Codes, batch: Batch, fields: dict[str, int]) -> None:
+        tokens, sentence = codes
+        self._expect_finite("codes", step, codes)
+        tensors = code_tensors(tokens.detach().numpy(), self.config.up, self.front.statistics)
+        if sentence is not None:
+            tensors["sentence"] = Tensor(sentence.detach().numpy(), CASTS[self.config.sentence_up])
+        tensors["lengths"] = small_integers(batch.lengths, self.max_length)
+        tensors["labels"] = small_integers(batch.labels, self.classes - 1)
         self.session.channel.send(Message(kind, step=step, micro=micro, tensors=tensors, fields=fields))
 
-    def _backward(self, codes: torch.Tensor, reply: Message) -> None:
-        if reply.kind != "gradient":
-            raise WireError(f"expected a gradient, got a '{reply.kind}' message")
-        gradient = torch.from_numpy(np.array(reply.array("codes"), np.float32))
-        if gradient.shape != codes.shape:
-            raise WireError(f"the gradient has shape {tuple(gradient.shape)}, the codes {tuple(codes.shape)}")
-        codes.backward(gradient)  # type: ignore[no-untyped-call]
+    def _backward(self, number: int, codes: Codes, step: int, reply: Message) -> None:
+        if (reply.kind, reply.step, reply.micro) != ("gradient", step, number):
+            raise WireError(f"expected gradient {step}.{number}, got '{reply.kind}' {reply.step}.{reply.micro}")
+        roots: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
+        for name, root in zip(("codes", "sentence"), codes, strict=True):
+            if root is None:
+                continue
+            gradient = codes_of(reply, name)
+            if gradient.shape != root.shape:
+                raise WireError(f"the gradient of {name} has shape {tuple(gradient.shape)}, not {tuple(root.shape)}")
+            roots.append(root)
+            gradients.append(gradient)
+        self._expect_finite("gradients", step, gradients)
+        torch.autograd.backward(roots, gradients)
+
+    def _expect_finite(self, what: str, step: int, tensors: Iterable[torch.Tensor | None]) -> None:
+        if not all(torch.isfinite(t).all() for t in tensors if t is not None):
+            raise RunFailedError(
+                f"edge '{self.session.node}': the {what} of step {step + 1} are not finite",
+                cure="lower learning_rate or codec_lr_factor",
+            )
 
     # ---- after a step --------------------------------------------------------------------------------------------
 
     def _after(self, done: int) -> None:
-        if self.schedule.averages(done):
-            self._average(done)
+        if self.common and self.trains and self.schedule.averages(done):
+            self.session.channel.send(Message("weights", step=done, tensors=self.common.moved()))
+            self.common.take(self.session.channel.receive())
         if self.schedule.evaluates(done):
             self._evaluate(done)
         if self.schedule.saves(done):
-            arrays = {**to_arrays(self.front, self.optimiser), **self.statistics.state()}
-            self.session.save_checkpoint(done, arrays, {})
+            self._save(done)
 
-    def _average(self, done: int) -> None:
-        mine = trainable_arrays(self.front)
-        channel = self.session.channel
-        channel.send(Message("weights", step=done, tensors=weight_tensors(mine, self.config.average_encoding)))
-        mean = channel.receive()
-        with torch.no_grad():
-            for name, parameter in self.front.named_parameters():
-                if name in mean.tensors:
-                    parameter.copy_(torch.from_numpy(np.array(mean.array(name), np.float32)))
+    def _save(self, done: int) -> None:
+        arrays = to_arrays(self.front, self.optimiser if self.trains else None)
+        if self.common:
+            arrays |= self.common.to_arrays()
+        self.session.save_checkpoint(done, arrays, {})
+        if not self.trains:
+            # Without gradients to wait for, this edge could be checkpoints ahead: both sides would share none.
+            self._told("saved")
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> None:
         """This edge's part of the held-out examples, through the same wire as in training."""
         self.front.eval()
-        for number, batch in enumerate(self.parts.held_out):
-            self._send("evaluation", done, number, self._codes(batch).numpy(), batch, {})
+        self._send_evaluation(done, self.shard.held_out())
+        if self.schedule.scores_spare(done):
+            self._send_evaluation(done, self.shard.spare_batches())
+
+    def _send_evaluation(self, done: int, batches: Iterator[Batch]) -> None:
+        for number, batch in enumerate(batches):
+            padded, sentence = self.front.codes(**inputs_of(batch))
+            codes = self._codes(padded, torch.from_numpy(batch.attention_mask)), sentence
+            self._send("evaluation", done, number, codes, batch, {})
         self.session.channel.send(Message("control", step=done, fields={"what": "evaluated"}))
 
-    def _load(self, step: int) -> None:
+    def _load(self, step: int) -> dict[str, Array]:
         arrays, _ = self.session.load_checkpoint(step)
-        from_arrays(arrays, self.front, self.optimiser)
-        self.statistics.load(arrays)
-        self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
-        self.first_step = step
+        from_arrays(arrays, self.front, self.optimiser if self.trains else None)
+        self.front.forget_first()
+        if self.trains:
+            self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
+        return arrays

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
 from .config import SplitFineTuning
-from .groups import parameter_groups
+from .training import parameter_groups
 
 
 def make_optimiser(
@@ -24,17 +26,16 @@ def make_optimiser(
         Steps taken already, when continuing from a checkpoint.
     """
     groups = parameter_groups(
-        module, lr=config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
+        module, config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
     )
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8)
     return optimiser, make_schedule(optimiser, config, total, done)
 
 
-def make_schedule(
-    optimiser: torch.optim.Optimizer, config: SplitFineTuning, total: int, done: int = 0
-) -> LambdaLR:
+def make_schedule(optimiser: torch.optim.Optimizer, config: SplitFineTuning, total: int, done: int = 0) -> LambdaLR:
     """The learning-rate schedule, as it stands after ``done`` steps."""
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
     warmup = round(config.warmup * total)
-    return get_linear_schedule_with_warmup(optimiser, warmup, total, last_epoch=done - 1 if done else -1)
+    make: Callable[..., LambdaLR] = get_linear_schedule_with_warmup  # not annotated
+    return make(optimiser, warmup, total, last_epoch=done - 1 if done else -1)

@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from transformers import AutoConfig
 
 from ...core.message import Array
 from ...core.seeds import Seed
 from ...data.batches import Batch, BatchPlan, evaluation_batches, make_batch, natural_steps
 from ...data.metrics import score
-from ...data.registry import load_task, task_spec
+from ...data.registry import task as task_entry
 from ...data.text import EncodedSet, Tokenizer, encode
-from .backbone import load_backbone, origin_of
+from .backbone import LOADING, load_backbone, model_folder
 from .config import SplitFineTuning
 from .cut import build_front, build_trunk
 from .front import Front
@@ -30,7 +30,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as a model's arguments: ``input_ids``, ``attention_mask`` and, for pairs, ``token_type_ids``, each [B, T]."""
+    """A batch as a model's arguments: ``input_ids``, ``attention_mask``, for pairs ``token_type_ids``; each [B, T]."""
     inputs = {
         "input_ids": torch.from_numpy(batch.input_ids),
         "attention_mask": torch.from_numpy(batch.attention_mask),
@@ -54,17 +54,20 @@ class TaskData:
     """
 
     def __init__(self, config: SplitFineTuning, seed: Seed, lookup: DataLookup, tokenizer: Tokenizer) -> None:
-        spec = task_spec(config.task)
-        task = load_task(config.task, lookup, seed.child("task"))
+        entry = task_entry(config.task)
+        task = entry.load(lookup, seed.child("task"))
         self.metric = task.metric
+        self.labels = task.labels
         self.classes = len(task.labels)
-        self.max_length = config.max_length or spec.max_length
+        self.max_length = config.max_length or entry.max_length
         self._seed = seed
         train = encode(task.train, tokenizer, self.max_length)
         dev = encode(task.dev, tokenizer, self.max_length)
         self.spare: EncodedSet | None = None
         if 0 < config.train_samples < len(train):
-            train, self.spare = train.split(config.train_samples, seed.child("train samples"))
+            train, rest = train.split(config.train_samples, seed.child("train samples"))
+            if config.spare_samples and len(rest):
+                self.spare = rest.subset(min(config.spare_samples, len(rest)), seed.child("spare samples"))
         if 0 < config.eval_samples < len(dev):
             dev = dev.subset(config.eval_samples, seed.child("eval samples"))
         self.train, self.dev = train, dev
@@ -75,18 +78,19 @@ class TaskData:
 
     def shard(self, place: int, count: int) -> Shard:
         """Part ``place`` of ``count``: disjoint from the others."""
-        return Shard(
-            self.train.shard(place, count), self.dev.shard(place, count), self._seed.child("shard", place)
-        )
+        spare = None if self.spare is None else self.spare.shard(place, count)
+        seed = self._seed.child("shard", place)
+        return Shard(self.train.shard(place, count), self.dev.shard(place, count), seed, spare)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One edge's examples."""
+    """One edge's examples; ``spare`` are those that nobody trains on, if they are to be scored."""
 
     train: EncodedSet
     dev: EncodedSet
     seed: Seed
+    spare: EncodedSet | None = None
 
     def plan(self, batch_size: int, steps: int) -> BatchPlan:
         """The batches of each step, when all edges take ``steps`` per epoch."""
@@ -103,6 +107,10 @@ class Shard:
     def held_out(self, batch_size: int = 64) -> Iterator[Batch]:
         """All held-out examples of this shard."""
         return evaluation_batches(self.dev, batch_size)
+
+    def spare_batches(self, batch_size: int = 64) -> Iterator[Batch]:
+        """All spare examples of this shard."""
+        return iter(()) if self.spare is None else evaluation_batches(self.spare, batch_size)
 
     def samples(self, count: int, batch_size: int = 64) -> Iterator[Inputs]:
         """Some training examples to calibrate on."""
@@ -131,7 +139,7 @@ class Builder:
     @cached_property
     def classes(self) -> int:
         """Classes of the task; needs no data."""
-        return task_spec(self.config.task).classes
+        return task_entry(self.config.task).classes
 
     def options(self, layers: int) -> CutOptions:
         """The cut of a model with ``layers`` blocks."""
@@ -150,10 +158,6 @@ class Builder:
     @cached_property
     def layers(self) -> int:
         """Blocks of the whole model, from its config alone."""
-        from transformers import AutoConfig
-
-        from .backbone import model_folder
-
         folder = model_folder(self.source)
         return int(AutoConfig.from_pretrained(folder, local_files_only=True).num_hidden_layers)
 
@@ -166,6 +170,10 @@ class Builder:
             head=self.config.head,
             hidden_dropout=self.config.dropout,
         )
+
+    def task(self, tokenizer: Tokenizer) -> TaskData:
+        """The run's examples in a model's tokens."""
+        return TaskData(self.config, self.seed, self.lookup, tokenizer)
 
     def trunk(self) -> Trunk:
         """The cloud's half."""
@@ -183,29 +191,14 @@ class Builder:
 
     def whole(self) -> tuple[Classifier, Tokenizer]:
         """The unsplit model, with the same first values."""
-        backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
-        model = Classifier(
-            backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
-        )
+        with LOADING:
+            backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
+            model = Classifier(
+                backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
+            )
         return model, tokenizer
 
     @property
     def head_seed(self) -> int:
         """Seed of the head's first values."""
         return self.seed.child("head").value & 0x7FFFFFFF
-
-
-def parameters_of_whole(source: str | Path, classes: int) -> int:
-    """Parameters of the unsplit model with a linear head: what shipping the weights would send."""
-    backbone, _ = load_backbone(source)
-    origin_of(backbone)
-    return sum(p.numel() for p in Classifier(backbone, classes).parameters())
-
-
-def freeze(module: nn.Module, what: str) -> None:
-    """Stop training the embeddings, the front, or the front and its codec (``config.freeze``)."""
-    for name, parameter in module.named_parameters():
-        codec = name.startswith("codec.")
-        embeddings = "embeddings" in name or ".wte." in name or ".wpe." in name
-        if (what == "embeddings" and embeddings) or (what == "front" and not codec) or what == "front+codec":
-            parameter.requires_grad_(False)

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ...core.errors import DataError
 from ...core.seeds import Seed
-from ...data.batches import Batch
-from .agreement import Schedule, shares
+from ...data.batches import Batch, evaluation_batches
+from ...data.encoded import EncodedSet
+from .agreement import SPARE, Schedule, shares
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .optimiser import make_optimiser
-from .parts import TaskData, build_whole
+from .parts import Builder, TaskData, inputs_of
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
 
@@ -49,34 +51,40 @@ def train_unsplit(
     Returns
     -------
     dict
-        ``metric``, ``accuracy``, ``steps``, ``loss`` (mean of the last 50 steps) and ``evaluations``.
+        ``metric``, ``accuracy``, ``accuracy_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
+        last 50 steps) and ``evaluations``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    tree = Seed(seed)
-    model, task = build_whole(config, tree, data)
+    builder = Builder(config, Seed(seed), data or no_data)
+    model, tokenizer = builder.whole()
+    task = builder.task(tokenizer)
     parts = shares(config.batch_size, edges)
-    held = [task.edge(place, edges, part) for place, part in enumerate(parts)]
-    schedule = Schedule(max(h.natural_steps for h in held), config)
-    plans = [h.plan(schedule.steps_per_epoch) for h in held]
+    held = [task.shard(place, edges) for place in range(edges)]
+    steps = max(shard.natural_steps(part) for shard, part in zip(held, parts, strict=True))
+    schedule = Schedule(steps, config)
+    plans = [shard.plan(part, steps) for shard, part in zip(held, parts, strict=True)]
     optimiser, scheduler = make_optimiser(model, config, schedule.total)
-    dropout = DropoutSeeds(model, tree.child("dropout", "whole"))
+    dropout = DropoutSeeds(model, builder.seed.child("dropout", "whole"))
     losses: list[float] = []
     evaluations: list[dict[str, float]] = []
     for step in range(schedule.total):
         model.train()
         optimiser.zero_grad(set_to_none=True)
-        batches = [plan.batch(step) for plan in plans]
+        batches = [shard.batch(plan, step) for shard, plan in zip(held, plans, strict=True)]
         losses.append(_step(model, batches, dropout, step))
         optimiser.step()
         scheduler.step()
         if schedule.evaluates(step + 1):
-            evaluations.append({task.metric: evaluate(model, task)})
+            evaluations.append({"step": step + 1, task.metric: evaluate(model, task, task.dev)})
+            if schedule.scores_spare(step + 1) and task.spare is not None:
+                evaluations[-1][SPARE] = evaluate(model, task, task.spare)
         if on_progress:
-            newest = evaluations[-1] if evaluations else {}
+            newest = {task.metric: evaluations[-1][task.metric]} if evaluations else {}
             on_progress(step + 1, schedule.total, {"loss": float(np.mean(losses[-20:])), **newest})
     return {
         "metric": task.metric,
         "accuracy": evaluations[-1][task.metric],
+        "accuracy_spare": evaluations[-1].get(SPARE),
         "steps": schedule.total,
         "loss": float(np.mean(losses[-50:])),
         "evaluations": evaluations,
@@ -96,15 +104,19 @@ def _step(model: torch.nn.Module, batches: list[Batch], dropout: DropoutSeeds, s
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    types = None if batch.token_type_ids is None else torch.from_numpy(batch.token_type_ids)
-    logits: torch.Tensor = model(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask), types)
+    logits: torch.Tensor = model(**inputs_of(batch))
     return logits
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, task: TaskData) -> float:
-    """The task's score of a whole model on all held-out examples."""
+def evaluate(model: torch.nn.Module, task: TaskData, examples: EncodedSet) -> float:
+    """The task's score of a whole model on ``examples``."""
     model.eval()
-    batches = list(task.held_out())
+    batches = list(evaluation_batches(examples, 64))
     guess = [_logits(model, batch).argmax(-1).numpy() for batch in batches]
     return task.score(np.concatenate([b.labels for b in batches]), np.concatenate(guess))
+
+
+def no_data(name: str) -> Path:
+    """A machine without data sets of its own."""
+    raise DataError(f"there is no data set called '{name}' here", cure=f"give one: --data {name}=PATH")

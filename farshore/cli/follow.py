@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.errors import RunCancelledError, RunFailedError
-from .output import amount, duration, emit, say
+from ..reports.units import size
+from .output import duration, emit, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -35,8 +36,8 @@ class Progress:
         Steps.
     loss : float or None
         The method's own figure.
-    up_bytes, down_bytes : int
-        Frame bytes so far.
+    up_bytes, down_bytes : int or None
+        Frame bytes so far; None where nothing goes over a wire.
     rate : float
         Steps per second over the last steps; 0 while unknown.
     """
@@ -46,8 +47,8 @@ class Progress:
     done: int
     total: int
     loss: float | None
-    up_bytes: int
-    down_bytes: int
+    up_bytes: int | None
+    down_bytes: int | None
     rate: float
 
     @property
@@ -67,8 +68,9 @@ class Progress:
         parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
         if self.rate:
             parts.append(f"{self.rate:.1f} steps/s")
-        parts.append(f"up {amount(self.up_bytes)}")
-        parts.append(f"down {amount(self.down_bytes)}")
+        if self.up_bytes is not None and self.down_bytes is not None:
+            parts.append(f"up {size(self.up_bytes)}")
+            parts.append(f"down {size(self.down_bytes)}")
         if self.eta is not None and self.done < self.total:
             parts.append(f"ETA {duration(self.eta)}")
         return parts
@@ -85,10 +87,13 @@ class Meter:
         done = int(run.done)
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()  # restarted from a checkpoint
-        if not self._seen or done > self._seen[-1][1]:
+        # Loading models comes before the first step and says nothing about the next ones.
+        if done and (not self._seen or done > self._seen[-1][1]):
             self._seen.append((now, done))
-        (first, start), (last, end) = self._seen[0], self._seen[-1]
-        rate = (end - start) / (last - first) if last > first else 0.0
+        rate = 0.0
+        if len(self._seen) > 1:
+            (first, start), (last, end) = self._seen[0], self._seen[-1]
+            rate = (end - start) / max(1e-9, last - first)
         told = figures(run)
         loss = told.get("loss")
         return Progress(
@@ -97,8 +102,8 @@ class Meter:
             done,
             int(run.total),
             float(loss) if isinstance(loss, int | float) else None,
-            int(told.get("up_bytes", 0)),
-            int(told.get("down_bytes", 0)),
+            int(told.get("frame_up", 0)),
+            int(told.get("frame_down", 0)),
             rate,
         )
 
@@ -133,7 +138,8 @@ class PlainDisplay:
     def __init__(self, label: str = "") -> None:
         self._label = f"{label}: " if label else ""
         self._state = ("", "")
-        self._shown = -_PLAIN_SECONDS
+        self._time = -_PLAIN_SECONDS
+        self._said = ""
         self._pending: Progress | None = None
 
     def __enter__(self) -> PlainDisplay:
@@ -141,16 +147,22 @@ class PlainDisplay:
 
     def __exit__(self, *_: object) -> None:
         if self._pending is not None:
-            say(self._label + self._pending.line())
+            self._say(self._pending)
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
         state = (progress.state, progress.reason)
-        if state == self._state and now - self._shown < _PLAIN_SECONDS:
+        if state == self._state and now - self._time < _PLAIN_SECONDS:
             self._pending = progress
             return
-        self._state, self._shown, self._pending = state, now, None
-        say(self._label + progress.line())
+        self._state, self._time, self._pending = state, now, None
+        self._say(progress)
+
+    def _say(self, progress: Progress) -> None:
+        line = self._label + progress.line()
+        if line != self._said:
+            say(line)
+        self._said = line
 
 
 class LiveDisplay:
@@ -186,10 +198,10 @@ def display(label: str, *, as_json: bool) -> Display:
     """The display that fits where standard output goes."""
     if as_json:
         return JsonDisplay()
-    return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay()
+    return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay(label)
 
 
-def follow(admin: AdminClient, run_id: str, *, as_json: bool) -> RunInfo:
+def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
     """Show a run's progress until it ends; returns its last state.
 
     Raises
@@ -199,14 +211,11 @@ def follow(admin: AdminClient, run_id: str, *, as_json: bool) -> RunInfo:
     """
     meter = Meter()
     last = None
-    with display(f"run {run_id}", as_json=as_json) as shown:
-        for event in admin.follow(run_id):
-            if not event.HasField("run"):
-                continue
-            last = event.run
-            shown.show(meter.read(last, time.monotonic()))
-            if last.state in ENDED:
-                break
+    for event in admin.follow(run_id):
+        last = event.run
+        shown.show(meter.read(last, time.monotonic()))
+        if last.state in ENDED:
+            break
     return last if last is not None and last.state in ENDED else admin.run(run_id)
 
 
@@ -239,8 +248,6 @@ def logs(admin: AdminClient, run_id: str, *, keep: bool) -> Iterator[str]:
     """The lines of a run's log; with ``keep`` until the run ends."""
     for event in admin.follow(run_id, follow=keep, logs=True):
         yield from event.log
-        if keep and event.HasField("run") and event.run.state in ENDED and not event.log:
-            return
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: boo
     RunFailedError, RunCancelledError
         It ended so.
     """
-    from .follow import check_ended, follow
+    from .follow import check_ended, display, follow
     from .summary import as_dict, outcome
 
     if as_json:
@@ -70,7 +70,8 @@ def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: boo
             say(f"  farshore runs logs {submitted.id} --follow")
         return
     try:
-        ended = follow(admin, submitted.id, as_json=as_json)
+        with display(f"run {submitted.id}", as_json=as_json) as shown:
+            ended = follow(admin, submitted.id, shown)
     except KeyboardInterrupt:
         note(f"run {submitted.id} goes on; 'farshore runs cancel {submitted.id}' stops it")
         raise

@@ -126,13 +126,9 @@ def test_given_scales_make_one_row_the_same_alone_and_in_a_batch():
     assert np.array_equal(through(encoding, x)[7:8], through(encoding, x[7:8]))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"grid": "uniform16"}, {"groups": [7]}, {"grid": "uniform16", "groups": [7]}]
-)
+@pytest.mark.parametrize("options", [{}, {"grid": "uniform16"}, {"groups": [7]}, {"grid": "uniform16", "groups": [7]}])
 def test_stochastic_rounding_is_unbiased_over_ten_thousand_draws(options):
-    x = np.array(
-        [[0.9, -0.31], [0.07, 0.6], [-0.5, 0.0], [0.333, 1.0], [1.0, -0.77], [-0.01, 0.2], [0.12, 0.4]]
-    )
+    x = np.array([[0.9, -0.31], [0.07, 0.6], [-0.5, 0.0], [0.333, 1.0], [1.0, -0.77], [-0.01, 0.2], [0.12, 0.4]])
     x = x.astype(np.float32)
     draws = 10_000
     rng = np.random.default_rng(5)
@@ -392,9 +388,7 @@ def test_lowrank_of_tiny_and_huge_values_is_finite():
 # ---- chains --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "last", [Raw(), Fp16(), Bf16(), Int8(), Int4(), Int4(grid="uniform16"), Int2(), LowRank(2)]
-)
+@pytest.mark.parametrize("last", [Raw(), Fp16(), Bf16(), Int8(), Int4(), Int4(grid="uniform16"), Int2(), LowRank(2)])
 def test_a_chain_is_its_stages_one_after_the_other(last):
     lengths = [12, 3, 20, 1]
     x = padded(lengths, 16)

@@ -33,9 +33,7 @@ def example():
         micro=3,
         tensors={
             "labels": Tensor(np.array([0, 1, 1]), Bits(1)),
-            "codes": Tensor(
-                rng.standard_normal((3, 3, 4)).astype(np.float32), Chain(Ragged(lengths), Int4())
-            ),
+            "codes": Tensor(rng.standard_normal((3, 3, 4)).astype(np.float32), Chain(Ragged(lengths), Int4())),
             "half": Tensor(rng.standard_normal(5).astype(np.float32), Fp16()),
             "bytes": Tensor(np.arange(3, dtype=np.uint8)),
             "doubles": Tensor(rng.standard_normal((2, 2))),

@@ -159,9 +159,7 @@ def read_or_refuse(header, payload):
 #: The worst case is one byte per row of a ragged array: two int64 lengths for each byte of the result.
 MOST = 20 * SMALL.dense_bytes
 
-EDIT = st.tuples(
-    st.integers(0, 1 << 16), st.integers(0, 255), st.sampled_from(["set", "drop", "insert", "cut"])
-)
+EDIT = st.tuples(st.integers(0, 1 << 16), st.integers(0, 255), st.sampled_from(["set", "drop", "insert", "cut"]))
 
 
 def mutate(data, edits):
@@ -199,13 +197,9 @@ NUMBERS = st.one_of(st.integers(0, 12), st.sampled_from([2**16, 2**31, 2**32, 2*
     st.one_of(st.none(), NUMBERS),
 )
 @settings(max_examples=1500, deadline=None)
-def test_made_up_table_entries_are_read_or_refused_within_the_memory_limit(
-    dtype, shape, encoding, payload, side
-):
+def test_made_up_table_entries_are_read_or_refused_within_the_memory_limit(dtype, shape, encoding, payload, side):
     side = min(4, len(payload)) if side is None else side
-    entry = pb.TensorEntry(
-        name="x", dtype=dtype, shape=shape, encoding=encoding, length=len(payload), side=side
-    )
+    entry = pb.TensorEntry(name="x", dtype=dtype, shape=shape, encoding=encoding, length=len(payload), side=side)
     header = pb.FrameHeader(kind="k", tensors=[entry]).SerializeToString()
     assert read_or_refuse(header, payload) < MOST
 
@@ -250,9 +244,7 @@ def test_decoding_works_in_a_few_times_the_size_of_its_result(dtype):
 def test_many_tensors_that_fit_alone_are_refused_together():
     """Zero lengths need no payload: without a sum over tensors each would get its padding allocated."""
     entries = [
-        pb.TensorEntry(
-            name=f"x{i}", dtype=pb.F32, shape=[1, 2**13], encoding="ragged", offset=2 * i, length=2, side=2
-        )
+        pb.TensorEntry(name=f"x{i}", dtype=pb.F32, shape=[1, 2**13], encoding="ragged", offset=2 * i, length=2, side=2)
         for i in range(4)
     ]
     header = pb.FrameHeader(kind="k", tensors=entries).SerializeToString()

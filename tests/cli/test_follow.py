@@ -1,0 +1,78 @@
+"""Following a run: rates, time to go, and lines that fit where they are read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from farshore.cli.follow import Meter, PlainDisplay, Progress, check_ended, logs
+from farshore.cli.output import duration
+from farshore.core.errors import RunCancelledError, RunFailedError
+from farshore.proto import control_pb2 as pb
+
+
+def run(done: int, state: str = "running", **values: float) -> pb.RunInfo:
+    return pb.RunInfo(id="r", state=state, done=done, total=100, progress_json=json.dumps(values))
+
+
+def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
+    meter = Meter()
+    assert meter.read(run(0), 0.0).eta is None
+    assert meter.read(run(5), 11.0).eta is None, "the time before the first step says nothing"
+    assert meter.read(run(10), 12.0).rate == 5.0
+    for step in range(11, 90):
+        last = meter.read(run(step, loss=0.25), 12.0 + (step - 10) * 2.0)
+    assert last.rate == pytest.approx(0.5)
+    assert last.eta == pytest.approx(22.0)
+    assert last.loss == 0.25
+
+
+def test_a_restart_from_a_checkpoint_starts_the_rate_anew() -> None:
+    meter = Meter()
+    meter.read(run(10), 0.0)
+    meter.read(run(50), 1.0)
+    assert meter.read(run(40), 2.0).rate == 0.0
+    assert meter.read(run(41), 3.0).rate == 1.0
+
+
+def test_before_the_first_step_the_reason_is_what_is_told() -> None:
+    waiting = Progress("waiting", "waiting for 1 of 2 nodes; connected: a", 0, 0, None, 0, 0, 0.0)
+    assert waiting.line() == "waiting: waiting for 1 of 2 nodes; connected: a"
+    running = Progress("running", "", 3, 12, 0.5, 1_500_000, 20_000, 1.5)
+    assert running.line() == "step 3/12  loss 0.500  1.5 steps/s  up 1.50 MB  down 20.0 kB  ETA 6 s"
+
+
+def test_plain_output_says_each_state_and_the_last_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainDisplay("run r") as shown:
+        shown.show(Progress("waiting", "for nodes", 0, 0, None, 0, 0, 0.0))
+        for step in range(1, 500):
+            shown.show(Progress("running", "", step, 500, 0.1, 0, 0, 9.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "run r: waiting: for nodes"
+    assert "step 1/500" in lines[1]
+    assert "step 499/500" in lines[-1]
+    assert len(lines) < 6, "a pipe must not get a line per step"
+
+
+def test_how_a_run_ended_is_an_error_unless_it_finished() -> None:
+    check_ended(run(100, "finished"))
+    with pytest.raises(RunFailedError) as caught:
+        check_ended(run(3, "interrupted"))
+    assert caught.value.cure == "farshore runs resume r"
+    with pytest.raises(RunCancelledError):
+        check_ended(run(3, "cancelled"))
+
+
+def test_logs_are_passed_on_whole() -> None:
+    class Admin:
+        def follow(self, run_id: str, *, follow: bool, logs: bool) -> list[pb.RunEvent]:
+            assert (run_id, follow, logs) == ("r", False, True)
+            return [pb.RunEvent(run=run(1, "finished"), log=["a", "b"]), pb.RunEvent(log=["c"])]
+
+    assert list(logs(Admin(), "r", keep=False)) == ["a", "b", "c"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
+def test_seconds_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

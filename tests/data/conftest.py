@@ -1,0 +1,44 @@
+"""Shared by the tests of data: where the real data sets are, and a tokeniser that needs no packages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def glue_folder() -> Path:
+    """The GLUE files of this machine: $FARSHORE_DATA/glue, or ../shared/data/glue beside the repository."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("FARSHORE_DATA", beside)) / "glue"
+    if not folder.is_dir():
+        pytest.skip(f"no GLUE files in {folder}; set FARSHORE_DATA to the folder that holds glue/")
+    return folder
+
+
+class WordTokenizer:
+    """Splits at spaces; [1] words [2] (words [2]), a word's id is 3 + its length."""
+
+    pad_token_id: int | None = 0
+    eos_token_id: int | None = 2
+
+    def __call__(self, text: list[str], text_pair: list[str] | None = None, **options: Any) -> Any:
+        assert options["truncation"] is True
+        ids, types = [], []
+        for i, first in enumerate(text):
+            row = [1, *(3 + len(w) for w in first.split()), 2]
+            kinds = [0] * len(row)
+            if text_pair is not None:
+                second = [*(3 + len(w) for w in text_pair[i].split()), 2]
+                row, kinds = row + second, kinds + [1] * len(second)
+            ids.append(row[: options["max_length"]])
+            types.append(kinds[: options["max_length"]])
+        return {"input_ids": ids, "token_type_ids": types}
+
+
+@pytest.fixture
+def word_tokenizer() -> WordTokenizer:
+    return WordTokenizer()

@@ -1,0 +1,81 @@
+"""The pages say what the code does: links lead somewhere, sizes and names are the real ones, commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from farshore.wire.encodings import parse
+from farshore.wire.frame import PREFIX_BYTES, FrameType
+from farshore.wire.limits import DEFAULT
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_wire_page_has_the_real_sizes() -> None:
+    page = (ROOT / "docs" / "wire.md").read_text()
+    assert f"{PREFIX_BYTES} bytes of prefix" in page
+    rows = re.findall(
+        r"^\| (?:magic|type|reserved|epoch|header length|payload length|sequence|ack\w+|checksum) \| (\d+) \|",
+        page,
+        re.M,
+    )
+    assert sum(map(int, rows)) == PREFIX_BYTES
+    assert all(f"{kind.value} {word}" in page for kind, word in {FrameType.DATA: "data", FrameType.BYE: "bye"}.items())
+    assert DEFAULT.header_bytes == 1 << 20
+    assert "| header | 1 MiB |" in page
+    assert DEFAULT.payload_bytes == 1 << 30
+    assert "| payload | 1 GiB |" in page
+    assert DEFAULT.dense_bytes == 2 << 30
+    assert "decoded | 2 GiB |" in page
+    assert f"{DEFAULT.tensors:,} and {DEFAULT.fields:,}" in page
+
+
+def test_the_encodings_of_the_wire_page_exist() -> None:
+    table = (ROOT / "docs" / "wire.md").read_text().partition("## Encodings")[2].partition("## Channel")[0]
+    names = [name for row in re.findall(r"^\| (`[^|]*`) \|", table, re.M) for name in re.findall(r"`([^`]+)`", row)]
+    assert len(names) >= 9
+    for name in names:
+        parse(name.replace(":W", ":4").replace(":R", ":4"), lengths=[1])
+
+
+def test_the_commands_of_the_pages_exist() -> None:
+    said = set()
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+            for line in re.findall(r"^farshore ([^#\n]*)", block, re.M):
+                said.add(tuple(re.match(r"((?:[a-z]+ ?)+)", line)[1].split()[:2]))  # type: ignore[index]
+    known = _commands()
+    assert len(said) > 8
+    for words in said:
+        assert words[:1] in known, words
+        assert words[:1] not in known or words[:2] in known or _takes_arguments(words[0]), words
+
+
+def _commands() -> set[tuple[str, ...]]:
+    script = (
+        "import typer.main; from farshore.cli.main import app\n"
+        "for name, c in typer.main.get_command(app).commands.items():\n"
+        "    print(name, *getattr(c, 'commands', {}))"
+    )
+    told = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    found: set[tuple[str, ...]] = set()
+    for line in told.splitlines():
+        name, *inner = line.split()
+        found |= {(name,), *((name, word) for word in inner)}
+    return found
+
+
+def _takes_arguments(command: str) -> bool:
+    return command in {"run", "methods", "demo", "doctor"}
