@@ -326,7 +326,10 @@ class Attachment:
                 continue
             frame = self._next_frame()
             if frame is not None:
-                yield from frame.chunks
+                for chunk in frame.chunks:
+                    yield chunk
+                    if self.dropped:
+                        return
             elif self._goodbye:
                 self._goodbye = False
                 yield self._own_frame(FrameType.BYE)

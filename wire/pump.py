@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 #: A connection on which no byte arrives for so long is given up; signs of life are sent three times as often.
 STALL_SECONDS = 30.0
 
+_LAST_WRITE_SECONDS = 0.5
+
 Read = Callable[[], Awaitable[bytes | None]]
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -51,20 +53,23 @@ async def pump(channel: Channel, read: Read, write: Write, *, stall_seconds: flo
     attachment = channel.attach(wake)
     work.set()
     heard = _Heard(loop.time())
-    tasks = [
+    writer = loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3))
+    others = [
         loop.create_task(_reader(attachment, read, heard)),
-        loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3)),
         loop.create_task(_watch(heard, stall_seconds)),
     ]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([writer, *others], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
         channel.detach(attachment)
-        for task in tasks:
+        attachment.drop()
+        # A write that is cancelled half way can hold up the end of its call.
+        await asyncio.wait([writer], timeout=_LAST_WRITE_SECONDS)
+        for task in (writer, *others):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(writer, *others, return_exceptions=True)
     return attachment.greeted
 
 
