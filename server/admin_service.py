@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
+from ..runs.states import ENDED
 from .calls import Context, metadata, refuse
-from .run import ENDED, Run
+from .run import Run
 
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import secrets
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, NotFoundError, RefusedError
+from ..core.files import private_folder
 from ..core.workloads import names as workload_names
 from ..proto import control_pb2 as pb
+from ..runs.states import ENDED
+from ..runs.store import RunStore
 from .book import Book
 from .credentials import Credentials
 from .data_service import Door
@@ -20,7 +22,7 @@ from .identity import Identity, open_identity
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
-from .run import ENDED, Event, Run
+from .run import Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
 from .socket_folder import SocketFolder
 from .supervisor import Supervisor
@@ -39,9 +41,10 @@ class Orchestrator:
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.identity: Identity = open_identity(options)
-        self.credentials = Credentials(options.home / "credentials.sqlite", self.identity.fingerprint)
+        self._store = _open_store(options)
+        self.credentials = Credentials(self._store, self.identity.fingerprint)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.book = Book(options)
+        self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
         self._sockets = SocketFolder(self.identity.server_id)
         self._leading: dict[str, asyncio.Task[None]] = {}
@@ -78,8 +81,7 @@ class Orchestrator:
             self._release()
 
     def _release(self) -> None:
-        self.credentials.close()
-        self.book.close()
+        self._store.close()
         self._sockets.remove()
         self.identity.release()
 
@@ -318,7 +320,10 @@ class Orchestrator:
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
 
-    def stop(self) -> None:
-        """End :meth:`serve`."""
-        with suppress(RuntimeError):
-            self._stopping.set()
+
+def _open_store(options: ServeOptions) -> RunStore:
+    if options.store_url:
+        return RunStore(options.store_url)
+    path = options.home / "runs.sqlite"
+    path.touch(mode=0o600)
+    return RunStore(path)

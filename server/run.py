@@ -8,15 +8,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from ..proto import control_pb2 as pb
+from ..runs.states import RunState
 from .run_log import RunLog
-
-RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
-
-#: States that a run does not leave by itself.
-ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     workload = load(str(specification["workload"]))
     config = _configuration(workload, str(specification["config"]))
     directory = RunDirectory(Path(specification["directory"]))
-    ledger = stack.enter_context(directory.open_ledger())
+    ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
     metrics = directory.open_metrics()
     stack.callback(metrics.close)
     tally = Tally(ledger.record)

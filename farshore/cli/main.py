@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ExitCode
 from . import certs, demo, doctor, methods, node, nodes, run, runs, server
 from .failures import report
 
@@ -59,6 +60,8 @@ def execute(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         result = typer.main.get_command(app)(list(arguments), prog_name="farshore", standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # what the parser makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
     except BaseException as error:
         return report(error, debug=debug)
     return result if isinstance(result, int) else 0
