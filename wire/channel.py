@@ -353,9 +353,7 @@ class Attachment:
         channel = self._channel
         if epoch > channel.epoch:
             channel.fail(
-                PeerLostError(
-                    f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})"
-                )
+                PeerLostError(f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})")
             )
             self.drop()
             return

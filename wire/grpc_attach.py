@@ -148,9 +148,7 @@ class Dialer:
                     pause = 0.1
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSALS:
-                    self._channel.fail(
-                        RefusedError(f"the server refused the data connection: {error.details()}")
-                    )
+                    self._channel.fail(RefusedError(f"the server refused the data connection: {error.details()}"))
                     return
                 reason = error.details() or error.code().name
             except FarshoreError as error:
