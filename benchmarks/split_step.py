@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ from farshore.demo.household import Household
 from farshore.runs.directory import RunDirectory
 from farshore.simulations.in_process import InProcessRun
 
-CLAIM = "goals: split in one process at most 1.05 x unsplit; two processes at least 1.3 x faster; 96x codes at least 85x less time on the link"
+CLAIM = (
+    "goals: split in one process at most 1.05 x unsplit; two processes at least 1.3 x faster; "
+    "96x codes at least 85x less time on the link"
+)
 SEED = 3
 #: Steps at the start of a run that are not timed: memory is still being allocated.
 WARM = 2
@@ -58,6 +62,7 @@ class Setting:
     data: dict[str, Path]
     repeats: int
     folder: Path
+    cpu: dict[str, list[Times]] = field(default_factory=lambda: {"split": [], "unsplit": []})
 
     def find(self, name: str) -> Path:
         """Path of a data set by name."""
@@ -73,7 +78,7 @@ class Setting:
 def differences(ends: Iterable[float]) -> Times:
     """Seconds of each timed step, from the moments at which all of a run's steps ended."""
     moments = list(ends)
-    return [b - a for a, b in zip(moments, moments[1:], strict=False)][WARM:-1]
+    return [b - a for a, b in pairwise(moments)][WARM:-1]
 
 
 def fastest(repetitions: Iterable[Times]) -> Times:
@@ -89,16 +94,33 @@ def ratio(ours: Times, theirs: Times) -> float:
 # ---- (a) one process -------------------------------------------------------------------------------------------------
 
 
+class Ends:
+    """Notes the moments at which steps end, on the clock and in this process's CPU time."""
+
+    def __init__(self) -> None:
+        self._wall: list[float] = []
+        self._cpu: list[float] = []
+
+    def __call__(self, *_: object) -> None:
+        self._wall.append(time.perf_counter())
+        self._cpu.append(time.process_time())
+
+    def times(self, cpu: list[Times]) -> Times:
+        """Seconds of each step; those of the CPU are added to ``cpu``."""
+        cpu.append(differences(self._cpu))
+        return differences(self._wall)
+
+
 def unsplit_times(setting: Setting) -> Times:
     """Train the unsplit model."""
-    ends: list[float] = []
-    train_unsplit(setting.made(), SEED, 1, setting.find, lambda *_: ends.append(time.perf_counter()))
-    return differences(ends)
+    ends = Ends()
+    train_unsplit(setting.made(), SEED, 1, setting.find, ends)
+    return ends.times(setting.cpu["unsplit"])
 
 
 def in_process_times(setting: Setting) -> Times:
     """Train split, both programs in this process."""
-    ends: list[float] = []
+    ends = Ends()
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
         InProcessRun(
             WORKLOAD,
@@ -106,9 +128,9 @@ def in_process_times(setting: Setting) -> Times:
             Path(folder),
             seed=SEED,
             data=setting.data,
-            on_progress=lambda *_: ends.append(time.perf_counter()),
+            on_progress=ends,
         ).run()
-    return differences(ends)
+    return ends.times(setting.cpu["split"])
 
 
 # ---- (b), (c) processes ----------------------------------------------------------------------------------------------
@@ -176,7 +198,9 @@ def one_process(setting: Setting) -> tuple[dict[str, Any], list[Gate]]:
     """Part (a)."""
     split, whole = turns(setting.repeats, lambda: in_process_times(setting), lambda: unsplit_times(setting))
     found = ratio(split, whole)
-    figures = {"split_seconds": split, "unsplit_seconds": whole, "ratio": found}
+    # CPU time does not see that the two programs overlap, nor what else the machine does.
+    cpu = ratio(fastest(setting.cpu["split"]), fastest(setting.cpu["unsplit"]))
+    figures = {"split_seconds": split, "unsplit_seconds": whole, "ratio": found, "ratio_of_CPU_time": cpu}
     return figures, [gate("split in one process : unsplit, step time", found, "<= 1.05", found <= 1.05)]
 
 
@@ -188,16 +212,9 @@ def two_processes(setting: Setting, machines: Machines, middle: int) -> tuple[di
         lambda: unsplit_times(setting),
     )
     found = ratio(whole, split)
-    enough = len(os.sched_getaffinity(0)) >= 2
     figures = {"split_seconds": split, "unsplit_seconds": whole, "speed_up": found}
-    return figures, [
-        gate(
-            "two processes, m=4: times faster than unsplit",
-            found,
-            ">= 1.3",
-            found >= 1.3 or None if not enough else found >= 1.3,
-        )
-    ]
+    holds = found >= 1.3 if len(os.sched_getaffinity(0)) >= 2 else None
+    return figures, [gate("two processes, m=4: times faster than unsplit", found, ">= 1.3", holds)]
 
 
 def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
@@ -220,14 +237,10 @@ def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], lis
         "vanilla_step_seconds": statistics.median(vanilla.times),
         "throttled": throttled,
     }
+    near = step / bound <= 1.15 if throttled else None
     return figures, [
         gate("10 Mbit/s: vanilla's time on the link : ours, 96x codes", less, ">= 85", less >= 85),
-        gate(
-            "10 Mbit/s, 20 ms: step : max(compute, link)",
-            step / bound,
-            "<= 1.15",
-            step / bound <= 1.15 if throttled else None,
-        ),
+        gate("10 Mbit/s, 20 ms: step : max(compute, link)", step / bound, "<= 1.15", near),
     ]
 
 
