@@ -138,21 +138,22 @@ def in_process_times(setting: Setting) -> Times:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run over processes: seconds of its timed steps, and mean frame bytes per step up and down."""
+    """A run over processes: of its timed steps the seconds, and the frame bytes up and down."""
 
     times: Times
-    up: float
-    down: float
+    up: list[int]
+    down: list[int]
 
     @property
     def link_seconds(self) -> float:
-        """Time a step's frames take on the link, both ways, latency aside."""
-        return (self.up + self.down) * 8 / (MBPS * 1e6)
+        """Time that a step's frames take on the link, both ways, latency aside; mean over steps."""
+        return (sum(self.up) + sum(self.down)) / len(self.up) * 8 / (MBPS * 1e6)
 
     @property
-    def link_bound(self) -> float:
-        """The least a step can take on the link: the busier direction, and once there and back."""
-        return max(self.up, self.down) * 8 / (MBPS * 1e6) + 2 * LATENCY_MS / 1e3
+    def link_bounds(self) -> Times:
+        """The least that each step can take on the link: the busier direction, and once there and back."""
+        pairs = zip(self.up, self.down, strict=True)
+        return [max(pair) * 8 / (MBPS * 1e6) + 2 * LATENCY_MS / 1e3 for pair in pairs]
 
 
 class Machines:
@@ -181,14 +182,15 @@ class Machines:
 
 
 def measured(directory: RunDirectory) -> Measured:
-    """Times and frame bytes per step of a finished run."""
+    """Times and frame bytes of the timed steps of a finished run."""
     ends = {m["step"]: m["time"] for m in directory.read_metrics() if "loss" in m}
-    sums = {"activation": 0, "gradient": 0}
-    for row in directory.read_ledger().select(["kind", "frame_bytes"]).to_pylist():
+    sums = {"activation": [0] * len(ends), "gradient": [0] * len(ends)}
+    for row in directory.read_ledger().select(["kind", "step", "frame_bytes"]).to_pylist():
         if row["kind"] in sums:
-            sums[row["kind"]] += row["frame_bytes"]
-    times = differences(ends[step] for step in sorted(ends))
-    return Measured(times, sums["activation"] / len(ends), sums["gradient"] / len(ends))
+            sums[row["kind"]][row["step"]] += row["frame_bytes"]
+    # The first end has no beginning: times start with the second step.
+    up, down = (sizes[1:][WARM:-1] for sizes in sums.values())
+    return Measured(differences(ends[step] for step in sorted(ends)), up, down)
 
 
 # ---- everything ------------------------------------------------------------------------------------------------------
@@ -219,28 +221,33 @@ def two_processes(setting: Setting, machines: Machines, middle: int) -> tuple[di
 
 def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
     """Part (c)."""
-    computing = machines.run(PLAIN, micro_batches=4)
-    ours = machines.run(SHAPED, micro_batches=4)
     vanilla = machines.run(SHAPED, micro_batches=4, **VANILLA)
+    runs: list[Measured] = []
+
+    def shaped() -> Times:
+        runs.append(machines.run(SHAPED, micro_batches=4))
+        return runs[-1].times
+
+    computing, times = turns(setting.repeats, lambda: machines.run(PLAIN, micro_batches=4).times, shaped)
+    ours = runs[0]  # bytes are the same in every repetition
     less = vanilla.link_seconds / ours.link_seconds
-    bound = max(statistics.median(computing.times), ours.link_bound)
-    step = statistics.median(ours.times)
-    # A link that is not throttled would let vanilla split learning pass in less time than its bytes take.
-    throttled = statistics.median(vanilla.times) >= vanilla.link_bound
+    bounds = [max(pair) for pair in zip(computing, ours.link_bounds, strict=True)]
+    near = ratio(times, bounds)
+    # On a link that is not throttled vanilla split learning would take less time than its bytes allow.
+    throttled = ratio(vanilla.times, vanilla.link_bounds) >= 1
     figures = {
         "vanilla_link_seconds": vanilla.link_seconds,
         "link_seconds": ours.link_seconds,
         "times_less": less,
-        "computing_seconds": statistics.median(computing.times),
-        "link_bound_seconds": ours.link_bound,
-        "step_seconds": step,
+        "computing_seconds": statistics.median(computing),
+        "step_seconds": statistics.median(times),
+        "step_over_bound": near,
         "vanilla_step_seconds": statistics.median(vanilla.times),
         "throttled": throttled,
     }
-    near = step / bound <= 1.15 if throttled else None
     return figures, [
         gate("10 Mbit/s: vanilla's time on the link : ours, 96x codes", less, ">= 85", less >= 85),
-        gate("10 Mbit/s, 20 ms: step : max(compute, link)", step / bound, "<= 1.15", near),
+        gate("10 Mbit/s, 20 ms: step : max(compute, link)", near, "<= 1.15", near <= 1.15 if throttled else None),
     ]
 
 
