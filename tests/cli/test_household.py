@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +112,16 @@ def test_a_refused_node_ends_with_one_line_and_does_not_try_again(tmp_path: Path
     assert node.returncode == ExitCode.REFUSED
     assert err.startswith("error: ")
     assert "Traceback" not in err
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = start("server", "up", "--port", str(taken.getsockname()[1]), "--home", str(tmp_path / "server"))
+        out, err = server.communicate(timeout=60)
+    assert (server.returncode, out) == (ExitCode.PORT_IN_USE, "")
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "  try"]
 
 
 def test_members_stop_when_whoever_started_them_is_killed(tmp_path: Path) -> None:
