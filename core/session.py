@@ -152,6 +152,10 @@ class Workload(Protocol):
     def on_lost_node(self) -> Literal["restart", "continue"]:
         """``restart``: all programs restart from their common checkpoint. ``continue``: the program handles it."""
 
+    @property
+    def uses_torch(self) -> bool:
+        """Whether both programs compute with torch; a run is then refused where their versions differ."""
+
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run on the server; returns the run's result, a JSON-able dict."""
 

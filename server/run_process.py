@@ -87,7 +87,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     parent.listen(on_message, on_gone=ledger.flush)
     io = stack.enter_context(IoThread("run-io"))
     _listen(io, parent, specification, channels, workload.on_lost_node)
-    _agree(session, channels, directory, parent, torch=bool(getattr(workload, "uses_torch", False)))
+    _agree(session, channels, directory, parent, torch=workload.uses_torch)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()

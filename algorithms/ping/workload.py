@@ -25,6 +25,7 @@ class Ping:
     summary = "measure round-trip time and throughput between the server and its nodes"
     config: type[BaseModel] = PingConfig
     on_lost_node: Literal["restart", "continue"] = "restart"
+    uses_torch = False
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Ask every node in turn, ``rounds`` times; compare digests after each answer."""

@@ -17,6 +17,7 @@ class SplitFineTuningWorkload:
     summary = "fine-tune a transformer across edges and cloud, low-rank codes instead of activations on the wire"
     config: type[BaseModel] = SplitFineTuning
     on_lost_node: Literal["restart", "continue"] = "restart"
+    uses_torch = True
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Train the trunk; returns accuracy, loss and the baselines of the volume."""
