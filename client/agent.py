@@ -60,17 +60,13 @@ class _Agent:
         self._stop = asyncio.Event()
         self._pause = _FIRST_PAUSE
         self._profile = pb.NodeProfile()
+        self._programs: Programs | None = None
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        if self._options.measure is not None:
-            self._profile = await asyncio.to_thread(self._options.measure)
-        self._tell("joining", self._options.address)
-        member = await asyncio.to_thread(membership, self._options)
-        programs = Programs(self._options, member, self._outbox)
-        staying = asyncio.create_task(self._stay_connected(member, programs), name="control stream")
+        staying = asyncio.create_task(self._be_node(), name="control stream")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             await asyncio.wait([staying, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -80,8 +76,17 @@ class _Agent:
             staying.cancel()
             stopping.cancel()
             await asyncio.gather(staying, stopping, return_exceptions=True)
-            await programs.stop_all()
+            if self._programs is not None:
+                await self._programs.stop_all()
             self._tell("stopped", "")
+
+    async def _be_node(self) -> None:
+        if self._options.measure is not None:
+            self._profile = await asyncio.to_thread(self._options.measure)
+        self._tell("joining", self._options.address)
+        member = await asyncio.to_thread(membership, self._options)
+        self._programs = Programs(self._options, member, self._outbox)
+        await self._stay_connected(member, self._programs)
 
     async def _stay_connected(self, member: Membership, programs: Programs) -> None:
         """Connect, and connect again with growing, jittered pauses; ends by an error only."""
