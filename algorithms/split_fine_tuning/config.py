@@ -47,7 +47,7 @@ class SplitFineTuning(BaseModel):
     credits: int = Field(4, ge=1, description="micro-batches in flight per edge")
 
     # training
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(0, ge=0, description="times through all examples; 0 = the task's default")
     steps: int = Field(0, ge=0, description="stop after so many steps; 0 = all epochs")
     batch_size: int = Field(32, ge=1, description="examples per step over all edges")
     learning_rate: float = Field(1e-4, gt=0)

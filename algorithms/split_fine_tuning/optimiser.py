@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -35,4 +37,5 @@ def make_schedule(optimiser: torch.optim.Optimizer, config: SplitFineTuning, tot
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
     warmup = round(config.warmup * total)
-    return get_linear_schedule_with_warmup(optimiser, warmup, total, last_epoch=done - 1 if done else -1)
+    make: Callable[..., LambdaLR] = get_linear_schedule_with_warmup  # not annotated
+    return make(optimiser, warmup, total, last_epoch=done - 1 if done else -1)

@@ -17,7 +17,7 @@ from ...data.batches import Batch, BatchPlan, evaluation_batches, make_batch, na
 from ...data.metrics import score
 from ...data.registry import task as task_entry
 from ...data.text import EncodedSet, Tokenizer, encode
-from .backbone import load_backbone, model_folder
+from .backbone import LOADING, load_backbone, model_folder
 from .config import SplitFineTuning
 from .cut import build_front, build_trunk
 from .front import Front
@@ -30,7 +30,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as a model's arguments: ``input_ids``, ``attention_mask`` and, for pairs, ``token_type_ids``, each [B, T]."""
+    """A batch as a model's arguments: ``input_ids``, ``attention_mask``, for pairs ``token_type_ids``; each [B, T]."""
     inputs = {
         "input_ids": torch.from_numpy(batch.input_ids),
         "attention_mask": torch.from_numpy(batch.attention_mask),
@@ -57,6 +57,7 @@ class TaskData:
         entry = task_entry(config.task)
         task = entry.load(lookup, seed.child("task"))
         self.metric = task.metric
+        self.labels = task.labels
         self.classes = len(task.labels)
         self.max_length = config.max_length or entry.max_length
         self._seed = seed
@@ -181,10 +182,11 @@ class Builder:
 
     def whole(self) -> tuple[Classifier, Tokenizer]:
         """The unsplit model, with the same first values."""
-        backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
-        model = Classifier(
-            backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
-        )
+        with LOADING:
+            backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
+            model = Classifier(
+                backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
+            )
         return model, tokenizer
 
     @property
