@@ -27,6 +27,10 @@ class Ping:
     on_lost_node: Literal["restart", "continue"] = "restart"
     uses_torch = False
 
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """None: blocks are drawn from the seed."""
+        return ()
+
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Ask every node in turn, ``rounds`` times; compare digests after each answer."""
         settings = cast(PingConfig, config)

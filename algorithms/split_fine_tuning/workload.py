@@ -19,6 +19,15 @@ class SplitFineTuningWorkload:
     on_lost_node: Literal["restart", "continue"] = "restart"
     uses_torch = True
 
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """The task's sentences and, unless it comes as a package, the model."""
+        from ...data.registry import task
+
+        settings = cast(SplitFineTuning, config)
+        sentences = task(settings.task).data_names
+        model = () if settings.model == "minilm" else (settings.model,)
+        return tuple(names for names in (sentences, model) if names)
+
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Train the trunk; returns accuracy, loss and the baselines of the volume."""
         from .cloud_program import Cloud
