@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 from dataclasses import replace
@@ -49,6 +50,8 @@ def run(options: AgentOptions) -> None:
     for name, path in options.data.items():
         if not path.exists():
             raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
+    # gRPC's own log says in another way, and in several lines, what our errors say in one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}
     asyncio.run(_Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
