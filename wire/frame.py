@@ -14,7 +14,8 @@ acknowledged   8      highest data frame that the sender's program has taken
 checksum       8      XXH3-64 of the prefix without its last two fields, the header and the payload
 =============  =====  ==========================================================================
 
-The acknowledgement stands outside the checksum, so that frames with equal contents have equal checksums whenever they leave.
+The acknowledgement stands outside the checksum, so that frames with equal contents have equal checksums whenever they
+leave.
 """
 
 from __future__ import annotations

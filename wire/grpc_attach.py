@@ -1,7 +1,7 @@
 """Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
 
-The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf ``bytes``
-field would cost a copy of everything.
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf
+``bytes`` field would cost a copy of everything.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from ..core.errors import FarshoreError, RefusedError, WireError
-from .chunks import CHUNK_BYTES
 from .channel import Channel
+from .chunks import CHUNK_BYTES
 from .io import IoThread
 from .pump import STALL_SECONDS, Read, Write, pump
 
@@ -152,7 +152,7 @@ class Dialer:
 
     async def _run(self) -> None:
         pause = 0.1
-        while not self._channel.stopped:
+        while True:
             reason = "the connection ended"
             try:
                 if await self._once():
@@ -177,8 +177,9 @@ class Dialer:
         else:
             dialled = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         async with dialled:
-            call = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
-            read, write = _reader(call), call.write
+            call: Any = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
+            read: Read = _reader(call)
+            write: Write = call.write
             if self._shape is not None:
                 read, write = self._shape(read, write)
             try:
@@ -188,7 +189,8 @@ class Dialer:
                 if not greeted and call.done():
                     code = await call.code()
                     if code is not grpc.StatusCode.OK:
-                        raise grpc.aio.AioRpcError(code, None, None, await call.details())  # type: ignore[arg-type]
+                        nothing = grpc.aio.Metadata()
+                        raise grpc.aio.AioRpcError(code, nothing, nothing, await call.details())
                 return greeted
             finally:
                 call.cancel()

@@ -89,7 +89,29 @@ def batch() -> Batch:
 
 # ---- whole runs of split fine-tuning on a tiny model ----------------------------------------------------------------
 
-WORDS = "good bad fine poor film story actor scene plot music was is not very never a the and but dull great".split()
+WORDS = [
+    "good",
+    "bad",
+    "fine",
+    "poor",
+    "film",
+    "story",
+    "actor",
+    "scene",
+    "plot",
+    "music",
+    "was",
+    "is",
+    "not",
+    "very",
+    "never",
+    "a",
+    "the",
+    "and",
+    "but",
+    "dull",
+    "great",
+]
 
 
 def _save_tiny_bert(folder: Path) -> None:
