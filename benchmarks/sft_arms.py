@@ -61,9 +61,7 @@ def arms() -> list[Arm]:
     goals = {"L-1": {32: 0.5, 8: 0.5, 4: 1.0, 2: 1.5}, "L/2": {32: 1.0}}
     found = [Arm("unsplit")]
     for place, by_rank in goals.items():
-        found.append(
-            Arm(f"paper r4 fp32 {place}", "ffn_svd", place, 4, 32, residual="drop", init="svd", codec_lr=1.0)
-        )
+        found.append(Arm(f"paper r4 fp32 {place}", "ffn_svd", place, 4, 32, residual="drop", init="svd", codec_lr=1.0))
         found += [
             Arm(f"recipe r{rank} int4 {place}", "ffn_svd", place, rank, 4, goal=by_rank.get(rank))
             for rank in (32, 8, 4, 2)
@@ -169,11 +167,7 @@ def summary(results: Iterable[Result]) -> list[dict[str, Any]]:
                 "unused": _mean([r.unused for r in runs.values()]),
                 "gap_dev": dev,
                 "gap_unused": _spread(
-                    [
-                        100 * (a.unused - b.unused)
-                        for a, b in paired
-                        if a.unused is not None and b.unused is not None
-                    ]
+                    [100 * (a.unused - b.unused) for a, b in paired if a.unused is not None and b.unused is not None]
                 ),
                 "goal": goal,
                 "goal_met_on_dev": None if goal is None or dev is None else dev["mean"] >= -goal,

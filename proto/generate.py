@@ -28,9 +28,7 @@ def generate(target: Path, python: Path) -> None:
         sources = [f"farshore/proto/{p.name}" for p in sorted(HERE.glob("*.proto"))]
         out = str(root / "out")
         flags = [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
-        subprocess.run(
-            [str(python), "-m", "grpc_tools.protoc", "-Iin", *flags, *sources], cwd=root, check=True
-        )
+        subprocess.run([str(python), "-m", "grpc_tools.protoc", "-Iin", *flags, *sources], cwd=root, check=True)
         for made in sorted((root / "out/farshore/proto").iterdir()):
             text = made.read_text()
             if made.name.endswith("_pb2_grpc.py") and "def __init__" not in text:

@@ -37,6 +37,9 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
 ]
 
+#: Seconds that the server gets to take a goodbye.
+_LAST_SECONDS = 2.0
+
 #: Codes with which a server says no for good.
 _REFUSALS = (
     grpc.StatusCode.UNAUTHENTICATED,
@@ -78,6 +81,14 @@ def _reader(call: Any) -> Read:
         return None if chunk is grpc.aio.EOF else chunk
 
     return read
+
+
+async def _drain(call: Any) -> None:
+    """Let the server end the call, which it does once it has read everything: a cancelled call may lose our goodbye."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_SECONDS):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 class Dialer:
@@ -148,9 +159,7 @@ class Dialer:
                     pause = 0.1
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSALS:
-                    self._channel.fail(
-                        RefusedError(f"the server refused the data connection: {error.details()}")
-                    )
+                    self._channel.fail(RefusedError(f"the server refused the data connection: {error.details()}"))
                     return
                 reason = error.details() or error.code().name
             except FarshoreError as error:
@@ -175,6 +184,7 @@ class Dialer:
             try:
                 greeted = await pump(self._channel, read, write, stall_seconds=self._stall)
                 await call.done_writing()
+                await _drain(call)
                 if not greeted and call.done():
                     code = await call.code()
                     if code is not grpc.StatusCode.OK:

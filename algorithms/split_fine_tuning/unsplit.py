@@ -17,7 +17,7 @@ from ...core.errors import DataError
 from ...core.seeds import Seed
 from ...data.batches import Batch, evaluation_batches
 from ...data.encoded import EncodedSet
-from .agreement import Schedule, shares
+from .agreement import SPARE, Schedule, shares
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .optimiser import make_optimiser
@@ -51,7 +51,8 @@ def train_unsplit(
     Returns
     -------
     dict
-        ``metric``, ``accuracy``, ``steps``, ``loss`` (mean of the last 50 steps) and ``evaluations``.
+        ``metric``, ``accuracy``, ``accuracy_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
+        last 50 steps) and ``evaluations``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     builder = Builder(config, Seed(seed), data or no_data)
@@ -75,12 +76,15 @@ def train_unsplit(
         scheduler.step()
         if schedule.evaluates(step + 1):
             evaluations.append({"step": step + 1, task.metric: evaluate(model, task, task.dev)})
+            if schedule.scores_spare(step + 1) and task.spare is not None:
+                evaluations[-1][SPARE] = evaluate(model, task, task.spare)
         if on_progress:
             newest = {task.metric: evaluations[-1][task.metric]} if evaluations else {}
             on_progress(step + 1, schedule.total, {"loss": float(np.mean(losses[-20:])), **newest})
     return {
         "metric": task.metric,
         "accuracy": evaluations[-1][task.metric],
+        "accuracy_spare": evaluations[-1].get(SPARE),
         "steps": schedule.total,
         "loss": float(np.mean(losses[-50:])),
         "evaluations": evaluations,

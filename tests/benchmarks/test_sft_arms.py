@@ -44,9 +44,7 @@ def test_the_arms_are_the_rates_of_the_goals(bench: ModuleType) -> None:
     assert len({a.key for a in bench.arms()}) == len(bench.arms()) == 11
 
 
-def test_finished_trainings_are_found_again_and_other_settings_are_not(
-    bench: ModuleType, tmp_path: Path
-) -> None:
+def test_finished_trainings_are_found_again_and_other_settings_are_not(bench: ModuleType, tmp_path: Path) -> None:
     arm = bench.arms()[3]
     path = tmp_path / "results.jsonl"
     bench.Results(path).add(result(bench, arm, 1, 0.9))
