@@ -109,7 +109,8 @@ class Channel:
         self._attachment: Attachment | None = None
         self._closed = False
         self._reason = ""
-        self._greeted = False
+        #: How many connections have worked so far.
+        self.greetings = 0
 
     # ---- what programs see ---------------------------------------------------------------------------------------
 
@@ -188,11 +189,12 @@ class Channel:
 
     def _all_taken(self) -> bool:
         # Between two connections the goodbye would get lost; one that never was needs none.
-        return not self._pending and (self._attachment is not None or not self._greeted)
+        return not self._pending and (self._attachment is not None or not self.greetings)
 
     def _wait_for_room(self, size: int) -> None:
         if not self._fits(size) and not self._stopped():
-            self._ask()
+            if size > self._window - self._window // 4:
+                self._ask()  # else a quarter of the window is taken before this can block for long, and told
             self._lock.wait_for(lambda: self._fits(size) or self._stopped())
             self._asking = False
         self._check_open()
@@ -271,6 +273,7 @@ class Attachment:
         self._wake = wake
         self._assembler = Assembler(channel.limits)
         self._own: deque[FrameType] = deque([FrameType.HELLO])
+        self._unaware = True  # the I/O thread was not woken since it last looked for work
         self._cursor: int | None = None  # next data frame to send; unknown until the peer's hello
         self._goodbye = False
         self.greeted = False
@@ -280,12 +283,15 @@ class Attachment:
 
     def wake(self) -> None:
         """Have the I/O thread look for work; from any thread."""
-        self._wake()
+        # Once is enough until it looks: waking a loop takes a system call.
+        if self._unaware:
+            self._unaware = False
+            self._wake()
 
     def drop(self) -> None:
         """End this connection; the channel goes on without it."""
         self.dropped = True
-        self._wake()
+        self.wake()
 
     def should_tell(self, untold: int, window: int) -> bool:
         """Whether ``untold`` bytes taken by the program are worth an acknowledgement of their own."""
@@ -297,22 +303,23 @@ class Attachment:
     def acknowledge(self) -> None:
         """Send an acknowledgement by itself."""
         self._own.append(FrameType.ACK)
-        self._wake()
+        self.wake()
 
     def heartbeat(self) -> None:
         """Send a sign of life; it carries the acknowledgement too."""
         self._own.append(FrameType.HEARTBEAT)
-        self._wake()
+        self.wake()
 
     def say_goodbye(self) -> None:
         """Tell the peer that nothing more comes, after all that was sent."""
         self._goodbye = True
-        self._wake()
+        self.wake()
 
     # ---- sending -------------------------------------------------------------------------------------------------
 
     def outgoing(self) -> Iterator[bytes]:
         """Chunks that can leave now; returns when there are none left. The connection may stop in between."""
+        self._unaware = True
         while not self.dropped:
             if self._own:
                 yield self._own_frame(self._own.popleft())
@@ -398,7 +405,7 @@ class Attachment:
             channel.inbox.fail(PeerLostError(words))
             with channel._lock:
                 channel._lock.notify_all()
-            self._wake()
+            self.wake()
 
     def _other_epoch(self, epoch: int) -> None:
         channel = self._channel
@@ -426,12 +433,13 @@ class Attachment:
                 return
             self._cursor = received + 1
             asking = channel._asking
-            self.greeted = channel._greeted = True
+            self.greeted = True
+            channel.greetings += 1
         if channel._taken:  # an acknowledgement may have got lost with the last connection
             self._own.append(FrameType.ACK)
         if asking:
             self._own.append(FrameType.HEARTBEAT)
-        self._wake()
+        self.wake()
 
     def _acknowledged(self, sequence: int) -> None:
         channel = self._channel

@@ -11,10 +11,8 @@ header length  4      bytes of protobuf header after the prefix
 payload length 8      bytes of payload after the header
 sequence       8      number of a data frame, from 1; 0 in frames of the channel's own
 acknowledged   8      highest data frame that the sender's program has taken
-checksum       8      XXH3-64 of the prefix without its last two fields, the header and the payload
+checksum       8      XXH3-64 of the prefix up to here, the header and the payload
 =============  =====  ==========================================================================
-
-The acknowledgement stands outside the checksum, so that frames with equal contents have equal checksums whenever they leave.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from ..core.errors import WireError
 from .limits import DEFAULT, Limits
 
 MAGIC = b"FSH1"
-_FIXED = struct.Struct("<4sBBHIQQ")
-_TAIL = struct.Struct("<QQ")
+_FIXED = struct.Struct("<4sBBHIQQQ")
+_TAIL = struct.Struct("<Q")
 PREFIX_BYTES = _FIXED.size + _TAIL.size
 #: The part of the prefix that the checksum covers.
 CHECKED_BYTES = _FIXED.size
@@ -91,12 +89,12 @@ def make_prefix(
         Sent one after another.
     """
     size = sum(memoryview(part).nbytes for part in payload)
-    checked = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence)
+    checked = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence, acknowledged)
     digest = xxhash.xxh3_64(checked)
     digest.update(header)
     for part in payload:
         digest.update(part)
-    return checked + _TAIL.pack(acknowledged, digest.intdigest())
+    return checked + _TAIL.pack(digest.intdigest())
 
 
 def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
@@ -109,8 +107,8 @@ def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
     """
     if len(data) < PREFIX_BYTES:
         raise WireError(f"a frame of {len(data)} bytes is shorter than its prefix ({PREFIX_BYTES})")
-    magic, kind, reserved, epoch, header, payload, sequence = _FIXED.unpack_from(data)
-    acknowledged, checksum = _TAIL.unpack_from(data, _FIXED.size)
+    magic, kind, reserved, epoch, header, payload, sequence, acknowledged = _FIXED.unpack_from(data)
+    (checksum,) = _TAIL.unpack_from(data, _FIXED.size)
     if magic != MAGIC:
         raise WireError(
             f"these bytes are no frame of this version (they begin with {bytes(magic)!r})",

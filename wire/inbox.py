@@ -44,6 +44,9 @@ class Inbox:
             self._error = self._error or error
             self._wake()
 
+    def __len__(self) -> int:
+        return len(self._arrived)
+
     def _wake(self) -> None:
         self._condition.notify_all()
         for listener in self._listeners:

@@ -65,9 +65,10 @@ class MemoryChannel:
             with end._room:
                 end._room.notify_all()
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Say that nothing more comes; what was sent can still be received."""
-        self._other.fail(PeerLostError(f"{self._other.peer} closed the channel"))
+    def close(self, timeout: float = 5.0, reason: str = "") -> None:
+        """Say that nothing more comes, and why; what was sent can still be received."""
+        words = f"{self._other.peer} closed the channel" + (f": {reason}" if reason else "")
+        self._other.fail(PeerLostError(words))
         self.fail(PeerLostError(f"the channel to {self.peer} is closed"))
 
 
