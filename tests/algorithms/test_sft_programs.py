@@ -100,8 +100,8 @@ def test_averaged_fronts_equal_one_edge_under_plain_gradient_descent(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each edge's gradient is its examples' part of the whole batch's, so the mean of K fronts after one step of plain
-    gradient descent at rate K·lr is one edge's step at rate lr. (Adam rescales each edge's gradient by itself and has no
-    such identity.)"""
+    gradient descent at rate K·lr is one edge's step at rate lr. (Adam rescales each edge's gradient by itself: it has
+    no such identity.)"""
     config = world.config(**WHOLE_SET, average_every=1, average_encoding="raw")
     monkeypatch.setattr(cloud_program, "make_optimiser", plain_descent(0.05))
     monkeypatch.setattr(edge_program, "make_optimiser", plain_descent(0.05))
@@ -170,6 +170,6 @@ def _without_statistics(weights: Weights) -> Weights:
 
 
 def _driven(weights: Weights) -> Weights:
-    """Weights that the loss depends on. Attention does not change when all keys move alike: the gradient of a key's bias
-    is rounding noise, which Adam scales up to full steps."""
+    """Weights that the loss depends on. Attention does not change when all keys move alike: the gradient of a key's
+    bias is rounding noise, which Adam scales up to full steps."""
     return {n: w for n, w in _without_statistics(weights).items() if not n.endswith("key.bias")}
