@@ -21,17 +21,15 @@ from . import files
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{12,})\.safetensors")
-_LENGTH = 8  # bytes in front of a safetensors header: its length, little-endian
-_HEADER = 100_000_000  # longest header that the safetensors library itself accepts
 _CURE = "resume from another step, or delete that file"
 
 
 class CheckpointStore:
     """Checkpoints in a directory, the ``keep`` newest of them.
 
-    A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's JSON
-    (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over names, dtypes, shapes and values). One directory has one
-    writer.
+    A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's
+    JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over meta, names, dtypes, shapes and values). One
+    directory has one writer.
 
     Parameters
     ----------
@@ -46,6 +44,7 @@ class CheckpointStore:
             raise ValueError("keep must be at least 1")
         self._path = Path(path)
         self._keep = keep
+        self._sound: dict[Path, tuple[int, int, int]] = {}  # files whose checksum was right, as they were then
 
     def save(self, step: int, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Write a checkpoint in one step, then remove those that are not to be kept.
@@ -70,7 +69,8 @@ class CheckpointStore:
             raise ValueError(f"a step is not negative: {step}")
         # The library writes memory as it lies: transposed views must be laid out first.
         arrays = {name: _laid_out(name, array) for name, array in tensors.items()}
-        head = {"meta": json.dumps(dict(meta)), "step": str(step), "checksum": _checksum(arrays)}
+        text = json.dumps(dict(meta))
+        head = {"meta": text, "step": str(step), "checksum": _checksum(text, arrays)}
 
         def write(temporary: Path) -> None:
             try:
@@ -83,6 +83,7 @@ class CheckpointStore:
         except OSError as error:
             raise files.storage_error(f"cannot make the directory {self._path}", error) from error
         files.replace(self._file(step), write)
+        self._sound[self._file(step)] = _identity(self._file(step))
         self._prune(step)
 
     def load(self, step: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -94,26 +95,29 @@ class CheckpointStore:
             It is missing or damaged.
         """
         path = self._file(step)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                head = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
-            meta = json.loads(head["meta"])
-        except FileNotFoundError as error:
+        if not path.is_file():
             known = ", ".join(map(str, self.steps())) or "none"
-            raise StorageError(f"no checkpoint of step {step} in {self._path}; there are: {known}") from error
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise StorageError(f"the checkpoint {path} is damaged: {error}", cure=_CURE) from error
-        if head.get("checksum") != _checksum(tensors) or not isinstance(meta, dict):
-            raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", cure=_CURE)
-        return tensors, meta
+            raise StorageError(f"no checkpoint of step {step} in {self._path}; there are: {known}")
+        return _read(path)
 
     def steps(self) -> list[int]:
         """Steps that can be loaded, ascending; damaged ones are left out.
 
-        Looks at sizes and headers only; that every value is right shows in :meth:`load`.
+        Reads every file whole, once: an engine resumes from the highest step that all sides name, and a wrong value
+        that only showed in :meth:`load` would end the run although an older checkpoint is sound.
         """
-        return [step for step, path in self._found() if _whole(path)]
+        return [step for step, path in self._found() if self._is_sound(path)]
+
+    def _is_sound(self, path: Path) -> bool:
+        try:
+            identity = _identity(path)
+            if self._sound.get(path) != identity:
+                _read(path)
+                self._sound[path] = identity
+        except (StorageError, OSError) as error:
+            _log.warning("%s", error)
+            return False
+        return True
 
     def _file(self, step: int) -> Path:
         return self._path / f"step-{step:012d}.safetensors"
@@ -130,7 +134,8 @@ class CheckpointStore:
     def _prune(self, newest: int) -> None:
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
         unwanted = [path for step, path in self._found() if step not in kept]
-        unwanted += self._path.glob(".step-*.tmp")  # a process that was killed while saving
+        # A process that was killed while saving; ".tmp…" is what the safetensors library writes to first.
+        unwanted += [*self._path.glob(".step-*.tmp"), *self._path.glob(".tmp*")]
         for path in unwanted:
             try:
                 path.unlink(missing_ok=True)
@@ -138,33 +143,36 @@ class CheckpointStore:
                 _log.warning("cannot remove the old checkpoint %s: %s", path, error)
 
 
-def _whole(path: Path) -> bool:
-    """Whether the file has a header, and the bytes that the header speaks of."""
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH), "little")
-            if not 0 < length <= min(_HEADER, size - _LENGTH):
-                return False
-            header = json.loads(file.read(length))
-        own = header.pop("__metadata__")
-        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
-        return {"meta", "step", "checksum"} <= set(own) and size == _LENGTH + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return False
+        with safe_open(path, framework="numpy") as file:
+            head = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
+        meta = json.loads(head["meta"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise StorageError(f"the checkpoint {path} is damaged: {error}", cure=_CURE) from error
+    if head.get("checksum") != _checksum(head["meta"], tensors) or not isinstance(meta, dict):
+        raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", cure=_CURE)
+    return tensors, meta
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _laid_out(name: str, array: NDArray[Any]) -> NDArray[Any]:
     array = np.asarray(array, order="C")
     if array.dtype.kind not in "biufc":
         raise StorageError(
-            f"cannot checkpoint '{name}': its dtype is {array.dtype}", cure="a checkpoint holds numbers and bools only"
+            f"cannot checkpoint '{name}': its dtype is {array.dtype}",
+            cure="a checkpoint holds numbers and bools only",
         )
     return array
 
 
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = xxhash.xxh3_128()
+def _checksum(meta: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = xxhash.xxh3_128(meta.encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name}\0{array.dtype.name}{array.shape}".encode())

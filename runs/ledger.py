@@ -9,10 +9,13 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import MissingExtraError, NotFoundError, StorageError
 from ..core.transfer import Transfer
@@ -26,11 +29,10 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile(r"ledger-(\d{4,})\.arrows")
 _NAMES = ("node", "direction", "kind", "encoding")
 _NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
-_COLUMNS = (*_NAMES, *_NUMBERS, "time")
 _SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
-_GETTERS = tuple(map(operator.attrgetter, _COLUMNS))
 #: Blocks that may wait for the disk; then recording waits too.
 _WAITING_BLOCKS = 64
+_FOREIGN = "move the file out of the run directory, or read it with the version that wrote it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ class Totals:
 class Ledger:
     """Writes the next segment (``ledger-0000.arrows``, ``ledger-0001.arrows`` …) of a directory's ledger.
 
-    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old. What
-    was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried again;
-    :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
+    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old.
+    What was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried
+    again; :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
 
     Parameters
     ----------
@@ -101,6 +103,7 @@ class Ledger:
         self._blocks: deque[list[Transfer]] = deque()  # full ones, older than _rows
         self._totals = Totals()  # of what is in neither
         self._closing = False
+        self._refused = False  # the last try of the thread
         self._segment = _Segment(_next_segment(Path(directory)))
         self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._thread.start()
@@ -142,10 +145,13 @@ class Ledger:
         StorageError
             The disk refuses; the rows wait on.
         """
+        self._write(partial=True)
+
+    def _write(self, partial: bool) -> None:
         with self._writing:
             self._segment.drain()
             with self._lock:
-                if self._rows:
+                if partial and self._rows:
                     self._blocks.append(self._rows)
                     self._rows = []
                 count = len(self._blocks)  # of those only: others may be recording faster than the disk writes
@@ -185,22 +191,32 @@ class Ledger:
             self._totals = totals
         self._segment.write(block)
 
+    def _pressing(self) -> bool:
+        # While the disk refuses, a full block is no reason to try at once.
+        return self._closing or (bool(self._blocks) and not self._refused)
+
     def _write_on(self) -> None:
-        failing = False
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._rows or self._blocks or failing or self._closing)
-                # While the disk refuses, a full block is no reason to try at once.
-                self._changed.wait_for(lambda: (self._blocks and not failing) or self._closing, self._flush_seconds)
+                self._changed.wait_for(lambda: self._rows or self._blocks or self._refused or self._closing)
+                full = self._changed.wait_for(self._pressing, self._flush_seconds)
                 if self._closing:
                     return
             try:
-                self.flush()
-                failing = False
+                self._write(partial=not full)
+                self._refused = False
             except StorageError as error:
-                if not failing:
+                if not self._refused:
                     _log.error("the ledger waits for the disk: %s", error)
-                failing = True
+                self._refused = True
+
+
+class _Codes(dict[str, int]):
+    """Numbers strings in the order they are first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = code = len(self)
+        return code
 
 
 class _Segment:
@@ -215,19 +231,31 @@ class _Segment:
             raise files.storage_error(f"cannot open the ledger {path}", error) from error
         self._sink = io.BytesIO()
         self._schema = _schema()
+        self._codes = {name: _Codes() for name in _NAMES}
         self._waiting = memoryview(b"")
-        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
-        self.drain()
+        try:
+            self.drain()
+        except StorageError:
+            os.close(self._file)
+            raise
 
     def write(self, rows: Sequence[Transfer]) -> None:
         """Write a block."""
         pa = _pyarrow()
-        # Column by column: a tuple per row costs twice as much.
-        pairs = zip(_GETTERS, self._schema, strict=True)
-        arrays = [pa.array(list(map(get, rows)), field.type) for get, field in pairs]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        names = [self._encoded(name, map(operator.attrgetter(name), rows), len(rows)) for name in _NAMES]
+        numbers = [_column(operator.attrgetter(name), rows, np.int64) for name in _NUMBERS]
+        time = _column(operator.attrgetter("time"), rows, np.float64)
+        batch = pa.RecordBatch.from_arrays([*names, *numbers, time], schema=self._schema)
+        self._writer.write_batch(batch)
         self.drain()
+
+    def _encoded(self, name: str, values: Iterable[str], count: int) -> pa.DictionaryArray:
+        # Codes stay the same from block to block, so that only new strings are written again.
+        pa, codes = _pyarrow(), self._codes[name]
+        indices = _array(np.fromiter(map(codes.__getitem__, values), np.int32, count))
+        return pa.DictionaryArray.from_arrays(indices, _strings(list(codes)))
 
     def drain(self) -> None:
         """Hand the disk what it has not taken; a part may go through before it refuses."""
@@ -254,16 +282,40 @@ class _Segment:
             os.close(self._file)
 
 
-def read_ledger(directory: Path) -> pa.Table:
+def _column(get: Callable[[Transfer], Any], rows: Sequence[Transfer], dtype: type[np.generic]) -> pa.Array:
+    return _array(np.fromiter(map(get, rows), dtype, len(rows)))
+
+
+def _array(values: NDArray[Any]) -> pa.Array:
+    # Not pa.array(): its first call imports pandas where that is installed, which takes seconds.
+    pa = _pyarrow()
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    pa = _pyarrow()
+    raw = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
+
+
+def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of a directory's ledger, in the order written.
 
     A segment whose end is missing (its writer was killed, or is still at it) gives the blocks that are whole.
+
+    Parameters
+    ----------
+    directory : Path
+    columns : sequence of str, optional
+        Read only these, in this order: a long run's ledger takes less memory. All of them by default.
 
     Returns
     -------
     pyarrow.Table
         One column per field of :class:`~farshore.core.transfer.Transfer`: node, direction, kind, encoding as
-        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was recorded.
+        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was
+        recorded.
 
     Raises
     ------
@@ -271,10 +323,14 @@ def read_ledger(directory: Path) -> pa.Table:
         pyarrow is not installed.
     NotFoundError
         There is no such directory.
+    StorageError
+        A segment cannot be read, or is no ledger.
     """
     pa = _pyarrow()
-    batches = [batch for path in segments(directory) for batch in _read(path)]
-    return pa.Table.from_batches(batches, _schema()).unify_dictionaries()
+    names = _schema().names if columns is None else list(columns)
+    schema = pa.schema([_schema().field(name) for name in names])
+    batches = [batch for path in segments(directory) for batch in _read(path, names)]
+    return pa.Table.from_batches(batches, schema).unify_dictionaries()
 
 
 def segments(directory: Path) -> list[Path]:
@@ -307,7 +363,8 @@ def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by ``by``.
+        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by
+        ``by``.
     """
     import pyarrow.compute as pc
 
@@ -329,19 +386,39 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
-def _read(path: Path) -> list[pa.RecordBatch]:
+def _read(path: Path, names: Sequence[str]) -> list[Any]:
     pa = _pyarrow()
-    batches: list[pa.RecordBatch] = []
+    batches: list[Any] = []
     try:
-        if not path.stat().st_size:
-            return batches
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-            if reader.schema != _schema():
-                raise StorageError(f"{path} is no ledger of this version: its columns are {reader.schema.names}")
-            batches.extend(reader)
-    except (pa.ArrowInvalid, OSError) as error:
-        _log.info("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+        with pa.OSFile(str(path)) as source:
+            if _is_torn_schema(path):
+                return batches
+            wanted = [number for number, name in enumerate(_schema().names) if name in names]
+            # Before the columns are read, or a file with fewer of them would be an index out of range.
+            if pa.ipc.open_stream(source).schema != _schema():
+                raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
+            source.seek(0)
+            reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+            try:
+                batches.extend(batch.select(list(names)) for batch in reader)
+            except (pa.ArrowInvalid, OSError) as error:
+                _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+    except pa.ArrowInvalid as error:
+        raise StorageError(f"{path} is no ledger: {error}", cure=_FOREIGN) from error
+    except OSError as error:
+        raise files.storage_error(f"cannot read the ledger {path}", error) from error
     return batches
+
+
+def _is_torn_schema(path: Path) -> bool:
+    """Whether the file ends before its schema does, as when its writer was killed while opening it.
+
+    A stream begins with four bytes of ones, then the length of the schema's message (little-endian).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+    return start[:4] == b"\xff\xff\xff\xff"[: len(start)] and size < 8 + int.from_bytes(start[4:], "little")
 
 
 def _next_segment(directory: Path) -> Path:

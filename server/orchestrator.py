@@ -6,21 +6,23 @@ import asyncio
 import logging
 import secrets
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, NotFoundError, RefusedError
-from ..core.workloads import names as workload_names
+from ..core.errors import ConfigError, FarshoreError, RefusedError
+from ..core.files import private_folder
 from ..proto import control_pb2 as pb
+from ..runs.states import ENDED
+from ..runs.store import RunStore
 from .book import Book
 from .credentials import Credentials
 from .data_service import Door
 from .identity import Identity, open_identity
+from .method import Method
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
-from .run import ENDED, Event, Run
+from .run import Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
 from .socket_folder import SocketFolder
 from .supervisor import Supervisor
@@ -39,9 +41,10 @@ class Orchestrator:
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.identity: Identity = open_identity(options)
-        self.credentials = Credentials(options.home / "credentials.sqlite", self.identity.fingerprint)
+        self._store = _open_store(options)
+        self.credentials = Credentials(self._store, self.identity.fingerprint)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.book = Book(options)
+        self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
         self._sockets = SocketFolder(self.identity.server_id)
         self._leading: dict[str, asyncio.Task[None]] = {}
@@ -65,7 +68,7 @@ class Orchestrator:
         everyone = self.credentials.nodes()
         self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
         for run in self.book.open():
-            self._lead(run)
+            self._take_up(run)
         watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
         try:
             if on_ready is not None:
@@ -78,8 +81,7 @@ class Orchestrator:
             self._release()
 
     def _release(self) -> None:
-        self.credentials.close()
-        self.book.close()
+        self._store.close()
         self._sockets.remove()
         self.identity.release()
 
@@ -117,27 +119,37 @@ class Orchestrator:
 
         Raises
         ------
-        NotFoundError
-            No workload has that name.
+        NotFoundError, MissingExtraError
+            No workload has that name, or it needs a package that is not installed here.
         ConfigError
-            The request contradicts itself.
+            Its configuration is wrong, or the request contradicts itself.
         """
-        if request.workload not in workload_names():
-            raise NotFoundError(f"this server knows no method called '{request.workload[:80]}'")
+        method = Method.of(request.workload, request.config_json or "{}")
         count = len(request.nodes) or request.node_count or 1
         if len(set(request.nodes)) != len(request.nodes):
             raise ConfigError("the same node is named twice")
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.book.create(
             workload=request.workload,
-            config_json=request.config_json or "{}",
+            config_json=method.config_json,
             seed=seed,
             count=count,
             wanted=tuple(request.nodes),
             data=dict(request.data),
         )
+        run.needs = method.needs
         self._lead(run)
         return run
+
+    def _take_up(self, run: Run) -> None:
+        """Lead a run that waited when the server went down."""
+        try:
+            run.needs = Method.of(run.workload, run.config_json).needs
+        except FarshoreError as error:  # its method is gone or has changed
+            run.state, run.reason = "failed", str(error)
+            self.book.save(run)
+        else:
+            self._lead(run)
 
     def cancel(self, run: Run) -> None:
         """Cancel a run in whatever state it is; one that has ended stays as it is."""
@@ -154,6 +166,7 @@ class Orchestrator:
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
+        run.needs = Method.of(run.workload, run.config_json).needs
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0
@@ -200,7 +213,7 @@ class Orchestrator:
     def _choice(self, run: Run) -> Choice:
         names = run.nodes if run.epoch else run.wanted
         candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        return choose(Demand(run.count, names, run.data_wanted), candidates)
+        return choose(Demand(run.count, names, run.needs), candidates)
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
@@ -318,7 +331,10 @@ class Orchestrator:
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
 
-    def stop(self) -> None:
-        """End :meth:`serve`."""
-        with suppress(RuntimeError):
-            self._stopping.set()
+
+def _open_store(options: ServeOptions) -> RunStore:
+    if options.store_url:
+        return RunStore(options.store_url)
+    path = options.home / "runs.sqlite"
+    path.touch(mode=0o600)
+    return RunStore(path)

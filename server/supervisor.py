@@ -19,7 +19,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 from ..core.errors import ExitCode
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
-from .run import Event, Run, RunState
+from ..runs.states import RunState
+from .run import Event, Run
 
 _log = logging.getLogger(__name__)
 

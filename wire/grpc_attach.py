@@ -1,7 +1,7 @@
 """Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
 
-The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf ``bytes``
-field would cost a copy of everything.
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf
+``bytes`` field would cost a copy of everything.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from ..core.errors import FarshoreError, RefusedError, WireError
-from .chunks import CHUNK_BYTES
 from .channel import Channel
+from .chunks import CHUNK_BYTES
 from .io import IoThread
 from .pump import STALL_SECONDS, Read, Write, pump
 
@@ -36,6 +36,9 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.bdp_probe", 1),
     ("grpc.enable_retries", 0),
 ]
+
+#: Seconds that the server gets to take a goodbye.
+_LAST_SECONDS = 2.0
 
 #: Codes with which a server says no for good.
 _REFUSALS = (
@@ -78,6 +81,14 @@ def _reader(call: Any) -> Read:
         return None if chunk is grpc.aio.EOF else chunk
 
     return read
+
+
+async def _drain(call: Any) -> None:
+    """Let the server end the call, which it does once it has read everything: a cancelled call may lose our goodbye."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_SECONDS):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 class Dialer:
@@ -141,16 +152,14 @@ class Dialer:
 
     async def _run(self) -> None:
         pause = 0.1
-        while not self._channel.stopped:
+        while True:
             reason = "the connection ended"
             try:
                 if await self._once():
                     pause = 0.1
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSALS:
-                    self._channel.fail(
-                        RefusedError(f"the server refused the data connection: {error.details()}")
-                    )
+                    self._channel.fail(RefusedError(f"the server refused the data connection: {error.details()}"))
                     return
                 reason = error.details() or error.code().name
             except FarshoreError as error:
@@ -168,17 +177,20 @@ class Dialer:
         else:
             dialled = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         async with dialled:
-            call = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
-            read, write = _reader(call), call.write
+            call: Any = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
+            read: Read = _reader(call)
+            write: Write = call.write
             if self._shape is not None:
                 read, write = self._shape(read, write)
             try:
                 greeted = await pump(self._channel, read, write, stall_seconds=self._stall)
                 await call.done_writing()
+                await _drain(call)
                 if not greeted and call.done():
                     code = await call.code()
                     if code is not grpc.StatusCode.OK:
-                        raise grpc.aio.AioRpcError(code, None, None, await call.details())  # type: ignore[arg-type]
+                        nothing = grpc.aio.Metadata()
+                        raise grpc.aio.AioRpcError(code, nothing, nothing, await call.details())
                 return greeted
             finally:
                 call.cancel()

@@ -14,6 +14,9 @@ from ...data.registry import task as task_entry
 from .config import SplitFineTuning
 from .plan import SplitPlan
 
+#: What the score of the spare examples is called.
+SPARE = "spare"
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -93,6 +96,10 @@ class Schedule:
     def evaluates(self, done: int) -> bool:
         """Whether the model is evaluated after ``done`` steps."""
         return done == self.total or done % (self.config.eval_every or self.steps_per_epoch) == 0
+
+    def scores_spare(self, done: int) -> bool:
+        """Whether the evaluation after ``done`` steps goes on to the spare examples."""
+        return done == self.total and self.config.spare_samples > 0
 
     def averages(self, done: int) -> bool:
         """Whether the edges' fronts are averaged after ``done`` steps."""

@@ -28,6 +28,7 @@ class Volume:
         self.hidden_width = hidden_width
         self.front_parameters = 0
         self.vanilla = 0
+        self.vanilla_training = 0
         self.tokens = 0
         self.code_bytes = 0
 
@@ -38,7 +39,9 @@ class Volume:
         frozen front would send nothing down either.
         """
         self.tokens += tokens
-        self.vanilla += (1 + gradients) * tokens * self.hidden_width * 4 + self._side(message)
+        sent = (1 + gradients) * tokens * self.hidden_width * 4 + self._side(message)
+        self.vanilla += sent
+        self.vanilla_training += sent
         self.code_bytes += code_bytes
 
     def count_evaluation(self, tokens: int, message: Message) -> None:
@@ -58,9 +61,10 @@ class Volume:
 
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"vanilla": self.vanilla, "tokens": self.tokens, "code_bytes": self.code_bytes}
+        names = ("vanilla", "vanilla_training", "tokens", "code_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`as_dict` gave."""
-        self.vanilla, self.tokens = int(saved["vanilla"]), int(saved["tokens"])
-        self.code_bytes = int(saved["code_bytes"])
+        for name in self.as_dict():
+            setattr(self, name, int(saved[name]))

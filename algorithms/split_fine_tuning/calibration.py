@@ -59,12 +59,7 @@ class Moments:
         self.tokens += other.tokens
         self.total += other.total
         self.square += other.square
-        if (
-            self.stream is not None
-            and self.cross is not None
-            and other.stream is not None
-            and other.cross is not None
-        ):
+        if self.stream is not None and self.cross is not None and other.stream is not None and other.cross is not None:
             self.stream += other.stream
             self.cross += other.cross
 
@@ -203,9 +198,7 @@ def _trunk_state(front: Front, basis: Basis, moments: Moments) -> dict[str, Tens
         state |= {"residual.weight": r, "residual.bias": c}
     if o.how == "ffn_svd" and o.decoder == "linear":
         if front.first is None:
-            raise ConfigError(
-                "the front no longer has its first matrix", cure="calibrate once, before training"
-            )
+            raise ConfigError("the front no longer has its first matrix", cure="calibrate once, before training")
         u, bias = basis.through(*front.first)
         state |= {"expand.weight": u, "expand.bias": bias}
     return {name: value.float().contiguous() for name, value in state.items()}

@@ -16,7 +16,7 @@ from ...core.session import ServerSession
 from ...data.metrics import score
 from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, settle, shares
+from .agreement import SPARE, Offer, Schedule, settle, shares
 from .baselines import Volume
 from .codes import code_bytes, gradient_tensor
 from .config import SplitFineTuning
@@ -140,8 +140,9 @@ class Cloud:
     def _answer(self, inputs: Inputs, message: Message, node: str) -> None:
         """Count a micro-batch, and send its gradients to an edge that has a use for them."""
         trains = self.trains[node]
-        numbers = code_bytes(inputs.codes.numel(), self.config, gradients=trains)
-        self.volume.count_step(len(inputs.codes), numbers, message, gradients=trains)
+        beside = 0 if inputs.sentence is None else inputs.sentence.numel()
+        sent = code_bytes(inputs.codes.numel(), beside, self.config, gradients=trains)
+        self.volume.count_step(len(inputs.codes), sent, message, gradients=trains)
         if not trains:
             return
         seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
@@ -202,6 +203,16 @@ class Cloud:
     @torch.no_grad()
     def _evaluate(self, done: int) -> dict[str, float]:
         self.trunk.eval()
+        figures: dict[str, float] = {"step": done}
+        for name in (self.metric, SPARE) if self.schedule.scores_spare(done) else (self.metric,):
+            truth, guess = self._guess()
+            if len(truth):
+                figures[name] = score(self.metric, truth, guess)
+                self.session.log(f"step {done}: {name} {figures[name]:.4f} on {len(truth)} examples")
+        return figures
+
+    def _guess(self) -> tuple[Array, Array]:
+        """Classes and guesses for what all edges send until each says that it has evaluated."""
         truth: list[Array] = []
         guess: list[Array] = []
         for node, channel in self.session.channels.items():
@@ -213,9 +224,8 @@ class Cloud:
                 guess.append(self._logits(inputs).argmax(-1).numpy())
                 truth.append(inputs.labels.numpy())
                 self.volume.count_evaluation(len(inputs.codes), message)
-        value = score(self.metric, np.concatenate(truth), np.concatenate(guess))
-        self.session.log(f"step {done}: {self.metric} {value:.4f} on {sum(map(len, truth))} examples")
-        return {"step": done, self.metric: value}
+        empty = np.empty(0, np.int64)
+        return np.concatenate([empty, *truth]), np.concatenate([empty, *guess])
 
     # ---- checkpoints and the result ------------------------------------------------------------------------------
 
@@ -233,6 +243,7 @@ class Cloud:
         return {
             "metric": self.metric,
             "accuracy": self.evaluations[-1][self.metric],
+            "accuracy_spare": self.evaluations[-1].get(SPARE),
             "evaluations": self.evaluations,
             "steps": self.schedule.total,
             "edges": edges,
@@ -241,6 +252,7 @@ class Cloud:
             "width": self.plan.width,
             "parameters": {"edge": self.volume.front_parameters, "cloud": trunk},
             "code_bytes": self.volume.code_bytes,
+            "vanilla_bytes": self.volume.vanilla_training,
             "baselines": self.volume.baselines(self.volume.front_parameters + trunk, self.schedule.epochs, edges),
         }
 

@@ -35,10 +35,12 @@ CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()
 WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
-def code_bytes(numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
-    """Bytes of ``numbers`` codes up and, with ``gradients``, of as many down; without any side data."""
-    up, down = ((numbers * WIDTHS[bits] + 7) // 8 for bits in (config.up, config.down))
-    return up + down * gradients
+def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
+    """Bytes of so many codes of tokens and of sentences up, and of as many gradients down, without any side data."""
+    sent = [(numbers, config.up), (sentence_numbers, config.sentence_up)]
+    if gradients:
+        sent += [(numbers, config.down), (sentence_numbers, config.sentence_down)]
+    return sum((n * WIDTHS[bits] + 7) // 8 for n, bits in sent)
 
 
 def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[str, Tensor]:

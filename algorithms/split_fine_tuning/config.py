@@ -25,6 +25,9 @@ class SplitFineTuning(BaseModel):
     model: str = Field("minilm", description="'minilm' or the name of a data set that holds a transformers model")
     train_samples: int = Field(0, ge=0, description="use so many training examples, drawn with the seed; 0 = all")
     eval_samples: int = Field(0, ge=0, description="evaluate on so many held-out examples; 0 = all")
+    spare_samples: int = Field(
+        0, ge=0, description="at the end, also score so many training examples that train_samples leaves out"
+    )
     max_length: int = Field(0, ge=0, description="longest sequence in tokens; 0 = the task's default")
 
     # where and how the model is cut

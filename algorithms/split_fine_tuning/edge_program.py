@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -209,7 +209,12 @@ class Edge:
     def _evaluate(self, done: int) -> None:
         """This edge's part of the held-out examples, through the same wire as in training."""
         self.front.eval()
-        for number, batch in enumerate(self.shard.held_out()):
+        self._send_evaluation(done, self.shard.held_out())
+        if self.schedule.scores_spare(done):
+            self._send_evaluation(done, self.shard.spare_batches())
+
+    def _send_evaluation(self, done: int, batches: Iterator[Batch]) -> None:
+        for number, batch in enumerate(batches):
             padded, sentence = self.front.codes(**inputs_of(batch))
             codes = self._codes(padded, torch.from_numpy(batch.attention_mask)), sentence
             self._send("evaluation", done, number, codes, batch, {})

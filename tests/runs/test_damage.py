@@ -1,0 +1,141 @@
+"""What a run left behind is read as it was written, or refused: never something else, never silently less."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from farshore.core.errors import StorageError
+from farshore.core.transfer import Transfer
+from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.ledger import Ledger, read_ledger, segments
+
+ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
+
+
+def transfer(step: int = 0) -> Transfer:
+    return Transfer("a", "up", "activation", "int4", 0, step, 0, 100, 10, 20, 0, 0.5)
+
+
+def damage(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def newest(path: Path) -> Path:
+    return max(path.glob("step-*.safetensors"))
+
+
+@pytest.mark.parametrize("store_is_new", [True, False])
+def test_a_checkpoint_with_one_wrong_bit_is_not_offered(tmp_path: Path, store_is_new: bool) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, ARRAYS, {})
+    store.save(2, ARRAYS, {})
+    damage(newest(tmp_path), -7)
+    if store_is_new:
+        store = CheckpointStore(tmp_path)
+    assert store.steps() == [1]
+    with pytest.raises(StorageError, match="checksum"):
+        store.load(2)
+
+
+def test_a_checkpoint_with_a_wrong_figure_in_its_meta_data_is_not_offered(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, ARRAYS, {"epoch": 4})
+    content = newest(tmp_path).read_bytes()
+    assert content.count(b'\\"epoch\\": 4') == 1
+    newest(tmp_path).write_bytes(content.replace(b'\\"epoch\\": 4', b'\\"epoch\\": 5'))
+    assert store.steps() == []
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_sound_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2):
+        store.save(step, ARRAYS, {})
+    damage(newest(tmp_path), -7)
+    store.save(3, ARRAYS, {})
+    assert store.steps() == [1, 3]
+
+
+KILLED_WHILE_SAVING = """
+import sys
+from pathlib import Path
+import numpy as np
+from farshore.runs.checkpoints import CheckpointStore
+store = CheckpointStore(Path(sys.argv[1]))
+store.save(1, {"w": np.ones(10)}, {})
+big = {"w": np.ones(10_000_000)}
+print("saving", flush=True)
+store.save(2, big, {})
+store.save(2, big, {})
+"""
+
+
+@pytest.mark.process
+def test_what_a_killed_save_leaves_is_cleared_away(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "saving\n"
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.glob(".*")) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    store = CheckpointStore(tmp_path)
+    left = store.steps()
+    assert left in ([1], [1, 2])
+    store.save(3, ARRAYS, {})
+    assert store.steps() == [left[-1], 3]
+    assert sorted(p.name[:4] for p in tmp_path.iterdir()) == ["step", "step"]
+
+
+def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(transfer())
+    (tmp_path / "ledger-0001.arrows").write_bytes(b"a page of text that somebody saved under a ledger's name")
+    with pytest.raises(StorageError, match=r"ledger-0001.arrows is no ledger"):
+        read_ledger(tmp_path)
+
+
+def test_a_ledger_of_other_columns_is_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    schema = pa.schema([("node", pa.string())])
+    with pa.OSFile(str(tmp_path / "ledger-0000.arrows"), "wb") as file, pa.ipc.new_stream(file, schema):
+        pass
+    with pytest.raises(StorageError, match="no ledger of this version"):
+        read_ledger(tmp_path)
+
+
+def test_a_segment_cut_anywhere_gives_its_whole_blocks(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "whole", block_rows=2, flush_seconds=60) as ledger:
+        for step in range(6):
+            ledger.record(transfer(step))
+        ledger.flush()
+    content = segments(tmp_path / "whole")[0].read_bytes()
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    seen = set()
+    for end in range(0, len(content) + 1, 7):
+        (cut / "ledger-0000.arrows").write_bytes(content[:end])
+        steps = read_ledger(cut)["step"].to_pylist()
+        assert steps == list(range(len(steps)))
+        assert len(steps) % 2 == 0
+        seen.add(len(steps))
+    assert seen == {0, 2, 4, 6}
+
+
+def test_the_columns_asked_for_come_in_that_order(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(transfer(3))
+    table = read_ledger(tmp_path, ["frame_bytes", "kind", "step"])
+    assert table.column_names == ["frame_bytes", "kind", "step"]
+    assert table.to_pylist() == [{"frame_bytes": 20, "kind": "activation", "step": 3}]
