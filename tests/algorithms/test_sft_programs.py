@@ -154,6 +154,10 @@ def test_without_epochs_the_task_decides(world: Any) -> None:
     assert world.run(world.config(epochs=0, batch_size=24)).result["steps"] == 3  # SST-2: 3 epochs of one step
 
 
+def test_a_cut_that_decomposes_nothing_needs_few_examples_to_calibrate(world: Any) -> None:
+    assert world.run(world.config(calibration_samples=1, steps=1)).result["steps"] == 1
+
+
 def plain_descent(rate: float) -> Callable[..., Any]:
     """A maker of optimisers without momentum, decay and warm-up."""
 

@@ -112,7 +112,7 @@ def test_the_reference_shape_of_the_paper() -> None:
     small, large = (pack(Message("activation", tensors=t)).payload_bytes for t in (codes, whole))
     assert (small, large) == (67_584, 6_488_064)
     assert large / small == 96.0
-    sizes = {b: code_bytes(32 * 66 * 8, SplitFineTuning(up=b, down=b)) // 2 for b in ("raw", "int8", "int4", "int2")}
+    sizes = {b: code_bytes(32 * 66 * 8, 0, SplitFineTuning(up=b, down=b)) // 2 for b in ("raw", "int8", "int4", "int2")}
     assert sizes == {"raw": 67_584, "int8": 16_896, "int4": 8_448, "int2": 4_224}
 
 
