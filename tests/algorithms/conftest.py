@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from farshore.algorithms.split_fine_tuning.edge_program import Edge
 from farshore.algorithms.split_fine_tuning.heads import Classifier
 from farshore.algorithms.split_fine_tuning.workload import SplitFineTuningWorkload
 from farshore.core.errors import DataError
+from farshore.core.message import Message
 from farshore.core.transfer import Transfer
 from farshore.simulations.in_process import InProcessRun
 
@@ -89,29 +90,10 @@ def batch() -> Batch:
 
 # ---- whole runs of split fine-tuning on a tiny model ----------------------------------------------------------------
 
-WORDS = [
-    "good",
-    "bad",
-    "fine",
-    "poor",
-    "film",
-    "story",
-    "actor",
-    "scene",
-    "plot",
-    "music",
-    "was",
-    "is",
-    "not",
-    "very",
-    "never",
-    "a",
-    "the",
-    "and",
-    "but",
-    "dull",
-    "great",
-]
+WORDS = ["good", "bad", "fine", "poor", "film", "story", "actor", "scene", "plot", "music"]
+WORDS += ["was", "is", "not", "very", "never", "a", "the", "and", "but", "dull", "great"]
+#: ``hook(owner, message)`` sees every message of a side (a node's name or "server") and returns what goes on.
+Hook = Callable[[str, Message], Message]
 
 
 def _save_tiny_bert(folder: Path) -> None:
@@ -177,7 +159,7 @@ class Watched(SplitFineTuningWorkload):
 
     cloud: Cloud | None = None
     edges: dict[str, Edge] = field(default_factory=dict)
-    wrap: Callable[[Any], Any] = lambda session: session
+    wrap: Callable[[Any], Any] = field(default=lambda session: session)
 
     def server_program(self, session: Any, config: Any) -> dict[str, Any]:
         self.cloud = Cloud(self.wrap(session), config)
@@ -190,12 +172,40 @@ class Watched(SplitFineTuningWorkload):
 
 
 @dataclass
+class Tap:
+    """A channel with hooks on what is sent and received through it; hooks may change a message or raise."""
+
+    owner: str
+    channel: Any
+    on_send: Hook
+    on_receive: Hook
+
+    def send(self, message: Message) -> None:
+        self.channel.send(self.on_send(self.owner, message))
+
+    def receive(self, timeout: float | None = None) -> Message:
+        return self.on_receive(self.owner, self.channel.receive(timeout))
+
+
+def _unchanged(owner: str, message: Message) -> Message:
+    return message
+
+
+def _tapped(session: Any, on_send: Hook, on_receive: Hook) -> Any:
+    if hasattr(session, "channel"):
+        return replace(session, channel=Tap(session.node, session.channel, on_send, on_receive))
+    taps = {node: Tap("server", c, on_send, on_receive) for node, c in session.channels.items()}
+    return replace(session, channels=taps)
+
+
+@dataclass
 class World:
-    """Tiny data and a tiny model, and runs on them."""
+    """Tiny data and a tiny model, and runs on them; ``watched`` holds the programs of the newest."""
 
     data: dict[str, Path]
     folder: Path
     count: int = 0
+    watched: Watched = field(default_factory=lambda: Watched())
 
     def config(self, **changes: Any) -> SplitFineTuning:
         """Everything exact and nothing random, unless ``changes`` says otherwise: 24 sentences, 3 steps an epoch."""
@@ -215,14 +225,12 @@ class World:
         edges: int = 1,
         *,
         directory: Path | None = None,
-        wrap: Callable[[Any], Any] | None = None,
-        watched: Watched | None = None,
+        on_send: Hook = _unchanged,
+        on_receive: Hook = _unchanged,
     ) -> Outcome:
-        """Run it; in a fresh directory unless one is given. ``wrap`` may replace the sessions of both sides."""
+        """Run it, in a fresh directory unless one is given, with hooks on the messages of all sides."""
         self.count += 1
-        watched = watched or Watched()
-        if wrap is not None:
-            watched.wrap = wrap
+        watched = self.watched = Watched(wrap=lambda session: _tapped(session, on_send, on_receive))
         rows: list[Transfer] = []
         run = InProcessRun(
             watched,
@@ -247,7 +255,13 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"tiny": root / "model", "glue": root / "glue"}
 
 
+@pytest.fixture(scope="session")
+def new_world(tiny_data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], World]:
+    """Makes runs on tiny data possible; see :class:`World`."""
+    return lambda: World(tiny_data, tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture
-def world(tiny_data: dict[str, Path], tmp_path: Path) -> World:
+def world(new_world: Callable[[], World]) -> World:
     """Runs on tiny data; see :class:`World`."""
-    return World(tiny_data, tmp_path)
+    return new_world()

@@ -100,7 +100,7 @@ def test_averaged_fronts_equal_one_edge_under_plain_gradient_descent(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each edge's gradient is its examples' part of the whole batch's, so the mean of K fronts after one step of plain
-    gradient descent at rate K·lr is one edge's step at rate lr. (Adam rescales each edge's gradient by itself and has
+    gradient descent at rate K·lr is one edge's step at rate lr. (Adam rescales each edge's gradient by itself: it has
     no such identity.)"""
     config = world.config(**WHOLE_SET, average_every=1, average_encoding="raw")
     monkeypatch.setattr(cloud_program, "make_optimiser", plain_descent(0.05))
@@ -152,6 +152,10 @@ def test_the_number_of_steps_can_be_capped(world: Any) -> None:
 
 def test_without_epochs_the_task_decides(world: Any) -> None:
     assert world.run(world.config(epochs=0, batch_size=24)).result["steps"] == 3  # SST-2: 3 epochs of one step
+
+
+def test_a_cut_that_decomposes_nothing_needs_few_examples_to_calibrate(world: Any) -> None:
+    assert world.run(world.config(calibration_samples=1, steps=1)).result["steps"] == 1
 
 
 def plain_descent(rate: float) -> Callable[..., Any]:
