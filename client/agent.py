@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 from dataclasses import replace
@@ -49,6 +50,8 @@ def run(options: AgentOptions) -> None:
     for name, path in options.data.items():
         if not path.exists():
             raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
+    # gRPC's own log says in another way, and in several lines, what our errors say in one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}
     asyncio.run(_Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
@@ -60,17 +63,13 @@ class _Agent:
         self._stop = asyncio.Event()
         self._pause = _FIRST_PAUSE
         self._profile = pb.NodeProfile()
+        self._programs: Programs | None = None
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        if self._options.measure is not None:
-            self._profile = await asyncio.to_thread(self._options.measure)
-        self._tell("joining", self._options.address)
-        member = await asyncio.to_thread(membership, self._options)
-        programs = Programs(self._options, member, self._outbox)
-        staying = asyncio.create_task(self._stay_connected(member, programs), name="control stream")
+        staying = asyncio.create_task(self._be_node(), name="control stream")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             await asyncio.wait([staying, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -80,8 +79,17 @@ class _Agent:
             staying.cancel()
             stopping.cancel()
             await asyncio.gather(staying, stopping, return_exceptions=True)
-            await programs.stop_all()
+            if self._programs is not None:
+                await self._programs.stop_all()
             self._tell("stopped", "")
+
+    async def _be_node(self) -> None:
+        if self._options.measure is not None:
+            self._profile = await asyncio.to_thread(self._options.measure)
+        self._tell("joining", self._options.address)
+        member = await asyncio.to_thread(membership, self._options)
+        self._programs = Programs(self._options, member, self._outbox)
+        await self._stay_connected(member, self._programs)
 
     async def _stay_connected(self, member: Membership, programs: Programs) -> None:
         """Connect, and connect again with growing, jittered pauses; ends by an error only."""

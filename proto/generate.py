@@ -1,7 +1,7 @@
 """Generate the protobuf modules beside their sources: ``python proto/generate.py [--check]``.
 
-grpcio-tools runs in an environment of its own, because its releases lag grpcio's. ``--check`` writes nothing and fails when
-a committed module is not what the source gives.
+grpcio-tools runs in an environment of its own, because its releases lag grpcio's. ``--check`` writes nothing and
+fails when a committed module is not what the source gives.
 """
 
 from __future__ import annotations

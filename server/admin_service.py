@@ -79,7 +79,7 @@ class AdminService(AdminServicer):
         run = await self._run(request.id, context)
         try:
             self._server.resume(run)
-        except ConfigError as error:
+        except FarshoreError as error:
             await refuse(context, error, "to resume")
         return run.info()
 

@@ -9,9 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, NotFoundError, RefusedError
+from ..core.errors import ConfigError, FarshoreError, RefusedError
 from ..core.files import private_folder
-from ..core.workloads import names as workload_names
 from ..proto import control_pb2 as pb
 from ..runs.states import ENDED
 from ..runs.store import RunStore
@@ -19,6 +18,7 @@ from .book import Book
 from .credentials import Credentials
 from .data_service import Door
 from .identity import Identity, open_identity
+from .method import Method
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
@@ -68,7 +68,7 @@ class Orchestrator:
         everyone = self.credentials.nodes()
         self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
         for run in self.book.open():
-            self._lead(run)
+            self._take_up(run)
         watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
         try:
             if on_ready is not None:
@@ -119,27 +119,37 @@ class Orchestrator:
 
         Raises
         ------
-        NotFoundError
-            No workload has that name.
+        NotFoundError, MissingExtraError
+            No workload has that name, or it needs a package that is not installed here.
         ConfigError
-            The request contradicts itself.
+            Its configuration is wrong, or the request contradicts itself.
         """
-        if request.workload not in workload_names():
-            raise NotFoundError(f"this server knows no method called '{request.workload[:80]}'")
+        method = Method.of(request.workload, request.config_json or "{}")
         count = len(request.nodes) or request.node_count or 1
         if len(set(request.nodes)) != len(request.nodes):
             raise ConfigError("the same node is named twice")
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.book.create(
             workload=request.workload,
-            config_json=request.config_json or "{}",
+            config_json=method.config_json,
             seed=seed,
             count=count,
             wanted=tuple(request.nodes),
             data=dict(request.data),
         )
+        run.needs = method.needs
         self._lead(run)
         return run
+
+    def _take_up(self, run: Run) -> None:
+        """Lead a run that waited when the server went down."""
+        try:
+            run.needs = Method.of(run.workload, run.config_json).needs
+        except FarshoreError as error:  # its method is gone or has changed
+            run.state, run.reason = "failed", str(error)
+            self.book.save(run)
+        else:
+            self._lead(run)
 
     def cancel(self, run: Run) -> None:
         """Cancel a run in whatever state it is; one that has ended stays as it is."""
@@ -156,6 +166,7 @@ class Orchestrator:
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
+        run.needs = Method.of(run.workload, run.config_json).needs
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0
@@ -202,7 +213,7 @@ class Orchestrator:
     def _choice(self, run: Run) -> Choice:
         names = run.nodes if run.epoch else run.wanted
         candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        return choose(Demand(run.count, names, run.data_wanted), candidates)
+        return choose(Demand(run.count, names, run.needs), candidates)
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"

@@ -41,6 +41,8 @@ class Run:
         Nodes asked for by name; empty = any ``count`` of them.
     nodes : tuple of str
         The cohort, once it is chosen; it stays the same for ever.
+    needs : tuple of tuple of str
+        Data sets that each node must hold; for each, the names under which it will do.
     data : dict
         Data sets on the server's side.
     ending : (str, str) or None
@@ -59,6 +61,7 @@ class Run:
     log: RunLog
     count: int = 1
     wanted: tuple[str, ...] = ()
+    needs: tuple[tuple[str, ...], ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     state: RunState = "waiting"
     reason: str = ""
@@ -77,15 +80,6 @@ class Run:
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     restarts: deque[float] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def data_wanted(self) -> str:
-        """Name of the data set the nodes need: the configuration's ``data``, if it has one."""
-        try:
-            value = json.loads(self.config_json or "{}").get("data", "")
-        except (ValueError, AttributeError):
-            return ""
-        return value if isinstance(value, str) else ""
 
     def end_early(self, verdict: Literal["cancelled", "interrupted"], reason: str) -> None:
         """Ask the run's supervisor to end it."""

@@ -144,10 +144,12 @@ class InProcessRun:
         ]
         for thread in threads:
             thread.start()
+        result: dict[str, Any] = {}
+        lost: PeerLostError | None = None
         try:
             result = self.workload.server_program(server, self.config)
-        except PeerLostError as lost:
-            raise (failures[0] if failures else lost) from None
+        except PeerLostError as error:
+            lost = error
         finally:
             # Whatever the server program left unsaid, nobody may wait for it: an open channel would block the join.
             for mine, _ in pairs.values():
@@ -156,6 +158,8 @@ class InProcessRun:
                 thread.join()
         if failures:
             raise failures[0]
+        if lost is not None:
+            raise lost
         return result
 
     def _sessions(

@@ -1,7 +1,7 @@
 """A channel: numbered frames, kept until the other program took them, replayed when a connection breaks.
 
-The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O thread
-that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
+The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O
+thread that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
 :meth:`~Channel.receive`.
 """
 
@@ -71,7 +71,8 @@ class Channel:
     recorder : Recorder, optional
         Gets a row per frame in either direction; the run process gives one, nodes do not.
     chunk_bytes : int
-        Size of the chunks that frames are cut into; a slow link wants smaller ones, so that the other end sees progress.
+        Size of the chunks that frames are cut into; a slow link wants smaller ones, so that the other end sees
+        progress.
     """
 
     def __init__(
@@ -428,8 +429,8 @@ class Attachment:
                 raise WireError(f"{channel.peer} says it has frame {received}, which was never sent")
             if received < channel._acknowledged:
                 lost = PeerLostError(
-                    f"{channel.peer} has frames up to {received} and took {channel._acknowledged} before: it is not the "
-                    "program that this conversation began with"
+                    f"{channel.peer} has frames up to {received} and took {channel._acknowledged} before: "
+                    "it is not the program that this conversation began with"
                 )
                 channel.inbox.fail(lost)
                 channel._lock.notify_all()

@@ -1,7 +1,8 @@
 """Frames as chunks of about one mebibyte, the size that gRPC moves fastest, and back.
 
-The payload is copied once on each side at most: into its chunks when it is sent (so that a program may change its arrays
-at once), and into its own buffer when it arrives in several chunks. A frame that arrives as one chunk is not copied at all.
+The payload is copied once on each side at most: into its chunks when it is sent (so that a program may change its
+arrays at once), and into its own buffer when it arrives in several chunks. A frame that arrives as one chunk is not
+copied at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
 
-The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf ``bytes``
-field would cost a copy of everything.
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf
+``bytes`` field would cost a copy of everything.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import grpc
 
 from ..core.errors import FarshoreError, RefusedError, WireError
-from .chunks import CHUNK_BYTES
 from .channel import Channel
+from .chunks import CHUNK_BYTES
 from .io import IoThread
 from .pump import STALL_SECONDS, Read, Write, pump
 
@@ -170,7 +170,7 @@ class Dialer:
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._channel.stopped:
+        while True:
             greetings = self._channel.greetings
             reason = "the connection ended"
             try:
@@ -198,7 +198,7 @@ class Dialer:
         else:
             dialled = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         async with dialled:
-            call = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
+            call: Any = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
             try:
                 await self._serve(call)
             except asyncio.InvalidStateError:  # written to after its end

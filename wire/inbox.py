@@ -12,7 +12,6 @@ from typing import Protocol
 from ..core.errors import PeerLostError
 from ..core.message import Message
 
-
 #: Numbers arrivals over all inboxes of the process.
 _arrivals = itertools.count()
 
@@ -20,8 +19,8 @@ _arrivals = itertools.count()
 class Inbox:
     """Arrived frames in order.
 
-    The bytes in it are bounded by the sender's window, not here: the sender counts a frame until this side's program took
-    it.
+    The bytes in it are bounded by the sender's window, not here: the sender counts a frame until this side's program
+    took it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Channels inside one process: the frames of a network without the network.
 
-Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums, chunks and
-acknowledgements have no work to do here and are left out.
+Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums,
+chunks and acknowledgements have no work to do here and are left out.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from .pump import Read, Write
 async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
     """Join a node's connection to the run process that listens at ``path``, until either ends.
 
-    A chunk is read only after the one before it was accepted by the other side, so a slow run process slows its node down
-    and nothing piles up here.
+    A chunk is read only after the one before it was accepted by the other side, so a slow run process slows its node
+    down and nothing piles up here.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """A slow link on a fast one: bandwidth, latency and jitter of a link profile for a real node's connection.
 
-A chunk starts when the one before it is through, takes bytes / bandwidth, and arrives one latency later. Latency overlaps
-with the chunks behind, so it does not lower the throughput; jitter never reorders.
+A chunk starts when the one before it is through, takes bytes / bandwidth, and arrives one latency later. Latency
+overlaps with the chunks behind, so it does not lower the throughput; jitter never reorders.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ class _Uplink:
 
 
 class _Downlink:
-    """Chunks on their way down: a task reads ahead, as far as the link's latency holds, and ends with the connection."""
+    """Chunks on their way down: a task reads ahead as far as the link's latency holds; it ends with the connection."""
 
     def __init__(self, pacer: Pacer, read: Read) -> None:
         self._pacer, self._read = pacer, read
-        self._line: asyncio.Queue[tuple[float, bytes | None | BaseException]] = asyncio.Queue()
+        self._line: asyncio.Queue[tuple[float, bytes | BaseException | None]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._fetch())
 
     async def read(self) -> bytes | None:
@@ -129,7 +129,7 @@ class _Downlink:
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            chunk: bytes | None | BaseException
+            chunk: bytes | BaseException | None
             try:
                 chunk = await self._read()
             except (Exception, asyncio.CancelledError) as error:

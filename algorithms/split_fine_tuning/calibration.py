@@ -149,7 +149,9 @@ def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
                 moments.add(a[keep], None if h is None else h[keep])
     finally:
         front.train(was_training)
-    if moments is None or moments.tokens < front.plan.width:
+    # Directions need as many tokens; where nothing is decomposed, the moments of a few will do.
+    needed = front.plan.width if front.codec is not None else 1
+    if moments is None or moments.tokens < needed:
         seen = 0 if moments is None else moments.tokens
         raise DataError(
             f"calibration saw {seen} tokens for a code of width {front.plan.width}",

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...core.errors import ConfigError
+
 Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 
 
@@ -81,10 +83,13 @@ class SplitFineTuning(BaseModel):
 
         Raises
         ------
-        ValueError
+        ConfigError
             There is no such block.
         """
         k = self.block if self.block > 0 else blocks + self.block
         if not 1 <= k <= blocks:
-            raise ValueError(f"block={self.block} is not one of the model's {blocks} blocks")
+            raise ConfigError(
+                f"block={self.block} is not one of the model's {blocks} blocks",
+                cure=f"choose 1 to {blocks}, or -1 (the last but one) to {1 - blocks}",
+            )
         return k

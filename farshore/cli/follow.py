@@ -76,24 +76,35 @@ class Progress:
         return parts
 
 
-class Meter:
-    """Turns what the server tells about a run into :class:`Progress`, with the rate over the last steps."""
+class Rate:
+    """Steps per second over the last steps."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
-    def read(self, run: RunInfo, now: float) -> Progress:
-        """Take in one message that arrived at monotonic time ``now``, seconds."""
-        done = int(run.done)
+    def at(self, done: int, now: float) -> float:
+        """The rate once ``done`` steps are done at monotonic time ``now``, seconds; 0 while it is unknown."""
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()  # restarted from a checkpoint
         # Loading models comes before the first step and says nothing about the next ones.
         if done and (not self._seen or done > self._seen[-1][1]):
             self._seen.append((now, done))
-        rate = 0.0
-        if len(self._seen) > 1:
-            (first, start), (last, end) = self._seen[0], self._seen[-1]
-            rate = (end - start) / max(1e-9, last - first)
+        if len(self._seen) < 2:
+            return 0.0
+        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        return (end - start) / max(1e-9, last - first)
+
+
+class Meter:
+    """Turns what the server tells about a run into :class:`Progress`."""
+
+    def __init__(self) -> None:
+        self._rate = Rate()
+
+    def read(self, run: RunInfo, now: float) -> Progress:
+        """Take in one message that arrived at monotonic time ``now``, seconds."""
+        done = int(run.done)
+        rate = self._rate.at(done, now)
         told = figures(run)
         loss = told.get("loss")
         return Progress(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,16 @@ def test_a_refused_node_ends_with_one_line_and_does_not_try_again(tmp_path: Path
     assert "Traceback" not in err
 
 
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = start("server", "up", "--port", str(taken.getsockname()[1]), "--home", str(tmp_path / "server"))
+        out, err = server.communicate(timeout=60)
+    assert (server.returncode, out) == (ExitCode.PORT_IN_USE, "")
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "  try"]
+
+
 def test_members_stop_when_whoever_started_them_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom farshore.demo.household import Household\n"
@@ -144,7 +155,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, numbe
     assert "interrupted" in err
     assert "Traceback" not in err
     assert alive(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("farshore-*")) == []
 
 
 @pytest.mark.slow
@@ -165,4 +176,4 @@ def test_the_demo_ends_with_its_figures(tmp_path: Path) -> None:
     assert told["socket_bytes"] is None or told["socket_bytes"] > told["frame_bytes"]
     assert sum(line["payload_bytes"] for line in told["communication"]["lines"]) == told["payload_bytes"]
     assert told["seconds"] > 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("farshore-*")) == []

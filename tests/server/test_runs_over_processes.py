@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from farshore.core.errors import NotFoundError
+from farshore.core.errors import ConfigError, NotFoundError
 from farshore.core.seeds import Seed
 from farshore.runs.directory import RunDirectory
 from farshore.server.certificates import certs_init, certs_issue
@@ -178,12 +178,14 @@ def test_sigterm_ends_server_and_agent_in_five_seconds_without_a_trace(cloud: An
     assert cloud.run(run_id).state == "interrupted"
 
 
-def test_a_wrong_configuration_fails_the_run_with_the_key(cloud: Any) -> None:
-    cloud.join("a")
-    info = cloud.when(cloud.submit({"rounds": -1}, count=1), "failed")
-    assert "rounds" in info.reason
-    assert "\n" not in info.reason
-    assert cloud.node("a").runs == []
+def test_a_wrong_configuration_is_refused_with_the_key_and_a_right_one_kept_whole(cloud: Any) -> None:
+    with pytest.raises(ConfigError, match="rounds") as caught:
+        cloud.submit({"rounds": -1}, count=1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="round_count"):
+        cloud.submit({"round_count": 1}, count=1)
+    info = cloud.run(cloud.submit({"rounds": 3}, count=1))
+    assert json.loads(info.config_json) == {"rounds": 3, "kilobytes": 1024, "checkpoint_every": 10, "pause_ms": 0.0}
 
 
 def test_a_program_that_raises_fails_the_run_with_the_node_and_its_traceback(cloud: Any, until: Any) -> None:

@@ -25,6 +25,7 @@ from farshore.wire.memory import pair
 from farshore.wire.pump import Read, Write, pump
 from farshore.wire.relay import relay
 
+
 def message(number: int, size: int = 0, kind: str = "test") -> Message:
     """A message that can be told from every other."""
     array = (np.arange(size, dtype=np.uint64) * 2654435761 + number).astype(np.uint8)

@@ -50,7 +50,11 @@ def test_everything_in_a_message_arrives(wires: Any, kind: str) -> None:
         round=2,
         step=3,
         micro=4,
-        tensors={"codes": Tensor(values, Int4()), "mask": Tensor(values > 0), "b": Tensor(np.zeros(3, np.uint16), None, "bf16")},
+        tensors={
+            "codes": Tensor(values, Int4()),
+            "mask": Tensor(values > 0),
+            "b": Tensor(np.zeros(3, np.uint16), None, "bf16"),
+        },
         fields={"lr": 0.5, "last": True, "n": -3, "text": "ä", "blob": b"\x00"},
     )
     ends.server.send(sent)
@@ -193,11 +197,9 @@ def test_receive_any_takes_messages_in_the_order_of_arrival(wires: Any, kind: st
     pairs = {name: wires.connect(kind, name) for name in ("a", "b", "c")}
     channels = {name: ends.server for name, ends in pairs.items()}
     order = ["c", "a", "c", "b", "a", "b", "c"]
-    waiting = 0
     for place, name in enumerate(order):
         pairs[name].node.send(wires.message(place))
-        waiting += 1
-        _until(lambda waiting=waiting: sum(len(c.inbox) for c in channels.values()) == waiting)
+        _until(lambda sent=place + 1: sum(len(c.inbox) for c in channels.values()) == sent)
     got = [receive_any(channels, 20) for _ in order]
     assert [name for name, _ in got] == order
     assert [message.step for _, message in got] == list(range(len(order)))
@@ -239,7 +241,17 @@ def test_the_ledger_has_the_same_rows_whatever_the_connection(wires: Any) -> Non
             ends.node.receive(20)
         tables.append(
             [
-                (r.node, r.direction, r.kind, r.encoding, r.step, r.dense_bytes, r.payload_bytes, r.frame_bytes, r.attempt)
+                (
+                    r.node,
+                    r.direction,
+                    r.kind,
+                    r.encoding,
+                    r.step,
+                    r.dense_bytes,
+                    r.payload_bytes,
+                    r.frame_bytes,
+                    r.attempt,
+                )
                 for r in ends.data_rows
             ]
         )
