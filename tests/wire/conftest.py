@@ -51,10 +51,10 @@ class Proxy:
         Whether bytes are swallowed, as on a dead link.
     """
 
-    def __init__(self, io: IoThread, target: int) -> None:
+    def __init__(self, io: IoThread, target: int, cuts: list[int]) -> None:
         self._io, self._target = io, target
         self.up = self.down = self.connections = 0
-        self.cuts: list[int] = []
+        self.cuts = cuts
         self.frozen = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._server = io.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
@@ -142,6 +142,7 @@ class Wires:
         node: str = "edge",
         *,
         proxied: bool = False,
+        cuts: list[int] | None = None,
         stall: float = 30.0,
         shape: Any = None,
         **how: Any,
@@ -155,7 +156,7 @@ class Wires:
         mine = Channel("server", node, "node", **how)
         self.channels[node] = server
         port = self.port(kind, stall)
-        proxy = Proxy(self.server_io, port) if proxied else None
+        proxy = Proxy(self.server_io, port, cuts or []) if proxied else None
         ends = Ends(server, mine, proxy, rows=rows)
         ends.dialer = self.dial(mine, proxy.port if proxy else port, node, stall=stall, shape=shape)
         if proxy:
