@@ -7,6 +7,7 @@ thread that feeds arriving chunks in and asks for chunks to send. Programs only 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -327,10 +328,7 @@ class Attachment:
                 continue
             frame = self._next_frame()
             if frame is not None:
-                for chunk in frame.chunks:
-                    yield chunk
-                    if self.dropped:
-                        return
+                yield from itertools.takewhile(lambda _: not self.dropped, frame.chunks)
             elif self._goodbye:
                 self._goodbye = False
                 yield self._own_frame(FrameType.BYE)
