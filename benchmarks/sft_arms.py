@@ -1,4 +1,4 @@
-"""What the accuracy benchmark of split fine-tuning compares: arms, data, finished results and their table.
+"""What the accuracy benchmark of split fine-tuning compares: arms, finished results and their table.
 
 The trainer is ``sft_accuracy.py`` beside this file. ``python benchmarks/sft_arms.py RESULTS.jsonl [--json]``
 prints the table of what has finished so far.
@@ -7,52 +7,73 @@ prints the table of what has finished so far.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import os
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farshore.core.seeds import Seed
-from farshore.data.encoded import EncodedSet
-from farshore.data.registry import task as task_entry
-from farshore.data.text import Tokenizer, encode
+from _common import Table
+
+#: Bits per number of each encoding that arms use.
+WIDTHS = {"raw": 32, "int8": 8, "int4": 4, "int2": 2}
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to train; ``cut=None`` is the unsplit model.
 
-    ``place`` is the block that is cut open, as a rule on the number of blocks L. ``bits`` holds for both
-    directions. ``goal`` is the largest loss of accuracy against unsplit, in points, that is aimed at on
-    SST-2.
+    ``place`` is the block that is cut open, as a rule on the number of blocks L. ``up`` and ``down`` encode codes and
+    their gradients. ``goal`` is the largest loss of accuracy against unsplit, in points, that is aimed at on SST-2.
     """
 
     name: str
     cut: str | None = None
     place: str = ""
     rank: int = 0
-    bits: int = 32
+    up: str = "raw"
+    down: str = "raw"
     residual: str = "project"
     init: str = "pca"
     codec_lr: float = 5.0
+    decoder: str = "linear"
+    sentence_vector: int = 0
+    warmup: float = 0.1
     goal: float | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The method's settings that make this arm, but for the block: see :meth:`block`."""
+        if self.cut is None:
+            return {"warmup": self.warmup}
+        return {
+            "cut": self.cut,
+            "rank": self.rank,
+            "up": self.up,
+            "down": self.down,
+            "residual": self.residual,
+            "init": self.init,
+            "codec_lr_factor": self.codec_lr,
+            "decoder": self.decoder,
+            "sentence_vector": self.sentence_vector,
+            "warmup": self.warmup,
+        }
 
     def block(self, blocks: int) -> int:
         """The block that is cut open, counted from 1."""
         return {"L-1": blocks - 1, "L/2": blocks // 2}[self.place]
 
     def code_ratio(self, width: int) -> float:
-        """Bytes of a vanilla split (``width`` fp32 numbers a token) over bytes of codes."""
-        return 1.0 if self.cut is None else 32 * width / (self.rank * self.bits)
+        """Bytes of a vanilla split (``width`` fp32 numbers a token) over bytes of the tokens' codes, both ways."""
+        return 1.0 if self.cut is None else 64 * width / (self.rank * (WIDTHS[self.up] + WIDTHS[self.down]))
 
     @property
     def key(self) -> str:
-        """Name and a hash of every setting: results of other settings are not taken for this arm's."""
-        settings = json.dumps(asdict(self), sort_keys=True).encode()
+        """Name and a hash of every setting but the goal: results of other settings are not taken for this arm's."""
+        settings = json.dumps({**asdict(self), "goal": None}, sort_keys=True).encode()
         return f"{self.name}#{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
 
 
@@ -61,36 +82,45 @@ def arms() -> list[Arm]:
     goals = {"L-1": {32: 0.5, 8: 0.5, 4: 1.0, 2: 1.5}, "L/2": {32: 1.0}}
     found = [Arm("unsplit")]
     for place, by_rank in goals.items():
-        found.append(
-            Arm(f"paper r4 fp32 {place}", "ffn_svd", place, 4, 32, residual="drop", init="svd", codec_lr=1.0)
-        )
+        found.append(Arm(f"paper r4 fp32 {place}", "ffn_svd", place, 4, residual="drop", init="svd", codec_lr=1.0))
         found += [
-            Arm(f"recipe r{rank} int4 {place}", "ffn_svd", place, rank, 4, goal=by_rank.get(rank))
+            Arm(f"recipe r{rank} int4 {place}", "ffn_svd", place, rank, "int4", "int4", goal=by_rank.get(rank))
             for rank in (32, 8, 4, 2)
         ]
     return found
 
 
-@dataclass(frozen=True)
-class BenchmarkData:
-    """What one seed trains on and its arms are scored on; ``unused`` is training data left out, if any."""
+def light() -> list[Arm]:
+    """What may close the gap of the light edge (half the blocks) at the recipe's traffic: 16 bytes per token and way.
 
-    train: EncodedSet
-    dev: EncodedSet
-    unused: EncodedSet | None
+    A sentence vector of 32 numbers, fp16 up and int8 down, costs what four channels of a sentence of average length
+    do: it is paid for with eight of the 32 channels.
+    """
+    base = Arm("light", "ffn_svd", "L/2", 32, "int4", "int4")
+    changes: dict[str, dict[str, Any]] = {
+        "r31 int4": {"rank": 31},
+        "codec lr 1": {"codec_lr": 1.0},
+        "codec lr 10": {"codec_lr": 10.0},
+        "warm-up 30%": {"warmup": 0.3},
+        "mlp": {"decoder": "mlp"},
+        "mlp, codec lr 1": {"decoder": "mlp", "codec_lr": 1.0},
+        "r24 + sentence 32": {"rank": 24, "sentence_vector": 32},
+        "r24 + sentence 32, mlp": {"rank": 24, "sentence_vector": 32, "decoder": "mlp"},
+        "r64 int2": {"rank": 64, "up": "int2", "down": "int2"},
+        "r64 int2, mlp": {"rank": 64, "up": "int2", "down": "int2", "decoder": "mlp"},
+        "r42 int4 up, int2 down": {"rank": 42, "down": "int2"},
+        "r42 int2 up, int4 down": {"rank": 42, "up": "int2"},
+        "r16 int8": {"rank": 16, "up": "int8", "down": "int8"},
+        "r48 int4 (64x)": {"rank": 48},
+    }
+    return [replace(base, name=f"light {name}", **change) for name, change in changes.items()]
 
 
-def load(
-    name: str, glue: Path, tokenizer: Tokenizer, seed: Seed, train_size: int | None, unused_size: int = 5000
-) -> BenchmarkData:
-    """Read a task; ``train_size=None`` trains on all of it, and nothing is left to score on but dev."""
-    entry = task_entry(name)
-    task = entry.load(lambda _: glue, seed)
-    train, dev = (encode(part, tokenizer, entry.max_length) for part in (task.train, task.dev))
-    if train_size is None or train_size >= len(train):
-        return BenchmarkData(train, dev, None)
-    train, rest = train.split(train_size, seed.child("train"))
-    return BenchmarkData(train, dev, rest.subset(min(unused_size, len(rest)), seed.child("unused")))
+def chosen(pattern: str | None) -> list[Arm]:
+    """The arms of the goals, or those whose names match a glob; the unsplit model always comes first."""
+    if pattern is None:
+        return arms()
+    return [a for a in (*arms(), *light()) if a.cut is None or fnmatch.fnmatchcase(a.name, pattern)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,7 @@ class Result:
     unused: float | None
     code_bytes: int
     payload_bytes: int
+    frame_bytes: int
     vanilla_bytes: int
     seconds: float
 
@@ -149,14 +180,13 @@ def summary(results: Iterable[Result]) -> list[dict[str, Any]]:
     for r in results:
         by_arm.setdefault((r.task, r.setup, r.arm), {})[r.seed] = r
     unsplit = arms()[0].key
-    known = {arm.key: arm for arm in arms()}
+    known = {arm.key: arm for arm in (*arms(), *light())}
     rows = []
     for (task, setup, key), runs in by_arm.items():
         base = by_arm.get((task, setup, unsplit), {})
         paired = [(runs[s], base[s]) for s in sorted(runs) if s in base]
-        vanilla, payload, code = (
-            sum(getattr(r, f"{kind}_bytes") for r in runs.values()) for kind in ("vanilla", "payload", "code")
-        )
+        kinds = ("vanilla", "code", "payload", "frame")
+        vanilla, code, payload, frame = (sum(getattr(r, f"{k}_bytes") for r in runs.values()) for k in kinds)
         dev = _spread([100 * (a.dev - b.dev) for a, b in paired])
         goal = known[key].goal if key in known and task == "sst2" else None
         rows.append(
@@ -169,18 +199,15 @@ def summary(results: Iterable[Result]) -> list[dict[str, Any]]:
                 "unused": _mean([r.unused for r in runs.values()]),
                 "gap_dev": dev,
                 "gap_unused": _spread(
-                    [
-                        100 * (a.unused - b.unused)
-                        for a, b in paired
-                        if a.unused is not None and b.unused is not None
-                    ]
+                    [100 * (a.unused - b.unused) for a, b in paired if a.unused is not None and b.unused is not None]
                 ),
                 "goal": goal,
-                "goal_met_on_dev": None if goal is None or dev is None else dev["mean"] >= -goal,
                 "code_bytes": code,
                 "payload_bytes": payload,
+                "frame_bytes": frame,
                 "code_ratio": vanilla / code if code else None,
                 "payload_ratio": vanilla / payload if payload else None,
+                "seconds": statistics.fmean(r.seconds for r in runs.values()),
             }
         )
     return rows
@@ -198,8 +225,8 @@ def _spread(gaps: list[float]) -> dict[str, Any] | None:
     return {"mean": statistics.fmean(gaps), "sd": sd, "n": len(gaps), "each": gaps}
 
 
-def table(rows: Iterable[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
+def table(rows: Iterable[dict[str, Any]]) -> Table:
+    """The rows for people; bytes are those of the training, both ways, set-up of the codec included."""
 
     def gap(value: dict[str, Any] | None) -> str:
         if value is None:
@@ -210,16 +237,15 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     def number(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    lines = [
-        "| task | setup | arm | dev | unused | gap dev, points | gap unused | code ratio | payload ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["task", "setup", "arm", "dev", "unused", "gap dev, points", "gap unused"]
+    columns += ["code MB", "payload MB", "code ratio", "payload ratio"]
+    lines = []
     for r in rows:
         cells = [r["task"], r["setup"], r["arm"].partition("#")[0], number(r["dev"], ".4f")]
         cells += [number(r["unused"], ".4f"), gap(r["gap_dev"]), gap(r["gap_unused"])]
-        cells += [number(r["code_ratio"], ".1f"), number(r["payload_ratio"], ".1f")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells += [number(r[f"{kind}_bytes"] / r["seeds"] / 1e6 or None, ".3f") for kind in ("code", "payload")]
+        lines.append([*cells, number(r["code_ratio"], ".1f"), number(r["payload_ratio"], ".1f")])
+    return Table("Split fine-tuning against the unsplit model, paired by seed", columns, lines)
 
 
 def main() -> None:
@@ -231,7 +257,7 @@ def main() -> None:
     if not options.results.exists():
         parser.error(f"there is no {options.results}")
     rows = summary(Results(options.results).all)
-    print(json.dumps(rows, indent=1) if options.json else table(rows))
+    print(json.dumps(rows, indent=1) if options.json else table(rows).markdown())
 
 
 if __name__ == "__main__":

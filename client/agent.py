@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 from dataclasses import replace
@@ -50,6 +51,8 @@ def run(options: AgentOptions) -> None:
     for name, path in options.data.items():
         if not path.exists():
             raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
+    # gRPC's own log says in another way, and in several lines, what our errors say in one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}
     asyncio.run(Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
@@ -62,18 +65,15 @@ class Agent:
         self.outbox = Outbox()
         self.stopping = asyncio.Event()
         self._pause = _FIRST_PAUSE
+        self._connected = False
         self._profile = pb.NodeProfile()
+        self._programs: Programs | None = None
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        if self._options.measure is not None:
-            self._profile = await asyncio.to_thread(self._options.measure)
-        self._tell("joining", self._options.address)
-        member = await asyncio.to_thread(membership, self._options)
-        programs = Programs(self._options, member, self.outbox)
-        staying = asyncio.create_task(self.stay_connected(member, programs), name="control stream")
+        staying = asyncio.create_task(self._be_node(), name="control stream")
         stopping = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
             await asyncio.wait([staying, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -85,8 +85,17 @@ class Agent:
             staying.cancel()
             stopping.cancel()
             await asyncio.gather(staying, stopping, return_exceptions=True)
-            await programs.stop_all()
+            if self._programs is not None:
+                await self._programs.stop_all()
             self._tell("stopped", "")
+
+    async def _be_node(self) -> None:
+        if self._options.measure is not None:
+            self._profile = await asyncio.to_thread(self._options.measure)
+        self._tell("joining", self._options.address)
+        member = await asyncio.to_thread(membership, self._options)
+        self._programs = Programs(self._options, member, self.outbox)
+        await self.stay_connected(member, self._programs)
 
     async def stay_connected(self, member: Membership, programs: Hosted) -> None:
         """Connect, and connect again with growing, jittered pauses; ends by an error only."""
@@ -135,12 +144,13 @@ class Agent:
                 raise await stream_failure(call)
             if welcome.WhichOneof("command") == "goodbye":
                 raise RefusedError(f"{self._options.address} refused: {welcome.goodbye.reason}")
-            self._pause = _FIRST_PAUSE
+            self._pause, self._connected = _FIRST_PAUSE, True
             self._tell("connected", self._options.address)
             self.outbox.reopen()
             interval = welcome.welcome.heartbeat_seconds or 5.0
             await self._talk(call, programs, interval)
         finally:
+            self._connected = False
             call.cancel()
 
     async def _talk(self, call: _Call, programs: Hosted, interval: float) -> None:
@@ -202,8 +212,9 @@ class Agent:
         would end the stream with it.
         """
         self.stopping.set()
-        self.outbox.put(pb.NodeEvent(leave=pb.Leave()))
-        await asyncio.wait([staying], timeout=_LEAVE_SECONDS)
+        if self._connected:
+            self.outbox.put(pb.NodeEvent(leave=pb.Leave()))
+            await asyncio.wait([staying], timeout=_LEAVE_SECONDS)
         staying.cancel()
 
     def _hello(self, programs: Hosted) -> pb.Hello:

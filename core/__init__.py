@@ -1,1 +1,1 @@
-"""The ground floor: errors, seeds, messages, profiles and the protocols that every room speaks. Imports no other room."""
+"""The ground floor: errors, seeds, messages, profiles and the protocols that all rooms speak. Imports no other room."""

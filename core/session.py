@@ -135,7 +135,12 @@ class ServerSession(Session, Protocol):
 
 
 class Workload(Protocol):
-    """A method: a configuration model and two programs. Instances are stateless; everything lives in sessions."""
+    """A method: a configuration model and two programs. Instances are stateless; everything lives in sessions.
+
+    The server imports the module when a run is submitted, to check its configuration: heavy imports belong inside the
+    programs. A method with the attribute ``node_may_open = True`` lets a node open a run for itself alone, with a
+    user's own process as the node program; such a run is not restarted.
+    """
 
     @property
     def name(self) -> str: ...
@@ -151,6 +156,13 @@ class Workload(Protocol):
     @property
     def on_lost_node(self) -> Literal["restart", "continue"]:
         """``restart``: all programs restart from their common checkpoint. ``continue``: the program handles it."""
+
+    @property
+    def uses_torch(self) -> bool:
+        """Whether both programs compute with torch; a run is then refused where their versions differ."""
+
+    def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
+        """Data sets that each node must hold: for each of them, the names under which it will do."""
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run on the server; returns the run's result, a JSON-able dict."""

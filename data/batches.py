@@ -149,13 +149,9 @@ class BatchPlan:
         window: int = 50,
     ) -> None:
         if batch_size < 1 or window < 1 or (steps is not None and steps < 1):
-            raise ConfigError(
-                f"batches of {batch_size} in windows of {window} are not possible", cure="use at least 1"
-            )
+            raise ConfigError(f"batches of {batch_size} in windows of {window} are not possible", cure="use at least 1")
         if not len(lengths):
-            raise DataError(
-                "there are no sentences to make batches of", cure="check the data set and its shard"
-            )
+            raise DataError("there are no sentences to make batches of", cure="check the data set and its shard")
         self._lengths, self._seed, self._window = lengths, seed, window
         self._steps = steps or natural_steps(len(lengths), batch_size, drop_last=drop_last)
         used = min(max(len(lengths), self._steps), self._steps * batch_size)
@@ -233,9 +229,7 @@ def split_edges(batch: Batch, count: int) -> list[Batch]:
         There are more edges than rows, or no edges.
     """
     if not 1 <= count <= len(batch):
-        raise ConfigError(
-            f"a batch of {len(batch)} cannot be shared by {count} edges", cure="use larger batches"
-        )
+        raise ConfigError(f"a batch of {len(batch)} cannot be shared by {count} edges", cure="use larger batches")
     return [batch.take(np.arange(i, len(batch), count)) for i in range(count)]
 
 

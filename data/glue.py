@@ -162,9 +162,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}", cure="check the file's permissions"
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}", cure="check the file's permissions") from error
     with file:
         for number, raw in enumerate(file, start=1):
             try:

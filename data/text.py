@@ -110,9 +110,7 @@ def _pack(
     lengths = np.fromiter((len(s) for s in sentences), np.int64, len(sentences))
     if not lengths.all():
         empty = int(np.argmin(lengths))
-        raise DataError(
-            f"example {empty} ({examples[empty].text!r}) has no tokens", cure="remove the empty line"
-        )
+        raise DataError(f"example {empty} ({examples[empty].text!r}) has no tokens", cure="remove the empty line")
     pad = next((p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id) if p is not None), 0)
     return EncodedSet(
         tokens=np.concatenate(sentences),

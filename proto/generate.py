@@ -1,7 +1,7 @@
 """Generate the protobuf modules beside their sources: ``python proto/generate.py [--check]``.
 
-grpcio-tools runs in an environment of its own, because its releases lag grpcio's. ``--check`` writes nothing and fails when
-a committed module is not what the source gives.
+grpcio-tools runs in an environment of its own, because its releases lag grpcio's. ``--check`` writes nothing and
+fails when a committed module is not what the source gives.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def generate(target: Path, python: Path) -> None:
         sources = [f"farshore/proto/{p.name}" for p in sorted(HERE.glob("*.proto"))]
         out = str(root / "out")
         flags = [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
-        subprocess.run(
-            [str(python), "-m", "grpc_tools.protoc", "-Iin", *flags, *sources], cwd=root, check=True
-        )
+        subprocess.run([str(python), "-m", "grpc_tools.protoc", "-Iin", *flags, *sources], cwd=root, check=True)
         for made in sorted((root / "out/farshore/proto").iterdir()):
             text = made.read_text()
             if made.name.endswith("_pb2_grpc.py") and "def __init__" not in text:

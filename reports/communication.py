@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Kinds that channels send on their own account; no method asked for them.
-CHANNEL_KINDS = ("ack", "heartbeat", "retransmission")
+CHANNEL_KINDS = ("ack", "bye", "heartbeat", "hello", "retransmission")
 
 _GROUPS = ("node", "direction", "kind", "encoding")
 _SIZES = ("frames", "dense_bytes", "payload_bytes", "frame_bytes")
@@ -89,7 +89,7 @@ class CommunicationReport:
     repeated : Volume
         Messages that were sent again, after a restart, in a later attempt.
     channel : Volume
-        Acknowledgements, heartbeats and retransmissions.
+        Acknowledgements, signs of life, greetings and retransmissions.
     by_node, by_direction, by_kind, by_encoding : tuple of Line
         All transfers, by one thing.
     lines : tuple of Line

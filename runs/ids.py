@@ -15,8 +15,8 @@ _last = 0
 def new_run_id(clock: Callable[[], float] = time.time) -> str:
     """A new id such as ``260412-143012-057k3``: UTC date, time, milliseconds and two random letters.
 
-    Ids made by one process are distinct and sort in the order made; ids of different processes sort by their clocks, and
-    the run store refuses the rare pair that is equal.
+    Ids made by one process are distinct and sort in the order made; ids of different processes sort by their clocks,
+    and the run store refuses the rare pair that is equal.
 
     Parameters
     ----------

@@ -20,8 +20,9 @@ _log = logging.getLogger(__name__)
 class JsonLines:
     """Appends objects to a file, one line each; any thread may.
 
-    Every line is handed to the system in one go, so a killed process leaves at most one broken line, the last. A line that
-    an earlier process left unfinished is ended first. Not-a-number and infinities, which JSON lacks, become ``null``.
+    Every line is handed to the system in one go, so a killed process leaves at most one broken line, the last. A line
+    that an earlier process left unfinished is ended first. Not-a-number and infinities, which JSON lacks, become
+    ``null``.
 
     Parameters
     ----------

@@ -70,9 +70,9 @@ class Totals:
 class Ledger:
     """Writes the next segment (``ledger-0000.arrows``, ``ledger-0001.arrows`` …) of a directory's ledger.
 
-    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old. What
-    was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried again;
-    :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
+    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old.
+    What was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried
+    again; :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
 
     Parameters
     ----------
@@ -103,6 +103,7 @@ class Ledger:
         self._blocks: deque[list[Transfer]] = deque()  # full ones, older than _rows
         self._totals = Totals()  # of what is in neither
         self._closing = False
+        self._refused = False  # the last try of the thread
         self._segment = _Segment(_next_segment(Path(directory)))
         self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._thread.start()
@@ -144,10 +145,13 @@ class Ledger:
         StorageError
             The disk refuses; the rows wait on.
         """
+        self._write(partial=True)
+
+    def _write(self, partial: bool) -> None:
         with self._writing:
             self._segment.drain()
             with self._lock:
-                if self._rows:
+                if partial and self._rows:
                     self._blocks.append(self._rows)
                     self._rows = []
                 count = len(self._blocks)  # of those only: others may be recording faster than the disk writes
@@ -187,22 +191,24 @@ class Ledger:
             self._totals = totals
         self._segment.write(block)
 
+    def _pressing(self) -> bool:
+        # While the disk refuses, a full block is no reason to try at once.
+        return self._closing or (bool(self._blocks) and not self._refused)
+
     def _write_on(self) -> None:
-        failing = False
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._rows or self._blocks or failing or self._closing)
-                # While the disk refuses, a full block is no reason to try at once.
-                self._changed.wait_for(lambda: (self._blocks and not failing) or self._closing, self._flush_seconds)
+                self._changed.wait_for(lambda: self._rows or self._blocks or self._refused or self._closing)
+                full = self._changed.wait_for(self._pressing, self._flush_seconds)
                 if self._closing:
                     return
             try:
-                self.flush()
-                failing = False
+                self._write(partial=not full)
+                self._refused = False
             except StorageError as error:
-                if not failing:
+                if not self._refused:
                     _log.error("the ledger waits for the disk: %s", error)
-                failing = True
+                self._refused = True
 
 
 class _Codes(dict[str, int]):
@@ -229,7 +235,11 @@ class _Segment:
         self._waiting = memoryview(b"")
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
-        self.drain()
+        try:
+            self.drain()
+        except StorageError:
+            os.close(self._file)
+            raise
 
     def write(self, rows: Sequence[Transfer]) -> None:
         """Write a block."""
@@ -304,7 +314,8 @@ def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Tab
     -------
     pyarrow.Table
         One column per field of :class:`~farshore.core.transfer.Transfer`: node, direction, kind, encoding as
-        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was recorded.
+        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was
+        recorded.
 
     Raises
     ------
@@ -352,7 +363,8 @@ def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by ``by``.
+        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by
+        ``by``.
     """
     import pyarrow.compute as pc
 

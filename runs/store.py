@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,9 @@ class RunStore:
     """
 
     def __init__(self, url: str | Path, clock: Callable[[], float] = time.time) -> None:
-        sa = _sqlalchemy()
+        _check_installed()
+        import sqlalchemy as sa
+
         self._clock = clock
         self._schema = _schema()
         with _telling("cannot open the run store"):
@@ -194,7 +197,13 @@ class RunStore:
             self._write(connection, row)
 
     def move_run(self, run_id: str, state: RunState, reason: str = "") -> RunRow:
-        """Take a run into another state; ``started`` and ``ended`` follow the clock. Same errors as :meth:`save_run`."""
+        """Take a run into another state; ``started`` and ``ended`` follow the clock.
+
+        Raises
+        ------
+        NotFoundError, ConfigError
+            As :meth:`save_run` does.
+        """
         with self._writing(f"cannot move the run {run_id}") as connection:
             old = self._run(connection, run_id)
             check_transition(run_id, old.state, state)
@@ -228,10 +237,11 @@ class RunStore:
 
     def use_token(self, token_id: str) -> TokenRow | None:
         """Take one use from a token, in one step; None if it is unknown, expired, revoked or used up."""
+        import sqlalchemy as sa
+
         table = self._table("tokens")
         usable = (table.c.id == token_id) & (table.c.expires > self._clock()) & (table.c.revoked == 0)
         usable &= table.c.uses_left != 0
-        sa = _sqlalchemy()
         left = sa.case((table.c.uses_left > 0, table.c.uses_left - 1), else_=table.c.uses_left)
         with self._writing("cannot use a join token") as connection:
             if not connection.execute(table.update().where(usable).values(uses_left=left)).rowcount:
@@ -288,7 +298,8 @@ def _packed(row: RunRow) -> dict[str, Any]:
     }
 
 
-def _run_row(values: Mapping[str, Any]) -> RunRow:
+def _run_row(row: sa.RowMapping) -> RunRow:
+    values = {str(name): value for name, value in row.items()}
     unpacked = {
         "seed": int(values["seed"]),
         "wanted": tuple(json.loads(values["wanted"])),
@@ -300,16 +311,21 @@ def _run_row(values: Mapping[str, Any]) -> RunRow:
 
 @functools.cache
 def _schema() -> sa.MetaData:
-    sa = _sqlalchemy()
+    import sqlalchemy as sa
+
     schema = sa.MetaData()
     kinds = {str: sa.Text, float: sa.Double, int: sa.BigInteger, bytes: sa.LargeBinary}
     texts = ("config_json", "seed", "directory", "wanted", "data", "reason", "nodes", "result_json")
 
     def table(name: str, key: str, **columns: type) -> None:
-        others = (sa.Column(column, kinds[kind], nullable=False) for column, kind in columns.items())
+        others: list[sa.Column[Any]] = [sa.Column(n, kinds[kind], nullable=False) for n, kind in columns.items()]
         sa.Table(name, schema, sa.Column(key, sa.String(64), primary_key=True), *others)
 
-    run = {"workload": str, **dict.fromkeys(texts, str), **dict.fromkeys(("created", "started", "ended"), float)}
+    run = {
+        "workload": str,
+        **dict.fromkeys(texts, str),
+        **dict.fromkeys(("created", "started", "ended"), float),
+    }
     run |= dict.fromkeys(("count", "epoch", "done", "total"), int)
     table("runs", "id", **run)
     runs = schema.tables["runs"]
@@ -320,20 +336,22 @@ def _schema() -> sa.MetaData:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    sa = _sqlalchemy()
+    import sqlalchemy as sa
+    from sqlalchemy import event
+
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
 
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin transactions too late for BEGIN IMMEDIATE
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(_BUSY_SECONDS * 1000)}"):
             connection.execute(f"PRAGMA {pragma}")
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         # A reader that turns writer is refused at once when another wrote in between; a writer that says so waits.
         reading = connection.get_execution_options().get("reading")
@@ -344,20 +362,16 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    sa = _sqlalchemy()
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         yield
-    except (sa.exc.SQLAlchemyError, ModuleNotFoundError, OSError) as error:
+    except (SQLAlchemyError, ModuleNotFoundError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         cure = "check the URL of the store, that its disk has room and that this user may write there"
         raise StorageError(f"{what}: {reason}", cure=cure) from error
 
 
-def _sqlalchemy() -> Any:
-    try:
-        import sqlalchemy as sa
-        import sqlalchemy.event
-        import sqlalchemy.exc
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("SQLAlchemy", "server") from error
-    return sa
+def _check_installed() -> None:
+    if find_spec("sqlalchemy") is None:
+        raise MissingExtraError("SQLAlchemy", "server")

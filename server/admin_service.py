@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
+from ..runs.states import ENDED
 from .calls import Context, metadata, refuse
-from .run import ENDED, Run
+from .run import Run
 
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator
@@ -78,7 +79,7 @@ class AdminService(AdminServicer):
         run = await self._run(request.id, context)
         try:
             self._server.resume(run)
-        except ConfigError as error:
+        except FarshoreError as error:
             await refuse(context, error, "to resume")
         return run.info()
 

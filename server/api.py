@@ -10,6 +10,7 @@ runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-
 from __future__ import annotations
 
 import asyncio
+import os
 
 from .options import OnReady, Ready, ServeOptions
 
@@ -28,6 +29,8 @@ def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     ConfigError, StorageError
         A certificate, the home or the run store cannot be used.
     """
+    # gRPC's own log says in another way, and in several lines, what our errors say in one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from .orchestrator import Orchestrator
 
     asyncio.run(Orchestrator(options).serve(on_ready))

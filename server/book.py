@@ -1,34 +1,19 @@
-"""The book of runs: every run this server knows, in memory, in the store and in its run directory."""
+"""The book of runs: every run this server knows, in memory, in the run store and as a run directory."""
 
 from __future__ import annotations
 
 import json
-import logging
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import FarshoreError
-from ..core.files import private_folder
+from ..core.errors import ConfigError
 from ..runs.directory import RunDirectory
-from .options import ServeOptions
-from .run import ENDED, Run
+from ..runs.ids import new_run_id
+from ..runs.states import ENDED
+from ..runs.store import RunRow, RunStore
+from .run import Run
 from .run_log import RunLog
-
-_log = logging.getLogger(__name__)
-_SAVED = (
-    "state",
-    "reason",
-    "started",
-    "ended",
-    "epoch",
-    "result_json",
-    "done",
-    "total",
-    "progress",
-)
 
 
 class Book:
@@ -36,11 +21,14 @@ class Book:
 
     Parameters
     ----------
-    options : ServeOptions
+    store : RunStore
+    folder : Path
+        Where run directories go.
     """
 
-    def __init__(self, options: ServeOptions) -> None:
-        self._folder = options.runs_directory or options.home / "runs"
+    def __init__(self, store: RunStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
         self._runs: dict[str, Run] = {}
 
     def __iter__(self) -> Iterator[Run]:
@@ -59,15 +47,14 @@ class Book:
 
         A run that was under way when the server went down is interrupted now.
         """
-        private_folder(self._folder)
-        found = [run for path in self._folder.iterdir() if (run := _read(path)) is not None]
-        for run in sorted(found, key=lambda run: (run.created, run.id)):
+        for row in self._store.runs():
+            run = _run(row)
             self._runs[run.id] = run
             if run.state not in ENDED and (run.state != "waiting" or run.nodes):
                 run.state, run.ended = "interrupted", time.time()
                 run.reason = "the server went down while it ran; 'farshore runs resume' continues it"
                 self.save(run)
-        return [run for run in self._runs.values() if run.state == "waiting"]
+        return self.waiting()
 
     def create(
         self,
@@ -78,54 +65,77 @@ class Book:
         count: int,
         wanted: tuple[str, ...],
         data: dict[str, str],
-        own: bool = False,
     ) -> Run:
-        """Make a new run and its directory."""
-        run_id = secrets.token_hex(4)
+        """Make a new run and its directory.
+
+        Raises
+        ------
+        ConfigError
+            The configuration is no JSON object.
+        StorageError
+            The disk or the store refuses.
+        """
+        try:
+            config = json.loads(config_json)
+        except ValueError as error:
+            raise ConfigError(f"the configuration is no JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ConfigError("the configuration is no JSON object")
+        run_id = new_run_id()
         path = self._folder / run_id
         created = time.time()
-        info = {
-            "id": run_id,
-            "workload": workload,
-            "config": json.loads(config_json),
-            "seed": seed,
-            "nodes": [],
-            "created": created,
-            "count": count,
-            "wanted": list(wanted),
-            "data": data,
-            "own": own,
-            "state": "waiting",
-        }
+        info = {"id": run_id, "workload": workload, "config": config, "seed": seed, "nodes": [], "created": created}
         RunDirectory.create(path, info)
-        run = Run(run_id, workload, config_json, seed, path, RunLog(path / "log.txt"))
-        run.count, run.wanted, run.data, run.created, run.own = count, wanted, data, created, own
-        self._runs[run_id] = run
+        row = self._store.create_run(
+            workload,
+            id=run_id,
+            config_json=config_json,
+            seed=seed,
+            directory=str(path),
+            count=count,
+            wanted=wanted,
+            data=data,
+            created=created,
+        )
+        run = self._runs[run_id] = _run(row)
         return run
 
     def save(self, run: Run) -> None:
         """Store what has changed of a run, and tell its followers."""
-        values: dict[str, Any] = {name: getattr(run, name) for name in _SAVED}
-        RunDirectory(run.directory).update(**values, nodes=list(run.nodes))
+        self._store.save_run(_row(run))
+        if run.state == "starting":
+            RunDirectory(run.directory).update(nodes=list(run.nodes), epoch=run.epoch)
         run.notify()
 
-    def close(self) -> None:
-        """Nothing is open between calls; here for symmetry with :meth:`open`."""
 
-
-def _read(path: Path) -> Run | None:
-    try:
-        info = RunDirectory.open(path).info
-        run = Run(
-            info["id"], info["workload"], json.dumps(info["config"]), info["seed"], path, RunLog(path / "log.txt")
-        )
-        run.nodes, run.wanted = tuple(info["nodes"]), tuple(info.get("wanted", ()))
-        run.count, run.data, run.created = info.get("count", 1), info.get("data", {}), info["created"]
-        run.own = bool(info.get("own", False))
-        for name in _SAVED:
-            if name in info:
-                setattr(run, name, info[name])
-    except (FarshoreError, KeyError, TypeError) as error:
-        _log.warning("left out what is no run of this server: %s", error)
-        return None
+def _run(row: RunRow) -> Run:
+    directory = Path(row.directory)
+    run = Run(row.id, row.workload, row.config_json, row.seed, directory, RunLog(directory / "log.txt"))
+    run.count, run.wanted, run.data, run.nodes = row.count, row.wanted, dict(row.data), row.nodes
+    run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
+    run.created, run.started, run.ended = row.created, row.started, row.ended
+    run.done, run.total, run.result_json = row.done, row.total, row.result_json
     return run
+
+
+def _row(run: Run) -> RunRow:
+    return RunRow(
+        id=run.id,
+        workload=run.workload,
+        config_json=run.config_json,
+        seed=run.seed,
+        directory=str(run.directory),
+        count=run.count,
+        wanted=run.wanted,
+        data=run.data,
+        state=run.state,
+        reason=run.reason,
+        created=run.created,
+        started=run.started,
+        ended=run.ended,
+        nodes=run.nodes,
+        epoch=run.epoch,
+        done=run.done,
+        total=run.total,
+        result_json=run.result_json,
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
+from typing import Any
 
 from ..core.errors import RefusedError, WireError
 from ..wire.grpc_attach import attach_handler
@@ -23,7 +22,7 @@ class Door:
     socket: Path
 
 
-def data_handler(doors: Mapping[str, Door]) -> grpc.GenericRpcHandler:
+def data_handler(doors: Mapping[str, Door]) -> Any:
     """The data service: relays whoever has a ticket in ``doors``, which may change all the time."""
 
     async def serve(ticket: str, read: Read, write: Write) -> None:

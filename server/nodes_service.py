@@ -11,11 +11,11 @@ import grpc
 
 from ..core.errors import FarshoreError, RefusedError
 from ..core.version import Versions
-from ..core.workloads import load
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
 from .calls import Context, metadata, peer, refuse
 from .failures import FailureLimit
+from .method import Method
 from .registry import Node
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ class NodesService(NodesServicer):
     async def _open(self, node: Node, request: pb.OpenRun) -> None:
         """Start the run that a node asks for, or say why not."""
         try:
-            await _check_may_open(request)
-            run = self._server.open_run(node, request)
+            run = self._server.open_run(node, request, await _opened_method(request))
             self._server.registry.command(node, pb.NodeCommand(opened=pb.RunOpened(run_id=run.id)))
             _log.info("node %s opened run %s (%s)", node.name, run.id, run.workload)
         except (FarshoreError, ImportError) as error:
@@ -140,14 +139,15 @@ def _compare(theirs: pb.Versions, whose: str) -> None:
     Versions.here().check(other, whose=whose)
 
 
-async def _check_may_open(request: pb.OpenRun) -> None:
+async def _opened_method(request: pb.OpenRun) -> Method:
     name = request.workload
     if len(request.config_json) > _LONGEST_CONFIGURATION or len(name) > _LONGEST_NAME:
         raise RefusedError(f"a run's configuration may have {_LONGEST_CONFIGURATION} characters")
     # Importing a method's module may take a while; nodes and runs must not wait for it.
-    workload = await asyncio.to_thread(load, name)
-    if not getattr(workload, "node_may_open", False):
+    method = await asyncio.to_thread(Method.of, name, request.config_json)
+    if not method.node_may_open:
         raise RefusedError(f"a node may not open a run of '{name}'", cure="submit it with 'farshore run'")
+    return method
 
 
 def _hello(event: pb.NodeEvent) -> pb.Hello:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, NotFoundError, RefusedError
-from ..core.workloads import names as workload_names
+from ..core.errors import ConfigError, FarshoreError, RefusedError
+from ..core.files import private_folder
 from ..proto import control_pb2 as pb
+from ..runs.states import ENDED
+from ..runs.store import RunStore
 from .book import Book
 from .credentials import Credentials
 from .data_service import Door
 from .identity import Identity, open_identity
+from .method import Method
 from .options import OnReady, Ready, ServeOptions
 from .port import Port
 from .registry import Node, Registry
-from .run import ENDED, Event, Run
+from .run import Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
 from .socket_folder import SocketFolder
 from .supervisor import Supervisor
@@ -40,9 +41,10 @@ class Orchestrator:
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.identity: Identity = open_identity(options)
-        self.credentials = Credentials(options.home / "credentials.sqlite", self.identity.fingerprint)
+        self._store = _open_store(options)
+        self.credentials = Credentials(self._store, self.identity.fingerprint)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.book = Book(options)
+        self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
         self._sockets = SocketFolder(self.identity.server_id)
         self._leading: dict[str, asyncio.Task[None]] = {}
@@ -66,7 +68,7 @@ class Orchestrator:
         everyone = self.credentials.nodes()
         self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
         for run in self.book.open():
-            self._lead(run)
+            self._take_up(run)
         watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
         try:
             if on_ready is not None:
@@ -79,8 +81,7 @@ class Orchestrator:
             self._release()
 
     def _release(self) -> None:
-        self.credentials.close()
-        self.book.close()
+        self._store.close()
         self._sockets.remove()
         self.identity.release()
 
@@ -118,57 +119,60 @@ class Orchestrator:
 
         Raises
         ------
-        NotFoundError
-            No workload has that name.
+        NotFoundError, MissingExtraError
+            No workload has that name, or it needs a package that is not installed here.
         ConfigError
-            The request contradicts itself.
+            Its configuration is wrong, or the request contradicts itself.
         """
-        if request.workload not in workload_names():
-            raise NotFoundError(f"this server knows no method called '{request.workload[:80]}'")
+        method = Method.of(request.workload, request.config_json or "{}")
         count = len(request.nodes) or request.node_count or 1
         if len(set(request.nodes)) != len(request.nodes):
             raise ConfigError("the same node is named twice")
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.book.create(
             workload=request.workload,
-            config_json=request.config_json or "{}",
+            config_json=method.config_json,
             seed=seed,
             count=count,
             wanted=tuple(request.nodes),
             data=dict(request.data),
         )
+        run.needs = method.needs
         self._lead(run)
         return run
 
-    def open_run(self, node: Node, request: pb.OpenRun) -> Run:
+    def open_run(self, node: Node, request: pb.OpenRun, method: Method) -> Run:
         """Take a run that a node opens with itself as the only one; its method allows that.
 
         Raises
         ------
         ConfigError
-            Another run of the node waits already, or the configuration is no JSON object.
+            Another run of the node waits already.
         """
         # One that still works for it is not in the way: a process that came back waits until its old run has ended.
         if any(run.wanted == (node.name,) for run in self.book.waiting()):
             raise ConfigError(f"a run of the node '{node.name}' waits already", cure="wait for it or cancel it")
-        try:
-            readable = isinstance(json.loads(request.config_json), dict)
-        except (ValueError, RecursionError):
-            readable = False
-        if not readable:
-            raise ConfigError("the configuration is no JSON object")
-        seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.book.create(
             workload=request.workload,
-            config_json=request.config_json,
-            seed=seed,
+            config_json=method.config_json,
+            seed=request.seed if request.HasField("seed") else secrets.randbits(31),
             count=1,
             wanted=(node.name,),
             data={},
-            own=True,
         )
+        run.needs, run.one_epoch = method.needs, True
         self._lead(run)
         return run
+
+    def _take_up(self, run: Run) -> None:
+        """Lead a run that waited when the server went down."""
+        try:
+            run.needs = Method.of(run.workload, run.config_json).needs
+        except FarshoreError as error:  # its method is gone or has changed
+            run.state, run.reason = "failed", str(error)
+            self.book.save(run)
+        else:
+            self._lead(run)
 
     def cancel(self, run: Run) -> None:
         """Cancel a run in whatever state it is; one that has ended stays as it is."""
@@ -185,8 +189,10 @@ class Orchestrator:
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
-        if run.own:
+        method = Method.of(run.workload, run.config_json)
+        if method.node_may_open:
             raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
+        run.needs = method.needs
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0
@@ -233,7 +239,7 @@ class Orchestrator:
     def _choice(self, run: Run) -> Choice:
         names = run.nodes if run.epoch else run.wanted
         candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        return choose(Demand(run.count, names, run.data_wanted), candidates)
+        return choose(Demand(run.count, names, run.needs), candidates)
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
@@ -353,7 +359,10 @@ class Orchestrator:
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
 
-    def stop(self) -> None:
-        """End :meth:`serve`."""
-        with suppress(RuntimeError):
-            self._stopping.set()
+
+def _open_store(options: ServeOptions) -> RunStore:
+    if options.store_url:
+        return RunStore(options.store_url)
+    path = options.home / "runs.sqlite"
+    path.touch(mode=0o600)
+    return RunStore(path)

@@ -8,15 +8,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from ..proto import control_pb2 as pb
+from ..runs.states import RunState
 from .run_log import RunLog
-
-RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
-
-#: States that a run does not leave by itself.
-ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +41,12 @@ class Run:
         Nodes asked for by name; empty = any ``count`` of them.
     nodes : tuple of str
         The cohort, once it is chosen; it stays the same for ever.
+    needs : tuple of tuple of str
+        Data sets that each node must hold; for each, the names under which it will do.
     data : dict
         Data sets on the server's side.
-    own : bool
-        Its only node opened it for itself and keeps its half in memory: such a run has one epoch.
+    one_epoch : bool
+        Its only node opened it for itself and keeps its half in memory: there is nothing to restart from.
     ending : (str, str) or None
         Somebody wants it to end: the state to end in, and why.
     inbox : asyncio.Queue
@@ -65,8 +63,9 @@ class Run:
     log: RunLog
     count: int = 1
     wanted: tuple[str, ...] = ()
+    needs: tuple[tuple[str, ...], ...] = ()
     data: dict[str, str] = field(default_factory=dict)
-    own: bool = False
+    one_epoch: bool = False
     state: RunState = "waiting"
     reason: str = ""
     created: float = field(default_factory=time.time)
@@ -84,15 +83,6 @@ class Run:
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     restarts: deque[float] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def data_wanted(self) -> str:
-        """Name of the data set the nodes need: the configuration's ``data``, if it has one."""
-        try:
-            value = json.loads(self.config_json or "{}").get("data", "")
-        except (ValueError, AttributeError):
-            return ""
-        return value if isinstance(value, str) else ""
 
     def end_early(self, verdict: Literal["cancelled", "interrupted"], reason: str) -> None:
         """Ask the run's supervisor to end it."""

@@ -13,13 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from ..core.agreement import begin, common_step, read_hello
-from ..core.errors import ConfigError, ExitCode, FarshoreError, PeerLostError, RefusedError
+from ..core.errors import ExitCode, FarshoreError, PeerLostError, RefusedError
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
-from ..core.session import RunInfo, Workload
+from ..core.session import RunInfo
 from ..core.workloads import load
 from ..runs.directory import RunDirectory
 from ..wire.channel import Channel
@@ -27,6 +25,7 @@ from ..wire.io import IoThread
 from ..wire.local import serve_local
 from ..wire.pump import Read, Write, pump
 from .direct_port import open_direct_port
+from .method import configuration
 from .session import RunProcessSession
 from .tally import Tally
 
@@ -57,9 +56,9 @@ def main() -> int:
 
 def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any]:
     workload = load(str(specification["workload"]))
-    config = _configuration(workload, str(specification["config"]))
+    config = configuration(workload, str(specification["config"]))
     directory = RunDirectory(Path(specification["directory"]))
-    ledger = stack.enter_context(directory.open_ledger())
+    ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
     metrics = directory.open_metrics()
     stack.callback(metrics.close)
     tally = Tally(ledger.record)
@@ -87,7 +86,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     parent.listen(on_message, on_gone=ledger.flush)
     io = stack.enter_context(IoThread("run-io"))
     _listen(io, parent, specification, channels, workload.on_lost_node)
-    _agree(session, channels, directory, parent, torch=bool(getattr(workload, "uses_torch", False)))
+    _agree(session, channels, directory, parent, torch=workload.uses_torch)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()
@@ -96,15 +95,6 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     _close(channels)
     directory.write_result(result)
     return result
-
-
-def _configuration(workload: Workload, text: str) -> BaseModel:
-    try:
-        return workload.config.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the configuration of '{workload.name}' is wrong: {where}: {first['msg']}") from error
 
 
 def _listen(

@@ -21,11 +21,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run needs: these nodes by name, or any ``count``; each with the data set ``data`` (if not empty)."""
+    """What a run needs: these nodes by name, or any ``count``.
+
+    ``data`` are the data sets that each of them must hold; for each, the names under which it will do.
+    """
 
     count: int
     names: tuple[str, ...] = ()
-    data: str = ""
+    data: tuple[tuple[str, ...], ...] = ()
+
+    def lacks(self, held: frozenset[str]) -> str:
+        """The first data set that a node holding ``held`` lacks, in words; empty = none."""
+        return next((_either(names) for names in self.data if not held.intersection(names)), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
     free = sorted(n for n, obstacle in obstacles.items() if not obstacle)
     if len(free) >= demand.count:
         return Choice(tuple(free[: demand.count]))
-    wanted = f" with data '{demand.data}'" if demand.data else ""
+    wanted = f" with data {' and '.join(map(_either, demand.data))}" if demand.data else ""
     noun = "node" if demand.count == 1 else "nodes"
     reason = f"waiting for {demand.count - len(free)} of {demand.count} {noun}{wanted}"
     listed = [f"{n} (free)" if not o else f"{n} ({o})" for n, o in sorted(obstacles.items())]
@@ -64,11 +71,15 @@ def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
 def _obstacle(demand: Demand, candidate: Candidate) -> str:
     if candidate.obstacle:
         return candidate.obstacle
-    if demand.data and demand.data not in candidate.data:
-        return "no such data" if not demand.names else f"no data '{demand.data}'"
+    if lacking := demand.lacks(candidate.data):
+        return f"no data {lacking}"
     if candidate.busy_with:
         return f"busy with run {candidate.busy_with}"
     return ""
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
 
 
 def _shorten(entries: list[str], most: int = 8) -> list[str]:

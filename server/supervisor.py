@@ -19,7 +19,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 from ..core.errors import ExitCode
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
-from .run import Event, Run, RunState
+from ..runs.states import RunState
+from .run import Event, Run
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Supervisor:
         try:
             while True:
                 outcome = await self._wait_for_nodes() or await self._epoch()
-                if outcome.verdict == "restart" and run.own:
+                if outcome.verdict == "restart" and run.one_epoch:
                     outcome = Outcome("failed", outcome.reason)
                 if outcome.verdict == "restart" and not self._may_restart():
                     outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")

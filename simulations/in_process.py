@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from ..core.errors import DataError, PeerLostError, RunCancelledError, RunFailedError
+from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
 from ..core.message import Array, Message
 from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
@@ -26,7 +26,8 @@ from ..wire.memory import MemoryChannel, pair
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[int, int, Mapping[str, float | str]], None]
+OnProgress: TypeAlias = Callable[[int, int, Mapping[str, float | str]], None]
+OnMetrics: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
@@ -73,7 +74,7 @@ class _NodeSession(_Session):
 class _ServerSession(_Session):
     channels: Mapping[str, MemoryChannel]
     on_progress: OnProgress | None
-    on_metrics: Callable[[int, dict[str, float]], None] | None
+    on_metrics: OnMetrics | None
 
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
@@ -102,10 +103,16 @@ class InProcessRun:
         Where the programs keep their checkpoints; an existing one is resumed from.
     nodes : sequence of str
         Names of the nodes, in cohort order.
+    seed : int
+        Root of the run's seed tree.
     data : Mapping[str, Path]
         Data sets, the same for every node and the server.
     recorder : callable, optional
         Gets a :class:`~farshore.core.transfer.Transfer` for every frame.
+    on_progress, on_metrics : callable, optional
+        Get what the server program reports.
+    cancelled : threading.Event
+        Set it, from any thread, to cancel the run.
     """
 
     workload: Workload
@@ -116,92 +123,97 @@ class InProcessRun:
     data: Mapping[str, Path] = field(default_factory=dict)
     recorder: Recorder | None = None
     on_progress: OnProgress | None = None
-    on_metrics: Callable[[int, dict[str, float]], None] | None = None
+    on_metrics: OnMetrics | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> dict[str, Any]:
         """Run all programs to the end; returns the server program's result.
 
+        Every thread has ended when this returns or raises.
+
         Raises
         ------
         FarshoreError
-            Whatever the first failing program raised.
+            Whatever the first failing program raised; a node's failure names the node.
         """
-        stores = {n: CheckpointStore(self.directory / n) for n in ("server", *self.nodes)}
-        common = set.intersection(*(set(s.steps()) for s in stores.values()))
-        info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
         pairs = {node: pair(node, recorder=self.recorder) for node in self.nodes}
-        base = {
-            "run": info,
-            "resume_step": max(common, default=None),
-            "paths": self.data,
-            "cancelled": self.cancelled,
-        }
-        server = _ServerSession(
-            **base,
-            checkpoints=stores["server"],
-            owner="the server",
-            channels={n: p[0] for n, p in pairs.items()},
-            on_progress=self.on_progress,
-            on_metrics=self.on_metrics,
-        )
-        errors: list[BaseException] = []
+        server, nodes = self._sessions(pairs)
+        failures: list[BaseException] = []
         threads = [
-            threading.Thread(
-                target=self._node,
-                name=f"node {node}",
-                args=(
-                    _NodeSession(
-                        **base,
-                        checkpoints=stores[node],
-                        owner=f"node '{node}'",
-                        node=node,
-                        channel=pairs[node][1],
-                        shard=(place, len(self.nodes)),
-                    ),
-                    pairs,
-                    errors,
-                ),
-            )
-            for place, node in enumerate(self.nodes)
+            threading.Thread(target=self._run_node, name=f"node {n.node}", args=(n, pairs, failures)) for n in nodes
         ]
         for thread in threads:
             thread.start()
+        result: dict[str, Any] = {}
+        lost: PeerLostError | None = None
         try:
-            return self._serve(server, pairs, errors)
+            result = self.workload.server_program(server, self.config)
+        except PeerLostError as error:
+            lost = error
         finally:
+            # Whatever the server program left unsaid, nobody may wait for it: an open channel would block the join.
+            for mine, _ in pairs.values():
+                mine.close()
             for thread in threads:
                 thread.join()
+        if failures:
+            raise failures[0]
+        if lost is not None:
+            raise lost
+        return result
 
-    def _serve(
-        self,
-        session: _ServerSession,
-        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
-        errors: list[BaseException],
-    ) -> dict[str, Any]:
-        try:
-            return self.workload.server_program(session, self.config)
-        except PeerLostError:
-            if errors:
-                raise errors[0] from None
-            raise
-        except BaseException as error:
-            for _, mine in pairs.values():
-                mine.fail(PeerLostError(f"the server program ended: {error}"))
-            raise
+    def _sessions(
+        self, pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]]
+    ) -> tuple[_ServerSession, list[_NodeSession]]:
+        stores = {name: CheckpointStore(self.directory / name) for name in ("server", *self.nodes)}
+        common = set.intersection(*(set(store.steps()) for store in stores.values()))
+        info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
+        shared: dict[str, Any] = {"run": info, "resume_step": max(common, default=None)}
+        shared |= {"paths": self.data, "cancelled": self.cancelled}
+        server = _ServerSession(
+            **shared,
+            checkpoints=stores["server"],
+            owner="the server",
+            channels={node: mine for node, (mine, _) in pairs.items()},
+            on_progress=self.on_progress,
+            on_metrics=self.on_metrics,
+        )
+        nodes = [
+            _NodeSession(
+                **shared,
+                checkpoints=stores[node],
+                owner=f"node '{node}'",
+                node=node,
+                channel=pairs[node][1],
+                shard=(place, len(self.nodes)),
+            )
+            for place, node in enumerate(self.nodes)
+        ]
+        return server, nodes
 
-    def _node(
+    def _run_node(
         self,
         session: _NodeSession,
         pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
-        errors: list[BaseException],
+        failures: list[BaseException],
     ) -> None:
         try:
             self.workload.node_program(session, self.config)
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
-            errors.append(error)
-            reason = error if isinstance(error, RunFailedError) else f"{type(error).__name__}: {error}"
+            failures.append(_named(error, session.owner))
             for theirs, _ in pairs.values():
-                theirs.fail(PeerLostError(f"{session.owner} failed: {reason}"))
+                theirs.fail(PeerLostError(f"{session.owner} failed: {type(error).__name__}: {error}"))
+
+
+def _named(error: BaseException, owner: str) -> BaseException:
+    """The failure of a node program as its run's: of the same kind where farshore raised it, and naming the node."""
+    if isinstance(error, RunCancelledError):
+        return error
+    if isinstance(error, FarshoreError):
+        error.message = f"{owner}: {error.message}"
+        return error
+    failure = RunFailedError(f"{owner} failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -50,7 +50,5 @@ class Accountant:
         """Record a frame of the channel's own, or one that is sent again."""
         if self.recorder is not None:
             self.recorder(
-                Transfer(
-                    self.node, direction, kind, "raw", 0, 0, 0, 0, 0, frame_bytes, self.attempt, time.time()
-                )
+                Transfer(self.node, direction, kind, "raw", 0, 0, 0, 0, 0, frame_bytes, self.attempt, time.time())
             )

@@ -1,12 +1,14 @@
 """A channel: numbered frames, kept until the other program took them, replayed when a connection breaks.
 
-The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O thread
-that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
+The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O
+thread that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
 :meth:`~Channel.receive`.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,13 +19,15 @@ from ..core.errors import PeerLostError, WireError
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder
 from .accounts import Accountant
-from .chunks import Assembler, cut
-from .frame import FrameType, FrameWriter, Prefix
+from .chunks import CHUNK_BYTES, Assembler, cut
+from .frame import PREFIX_BYTES, FrameType, Prefix, make_prefix
 from .inbox import Inbox, receive_any
 from .limits import DEFAULT, Limits
-from .pack import Summary, inspect, pack, unpack
+from .pack import Packed, Summary, inspect, pack, unpack
 
 __all__ = ["WINDOW_BYTES", "Attachment", "Channel", "receive_any"]
+
+logger = logging.getLogger(__name__)
 
 #: Bytes that may be on their way, or wait for the other program, per channel and direction.
 WINDOW_BYTES = 64 << 20
@@ -36,11 +40,16 @@ _KINDS = {
 }
 
 
+_REASON_BYTES = 1000
+
+
 @dataclass(slots=True)
 class _Outgoing:
+    """A frame that is kept, as it leaves; its acknowledgement is that of when it was made."""
+
     sequence: int
-    writer: FrameWriter
     chunks: tuple[bytes, ...]
+    frame_bytes: int
     sent: bool = False
 
 
@@ -58,9 +67,13 @@ class Channel:
     epoch : int
         Frames of another epoch are refused; a peer in a later one means that this end's program is outdated.
     window_bytes : int
-        Most bytes that the other program has not taken yet; one larger frame may travel alone.
+        Most bytes that the other program has not taken yet, so what either end holds is bounded even when a program
+        stalls; one larger frame may travel alone. The same at both ends.
     recorder : Recorder, optional
         Gets a row per frame in either direction; the run process gives one, nodes do not.
+    chunk_bytes : int
+        Size of the chunks that frames are cut into; a slow link wants smaller ones, so that the other end sees
+        progress.
     """
 
     def __init__(
@@ -73,6 +86,7 @@ class Channel:
         window_bytes: int = WINDOW_BYTES,
         limits: Limits = DEFAULT,
         recorder: Recorder | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.peer = peer
         self.node = node
@@ -83,7 +97,9 @@ class Channel:
         self._out: Direction = "down" if side == "server" else "up"
         self._in: Direction = "up" if side == "server" else "down"
         self._accounts = Accountant(node, epoch, recorder)
+        self.chunk_bytes = chunk_bytes
         self._lock = threading.Condition()
+        self._sending = threading.Lock()  # frames leave in the order of their numbers
         self._pending: deque[_Outgoing] = deque()
         self._pending_bytes = 0
         self._next = 1
@@ -94,6 +110,9 @@ class Channel:
         self._asking = False
         self._attachment: Attachment | None = None
         self._closed = False
+        self._reason = ""
+        #: How many connections have worked so far.
+        self.greetings = 0
 
     # ---- what programs see ---------------------------------------------------------------------------------------
 
@@ -108,22 +127,22 @@ class Channel:
             The message is beyond the limits.
         """
         packed = pack(message, self.limits)
-        chunks = cut(packed.header, packed.payload)
-        with self._lock:
-            size = sum(map(len, chunks))
-            if not self._fits(size) and not self._stopped():
-                self._ask()
-                self._lock.wait_for(lambda: self._fits(size) or self._stopped())
-                self._asking = False
-            if self._stopped():
-                raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
-            writer = FrameWriter(FrameType.DATA, self.epoch, self._next, packed.header, packed.payload)
-            self._pending.append(_Outgoing(self._next, writer, chunks))
-            self._pending_bytes += writer.frame_bytes
-            self._next += 1
-            attachment = self._attachment
-        place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
-        self._accounts.data(self._out, packed, place, writer.frame_bytes)
+        size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
+        with self._sending:
+            with self._lock:
+                self._wait_for_room(size)
+                sequence, told = self._next, self._taken
+                self._untold = 0
+            # Copying and summing up take a while, during which chunks can arrive.
+            chunks = self._cut(packed, sequence, told)
+            with self._lock:
+                self._check_open()
+                self._next += 1
+                self._pending.append(_Outgoing(sequence, chunks, size))
+                self._pending_bytes += size
+                attachment = self._attachment
+            place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
+            self._accounts.data(self._out, packed, place, size)
         if attachment is not None:
             attachment.wake()
 
@@ -151,18 +170,44 @@ class Channel:
             attachment.acknowledge()
         return message
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Say goodbye after everything sent was taken, or after ``timeout`` seconds; idempotent."""
+    def close(self, timeout: float = 5.0, reason: str = "") -> None:
+        """Say goodbye after everything sent was taken, or after ``timeout`` seconds; idempotent.
+
+        Parameters
+        ----------
+        reason : str
+            Told to the other program, whose next receive ends with it.
+        """
         with self._lock:
             if self._pending and not self._stopped():
                 self._ask()
-                self._lock.wait_for(lambda: not self._pending or self._stopped(), timeout)
-            self._closed = True
+            self._lock.wait_for(lambda: self._stopped() or self._all_taken(), timeout)
+            self._closed, self._reason = True, self._reason or reason
             attachment = self._attachment
             self._lock.notify_all()
         if attachment is not None:
             attachment.say_goodbye()
         self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed"))
+
+    def _all_taken(self) -> bool:
+        # Between two connections the goodbye would get lost; one that never was needs none.
+        return not self._pending and (self._attachment is not None or not self.greetings)
+
+    def _wait_for_room(self, size: int) -> None:
+        if not self._fits(size) and not self._stopped():
+            if size > self._window - self._window // 4:
+                self._ask()  # else a quarter of the window is taken before this can block for long, and told
+            self._lock.wait_for(lambda: self._fits(size) or self._stopped())
+            self._asking = False
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._stopped():
+            raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
+
+    def _cut(self, packed: Packed, sequence: int, told: int) -> tuple[bytes, ...]:
+        prefix = make_prefix(FrameType.DATA, self.epoch, sequence, told, packed.header, packed.payload)
+        return cut(prefix, packed.header, packed.payload, self.chunk_bytes)
 
     def fail(self, error: Exception) -> None:
         """Give up: senders and receivers get ``error``."""
@@ -208,6 +253,9 @@ class Channel:
         with self._lock:
             old = self._attachment
             self._attachment = new = Attachment(self, wake)
+            if self._closed:
+                new.say_goodbye()
+            self._lock.notify_all()
         if old is not None:
             old.drop()
         return new
@@ -227,7 +275,9 @@ class Attachment:
         self._wake = wake
         self._assembler = Assembler(channel.limits)
         self._own: deque[FrameType] = deque([FrameType.HELLO])
+        self._unaware = True  # the I/O thread was not woken since it last looked for work
         self._cursor: int | None = None  # next data frame to send; unknown until the peer's hello
+        self._goodbye = False
         self.greeted = False
         self.peer_waits = False
         self.dropped = False
@@ -235,12 +285,15 @@ class Attachment:
 
     def wake(self) -> None:
         """Have the I/O thread look for work; from any thread."""
-        self._wake()
+        # Once is enough until it looks: waking a loop takes a system call.
+        if self._unaware:
+            self._unaware = False
+            self._wake()
 
     def drop(self) -> None:
         """End this connection; the channel goes on without it."""
         self.dropped = True
-        self._wake()
+        self.wake()
 
     def should_tell(self, untold: int, window: int) -> bool:
         """Whether ``untold`` bytes taken by the program are worth an acknowledgement of their own."""
@@ -252,32 +305,35 @@ class Attachment:
     def acknowledge(self) -> None:
         """Send an acknowledgement by itself."""
         self._own.append(FrameType.ACK)
-        self._wake()
+        self.wake()
 
     def heartbeat(self) -> None:
         """Send a sign of life; it carries the acknowledgement too."""
         self._own.append(FrameType.HEARTBEAT)
-        self._wake()
+        self.wake()
 
     def say_goodbye(self) -> None:
-        """Tell the peer that nothing more comes."""
-        self._own.append(FrameType.BYE)
-        self._wake()
+        """Tell the peer that nothing more comes, after all that was sent."""
+        self._goodbye = True
+        self.wake()
 
     # ---- sending -------------------------------------------------------------------------------------------------
 
     def outgoing(self) -> Iterator[bytes]:
         """Chunks that can leave now; returns when there are none left. The connection may stop in between."""
+        self._unaware = True
         while not self.dropped:
             if self._own:
                 yield self._own_frame(self._own.popleft())
                 continue
             frame = self._next_frame()
-            if frame is None:
+            if frame is not None:
+                yield from itertools.takewhile(lambda _: not self.dropped, frame.chunks)
+            elif self._goodbye:
+                self._goodbye = False
+                yield self._own_frame(FrameType.BYE)
+            else:
                 return
-            first, *rest = frame.chunks
-            yield frame.writer.prefix(self._told()) + first
-            yield from rest
 
     def _next_frame(self) -> _Outgoing | None:
         channel = self._channel
@@ -291,16 +347,16 @@ class Attachment:
             self._cursor = frame.sequence + 1
             again, frame.sent = frame.sent, True
         if again:
-            channel._accounts.overhead(channel._out, "retransmission", frame.writer.frame_bytes)
+            channel._accounts.overhead(channel._out, "retransmission", frame.frame_bytes)
         return frame
 
     def _own_frame(self, kind: FrameType) -> bytes:
         channel = self._channel
-        writer = FrameWriter(kind, channel.epoch, 0)
-        channel._accounts.overhead(channel._out, _KINDS[kind], writer.frame_bytes)
+        header = channel._reason.encode()[:_REASON_BYTES] if kind is FrameType.BYE else b""
+        channel._accounts.overhead(channel._out, _KINDS[kind], PREFIX_BYTES + len(header))
         # A hello tells what has arrived, so that nothing is sent twice; the others what the program took.
-        acknowledged = channel._received if kind is FrameType.HELLO else self._told()
-        return writer.prefix(acknowledged)
+        told = channel._received if kind is FrameType.HELLO else self._told()
+        return make_prefix(kind, channel.epoch, 0, told, header) + header
 
     def _told(self) -> int:
         channel = self._channel
@@ -319,6 +375,8 @@ class Attachment:
             The peer breaks the format or the window; the connection must be closed.
         """
         for prefix, body in self._assembler.feed(chunk):
+            if self.dropped or self.ended:
+                return
             self._arrived(prefix, body)
 
     def _arrived(self, prefix: Prefix, body: memoryview) -> None:
@@ -344,42 +402,55 @@ class Attachment:
                 self.acknowledge()
         if prefix.type is FrameType.BYE:
             self.ended = True
-            channel.inbox.fail(PeerLostError(f"{channel.peer} closed the channel"))
+            reason = bytes(body).decode(errors="replace")
+            words = f"{channel.peer} closed the channel" + (f": {reason}" if reason else "")
+            channel.inbox.fail(PeerLostError(words))
             with channel._lock:
                 channel._lock.notify_all()
-            self._wake()
+            self.wake()
 
     def _other_epoch(self, epoch: int) -> None:
         channel = self._channel
         if epoch > channel.epoch:
             channel.fail(
-                PeerLostError(
-                    f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})"
-                )
+                PeerLostError(f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})")
             )
             self.drop()
             return
-        raise WireError(f"{channel.peer} sent a frame of the past epoch {epoch}")
+        # Left over from before a restart; this end's hello tells that program so.
+        logger.info("dropped a frame of %s from the past epoch %d", channel.peer, epoch)
 
     def _greet(self, received: int) -> None:
         channel = self._channel
         with channel._lock:
             if received >= channel._next:
                 raise WireError(f"{channel.peer} says it has frame {received}, which was never sent")
+            if received < channel._acknowledged:
+                lost = PeerLostError(
+                    f"{channel.peer} has frames up to {received} and took {channel._acknowledged} before: "
+                    "it is not the program that this conversation began with"
+                )
+                channel.inbox.fail(lost)
+                channel._lock.notify_all()
+                return
             self._cursor = received + 1
             asking = channel._asking
-        self.greeted = True
+            self.greeted = True
+            channel.greetings += 1
+        if channel._taken:  # an acknowledgement may have got lost with the last connection
+            self._own.append(FrameType.ACK)
         if asking:
             self._own.append(FrameType.HEARTBEAT)
-        self._wake()
+        self.wake()
 
     def _acknowledged(self, sequence: int) -> None:
         channel = self._channel
         with channel._lock:
             if sequence >= channel._next:
                 raise WireError(f"{channel.peer} acknowledges frame {sequence}, which was never sent")
+            channel._acknowledged = max(channel._acknowledged, sequence)
             while channel._pending and channel._pending[0].sequence <= sequence:
-                channel._pending_bytes -= channel._pending.popleft().writer.frame_bytes
+                channel._pending_bytes -= channel._pending.popleft().frame_bytes
             channel._lock.notify_all()
 
     def _data(self, prefix: Prefix, body: memoryview) -> None:
@@ -392,11 +463,12 @@ class Attachment:
         if channel.inbox.bytes and channel.inbox.bytes + prefix.frame_bytes > 2 * channel._window:
             raise WireError(f"{channel.peer} sends more than the window of {channel._window} bytes")
         header, payload = body[: prefix.header_bytes], body[prefix.header_bytes :]
-        summary = inspect(header, channel.limits)
-        if len(payload) != summary.payload_bytes:
-            raise WireError(
-                f"frame {prefix.sequence} has {len(payload)} bytes of payload, its table {summary.payload_bytes}"
-            )
+        if channel._accounts.recorder is not None:
+            summary = inspect(header, channel.limits)
+            if len(payload) != summary.payload_bytes:
+                raise WireError(
+                    f"frame {prefix.sequence} has {len(payload)} bytes of payload, its table {summary.payload_bytes}"
+                )
+            channel._accounts.data(channel._in, summary, summary, prefix.frame_bytes)
         channel._received = prefix.sequence
-        channel._accounts.data(channel._in, summary, summary, prefix.frame_bytes)
         channel.inbox.put(header, payload, prefix.frame_bytes)

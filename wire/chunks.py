@@ -1,36 +1,55 @@
 """Frames as chunks of about one mebibyte, the size that gRPC moves fastest, and back.
 
-A frame is copied once on each side: into its chunks when it is sent (so that a program may change its arrays at once), and
-into its own buffer when it arrives in several chunks. A frame that arrives as one chunk is not copied at all.
+The payload is copied once on each side at most: into its chunks when it is sent (so that a program may change its
+arrays at once), and into its own buffer when it arrives in several chunks. A frame that arrives as one chunk is not
+copied at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import xxhash
+
 from ..core.errors import WireError
-from .frame import PREFIX_BYTES, Buffer, Prefix, check, read_prefix
+from .frame import CHECKED_BYTES, PREFIX_BYTES, Buffer, Prefix, read_prefix
 from .limits import DEFAULT, Limits
 
 CHUNK_BYTES = 1 << 20
+#: A frame that is longer than a chunk by no more than this travels as one, and so is not copied where it arrives.
+SLACK_BYTES = 1 << 16
 
 
-def cut(header: bytes, payload: Sequence[Buffer]) -> tuple[bytes, ...]:
-    """Header and payload as chunks; the first leaves room for the prefix."""
-    room = CHUNK_BYTES - PREFIX_BYTES
+def cut(prefix: bytes, header: bytes, payload: Sequence[Buffer], chunk_bytes: int = CHUNK_BYTES) -> tuple[bytes, ...]:
+    """A frame as chunks; the payload is copied, once.
+
+    Parameters
+    ----------
+    prefix, header : bytes
+    payload : sequence of buffers
+        Parts in order.
+    chunk_bytes : int
+        Size of every chunk but the last.
+    """
+    parts = [memoryview(part).cast("B") for part in payload if memoryview(part).nbytes]
+    size = len(prefix) + len(header) + sum(part.nbytes for part in parts)
+    if size <= chunk_bytes + min(SLACK_BYTES, chunk_bytes):
+        return (b"".join((prefix, header, *parts)),)
     chunks: list[bytes] = []
-    parts: list[Buffer] = []
-    for part in (header, *payload):
-        view = memoryview(part).cast("B") if memoryview(part).nbytes else memoryview(b"")
-        while len(view) >= room:
-            parts.append(view[:room])
-            chunks.append(b"".join(parts))
-            parts, view, room = [], view[room:], CHUNK_BYTES
-        if len(view):
-            parts.append(view)
-            room -= len(view)
-    if parts or not chunks:
-        chunks.append(b"".join(parts))
+    gathered: list[memoryview] = []
+    room = chunk_bytes
+    for part in (memoryview(prefix), memoryview(header), *parts):
+        start = 0
+        while start < part.nbytes:
+            piece = part[start : start + room]
+            gathered.append(piece)
+            start, room = start + piece.nbytes, room - piece.nbytes
+            if not room:
+                chunks.append(b"".join(gathered))
+                gathered, room = [], chunk_bytes
+    if gathered:
+        chunks.append(b"".join(gathered))
     return tuple(chunks)
 
 
@@ -47,10 +66,11 @@ class Assembler:
         self._limits = limits
         self._start = bytearray()
         self._prefix: Prefix | None = None
-        self._body = bytearray()
+        self._body = memoryview(b"")
         self._filled = 0
+        self._digest = xxhash.xxh3_64()
 
-    def feed(self, chunk: bytes) -> Iterator[tuple[Prefix, memoryview]]:
+    def feed(self, chunk: Buffer) -> Iterator[tuple[Prefix, memoryview]]:
         """Yield every frame that ``chunk`` completes, as prefix and body (header and payload).
 
         Raises
@@ -59,45 +79,42 @@ class Assembler:
             The bytes break the format; the connection must be closed.
         """
         view = memoryview(chunk)
-        while len(view):
+        while view.nbytes:
             if self._prefix is None:
-                view, whole = self._begin(view)
-                if whole is not None:
-                    yield whole
-                    continue
-            if self._prefix is not None:
-                take = min(len(view), self._prefix.body_bytes - self._filled)
-                self._body[self._filled : self._filled + take] = view[:take]
-                self._filled += take
-                view = view[take:]
-                if self._filled == self._prefix.body_bytes:
-                    yield self._finish(self._prefix)
+                view = self._begin(view)
+            prefix = self._prefix
+            if prefix is None:
+                return
+            if not self._filled and view.nbytes >= prefix.body_bytes:  # the rest lies in this chunk: no copy
+                self._body, view = view[: prefix.body_bytes], view[prefix.body_bytes :]
+                self._digest.update(self._body)
+                yield self._finish(prefix)
+                continue
+            if not self._body.nbytes:
+                # Its pages come into being as they are filled: a length that is only announced costs nothing.
+                self._body = np.empty(prefix.body_bytes, np.uint8).data
+            piece = view[: prefix.body_bytes - self._filled]
+            self._body[self._filled : self._filled + piece.nbytes] = piece
+            self._digest.update(piece)
+            self._filled += piece.nbytes
+            view = view[piece.nbytes :]
+            if self._filled == prefix.body_bytes:
+                yield self._finish(prefix)
 
-    def _begin(self, view: memoryview) -> tuple[memoryview, tuple[Prefix, memoryview] | None]:
-        if not self._start and len(view) >= PREFIX_BYTES:
-            prefix = read_prefix(view, self._limits)
-            end = prefix.frame_bytes
-            if len(view) >= end:  # the whole frame lies in this chunk: no copy
-                body = view[PREFIX_BYTES:end].toreadonly()
-                check(prefix, view, body)
-                return view[end:], (prefix, body)
-        need = PREFIX_BYTES - len(self._start)
-        self._start += view[:need]
-        view = view[need:]
+    def _begin(self, view: memoryview) -> memoryview:
+        """Read the prefix, which may come in pieces; returns what follows it."""
+        take = PREFIX_BYTES - len(self._start)
+        self._start += view[:take]
         if len(self._start) == PREFIX_BYTES:
-            prefix = read_prefix(self._start, self._limits)
-            if prefix.body_bytes == 0:
-                check(prefix, self._start, memoryview(b""))
-                self._start = bytearray()
-                return view, (prefix, memoryview(b""))
-            self._prefix, self._body, self._filled = prefix, bytearray(prefix.body_bytes), 0
-        return view, None
+            self._prefix = read_prefix(self._start, self._limits)
+            self._digest = xxhash.xxh3_64(memoryview(self._start)[:CHECKED_BYTES])
+        return view[take:]
 
     def _finish(self, prefix: Prefix) -> tuple[Prefix, memoryview]:
-        body = memoryview(self._body).toreadonly()
-        start, self._start, self._prefix = self._start, bytearray(), None
-        self._body, self._filled = bytearray(), 0
-        check(prefix, start, body)
+        body, self._body, self._filled = self._body.toreadonly(), memoryview(b""), 0
+        self._start, self._prefix = bytearray(), None
+        if self._digest.intdigest() != prefix.checksum:
+            raise WireError(f"frame {prefix.sequence} arrived damaged (its checksum does not fit)")
         return prefix, body
 
     def end(self) -> None:

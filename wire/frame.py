@@ -11,10 +11,8 @@ header length  4      bytes of protobuf header after the prefix
 payload length 8      bytes of payload after the header
 sequence       8      number of a data frame, from 1; 0 in frames of the channel's own
 acknowledged   8      highest data frame that the sender's program has taken
-checksum       8      XXH3-64 of the prefix without its last two fields, the header and the payload
+checksum       8      XXH3-64 of the prefix up to here, the header and the payload
 =============  =====  ==========================================================================
-
-The acknowledgement is outside the checksum because it is filled in when the frame leaves, also when it leaves again.
 """
 
 from __future__ import annotations
@@ -30,9 +28,11 @@ from ..core.errors import WireError
 from .limits import DEFAULT, Limits
 
 MAGIC = b"FSH1"
-_FIXED = struct.Struct("<4sBBHIQQ")
-_TAIL = struct.Struct("<QQ")
+_FIXED = struct.Struct("<4sBBHIQQQ")
+_TAIL = struct.Struct("<Q")
 PREFIX_BYTES = _FIXED.size + _TAIL.size
+#: The part of the prefix that the checksum covers.
+CHECKED_BYTES = _FIXED.size
 
 Buffer = bytes | bytearray | memoryview
 
@@ -70,40 +70,31 @@ class Prefix:
         return PREFIX_BYTES + self.body_bytes
 
 
-class FrameWriter:
-    """A frame's fixed part, made once; the acknowledgement is added each time it leaves.
+def make_prefix(
+    type: FrameType,
+    epoch: int,
+    sequence: int,
+    acknowledged: int,
+    header: bytes = b"",
+    payload: Sequence[Buffer] = (),
+) -> bytes:
+    """The prefix of a frame, checksum included.
 
     Parameters
     ----------
-    type, epoch, sequence
+    type, epoch, sequence, acknowledged
         As in the prefix.
     header : bytes
     payload : sequence of buffers
         Sent one after another.
     """
-
-    __slots__ = ("_checksum", "_fixed", "frame_bytes")
-
-    def __init__(
-        self,
-        type: FrameType,
-        epoch: int,
-        sequence: int,
-        header: bytes = b"",
-        payload: Sequence[Buffer] = (),
-    ) -> None:
-        size = sum(memoryview(part).nbytes for part in payload)
-        self._fixed = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence)
-        digest = xxhash.xxh3_64(self._fixed)
-        digest.update(header)
-        for part in payload:
-            digest.update(part)
-        self._checksum = digest.intdigest()
-        self.frame_bytes = PREFIX_BYTES + len(header) + size
-
-    def prefix(self, acknowledged: int) -> bytes:
-        """The prefix as it leaves now."""
-        return self._fixed + _TAIL.pack(acknowledged, self._checksum)
+    size = sum(memoryview(part).nbytes for part in payload)
+    checked = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence, acknowledged)
+    digest = xxhash.xxh3_64(checked)
+    digest.update(header)
+    for part in payload:
+        digest.update(part)
+    return checked + _TAIL.pack(digest.intdigest())
 
 
 def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
@@ -116,8 +107,8 @@ def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
     """
     if len(data) < PREFIX_BYTES:
         raise WireError(f"a frame of {len(data)} bytes is shorter than its prefix ({PREFIX_BYTES})")
-    magic, kind, reserved, epoch, header, payload, sequence = _FIXED.unpack_from(data)
-    acknowledged, checksum = _TAIL.unpack_from(data, _FIXED.size)
+    magic, kind, reserved, epoch, header, payload, sequence, acknowledged = _FIXED.unpack_from(data)
+    (checksum,) = _TAIL.unpack_from(data, _FIXED.size)
     if magic != MAGIC:
         raise WireError(
             f"these bytes are no frame of this version (they begin with {bytes(magic)!r})",
@@ -135,24 +126,3 @@ def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
     if kind != FrameType.DATA and (payload or header > 1024):
         raise WireError(f"a frame of type {kind} announces a payload of {header} + {payload} bytes")
     return Prefix(FrameType(kind), epoch, header, payload, sequence, acknowledged, checksum)
-
-
-def check(prefix: Prefix, data: Buffer, body: memoryview) -> None:
-    """Compare the checksum of a whole frame.
-
-    Parameters
-    ----------
-    data : buffer
-        Starts with the prefix as it arrived.
-    body : memoryview
-        Header and payload.
-
-    Raises
-    ------
-    WireError
-        The bytes were changed on the way.
-    """
-    digest = xxhash.xxh3_64(memoryview(data)[: _FIXED.size])
-    digest.update(body)
-    if digest.intdigest() != prefix.checksum:
-        raise WireError(f"frame {prefix.sequence} arrived damaged (its checksum does not fit)")

@@ -1,7 +1,7 @@
 """Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
 
-The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf ``bytes``
-field would cost a copy of everything.
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf
+``bytes`` field would cost a copy of everything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from ..core.errors import FarshoreError, RefusedError, WireError
-from .chunks import CHUNK_BYTES
 from .channel import Channel
+from .chunks import CHUNK_BYTES
 from .io import IoThread
 from .pump import STALL_SECONDS, Read, Write, pump
 
@@ -36,6 +36,11 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.bdp_probe", 1),
     ("grpc.enable_retries", 0),
 ]
+
+_FIRST_PAUSE = 0.1
+
+#: Seconds that the server gets to take a goodbye.
+_LAST_SECONDS = 2.0
 
 #: Codes with which a server says no for good.
 _REFUSALS = (
@@ -80,6 +85,28 @@ def _reader(call: Any) -> Read:
     return read
 
 
+class Shape(Protocol):
+    """What a :class:`Dialer` puts between a channel and its connection."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Chunks should not be larger."""
+
+    def __call__(self, read: Read, write: Write) -> tuple[Read, Write]:
+        """Wrap a connection's two ends."""
+
+    async def flush(self) -> None:
+        """Wait until all that was written has left."""
+
+
+async def _drain(call: Any) -> None:
+    """Let the server end the call, which it does once it has read everything: a cancelled call may lose our goodbye."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_SECONDS):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+
 class Dialer:
     """Keeps a node's channel connected: dials, serves, and dials again with growing pauses.
 
@@ -97,8 +124,8 @@ class Dialer:
         More gRPC channel options, e.g. ``grpc.ssl_target_name_override``.
     on_state : callable, optional
         Told in words what the connection does, e.g. ``reconnecting to host:50051 in 4 s: connection refused``.
-    shape : callable, optional
-        Wraps the connection's two ends, e.g. to throttle them.
+    shape : Shape, optional
+        Wraps each connection's two ends, e.g. a :class:`~farshore.wire.shaper.Shaper`.
     """
 
     def __init__(
@@ -111,7 +138,7 @@ class Dialer:
         *,
         options: list[tuple[str, Any]] | None = None,
         on_state: Callable[[str], None] | None = None,
-        shape: Callable[[Read, Write], tuple[Read, Write]] | None = None,
+        shape: Shape | None = None,
         stall_seconds: float = STALL_SECONDS,
         longest_pause: float = 10.0,
     ) -> None:
@@ -119,6 +146,8 @@ class Dialer:
         self._credentials, self._options = credentials, [*OPTIONS, *(options or [])]
         self._on_state = on_state or (lambda state: logger.info("%s", state))
         self._shape = shape
+        if shape is not None:
+            channel.chunk_bytes = min(channel.chunk_bytes, shape.chunk_bytes)
         self._stall = stall_seconds
         self._longest = longest_pause
         self._future: Any = None
@@ -140,45 +169,58 @@ class Dialer:
             self._future.cancel()
 
     async def _run(self) -> None:
-        pause = 0.1
-        while not self._channel.stopped:
+        pause = _FIRST_PAUSE
+        while True:
+            greetings = self._channel.greetings
             reason = "the connection ended"
             try:
-                if await self._once():
-                    pause = 0.1
+                await self._once()
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSALS:
-                    self._channel.fail(
-                        RefusedError(f"the server refused the data connection: {error.details()}")
-                    )
+                    self._channel.fail(RefusedError(f"the server refused the data connection: {error.details()}"))
                     return
                 reason = error.details() or error.code().name
             except FarshoreError as error:
                 reason = str(error)
             if self._channel.stopped:
                 return
+            if self._channel.greetings > greetings:  # it worked for a while
+                pause = _FIRST_PAUSE
             wait = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads reconnects, guards nothing
             self._on_state(f"reconnecting to {self._target} in {wait:.1f} s: {reason}")
             await asyncio.sleep(wait)
             pause = min(2 * pause, self._longest)
 
-    async def _once(self) -> bool:
+    async def _once(self) -> None:
+        """One connection from its start to its end."""
         if self._credentials is None:
             dialled = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             dialled = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         async with dialled:
-            call = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
-            read, write = _reader(call), call.write
-            if self._shape is not None:
-                read, write = self._shape(read, write)
+            call: Any = dialled.stream_stream(METHOD, None, None)(metadata=((TICKET, self._ticket),))
             try:
-                greeted = await pump(self._channel, read, write, stall_seconds=self._stall)
-                await call.done_writing()
-                if not greeted and call.done():
-                    code = await call.code()
-                    if code is not grpc.StatusCode.OK:
-                        raise grpc.aio.AioRpcError(code, None, None, await call.details())  # type: ignore[arg-type]
-                return greeted
+                await self._serve(call)
+            except asyncio.InvalidStateError:  # written to after its end
+                pass
             finally:
+                over = call.done()
                 call.cancel()
+            if over and await call.code() is not grpc.StatusCode.OK:
+                raise _failure(await call.code(), await call.details())
+
+    async def _serve(self, call: Any) -> None:
+        read, write = _reader(call), call.write
+        if self._shape is not None:
+            read, write = self._shape(read, write)
+        await pump(self._channel, read, write, stall_seconds=self._stall)
+        if self._channel.stopped:
+            if self._shape is not None:
+                await self._shape.flush()
+            await call.done_writing()
+            await _drain(call)
+
+
+def _failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, nothing, nothing, details, None)

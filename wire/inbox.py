@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,16 +12,19 @@ from typing import Protocol
 from ..core.errors import PeerLostError
 from ..core.message import Message
 
+#: Numbers arrivals over all inboxes of the process.
+_arrivals = itertools.count()
+
 
 class Inbox:
     """Arrived frames in order.
 
-    The bytes in it are bounded by the sender's window, not here: the sender counts a frame until this side's program took
-    it.
+    The bytes in it are bounded by the sender's window, not here: the sender counts a frame until this side's program
+    took it.
     """
 
     def __init__(self) -> None:
-        self._arrived: deque[tuple[bytes | memoryview, memoryview, int]] = deque()
+        self._arrived: deque[tuple[int, bytes | memoryview, memoryview, int]] = deque()
         self._condition = threading.Condition()
         self._listeners: set[threading.Event] = set()
         self._error: Exception | None = None
@@ -28,7 +33,7 @@ class Inbox:
     def put(self, header: bytes | memoryview, payload: memoryview, size: int) -> None:
         """Add a frame of ``size`` bytes and wake whoever waits."""
         with self._condition:
-            self._arrived.append((header, payload, size))
+            self._arrived.append((next(_arrivals), header, payload, size))
             self.bytes += size
             self._wake()
 
@@ -37,6 +42,9 @@ class Inbox:
         with self._condition:
             self._error = self._error or error
             self._wake()
+
+    def __len__(self) -> int:
+        return len(self._arrived)
 
     def _wake(self) -> None:
         self._condition.notify_all()
@@ -53,6 +61,14 @@ class Inbox:
         """Whether a take would return, or raise, at once."""
         return bool(self._arrived) or self._error is not None
 
+    @property
+    def place(self) -> tuple[bool, int] | None:
+        """Sorts inboxes by which to take from first: messages in order of arrival, then errors; None when empty."""
+        with self._condition:
+            if self._arrived:
+                return False, self._arrived[0][0]
+            return (True, 0) if self._error is not None else None
+
     def take(self, timeout: float | None) -> tuple[bytes | memoryview, memoryview, int]:
         """The next frame; blocks.
 
@@ -67,9 +83,9 @@ class Inbox:
             if not self._condition.wait_for(lambda: self.ready, timeout):
                 raise TimeoutError("no message arrived in time")
             if self._arrived:
-                frame = self._arrived.popleft()
-                self.bytes -= frame[2]
-                return frame
+                _, header, payload, size = self._arrived.popleft()
+                self.bytes -= size
+                return header, payload, size
             assert self._error is not None
             raise self._error
 
@@ -96,7 +112,9 @@ class Receiver(Protocol):
 
 
 def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) -> tuple[str, Message]:
-    """The next message of whichever channel has one first, with the channel's name; blocks without polling.
+    """The message that arrived first on any of the channels, with the channel's name; blocks without polling.
+
+    The error of a channel that has ended comes when no other has a message; leave that channel out to go on.
 
     Raises
     ------
@@ -107,15 +125,17 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
     """
     if not channels:
         raise PeerLostError("there is nobody left to receive from")
+    deadline = None if timeout is None else time.monotonic() + timeout
     arrived = threading.Event()
     for channel in channels.values():
         channel.inbox.listen(arrived)
     try:
-        while arrived.wait(timeout):
+        while arrived.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
             arrived.clear()
-            for name, channel in channels.items():
-                if channel.inbox.ready:
-                    return name, channel.receive(0.0)
+            ready = [(place, name) for name, c in channels.items() if (place := c.inbox.place) is not None]
+            if ready:
+                _, name = min(ready, key=lambda item: item[0])
+                return name, channels[name].receive(0.0)
         raise TimeoutError("no message arrived in time")
     finally:
         for channel in channels.values():

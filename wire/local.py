@@ -1,9 +1,13 @@
-"""Connections between processes of one machine: chunks with a four-byte length over a unix socket, the ticket first."""
+"""Connections between processes of one machine: chunks with a four-byte length over a unix socket, the ticket first.
+
+A ticket that is refused is answered by a chunk that no frame starts like, with the reason.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from ..core.errors import RefusedError, WireError
@@ -15,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 2 * CHUNK_BYTES
 _BUFFER = 4 * CHUNK_BYTES
+_REFUSED = b"refused: "
 
 
 def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Read, Write]:
@@ -52,6 +57,8 @@ async def serve_local(path: Path, serve: Serve) -> asyncio.Server:
             await serve(ticket.decode(errors="replace"), read, write)
         except RefusedError as error:
             logger.warning("a local connection was refused: %s", error)
+            with suppress(ConnectionError):
+                await write(_REFUSED + error.message.encode())
         except (WireError, ConnectionError) as error:
             logger.warning("a local connection was closed: %s", error)
         finally:
@@ -74,3 +81,15 @@ async def open_local(path: Path, ticket: str) -> tuple[Read, Write, asyncio.Stre
     read, write = ends(reader, writer)
     await write(ticket.encode())
     return read, write, writer
+
+
+def check_welcome(first: bytes) -> None:
+    """Look at the first chunk of an answer.
+
+    Raises
+    ------
+    RefusedError
+        It says that the ticket was refused.
+    """
+    if first.startswith(_REFUSED):
+        raise RefusedError(first[len(_REFUSED) :].decode(errors="replace"))

@@ -1,7 +1,7 @@
 """Channels inside one process: the frames of a network without the network.
 
-Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums, chunks and
-acknowledgements have no work to do here and are left out.
+Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums,
+chunks and acknowledgements have no work to do here and are left out.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class MemoryChannel:
         inbox = self._other.inbox
         with self._other._room:
             self._other._room.wait_for(
-                lambda: (
-                    not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error
-                )
+                lambda: not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error
             )
         if self.inbox.error or inbox.error:
             raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
@@ -67,9 +65,10 @@ class MemoryChannel:
             with end._room:
                 end._room.notify_all()
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Say that nothing more comes; what was sent can still be received."""
-        self._other.fail(PeerLostError(f"{self._other.peer} closed the channel"))
+    def close(self, timeout: float = 5.0, reason: str = "") -> None:
+        """Say that nothing more comes, and why; what was sent can still be received."""
+        words = f"{self._other.peer} closed the channel" + (f": {reason}" if reason else "")
+        self._other.fail(PeerLostError(words))
         self.fail(PeerLostError(f"the channel to {self.peer} is closed"))
 
 

@@ -132,9 +132,7 @@ def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEF
     payload = payload if payload.format == "B" and payload.ndim == 1 else payload.cast("B")
     end = parsed.tensors[-1].offset + parsed.tensors[-1].length if parsed.tensors else 0
     if end != len(payload):
-        raise WireError(
-            f"{_where(parsed.kind)}the payload has {len(payload)} bytes where the table describes {end}"
-        )
+        raise WireError(f"{_where(parsed.kind)}the payload has {len(payload)} bytes where the table describes {end}")
     tensors = {}
     for entry, layout in zip(parsed.tensors, layouts, strict=True):
         side = payload[entry.offset : entry.offset + entry.side]
@@ -169,9 +167,7 @@ def _start(message: Message, limits: Limits) -> pb.FrameHeader:
     for name in (message.kind, *message.tensors, *message.fields):
         _check_text(where, name, limits)
     try:
-        header = pb.FrameHeader(
-            kind=message.kind, round=message.round, step=message.step, micro=message.micro
-        )
+        header = pb.FrameHeader(kind=message.kind, round=message.round, step=message.step, micro=message.micro)
     except (ValueError, TypeError) as error:
         raise WireError(
             f"{where}round {message.round}, step {message.step}, micro {message.micro}: "
@@ -314,12 +310,8 @@ def _scalar(where: str, key: str, value: Scalar | np.generic) -> pb.Scalar:
             case bytes():
                 return pb.Scalar(blob=value)
     except (ValueError, UnicodeEncodeError) as error:
-        raise WireError(
-            f"{where}field '{key}' holds {str(value)[:40]}, which does not fit: {error}"
-        ) from error
-    raise WireError(
-        f"{where}field '{key}' is a {type(value).__name__}; bool, int, float, str or bytes travel"
-    )
+        raise WireError(f"{where}field '{key}' holds {str(value)[:40]}, which does not fit: {error}") from error
+    raise WireError(f"{where}field '{key}' is a {type(value).__name__}; bool, int, float, str or bytes travel")
 
 
 def _value(kind: str, key: str, scalar: pb.Scalar) -> Scalar:

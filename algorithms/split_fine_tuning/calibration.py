@@ -59,12 +59,7 @@ class Moments:
         self.tokens += other.tokens
         self.total += other.total
         self.square += other.square
-        if (
-            self.stream is not None
-            and self.cross is not None
-            and other.stream is not None
-            and other.cross is not None
-        ):
+        if self.stream is not None and self.cross is not None and other.stream is not None and other.cross is not None:
             self.stream += other.stream
             self.cross += other.cross
 
@@ -154,7 +149,9 @@ def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
                 moments.add(a[keep], None if h is None else h[keep])
     finally:
         front.train(was_training)
-    if moments is None or moments.tokens < front.plan.width:
+    # Directions need as many tokens; where nothing is decomposed, the moments of a few will do.
+    needed = front.plan.width if front.codec is not None else 1
+    if moments is None or moments.tokens < needed:
         seen = 0 if moments is None else moments.tokens
         raise DataError(
             f"calibration saw {seen} tokens for a code of width {front.plan.width}",
@@ -203,9 +200,7 @@ def _trunk_state(front: Front, basis: Basis, moments: Moments) -> dict[str, Tens
         state |= {"residual.weight": r, "residual.bias": c}
     if o.how == "ffn_svd" and o.decoder == "linear":
         if front.first is None:
-            raise ConfigError(
-                "the front no longer has its first matrix", cure="calibrate once, before training"
-            )
+            raise ConfigError("the front no longer has its first matrix", cure="calibrate once, before training")
         u, bias = basis.through(*front.first)
         state |= {"expand.weight": u, "expand.bias": bias}
     return {name: value.float().contiguous() for name, value in state.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from ...core.session import ServerSession
 from ...data.metrics import score
 from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, settle, shares
+from .agreement import SPARE, Offer, Schedule, settle, shares
 from .baselines import Volume
 from .codes import code_bytes, gradient_tensor
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .fronts import weight_tensors
+from .fronts import weight_tensors, weighted_mean
 from .inputs import Inputs, expect
 from .optimiser import make_optimiser, make_schedule
 from .parts import Builder
@@ -29,15 +30,16 @@ from .parts import Builder
 class Cloud:
     """Trains the trunk with whatever edges the session has.
 
-    Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in order of
-    arrival: sums of gradients come out with the same bits in every run.
+    Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in
+    order of arrival: sums of gradients come out with the same bits in every run.
     """
 
     def __init__(self, session: ServerSession, config: SplitFineTuning) -> None:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.session = session
         self.config = config
-        self.metric = task_entry(config.task).metric
+        entry = task_entry(config.task)
+        self.metric, self.max_length = entry.metric, config.max_length or entry.max_length
         self.trunk = Builder(config, session.run.seed, session.data).trunk()
         self.plan = self.trunk.plan
         self.dropout = DropoutSeeds(self.trunk, session.run.seed.child("dropout", "trunk"))
@@ -59,6 +61,7 @@ class Cloud:
         offers = {node: Offer.of(channel.receive()) for node, channel in channels.items()}
         schedule = settle(offers, self.plan, self.config)
         self.volume.front_parameters = next(iter(offers.values())).parameters
+        self.trains = {node: offer.trains for node, offer in offers.items()}
         for channel in channels.values():
             channel.send(Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch}))
         return schedule
@@ -90,26 +93,29 @@ class Cloud:
     def _step(self, step: int) -> float:
         self.trunk.train()
         self.optimiser.zero_grad(set_to_none=True)
-        channels = self.session.channels
-        heads = {node: self._activation(node, step, 0) for node in channels}
-        total = sum(int(m.fields["examples"]) for m in heads.values())
-        loss = 0.0
-        for micro in range(max(int(m.fields["micros"]) for m in heads.values())):
-            for place, (node, channel) in enumerate(channels.items()):
-                if micro >= int(heads[node].fields["micros"]):
-                    continue
-                message = heads[node] if micro == 0 else self._activation(node, step, micro)
-                self.dropout.at(step, micro * len(channels) + place)
-                reply, part = self._backward(message, node, total)
-                channel.send(reply)
-                loss += part
-        if not math.isfinite(loss):
-            raise RunFailedError(
-                f"the loss became {loss} at step {step + 1}", cure="lower learning_rate or codec_lr_factor"
-            )
+        heads = {node: self._activation(node, step, 0) for node in self.session.channels}
+        total = sum(_announced(node, m, "examples", self.config.batch_size) for node, m in heads.items())
+        loss, seen = 0.0, 0
+        for slot, node, message in self._in_order(step, heads):
+            inputs = self._inputs(message, node)
+            self.dropout.at(step, slot)
+            loss += self._backward(inputs, node, step, total)
+            self._answer(inputs, message, node)
+            seen += len(inputs.labels)
+        if seen != total:
+            raise WireError(f"the edges announced {total} examples for step {step + 1} and sent {seen}")
         self.optimiser.step()
         self.scheduler.step()
         return loss
+
+    def _in_order(self, step: int, heads: dict[str, Message]) -> Iterator[tuple[int, str, Message]]:
+        """The step's micro-batches, each with a number of its own and its edge; received as they are asked for."""
+        micros = {n: _announced(n, m, "micros", self.config.micro_batches) for n, m in heads.items()}
+        for micro in range(max(micros.values())):
+            for place, node in enumerate(heads):
+                if micro < micros[node]:
+                    message = heads[node] if micro == 0 else self._activation(node, step, micro)
+                    yield micro * len(heads) + place, node, message
 
     def _activation(self, node: str, step: int, micro: int) -> Message:
         message = expect(self.session.channels[node].receive(), "activation", node)
@@ -117,26 +123,40 @@ class Cloud:
             raise WireError(f"edge '{node}' sent step {message.step}.{message.micro} where {step}.{micro} was due")
         return message
 
-    def _backward(self, message: Message, node: str, total: int) -> tuple[Message, float]:
+    def _backward(self, inputs: Inputs, node: str, step: int, total: int) -> float:
         """Forward and backward through the trunk; the step's mean over *all* its examples is what is differentiated."""
-        inputs = self._inputs(message, node)
-        codes = inputs.codes.requires_grad_()
+        if self.trains[node]:
+            inputs.want_gradients()
         loss = functional.cross_entropy(self._logits(inputs), inputs.labels, reduction="sum") / total
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert codes.grad is not None
-        seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
-        tensors = {"codes": gradient_tensor(codes.grad.numpy(), self.config.down, inputs.groups, seed)}
-        if inputs.sentence is not None and inputs.sentence.grad is not None:
-            tensors["sentence"] = gradient_tensor(
-                inputs.sentence.grad.numpy(), self.config.sentence_down, None, seed.child("sentence")
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunFailedError(
+                f"the loss of edge '{node}' became {value} at step {step + 1}",
+                cure="lower learning_rate or codec_lr_factor",
             )
-        self.volume.count_step(len(codes), code_bytes(codes.numel(), self.config), message)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def _answer(self, inputs: Inputs, message: Message, node: str) -> None:
+        """Count a micro-batch, and send its gradients to an edge that has a use for them."""
+        trains = self.trains[node]
+        beside = 0 if inputs.sentence is None else inputs.sentence.numel()
+        sent = code_bytes(inputs.codes.numel(), beside, self.config, gradients=trains)
+        self.volume.count_step(len(inputs.codes), sent, message, gradients=trains)
+        if not trains:
+            return
+        seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
+        gradients = inputs.gradients(f"edge '{node}' at step {message.step + 1}")
+        tensors = {"codes": gradient_tensor(gradients["codes"], self.config.down, inputs.groups, seed)}
+        if "sentence" in gradients:
+            bits = self.config.sentence_down
+            tensors["sentence"] = gradient_tensor(gradients["sentence"], bits, None, seed.child("sentence"))
         reply = Message("gradient", step=message.step, micro=message.micro, tensors=tensors)
-        return reply, float(loss.detach())
+        self.session.channels[node].send(reply)
 
     def _inputs(self, message: Message, node: str) -> Inputs:
         where = f"edge '{node}' at step {message.step}"
-        return Inputs.of(message, self.config.ragged, self.plan.width, where)
+        return Inputs.of(message, self.plan, ragged=self.config.ragged, max_length=self.max_length, where=where)
 
     def _logits(self, inputs: Inputs) -> torch.Tensor:
         logits: torch.Tensor = self.trunk(inputs.padded(), inputs.mask, inputs.sentence)
@@ -146,8 +166,8 @@ class Cloud:
 
     def _after(self, done: int, loss: float) -> None:
         self.losses.append(loss)
-        self.session.metrics(done, loss=loss, learning_rate=self.scheduler.get_last_lr()[0])
-        if self.schedule.averages(done):
+        self.session.metrics(done, loss=loss, learning_rate=float(self.scheduler.get_last_lr()[0]))
+        if any(self.trains.values()) and self.schedule.averages(done):
             self._average(done)
         if self.schedule.evaluates(done):
             self.evaluations.append(self._evaluate(done))
@@ -159,6 +179,9 @@ class Cloud:
                 "volume": self.volume.as_dict(),
             }
             self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
+            for node, channel in self.session.channels.items():
+                if not self.trains[node]:
+                    channel.send(Message("control", step=done, fields={"what": "saved"}))
         window = self.losses[-20:]
         self.session.progress(done, self.schedule.total, loss=sum(window) / len(window), **self._newest())
 
@@ -166,22 +189,30 @@ class Cloud:
         return {self.metric: self.evaluations[-1][self.metric]} if self.evaluations else {}
 
     def _average(self, done: int) -> None:
-        """Mean of the edges' fronts, weighted by their share of a step, summed in cohort order."""
+        """Mean of how far the edges' fronts moved, weighted by their share of a step, summed in cohort order."""
         channels = self.session.channels
         weights = shares(self.config.batch_size, len(channels))
-        sums: dict[str, Array] = {}
-        for weight, (node, channel) in zip(weights, channels.items(), strict=True):
-            message = expect(channel.receive(), "weights", node)
-            for name, tensor in message.tensors.items():
-                part = tensor.array.astype(np.float64) * (weight / self.config.batch_size)
-                sums[name] = sums[name] + part if name in sums else part
-        mean = weight_tensors({n: a.astype(np.float32) for n, a in sums.items()}, self.config.average_encoding)
+        parts = (
+            (node, weight / self.config.batch_size, expect(channel.receive(), "weights", node))
+            for weight, (node, channel) in zip(weights, channels.items(), strict=True)
+        )
+        mean = weight_tensors(weighted_mean(parts), self.config.average_encoding)
         for channel in channels.values():
             channel.send(Message("weights", step=done, tensors=mean))
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> dict[str, float]:
         self.trunk.eval()
+        figures: dict[str, float] = {"step": done}
+        for name in (self.metric, SPARE) if self.schedule.scores_spare(done) else (self.metric,):
+            truth, guess = self._guess()
+            if len(truth):
+                figures[name] = score(self.metric, truth, guess)
+                self.session.log(f"step {done}: {name} {figures[name]:.4f} on {len(truth)} examples")
+        return figures
+
+    def _guess(self) -> tuple[Array, Array]:
+        """Classes and guesses for what all edges send until each says that it has evaluated."""
         truth: list[Array] = []
         guess: list[Array] = []
         for node, channel in self.session.channels.items():
@@ -193,9 +224,8 @@ class Cloud:
                 guess.append(self._logits(inputs).argmax(-1).numpy())
                 truth.append(inputs.labels.numpy())
                 self.volume.count_evaluation(len(inputs.codes), message)
-        value = score(self.metric, np.concatenate(truth), np.concatenate(guess))
-        self.session.log(f"step {done}: {self.metric} {value:.4f} on {sum(map(len, truth))} examples")
-        return {"step": done, self.metric: value}
+        empty = np.empty(0, np.int64)
+        return np.concatenate([empty, *truth]), np.concatenate([empty, *guess])
 
     # ---- checkpoints and the result ------------------------------------------------------------------------------
 
@@ -213,6 +243,7 @@ class Cloud:
         return {
             "metric": self.metric,
             "accuracy": self.evaluations[-1][self.metric],
+            "accuracy_spare": self.evaluations[-1].get(SPARE),
             "evaluations": self.evaluations,
             "steps": self.schedule.total,
             "edges": edges,
@@ -221,5 +252,14 @@ class Cloud:
             "width": self.plan.width,
             "parameters": {"edge": self.volume.front_parameters, "cloud": trunk},
             "code_bytes": self.volume.code_bytes,
-            "baselines": self.volume.baselines(self.volume.front_parameters + trunk, self.config.epochs, edges),
+            "vanilla_bytes": self.volume.vanilla_training,
+            "baselines": self.volume.baselines(self.volume.front_parameters + trunk, self.schedule.epochs, edges),
         }
+
+
+def _announced(node: str, message: Message, what: str, most: int) -> int:
+    """A count in the first message of a step, from 1 to ``most``."""
+    value = message.fields.get(what)
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise WireError(f"edge '{node}' announced {value!r} {what} for step {message.step + 1}, not 1 to {most}")
+    return value

@@ -160,18 +160,14 @@ def load_codec_state(codec: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = codec.state_dict()  # shares the memory of the parameters
     for name, value in state.items():
         if name not in own:
-            raise RefusedError(
-                f"the codec has no tensor '{name}'", cure="use the same split plan on both ends"
-            )
+            raise RefusedError(f"the codec has no tensor '{name}'", cure="use the same split plan on both ends")
         if value.shape != own[name].shape or not value.is_floating_point():
             raise RefusedError(
                 f"the codec's '{name}' is {tuple(own[name].shape)}, not {tuple(value.shape)} {value.dtype}",
                 cure="use the same split plan on both ends",
             )
         if not bool(torch.isfinite(value).all()):
-            raise RefusedError(
-                f"the codec's '{name}' holds values that are not finite", cure="calibrate again"
-            )
+            raise RefusedError(f"the codec's '{name}' holds values that are not finite", cure="calibrate again")
     for name, value in state.items():
         _copy(own[name], value)
 

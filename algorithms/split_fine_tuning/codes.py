@@ -1,4 +1,4 @@
-"""How codes and their gradients are written for the wire: quantiser statistics live here, the bits in ``wire.encodings``.
+"""How codes and their gradients are written for the wire: quantiser statistics are here, bits in ``wire.encodings``.
 
 Activations are centred and scaled by *running* statistics, so that a sentence is written with the same grid whether it
 travels alone or in a batch. Gradients have no evaluation to agree with and are scaled by what they are: per channel and
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.errors import WireError
 from ...core.message import Array, Encoding, Message, Tensor
 from ...core.seeds import Seed
 from ...wire.encodings import Bf16, Bits, Fp16, Int2, Int4, Int8
@@ -34,9 +35,12 @@ CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()
 WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
-def code_bytes(numbers: int, config: SplitFineTuning) -> int:
-    """Bytes of ``numbers`` codes up and as many gradients down, without any side data."""
-    return (numbers * WIDTHS[config.up] + 7) // 8 + (numbers * WIDTHS[config.down] + 7) // 8
+def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
+    """Bytes of so many codes of tokens and of sentences up, and of as many gradients down, without any side data."""
+    sent = [(numbers, config.up), (sentence_numbers, config.sentence_up)]
+    if gradients:
+        sent += [(numbers, config.down), (sentence_numbers, config.sentence_down)]
+    return sum((n * WIDTHS[bits] + 7) // 8 for n, bits in sent)
 
 
 def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[str, Tensor]:
@@ -60,7 +64,10 @@ def codes_of(message: Message, name: str) -> torch.Tensor:
     """The tensor called ``name`` as float32, with its mean added back where one travelled along; a writable copy."""
     codes = np.array(message.array(name), np.float32)
     if name == "codes" and "mean" in message.tensors:
-        codes += message.array("mean").astype(np.float32)
+        mean = message.array("mean")
+        if mean.shape != codes.shape[-1:]:
+            raise WireError(f"codes of shape {codes.shape} came with a mean of shape {mean.shape}")
+        codes += mean.astype(np.float32)
     return torch.from_numpy(codes)
 
 

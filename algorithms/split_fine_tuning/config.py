@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...core.errors import ConfigError
+
 Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 
 
@@ -23,6 +25,9 @@ class SplitFineTuning(BaseModel):
     model: str = Field("minilm", description="'minilm' or the name of a data set that holds a transformers model")
     train_samples: int = Field(0, ge=0, description="use so many training examples, drawn with the seed; 0 = all")
     eval_samples: int = Field(0, ge=0, description="evaluate on so many held-out examples; 0 = all")
+    spare_samples: int = Field(
+        0, ge=0, description="at the end, also score so many training examples that train_samples leaves out"
+    )
     max_length: int = Field(0, ge=0, description="longest sequence in tokens; 0 = the task's default")
 
     # where and how the model is cut
@@ -47,7 +52,7 @@ class SplitFineTuning(BaseModel):
     credits: int = Field(4, ge=1, description="micro-batches in flight per edge")
 
     # training
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(0, ge=0, description="times through all examples; 0 = the task's default")
     steps: int = Field(0, ge=0, description="stop after so many steps; 0 = all epochs")
     batch_size: int = Field(32, ge=1, description="examples per step over all edges")
     learning_rate: float = Field(1e-4, gt=0)
@@ -78,10 +83,13 @@ class SplitFineTuning(BaseModel):
 
         Raises
         ------
-        ValueError
+        ConfigError
             There is no such block.
         """
         k = self.block if self.block > 0 else blocks + self.block
         if not 1 <= k <= blocks:
-            raise ValueError(f"block={self.block} is not one of the model's {blocks} blocks")
+            raise ConfigError(
+                f"block={self.block} is not one of the model's {blocks} blocks",
+                cure=f"choose 1 to {blocks}, or -1 (the last but one) to {1 - blocks}",
+            )
         return k

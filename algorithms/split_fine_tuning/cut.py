@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .backbone import load_backbone
+from .backbone import LOADING, load_backbone
 from .codec import Decoder, Encoder, FullProjection
 from .factors import Basis, random_basis, svd_basis
 from .families import Family, NoPositions, PassThrough, find_blocks, first_matrix, with_blocks
@@ -106,8 +106,9 @@ def build_front(
     classes, head
         Part of the plan that both ends compare; the edge holds no head.
     """
-    model, tokenizer = load_backbone(source, blocks=options.block, **backbone)
-    return cut_with(Classifier(model, classes, head=head), options).front, tokenizer
+    with LOADING:
+        model, tokenizer = load_backbone(source, blocks=options.block, **backbone)
+        return cut_with(Classifier(model, classes, head=head), options).front, tokenizer
 
 
 def build_trunk(
@@ -124,8 +125,9 @@ def build_trunk(
 
     ``dropout`` and ``seed`` are the head's; the rest as for :func:`build_front`.
     """
-    model, _ = load_backbone(source, **backbone)
-    return cut_with(Classifier(model, classes, head=head, dropout=dropout, seed=seed), options).trunk
+    with LOADING:
+        model, _ = load_backbone(source, **backbone)
+        return cut_with(Classifier(model, classes, head=head, dropout=dropout, seed=seed), options).trunk
 
 
 class _Opened(NamedTuple):

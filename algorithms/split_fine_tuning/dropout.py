@@ -1,8 +1,8 @@
 """Dropout whose masks depend on the step and nothing else.
 
 torch draws every dropout mask of a process from one generator, so masks would depend on what else ran before. Here each
-half of the model owns a generator that is re-seeded from the seed tree before every micro-batch: the same masks come out
-simulated, over a network, pipelined and after a restart.
+half of the model owns a generator that is re-seeded from the seed tree before every micro-batch: the same masks come
+out simulated, over a network, pipelined and after a restart.
 """
 
 from __future__ import annotations

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from ...core.errors import WireError
-from ...core.message import Message, Tensor
+from ...core.errors import RunFailedError, WireError
+from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession
 from ...data.batches import Batch, split_micro
 from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, shares
+from .agreement import Offer, Schedule, digest_of, shares
 from .calibration import calibrate
 from .codes import CASTS, code_tensors, codes_of, small_integers
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .fronts import trainable_arrays, weight_tensors
+from .fronts import CommonFront
 from .optimiser import make_optimiser, make_schedule
 from .parts import Builder, inputs_of
 from .ragged import flatten
@@ -39,7 +40,7 @@ class Edge:
         builder = Builder(config, session.run.seed, session.data)
         self.front, tokenizer = builder.front()
         task = builder.task(tokenizer)
-        self.classes, self.max_length = task.classes, task.max_length
+        self.labels, self.classes, self.max_length = task.labels, task.classes, task.max_length
         self.shard = task.shard(*session.shard)
         seed = session.run.seed.child("dropout", "front", self.place)
         self.dropout = DropoutSeeds(self.front, seed)
@@ -47,23 +48,34 @@ class Edge:
         self.schedule = self._agree()
         share = shares(config.batch_size, len(session.run.nodes))[self.place]
         self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
-        self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
-        self.first_step = 0
-        if session.resume_step is not None:
-            self._load(session.resume_step)
-        else:
+        if self.trains:
+            self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
+        self.first_step = session.resume_step or 0
+        saved = None if session.resume_step is None else self._load(session.resume_step)
+        if saved is None:
             self._settle_codec()
+        self.common = CommonFront(self.front, config.average_encoding) if config.average_every else None
+        if self.common and saved is not None:
+            self.common.from_arrays(saved)
 
     # ---- before the first step -----------------------------------------------------------------------------------
 
     def _agree(self) -> Schedule:
         channel = self.session.channel
         parameters = sum(p.numel() for p in self.front.parameters())
-        channel.send(Offer(self.front.plan, len(self.shard.train), parameters).message())
-        reply = channel.receive()
-        if reply.kind != "control" or reply.fields.get("what") != "schedule":
-            raise WireError(f"expected the cloud's schedule, got a '{reply.kind}' message")
-        return Schedule(int(reply.fields["steps_per_epoch"]), self.config)
+        examples = len(self.shard.train)
+        channel.send(Offer(self.front.plan, examples, parameters, digest_of(self.labels), self.trains).message())
+        steps = self._told("schedule").fields.get("steps_per_epoch")
+        if not isinstance(steps, int) or steps < 1:
+            raise WireError(f"the cloud's schedule has {steps!r} steps per epoch")
+        return Schedule(steps, self.config)
+
+    def _told(self, what: str) -> Message:
+        """Wait for the cloud's control message ``what``."""
+        reply = self.session.channel.receive()
+        if reply.kind != "control" or reply.fields.get("what") != what:
+            raise WireError(f"expected the cloud's '{what}', got a '{reply.kind}' message")
+        return reply
 
     def _settle_codec(self) -> None:
         """The first edge calibrates on its own examples and sends the few matrices that the others need."""
@@ -77,6 +89,8 @@ class Edge:
             channel.send(Message("codec", tensors=tensors))
         else:
             message = channel.receive()
+            if message.kind != "codec":
+                raise WireError(f"expected the first edge's codec, got a '{message.kind}' message")
             parts = {n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()}
             self.front.load_codec_state(
                 {n.removeprefix("front."): t for n, t in parts.items() if n.startswith("front.")}
@@ -92,28 +106,32 @@ class Edge:
             self.session.check_cancelled()
             self._step(step)
             self._after(step + 1)
-        self.session.channel.receive()  # the cloud is done; nothing may be lost by leaving early
+        self._told("done")  # nothing may be lost by leaving early
 
     def _step(self, step: int) -> None:
-        """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B)."""
+        """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B).
+
+        A frozen front has no backward: its codes leave as fast as the channel's window lets them.
+        """
         self.front.train()
-        self.optimiser.zero_grad(set_to_none=True)
         batch = self.shard.batch(self.plan, step)
-        micros = deque(split_micro(batch, self.config.micro_batches))
-        count = len(micros)
-        flying: deque[Codes] = deque()
-        sent = 0
+        micros = deque(enumerate(split_micro(batch, self.config.micro_batches)))
+        head = {"examples": len(batch), "micros": len(micros)}
+        flying: deque[tuple[int, Codes]] = deque()
         while micros or flying:
             room = bool(micros) and len(flying) < self.config.credits
             reply = self._reply(block=not room) if flying else None
             if reply is not None:
-                self._backward(flying.popleft(), reply)
-            else:
-                fields = {"examples": len(batch), "micros": count} if sent == 0 else {}
-                flying.append(self._forward(micros.popleft(), step, sent, fields))
-                sent += 1
-        self.optimiser.step()
-        self.scheduler.step()
+                self._backward(*flying.popleft(), step, reply)
+                continue
+            number, part = micros.popleft()
+            codes = self._forward(part, step, number, head if number == 0 else {})
+            if self.trains:
+                flying.append((number, codes))
+        if self.trains:
+            self.optimiser.step()
+            self.scheduler.step()
+            self.optimiser.zero_grad(set_to_none=True)
 
     def _reply(self, *, block: bool) -> Message | None:
         try:
@@ -136,6 +154,7 @@ class Edge:
 
     def _send(self, kind: str, step: int, micro: int, codes: Codes, batch: Batch, fields: dict[str, int]) -> None:
         tokens, sentence = codes
+        self._expect_finite("codes", step, codes)
         tensors = code_tensors(tokens.detach().numpy(), self.config.up, self.front.statistics)
         if sentence is not None:
             tensors["sentence"] = Tensor(sentence.detach().numpy(), CASTS[self.config.sentence_up])
@@ -143,11 +162,9 @@ class Edge:
         tensors["labels"] = small_integers(batch.labels, self.classes - 1)
         self.session.channel.send(Message(kind, step=step, micro=micro, tensors=tensors, fields=fields))
 
-    def _backward(self, codes: Codes, reply: Message) -> None:
-        if reply.kind != "gradient":
-            raise WireError(f"expected a gradient, got a '{reply.kind}' message")
-        if not self.trains:
-            return
+    def _backward(self, number: int, codes: Codes, step: int, reply: Message) -> None:
+        if (reply.kind, reply.step, reply.micro) != ("gradient", step, number):
+            raise WireError(f"expected gradient {step}.{number}, got '{reply.kind}' {reply.step}.{reply.micro}")
         roots: list[torch.Tensor] = []
         gradients: list[torch.Tensor] = []
         for name, root in zip(("codes", "sentence"), codes, strict=True):
@@ -158,41 +175,55 @@ class Edge:
                 raise WireError(f"the gradient of {name} has shape {tuple(gradient.shape)}, not {tuple(root.shape)}")
             roots.append(root)
             gradients.append(gradient)
+        self._expect_finite("gradients", step, gradients)
         torch.autograd.backward(roots, gradients)
+
+    def _expect_finite(self, what: str, step: int, tensors: Iterable[torch.Tensor | None]) -> None:
+        if not all(torch.isfinite(t).all() for t in tensors if t is not None):
+            raise RunFailedError(
+                f"edge '{self.session.node}': the {what} of step {step + 1} are not finite",
+                cure="lower learning_rate or codec_lr_factor",
+            )
 
     # ---- after a step --------------------------------------------------------------------------------------------
 
     def _after(self, done: int) -> None:
-        if self.schedule.averages(done):
-            self._average(done)
+        if self.common and self.trains and self.schedule.averages(done):
+            self.session.channel.send(Message("weights", step=done, tensors=self.common.moved()))
+            self.common.take(self.session.channel.receive())
         if self.schedule.evaluates(done):
             self._evaluate(done)
         if self.schedule.saves(done):
-            self.session.save_checkpoint(done, to_arrays(self.front, self.optimiser), {})
+            self._save(done)
 
-    def _average(self, done: int) -> None:
-        mine = trainable_arrays(self.front)
-        channel = self.session.channel
-        channel.send(Message("weights", step=done, tensors=weight_tensors(mine, self.config.average_encoding)))
-        mean = channel.receive()
-        with torch.no_grad():
-            for name, parameter in self.front.named_parameters():
-                if name in mean.tensors:
-                    parameter.copy_(torch.from_numpy(np.array(mean.array(name), np.float32)))
+    def _save(self, done: int) -> None:
+        arrays = to_arrays(self.front, self.optimiser if self.trains else None)
+        if self.common:
+            arrays |= self.common.to_arrays()
+        self.session.save_checkpoint(done, arrays, {})
+        if not self.trains:
+            # Without gradients to wait for, this edge could be checkpoints ahead: both sides would share none.
+            self._told("saved")
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> None:
         """This edge's part of the held-out examples, through the same wire as in training."""
         self.front.eval()
-        for number, batch in enumerate(self.shard.held_out()):
+        self._send_evaluation(done, self.shard.held_out())
+        if self.schedule.scores_spare(done):
+            self._send_evaluation(done, self.shard.spare_batches())
+
+    def _send_evaluation(self, done: int, batches: Iterator[Batch]) -> None:
+        for number, batch in enumerate(batches):
             padded, sentence = self.front.codes(**inputs_of(batch))
             codes = self._codes(padded, torch.from_numpy(batch.attention_mask)), sentence
             self._send("evaluation", done, number, codes, batch, {})
         self.session.channel.send(Message("control", step=done, fields={"what": "evaluated"}))
 
-    def _load(self, step: int) -> None:
+    def _load(self, step: int) -> dict[str, Array]:
         arrays, _ = self.session.load_checkpoint(step)
-        from_arrays(arrays, self.front, self.optimiser)
+        from_arrays(arrays, self.front, self.optimiser if self.trains else None)
         self.front.forget_first()
-        self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
-        self.first_step = step
+        if self.trains:
+            self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
+        return arrays

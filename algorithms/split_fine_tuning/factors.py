@@ -82,9 +82,7 @@ def random_basis(width: int, rank: int, seed: int) -> Basis:
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(width, rank, generator=generator, dtype=torch.float64)
     v = fix_signs(torch.linalg.qr(normal)[0].T).contiguous()
-    return Basis(
-        v, torch.eye(rank, dtype=torch.float64), v.T.contiguous(), torch.zeros(width, dtype=torch.float64)
-    )
+    return Basis(v, torch.eye(rank, dtype=torch.float64), v.T.contiguous(), torch.zeros(width, dtype=torch.float64))
 
 
 def principal_directions(covariance: Tensor) -> Tensor:

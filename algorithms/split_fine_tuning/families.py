@@ -23,9 +23,7 @@ class BertRest(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.activation = cast(
-            "Callable[[Tensor], Tensor]", block.get_submodule("intermediate").intermediate_act_fn
-        )
+        self.activation = cast("Callable[[Tensor], Tensor]", block.get_submodule("intermediate").intermediate_act_fn)
         self.output = block.get_submodule("output")
 
     def forward(self, u: Tensor, residual: Tensor) -> Tensor:

@@ -81,9 +81,7 @@ class Front(nn.Module):
         self.first: tuple[Tensor, Tensor] | None = None
         self._token_types = FAMILIES[plan.family].token_types
 
-    def features(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
+    def features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """What the codec encodes: the block's output, or its first matrix's input (or, for ``ffn``, output),
         [B, T, ·]."""
         kinds = {"token_type_ids": token_type_ids} if self._token_types else {}
@@ -97,9 +95,7 @@ class Front(nn.Module):
         a = self.features(input_ids, attention_mask, token_type_ids)
         return (a, None) if self.codec is None else self.codec(a, attention_mask)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Codes z [B, T, w] alone, from token ids, mask and token types, each [B, T] int64."""
         return self.codes(input_ids, attention_mask, token_type_ids)[0]
 

@@ -32,9 +32,7 @@ class Head(nn.Module):
         Seed of the linear layer's weights (normal, 0.02; bias zero).
     """
 
-    def __init__(
-        self, width: int, classes: int, pooling: Pooling, *, dropout: float = 0.1, seed: int = 0
-    ) -> None:
+    def __init__(self, width: int, classes: int, pooling: Pooling, *, dropout: float = 0.1, seed: int = 0) -> None:
         super().__init__()
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
@@ -56,9 +54,7 @@ class Head(nn.Module):
             vector = hidden[torch.arange(len(hidden), device=hidden.device), last]
         else:
             if pooled is None:
-                raise ConfigError(
-                    "the head asks for the pooler, but the model has none", cure="set head=mean"
-                )
+                raise ConfigError("the head asks for the pooler, but the model has none", cure="set head=mean")
             vector = pooled
         logits: Tensor = self.linear(self.dropout(vector))
         return logits
@@ -119,9 +115,7 @@ class Classifier(nn.Module):
             self.head = Head(backbone.config.hidden_size, classes, head, dropout=dropout, seed=seed)
         self.train(backbone.training)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Logits [B, C] from token ids, mask and, for sentence pairs, token types, each [B, T] int64."""
         kinds = {"token_type_ids": token_type_ids} if self.family.token_types else {}
         out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kinds)

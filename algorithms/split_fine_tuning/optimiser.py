@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,7 +28,8 @@ def make_optimiser(
     groups = parameter_groups(
         module, config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
     )
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8)
+    # Fused: one pass over the memory. Plain AdamW took 18 % of a step of MiniLM, whose embeddings are half of it.
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)
     return optimiser, make_schedule(optimiser, config, total, done)
 
 
@@ -35,4 +38,5 @@ def make_schedule(optimiser: torch.optim.Optimizer, config: SplitFineTuning, tot
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])
     warmup = round(config.warmup * total)
-    return get_linear_schedule_with_warmup(optimiser, warmup, total, last_epoch=done - 1 if done else -1)
+    make: Callable[..., LambdaLR] = get_linear_schedule_with_warmup  # not annotated
+    return make(optimiser, warmup, total, last_epoch=done - 1 if done else -1)

@@ -17,7 +17,7 @@ from ...data.batches import Batch, BatchPlan, evaluation_batches, make_batch, na
 from ...data.metrics import score
 from ...data.registry import task as task_entry
 from ...data.text import EncodedSet, Tokenizer, encode
-from .backbone import load_backbone, model_folder
+from .backbone import LOADING, load_backbone, model_folder
 from .config import SplitFineTuning
 from .cut import build_front, build_trunk
 from .front import Front
@@ -30,7 +30,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as a model's arguments: ``input_ids``, ``attention_mask`` and, for pairs, ``token_type_ids``, each [B, T]."""
+    """A batch as a model's arguments: ``input_ids``, ``attention_mask``, for pairs ``token_type_ids``; each [B, T]."""
     inputs = {
         "input_ids": torch.from_numpy(batch.input_ids),
         "attention_mask": torch.from_numpy(batch.attention_mask),
@@ -57,6 +57,7 @@ class TaskData:
         entry = task_entry(config.task)
         task = entry.load(lookup, seed.child("task"))
         self.metric = task.metric
+        self.labels = task.labels
         self.classes = len(task.labels)
         self.max_length = config.max_length or entry.max_length
         self._seed = seed
@@ -64,7 +65,9 @@ class TaskData:
         dev = encode(task.dev, tokenizer, self.max_length)
         self.spare: EncodedSet | None = None
         if 0 < config.train_samples < len(train):
-            train, self.spare = train.split(config.train_samples, seed.child("train samples"))
+            train, rest = train.split(config.train_samples, seed.child("train samples"))
+            if config.spare_samples and len(rest):
+                self.spare = rest.subset(min(config.spare_samples, len(rest)), seed.child("spare samples"))
         if 0 < config.eval_samples < len(dev):
             dev = dev.subset(config.eval_samples, seed.child("eval samples"))
         self.train, self.dev = train, dev
@@ -75,16 +78,19 @@ class TaskData:
 
     def shard(self, place: int, count: int) -> Shard:
         """Part ``place`` of ``count``: disjoint from the others."""
-        return Shard(self.train.shard(place, count), self.dev.shard(place, count), self._seed.child("shard", place))
+        spare = None if self.spare is None else self.spare.shard(place, count)
+        seed = self._seed.child("shard", place)
+        return Shard(self.train.shard(place, count), self.dev.shard(place, count), seed, spare)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One edge's examples."""
+    """One edge's examples; ``spare`` are those that nobody trains on, if they are to be scored."""
 
     train: EncodedSet
     dev: EncodedSet
     seed: Seed
+    spare: EncodedSet | None = None
 
     def plan(self, batch_size: int, steps: int) -> BatchPlan:
         """The batches of each step, when all edges take ``steps`` per epoch."""
@@ -101,6 +107,10 @@ class Shard:
     def held_out(self, batch_size: int = 64) -> Iterator[Batch]:
         """All held-out examples of this shard."""
         return evaluation_batches(self.dev, batch_size)
+
+    def spare_batches(self, batch_size: int = 64) -> Iterator[Batch]:
+        """All spare examples of this shard."""
+        return iter(()) if self.spare is None else evaluation_batches(self.spare, batch_size)
 
     def samples(self, count: int, batch_size: int = 64) -> Iterator[Inputs]:
         """Some training examples to calibrate on."""
@@ -181,10 +191,11 @@ class Builder:
 
     def whole(self) -> tuple[Classifier, Tokenizer]:
         """The unsplit model, with the same first values."""
-        backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
-        model = Classifier(
-            backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
-        )
+        with LOADING:
+            backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
+            model = Classifier(
+                backbone, self.classes, head=self.config.head, dropout=self.config.dropout, seed=self.head_seed
+            )
         return model, tokenizer
 
     @property

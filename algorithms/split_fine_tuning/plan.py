@@ -147,35 +147,23 @@ def _check(plan: SplitPlan) -> None:
     o = plan.options
     for name, allowed in (("how", How), ("residual", Residual), ("init", Init), ("decoder", DecoderKind)):
         if getattr(o, name) not in get_args(allowed):
-            raise ConfigError(
-                f"{name}={getattr(o, name)!r} is unknown", cure=f"use one of {get_args(allowed)}"
-            )
-    numbers = [
-        (f.name, getattr(o, f.name)) for f in fields(o) if f.name in ("block", "seed", "sentence_vector")
-    ]
+            raise ConfigError(f"{name}={getattr(o, name)!r} is unknown", cure=f"use one of {get_args(allowed)}")
+    numbers = [(f.name, getattr(o, f.name)) for f in fields(o) if f.name in ("block", "seed", "sentence_vector")]
     numbers += [(n, getattr(plan, n)) for n in ("layers", "hidden", "ffn", "classes")]
     for name, value in numbers:
         if type(value) is not int or value < 0:
             raise ConfigError(f"{name}={value!r} is not a whole number of zero or more")
     if plan.family not in FAMILIES:
-        raise ConfigError(
-            f"models of type {plan.family!r} cannot be split", cure=f"use one of {sorted(FAMILIES)}"
-        )
+        raise ConfigError(f"models of type {plan.family!r} cannot be split", cure=f"use one of {sorted(FAMILIES)}")
     if not 1 <= o.block <= plan.layers:
         raise ConfigError(f"block={o.block} is not in the model", cure=f"choose 1 to {plan.layers}")
     if o.compressed:
         if type(o.rank) is not int or not 1 <= o.rank <= plan.hidden:
-            raise ConfigError(
-                f"how={o.how} with rank={o.rank!r}", cure=f"choose a rank from 1 to {plan.hidden}"
-            )
+            raise ConfigError(f"how={o.how} with rank={o.rank!r}", cure=f"choose a rank from 1 to {plan.hidden}")
         if o.sentence_vector > plan.hidden:
-            raise ConfigError(
-                f"sentence_vector={o.sentence_vector} is too wide", cure=f"at most {plan.hidden}"
-            )
+            raise ConfigError(f"sentence_vector={o.sentence_vector} is too wide", cure=f"at most {plan.hidden}")
         if o.how == "codec" and o.init == "svd":
-            raise ConfigError(
-                "how=codec has no matrix to factorise", cure="use init=pca and calibrate, or init=random"
-            )
+            raise ConfigError("how=codec has no matrix to factorise", cure="use init=pca and calibrate, or init=random")
     elif o.decoder != "linear" or o.sentence_vector:
         raise ConfigError(f"how={o.how} sends everything and has no decoder", cure="use ffn_svd or codec")
     _check_pre_norm(plan)

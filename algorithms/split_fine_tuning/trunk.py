@@ -71,15 +71,11 @@ class Trunk(nn.Module):
 
     def _check(self, z: Tensor, sentence: Tensor | None) -> None:
         if z.dim() != 3 or z.shape[-1] != self.plan.width:
-            raise ConfigError(
-                f"codes of shape {tuple(z.shape)} where [batch, tokens, {self.plan.width}] was agreed"
-            )
+            raise ConfigError(f"codes of shape {tuple(z.shape)} where [batch, tokens, {self.plan.width}] was agreed")
         q = self.plan.options.sentence_vector
         shape = None if sentence is None else tuple(sentence.shape)
         if shape != ((len(z), q) if q else None):
-            raise ConfigError(
-                f"sentence vectors of shape {shape} where {(len(z), q) if q else None} was agreed"
-            )
+            raise ConfigError(f"sentence vectors of shape {shape} where {(len(z), q) if q else None} was agreed")
 
     def codec_state(self) -> dict[str, Tensor]:
         """The decoder's tensors by name."""

@@ -17,10 +17,12 @@ from ...core.errors import DataError
 from ...core.seeds import Seed
 from ...data.batches import Batch, evaluation_batches
 from ...data.encoded import EncodedSet
-from .agreement import Schedule, shares
+from ...runs.checkpoints import CheckpointStore
+from ..training_state import from_arrays, to_arrays
+from .agreement import SPARE, Schedule, shares
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .optimiser import make_optimiser
+from .optimiser import make_optimiser, make_schedule
 from .parts import Builder, TaskData, inputs_of
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
@@ -32,6 +34,7 @@ def train_unsplit(
     edges: int = 1,
     data: Callable[[str], Path] | None = None,
     on_progress: OnProgress | None = None,
+    checkpoints: CheckpointStore | None = None,
 ) -> dict[str, Any]:
     """Train the unsplit model on what ``edges`` edges would have trained on together.
 
@@ -47,11 +50,14 @@ def train_unsplit(
         Gives the path of a data set by name.
     on_progress : callable, optional
         Called as ``on_progress(step, total, {"loss": …})`` after each step.
+    checkpoints : CheckpointStore, optional
+        Where to go on from, and to save to every ``checkpoint_every`` steps.
 
     Returns
     -------
     dict
-        ``metric``, ``accuracy``, ``steps``, ``loss`` (mean of the last 50 steps) and ``evaluations``.
+        ``metric``, ``accuracy``, ``accuracy_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
+        last 50 steps) and ``evaluations``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     builder = Builder(config, Seed(seed), data or no_data)
@@ -66,7 +72,13 @@ def train_unsplit(
     dropout = DropoutSeeds(model, builder.seed.child("dropout", "whole"))
     losses: list[float] = []
     evaluations: list[dict[str, float]] = []
-    for step in range(schedule.total):
+    first = max(checkpoints.steps(), default=0) if checkpoints else 0
+    if checkpoints and first:
+        arrays, meta = checkpoints.load(first)
+        from_arrays(arrays, model, optimiser)
+        losses, evaluations = list(meta["losses"]), list(meta["evaluations"])
+        scheduler = make_schedule(optimiser, config, schedule.total, first)
+    for step in range(first, schedule.total):
         model.train()
         optimiser.zero_grad(set_to_none=True)
         batches = [shard.batch(plan, step) for shard, plan in zip(held, plans, strict=True)]
@@ -75,12 +87,17 @@ def train_unsplit(
         scheduler.step()
         if schedule.evaluates(step + 1):
             evaluations.append({"step": step + 1, task.metric: evaluate(model, task, task.dev)})
+            if schedule.scores_spare(step + 1) and task.spare is not None:
+                evaluations[-1][SPARE] = evaluate(model, task, task.spare)
+        if checkpoints and schedule.saves(step + 1):
+            checkpoints.save(step + 1, to_arrays(model, optimiser), {"losses": losses, "evaluations": evaluations})
         if on_progress:
             newest = {task.metric: evaluations[-1][task.metric]} if evaluations else {}
             on_progress(step + 1, schedule.total, {"loss": float(np.mean(losses[-20:])), **newest})
     return {
         "metric": task.metric,
         "accuracy": evaluations[-1][task.metric],
+        "accuracy_spare": evaluations[-1].get(SPARE),
         "steps": schedule.total,
         "loss": float(np.mean(losses[-50:])),
         "evaluations": evaluations,

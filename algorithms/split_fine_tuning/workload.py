@@ -17,6 +17,16 @@ class SplitFineTuningWorkload:
     summary = "fine-tune a transformer across edges and cloud, low-rank codes instead of activations on the wire"
     config: type[BaseModel] = SplitFineTuning
     on_lost_node: Literal["restart", "continue"] = "restart"
+    uses_torch = True
+
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """The task's sentences and, unless it comes as a package, the model."""
+        from ...data.registry import task
+
+        settings = cast(SplitFineTuning, config)
+        sentences = task(settings.task).data_names
+        model = () if settings.model == "minilm" else (settings.model,)
+        return tuple(names for names in (sentences, model) if names)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Train the trunk; returns accuracy, loss and the baselines of the volume."""

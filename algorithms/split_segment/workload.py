@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel
@@ -22,6 +23,10 @@ class SplitSegmentWorkload:
     uses_torch = True
     #: A node may open a run of this method for itself.
     node_may_open = True
+
+    def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
+        """None: the user's process has its data."""
+        return ()
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Answer the user's process until it closes; returns how much was done."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Json, amount, duration, emit, say, table
+from .output import Json, duration, emit, say, show, table
+
+if TYPE_CHECKING:
+    from ..demo.show import Outcome
 
 #: Chosen so that the demonstration takes less than three minutes on two cores.
-STEPS = 120
+STEPS = 100
 
 
 def demo(
@@ -20,15 +23,15 @@ def demo(
     json_: Json = False,
 ) -> None:
     """A server and two edges on this machine fine-tune a real transformer; accuracy and bytes at the end."""
-    from ..demo.show import demonstrate
+    from ..demo.show import demonstrate, figures
 
     # Killed politely, it cleans up as for Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    found = demonstrate(settings(steps), keep=keep, as_json=json_)
+    outcome = demonstrate(settings(steps), keep=keep, as_json=json_)
     if json_:
-        emit(found)
+        emit(figures(outcome))
     else:
-        tell(found)
+        tell(outcome)
 
 
 def settings(steps: int) -> dict[str, Any]:
@@ -36,33 +39,24 @@ def settings(steps: int) -> dict[str, Any]:
     return {"task": "docstrings", "steps": steps, "eval_samples": 500, "max_length": 48}
 
 
-def tell(found: dict[str, Any]) -> None:
-    """Print the figures of a demonstration."""
-    from .communication import COLUMNS, Communication, Line
+def tell(outcome: Outcome) -> None:
+    """Print what a demonstration gave."""
+    from ..reports.communication import compressions
+    from ..reports.tables import communication_table, compression_table
 
-    metric = str(found["metric"])
+    split, whole = outcome.split, outcome.unsplit
+    rows = [
+        (f"split over {split.result['edges']} edges and a server", f"{split.result['accuracy']:.4f}"),
+        ("unsplit, the same steps", f"{whole['accuracy']:.4f}"),
+    ]
     say("")
-    table(
-        "accuracy",
-        ("model", metric, "steps"),
-        [
-            (f"split over {found['edges']} edges and a server", f"{found['accuracy']:.4f}", found["steps"]),
-            ("unsplit, same steps", f"{found['accuracy_unsplit']:.4f}", found["steps"]),
-        ],
-        "",
-    )
+    table(("model", str(split.result["metric"])), rows, "")
     say("")
-    lines = Communication(tuple(Line(**line) for line in found["communication"]))
-    table("communication", COLUMNS, lines.rows(), "nothing was sent")
+    show(communication_table(split.report))
     say("")
-    payload = found["payload_bytes"]
-    rows = [(name, amount(size), f"{size / payload:,.1f} x") for name, size in found["baselines"].items()]
-    rows.append(("this run", amount(payload), "1.0 x"))
-    table("payload of the same training by other means", ("method", "bytes", "against this run"), rows, "")
+    show(compression_table(compressions(split.report, split.result["baselines"])))
     say("")
-    sockets = found["socket_bytes"]
-    say(f"on the sockets, TLS and HTTP/2 included: {amount(sockets) if sockets is not None else 'not measured here'}")
-    say(f"took {duration(found['seconds'])}")
+    say(f"{split.result['steps']} steps; it took {duration(outcome.seconds)}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         _print("interrupted", "")
         return int(ExitCode.INTERRUPTED)
-    if type(error).__name__ == "Exit":  # typer.Exit and click's own
+    if type(error).__name__ == "Exit":  # typer.Exit and the parser's own
         return int(getattr(error, "exit_code", 0))
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has left, e.g. `| head`: nothing is wrong.

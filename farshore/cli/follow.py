@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.errors import RunCancelledError, RunFailedError
-from .output import amount, duration, emit, say
+from ..reports.units import size
+from .output import duration, emit, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -68,28 +69,42 @@ class Progress:
         if self.rate:
             parts.append(f"{self.rate:.1f} steps/s")
         if self.up_bytes is not None and self.down_bytes is not None:
-            parts.append(f"up {amount(self.up_bytes)}")
-            parts.append(f"down {amount(self.down_bytes)}")
+            parts.append(f"up {size(self.up_bytes)}")
+            parts.append(f"down {size(self.down_bytes)}")
         if self.eta is not None and self.done < self.total:
             parts.append(f"ETA {duration(self.eta)}")
         return parts
 
 
-class Meter:
-    """Turns what the server tells about a run into :class:`Progress`, with the rate over the last steps."""
+class Rate:
+    """Steps per second over the last steps."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
+    def at(self, done: int, now: float) -> float:
+        """The rate once ``done`` steps are done at monotonic time ``now``, seconds; 0 while it is unknown."""
+        if self._seen and done < self._seen[-1][1]:
+            self._seen.clear()  # restarted from a checkpoint
+        # Loading models comes before the first step and says nothing about the next ones.
+        if done and (not self._seen or done > self._seen[-1][1]):
+            self._seen.append((now, done))
+        if len(self._seen) < 2:
+            return 0.0
+        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        return (end - start) / max(1e-9, last - first)
+
+
+class Meter:
+    """Turns what the server tells about a run into :class:`Progress`."""
+
+    def __init__(self) -> None:
+        self._rate = Rate()
+
     def read(self, run: RunInfo, now: float) -> Progress:
         """Take in one message that arrived at monotonic time ``now``, seconds."""
         done = int(run.done)
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # restarted from a checkpoint
-        if not self._seen or done > self._seen[-1][1]:
-            self._seen.append((now, done))
-        (first, start), (last, end) = self._seen[0], self._seen[-1]
-        rate = (end - start) / (last - first) if last > first else 0.0
+        rate = self._rate.at(done, now)
         told = figures(run)
         loss = told.get("loss")
         return Progress(
@@ -98,8 +113,8 @@ class Meter:
             done,
             int(run.total),
             float(loss) if isinstance(loss, int | float) else None,
-            int(told.get("up_bytes", 0)),
-            int(told.get("down_bytes", 0)),
+            int(told.get("frame_up", 0)),
+            int(told.get("frame_down", 0)),
             rate,
         )
 
@@ -134,7 +149,8 @@ class PlainDisplay:
     def __init__(self, label: str = "") -> None:
         self._label = f"{label}: " if label else ""
         self._state = ("", "")
-        self._shown = -_PLAIN_SECONDS
+        self._time = -_PLAIN_SECONDS
+        self._said = ""
         self._pending: Progress | None = None
 
     def __enter__(self) -> PlainDisplay:
@@ -142,16 +158,22 @@ class PlainDisplay:
 
     def __exit__(self, *_: object) -> None:
         if self._pending is not None:
-            say(self._label + self._pending.line())
+            self._say(self._pending)
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
         state = (progress.state, progress.reason)
-        if state == self._state and now - self._shown < _PLAIN_SECONDS:
+        if state == self._state and now - self._time < _PLAIN_SECONDS:
             self._pending = progress
             return
-        self._state, self._shown, self._pending = state, now, None
-        say(self._label + progress.line())
+        self._state, self._time, self._pending = state, now, None
+        self._say(progress)
+
+    def _say(self, progress: Progress) -> None:
+        line = self._label + progress.line()
+        if line != self._said:
+            say(line)
+        self._said = line
 
 
 class LiveDisplay:
@@ -187,7 +209,7 @@ def display(label: str, *, as_json: bool) -> Display:
     """The display that fits where standard output goes."""
     if as_json:
         return JsonDisplay()
-    return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay()
+    return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay(label)
 
 
 def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:

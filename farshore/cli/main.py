@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from ..core.errors import ExitCode
 from . import certs, demo, doctor, methods, node, nodes, run, runs, server
 from .failures import report
 
@@ -57,8 +59,13 @@ app.command("doctor")(doctor.doctor)
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Never raises, and prints at most one error."""
     debug = "--debug" in arguments
+    if not debug:
+        # gRPC's core writes lines of its own to standard error, beside the one that we print.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         result = typer.main.get_command(app)(list(arguments), prog_name="farshore", standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # what the parser makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
     except BaseException as error:
         return report(error, debug=debug)
     return result if isinstance(result, int) else 0

@@ -22,7 +22,6 @@ def methods(
         emit(found)
         return
     table(
-        "methods",
         ("name", "what it does"),
         [(m["name"], m["summary"]) for m in found],
         "no method is installed",
@@ -54,4 +53,4 @@ def _settings(name: str, *, as_json: bool) -> None:
         emit({"name": name, "summary": workload.summary, "schema": workload.config.model_json_schema()})
         return
     say(f"{name}: {workload.summary}")
-    table("settings", ("key", "type", "default", "meaning"), describe(workload.config), "it has no settings")
+    table(("key", "type", "default", "meaning"), describe(workload.config), "it has no settings")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..reports.units import size
 from .connect import connected
-from .output import Json, amount, duration, emit, say, table
+from .output import Json, duration, emit, say, table
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -27,7 +28,6 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
         return
     columns = ("name", "state", "cores", "memory", "GFLOP/s", "data", "runs", "seen")
     table(
-        "nodes",
         columns,
         [_row(node) for node in nodes],
         "no node has joined; see 'farshore server token new'",
@@ -54,7 +54,7 @@ def _row(node: NodeInfo) -> tuple[object, ...]:
         node.name,
         f"{node.state} ({node.reason})" if node.reason else node.state,
         node.profile.cores or "–",
-        amount(node.profile.memory_bytes) if node.profile.memory_bytes else "–",
+        size(node.profile.memory_bytes) if node.profile.memory_bytes else "–",
         f"{node.profile.matmul_gflops:.0f}" if node.profile.matmul_gflops else "–",
         ", ".join(node.data) or "–",
         ", ".join(node.runs) or "–",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 #: The option that every reporting command has.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+_WIDE = 160
 
 
 def say(text: str) -> None:
@@ -28,8 +34,8 @@ def emit(value: Any) -> None:
     typer.echo(json.dumps(value, default=str))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print rows as a table, or ``empty`` where there are none."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """Print rows as a table, or say ``empty`` where there are none."""
     listed = [[str(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
@@ -40,22 +46,19 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         for row in [list(columns), *listed]:
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
-    from rich.console import Console
     from rich.table import Table
 
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in listed:
         shown.add_row(*row)
-    Console().print(shown)
+    show(shown)
 
 
-def amount(number: float) -> str:
-    """Bytes for people: ``12.3 MB`` (powers of ten)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.2f} TB"
+def show(shown: Table) -> None:
+    """Print a finished table; pipes and files get it whole, however wide."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(shown)
 
 
 def duration(seconds: float) -> str:

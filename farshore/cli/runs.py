@@ -29,7 +29,7 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
         emit([as_dict(run) for run in found])
         return
     columns = ("run", "method", "state", "progress", "nodes", "created", "took", "reason")
-    table("runs", columns, [_row(run) for run in found], "no run yet; see 'farshore run --help'")
+    table(columns, [_row(run) for run in found], "no run yet; see 'farshore run --help'")
 
 
 @app.command("show")

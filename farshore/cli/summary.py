@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .follow import result
-from .output import duration, moment, say
+from .output import duration, moment, say, show
 
 if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
+    from ..reports.communication import CommunicationReport
 
 
 def as_dict(run: RunInfo) -> dict[str, Any]:
@@ -48,14 +49,34 @@ def outcome(run: RunInfo) -> None:
     if found:
         say("result")
         for name, value in found.items():
+            if name == "baselines":  # told below, as ratios
+                continue
             say(f"  {name:<20} {f'{value:.4f}' if isinstance(value, float) else value}")
-    table = communication(run)
-    if table is not None:
-        say(table)
+    report = account(run)
+    if report is None:
+        return
+    from ..reports.communication import compressions
+    from ..reports.tables import communication_table, compression_table
+
+    show(communication_table(report))
+    baselines = found.get("baselines")
+    if isinstance(baselines, dict) and baselines:
+        show(compression_table(compressions(report, baselines)))
 
 
-def communication(run: RunInfo) -> str | None:
-    """The communication table of a run, or None where its directory is not on this machine or is still empty."""
+def account(run: RunInfo) -> CommunicationReport | None:
+    """What a run cost on the wire, or None where its directory is not on this machine.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed.
+    StorageError
+        The ledger cannot be read.
+    """
     if not run.directory or not Path(run.directory).is_dir():
         return None
-    return None
+    from ..reports.communication import communication
+    from ..runs.ledger import read_ledger
+
+    return communication(read_ledger(Path(run.directory)))

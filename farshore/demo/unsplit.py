@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ..cli.follow import Display, Progress
+from ..cli.follow import Display, Progress, Rate
 from ..core.errors import RunFailedError
 
 
@@ -37,14 +37,15 @@ def train(config: dict[str, Any], seed: int, edges: int, shown: Display) -> dict
 
 
 def _watch(lines: Any, shown: Display) -> dict[str, Any] | None:
-    started, result = time.monotonic(), None
+    rate, result = Rate(), None
     for line in lines:
         told = json.loads(line)
         if "result" in told:
             result = told["result"]
             continue
-        rate = told["step"] / max(1e-9, time.monotonic() - started)
-        shown.show(Progress("running", "", told["step"], told["total"], told.get("loss"), None, None, rate))
+        done = int(told["step"])
+        speed = rate.at(done, time.monotonic())
+        shown.show(Progress("running", "", done, told["total"], told.get("loss"), None, None, speed))
     return result
 
 

@@ -39,9 +39,7 @@ def test_signs_do_not_depend_on_who_factorises():
     # Another order of the rows is another way to the same right vectors, and LAPACK may flip them.
     other = svd_basis(w.flip(0), 8)
     assert torch.allclose(basis.v, other.v, atol=1e-10)
-    assert torch.equal(
-        fix_signs(torch.tensor([[-3.0, 1.0], [0.5, 2.0]])), torch.tensor([[3.0, -1.0], [0.5, 2.0]])
-    )
+    assert torch.equal(fix_signs(torch.tensor([[-3.0, 1.0], [0.5, 2.0]])), torch.tensor([[3.0, -1.0], [0.5, 2.0]]))
 
 
 def test_a_singular_matrix_gives_finite_factors():
@@ -76,8 +74,6 @@ def test_bases_are_orthonormal_contiguous_and_seeded():
     for v in (principal_directions(covariance)[:7], random_basis(20, 7, 1).v, svd_basis(matrix(), 7).v):
         assert torch.allclose(v @ v.T, torch.eye(7, dtype=torch.float64))
     for basis in (svd_basis(matrix(), 7), random_basis(20, 7, 1), pca_basis(torch.ones(20), covariance, 7)):
-        assert all(
-            t.is_contiguous() and t.dtype == torch.float64 for t in (basis.v, basis.s, basis.r, basis.c)
-        )
+        assert all(t.is_contiguous() and t.dtype == torch.float64 for t in (basis.v, basis.s, basis.r, basis.c))
     assert torch.equal(random_basis(20, 7, 1).v, random_basis(20, 7, 1).v)
     assert not torch.equal(random_basis(20, 7, 1).v, random_basis(20, 7, 2).v)

@@ -34,12 +34,7 @@ def exchange(split: Any, batch: Any, denominator: int) -> torch.Tensor:
 
 
 def gradients(*modules: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        f"{i}.{n}": p.grad
-        for i, m in enumerate(modules)
-        for n, p in m.named_parameters()
-        if p.grad is not None
-    }
+    return {f"{i}.{n}": p.grad for i, m in enumerate(modules) for n, p in m.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("options", CUTS, ids=lambda o: "-".join(map(str, o.values())))

@@ -109,9 +109,7 @@ def test_network_and_sentence_vector_learn(tiny, batch, how, extra):
     split = cut(tiny("bert"), block=2, how=how, rank=6, init="random", **extra)
     optimizer = torch.optim.AdamW([*split.front.parameters(), *split.trunk.parameters()], 1e-3)
     before = {n: p.detach().clone() for n, p in split.trunk.codec.named_parameters()}
-    queries = (
-        None if split.front.codec.sentence is None else split.front.codec.sentence.weight.detach().clone()
-    )
+    queries = None if split.front.codec.sentence is None else split.front.codec.sentence.weight.detach().clone()
     for _ in range(3):
         z, sentence = split.front.codes(batch["input_ids"], batch["attention_mask"])
         logits = split.trunk(z, batch["attention_mask"], sentence)

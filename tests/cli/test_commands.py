@@ -120,7 +120,7 @@ def event(state: str, done: int = 0, reason: str = "", **figures: float) -> pb.R
 
 
 def test_run_submits_checked_settings_and_follows_to_the_result(service, farshore) -> None:
-    moving = event("running", 2, loss=0.5, up_bytes=2_000_000, down_bytes=10)
+    moving = event("running", 2, loss=0.5, frame_up=2_000_000, frame_down=10)
     service.recorded.events = [event("waiting", reason="waiting for 1 of 1 nodes"), moving, event("finished", 4)]
     code, out, err = farshore(
         "run", "toy", "--set", "text=12", "--node", "a", "--node", "b", "--seed", "7", "--data", "d=p"
@@ -132,7 +132,7 @@ def test_run_submits_checked_settings_and_follows_to_the_result(service, farshor
     assert "waiting for 1 of 1 nodes" in out
     assert "step 2/4" in out
     assert "loss 0.500" in out
-    assert "up 2.0 MB" in out
+    assert "up 2.00 MB" in out
     assert "accuracy" in out
     assert "0.8750" in out
 
@@ -175,7 +175,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_submitted(service, farsho
 def test_nodes_are_listed(farshore) -> None:
     code, out, _ = farshore("nodes", "ls")
     assert code == 0
-    assert out.splitlines()[1].split()[:5] == ["a", "connected", "4", "8.0", "GB"]
+    assert out.splitlines()[1].split()[:5] == ["a", "connected", "4", "8.00", "GB"]
     _, out, _ = farshore("nodes", "ls", "--json")
     assert json.loads(out)[0]["profile"]["matmul_gflops"] == 120.4
 

@@ -85,9 +85,7 @@ def test_similar_lengths_meet_so_that_little_is_padding() -> None:
     data = make_set(skewed_lengths(8000))
     shares = {}
     for window in (1, 50):
-        batches = [
-            make_batch(data, rows) for rows in BatchPlan(data.lengths, 32, SEED, window=window).epoch(0)
-        ]
+        batches = [make_batch(data, rows) for rows in BatchPlan(data.lengths, 32, SEED, window=window).epoch(0)]
         shares[window] = 1 - sum(b.tokens for b in batches) / sum(b.input_ids.size for b in batches)
     assert shares[50] < 0.06
     assert shares[1] > 0.4  # what bucketing saves
@@ -149,9 +147,7 @@ def assert_same(left: Batch, right: Batch) -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 12))
-def test_micro_batches_are_an_exact_partition_of_near_equal_token_counts(
-    lengths: list[int], count: int
-) -> None:
+def test_micro_batches_are_an_exact_partition_of_near_equal_token_counts(lengths: list[int], count: int) -> None:
     data = make_set(np.array(sorted(lengths), np.int32), pairs=True)
     batch = make_batch(data, np.arange(len(lengths)))
     parts = split_micro(batch, count)

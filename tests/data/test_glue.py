@@ -66,9 +66,7 @@ def test_mrpc_and_mnli_read_their_own_columns(tmp_path: Path) -> None:
     mrpc = tmp_path / "MRPC"
     mrpc.mkdir()
     for name in ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"):
-        (mrpc / name).write_bytes(
-            "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA b.\tC d.\n".encode()
-        )
+        (mrpc / name).write_bytes("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA b.\tC d.\n".encode())
     (example,) = load_glue("mrpc", tmp_path).train
     assert (example.text, example.text_pair, example.label) == ("A b.", "C d.", 1)
 
@@ -93,9 +91,7 @@ def test_mrpc_and_mnli_read_their_own_columns(tmp_path: Path) -> None:
         (b"index\tsentence\n0\tgood\n", 1, "header"),
     ],
 )
-def test_a_bad_line_is_named_with_its_file_and_a_cure(
-    tmp_path: Path, content: bytes, line: int, word: str
-) -> None:
+def test_a_bad_line_is_named_with_its_file_and_a_cure(tmp_path: Path, content: bytes, line: int, word: str) -> None:
     folder = write(tmp_path, SST2 + b"good\t1\n", dev=content)
     with pytest.raises(DataError) as caught:
         load_glue("sst2", folder)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -65,11 +68,11 @@ class Cloud:
     def admin(self) -> AdminClient:
         return AdminClient(self.local.address, self.local.admin_token, self.local.certificate)
 
-    def agent_options(self, name: str, **more: Any) -> AgentOptions:
+    def agent_options(self, name: str, address: str = "", **more: Any) -> AgentOptions:
         with self.admin() as admin:
             token = admin.create_token(valid_seconds=600).token
         home = self.folder / "nodes" / name
-        return AgentOptions(address=self.local.address, name=name, home=home, token=token, **more)
+        return AgentOptions(address=address or self.local.address, name=name, home=home, token=token, **more)
 
     def join(self, *names: str, **more: Any) -> None:
         for name in names:
@@ -115,14 +118,94 @@ class Cloud:
                 process.join()
 
 
+class Proxy:
+    """A TCP proxy whose connections can be cut."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:
+                    near.close()
+                    continue
+                with self._lock:
+                    self._pairs.append((near, far))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), name="proxy", daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := source.recv(1 << 16):
+                sink.sendall(block)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> int:
+        """Cut all connections; returns how many were alive."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        alive = 0
+        for near, far in pairs:
+            with contextlib.suppress(OSError):
+                near.getpeername()
+                alive += 1
+            for end in (near, far):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        return alive
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    options = ServeOptions(home=tmp_path / "server", port=0, heartbeat_seconds=0.5)
-    one = Cloud(tmp_path, options)
-    try:
-        yield one.up()
-    finally:
+def proxy() -> Iterator[Callable[[str], Proxy]]:
+    """``proxy(address)``: a TCP proxy in front of it."""
+    proxies: list[Proxy] = []
+
+    def make(target: str) -> Proxy:
+        proxies.append(Proxy(target))
+        return proxies[-1]
+
+    yield make
+    for one in proxies:
+        one.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
+    clouds: list[Cloud] = []
+
+    def begin(**options: Any) -> Cloud:
+        home = tmp_path / f"server-{len(clouds)}"
+        clouds.append(Cloud(tmp_path, ServeOptions(home=home, port=0, heartbeat_seconds=0.5, **options)))
+        return clouds[-1].up()
+
+    yield begin
+    for one in clouds:
         one.down()
+
+
+@pytest.fixture
+def cloud(start: Callable[..., Cloud]) -> Cloud:
+    """A server with TLS and heartbeats of half a second."""
+    return start()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from farshore.core.errors import NotFoundError, RefusedError
+from farshore.runs.store import RunStore
 from farshore.server.credentials import Credentials, RevokedError
 
 
@@ -23,7 +24,8 @@ def clock() -> _Clock:
 
 @pytest.fixture
 def credentials(tmp_path: Path, clock: _Clock) -> Credentials:
-    return Credentials(tmp_path / "credentials.sqlite", "f" * 64, clock)
+    path = tmp_path / "runs.sqlite"
+    return Credentials(RunStore(path, clock), "f" * 64, clock)
 
 
 def _part(token: object) -> str:
@@ -36,14 +38,24 @@ def test_a_key_traded_for_a_token_names_its_node(credentials: Credentials) -> No
     assert credentials.node_of(key) == "edge-1"
 
 
-def test_the_file_and_its_journal_hold_no_secret_and_are_private(tmp_path: Path, credentials: Credentials) -> None:
+def test_the_store_and_its_journal_hold_no_secret(tmp_path: Path, credentials: Credentials) -> None:
     token = credentials.create_token(60)
     key = credentials.join(_part(token), "edge-1")
     for path in tmp_path.iterdir():
         content = path.read_bytes()
         assert token.secret.encode() not in content
         assert key.partition(":")[2].encode() not in content
-    assert (tmp_path / "credentials.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_tokens_and_keys_live_on_in_the_store(tmp_path: Path, clock: _Clock) -> None:
+    first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
+    token = first.create_token(60, uses=2)
+    key = first.join(_part(token), "edge-1")
+    second = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
+    assert second.node_of(key) == "edge-1"
+    second.join(_part(token), "edge-2")
+    with pytest.raises(RefusedError, match="used up"):
+        second.join(_part(token), "edge-3")
 
 
 def test_an_expired_token_is_refused(credentials: Credentials, clock: _Clock) -> None:

@@ -3,6 +3,7 @@
 from farshore.server.scheduler import Candidate, Choice, Demand, choose
 
 _SST2 = frozenset({"sst2"})
+_NEED = (("sst2", "glue"),)
 
 
 def test_any_free_nodes_are_taken_in_name_order() -> None:
@@ -22,16 +23,17 @@ def test_busy_lost_and_dataless_nodes_are_passed_over_and_the_reason_says_so() -
         Candidate("c", _SST2, obstacle="lost"),
         Candidate("d", _SST2),
     ]
-    choice = choose(Demand(2, data="sst2"), candidates)
+    choice = choose(Demand(2, data=_NEED), candidates)
     assert choice.nodes == ()
     assert choice.reason == (
-        "waiting for 1 of 2 nodes with data 'sst2'; known: a (no such data), b (busy with run r1), c (lost), d (free)"
+        "waiting for 1 of 2 nodes with data 'sst2' or 'glue'; "
+        "known: a (no data 'sst2' or 'glue'), b (busy with run r1), c (lost), d (free)"
     )
 
 
 def test_a_named_node_that_cannot_is_named() -> None:
-    reason = choose(Demand(2, ("a", "x"), "sst2"), [Candidate("a")]).reason
-    assert reason == "waiting for a (no data 'sst2'), x (never joined)"
+    reason = choose(Demand(2, ("a", "x"), _NEED), [Candidate("a")]).reason
+    assert reason == "waiting for a (no data 'sst2' or 'glue'), x (never joined)"
 
 
 def test_without_nodes_the_reason_says_that_none_joined() -> None:
@@ -43,3 +45,9 @@ def test_a_long_list_is_shortened() -> None:
     reason = choose(Demand(1), candidates).reason
     assert "42 more" in reason
     assert len(reason) < 250
+
+
+def test_any_name_of_a_data_set_will_do_but_every_data_set_is_needed() -> None:
+    candidates = [Candidate("a", frozenset({"glue"})), Candidate("b", frozenset({"glue", "bert"})), Candidate("c")]
+    assert choose(Demand(1, data=(*_NEED, ("bert",))), candidates).nodes == ("b",)
+    assert choose(Demand(2, data=_NEED), candidates).nodes == ("a", "b")

@@ -55,11 +55,7 @@ class Bits:
         """
         if array.dtype.kind not in "biu":
             raise EncodeError(f"'bits' writes integers and booleans, not {array.dtype}")
-        if (
-            array.size
-            and array.dtype.kind != "b"
-            and (int(array.min()) < 0 or int(array.max()) >> self.width)
-        ):
+        if array.size and array.dtype.kind != "b" and (int(array.min()) < 0 or int(array.max()) >> self.width):
             raise EncodeError(
                 f"'bits' of width {self.width} writes 0 to {2**self.width - 1}, "
                 f"the array holds {int(array.min())} to {int(array.max())}"

@@ -32,9 +32,7 @@ class Chain:
     """
 
     def __init__(self, *stages: Sized) -> None:
-        self.stages: tuple[Sized, ...] = tuple(
-            t for s in stages for t in (s.stages if isinstance(s, Chain) else (s,))
-        )
+        self.stages: tuple[Sized, ...] = tuple(t for s in stages for t in (s.stages if isinstance(s, Chain) else (s,)))
         if not 2 <= len(self.stages) <= 4:
             raise ConfigError(f"a chain has two to four encodings, not {len(self.stages)}")
         for stage in self.stages[:-1]:
@@ -57,9 +55,7 @@ class Chain:
             side, array = side + encoded.side, encoded.body
             outer = stage.lengths if isinstance(stage, Ragged) else None
         last = self.stages[-1]
-        encoded = (
-            last.encode_within(array, outer) if isinstance(last, Int8 | Int4 | Int2) else last.encode(array)
-        )
+        encoded = last.encode_within(array, outer) if isinstance(last, Int8 | Int4 | Int2) else last.encode(array)
         return Encoded(side + encoded.side, encoded.body)
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:

@@ -22,13 +22,9 @@ def as_lengths(lengths: ArrayLike, what: str) -> NDArray[np.int64]:
     """
     given = np.asarray(lengths)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu") or given.size > MOST:
-        raise ConfigError(
-            f"{what}: lengths are a flat list of integers, not {given.dtype} {list(given.shape)}"
-        )
+        raise ConfigError(f"{what}: lengths are a flat list of integers, not {given.dtype} {list(given.shape)}")
     if given.size and (int(given.min()) < 0 or int(given.max()) >> 32):
-        raise ConfigError(
-            f"{what}: a length is between 0 and 2^32 - 1, not {int(given.min())} … {int(given.max())}"
-        )
+        raise ConfigError(f"{what}: a length is between 0 and 2^32 - 1, not {int(given.min())} … {int(given.max())}")
     return given.astype(np.int64)
 
 

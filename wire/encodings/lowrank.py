@@ -103,9 +103,7 @@ class LowRank:
         top = float(np.abs(y).max()) or 1.0
         y = y / np.asarray(top, y.dtype)
         width = min(self.rank + _EXTRA, *y.shape)
-        basis = y @ np.random.default_rng(self.seed).standard_normal((y.shape[1], width), np.float64).astype(
-            y.dtype
-        )
+        basis = y @ np.random.default_rng(self.seed).standard_normal((y.shape[1], width), np.float64).astype(y.dtype)
         for _ in range(self.power):
             basis = y @ np.linalg.qr(y.T @ np.linalg.qr(basis)[0])[0]
         basis = np.linalg.qr(basis)[0]
@@ -129,9 +127,7 @@ def _inner(side: memoryview, layout: Layout) -> tuple[int, Layout]:
     if not rank:
         return 2, layout
     if not _shrinks(layout.shape, rank):
-        raise WireError(
-            f"'lowrank' of rank {rank} would not be smaller than an array of shape {list(layout.shape)}"
-        )
+        raise WireError(f"'lowrank' of rank {rank} would not be smaller than an array of shape {list(layout.shape)}")
     return 2, Layout(layout.dtype, (math.prod(layout.shape[:-1]) + layout.shape[-1], rank))
 
 

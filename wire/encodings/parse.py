@@ -54,9 +54,7 @@ def _stage(part: str, lengths: ArrayLike | None) -> Sized:
             raise ConfigError(f"encoding '{name}' needs a number", cure=f"write e.g. {name}:4")
         return _NUMBERED[name](int(number))
     if colon or name not in (*_PLAIN, "ragged"):
-        raise ConfigError(
-            f"encoding '{part}' is unknown", cure=f"use {', '.join([*_PLAIN, *_NUMBERED, 'ragged'])}"
-        )
+        raise ConfigError(f"encoding '{part}' is unknown", cure=f"use {', '.join([*_PLAIN, *_NUMBERED, 'ragged'])}")
     if name == "ragged":
         if lengths is None:
             raise ConfigError("encoding 'ragged' needs the lengths of the sentences")

@@ -34,9 +34,7 @@ class Grid:
     @classmethod
     def of(cls, bits: int, *, even: bool) -> Grid:
         """``even``: all 2^bits levels, none of them 0; else 2^bits - 1 of them, symmetric about 0."""
-        return (
-            cls((2**bits - 1) / 2, (2**bits - 1) / 2) if even else cls(2 ** (bits - 1), 2 ** (bits - 1) - 1)
-        )
+        return cls((2**bits - 1) / 2, (2**bits - 1) / 2) if even else cls(2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
 class _Quantiser:
@@ -80,9 +78,7 @@ class _Quantiser:
         if rounding not in ("nearest", "stochastic"):
             raise ConfigError(f"{self.name}: rounding is 'nearest' or 'stochastic', not '{rounding}'")
         if rounding == "stochastic" and seed is None:
-            raise ConfigError(
-                f"{self.name}: stochastic rounding needs a seed", cure="take one from the seed tree"
-            )
+            raise ConfigError(f"{self.name}: stochastic rounding needs a seed", cure="take one from the seed tree")
         self.rounding, self.seed = rounding, seed
         self.groups = None if groups is None else as_lengths(groups, self.name)
         self.scales = None if scales is None else np.asarray(scales, np.float64)
@@ -171,11 +167,7 @@ class _Quantiser:
         channels, half = x.shape[1], self.grid.half
         given = None if self.scales is None else np.broadcast_to(self.scales, (channels,))
         if self.groups is not None:
-            rms = (
-                np.sqrt(np.square(x, dtype=np.float64).sum(0) / max(1, x.shape[0]))
-                if given is None
-                else given
-            )
+            rms = np.sqrt(np.square(x, dtype=np.float64).sum(0) / max(1, x.shape[0])) if given is None else given
             return self._group_steps(x, *round_steps(rms, up=False))
         if given is None:
             top = np.abs(x).max(axis=0, initial=0.0).astype(np.float64)

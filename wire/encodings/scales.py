@@ -107,13 +107,9 @@ def read_steps(side: memoryview, rows: int, channels: int, outer: NDArray[np.int
     half = np.frombuffer(side[2:at], "<f2")
     lengths = codes = None
     if flags & _GROUPED:
-        used, lengths = _read_lengths(
-            side[at:], outer if flags & _INHERITED else None, bool(flags & _INHERITED)
-        )
+        used, lengths = _read_lengths(side[at:], outer if flags & _INHERITED else None, bool(flags & _INHERITED))
         if int(lengths.sum()) != rows:
-            raise WireError(
-                f"the sentence lengths add up to {int(lengths.sum())} rows where the array has {rows}"
-            )
+            raise WireError(f"the sentence lengths add up to {int(lengths.sum())} rows where the array has {rows}")
         at += used
         codes = np.frombuffer(side[at : at + lengths.size], np.uint8)
         at += lengths.size
@@ -125,9 +121,7 @@ def read_steps(side: memoryview, rows: int, channels: int, outer: NDArray[np.int
     return steps
 
 
-def _read_lengths(
-    side: memoryview, outer: NDArray[np.int64] | None, inherited: bool
-) -> tuple[int, NDArray[np.int64]]:
+def _read_lengths(side: memoryview, outer: NDArray[np.int64] | None, inherited: bool) -> tuple[int, NDArray[np.int64]]:
     if inherited:
         if outer is None:
             raise WireError("the scales refer to sentence lengths that no outer encoding holds")

@@ -1,0 +1,240 @@
+"""Accuracy of split fine-tuning against the unsplit model, and the bytes that each arm put on the wire.
+
+Every arm runs through the programs that real edges and servers run, with one edge; payload and frame bytes come from
+the rows of its ledger. Dev and so many training sentences that no arm has seen are scored at the end, the split arms
+through the quantised wire. Finished trainings are kept in --results, a killed one goes on from its checkpoint.
+
+    python benchmarks/sft_accuracy.py --task sst2 --glue GLUE --results sst2.jsonl --json sst2.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from _common import Gate, finish, gate, parser
+from sft_arms import Arm, Result, Results, arms, chosen, summary, table
+
+from farshore.algorithms.split_fine_tuning.config import SplitFineTuning
+from farshore.algorithms.split_fine_tuning.parts import Builder
+from farshore.algorithms.split_fine_tuning.unsplit import train_unsplit
+from farshore.algorithms.split_fine_tuning.workload import WORKLOAD
+from farshore.core.errors import DataError
+from farshore.core.seeds import Seed
+from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.ledger import Ledger, read_ledger
+from farshore.simulations.in_process import InProcessRun
+
+CLAIM = "96x less traffic on nine data sets with little impact on accuracy (the paper's abstract; BERT-base, rank 8)"
+#: What of a run's traffic is the training's: activations and gradients, and the codec's matrices that are sent once.
+TRAINING = ("activation", "gradient", "codec")
+QUICK = {"train": 64, "unused": 32, "dev": 32, "epochs": 1, "seeds": [0], "arms": "recipe r32 int4 L-1"}
+
+
+class Trainer:
+    """Trains arms at one scale.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of the command line.
+    folder : Path
+        For checkpoints and ledgers of trainings that are not finished.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        self.data = {name: path for name, path in (("glue", options.glue), ("model", options.model)) if path}
+        o = options
+        size = o.train or "all"
+        self.setup = f"{size}x{o.epochs}" + (f", {o.steps} steps" if o.steps else "")
+        self.common = {
+            "task": o.task,
+            "model": "model" if o.model else "minilm",
+            "train_samples": o.train,
+            "spare_samples": o.unused if o.train else 0,
+            "eval_samples": o.dev,
+            "epochs": o.epochs,
+            "steps": o.steps,
+            "eval_every": 1 << 30,  # at the end only: nothing is chosen by looking at dev
+            "threads": o.threads,
+        }
+
+    def config(self, arm: Arm) -> SplitFineTuning:
+        """The method's configuration for an arm."""
+        made = SplitFineTuning(**self.common, **arm.settings())
+        if arm.cut is None:
+            return made
+        return made.model_copy(update={"block": arm.block(Builder(made, Seed(0), self.find).layers)})
+
+    def find(self, name: str) -> Path:
+        """Path of a data set by name."""
+        if name not in self.data:
+            raise DataError(f"there is no data set called '{name}' here", cure=f"give --{name} DIR")
+        return Path(self.data[name])
+
+    def train(self, arm: Arm, seed: int) -> Result:
+        """Train one arm to the end, from its checkpoint if there is one."""
+        name = f"{self.options.task} {self.setup} {arm.key} seed {seed}"
+        folder = self.folder / re.sub(r"[^\w.#-]+", "-", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        found, sizes = (self._unsplit if arm.cut is None else self._split)(arm, seed, folder)
+        result = Result(
+            task=self.options.task,
+            setup=self.setup,
+            arm=arm.key,
+            seed=seed,
+            dev=found["accuracy"],
+            unused=found["accuracy_spare"],
+            code_bytes=found.get("code_bytes", 0),
+            payload_bytes=sizes[0],
+            frame_bytes=sizes[1],
+            vanilla_bytes=found.get("vanilla_bytes", 0),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        shutil.rmtree(folder)
+        return result
+
+    def _unsplit(self, arm: Arm, seed: int, folder: Path) -> tuple[dict[str, Any], tuple[int, int]]:
+        def shown(step: int, total: int, _: object) -> None:
+            show(arm, seed, step, total)
+
+        found = train_unsplit(self.config(arm), seed, 1, self.find, shown, CheckpointStore(folder))
+        return found, (0, 0)
+
+    def _split(self, arm: Arm, seed: int, folder: Path) -> tuple[dict[str, Any], tuple[int, int]]:
+        with Ledger(folder / "ledger") as ledger:
+            found = InProcessRun(
+                WORKLOAD,
+                self.config(arm),
+                folder,
+                seed=seed,
+                data={name: Path(path) for name, path in self.data.items()},
+                recorder=ledger.record,
+                on_progress=lambda step, total, _: show(arm, seed, step, total),
+                # Called before a checkpoint is saved: what a kill loses of the ledger comes again after a restart.
+                on_metrics=lambda *_: ledger.flush(),
+            ).run()
+        return found, training_bytes(folder / "ledger", found["steps"])
+
+
+def training_bytes(ledger: Path, steps: int) -> tuple[int, int]:
+    """Payload and frame bytes of a training, from its ledger.
+
+    What was sent again after a restart counts once: the figures are those of a run that nobody killed.
+    """
+    columns = ("kind", "direction", "step", "micro", "payload_bytes", "frame_bytes")
+    rows = read_ledger(ledger).select(list(columns)).to_pylist()
+    once = {tuple(r[c] for c in columns[:4]): r for r in rows if r["kind"] in TRAINING}
+    for direction, kind in (("up", "activation"), ("down", "gradient")):
+        seen = len({key[2] for key in once if key[:2] == (kind, direction)})
+        if seen != steps:
+            raise DataError(f"{ledger} has the {kind}s of {seen} steps, not of {steps}", cure="delete it, train again")
+    return sum(r["payload_bytes"] for r in once.values()), sum(r["frame_bytes"] for r in once.values())
+
+
+def show(arm: Arm, seed: int, step: int, total: int) -> None:
+    """A progress line, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"\r{arm.name}, seed {seed}: step {step} of {total} ", end="", file=sys.stderr, flush=True)
+
+
+def gates(rows: list[dict[str, Any]], judged: bool) -> list[Gate]:
+    """The goals; accuracy only at their scale, and for SST-2."""
+    known = {arm.key: arm for arm in arms()}
+    found = []
+    for row in rows:
+        arm = known.get(row["arm"])
+        if arm is None or arm.cut is None:
+            continue
+        for where in ("dev", "unused"):
+            if (goal := row["goal"]) is None or (gap := row[f"gap_{where}"]) is None:
+                continue
+            holds = gap["mean"] >= -goal if judged and gap["n"] >= 3 else None
+            found.append(gate(f"{arm.name}: points lost on {where}", -gap["mean"], f"<= {goal}", holds))
+        if arm.residual == "project" and row["payload_ratio"]:
+            found += _payload_gates(arm, row, judged)
+    return found
+
+
+def _payload_gates(arm: Arm, row: dict[str, Any], judged: bool) -> list[Gate]:
+    if arm.rank == 32:
+        share = row["payload_ratio"] / row["code_ratio"]
+        return [gate(f"{arm.name}: payload ratio / code ratio", share, ">= 0.9", share >= 0.9 if judged else None)]
+    if arm.rank == 4:
+        ratio = row["payload_ratio"]
+        return [gate(f"{arm.name}: payload ratio", ratio, ">= 500", ratio >= 500 if judged else None)]
+    return []
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    made = parser(__doc__)
+    made.add_argument("--results", type=Path, metavar="FILE", help="finished trainings are kept here (JSON lines)")
+    made.add_argument("--task", default=None, help="sst2, cola, rte … (default: sst2, docstrings without --glue)")
+    made.add_argument("--arms", metavar="GLOB", help="names of arms (default: those of the goals; 'light*': research)")
+    made.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
+    made.add_argument("--train", type=int, default=8000, help="training examples; 0 = all, then nothing is unused")
+    made.add_argument("--unused", type=int, default=5000, help="examples left out of training that are scored too")
+    made.add_argument("--dev", type=int, default=0, help="examples of the dev set that are scored; 0 = all")
+    made.add_argument("--epochs", type=int, default=3)
+    made.add_argument("--steps", type=int, default=0, help="stop after so many steps; 0 = all epochs")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--model", type=Path, metavar="DIR", help="a transformers model (default: MiniLM)")
+    made.add_argument("--glue", type=Path, metavar="DIR", default=os.environ.get("FARSHORE_GLUE"))
+    options = made.parse_args(arguments)
+    options.task = options.task or ("sst2" if options.glue else "docstrings")
+    if options.quick:
+        for name, value in QUICK.items():
+            if getattr(options, name) == made.get_default(name):
+                setattr(options, name, value)
+    return options
+
+
+def main() -> int:
+    """Train what is not finished yet, then tell."""
+    options = options_of()
+    with ExitStack() as cleanup:
+        if options.results is None:
+            place = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="farshore-accuracy-")))
+            options.results = place / "results.jsonl"
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        results = Results(options.results)
+        trainer = Trainer(options, options.results.with_suffix(".unfinished"))
+        wanted = chosen(options.arms)
+        for seed in options.seeds:
+            for arm in wanted:
+                if results.find(options.task, trainer.setup, arm, seed):
+                    continue
+                result = trainer.train(arm, seed)
+                results.add(result)
+                unused = "" if result.unused is None else f", unused {result.unused:.4f}"
+                print(f"\r{arm.name}, seed {seed}: dev {result.dev:.4f}{unused}, {result.seconds:.0f} s", flush=True)
+        keys = {arm.key for arm in wanted}
+        here = [r for r in results.all if (r.task, r.setup) == (options.task, trainer.setup) and r.arm in keys]
+    rows = summary(here)
+    # The traffic of a short run is mostly the codec's matrices, and its accuracy is chance.
+    full = options.task == "sst2" and options.train >= 8000 and options.epochs >= 3 and not options.steps
+    return finish(
+        "sft_accuracy",
+        options,
+        scale=f"{options.task}, {trainer.setup} examples x epochs, seeds {','.join(map(str, options.seeds))}",
+        claim=CLAIM,
+        figures={"rows": rows},
+        gates=gates(rows, judged=full and not options.quick and not options.model),
+        tables=[table(rows)],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

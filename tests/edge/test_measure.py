@@ -1,0 +1,31 @@
+"""A node measures itself: plausible, quick, and without heavy imports."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+
+from farshore.edge.measure import matmul_gflops, measure_node
+
+
+def test_the_profile_is_that_of_this_machine_and_quickly_made() -> None:
+    start = time.monotonic()
+    profile = measure_node(0.05)
+    assert time.monotonic() - start < 2
+    assert profile.cores == os.cpu_count()
+    assert profile.memory_bytes == psutil.virtual_memory().total
+    assert profile.os.startswith(os.uname().sysname)
+
+
+def test_the_rate_counts_two_operations_per_multiply_add() -> None:
+    # Any machine of the last thirty years lies between these; a missing factor n or n² does not.
+    assert 0.05 < matmul_gflops(0.05) < 20_000
+
+
+def test_measuring_and_the_agent_import_nothing_heavy() -> None:
+    code = "import sys, farshore.edge.measure, farshore.client.agent; print([m for m in sys.modules])"
+    names = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    for heavy in ("torch", "pyarrow", "sqlalchemy", "pandas", "transformers", "onnxruntime"):
+        assert f"'{heavy}'" not in names

@@ -1,0 +1,256 @@
+"""The run store: what is written is there after a kill, and impossible changes of state are refused."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from farshore.core.errors import ConfigError, MissingExtraError, NotFoundError, StorageError
+from farshore.runs.states import ENDED, FOLLOWERS, check_transition
+from farshore.runs.store import NodeRow, RunRow, RunStore, TokenRow
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock):
+    store = RunStore(tmp_path / "home" / "runs.sqlite", clock)
+    yield store
+    store.close()
+
+
+def full_row() -> RunRow:
+    return RunRow(
+        id="r1",
+        workload="split_fine_tuning",
+        config_json='{"rank": 8}',
+        seed=2**64 - 1,
+        directory="/runs/r1",
+        count=2,
+        wanted=("a", "b"),
+        data={"sst2": "/data/é"},
+        state="running",
+        reason="because",
+        created=1.5,
+        started=2.5,
+        ended=3.5,
+        nodes=("b", "a"),
+        epoch=3,
+        done=5,
+        total=2**40,
+        result_json='{"accuracy": 1}',
+    )
+
+
+def test_every_field_survives_reopening(tmp_path: Path) -> None:
+    row = full_row()
+    url = f"sqlite:///{tmp_path}/deep/er/runs.sqlite"
+    store = RunStore(url)
+    store.create_run(row.workload, **{n: getattr(row, n) for n in RunRow.__slots__ if n != "workload"})
+    store.close()
+    again = RunStore(url)
+    assert again.run("r1") == row
+    assert again.runs() == [row]
+    again.close()
+
+
+def test_a_new_run_waits_under_a_sortable_id(store: RunStore, clock: Clock) -> None:
+    rows = []
+    for _ in range(5):
+        rows.append(store.create_run("ping"))
+        clock.now += 1
+    assert [row.state for row in rows] == ["waiting"] * 5
+    assert [row.created for row in rows] == [1000.0, 1001.0, 1002.0, 1003.0, 1004.0]
+    assert [row.id for row in rows] == sorted({row.id for row in rows})
+    assert store.runs() == rows
+    store.move_run(rows[1].id, "cancelled", "why not")
+    assert [row.id for row in store.runs("cancelled", "failed")] == [rows[1].id]
+    with pytest.raises(StorageError, match="cannot add the run"):
+        store.create_run("ping", id=rows[0].id)
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(FOLLOWERS, repeat=2)))
+def test_states_follow_each_other_as_drawn(store: RunStore, old: str, new: str) -> None:
+    allowed = {
+        ("waiting", "starting"),
+        ("starting", "running"),
+        ("starting", "finished"),
+        ("running", "finished"),
+        *((active, end) for active in ("waiting", "starting", "running") for end in ENDED - {"finished"}),
+        *((active, "waiting") for active in ("starting", "running")),
+        *((end, "waiting") for end in ("failed", "cancelled", "interrupted")),
+        *((state, state) for state in FOLLOWERS),
+    }
+    row = store.create_run("ping", state=old)
+    if (old, new) in allowed:
+        store.save_run(replace(row, state=new, reason="now"))
+        assert (store.run(row.id).state, store.run(row.id).reason) == (new, "now")
+    else:
+        for change in (lambda: store.save_run(replace(row, state=new)), lambda: store.move_run(row.id, new)):
+            with pytest.raises(ConfigError, match=f"is {old} and cannot become {new}"):
+                change()
+        assert store.run(row.id) == row
+
+
+def test_an_unknown_state_is_refused(store: RunStore) -> None:
+    with pytest.raises(ConfigError, match="no state 'asleep'"):
+        check_transition("r", "waiting", "asleep")
+    row = store.create_run("ping")
+    with pytest.raises(ConfigError, match="no state"):
+        store.save_run(replace(row, state="asleep"))  # type: ignore[arg-type]
+
+
+def test_times_follow_the_states(store: RunStore, clock: Clock) -> None:
+    run = store.create_run("ping").id
+    store.move_run(run, "starting")
+    clock.now = 1010
+    assert store.move_run(run, "running").started == 1010
+    clock.now = 1020
+    ended = store.move_run(run, "interrupted", "the server stopped")
+    assert (ended.started, ended.ended, ended.reason) == (1010, 1020, "the server stopped")
+    resumed = store.move_run(run, "waiting")
+    assert (resumed.started, resumed.ended, resumed.reason) == (1010, 0, "")
+    store.move_run(run, "starting")
+    clock.now = 1030
+    assert store.move_run(run, "running").started == 1010, "the first start counts"
+    assert store.run(run) == store.runs()[0]
+
+
+def test_an_unknown_run_is_told(store: RunStore) -> None:
+    for call in (lambda: store.run("x"), lambda: store.move_run("x", "failed"), lambda: store.save_run(full_row())):
+        with pytest.raises(NotFoundError, match="no run is called"):
+            call()
+    assert store.runs() == []
+
+
+@pytest.mark.process
+def test_what_a_killed_server_left_active_is_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    script = f"""
+import pathlib, sys
+from farshore.runs.store import RunStore
+store = RunStore(pathlib.Path({str(path)!r}))
+for state in ("waiting", "starting", "running", "finished"):
+    run = store.create_run(state).id
+    for step in ("starting", "running", "finished"):
+        if store.run(run).state != state:
+            store.move_run(run, step)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-P", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+    store = RunStore(path)
+    assert [row.workload for row in store.interrupt_active("the server was killed")] == ["starting", "running"]
+    states = {row.workload: (row.state, row.reason) for row in store.runs()}
+    assert states == {
+        "waiting": ("waiting", ""),
+        "starting": ("interrupted", "the server was killed"),
+        "running": ("interrupted", "the server was killed"),
+        "finished": ("finished", ""),
+    }
+    store.close()
+
+
+def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    token = TokenRow("t", b"hash", 0.0, 2e9, uses_left=300)
+    first = RunStore(path)
+    first.save_token(token)
+    used, errors = [], []
+
+    def work() -> None:
+        store = RunStore(path)
+        try:
+            used.extend(1 for _ in range(100) if store.use_token("t"))
+            for _ in range(20):
+                # Reads, then writes: two that both read first must not end in a refusal.
+                store.move_run(store.create_run("ping").id, "starting")
+        except Exception as error:
+            errors.append(error)
+        finally:
+            store.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(used) == 300, "each use is given away once"
+    assert len({row.id for row in first.runs("starting")}) == 80
+    first.close()
+
+
+def test_nodes_and_tokens_are_kept(store: RunStore, clock: Clock) -> None:
+    node = NodeRow("edge-1", b"\x00\xff", joined=5.0)
+    store.save_node(NodeRow("edge-2", b"y", 6.0))
+    store.save_node(node)
+    store.save_node(replace(node, revoked=7.0))
+    assert store.nodes() == [replace(node, revoked=7.0), NodeRow("edge-2", b"y", 6.0)]
+    tokens = [
+        TokenRow("any", b"h", 0.0, clock.now + 1),
+        TokenRow("expired", b"h", 0.0, clock.now),
+        TokenRow("once", b"h", 0.0, clock.now + 1, uses_left=1),
+        TokenRow("revoked", b"h", 0.0, clock.now + 1, revoked=1.0),
+    ]
+    for token in tokens:
+        store.save_token(token)
+    assert store.tokens() == tokens
+    assert store.use_token("any") == tokens[0]
+    assert store.use_token("once") == replace(tokens[2], uses_left=0)
+    for name in ("once", "expired", "revoked", "unknown"):
+        assert store.use_token(name) is None
+    clock.now += 1
+    assert store.use_token("any") is None
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/nowhere/x.sqlite", "nothing+like://it"])
+def test_a_database_that_cannot_be_used_is_told(url: str) -> None:
+    with pytest.raises(StorageError, match="cannot open the run store") as caught:
+        RunStore(url)
+    assert caught.value.cure
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("not a database at all " * 100)
+    with pytest.raises(StorageError, match="cannot open the run store: file is not a database"):
+        RunStore(tmp_path / "x")
+
+
+def test_sqlite_is_set_up_for_readers_beside_a_writer(store: RunStore) -> None:
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() >= 1000
+
+
+def test_readers_do_not_wait_for_a_writer(store: RunStore) -> None:
+    row = store.create_run("ping")
+    with store._writing("hold the lock"):
+        assert store.runs() == [row]
+
+
+def test_a_missing_database_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farshore.runs.store.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"SQLAlchemy.*farshore\[server\]"):
+        RunStore(tmp_path / "x")

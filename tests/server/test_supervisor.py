@@ -1,0 +1,150 @@
+"""What a supervisor makes of the events of an epoch, for methods that restart and for methods that go on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farshore.core.errors import ExitCode
+from farshore.proto import control_pb2 as pb
+from farshore.server.run import Event, Run
+from farshore.server.run_log import RunLog
+from farshore.server.supervisor import Outcome, Supervisor
+
+
+class _Around:
+    def __init__(self) -> None:
+        self.started: list[tuple[str, pb.StartProgram]] = []
+        self.doors: dict[str, str] = {}
+
+    async def assign(self, run: Run) -> None:
+        run.nodes = ("a", "b")
+
+    def specification(self, run: Run) -> dict[str, Any]:
+        return {}
+
+    def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
+        self.started.append((node, command))
+        return True
+
+    def stop_programs(self, run: Run, reason: str) -> None: ...
+
+    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
+        self.doors[ticket] = node
+
+    def close_doors(self, run: Run) -> None: ...
+
+    def save(self, run: Run) -> None: ...
+
+
+class _Child:
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    async def wait(self) -> int:
+        return -11
+
+
+class _Stage:
+    def __init__(self, folder: Path, on_lost_node: str) -> None:
+        self.around, self.child = _Around(), _Child()
+        self.run = Run("r", "m", "{}", 1, folder, RunLog(folder / "log.txt"), nodes=("a", "b"), epoch=3)
+        self.supervisor = Supervisor(self.run, self.around, 2)
+        doors = {"ticket-a": ("a", folder / "s"), "ticket-b": ("b", folder / "s")}
+        self.doors = doors
+        assert self.look(Event("ready", epoch=3, details={"on_lost_node": on_lost_node})) is None
+
+    def look(self, event: Event, *behind: Event) -> Outcome | None:
+        async def consider() -> Outcome | None:
+            for other in behind:
+                self.run.inbox.put_nowait(other)
+            return await self.supervisor._consider(event, self.child, self.doors)  # type: ignore[arg-type]
+
+        return asyncio.run(consider())
+
+
+@pytest.fixture
+def restarting(tmp_path: Path) -> _Stage:
+    return _Stage(tmp_path, "restart")
+
+
+@pytest.fixture
+def continuing(tmp_path: Path) -> _Stage:
+    return _Stage(tmp_path, "continue")
+
+
+def test_each_node_is_started_with_its_place_in_the_cohort_and_a_ticket_of_its_own(restarting: _Stage) -> None:
+    started = [(n, c.shard_index, c.shard_count, c.epoch, list(c.nodes)) for n, c in restarting.around.started]
+    assert started == [("a", 0, 2, 3, ["a", "b"]), ("b", 1, 2, 3, ["a", "b"])]
+    assert {c.ticket: n for n, c in restarting.around.started} == restarting.around.doors
+
+
+@pytest.mark.parametrize("code", [-9, -15, int(ExitCode.PEER_LOST)])
+def test_a_program_that_died_restarts_the_run(restarting: _Stage, code: int) -> None:
+    outcome = restarting.look(Event("exited", "b", 3, code))
+    assert outcome is not None
+    assert outcome.verdict == "restart"
+    assert outcome.reason.startswith("node b: its program")
+
+
+def test_a_program_that_raised_fails_the_run(restarting: _Stage) -> None:
+    outcome = restarting.look(Event("exited", "b", 3, 1, "ValueError: no"))
+    assert outcome == Outcome("failed", "node b: ValueError: no")
+
+
+def test_a_lost_node_restarts_the_run(restarting: _Stage) -> None:
+    assert restarting.look(Event("lost", "a", 3, text="missed 3 heartbeats")) == Outcome(
+        "restart", "node a: missed 3 heartbeats"
+    )
+
+
+def test_a_killed_run_process_restarts_the_run(continuing: _Stage) -> None:
+    assert continuing.look(Event("gone", epoch=3)) == Outcome("restart", "the run process was killed by signal 11")
+
+
+@pytest.mark.parametrize(
+    "event", [Event("exited", "b", 3, -9), Event("exited", "b", 3, 1, "ValueError"), Event("lost", "b", 3, text="left")]
+)
+def test_a_method_that_goes_on_is_told_of_the_loss_and_nothing_ends(continuing: _Stage, event: Event) -> None:
+    assert continuing.look(event) is None
+    assert [(m["type"], m["node"]) for m in continuing.child.sent] == [("lost", "b")]
+
+
+def test_whoever_waits_for_a_program_that_ended_well_is_told(restarting: _Stage) -> None:
+    assert restarting.look(Event("exited", "a", 3, 0)) is None
+    assert restarting.child.sent[0]["type"] == "lost"
+
+
+def _server_failed(code: int) -> Event:
+    return Event("failed", epoch=3, details={"exit_code": code, "error": "b is gone", "traceback": "trace"})
+
+
+def test_a_server_program_that_raised_fails_the_run_with_its_traceback_in_the_log(restarting: _Stage) -> None:
+    assert restarting.look(_server_failed(1)) == Outcome("failed", "server program: b is gone")
+    assert "trace" in (restarting.run.directory / "log.txt").read_text()
+
+
+def test_a_server_program_that_lost_its_peer_leaves_the_verdict_to_that_node(restarting: _Stage) -> None:
+    lost = int(ExitCode.PEER_LOST)
+    fine, raised = Event("exited", "a", 3, 0), Event("exited", "b", 3, 1, "ValueError: no")
+    assert restarting.look(_server_failed(lost), fine, raised) == Outcome("failed", "node b: ValueError: no")
+
+
+def test_without_such_a_verdict_the_run_restarts(restarting: _Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farshore.server.supervisor.VERDICT_SECONDS", 0.05)
+    assert restarting.look(_server_failed(int(ExitCode.PEER_LOST))) == Outcome("restart", "b is gone")
+
+
+def test_restarts_are_counted_over_a_sliding_hour(tmp_path: Path) -> None:
+    now = [0.0]
+    run = Run("r", "m", "{}", 1, tmp_path, RunLog(tmp_path / "log.txt"))
+    supervisor = Supervisor(run, _Around(), 2, clock=lambda: now[0])
+    assert [supervisor._may_restart() for _ in range(3)] == [True, True, False]
+    now[0] = 3601.0
+    assert supervisor._may_restart()

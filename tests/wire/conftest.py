@@ -1,0 +1,232 @@
+"""Two ends of a channel over every kind of connection, and a TCP proxy that counts, cuts and stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import pytest
+
+from farshore.core.errors import RefusedError
+from farshore.core.message import Message, Tensor
+from farshore.core.transfer import Transfer
+from farshore.wire.channel import Channel
+from farshore.wire.grpc_attach import OPTIONS, Dialer, attach_handler
+from farshore.wire.io import IoThread
+from farshore.wire.local import serve_local
+from farshore.wire.memory import pair
+from farshore.wire.pump import Read, Write, pump
+from farshore.wire.relay import relay
+
+
+def message(number: int, size: int = 0, kind: str = "test") -> Message:
+    """A message that can be told from every other."""
+    array = (np.arange(size, dtype=np.uint64) * 2654435761 + number).astype(np.uint8)
+    return Message(kind, step=number, tensors={"data": Tensor(array)})
+
+
+def check(got: Message, number: int, size: int = 0) -> None:
+    """Assert that ``got`` is ``message(number, size)``."""
+    assert got.step == number
+    assert np.array_equal(got.array("data"), message(number, size).array("data"))
+
+
+class Proxy:
+    """A TCP proxy; runs in an I/O thread.
+
+    Attributes
+    ----------
+    up, down : int
+        Bytes that came from clients, and from the server.
+    cuts : list of int
+        Byte counts (both directions, per connection) after which each next connection is cut.
+    frozen : bool
+        Whether bytes are swallowed, as on a dead link.
+    """
+
+    def __init__(self, io: IoThread, target: int, cuts: list[int]) -> None:
+        self._io, self._target = io, target
+        self.up = self.down = self.connections = 0
+        self.cuts = cuts
+        self.frozen = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server = io.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        """Cut all connections now."""
+        self._io.loop.call_soon_threadsafe(self._abort)
+
+    def stop(self) -> None:
+        """Stop listening, and cut everything."""
+
+        async def stop() -> None:
+            self._server.close()
+            self._abort()
+
+        self._io.call(stop())
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        left = [self.cuts.pop(0) if self.cuts else 1 << 62]
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        ends = {writer, far_writer}
+        self._writers |= ends
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(1 << 16):
+                    if up:
+                        self.up += len(data)
+                    else:
+                        self.down += len(data)
+                    if self.frozen:
+                        continue
+                    sink.write(data[: left[0]])
+                    left[0] -= len(data)
+                    if left[0] <= 0:
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(sink.drain(), 1)
+                        break
+                    await sink.drain()
+            for end in ends:
+                end.transport.abort()
+
+        await asyncio.gather(carry(reader, far_writer, True), carry(far_reader, writer, False))
+        self._writers -= ends
+
+
+@dataclass
+class Ends:
+    """A connected pair of channels."""
+
+    server: Channel
+    node: Channel
+    proxy: Proxy | None = None
+    dialer: Dialer | None = None
+    rows: list[Transfer] = field(default_factory=list)
+
+    @property
+    def data_rows(self) -> list[Transfer]:
+        """Rows of programs' messages, without the channel's own frames."""
+        return [r for r in self.rows if r.kind not in ("ack", "heartbeat", "hello", "bye", "retransmission")]
+
+
+class Wires:
+    """Makes channels; everything is taken down at the end of the test."""
+
+    message = staticmethod(message)
+    check = staticmethod(check)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.server_io, self.node_io = IoThread("test-server-io").start(), IoThread("test-node-io").start()
+        self.channels: dict[str, Channel] = {}
+        self._cleanup = contextlib.ExitStack()
+        self._ports: dict[tuple[str, float], int] = {}
+
+    def connect(
+        self,
+        kind: str,
+        node: str = "edge",
+        *,
+        proxied: bool = False,
+        cuts: list[int] | None = None,
+        stall: float = 30.0,
+        shape: Any = None,
+        **how: Any,
+    ) -> Ends:
+        """A pair over ``kind`` of connection; ``how`` goes to the channels."""
+        rows: list[Transfer] = []
+        if kind == "memory":
+            server, mine = pair(node, recorder=rows.append, **how)
+            return Ends(server, mine, rows=rows)  # type: ignore[arg-type]
+        server = Channel(node, node, "server", recorder=rows.append, **how)
+        mine = Channel("server", node, "node", **how)
+        self.channels[node] = server
+        port = self.port(kind, stall)
+        proxy = Proxy(self.server_io, port, cuts or []) if proxied else None
+        ends = Ends(server, mine, proxy, rows=rows)
+        ends.dialer = self.dial(mine, proxy.port if proxy else port, node, stall=stall, shape=shape)
+        if proxy:
+            self._cleanup.callback(proxy.stop)
+        return ends
+
+    def dial(self, channel: Channel, port: int, ticket: str, *, stall: float = 30.0, **how: Any) -> Dialer:
+        """Keep ``channel`` connected to ``port``."""
+        dialer = Dialer(
+            channel, self.node_io, f"127.0.0.1:{port}", ticket, stall_seconds=stall, longest_pause=0.2, **how
+        )
+        self._cleanup.callback(dialer.stop)
+        return dialer.start()
+
+    def port(self, kind: str, stall: float = 30.0) -> int:
+        """A data port that leads to :attr:`channels`, directly or through a relay."""
+        if (kind, stall) not in self._ports:
+
+            async def serve(ticket: str, read: Read, write: Write) -> None:
+                if ticket not in self.channels:
+                    raise RefusedError("the ticket opens nothing here")
+                await pump(self.channels[ticket], read, write, stall_seconds=stall)
+
+            if kind == "relay":
+                path = self._folder / f"run-{stall:g}.sock"
+                local = self.server_io.call(serve_local(path, serve))
+                self._cleanup.callback(lambda: self.server_io.loop.call_soon_threadsafe(local.close))
+                target = path
+
+                async def through(ticket: str, read: Read, write: Write) -> None:
+                    await relay(ticket, read, write, target)
+
+                self._ports[kind, stall] = self.listen(through)
+            else:
+                self._ports[kind, stall] = self.listen(serve)
+        return self._ports[kind, stall]
+
+    def listen(self, serve: Any, port: int = 0) -> int:
+        """A gRPC server with the data service."""
+
+        async def start() -> tuple[grpc.aio.Server, int]:
+            server = grpc.aio.server(options=OPTIONS)
+            server.add_generic_rpc_handlers((attach_handler(serve),))
+            bound = server.add_insecure_port(f"127.0.0.1:{port}")
+            await server.start()
+            return server, bound
+
+        server, bound = self.server_io.call(start())
+        self._cleanup.callback(lambda: self.server_io.call(server.stop(0)))
+        return bound
+
+    def stop(self) -> None:
+        """Take everything down."""
+        for channel in self.channels.values():
+            channel.fail(RefusedError("the test is over"))
+        self._cleanup.close()
+        self.node_io.stop()
+        self.server_io.stop()
+
+
+@pytest.fixture
+def wires(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wires]:
+    # A socket's path must be short.
+    made = Wires(tmp_path_factory.mktemp("w"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
