@@ -158,7 +158,7 @@ class Attachment:
     def __init__(self, segment: RemoteSegment, gone: list[nn.Parameter]) -> None:
         self._segment = weakref.ref(segment)
         self._conversation = segment.conversation
-        self._gone = weakref.WeakSet(gone)
+        self._gone = {id(p): weakref.ref(p) for p in gone}
         self._hook = register_optimizer_step_post_hook(self._stepped)
 
     @property
@@ -198,11 +198,15 @@ class Attachment:
             if any(p is segment.anchor for p in group["params"]):
                 segment.commit(float(group["lr"]))
                 return
-        if any(p in self._gone for group in optimizer.param_groups for p in group["params"]):
+        if any(self._is_gone(p) for group in optimizer.param_groups for p in group["params"]):
             raise ConfigError(
                 "the optimiser holds blocks that have moved to the cloud",
                 cure="make it from model.parameters() after farshore.split",
             )
+
+    def _is_gone(self, parameter: torch.Tensor) -> bool:
+        reference = self._gone.get(id(parameter))
+        return reference is not None and reference() is parameter
 
 
 def _number(name: str, names: list[str]) -> int:

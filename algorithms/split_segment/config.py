@@ -78,8 +78,8 @@ class Recipe(_Strict):
 
     family: Literal["bert", "roberta", "distilbert", "gpt2"]
     shape: Shape
-    first: int = Field(ge=1, le=1023)
-    last: int = Field(ge=1, le=1023)
+    first: int = Field(ge=1, le=255)
+    last: int = Field(ge=1, le=255)
     attention: Literal["sdpa", "eager"] = "sdpa"
     frozen: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
         (), max_length=4096, description="parameters that are not trained, as BLOCK.NAME"

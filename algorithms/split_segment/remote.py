@@ -44,7 +44,10 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        accumulate, want = ctx.needs_input_grad[:2]
+        # torch.autograd.grad for some inputs only: the parameters in the cloud are none of them.
+        anchor = ctx.next_functions[0][0]
+        accumulate = anchor is not None and torch._C._will_engine_execute_node(anchor)
+        want = ctx.needs_input_grad[1]
         retain = bool(torch._C._autograd._get_current_graph_task_keep_graph())
         difference, inner = ctx.segment.exchange_gradients(ctx, gradients[0], accumulate, want, retain)
         if not retain:
@@ -88,7 +91,7 @@ class RemoteSegment(nn.Module):
         codes = hidden if self.codec is None else cast(Tensor, self.codec.encode(hidden))
         picked = rows.pick(codes)
         if torch.is_grad_enabled() and (picked.requires_grad or self.anchor.requires_grad):
-            out = cast(Tensor, _Forward.apply(self.anchor, picked, self, rows))
+            out = cast(Tensor, _Forward.apply(self.anchor * 1.0, picked, self, rows))
         else:
             _, out = self.exchange(picked, rows, backward=False)
         out = rows.place(out)

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from ...core.errors import ConfigError
-from ..split_fine_tuning.families import FAMILIES, NoPositions, PassThrough
+from ..split_fine_tuning.families import FAMILIES, NoPositions, PassThrough, find_blocks
 from .codec import Codec
 from .config import Recipe, SplitSegment
 
@@ -93,7 +93,7 @@ def _skeleton(recipe: Recipe) -> nn.Module:
     """The library's model with the segment's blocks only; what comes before and after them lets pass."""
     config_class, model_class = _CLASSES[recipe.family]
     config: Any = config_class(**recipe.shape.model_dump(exclude_none=True), vocab_size=2, pad_token_id=0)
-    config.num_hidden_layers = len(recipe.blocks)
+    config.num_hidden_layers = recipe.last + 1
     config.use_cache = False
     config._attn_implementation = recipe.attention
     model: Any = model_class(config)
@@ -103,9 +103,10 @@ def _skeleton(recipe: Recipe) -> nn.Module:
         setattr(model, name, stands_in)
     for name in family.tail:
         setattr(model, name, None if name == "pooler" else nn.Identity())
-    for module in model.modules():  # GPT-2 may scale by a block's number in the whole model
-        if isinstance(number := getattr(module, "layer_idx", None), int):
-            module.layer_idx = number + recipe.first
+    # Those before are built too, at no cost: a block may depend on its number in the whole model.
+    path, blocks = find_blocks(model)
+    parent, _, last = path.rpartition(".")
+    setattr(model.get_submodule(parent), last, blocks[recipe.first :])
     left = [name for name, _ in model.named_buffers()]
     if left:
         raise ConfigError(f"blocks of '{recipe.family}' hold buffers that no weights file carries: {left[0]}")

@@ -41,7 +41,7 @@ def _classifier(family: str = "bert", dropout: float = 0.0, attention: str = "sd
     bert |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     distil = {"dim": 32, "n_layers": 5, "n_heads": 4, "hidden_dim": 64, "seq_classif_dropout": dropout}
     distil |= {"dropout": dropout, "attention_dropout": dropout}
-    gpt = {"n_embd": 32, "n_layer": 5, "n_head": 4, "scale_attn_by_inverse_layer_idx": True}
+    gpt = {"n_embd": 32, "n_layer": 5, "n_head": 4, "scale_attn_by_inverse_layer_idx": True, "use_cache": False}
     gpt |= {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
     kind, config = {
         "bert": (t.BertForSequenceClassification, t.BertConfig(**bert, **common)),

@@ -72,7 +72,10 @@ def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(s
         assert attachment.steps == 10
         state = model.state_dict()
         assert list(state) == list(whole.state_dict())
-        assert all(close(state[n], v, 2e-6) for n, v in whole.state_dict().items())
+        for name, value in whole.state_dict().items():
+            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, which Adam scales up.
+            keys = "key.bias" in name or "c_attn.bias" in name
+            assert close(state[name], value, 1e-4 if keys else 2e-6), name
 
     split(mine, script, optimiser={"name": "adamw", "weight_decay": 0.05})
     assert split.result["steps"] == 10
