@@ -73,7 +73,7 @@ def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(s
         state = model.state_dict()
         assert list(state) == list(whole.state_dict())
         for name, value in whole.state_dict().items():
-            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, which Adam scales up.
+            # A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up.
             keys = "key.bias" in name or "c_attn.bias" in name
             assert close(state[name], value, 1e-4 if keys else 2e-6), name
 
