@@ -24,13 +24,14 @@ from ..proto.control_pb2_grpc import NodesStub
 from .join import SERVER_NAME, Membership, check_unchanged, join, membership, refusal, versions_message
 from .options import AgentOptions, State
 from .outbox import Outbox
-from .programs import Programs
+from .programs import Hosted, Programs
 
 __all__ = ["AgentOptions", "run"]
 
 _log = logging.getLogger(__name__)
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeEvent, pb.NodeCommand]"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
+_LEAVE_SECONDS = 1.0
 
 
 def run(options: AgentOptions) -> None:
@@ -53,28 +54,33 @@ def run(options: AgentOptions) -> None:
     # gRPC's own log says in another way, and in several lines, what our errors say in one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}
-    asyncio.run(_Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
+    asyncio.run(Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
 
 
-class _Agent:
+class Agent:
+    """Keeps a node's control stream; what the server asks for is done by :class:`~.programs.Hosted`."""
+
     def __init__(self, options: AgentOptions) -> None:
         self._options = options
-        self._outbox = Outbox()
-        self._stop = asyncio.Event()
+        self.outbox = Outbox()
+        self.stopping = asyncio.Event()
         self._pause = _FIRST_PAUSE
+        self._connected = False
         self._profile = pb.NodeProfile()
         self._programs: Programs | None = None
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stopping.set)
         staying = asyncio.create_task(self._be_node(), name="control stream")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        stopping = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
             await asyncio.wait([staying, stopping], return_when=asyncio.FIRST_COMPLETED)
             if staying.done():
                 staying.result()
+            else:
+                await self.leave(staying)
         finally:
             staying.cancel()
             stopping.cancel()
@@ -88,15 +94,15 @@ class _Agent:
             self._profile = await asyncio.to_thread(self._options.measure)
         self._tell("joining", self._options.address)
         member = await asyncio.to_thread(membership, self._options)
-        self._programs = Programs(self._options, member, self._outbox)
-        await self._stay_connected(member, self._programs)
+        self._programs = Programs(self._options, member, self.outbox)
+        await self.stay_connected(member, self._programs)
 
-    async def _stay_connected(self, member: Membership, programs: Programs) -> None:
+    async def stay_connected(self, member: Membership, programs: Hosted) -> None:
         """Connect, and connect again with growing, jittered pauses; ends by an error only."""
         fresh_key = False
         while True:
             try:
-                async with _channel(self._options.address, member) as channel:
+                async with control_channel(self._options.address, member) as channel:
                     await self._converse(channel, member, programs)
                 reason = "the server closed the control stream"
             except grpc.aio.AioRpcError as error:
@@ -109,7 +115,10 @@ class _Agent:
                     programs.renew(member)
                     continue
                 reason = failure.message
-                await self._check_certificate(member)
+                if not self.stopping.is_set():
+                    await self._check_certificate(member)
+            if self.stopping.is_set():
+                return
             self._tell("disconnected", reason)
             _log.info("%s; trying again in about %.1f s", reason, self._pause)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
@@ -126,24 +135,25 @@ class _Agent:
         """An unknown key and a token at hand: the server's home is new, or this node was revoked and invited again."""
         return error.code() is grpc.StatusCode.UNAUTHENTICATED and self._options.token is not None
 
-    async def _converse(self, channel: grpc.aio.Channel, member: Membership, programs: Programs) -> None:
+    async def _converse(self, channel: grpc.aio.Channel, member: Membership, programs: Hosted) -> None:
         call = NodesStub(channel).Control(metadata=(("farshore-key", member.key),))
         try:
             await call.write(pb.NodeEvent(hello=self._hello(programs)))
             welcome = await call.read()
             if not isinstance(welcome, pb.NodeCommand):
-                raise await _failure(call)
+                raise await stream_failure(call)
             if welcome.WhichOneof("command") == "goodbye":
                 raise RefusedError(f"{self._options.address} refused: {welcome.goodbye.reason}")
-            self._pause = _FIRST_PAUSE
+            self._pause, self._connected = _FIRST_PAUSE, True
             self._tell("connected", self._options.address)
-            self._outbox.reopen()
+            self.outbox.reopen()
             interval = welcome.welcome.heartbeat_seconds or 5.0
             await self._talk(call, programs, interval)
         finally:
-            await self._say_goodbye(call)
+            self._connected = False
+            call.cancel()
 
-    async def _talk(self, call: _Call, programs: Programs, interval: float) -> None:
+    async def _talk(self, call: _Call, programs: Hosted, interval: float) -> None:
         """Read and write until the stream ends or an error ends it."""
         lock = asyncio.Lock()  # gRPC takes one write at a time
         jobs = [
@@ -164,22 +174,26 @@ class _Agent:
             try:
                 job.result()
             except asyncio.InvalidStateError:  # gRPC's word for writing to a stream that has ended
-                raise await _failure(call) from None
+                raise await stream_failure(call) from None
 
-    async def _obey(self, call: _Call, programs: Programs) -> None:
+    async def _obey(self, call: _Call, programs: Hosted) -> None:
         while isinstance(command := await call.read(), pb.NodeCommand):
             which = command.WhichOneof("command")
             if which == "start":
                 programs.start(command.start)
             elif which == "stop":
-                programs.stop(command.stop.run_id, command.stop.epoch)
+                programs.stop(command.stop.run_id, command.stop.epoch, command.stop.reason)
+            elif which == "opened":
+                programs.opened(command.opened.run_id)
+            elif which == "refused":
+                programs.refused(command.refused.reason)
             elif which == "goodbye":
                 raise RefusedError(f"{self._options.address} sent this node away: {command.goodbye.reason}")
-        raise await _failure(call)
+        raise await stream_failure(call)
 
     async def _report(self, call: _Call, lock: asyncio.Lock) -> None:
         while True:
-            event = await self._outbox.take()
+            event = await self.outbox.take()
             async with lock:
                 await call.write(event)
 
@@ -191,20 +205,19 @@ class _Agent:
             async with lock:
                 await call.write(pb.NodeEvent(heartbeat=beat))
 
-    async def _say_goodbye(self, call: _Call) -> None:
-        """When this agent stops on purpose the server need not wait for missed heartbeats."""
-        if self._stop.is_set() and not call.done():
-            try:
-                async with asyncio.timeout(1):
-                    await call.write(pb.NodeEvent(leave=pb.Leave()))
-                    await call.done_writing()
-                    while isinstance(await call.read(), pb.NodeCommand):
-                        pass
-            except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass
-        call.cancel()
+    async def leave(self, staying: asyncio.Task[None]) -> None:
+        """Stop on purpose: tell the server, so that it need not wait for missed heartbeats, and end ``staying``.
 
-    def _hello(self, programs: Programs) -> pb.Hello:
+        The word goes out like every other event: nothing that waits for the stream may be cancelled before, as gRPC
+        would end the stream with it.
+        """
+        self.stopping.set()
+        if self._connected:
+            self.outbox.put(pb.NodeEvent(leave=pb.Leave()))
+            await asyncio.wait([staying], timeout=_LEAVE_SECONDS)
+        staying.cancel()
+
+    def _hello(self, programs: Hosted) -> pb.Hello:
         index, count = self._options.shard or (0, 0)
         return pb.Hello(
             versions=versions_message(),
@@ -213,6 +226,7 @@ class _Agent:
             shard_index=index,
             shard_count=count,
             running=programs.running(),
+            own_runs_only=programs.own_runs_only,
         )
 
     def _tell(self, state: State, detail: str) -> None:
@@ -220,7 +234,8 @@ class _Agent:
             self._options.on_state(state, detail)
 
 
-def _channel(address: str, member: Membership) -> grpc.aio.Channel:
+def control_channel(address: str, member: Membership) -> grpc.aio.Channel:
+    """A connection for the control stream."""
     options: list[tuple[str, str | int]] = [
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -236,7 +251,7 @@ def _channel(address: str, member: Membership) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(member.root), options)
 
 
-async def _failure(call: _Call) -> grpc.aio.AioRpcError:
+async def stream_failure(call: _Call) -> grpc.aio.AioRpcError:
     """The error that a stream which ended stands for; a clean end counts as unavailable."""
     code, details = await call.code(), await call.details()
     if code is grpc.StatusCode.OK:

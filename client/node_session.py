@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from ..core.agreement import hello, read_begin
 from ..core.errors import DataError, RunCancelledError
 from ..core.message import Array
-from ..core.processes import Json, Parent
+from ..core.processes import Json
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
 from ..core.session import RunInfo
@@ -27,6 +27,16 @@ from .join import SERVER_NAME
 _CLOSE_SECONDS = 60.0
 
 
+class Agent(Protocol):
+    """What a session needs of whoever started it: the agent's process, or an interactive node in this one."""
+
+    def listen(self, on_message: Callable[[Json], None]) -> None:
+        """Have ``on_message`` called with every message, e.g. ``{"type": "cancel"}``."""
+
+    def send(self, message: Json) -> None:
+        """Tell it something, e.g. ``{"type": "log", "line": …}``; from any thread."""
+
+
 class NodeProcessSession:
     """Implements :class:`farshore.core.session.NodeSession`; a context manager that closes the channel.
 
@@ -34,11 +44,10 @@ class NodeProcessSession:
     ----------
     specification : dict
         What the agent was told, and the node's own settings; see ``client/programs.py``.
-    parent : Parent
-        The agent.
+    parent : Agent
     """
 
-    def __init__(self, specification: Json, parent: Parent) -> None:
+    def __init__(self, specification: Json, parent: Agent) -> None:
         self.node = str(specification["node"])
         self.shard = (int(specification["shard"][0]), int(specification["shard"][1]))
         self.resume_step: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..core.processes import Child, Json
 from ..proto import control_pb2 as pb
@@ -24,6 +25,32 @@ class _Program:
     task: asyncio.Task[None] | None = None
 
 
+class Hosted(Protocol):
+    """What an agent does for its server; every method is called in the agent's loop."""
+
+    @property
+    def own_runs_only(self) -> bool:
+        """Whether this node takes only the runs that it opens itself."""
+
+    def renew(self, member: Membership) -> None:
+        """Use another membership from now on."""
+
+    def running(self) -> list[pb.RunningProgram]:
+        """What runs now, for the hello."""
+
+    def start(self, command: pb.StartProgram) -> None:
+        """Start a program."""
+
+    def stop(self, run_id: str, epoch: int, reason: str) -> None:
+        """Stop the program of a run if its epoch is not newer than ``epoch``."""
+
+    def opened(self, run_id: str) -> None:
+        """A run that this node wanted to open is granted; its start command follows."""
+
+    def refused(self, reason: str) -> None:
+        """A run that this node wanted to open is not granted."""
+
+
 class Programs:
     """Runs node programs, each in a process of its own.
 
@@ -40,6 +67,14 @@ class Programs:
         self._member = member
         self._outbox = outbox
         self._programs: dict[str, _Program] = {}
+
+    own_runs_only = False
+
+    def opened(self, run_id: str) -> None:
+        """An agent opens no runs, so none is granted."""
+
+    def refused(self, reason: str) -> None:
+        """An agent opens no runs, so none is refused."""
 
     def renew(self, member: Membership) -> None:
         """Use another membership from now on."""
@@ -58,7 +93,7 @@ class Programs:
         self._programs[command.run_id] = program
         program.task = asyncio.create_task(self._run(program, command, old), name=f"program {command.run_id}")
 
-    def stop(self, run_id: str, epoch: int) -> None:
+    def stop(self, run_id: str, epoch: int, reason: str) -> None:
         """Stop the program of a run if its epoch is not newer than ``epoch``."""
         program = self._programs.get(run_id)
         if program is not None and program.epoch <= epoch:
@@ -106,7 +141,7 @@ class Programs:
         environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
         child = await Child.start("farshore.client.node_process", environment=environment)
         program.child = child
-        child.send(self._specification(command))
+        child.send(specification(self._options, self._member, command))
         self._tell("program_started", f"{command.run_id} ({command.workload}), process {child.pid}")
         if program.stopping:
             self._stop(program)
@@ -126,31 +161,32 @@ class Programs:
         async for line in child.output():
             self._outbox.line(run_id, line)
 
-    def _specification(self, command: pb.StartProgram) -> Json:
-        options, member = self._options, self._member
-        shard = options.shard or (command.shard_index, command.shard_count)
-        host = options.address.rpartition(":")[0]
-        return {
-            "address": f"{host}:{command.data_port}" if command.data_port else options.address,
-            "root": member.root.decode() if member.root is not None else None,
-            "pinned": member.pinned,
-            "ticket": command.ticket,
-            "node": member.name,
-            "home": str(options.home),
-            "data": {name: str(path) for name, path in options.data.items()},
-            "shard": list(shard),
-            "link": options.profile.link.model_dump(),
-            "run": command.run_id,
-            "workload": command.workload,
-            "config": command.config_json,
-            "seed": command.seed,
-            "epoch": command.epoch,
-            "nodes": list(command.nodes),
-        }
-
     def _tell(self, state: State, detail: str) -> None:
         if self._options.on_state is not None:
             self._options.on_state(state, detail)
+
+
+def specification(options: AgentOptions, member: Membership, command: pb.StartProgram) -> Json:
+    """What a node program's session is made from."""
+    shard = options.shard or (command.shard_index, command.shard_count)
+    host = options.address.rpartition(":")[0]
+    return {
+        "address": f"{host}:{command.data_port}" if command.data_port else options.address,
+        "root": member.root.decode() if member.root is not None else None,
+        "pinned": member.pinned,
+        "ticket": command.ticket,
+        "node": member.name,
+        "home": str(options.home),
+        "data": {name: str(path) for name, path in options.data.items()},
+        "shard": list(shard),
+        "link": options.profile.link.model_dump(),
+        "run": command.run_id,
+        "workload": command.workload,
+        "config": command.config_json,
+        "seed": command.seed,
+        "epoch": command.epoch,
+        "nodes": list(command.nodes),
+    }
 
 
 def _later(child: Child, seconds: float) -> None:

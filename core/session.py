@@ -138,7 +138,8 @@ class Workload(Protocol):
     """A method: a configuration model and two programs. Instances are stateless; everything lives in sessions.
 
     The server imports the module when a run is submitted, to check its configuration: heavy imports belong inside the
-    programs.
+    programs. A method with the attribute ``node_may_open = True`` lets a node open a run for itself alone, with a
+    user's own process as the node program; such a run is not restarted.
     """
 
     @property

@@ -57,34 +57,38 @@ class JoinReply(_message.Message):
     def __init__(self, node_key: _Optional[str] = ..., name: _Optional[str] = ..., server_id: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ...) -> None: ...
 
 class NodeEvent(_message.Message):
-    __slots__ = ("hello", "heartbeat", "exited", "log", "leave")
+    __slots__ = ("hello", "heartbeat", "exited", "log", "leave", "open")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     EXITED_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     exited: ProgramExited
     log: LogLines
     leave: Leave
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    open: OpenRun
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running")
+    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     SHARD_INDEX_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    OWN_RUNS_ONLY_FIELD_NUMBER: _ClassVar[int]
     versions: Versions
     profile: NodeProfile
     data: _containers.RepeatedScalarFieldContainer[str]
     shard_index: int
     shard_count: int
     running: _containers.RepeatedCompositeFieldContainer[RunningProgram]
-    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ...) -> None: ...
+    own_runs_only: bool
+    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ...) -> None: ...
 
 class RunningProgram(_message.Message):
     __slots__ = ("run_id", "epoch")
@@ -128,17 +132,31 @@ class Leave(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class OpenRun(_message.Message):
+    __slots__ = ("workload", "config_json", "seed")
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    config_json: str
+    seed: int
+    def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class NodeCommand(_message.Message):
-    __slots__ = ("welcome", "start", "stop", "goodbye")
+    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: StartProgram
     stop: StopProgram
     goodbye: Goodbye
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    opened: RunOpened
+    refused: RunRefused
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_id", "heartbeat_seconds")
@@ -181,6 +199,18 @@ class StopProgram(_message.Message):
     epoch: int
     reason: str
     def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RunOpened(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class RunRefused(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)

@@ -57,7 +57,14 @@ class Book:
         return self.waiting()
 
     def create(
-        self, *, workload: str, config_json: str, seed: int, count: int, wanted: tuple[str, ...], data: dict[str, str]
+        self,
+        *,
+        workload: str,
+        config_json: str,
+        seed: int,
+        count: int,
+        wanted: tuple[str, ...],
+        data: dict[str, str],
     ) -> Run:
         """Make a new run and its directory.
 

@@ -21,10 +21,13 @@ class Method:
         The configuration, defaults included.
     needs : tuple of tuple of str
         Data sets that each node must hold; for each, the names under which it will do.
+    node_may_open : bool
+        Whether a node may open a run of it for itself.
     """
 
     config_json: str
     needs: tuple[tuple[str, ...], ...]
+    node_may_open: bool
 
     @classmethod
     def of(cls, name: str, config_json: str) -> Method:
@@ -39,7 +42,8 @@ class Method:
         """
         workload = load(name)
         config = configuration(workload, config_json)
-        return cls(config.model_dump_json(), tuple(tuple(names) for names in workload.node_data(config)))
+        needs = tuple(tuple(names) for names in workload.node_data(config))
+        return cls(config.model_dump_json(), needs, bool(getattr(workload, "node_may_open", False)))
 
 
 def configuration(workload: Workload, text: str) -> BaseModel:

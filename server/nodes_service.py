@@ -15,6 +15,7 @@ from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
 from .calls import Context, metadata, peer, refuse
 from .failures import FailureLimit
+from .method import Method
 from .registry import Node
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 #: Bounds on what a hello may hold; a node is not trusted to be modest.
 _MOST_DATA_SETS, _LONGEST_NAME = 1000, 200
 _HELLO_SECONDS = 10.0
+_LONGEST_CONFIGURATION = 1 << 18
 
 
 class NodesService(NodesServicer):
@@ -98,10 +100,22 @@ class NodesService(NodesServicer):
                     self._server.log_lines(node, event.log)
                 except RefusedError as error:
                     _log.warning("dropped log lines: %s", error)
+            elif which == "open":
+                await self._open(node, event.open)
             elif which == "leave":
                 self._server.registry.leave(node, "it left")
                 self._server.node_lost(node)
                 return
+
+    async def _open(self, node: Node, request: pb.OpenRun) -> None:
+        """Start the run that a node asks for, or say why not."""
+        try:
+            run = self._server.open_run(node, request, await _opened_method(request))
+            self._server.registry.command(node, pb.NodeCommand(opened=pb.RunOpened(run_id=run.id)))
+            _log.info("node %s opened run %s (%s)", node.name, run.id, run.workload)
+        except (FarshoreError, ImportError) as error:
+            _log.warning("refused a run that node %s asked for: %s", node.name, error)
+            self._server.registry.command(node, pb.NodeCommand(refused=pb.RunRefused(reason=str(error))))
 
 
 async def _next(commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task[None]) -> pb.NodeCommand | None:
@@ -123,6 +137,17 @@ def versions_message() -> pb.Versions:
 def _compare(theirs: pb.Versions, whose: str) -> None:
     other = Versions(theirs.protocol, theirs.farshore[:40], theirs.torch[:40], theirs.python[:40])
     Versions.here().check(other, whose=whose)
+
+
+async def _opened_method(request: pb.OpenRun) -> Method:
+    name = request.workload
+    if len(request.config_json) > _LONGEST_CONFIGURATION or len(name) > _LONGEST_NAME:
+        raise RefusedError(f"a run's configuration may have {_LONGEST_CONFIGURATION} characters")
+    # Importing a method's module may take a while; nodes and runs must not wait for it.
+    method = await asyncio.to_thread(Method.of, name, request.config_json)
+    if not method.node_may_open:
+        raise RefusedError(f"a node may not open a run of '{name}'", cure="submit it with 'farshore run'")
+    return method
 
 
 def _hello(event: pb.NodeEvent) -> pb.Hello:

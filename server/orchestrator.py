@@ -141,6 +141,29 @@ class Orchestrator:
         self._lead(run)
         return run
 
+    def open_run(self, node: Node, request: pb.OpenRun, method: Method) -> Run:
+        """Take a run that a node opens with itself as the only one; its method allows that.
+
+        Raises
+        ------
+        ConfigError
+            Another run of the node waits already.
+        """
+        # One that still works for it is not in the way: a process that came back waits until its old run has ended.
+        if any(run.wanted == (node.name,) for run in self.book.waiting()):
+            raise ConfigError(f"a run of the node '{node.name}' waits already", cure="wait for it or cancel it")
+        run = self.book.create(
+            workload=request.workload,
+            config_json=method.config_json,
+            seed=request.seed if request.HasField("seed") else secrets.randbits(31),
+            count=1,
+            wanted=(node.name,),
+            data={},
+        )
+        run.needs, run.one_epoch = method.needs, True
+        self._lead(run)
+        return run
+
     def _take_up(self, run: Run) -> None:
         """Lead a run that waited when the server went down."""
         try:
@@ -162,11 +185,14 @@ class Orchestrator:
         Raises
         ------
         ConfigError
-            It is still running, or has finished.
+            It is still running, has finished, or was opened by its node.
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
-        run.needs = Method.of(run.workload, run.config_json).needs
+        method = Method.of(run.workload, run.config_json)
+        if method.node_may_open:
+            raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
+        run.needs = method.needs
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0
@@ -217,6 +243,8 @@ class Orchestrator:
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
+        if node.hello.own_runs_only and run.wanted != (node.name,):
+            obstacle = obstacle or "takes only the runs that it opens itself"
         busy = "" if node.run == run.id else node.run
         return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
 

@@ -45,6 +45,8 @@ class Run:
         Data sets that each node must hold; for each, the names under which it will do.
     data : dict
         Data sets on the server's side.
+    one_epoch : bool
+        Its only node opened it for itself and keeps its half in memory: there is nothing to restart from.
     ending : (str, str) or None
         Somebody wants it to end: the state to end in, and why.
     inbox : asyncio.Queue
@@ -63,6 +65,7 @@ class Run:
     wanted: tuple[str, ...] = ()
     needs: tuple[tuple[str, ...], ...] = ()
     data: dict[str, str] = field(default_factory=dict)
+    one_epoch: bool = False
     state: RunState = "waiting"
     reason: str = ""
     created: float = field(default_factory=time.time)

