@@ -1,10 +1,10 @@
 """What the wire costs: channels against raw gRPC, directly and through the relay, and a thousand idle nodes.
 
 Raw = messages of 1 MiB over the same interface (``grpc.aio``) between two plain processes. A channel carries the same
-bytes as messages between two programs: packed, numbered, summed up, kept until taken, unpacked. Processes with channels
-keep freed memory (``wire/allocator.py``), which alone makes gRPC faster where page faults are dear: *raw, memory
-kept* is printed beside. All run in turns, and each ratio is taken within a turn, since other processes disturb both alike; the
-median counts.
+bytes as messages between two programs: packed, numbered, summed up, kept until taken, unpacked. Processes with
+channels keep freed memory (``wire/allocator.py``), which alone makes gRPC faster where page faults are dear: *raw,
+memory kept* is printed beside. All run in turns, and each ratio is taken within a turn, since other processes disturb
+both alike; the median counts.
 
     python benchmarks/wire.py --json wire.json
 """
