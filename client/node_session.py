@@ -13,12 +13,14 @@ from ..core.agreement import hello, read_begin
 from ..core.errors import DataError, RunCancelledError
 from ..core.message import Array
 from ..core.processes import Json, Parent
+from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
 from ..core.session import RunInfo
 from ..runs.checkpoints import CheckpointStore
 from ..wire.channel import Channel
 from ..wire.grpc_attach import Dialer
 from ..wire.io import IoThread
+from ..wire.shaper import Shaper
 from .join import SERVER_NAME
 
 #: Seconds that the server program gets to take what this one sent before it ended.
@@ -59,6 +61,7 @@ class NodeProcessSession:
 
     def _make_dialer(self, specification: Json) -> Dialer:
         root = specification["root"]
+        link = LinkProfile.model_validate(specification["link"])
         options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
         if specification["pinned"]:
             options.append(("grpc.ssl_target_name_override", SERVER_NAME))
@@ -70,6 +73,7 @@ class NodeProcessSession:
             grpc.ssl_channel_credentials(root.encode()) if root else None,
             options=options,
             on_state=self.log,
+            shape=Shaper(link, self.run.seed.child("node", self.node)) if link != LinkProfile() else None,
         )
 
     def __enter__(self) -> NodeProcessSession:

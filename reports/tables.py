@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .communication import CommunicationReport, Compression, Line, Volume
+from .communication import CHANNEL_KINDS, CommunicationReport, Compression, Line, Volume
 from .units import ratio, share, size
 
 if TYPE_CHECKING:
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def communication_table(report: CommunicationReport, title: str = "Communication") -> Table:
-    """Every node, direction and kind: frames, dense → payload → frame bytes; totals below, the sockets beside.
+    """Every node, direction and kind of the method: frames, dense → payload → frame bytes; below, totals of all frames,
+    what the channels added of their own, and the sockets' bytes beside.
 
     Parameters
     ----------
@@ -27,7 +28,8 @@ def communication_table(report: CommunicationReport, title: str = "Communication
     """
     table = _table(title, left=("node", "direction", "kind"), right=("frames", *_SIZES, "ratio", "overhead"))
     for line in report.lines:
-        table.add_row(line.node, _arrow(line), line.kind, *_cells(line.volume))
+        if line.kind not in CHANNEL_KINDS:  # many small rows; their sum stands below
+            table.add_row(line.node, _arrow(line), line.kind, *_cells(line.volume))
     table.add_section()
     for line in report.by_direction:
         table.add_row("all", _arrow(line), "all", *_cells(line.volume))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,21 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from farshore.algorithms.split_fine_tuning import backbone
+from farshore.algorithms.split_fine_tuning.backbone import load_backbone
 from farshore.algorithms.split_fine_tuning.cut import build_front, build_trunk
 from farshore.algorithms.split_fine_tuning.plan import CutOptions
 
 OPTIONS = CutOptions(2, "ffn_svd", 8, decoder="mlp", sentence_vector=4)
 
 
-def build_both(folder: Path) -> dict[str, Any]:
-    """A front and a trunk, each in a thread of its own."""
+def at_once(**makers: Callable[[], Any]) -> dict[str, Any]:
+    """What ``makers`` make, each in a thread of its own, by name."""
     made: dict[str, Any] = {}
 
-    def front() -> None:
-        made["front"] = build_front(folder, OPTIONS, classes=2)[0]
+    def make(name: str) -> None:
+        made[name] = makers[name]()
 
-    def trunk() -> None:
-        made["trunk"] = build_trunk(folder, OPTIONS, classes=2)
-
-    threads = [threading.Thread(target=work, name=f"load {work.__name__}") for work in (front, trunk)]
+    threads = [threading.Thread(target=make, name=f"make {name}", args=(name,)) for name in makers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -55,8 +54,9 @@ def test_two_threads_never_load_at_once(
 
     monkeypatch.setattr(backbone, "AutoModel", Watched)
     level = transformers_logging.get_verbosity()
-    made = build_both(tiny_data["tiny"])
-    assert made.keys() == {"front", "trunk"}
+    folder = tiny_data["tiny"]
+    made = at_once(a=lambda: load_backbone(folder, blocks=2), b=lambda: load_backbone(folder))
+    assert made.keys() == {"a", "b"}
     assert most == [1]
     assert transformers_logging.get_verbosity() == level
     captured = capfd.readouterr()
@@ -64,11 +64,13 @@ def test_two_threads_never_load_at_once(
 
 
 def test_halves_loaded_at_once_are_those_loaded_one_by_one(tiny_data: dict[str, Path]) -> None:
-    alone = {
-        "front": build_front(tiny_data["tiny"], OPTIONS, classes=2)[0],
-        "trunk": build_trunk(tiny_data["tiny"], OPTIONS, classes=2),
+    folder = tiny_data["tiny"]
+    makers: dict[str, Callable[[], Any]] = {
+        "front": lambda: build_front(folder, OPTIONS, classes=2)[0],
+        "trunk": lambda: build_trunk(folder, OPTIONS, classes=2),
     }
+    alone = {side: make().state_dict() for side, make in makers.items()}
     for _ in range(3):
-        for side, module in build_both(tiny_data["tiny"]).items():
+        for side, module in at_once(**makers).items():
             state = module.state_dict()
-            assert all(torch.equal(state[n], t) for n, t in alone[side].state_dict().items())
+            assert all(torch.equal(state[n], t) for n, t in alone[side].items())

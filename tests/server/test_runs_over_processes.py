@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from farshore.core.errors import ConfigError, NotFoundError
+from farshore.core.profiles import DeviceProfile, LinkProfile
 from farshore.core.seeds import Seed
 from farshore.runs.directory import RunDirectory
 from farshore.server.certificates import certs_init, certs_issue
@@ -267,3 +268,13 @@ def test_a_run_that_keeps_dying_fails_at_last(start: Any, until: Any) -> None:
         os.kill(_run_process(cloud).pid, signal.SIGKILL)
     info = cloud.when(run_id, "failed")
     assert info.reason == "the run process was killed by signal 9; restarted 1 times within an hour"
+
+
+def test_a_node_behind_a_slow_link_is_as_slow_as_its_profile_says(cloud: Any) -> None:
+    link = LinkProfile(up_mbps=16, down_mbps=16, latency_ms=20)
+    cloud.join("a", profile=DeviceProfile(link=link))
+    info = cloud.when(cloud.submit({"rounds": 4, "kilobytes": 512}, count=1), "finished")
+    figures = json.loads(info.result_json)["nodes"]["a"]
+    assert 40 <= figures["rtt_ms"] < 120
+    # Half a mebibyte down and up again at 2 MB/s each way, and two latencies.
+    assert 0.9 < figures["echo_megabytes_per_second"] <= 2.0
