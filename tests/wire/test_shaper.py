@@ -75,8 +75,8 @@ def test_both_directions_are_shaped_by_their_own_bandwidth() -> None:
         return up, down
 
     up, down = asyncio.run(measure())
-    assert 0.229 <= up < 0.30  # 200 kB at 1 MB/s, and one latency
-    assert 0.129 <= down < 0.20
+    assert 0.229 <= up < 0.5  # 200 kB at 1 MB/s, and one latency
+    assert 0.129 <= down < 0.4
 
 
 def test_the_error_of_a_connection_comes_through() -> None:
@@ -114,7 +114,7 @@ def test_a_shaped_channel_takes_the_time_of_its_link(wires: Any, kind: str) -> N
         source.send(wires.message(number, 500_000))
         wires.check(sink.receive(20), number, 500_000)
         taken = time.monotonic() - start
-        assert seconds + 0.015 <= taken < seconds + 0.15, taken
+        assert seconds + 0.015 <= taken < seconds + 0.5, taken
 
 
 def test_a_shaped_channel_says_goodbye(wires: Any) -> None:
