@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from .allocator import keep_freed_memory
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,8 @@ class IoThread:
         self.loop.close()
 
     def start(self) -> IoThread:
-        """Start the thread."""
+        """Start the thread. A process that moves messages also keeps their memory, see ``wire/allocator.py``."""
+        keep_freed_memory()
         self._thread.start()
         return self
 

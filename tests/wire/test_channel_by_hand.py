@@ -47,7 +47,9 @@ class Bench:
     def send(self, direction: str, size: int) -> None:
         number = len(self.sent[direction])
         self.sent[direction].append(number)
-        self.ends[direction].send(Message("m", step=number, tensors={"a": Tensor(np.full(size, number % 256, np.uint8))}))
+        self.ends[direction].send(
+            Message("m", step=number, tensors={"a": Tensor(np.full(size, number % 256, np.uint8))})
+        )
 
     def carry(self, direction: str, count: int) -> bool:
         """Move up to ``count`` chunks; whether any moved."""
@@ -70,7 +72,9 @@ class Bench:
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_programs_see_every_message_once_and_in_order_whenever_connections_break(plan: list[tuple[str, str, int]]) -> None:
+def test_programs_see_every_message_once_and_in_order_whenever_connections_break(
+    plan: list[tuple[str, str, int]],
+) -> None:
     bench = Bench()
     actions: dict[str, Callable[[str, int], Any]] = {
         "send": bench.send,

@@ -86,10 +86,10 @@ def test_a_dead_link_is_noticed_and_replaced(wires: Any, kind: str) -> None:
 
 
 def test_heartbeats_keep_an_idle_connection(wires: Any) -> None:
-    ends = wires.connect("direct", proxied=True, stall=0.6)
+    ends = wires.connect("direct", proxied=True, stall=1.5)
     ends.node.send(wires.message(0))
     ends.server.receive(20)
-    time.sleep(2.0)
+    time.sleep(3.5)
     assert ends.proxy.connections == 1
     beats = {r.direction for r in ends.rows if r.kind == "heartbeat"}
     assert beats == {"up", "down"}

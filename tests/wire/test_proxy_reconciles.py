@@ -24,5 +24,7 @@ def test_the_ledgers_frame_bytes_are_what_crossed_the_socket(wires: Any, kind: s
     for direction, crossed in (("up", ends.proxy.up), ("down", ends.proxy.down)):
         frames = sum(r.frame_bytes for r in ends.rows if r.direction == direction)
         payload = sum(r.payload_bytes for r in ends.data_rows if r.direction == direction)
-        assert payload == sum(300_000 * (i % 4) + 5 if direction == "up" else (300_000 * (i % 4) + 5) // 3 for i in range(12))
+        assert payload == sum(
+            300_000 * (i % 4) + 5 if direction == "up" else (300_000 * (i % 4) + 5) // 3 for i in range(12)
+        )
         assert payload < frames <= crossed <= frames * (1 + RATE) + CONSTANT, (direction, frames, crossed)

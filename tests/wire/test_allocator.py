@@ -1,0 +1,41 @@
+"""Messages do not pay for their memory again and again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_FAULTS = """
+import resource
+from farshore.wire.allocator import keep_freed_memory
+{call}
+def use():
+    for _ in range(30):
+        blocks = [bytes(bytearray(1 << 20)) for _ in range(8)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(call: str) -> int:
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", _FAULTS.format(call=call)], capture_output=True, text=True, check=True
+    )
+    return int(told.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    assert _faults("assert keep_freed_memory()") < 200 < _faults("") / 4
+
+
+def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from farshore.wire.allocator import keep_freed_memory
+
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not keep_freed_memory()
