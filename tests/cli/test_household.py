@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,14 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 def start(*line: str, **options: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "farshore", *line]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Shells start background jobs with SIGINT ignored, and children inherit that: these tests are about SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def alive(folder: Path) -> list[str]:
@@ -64,8 +72,8 @@ def test_a_run_between_processes_is_accounted_and_nobody_is_left(tmp_path: Path)
             assert set(result(last.run)["nodes"]) == {"a", "b"}
             report = communication(read_ledger(Path(last.run.directory)))
             sockets = meter.read() if meter is not None else None
-        children = psutil.Process().children(recursive=True)
-        assert len([c for c in children if str(tmp_path) in " ".join(c.cmdline())]) == 3
+        children = [c for c in psutil.Process().children(recursive=True) if str(tmp_path) in " ".join(c.cmdline())]
+        assert len(children) == 3
     assert {line.node for line in report.lines} == {"a", "b"}
     if sockets is not None:
         frames = report.total.frame_bytes

@@ -48,7 +48,9 @@ def test_a_training_loop_over_a_real_server_equals_the_local_one(server, classif
     with model.farshore:
         assert _train(model, batch) == pytest.approx(expected, abs=1e-6)
         state = model.state_dict()
-        assert all(torch.allclose(state[n], v, atol=1e-6) for n, v in whole.state_dict().items())
+        for name, value in whole.state_dict().items():
+            # A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up.
+            assert torch.allclose(state[name], value, atol=1e-2 if "key.bias" in name else 1e-5), name
         run_id = model.farshore.run
     info = server.ended(run_id, 5)  # at once: nobody waits for a heartbeat
     assert info.state == "finished"
