@@ -113,6 +113,8 @@ class Channel:
         self._reason = ""
         #: How many connections have worked so far.
         self.greetings = 0
+        #: Whether the peer said goodbye.
+        self.peer_left = False
 
     # ---- what programs see ---------------------------------------------------------------------------------------
 
@@ -191,7 +193,8 @@ class Channel:
 
     def _all_taken(self) -> bool:
         # Between two connections the goodbye would get lost; one that never was needs none.
-        return not self._pending and (self._attachment is not None or not self.greetings)
+        connected = self._attachment is not None and self._attachment.greeted
+        return not self._pending and (connected or not self.greetings)
 
     def _wait_for_room(self, size: int) -> None:
         if not self._fits(size) and not self._stopped():
@@ -403,6 +406,7 @@ class Attachment:
                 self.acknowledge()
         if prefix.type is FrameType.BYE:
             self.ended = True
+            channel.peer_left = True
             reason = bytes(body).decode(errors="replace")
             words = f"{channel.peer} closed the channel" + (f": {reason}" if reason else "")
             channel.inbox.fail(PeerLostError(words))
@@ -438,6 +442,7 @@ class Attachment:
             asking = channel._asking
             self.greeted = True
             channel.greetings += 1
+            channel._lock.notify_all()
         if channel._taken:  # an acknowledgement may have got lost with the last connection
             self._own.append(FrameType.ACK)
         if asking:

@@ -37,6 +37,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
 ]
 
+#: Connections that are tried once a channel is closed, to say goodbye where the last one broke.
+_GOODBYE_TRIES = 3
 _FIRST_PAUSE = 0.1
 
 #: Seconds that the server gets to take a goodbye.
@@ -170,9 +172,10 @@ class Dialer:
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
+        goodbyes = _GOODBYE_TRIES
         while True:
             greetings = self._channel.greetings
-            reason = "the connection ended"
+            reason = ""
             try:
                 await self._once()
             except grpc.aio.AioRpcError as error:
@@ -183,11 +186,14 @@ class Dialer:
             except FarshoreError as error:
                 reason = str(error)
             if self._channel.stopped:
-                return
+                # Closed just when its connection broke: the goodbye may be lost, so it is said on another one.
+                if not reason or not goodbyes or self._channel.peer_left:
+                    return
+                goodbyes -= 1
             if self._channel.greetings > greetings:  # it worked for a while
                 pause = _FIRST_PAUSE
             wait = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads reconnects, guards nothing
-            self._on_state(f"reconnecting to {self._target} in {wait:.1f} s: {reason}")
+            self._on_state(f"reconnecting to {self._target} in {wait:.1f} s: {reason or 'the connection ended'}")
             await asyncio.sleep(wait)
             pause = min(2 * pause, self._longest)
 
