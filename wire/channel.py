@@ -184,11 +184,11 @@ class Channel:
             if self._pending and not self._stopped():
                 self._ask()
             self._lock.wait_for(lambda: self._stopped() or self._all_taken(), timeout)
-            self._closed, self._reason = True, self._reason or reason
-            attachment = self._attachment
+            self._reason = self._reason or reason
+            if self._attachment is not None:
+                self._attachment.say_goodbye()  # first: who finds the channel closed writes no more
+            self._closed = True
             self._lock.notify_all()
-        if attachment is not None:
-            attachment.say_goodbye()
         self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed"))
 
     def _all_taken(self) -> bool:
