@@ -225,7 +225,7 @@ class Channel:
         """Have the peer acknowledge as soon as its program has taken everything: somebody here waits for that."""
         self._asking = True
         if self._attachment is not None:
-            self._attachment.heartbeat()
+            self._attachment.ask()
 
     def _fits(self, size: int) -> bool:
         return not self._pending or self._pending_bytes + size <= self._window
@@ -280,6 +280,7 @@ class Attachment:
         self._own: deque[FrameType] = deque([FrameType.HELLO])
         self._unaware = True  # the I/O thread was not woken since it last looked for work
         self._cursor: int | None = None  # next data frame to send; unknown until the peer's hello
+        self._question = False
         self._goodbye = False
         self.greeted = False
         self.peer_waits = False
@@ -315,6 +316,11 @@ class Attachment:
         self._own.append(FrameType.HEARTBEAT)
         self.wake()
 
+    def ask(self) -> None:
+        """Send a sign of life after all that waits: it asks for an acknowledgement, so it must not overtake."""
+        self._question = True
+        self.wake()
+
     def say_goodbye(self) -> None:
         """Tell the peer that nothing more comes, after all that was sent."""
         self._goodbye = True
@@ -333,6 +339,9 @@ class Attachment:
                 yield self._own_frame(self._own.popleft())
             elif (frame := self._next_frame()) is not None:
                 rest = iter(frame.chunks)
+            elif self._question and self.greeted:
+                self._question = False
+                yield self._own_frame(FrameType.HEARTBEAT)
             elif self._goodbye:
                 self._goodbye = False
                 yield self._own_frame(FrameType.BYE)
@@ -439,14 +448,12 @@ class Attachment:
                 channel._lock.notify_all()
                 return
             self._cursor = received + 1
-            asking = channel._asking
+            self._question = channel._asking
             self.greeted = True
             channel.greetings += 1
             channel._lock.notify_all()
         if channel._taken:  # an acknowledgement may have got lost with the last connection
             self._own.append(FrameType.ACK)
-        if asking:
-            self._own.append(FrameType.HEARTBEAT)
         self.wake()
 
     def _acknowledged(self, sequence: int) -> None:

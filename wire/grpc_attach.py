@@ -41,9 +41,6 @@ OPTIONS: list[tuple[str, Any]] = [
 _GOODBYE_TRIES = 3
 _FIRST_PAUSE = 0.1
 
-#: Seconds that the server gets to take a goodbye.
-_LAST_SECONDS = 2.0
-
 #: Codes with which a server says no for good.
 _REFUSALS = (
     grpc.StatusCode.UNAUTHENTICATED,
@@ -99,14 +96,6 @@ class Shape(Protocol):
 
     async def flush(self) -> None:
         """Wait until all that was written has left."""
-
-
-async def _drain(call: Any) -> None:
-    """Let the server end the call, which it does once it has read everything: a cancelled call may lose our goodbye."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_SECONDS):
-            while await call.read() is not grpc.aio.EOF:
-                pass
 
 
 class Dialer:
@@ -219,12 +208,14 @@ class Dialer:
         read, write = _reader(call), call.write
         if self._shape is not None:
             read, write = self._shape(read, write)
-        await pump(self._channel, read, write, stall_seconds=self._stall)
-        if self._channel.stopped:
+
+        async def finish() -> None:
             if self._shape is not None:
                 await self._shape.flush()
             await call.done_writing()
-            await _drain(call)
+
+        # grpc.aio cancels a call whose read is cancelled, and a goodbye that has not left yet with it.
+        await pump(self._channel, read, write, stall_seconds=self._stall, finish=finish)
 
 
 def _failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:

@@ -15,13 +15,23 @@ logger = logging.getLogger(__name__)
 #: A connection on which no byte arrives for so long is given up; signs of life are sent three times as often.
 STALL_SECONDS = 30.0
 
+#: Seconds that the peer gets to read what was written before a goodbye, and to end the connection.
+_LAST_SECONDS = 2.0
 _LAST_WRITE_SECONDS = 0.5
 
 Read = Callable[[], Awaitable[bytes | None]]
 Write = Callable[[bytes], Awaitable[None]]
+Finish = Callable[[], Awaitable[None]]
 
 
-async def pump(channel: Channel, read: Read, write: Write, *, stall_seconds: float = STALL_SECONDS) -> bool:
+async def pump(
+    channel: Channel,
+    read: Read,
+    write: Write,
+    *,
+    stall_seconds: float = STALL_SECONDS,
+    finish: Finish | None = None,
+) -> bool:
     """Serve ``channel`` over one connection.
 
     Parameters
@@ -32,6 +42,9 @@ async def pump(channel: Channel, read: Read, write: Write, *, stall_seconds: flo
         Awaits until a chunk is accepted; this is where back-pressure comes from.
     stall_seconds : float
         Liveness is progress: the connection fails when nothing arrives for so long.
+    finish : callable, optional
+        Awaited after a goodbye, to tell that nothing more is written; the peer then gets a moment to read it all and
+        to end the connection. For connections that lose what is on its way when their reading end is cancelled.
 
     Returns
     -------
@@ -54,23 +67,32 @@ async def pump(channel: Channel, read: Read, write: Write, *, stall_seconds: flo
     work.set()
     heard = _Heard(loop.time())
     writer = loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3))
-    others = [
-        loop.create_task(_reader(attachment, read, heard)),
-        loop.create_task(_watch(heard, stall_seconds)),
-    ]
+    reader = loop.create_task(_reader(attachment, read, heard))
+    tasks = (writer, reader, loop.create_task(_watch(heard, stall_seconds)))
     try:
-        done, _ = await asyncio.wait([writer, *others], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        if finish is not None and channel.stopped and writer in done and not attachment.dropped:
+            await finish()
+            await asyncio.wait([reader], timeout=_LAST_SECONDS)
+            if reader.done():
+                reader.result()
     finally:
         channel.detach(attachment)
         attachment.drop()
+        await _end(writer, *tasks)
+    return attachment.greeted
+
+
+async def _end(writer: asyncio.Task[None], *tasks: asyncio.Task[None]) -> None:
+    try:
         # A write that is cancelled half way can hold up the end of its call.
         await asyncio.wait([writer], timeout=_LAST_WRITE_SECONDS)
-        for task in (writer, *others):
+    finally:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(writer, *others, return_exceptions=True)
-    return attachment.greeted
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(slots=True)
@@ -90,10 +112,7 @@ async def _watch(heard: _Heard, stall_seconds: float) -> None:
 
 async def _reader(attachment: Attachment, read: Read, heard: _Heard) -> None:
     loop = asyncio.get_running_loop()
-    while not attachment.dropped and not attachment.ended:
-        chunk = await read()
-        if chunk is None:
-            return
+    while (chunk := await read()) is not None:
         heard.time = loop.time()
         attachment.feed(chunk)
 
@@ -103,9 +122,10 @@ async def _writer(
 ) -> None:
     while not attachment.ended:
         work.clear()
+        stopped = channel.stopped  # looked at first: a goodbye queued during this round leaves with the next
         for chunk in attachment.outgoing():
             await write(chunk)
-        if attachment.dropped or channel.stopped:
+        if attachment.dropped or stopped:
             return
         try:
             await asyncio.wait_for(work.wait(), beat_seconds)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
 from farshore.wire.channel import Attachment, Channel
+from farshore.wire.chunks import Assembler
+from farshore.wire.frame import FrameType, make_prefix
+from farshore.wire.limits import DEFAULT
+from farshore.wire.pump import pump
 
 steps = st.lists(
     st.one_of(
@@ -113,3 +121,58 @@ def test_nothing_that_arrived_is_sent_again(sizes: list[int], carried: int) -> N
     # At most the one frame that was on its way when the connection broke.
     assert len(again) <= 1
     assert len(bench.ends["up"].inbox) == len(sizes) >= arrived
+
+
+def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
+    bench = Bench()
+    while bench.carry("up", 100) | bench.carry("down", 100):
+        pass
+    for size in (2000, 2000):
+        bench.send("up", size)
+    closer = threading.Thread(target=lambda: bench.ends["up"].close(60, "done"))
+    closer.start()
+    while not bench.ends["up"]._asking:
+        pass
+    # Whatever the other program does in between, nobody waits for a signal that comes only every few seconds.
+    while bench.carry("up", 100):
+        pass
+    for _ in range(2):
+        bench.take("up")
+    deadline = time.monotonic() + 15
+    while closer.is_alive():
+        assert time.monotonic() < deadline
+        bench.carry("down", 100)
+    bench.carry("up", 100)
+    assert bench.ends["down"].peer_left
+
+
+def test_a_goodbye_that_is_queued_just_as_the_writer_finds_nothing_left_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel("server", "edge", "node")
+    looked = Attachment.outgoing
+
+    def outgoing(self: Attachment) -> Iterator[bytes]:
+        yield from looked(self)
+        channel.close(0)
+
+    monkeypatch.setattr(Attachment, "outgoing", outgoing)
+    written: list[bytes] = []
+
+    async def connection() -> None:
+        chunks = [make_prefix(FrameType.HELLO, 0, 0, 0)]
+
+        async def read() -> bytes | None:
+            if chunks:
+                return chunks.pop()
+            await asyncio.sleep(60)
+            return None
+
+        async def write(chunk: bytes) -> None:
+            written.append(chunk)
+
+        await asyncio.wait_for(pump(channel, read, write), 20)
+
+    asyncio.run(connection())
+    kinds = [prefix.type for chunk in written for prefix, _ in Assembler(DEFAULT).feed(chunk)]
+    assert kinds == [FrameType.HELLO, FrameType.BYE]
