@@ -34,7 +34,7 @@ from farshore.runs.ledger import Ledger, read_ledger
 from farshore.simulations.in_process import InProcessRun
 
 CLAIM = "96x less traffic on nine data sets with little impact on accuracy (the paper's abstract; BERT-base, rank 8)"
-#: What of a run's traffic is the training's: activations and gradients, and the codec's matrices that are sent once.
+#: What of a run's traffic is the training's: activations and gradients, and the first values of the code, sent once.
 TRAINING = ("activation", "gradient", "codec")
 QUICK = {"train": 64, "unused": 32, "dev": 32, "epochs": 1, "seeds": [0], "arms": "recipe r32 int4 L-1"}
 
@@ -223,7 +223,7 @@ def main() -> int:
         keys = {arm.key for arm in wanted}
         here = [r for r in results.all if (r.task, r.setup) == (options.task, trainer.setup) and r.arm in keys]
     rows = summary(here)
-    # The traffic of a short run is mostly the codec's matrices, and its accuracy is chance.
+    # The traffic of a short run is mostly the first values of the code, and its accuracy is chance.
     full = options.task == "sst2" and options.train >= 8000 and options.epochs >= 3 and not options.steps
     return finish(
         "sft_accuracy",

@@ -1,6 +1,6 @@
 """Look at local samples once, and choose the code's directions from what the activations do.
 
-Runs on the edge; only the few tensors in :attr:`Calibration.trunk` leave it. Source: specification of split
+Runs on the edge; only the few tensors of :class:`~.codec_start.CodecStart` leave it. Source: specification of split
 fine-tuning §3.4.
 """
 
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import ConfigError, DataError
-from .factors import Basis, pca_basis, principal_directions
+from ...core.errors import DataError
+from .codec_start import CodecStart
+from .factors import fix_signs, principal_directions
 from .families import FAMILIES
 from .front import Front, OpenedBlock
+from .plan import SplitPlan
 
 
 @dataclass(slots=True)
@@ -86,27 +88,20 @@ class Calibration:
 
     Attributes
     ----------
-    front : dict[str, Tensor]
-        V, S (and Q) in fp32: equal on every edge of a trunk. Empty where nothing was changed.
-    trunk : dict[str, Tensor]
-        U and bias, R and c, for :meth:`~.trunk.Trunk.load_codec_state`: f·r + f + d·r + d numbers, sent once.
-    code_mean, code_variance : Tensor [w]
-        Moments of each code channel over the samples.
+    start : CodecStart
+        First values of the code, which the front has taken over: the trunk and other edges must do the same.
     kept : float
         Share of the features' variance inside the code's directions, 0 to 1.
     tokens : int
         Tokens seen.
     """
 
-    front: dict[str, Tensor]
-    trunk: dict[str, Tensor]
-    code_mean: Tensor
-    code_variance: Tensor
+    start: CodecStart
     kept: float
     tokens: int
 
 
-def calibrate(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Calibration:
+def calibrate(front: Front, batches: Iterable[Mapping[str, Tensor]], dtype: torch.dtype = torch.float32) -> Calibration:
     """Calibrate a front on local samples: :func:`collect`, then :func:`settle`.
 
     Parameters
@@ -116,18 +111,15 @@ def calibrate(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Calibrat
     batches : iterable of mappings
         ``input_ids``, ``attention_mask`` and maybe ``token_type_ids``, each [B, T]; 256 to 1,024 samples are
         enough.
-
-    Returns
-    -------
-    Calibration
-        Its ``trunk`` must reach the trunk before the first step.
+    dtype : torch.dtype
+        What matrices are rounded to before anybody uses them, so that they can travel in it.
 
     Raises
     ------
     DataError
         No samples, or fewer tokens than the code is wide.
     """
-    return settle(front, collect(front, batches))
+    return settle(front, collect(front, batches), dtype)
 
 
 @torch.no_grad()
@@ -161,67 +153,57 @@ def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
 
 
 @torch.no_grad()
-def settle(front: Front, moments: Moments) -> Calibration:
-    """Choose the codec from moments, load the front's part into it and set its code statistics.
-
-    Frees the first matrix that the front kept for this.
-    """
+def settle(front: Front, moments: Moments, dtype: torch.dtype = torch.float32) -> Calibration:
+    """Choose the codec from moments, and have the front take it over; ``dtype`` as for :func:`calibrate`."""
     plan, codec = front.plan, front.codec
     moments = moments.cpu()
-    trunk: dict[str, Tensor] = {}
-    if codec is not None and plan.options.init == "pca":
-        basis = pca_basis(moments.mean, moments.covariance, plan.width)
-        codec.start(basis, _sentence_directions(moments, plan.width, plan.options.sentence_vector))
-        trunk = _trunk_state(front, basis, moments)
-    front.forget_first()
-    weight = torch.eye(plan.width, dtype=torch.float64)
-    total = float(moments.covariance.trace())
-    kept = 1.0
+    found: dict[str, Tensor] = {}
+    weight, kept = torch.eye(plan.width, dtype=torch.float64), 1.0
     if codec is not None:
-        weight = codec.scales.weight.double().cpu() @ codec.directions.weight.double().cpu()
-        directions = torch.linalg.qr(codec.directions.weight.double().cpu().T)[0]
-        kept = float((directions.T @ moments.covariance @ directions).trace()) / total if total > 0 else 1.0
+        v = codec.directions.weight.double().cpu()
+        weight = codec.scales.weight.double().cpu() @ v
+        if plan.options.init == "pca":
+            found = {name: tensor.float() for name, tensor in _principal(plan, moments, dtype).items()}
+            v = weight = found["directions"].double()
+        kept = _share_kept(v, moments.covariance)
     mean, variance = weight @ moments.mean, (weight @ moments.covariance @ weight.T).diagonal().clamp(min=0)
-    front.statistics.set(mean.float(), variance.float())
-    if plan.options.decoder == "mlp":
-        deviation = variance.sqrt()
-        # A channel that never varies in the samples must not be blown up when it does in training.
-        deviation = deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12))
-        trunk |= {"network.mean": mean.float(), "network.deviation": deviation.float()}
-    state = front.codec_state() if trunk else {}
-    return Calibration(state, trunk, mean.float(), variance.float(), kept, moments.tokens)
+    start = CodecStart(mean.float(), variance.float(), **found)
+    front.take(start)
+    return Calibration(start, kept, moments.tokens)
 
 
-def _trunk_state(front: Front, basis: Basis, moments: Moments) -> dict[str, Tensor]:
-    o = front.plan.options
-    state: dict[str, Tensor] = {}
-    if o.how == "codec" or o.residual == "project" or o.decoder == "mlp":
-        r, c = _fit_stream(basis, moments) or (basis.r, basis.c)
-        state |= {"residual.weight": r, "residual.bias": c}
-    if o.how == "ffn_svd" and o.decoder == "linear":
-        if front.first is None:
-            raise ConfigError("the front no longer has its first matrix", cure="calibrate once, before training")
-        u, bias = basis.through(*front.first)
-        state |= {"expand.weight": u, "expand.bias": bias}
-    return {name: value.float().contiguous() for name, value in state.items()}
+def _principal(plan: SplitPlan, moments: Moments, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Directions of most variance and what is rebuilt from them, in ``dtype``; everything is fitted to those."""
+    v = fix_signs(principal_directions(moments.covariance)[: plan.width]).to(dtype)
+    found = {"directions": v, "mean": moments.mean.to(dtype)}
+    if (q := plan.options.sentence_vector) > 0:
+        found["sentence"] = _sentence_directions(moments, plan.width, q).to(dtype)
+    if (stream := _fit_stream(v.double(), moments)) is not None:
+        found["stream_weight"], found["stream_bias"] = (tensor.to(dtype) for tensor in stream)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
+        raise DataError(f"the first values of the code do not fit into {dtype}", cure="set codec_encoding=bf16")
+    return found
 
 
-def _fit_stream(basis: Basis, moments: Moments) -> tuple[Tensor, Tensor] | None:
-    """Least squares for the stream of a pre-norm block, h ≈ R·z + c: R = Cov(h, z)·Cov(z)⁻¹."""
+def _share_kept(directions: Tensor, covariance: Tensor) -> float:
+    """Share of the variance in the span of ``directions`` [r, d]."""
+    total = float(covariance.trace())
+    span = torch.linalg.qr(directions.T)[0]
+    return float((span.T @ covariance @ span).trace()) / total if total > 0 else 1.0
+
+
+def _fit_stream(v: Tensor, moments: Moments) -> tuple[Tensor, Tensor] | None:
+    """Least squares for the stream of a pre-norm block, h ≈ R·z + c with z = V·a: R = Cov(h, z)·Cov(z)⁻¹."""
     if moments.cross is None or moments.stream is None:
         return None
     h = moments.stream / moments.tokens
-    encode = basis.s @ basis.v
-    cross = (moments.cross / moments.tokens - torch.outer(h, moments.mean)) @ encode.T
-    codes = encode @ moments.covariance @ encode.T
-    r = cross @ torch.linalg.pinv(codes, hermitian=True)
-    return r, h - r @ (encode @ moments.mean)
+    cross = (moments.cross / moments.tokens - torch.outer(h, moments.mean)) @ v.T
+    r = cross @ torch.linalg.pinv(v @ moments.covariance @ v.T, hermitian=True)
+    return r, h - r @ (v @ moments.mean)
 
 
-def _sentence_directions(moments: Moments, rank: int, q: int) -> Tensor | None:
+def _sentence_directions(moments: Moments, rank: int, q: int) -> Tensor:
     """Q [q, d]: the principal directions that come next after those the tokens' codes carry."""
-    if q == 0:
-        return None
     directions = principal_directions(moments.covariance)
     start = min(rank, len(directions) - q)
     return directions[start : start + q]

@@ -18,7 +18,7 @@ from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
 from .agreement import SPARE, Offer, Schedule, settle, shares
 from .baselines import Volume
-from .codes import code_bytes, gradient_tensor
+from .codes import code_bytes, gradient_tensor, start_message, start_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .fronts import weight_tensors, weighted_mean
@@ -69,14 +69,10 @@ class Cloud:
     def _receive_codec(self) -> None:
         """The first edge looks at its samples and settles the codec; everybody else takes over what it found."""
         first, *others = self.session.channels.values()
-        message = expect(first.receive(), "codec", self.session.run.nodes[0])
-        mine = {n: t for n, t in message.tensors.items() if n.startswith("trunk.")}
-        self.trunk.load_codec_state(
-            {n.removeprefix("trunk."): torch.from_numpy(np.array(t.array)) for n, t in mine.items()}
-        )
-        shared = {n: t for n, t in message.tensors.items() if n not in mine}
+        start = start_of(first.receive(), self.plan)
+        self.trunk.take(start)
         for channel in others:
-            channel.send(Message("codec", tensors=shared))
+            channel.send(start_message(start, self.config.codec_encoding))
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -232,6 +228,7 @@ class Cloud:
     def _load(self, step: int) -> None:
         arrays, meta = self.session.load_checkpoint(step)
         from_arrays(arrays, self.trunk, self.optimiser)
+        self.trunk.factorised = None
         self.losses, self.evaluations = list(meta["losses"]), list(meta["evaluations"])
         self.volume.restore(meta["volume"])
         self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)

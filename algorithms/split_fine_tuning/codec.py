@@ -6,12 +6,9 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import RefusedError
 from .factors import Basis
 from .heads import masked_mean
 from .plan import SplitPlan
@@ -82,11 +79,14 @@ class Decoder(nn.Module):
             rebuilt = rebuilt + self.network(z, sentence)
         return u, rebuilt
 
-    def start(self, basis: Basis, first: tuple[Tensor, Tensor] | None) -> None:
-        """Take R and c from ``basis``, and U and its bias from it and the first matrix ``(W1, b1)``."""
+    def start(
+        self, basis: Basis, first: tuple[Tensor, Tensor] | None, stream: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Take R and c from ``stream`` or else ``basis``, U and its bias from it and the first matrix ``(W1, b1)``."""
         if self.residual is not None:
-            _copy(self.residual.weight, basis.r)
-            _copy(self.residual.bias, basis.c)
+            r, c = stream or (basis.r, basis.c)
+            _copy(self.residual.weight, r)
+            _copy(self.residual.bias, c)
         if self.expand is not None and first is not None:
             u, bias = basis.through(*first)
             _copy(self.expand.weight, u)
@@ -125,6 +125,14 @@ class DecoderNetwork(nn.Module):
         y: Tensor = self.outer(nn.functional.gelu(self.inner(x)))
         return y
 
+    def standardise(self, mean: Tensor, variance: Tensor) -> None:
+        """Take the moments [r] of the code's channels."""
+        deviation = variance.sqrt()
+        # A channel that never varies in the samples must not be blown up when it does in training.
+        deviation = deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12))
+        _copy(self.mean, mean)
+        _copy(self.deviation, deviation)
+
 
 class FullProjection(nn.Module):
     """The residual of an undecomposed cut, rebuilt from the first matrix's output u: R·u + c, R [d, f]."""
@@ -142,34 +150,6 @@ class FullProjection(nn.Module):
         inverse = torch.linalg.pinv(weight.detach().double().cpu())
         _copy(self.residual.weight, inverse)
         _copy(self.residual.bias, -(inverse @ bias.detach().double().cpu()))
-
-
-def codec_state(codec: nn.Module) -> dict[str, Tensor]:
-    """The few tensors of a codec half, detached, by name."""
-    return {name: t.detach().clone().contiguous() for name, t in codec.state_dict().items()}
-
-
-def load_codec_state(codec: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take over some or all tensors of a codec half; they may come from a peer.
-
-    Raises
-    ------
-    RefusedError
-        A name is unknown, a shape or dtype differs, or a value is not finite. Nothing is changed then.
-    """
-    own = codec.state_dict()  # shares the memory of the parameters
-    for name, value in state.items():
-        if name not in own:
-            raise RefusedError(f"the codec has no tensor '{name}'", cure="use the same split plan on both ends")
-        if value.shape != own[name].shape or not value.is_floating_point():
-            raise RefusedError(
-                f"the codec's '{name}' is {tuple(own[name].shape)}, not {tuple(value.shape)} {value.dtype}",
-                cure="use the same split plan on both ends",
-            )
-        if not bool(torch.isfinite(value).all()):
-            raise RefusedError(f"the codec's '{name}' holds values that are not finite", cure="calibrate again")
-    for name, value in state.items():
-        _copy(own[name], value)
 
 
 def _copy(parameter: Tensor, value: Tensor) -> None:

@@ -17,7 +17,9 @@ from ...core.errors import WireError
 from ...core.message import Array, Encoding, Message, Tensor
 from ...core.seeds import Seed
 from ...wire.encodings import Bf16, Bits, Fp16, Int2, Int4, Int8
+from .codec_start import CodecStart
 from .config import SplitFineTuning
+from .plan import SplitPlan
 from .statistics import CodeStatistics
 
 Floats = NDArray[np.float32]
@@ -29,7 +31,8 @@ STEP_INT2 = 0.996
 RANGE_INT8 = 4.0
 #: The encodings that need no statistics.
 CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()}
-
+#: What numbers are rounded to that travel in one of them.
+DTYPES = {"raw": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 #: Bits per number of each encoding.
 WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
@@ -87,6 +90,33 @@ def gradient_tensor(gradient: Floats, bits: str, lengths: Array | None, seed: Se
     if bits == "int8":
         return Tensor(gradient, Int8(**options))
     return Tensor(gradient, Int4(grid="uniform16", **options) if bits == "int4" else Int2(**options))
+
+
+def start_message(start: CodecStart, encoding: str) -> Message:
+    """What calibration settled; matrices travel in ``encoding``, the moments of the codes as they are."""
+    tensors = {
+        name: Tensor(
+            np.ascontiguousarray(tensor.numpy()), None if name in ("code_mean", "code_variance") else CASTS[encoding]
+        )
+        for name, tensor in start.tensors().items()
+    }
+    return Message("codec", tensors=tensors)
+
+
+def start_of(message: Message, plan: SplitPlan) -> CodecStart:
+    """Read and check a ``codec`` message.
+
+    Raises
+    ------
+    WireError
+        It is another message.
+    RefusedError
+        It does not fit the plan.
+    """
+    if message.kind != "codec":
+        raise WireError(f"expected the first edge's codec, got a '{message.kind}' message")
+    tensors = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
+    return CodecStart.of(tensors, plan)
 
 
 def small_integers(values: Array, largest: int) -> Tensor:

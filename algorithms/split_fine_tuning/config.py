@@ -38,6 +38,7 @@ class SplitFineTuning(BaseModel):
     init: Literal["svd", "pca", "random"] = "pca"
     decoder: Literal["linear", "mlp"] = "linear"
     sentence_vector: int = Field(0, ge=0, description="numbers per sentence beside the codes; 0 = none")
+    codec_encoding: Literal["raw", "fp16", "bf16"] = Field("bf16", description="of the code's first values, sent once")
     calibration_samples: int = Field(256, ge=1, description="local examples that the PCA initialisation looks at")
     head: Literal["auto", "mean", "pooler", "last"] = Field("auto", description="how tokens become one vector")
     freeze: Literal["none", "embeddings", "front", "front+codec"] = "none"

@@ -69,7 +69,8 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
     if model.device.type != "meta":  # there, only shapes are asked for
         _start(front, trunk, opened.weights)
     if options.init == "pca" and opened.weights is not None and encoder is not None:
-        front.first = tuple(t.detach().clone() for t in opened.weights)  # type: ignore[assignment]
+        weight, bias = opened.weights
+        trunk.factorised = weight.detach().clone(), bias.detach().clone()
     front.train(classifier.training)
     trunk.train(classifier.training)
     return SplitModel(front, trunk, plan)

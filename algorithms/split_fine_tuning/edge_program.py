@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from ...core.errors import RunFailedError, WireError
@@ -16,7 +15,7 @@ from ...data.batches import Batch, split_micro
 from ..training_state import from_arrays, to_arrays
 from .agreement import Offer, Schedule, digest_of, shares
 from .calibration import calibrate
-from .codes import CASTS, code_tensors, codes_of, small_integers
+from .codes import CASTS, DTYPES, code_tensors, codes_of, small_integers, start_message, start_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .fronts import CommonFront
@@ -78,25 +77,14 @@ class Edge:
         return reply
 
     def _settle_codec(self) -> None:
-        """The first edge calibrates on its own examples and sends the few matrices that the others need."""
+        """The first edge calibrates on its own examples and sends what the cloud and the other edges need of it."""
         channel = self.session.channel
         if self.place == 0:
-            found = calibrate(self.front, self.shard.samples(self.config.calibration_samples))
-            parts = {f"trunk.{n}": t for n, t in found.trunk.items()}
-            parts |= {f"front.{n}": t for n, t in found.front.items()}
-            parts |= {"statistics.mean": found.code_mean, "statistics.variance": found.code_variance}
-            tensors = {n: Tensor(np.ascontiguousarray(t.numpy())) for n, t in parts.items()}
-            channel.send(Message("codec", tensors=tensors))
+            samples = self.shard.samples(self.config.calibration_samples)
+            found = calibrate(self.front, samples, DTYPES[self.config.codec_encoding])
+            channel.send(start_message(found.start, self.config.codec_encoding))
         else:
-            message = channel.receive()
-            if message.kind != "codec":
-                raise WireError(f"expected the first edge's codec, got a '{message.kind}' message")
-            parts = {n: torch.from_numpy(np.array(t.array)) for n, t in message.tensors.items()}
-            self.front.load_codec_state(
-                {n.removeprefix("front."): t for n, t in parts.items() if n.startswith("front.")}
-            )
-            self.front.statistics.set(parts["statistics.mean"], parts["statistics.variance"])
-            self.front.forget_first()
+            self.front.take(start_of(channel.receive(), self.front.plan))
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -223,7 +211,6 @@ class Edge:
     def _load(self, step: int) -> dict[str, Array]:
         arrays, _ = self.session.load_checkpoint(step)
         from_arrays(arrays, self.front, self.optimiser if self.trains else None)
-        self.front.forget_first()
         if self.trains:
             self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
         return arrays

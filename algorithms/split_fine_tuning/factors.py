@@ -72,9 +72,13 @@ def pca_basis(mean: Tensor, covariance: Tensor, rank: int) -> Basis:
     covariance : Tensor [d, d]
     rank : int
     """
-    v = fix_signs(principal_directions(covariance)[:rank]).contiguous()
-    mean = mean.double()
-    return Basis(v, torch.eye(rank, dtype=torch.float64), v.T.contiguous(), mean - v.T @ (v @ mean))
+    return basis_of(fix_signs(principal_directions(covariance)[:rank]), mean)
+
+
+def basis_of(v: Tensor, mean: Tensor) -> Basis:
+    """The basis of directions V [r, d] with S = I that rebuilds around a mean μ [d]: R = Vᵀ, c = μ − VᵀVμ."""
+    v, mean = v.double().cpu().contiguous(), mean.double().cpu()
+    return Basis(v, torch.eye(len(v), dtype=torch.float64), v.T.contiguous(), mean - v.T @ (v @ mean))
 
 
 def random_basis(width: int, rank: int, seed: int) -> Basis:

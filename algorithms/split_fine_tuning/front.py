@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .codec import Encoder, codec_state, load_codec_state
+from .codec import Encoder
+from .codec_start import CodecStart
 from .families import FAMILIES
 from .plan import SplitPlan
 from .statistics import CodeStatistics
@@ -67,9 +67,6 @@ class Front(nn.Module):
         None where everything is sent.
     statistics : CodeStatistics
         Running mean and deviation of each code channel, for quantisers.
-    first : tuple[Tensor, Tensor] or None
-        W1 [f, d] and b1 [f] of the opened block, kept for calibration only; :meth:`forget_first` lets them
-        go.
     """
 
     def __init__(self, plan: SplitPlan, model: PreTrainedModel, codec: Encoder | None) -> None:
@@ -78,7 +75,6 @@ class Front(nn.Module):
         self.model = model
         self.codec = codec
         self.statistics = CodeStatistics(plan.width)
-        self.first: tuple[Tensor, Tensor] | None = None
         self._token_types = FAMILIES[plan.family].token_types
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -99,15 +95,8 @@ class Front(nn.Module):
         """Codes z [B, T, w] alone, from token ids, mask and token types, each [B, T] int64."""
         return self.codes(input_ids, attention_mask, token_type_ids)[0]
 
-    def forget_first(self) -> None:
-        """Free the first matrix after calibration; it is the trunk's from then on."""
-        self.first = None
-
-    def codec_state(self) -> dict[str, Tensor]:
-        """V, S (and Q): what every edge on one trunk must share at the start."""
-        return {} if self.codec is None else codec_state(self.codec)
-
-    def load_codec_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over V, S (and Q) from another edge; see :func:`~.codec.load_codec_state`."""
-        if self.codec is not None:
-            load_codec_state(self.codec, state)
+    def take(self, start: CodecStart) -> None:
+        """Take V (and Q) and the statistics of the codes from what an edge of this trunk has settled."""
+        if self.codec is not None and start.basis is not None:
+            self.codec.start(start.basis, start.sentence)
+        self.statistics.set(start.code_mean, start.code_variance)

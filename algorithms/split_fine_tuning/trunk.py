@@ -3,14 +3,14 @@ head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...core.errors import ConfigError
-from .codec import Decoder, FullProjection, codec_state, load_codec_state
+from .codec import Decoder, FullProjection
+from .codec_start import CodecStart
 from .heads import Head
 from .plan import SplitPlan
 
@@ -30,6 +30,8 @@ class Trunk(nn.Module):
     model : PreTrainedModel
         Blocks k+1..L, final norm and pooler; its embeddings pass hidden states through.
     head : Head
+    factorised : tuple[Tensor, Tensor] or None
+        W1 [f, d] and b1 [f] where the decoder replaces them, until :meth:`take`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Trunk(nn.Module):
         self.rest = rest
         self.model = model
         self.head = head
+        self.factorised: tuple[Tensor, Tensor] | None = None
 
     def forward(self, z: Tensor, attention_mask: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits [B, C] from codes ``z`` [B, T, w], the mask [B, T], and sentence vectors [B, q] if the plan
@@ -77,13 +80,11 @@ class Trunk(nn.Module):
         if shape != ((len(z), q) if q else None):
             raise ConfigError(f"sentence vectors of shape {shape} where {(len(z), q) if q else None} was agreed")
 
-    def codec_state(self) -> dict[str, Tensor]:
-        """The decoder's tensors by name."""
-        return {} if self.codec is None else codec_state(self.codec)
-
-    def load_codec_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what a calibrated edge sent; see :func:`~.codec.load_codec_state`."""
-        if self.codec is None and state:
-            raise ConfigError("this plan has no codec to load", cure="use the same split plan on both ends")
-        if self.codec is not None:
-            load_codec_state(self.codec, state)
+    def take(self, start: CodecStart) -> None:
+        """Compute the decoder's first values from what an edge has settled; W1 is let go."""
+        if isinstance(self.codec, Decoder):
+            if start.basis is not None:
+                self.codec.start(start.basis, self.factorised, start.stream)
+            if self.codec.network is not None:
+                self.codec.network.standardise(start.code_mean, start.code_variance)
+        self.factorised = None

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from farshore.algorithms.split_fine_tuning.calibration import calibrate, collect, settle
+from farshore.algorithms.split_fine_tuning.codec_start import CodecStart
+from farshore.algorithms.split_fine_tuning.codes import start_message, start_of
 from farshore.algorithms.split_fine_tuning.cut import cut
-from farshore.core.errors import ConfigError, DataError, RefusedError
+from farshore.core.errors import DataError, RefusedError
+from farshore.wire.limits import DEFAULT
+from farshore.wire.pack import pack, unpack
 
 
 def through(split: Any, batch: Any) -> torch.Tensor:
@@ -30,7 +34,7 @@ def samples(count: int = 40, seed: int = 7) -> list[dict[str, torch.Tensor]]:
 def calibrated(model: Any, batches: Any, **options: Any) -> tuple[Any, Any]:
     split = cut(model, **{"block": 2, "how": "ffn_svd", "init": "pca", **options})
     calibration = calibrate(split.front, batches)
-    split.trunk.load_codec_state(calibration.trunk)
+    split.trunk.take(calibration.start)
     return split, calibration
 
 
@@ -94,27 +98,37 @@ def test_moments_of_two_edges_add_up(tiny):
     assert torch.allclose(one.covariance, whole.covariance, atol=1e-10)
 
 
-def test_only_the_named_numbers_are_sent(tiny):
-    _, calibration = calibrated(tiny("bert"), samples(), rank=4)
-    assert sum(t.numel() for t in calibration.trunk.values()) == 64 * 4 + 64 + 32 * 4 + 32
-    assert {n: t.dtype for n, t in calibration.trunk.items()} == {
-        "expand.weight": torch.float32,
-        "expand.bias": torch.float32,
-        "residual.weight": torch.float32,
-        "residual.bias": torch.float32,
-    }
-    assert all(t.is_contiguous() for t in (*calibration.trunk.values(), *calibration.front.values()))
+@pytest.mark.parametrize(("family", "stream"), [("bert", 0), ("gpt2", 32 * 4 + 32)])
+def test_only_directions_and_moments_leave_the_edge(tiny, family, stream):
+    _, calibration = calibrated(tiny(family), samples(), rank=4)
+    assert sum(t.numel() for t in calibration.start.tensors().values()) == 4 * 32 + 32 + stream + 4 + 4
+    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in calibration.start.tensors().values())
 
 
-def test_the_first_matrix_leaves_the_edge_after_calibration(tiny):
+def test_the_first_matrix_stays_in_the_cloud_until_the_code_is_settled(tiny):
     split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
-    assert split.front.first is not None
-    assert not any(p.shape == (64, 32) for n, p in split.front.named_parameters() if "layer.1." in n)
-    moments = collect(split.front, samples())
-    settle(split.front, moments)
-    assert split.front.first is None
-    with pytest.raises(ConfigError, match="calibrate once"):
-        settle(split.front, moments)
+    weight, bias = (t.double() for t in split.trunk.factorised)
+    assert not any(t.shape == (64, 32) for n, t in split.front.state_dict().items() if "layer.1." in n)
+    start = calibrate(split.front, samples()).start
+    split.trunk.take(start)
+    assert split.trunk.factorised is None
+    v, mean = start.directions.double(), start.mean.double()
+    assert torch.allclose(split.trunk.codec.expand.weight.double(), weight @ v.T, atol=1e-6)
+    assert torch.allclose(split.trunk.codec.expand.bias.double(), bias + weight @ (mean - v.T @ (v @ mean)), atol=1e-6)
+
+
+def test_what_travels_in_bf16_is_what_both_ends_start_from(tiny):
+    split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
+    start = calibrate(split.front, samples(), torch.bfloat16).start
+    received = start_of(unpack_of(start_message(start, "bf16")), split.plan)
+    for name, tensor in start.tensors().items():
+        assert torch.equal(received.tensors()[name], tensor), name
+    assert torch.equal(split.front.codec.directions.weight, start.directions)
+
+
+def unpack_of(message):
+    packed = pack(message, DEFAULT)
+    return unpack(packed.header, memoryview(b"".join(packed.payload)), DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +150,7 @@ def test_code_statistics_are_those_of_the_codes(tiny, how, init):
     calibration = calibrate(split.front, batches)
     split.front.eval()
     codes = torch.cat([split.front(**b)[b["attention_mask"].bool()] for b in batches]).detach()
-    assert torch.allclose(calibration.code_mean, codes.mean(0), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(calibration.start.code_mean, codes.mean(0), rtol=1e-4, atol=1e-4)
     assert torch.allclose(split.front.statistics.deviation, codes.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
@@ -163,28 +177,43 @@ def test_two_edges_share_one_code(tiny, batch):
     assert not torch.equal(
         one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
     )
-    two.load_codec_state(calibration.front)
+    two.take(calibration.start)
     assert torch.equal(
         one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
     )
 
 
 @pytest.mark.parametrize(
-    ("state", "word"),
+    ("change", "word"),
     [
-        ({"expand.weight": torch.zeros(64, 5)}, "(64, 4), not (64, 5)"),
-        ({"extra": torch.zeros(3)}, "no tensor 'extra'"),
-        ({"residual.bias": torch.full((32,), float("nan"))}, "not finite"),
-        ({"residual.bias": torch.zeros(32, dtype=torch.int64)}, "int64"),
+        ({"directions": torch.zeros(5, 32)}, "(5, 32), not (4, 32)"),
+        ({"extra": torch.zeros(3)}, "extra"),
+        ({"mean": torch.full((32,), float("nan"))}, "not finite"),
+        ({"mean": torch.zeros(32, dtype=torch.int64)}, "int64"),
+        ({"mean": None}, "not with code_mean, code_variance, directions, mean"),
     ],
 )
-def test_a_wrong_codec_from_a_peer_is_refused_and_changes_nothing(tiny, state, word):
-    trunk = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").trunk
-    before = trunk.codec_state()
+def test_a_wrong_codec_from_a_peer_is_refused(tiny, change, word):
+    plan = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").plan
+    right = {
+        "code_mean": torch.zeros(4),
+        "code_variance": torch.ones(4),
+        "directions": torch.zeros(4, 32),
+        "mean": torch.zeros(32),
+    }
+    CodecStart.of(right, plan)
+    tensors = {n: t for n, t in (right | change).items() if t is not None}
     with pytest.raises(RefusedError) as caught:
-        trunk.load_codec_state({"expand.bias": torch.ones(64), **state})
+        CodecStart.of(tensors, plan)
     assert word in str(caught.value)
-    assert all(torch.equal(before[n], t) for n, t in trunk.codec_state().items())
+
+
+def test_values_that_fit_no_fp16_are_named(tiny):
+    front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
+    moments = collect(front, samples())
+    moments.total *= 1e6
+    with pytest.raises(DataError, match="codec_encoding=bf16"):
+        settle(front, moments, torch.float16)
 
 
 def test_too_few_samples_are_named(tiny):

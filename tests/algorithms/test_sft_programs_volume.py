@@ -65,10 +65,8 @@ def test_a_runs_total_equals_the_formula(int4: Any) -> None:
     trained = [lengths for _, _, lengths in steps(int4)]
     evaluated = 2 * [up_bytes(int(lengths.sum()), len(lengths)) for lengths in held_out(int4)]
     training = sum(up_bytes(int(n.sum()), len(n)) + down_bytes(n) for n in trained)
-    # U [f, r] with its bias, R [d, r] with c; V [r, d] and S [r, r] twice (up, and down to the second edge), and the
-    # moments of the codes with them. All float32.
-    shared = RANK * HIDDEN + RANK * RANK + 2 * RANK
-    codec = 4 * (64 * RANK + 64 + HIDDEN * RANK + HIDDEN + 2 * shared)
+    # V [r, d] and the mean feature [d] in bf16, the moments of the codes in fp32: up, and down to the second edge.
+    codec = 2 * (2 * (RANK * HIDDEN + HIDDEN) + 4 * 2 * RANK)
     assert sum(r.payload_bytes for r in int4.rows) == training + sum(evaluated) + codec
     assert {r.attempt for r in int4.rows} == {0}
     tokens = sum(int(n.sum()) for n in trained)
