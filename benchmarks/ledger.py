@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from farshore.core.transfer import Transfer
-from farshore.runs.ledger import Ledger, read_ledger, totals
+from farshore.runs.ledger import Ledger
+from farshore.runs.ledger_reader import read_ledger, totals
 
 #: A frame of 1 MiB at 10 Gbit/s takes 840 µs; bookkeeping should be far below a hundredth of that.
 ROW_GOAL_NS = 5_000.0

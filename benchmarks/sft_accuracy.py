@@ -30,7 +30,8 @@ from farshore.algorithms.split_fine_tuning.workload import WORKLOAD
 from farshore.core.errors import DataError
 from farshore.core.seeds import Seed
 from farshore.runs.checkpoints import CheckpointStore
-from farshore.runs.ledger import Ledger, read_ledger
+from farshore.runs.ledger import Ledger
+from farshore.runs.ledger_reader import read_ledger
 from farshore.simulations.in_process import InProcessRun
 
 CLAIM = "96x less traffic on nine data sets with little impact on accuracy (the paper's abstract; BERT-base, rank 8)"

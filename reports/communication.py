@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NotFoundError
-from ..runs.ledger import totals
+from ..runs.ledger_reader import totals
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,7 +157,7 @@ def communication(ledger: pa.Table, socket_bytes: Mapping[str, int] | None = Non
     Parameters
     ----------
     ledger : pyarrow.Table
-        From :func:`farshore.runs.ledger.read_ledger`.
+        From :func:`farshore.runs.ledger_reader.read_ledger`.
     socket_bytes : Mapping[str, int], optional
         Bytes on the sockets, by ``up`` and ``down``.
     """

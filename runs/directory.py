@@ -14,7 +14,8 @@ from . import files
 from .checkpoints import CheckpointStore
 from .events import EventsWriter, read_events
 from .jsonl import finite
-from .ledger import Ledger, read_ledger
+from .ledger import Ledger
+from .ledger_reader import read_ledger
 from .metrics import MetricsWriter, read_metrics
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class RunDirectory:
         return Ledger(self.path, block_rows, flush_seconds)
 
     def read_ledger(self) -> pa.Table:
-        """All transfers; see :func:`~farshore.runs.ledger.read_ledger`."""
+        """All transfers; see :func:`~farshore.runs.ledger_reader.read_ledger`."""
         return read_ledger(self.path)
 
     def open_metrics(self) -> MetricsWriter:

@@ -6,7 +6,6 @@ import io
 import logging
 import operator
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,22 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import MissingExtraError, NotFoundError, StorageError
+from ..core.errors import StorageError
 from ..core.transfer import Transfer
 from . import files
+from .ledger_reader import NAMES, NUMBERS, next_segment, pyarrow, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"ledger-(\d{4,})\.arrows")
-_NAMES = ("node", "direction", "kind", "encoding")
-_NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
-_SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
 #: Blocks that may wait for the disk; then recording waits too.
 _WAITING_BLOCKS = 64
-_FOREIGN = "move the file out of the run directory, or read it with the version that wrote it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,11 @@ class Ledger:
         self._totals = Totals()  # of what is in neither
         self._closing = False
         self._refused = False  # the last try of the thread
-        self._segment = _Segment(_next_segment(Path(directory)))
+        try:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.storage_error(f"cannot make the directory {directory}", error) from error
+        self._segment = _Segment(next_segment(directory))
         self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._thread.start()
 
@@ -223,15 +222,15 @@ class _Segment:
     """One file, and what of it the disk has not taken yet."""
 
     def __init__(self, path: Path) -> None:
-        pa = _pyarrow()
+        pa = pyarrow()
         self.path = path
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise files.storage_error(f"cannot open the ledger {path}", error) from error
         self._sink = io.BytesIO()
-        self._schema = _schema()
-        self._codes = {name: _Codes() for name in _NAMES}
+        self._schema = schema()
+        self._codes = {name: _Codes() for name in NAMES}
         self._waiting = memoryview(b"")
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
@@ -243,9 +242,9 @@ class _Segment:
 
     def write(self, rows: Sequence[Transfer]) -> None:
         """Write a block."""
-        pa = _pyarrow()
-        names = [self._encoded(name, map(operator.attrgetter(name), rows), len(rows)) for name in _NAMES]
-        numbers = [_column(operator.attrgetter(name), rows, np.int64) for name in _NUMBERS]
+        pa = pyarrow()
+        names = [self._encoded(name, map(operator.attrgetter(name), rows), len(rows)) for name in NAMES]
+        numbers = [_column(operator.attrgetter(name), rows, np.int64) for name in NUMBERS]
         time = _column(operator.attrgetter("time"), rows, np.float64)
         batch = pa.RecordBatch.from_arrays([*names, *numbers, time], schema=self._schema)
         self._writer.write_batch(batch)
@@ -253,7 +252,7 @@ class _Segment:
 
     def _encoded(self, name: str, values: Iterable[str], count: int) -> pa.DictionaryArray:
         # Codes stay the same from block to block, so that only new strings are written again.
-        pa, codes = _pyarrow(), self._codes[name]
+        pa, codes = pyarrow(), self._codes[name]
         indices = _array(np.fromiter(map(codes.__getitem__, values), np.int32, count))
         return pa.DictionaryArray.from_arrays(indices, _strings(list(codes)))
 
@@ -288,160 +287,12 @@ def _column(get: Callable[[Transfer], Any], rows: Sequence[Transfer], dtype: typ
 
 def _array(values: NDArray[Any]) -> pa.Array:
     # Not pa.array(): its first call imports pandas where that is installed, which takes seconds.
-    pa = _pyarrow()
+    pa = pyarrow()
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def _strings(values: Sequence[str]) -> pa.Array:
-    pa = _pyarrow()
+    pa = pyarrow()
     raw = [value.encode() for value in values]
     ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
     return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
-
-
-def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a directory's ledger, in the order written.
-
-    A segment whose end is missing (its writer was killed, or is still at it) gives the blocks that are whole.
-
-    Parameters
-    ----------
-    directory : Path
-    columns : sequence of str, optional
-        Read only these, in this order: a long run's ledger takes less memory. All of them by default.
-
-    Returns
-    -------
-    pyarrow.Table
-        One column per field of :class:`~farshore.core.transfer.Transfer`: node, direction, kind, encoding as
-        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was
-        recorded.
-
-    Raises
-    ------
-    MissingExtraError
-        pyarrow is not installed.
-    NotFoundError
-        There is no such directory.
-    StorageError
-        A segment cannot be read, or is no ledger.
-    """
-    pa = _pyarrow()
-    names = _schema().names if columns is None else list(columns)
-    schema = pa.schema([_schema().field(name) for name in names])
-    batches = [batch for path in segments(directory) for batch in _read(path, names)]
-    return pa.Table.from_batches(batches, schema).unify_dictionaries()
-
-
-def segments(directory: Path) -> list[Path]:
-    """A ledger's files in the order written.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such directory.
-    """
-    try:
-        found = [(int(m[1]), path) for path in Path(directory).iterdir() if (m := _NAME.fullmatch(path.name))]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"there is no directory {directory}") from error
-    except OSError as error:
-        raise files.storage_error(f"cannot read the directory {directory}", error) from error
-    return [path for _, path in sorted(found)]
-
-
-def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
-    """Sums of a ledger's rows.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        From :func:`read_ledger`.
-    by : sequence of str
-        Columns to group by; none = one row over everything.
-
-    Returns
-    -------
-    pyarrow.Table
-        The columns ``by``, then ``frames``, ``dense_bytes``, ``payload_bytes``, ``frame_bytes`` (int64); sorted by
-        ``by``.
-    """
-    import pyarrow.compute as pc
-
-    pa = _pyarrow()
-    if not by:
-        sums = [pc.sum(table[name], min_count=0).as_py() for name in _SIZES]
-        return pa.table({"frames": [table.num_rows], **{n: [s] for n, s in zip(_SIZES, sums, strict=True)}})
-    # Threads would give the groups in another order each time, and cost more than they save here.
-    grouped = table.group_by(list(by), use_threads=False)
-    summed = grouped.aggregate([([], "count_all"), *((name, "sum") for name in _SIZES)])
-    columns = {name: _decoded(summed[name]) for name in by}
-    columns["frames"] = summed["count_all"]
-    columns.update({name: summed[f"{name}_sum"] for name in _SIZES})
-    return pa.table(columns).sort_by([(name, "ascending") for name in by])
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    pa = _pyarrow()
-    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-
-
-def _read(path: Path, names: Sequence[str]) -> list[Any]:
-    pa = _pyarrow()
-    batches: list[Any] = []
-    try:
-        with pa.OSFile(str(path)) as source:
-            if _is_torn_schema(path):
-                return batches
-            wanted = [number for number, name in enumerate(_schema().names) if name in names]
-            # Before the columns are read, or a file with fewer of them would be an index out of range.
-            if pa.ipc.open_stream(source).schema != _schema():
-                raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
-            source.seek(0)
-            reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
-            try:
-                batches.extend(batch.select(list(names)) for batch in reader)
-            except (pa.ArrowInvalid, OSError) as error:
-                _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
-    except pa.ArrowInvalid as error:
-        raise StorageError(f"{path} is no ledger: {error}", cure=_FOREIGN) from error
-    except OSError as error:
-        raise files.storage_error(f"cannot read the ledger {path}", error) from error
-    return batches
-
-
-def _is_torn_schema(path: Path) -> bool:
-    """Whether the file ends before its schema does, as when its writer was killed while opening it.
-
-    A stream begins with four bytes of ones, then the length of the schema's message (little-endian).
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-    return start[:4] == b"\xff\xff\xff\xff"[: len(start)] and size < 8 + int.from_bytes(start[4:], "little")
-
-
-def _next_segment(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.storage_error(f"cannot make the directory {directory}", error) from error
-    last = segments(directory)[-1:]
-    number = int(_NAME.fullmatch(last[0].name)[1]) + 1 if last else 0  # type: ignore[index]
-    return directory / f"ledger-{number:04d}.arrows"
-
-
-def _schema() -> pa.Schema:
-    pa = _pyarrow()
-    name = pa.dictionary(pa.int32(), pa.string())
-    types: list[tuple[str, Any]] = [(n, name) for n in _NAMES]
-    return pa.schema([*types, *((n, pa.int64()) for n in _NUMBERS), ("time", pa.float64())])
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.ipc
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("pyarrow", "server") from error
-    return pa

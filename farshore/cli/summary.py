@@ -77,6 +77,6 @@ def account(run: RunInfo) -> CommunicationReport | None:
     if not run.directory or not Path(run.directory).is_dir():
         return None
     from ..reports.communication import communication
-    from ..runs.ledger import read_ledger
+    from ..runs.ledger_reader import read_ledger
 
     return communication(read_ledger(Path(run.directory)))

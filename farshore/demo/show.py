@@ -17,7 +17,7 @@ from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed
 from ..edge.sockets import SocketBytes, SocketMeter
 from ..reports.communication import CommunicationReport, communication, compressions
-from ..runs.ledger import read_ledger
+from ..runs.ledger_reader import read_ledger
 from . import unsplit
 from .household import Household
 

@@ -22,7 +22,7 @@ from farshore.core.version import installed
 from farshore.demo.household import Household
 from farshore.edge.sockets import SocketMeter
 from farshore.reports.communication import communication
-from farshore.runs.ledger import read_ledger
+from farshore.runs.ledger_reader import read_ledger
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 

@@ -13,7 +13,8 @@ from farshore.core.errors import NotFoundError
 from farshore.core.transfer import Direction, Transfer
 from farshore.reports.communication import CommunicationReport, Volume, communication, compression, compressions
 from farshore.reports.tables import communication_table, compression_table
-from farshore.runs.ledger import Ledger, read_ledger
+from farshore.runs.ledger import Ledger
+from farshore.runs.ledger_reader import read_ledger
 
 Row = tuple[str, Direction, str, int, int, int, int, int]  # node, direction, kind, step, attempt, dense, payload, frame
 

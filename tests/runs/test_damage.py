@@ -13,7 +13,8 @@ import pytest
 from farshore.core.errors import StorageError
 from farshore.core.transfer import Transfer
 from farshore.runs.checkpoints import CheckpointStore
-from farshore.runs.ledger import Ledger, read_ledger, segments
+from farshore.runs.ledger import Ledger
+from farshore.runs.ledger_reader import read_ledger, segments
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
 

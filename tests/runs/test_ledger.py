@@ -20,7 +20,8 @@ import pytest
 
 from farshore.core.errors import ExitCode, NotFoundError, StorageError
 from farshore.core.transfer import Transfer
-from farshore.runs.ledger import Ledger, Sizes, read_ledger, segments, totals
+from farshore.runs.ledger import Ledger, Sizes
+from farshore.runs.ledger_reader import read_ledger, segments, totals
 
 
 def transfer(i: int, node: str = "edge-1") -> Transfer:
