@@ -7,50 +7,27 @@ thread that feeds arriving chunks in and asks for chunks to send. Programs only 
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Literal
 
-from ..core.errors import PeerLostError, WireError
+from ..core.errors import PeerLostError
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder
 from .accounts import Accountant
-from .chunks import CHUNK_BYTES, Assembler, cut
-from .frame import PREFIX_BYTES, FrameType, Prefix, make_prefix
+from .attachment import Attachment
+from .chunks import CHUNK_BYTES, cut
+from .frame import PREFIX_BYTES, FrameType, make_prefix
 from .inbox import Inbox, receive_any
 from .limits import DEFAULT, Limits
-from .pack import Packed, Summary, inspect, pack, unpack
+from .outbox import Outbox
+from .pack import Packed, Summary, pack, unpack
 
-__all__ = ["WINDOW_BYTES", "Attachment", "Channel", "receive_any"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["WINDOW_BYTES", "Channel", "receive_any"]
 
 #: Bytes that may be on their way, or wait for the other program, per channel and direction: what a gigabit
 #: link moves in 130 ms. With more, messages leave the processor's caches before they leave the process.
 WINDOW_BYTES = 16 << 20
-
-_KINDS = {
-    FrameType.ACK: "ack",
-    FrameType.HEARTBEAT: "heartbeat",
-    FrameType.HELLO: "hello",
-    FrameType.BYE: "bye",
-}
-
-
-_REASON_BYTES = 1000
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """A frame that is kept, as it leaves; its acknowledgement is that of when it was made."""
-
-    sequence: int
-    chunks: tuple[bytes, ...]
-    frame_bytes: int
-    sent: bool = False
 
 
 class Channel:
@@ -93,24 +70,22 @@ class Channel:
         self.epoch = epoch
         self.limits = limits
         self.inbox = Inbox()
-        self._window = window_bytes
-        self._out: Direction = "down" if side == "server" else "up"
-        self._in: Direction = "up" if side == "server" else "down"
-        self._accounts = Accountant(node, epoch, recorder)
+        self.outward: Direction = "down" if side == "server" else "up"
+        self.inward: Direction = "up" if side == "server" else "down"
+        self.accounts = Accountant(node, epoch, recorder)
         self.chunk_bytes = chunk_bytes
-        self._lock = threading.Condition()
+        self.lock = threading.Condition()
+        self.outbox = Outbox(window_bytes)
         self._sending = threading.Lock()  # frames leave in the order of their numbers
-        self._pending: deque[_Outgoing] = deque()
-        self._pending_bytes = 0
-        self._next = 1
-        self._received = 0
-        self._taken = 0
-        self._acknowledged = 0
-        self._untold = 0
-        self._asking = False
+        #: Number of the last frame that arrived, and of the last that this side's program took.
+        self.received = self.taken = 0
+        #: Bytes that were taken since the other side was told.
+        self.untold = 0
+        #: Whether somebody here waits for the other program to take everything.
+        self.asking = False
         self._attachment: Attachment | None = None
         self._closed = False
-        self._reason = ""
+        self.reason = ""
         #: How many connections have worked so far.
         self.greetings = 0
         #: Whether the peer said goodbye.
@@ -131,20 +106,17 @@ class Channel:
         packed = pack(message, self.limits)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         with self._sending:
-            with self._lock:
+            with self.lock:
                 self._wait_for_room(size)
-                sequence, told = self._next, self._taken
-                self._untold = 0
+                sequence, told = self.outbox.next, self.tell()
             # Copying and summing up take a while, during which chunks can arrive.
             chunks = self._cut(packed, sequence, told)
-            with self._lock:
+            with self.lock:
                 self._check_open()
-                self._next += 1
-                self._pending.append(_Outgoing(sequence, chunks, size))
-                self._pending_bytes += size
+                self.outbox.put(chunks, size)
                 attachment = self._attachment
             place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
-            self._accounts.data(self._out, packed, place, size)
+            self.accounts.data(self.outward, packed, place, size)
         if attachment is not None:
             attachment.wake()
 
@@ -162,11 +134,11 @@ class Channel:
         """
         header, payload, size = self.inbox.take(timeout)
         message = unpack(header, payload, self.limits)
-        with self._lock:
-            self._taken += 1
-            self._untold += size
+        with self.lock:
+            self.taken += 1
+            self.untold += size
             attachment = self._attachment
-            if attachment is not None and not attachment.should_tell(self._untold, self._window):
+            if attachment is not None and not attachment.should_tell(self.untold, self.outbox.window_bytes):
                 attachment = None
         if attachment is not None:
             attachment.acknowledge()
@@ -180,28 +152,28 @@ class Channel:
         reason : str
             Told to the other program, whose next receive ends with it.
         """
-        with self._lock:
-            if self._pending and not self._stopped():
+        with self.lock:
+            if self.outbox and not self._stopped():
                 self._ask()
-            self._lock.wait_for(lambda: self._stopped() or self._all_taken(), timeout)
-            self._reason = self._reason or reason
+            self.lock.wait_for(lambda: self._stopped() or self._all_taken(), timeout)
+            self.reason = self.reason or reason
             if self._attachment is not None:
                 self._attachment.say_goodbye()  # first: who finds the channel closed writes no more
             self._closed = True
-            self._lock.notify_all()
+            self.lock.notify_all()
         self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed"))
 
     def _all_taken(self) -> bool:
         # Between two connections the goodbye would get lost; one that never was needs none.
         connected = self._attachment is not None and self._attachment.greeted
-        return not self._pending and (connected or not self.greetings)
+        return not self.outbox and (connected or not self.greetings)
 
     def _wait_for_room(self, size: int) -> None:
-        if not self._fits(size) and not self._stopped():
-            if size > self._window - self._window // 4:
+        if not self.outbox.fits(size) and not self._stopped():
+            if size > self.outbox.window_bytes - self.outbox.window_bytes // 4:
                 self._ask()  # else a quarter of the window is taken before this can block for long, and told
-            self._lock.wait_for(lambda: self._fits(size) or self._stopped())
-            self._asking = False
+            self.lock.wait_for(lambda: self.outbox.fits(size) or self._stopped())
+            self.asking = False
         self._check_open()
 
     def _check_open(self) -> None:
@@ -215,20 +187,22 @@ class Channel:
     def fail(self, error: Exception) -> None:
         """Give up: senders and receivers get ``error``."""
         self.inbox.fail(error)
-        with self._lock:
-            self._lock.notify_all()
+        with self.lock:
+            self.lock.notify_all()
             attachment = self._attachment
         if attachment is not None:
             attachment.wake()
 
     def _ask(self) -> None:
         """Have the peer acknowledge as soon as its program has taken everything: somebody here waits for that."""
-        self._asking = True
+        self.asking = True
         if self._attachment is not None:
             self._attachment.ask()
 
-    def _fits(self, size: int) -> bool:
-        return not self._pending or self._pending_bytes + size <= self._window
+    def tell(self) -> int:
+        """What this side's program took, for a frame that is about to be made; call it with the lock."""
+        self.untold = 0
+        return self.taken
 
     def _stopped(self) -> bool:
         return self._closed or self.inbox.error is not None
@@ -253,235 +227,18 @@ class Channel:
         wake : callable
             Called, from any thread, when there is something to send or the connection should end.
         """
-        with self._lock:
+        with self.lock:
             old = self._attachment
             self._attachment = new = Attachment(self, wake)
             if self._closed:
                 new.say_goodbye()
-            self._lock.notify_all()
+            self.lock.notify_all()
         if old is not None:
             old.drop()
         return new
 
     def detach(self, attachment: Attachment) -> None:
         """A connection is gone; what it had not delivered goes out again on the next."""
-        with self._lock:
+        with self.lock:
             if self._attachment is attachment:
                 self._attachment = None
-
-
-class Attachment:
-    """One connection of a channel: the side that I/O threads talk to. Not thread-safe but for :meth:`wake`."""
-
-    def __init__(self, channel: Channel, wake: Callable[[], None]) -> None:
-        self._channel = channel
-        self._wake = wake
-        self._assembler = Assembler(channel.limits)
-        self._own: deque[FrameType] = deque([FrameType.HELLO])
-        self._unaware = True  # the I/O thread was not woken since it last looked for work
-        self._cursor: int | None = None  # next data frame to send; unknown until the peer's hello
-        self._question = False
-        self._goodbye = False
-        self.greeted = False
-        self.peer_waits = False
-        self.dropped = False
-        self.ended = False
-
-    def wake(self) -> None:
-        """Have the I/O thread look for work; from any thread."""
-        # Once is enough until it looks: waking a loop takes a system call.
-        if self._unaware:
-            self._unaware = False
-            self._wake()
-
-    def drop(self) -> None:
-        """End this connection; the channel goes on without it."""
-        self.dropped = True
-        self.wake()
-
-    def should_tell(self, untold: int, window: int) -> bool:
-        """Whether ``untold`` bytes taken by the program are worth an acknowledgement of their own."""
-        if self.peer_waits and not self._channel.inbox.bytes:
-            self.peer_waits = False
-            return True
-        return untold >= window // 4
-
-    def acknowledge(self) -> None:
-        """Send an acknowledgement by itself."""
-        self._own.append(FrameType.ACK)
-        self.wake()
-
-    def heartbeat(self) -> None:
-        """Send a sign of life; it carries the acknowledgement too."""
-        self._own.append(FrameType.HEARTBEAT)
-        self.wake()
-
-    def ask(self) -> None:
-        """Send a sign of life after all that waits: it asks for an acknowledgement, so it must not overtake."""
-        self._question = True
-        self.wake()
-
-    def say_goodbye(self) -> None:
-        """Tell the peer that nothing more comes, after all that was sent."""
-        self._goodbye = True
-        self.wake()
-
-    # ---- sending -------------------------------------------------------------------------------------------------
-
-    def outgoing(self) -> Iterator[bytes]:
-        """Chunks that can leave now; returns when there are none left. The connection may stop in between."""
-        self._unaware = True
-        rest: Iterator[bytes] = iter(())  # of the frame that is under way
-        while not self.dropped:
-            if (chunk := next(rest, None)) is not None:
-                yield chunk
-            elif self._own:
-                yield self._own_frame(self._own.popleft())
-            elif (frame := self._next_frame()) is not None:
-                rest = iter(frame.chunks)
-            elif self._question and self.greeted:
-                self._question = False
-                yield self._own_frame(FrameType.HEARTBEAT)
-            elif self._goodbye:
-                self._goodbye = False
-                yield self._own_frame(FrameType.BYE)
-            else:
-                return
-
-    def _next_frame(self) -> _Outgoing | None:
-        channel = self._channel
-        with channel._lock:
-            if self._cursor is None or not channel._pending:
-                return None
-            place = max(self._cursor - channel._pending[0].sequence, 0)
-            if place >= len(channel._pending):
-                return None
-            frame = channel._pending[place]
-            self._cursor = frame.sequence + 1
-            again, frame.sent = frame.sent, True
-        if again:
-            channel._accounts.overhead(channel._out, "retransmission", frame.frame_bytes)
-        return frame
-
-    def _own_frame(self, kind: FrameType) -> bytes:
-        channel = self._channel
-        header = channel._reason.encode()[:_REASON_BYTES] if kind is FrameType.BYE else b""
-        channel._accounts.overhead(channel._out, _KINDS[kind], PREFIX_BYTES + len(header))
-        # A hello tells what has arrived, so that nothing is sent twice; the others what the program took.
-        told = channel._received if kind is FrameType.HELLO else self._told()
-        return make_prefix(kind, channel.epoch, 0, told, header) + header
-
-    def _told(self) -> int:
-        channel = self._channel
-        with channel._lock:
-            channel._untold = 0
-            return channel._taken
-
-    # ---- receiving -----------------------------------------------------------------------------------------------
-
-    def feed(self, chunk: bytes) -> None:
-        """Take a chunk that arrived.
-
-        Raises
-        ------
-        WireError
-            The peer breaks the format or the window; the connection must be closed.
-        """
-        for prefix, body in self._assembler.feed(chunk):
-            if self.dropped or self.ended:
-                return
-            self._arrived(prefix, body)
-
-    def _arrived(self, prefix: Prefix, body: memoryview) -> None:
-        channel = self._channel
-        if prefix.epoch != channel.epoch:
-            self._other_epoch(prefix.epoch)
-            return
-        if prefix.type is FrameType.HELLO:
-            self._greet(prefix.acknowledged)
-        elif not self.greeted:
-            raise WireError(f"{channel.peer} sent a frame before its hello")
-        else:
-            self._acknowledged(prefix.acknowledged)
-        if prefix.type is FrameType.DATA:
-            self._data(prefix, body)
-            return
-        channel._accounts.overhead(channel._in, _KINDS[prefix.type], prefix.frame_bytes)
-        if prefix.type is FrameType.HEARTBEAT:
-            with channel._lock:
-                idle = not channel.inbox.bytes
-                self.peer_waits = not idle
-            if idle and channel._untold:
-                self.acknowledge()
-        if prefix.type is FrameType.BYE:
-            self.ended = True
-            channel.peer_left = True
-            reason = bytes(body).decode(errors="replace")
-            words = f"{channel.peer} closed the channel" + (f": {reason}" if reason else "")
-            channel.inbox.fail(PeerLostError(words))
-            with channel._lock:
-                channel._lock.notify_all()
-            self.wake()
-
-    def _other_epoch(self, epoch: int) -> None:
-        channel = self._channel
-        if epoch > channel.epoch:
-            channel.fail(
-                PeerLostError(f"{channel.peer} has restarted (epoch {epoch}, this program is in {channel.epoch})")
-            )
-            self.drop()
-            return
-        # Left over from before a restart; this end's hello tells that program so.
-        logger.info("dropped a frame of %s from the past epoch %d", channel.peer, epoch)
-
-    def _greet(self, received: int) -> None:
-        channel = self._channel
-        with channel._lock:
-            if received >= channel._next:
-                raise WireError(f"{channel.peer} says it has frame {received}, which was never sent")
-            if received < channel._acknowledged:
-                lost = PeerLostError(
-                    f"{channel.peer} has frames up to {received} and took {channel._acknowledged} before: "
-                    "it is not the program that this conversation began with"
-                )
-                channel.inbox.fail(lost)
-                channel._lock.notify_all()
-                return
-            self._cursor = received + 1
-            self._question = channel._asking
-            self.greeted = True
-            channel.greetings += 1
-            channel._lock.notify_all()
-        if channel._taken:  # an acknowledgement may have got lost with the last connection
-            self._own.append(FrameType.ACK)
-        self.wake()
-
-    def _acknowledged(self, sequence: int) -> None:
-        channel = self._channel
-        with channel._lock:
-            if sequence >= channel._next:
-                raise WireError(f"{channel.peer} acknowledges frame {sequence}, which was never sent")
-            channel._acknowledged = max(channel._acknowledged, sequence)
-            while channel._pending and channel._pending[0].sequence <= sequence:
-                channel._pending_bytes -= channel._pending.popleft().frame_bytes
-            channel._lock.notify_all()
-
-    def _data(self, prefix: Prefix, body: memoryview) -> None:
-        channel = self._channel
-        if prefix.sequence <= channel._received:
-            channel._accounts.overhead(channel._in, "retransmission", prefix.frame_bytes)
-            return
-        if prefix.sequence != channel._received + 1:
-            raise WireError(f"{channel.peer} skipped from frame {channel._received} to {prefix.sequence}")
-        if channel.inbox.bytes and channel.inbox.bytes + prefix.frame_bytes > 2 * channel._window:
-            raise WireError(f"{channel.peer} sends more than the window of {channel._window} bytes")
-        header, payload = body[: prefix.header_bytes], body[prefix.header_bytes :]
-        if channel._accounts.recorder is not None:
-            summary = inspect(header, channel.limits)
-            if len(payload) != summary.payload_bytes:
-                raise WireError(
-                    f"frame {prefix.sequence} has {len(payload)} bytes of payload, its table {summary.payload_bytes}"
-                )
-            channel._accounts.data(channel._in, summary, summary, prefix.frame_bytes)
-        channel._received = prefix.sequence
-        channel.inbox.put(header, payload, prefix.frame_bytes)

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..core.errors import WireError
-from .channel import Attachment, Channel
+from .attachment import Attachment
+from .channel import Channel
 
 logger = logging.getLogger(__name__)
 

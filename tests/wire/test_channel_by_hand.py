@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
-from farshore.wire.channel import Attachment, Channel
+from farshore.wire.attachment import Attachment
+from farshore.wire.channel import Channel
 from farshore.wire.chunks import Assembler
 from farshore.wire.frame import FrameType, make_prefix
 from farshore.wire.limits import DEFAULT
@@ -131,7 +132,7 @@ def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
         bench.send("up", size)
     closer = threading.Thread(target=lambda: bench.ends["up"].close(60, "done"))
     closer.start()
-    while not bench.ends["up"]._asking:
+    while not bench.ends["up"].asking:
         pass
     # Whatever the other program does in between, nobody waits for a signal that comes only every few seconds.
     while bench.carry("up", 100):
