@@ -128,6 +128,14 @@ def load_backbone(
     config.use_cache = False
     if blocks is not None:
         config.num_hidden_layers = min(blocks, origin.layers)
+    model: Any  # gets an attribute of ours
+    model, tokenizer = _load(folder, config, attention)
+    model.origin = origin
+    return model, tokenizer
+
+
+def _load(folder: Path, config: PreTrainedConfig, attention: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder; weights that are missing are an error, those that are left over are not."""
     with LOADING, _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -148,7 +156,6 @@ def load_backbone(
         raise DataError(
             f"the weights in '{folder}' lack {missing[0]} and {len(missing) - 1} more", cure="copy it again"
         )
-    model.origin = origin
     return model, tokenizer
 
 

@@ -59,49 +59,79 @@ def train_unsplit(
         ``metric``, ``accuracy``, ``accuracy_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
         last 50 steps) and ``evaluations``.
     """
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    builder = Builder(config, Seed(seed), data or no_data)
-    model, tokenizer = builder.whole()
-    task = builder.task(tokenizer)
-    parts = shares(config.batch_size, edges)
-    held = [task.shard(place, edges) for place in range(edges)]
-    steps = max(shard.natural_steps(part) for shard, part in zip(held, parts, strict=True))
-    schedule = Schedule(steps, config)
-    plans = [shard.plan(part, steps) for shard, part in zip(held, parts, strict=True)]
-    optimiser, scheduler = make_optimiser(model, config, schedule.total)
-    dropout = DropoutSeeds(model, builder.seed.child("dropout", "whole"))
-    losses: list[float] = []
-    evaluations: list[dict[str, float]] = []
-    first = max(checkpoints.steps(), default=0) if checkpoints else 0
-    if checkpoints and first:
-        arrays, meta = checkpoints.load(first)
-        from_arrays(arrays, model, optimiser)
-        losses, evaluations = list(meta["losses"]), list(meta["evaluations"])
-        scheduler = make_schedule(optimiser, config, schedule.total, first)
-    for step in range(first, schedule.total):
-        model.train()
-        optimiser.zero_grad(set_to_none=True)
-        batches = [shard.batch(plan, step) for shard, plan in zip(held, plans, strict=True)]
-        losses.append(_step(model, batches, dropout, step))
-        optimiser.step()
-        scheduler.step()
-        if schedule.evaluates(step + 1):
-            evaluations.append({"step": step + 1, task.metric: evaluate(model, task, task.dev)})
-            if schedule.scores_spare(step + 1) and task.spare is not None:
-                evaluations[-1][SPARE] = evaluate(model, task, task.spare)
-        if checkpoints and schedule.saves(step + 1):
-            checkpoints.save(step + 1, to_arrays(model, optimiser), {"losses": losses, "evaluations": evaluations})
+    whole = Whole(config, Builder(config, Seed(seed), data or no_data), edges)
+    first = whole.restore(checkpoints) if checkpoints else 0
+    for step in range(first, whole.schedule.total):
+        whole.step(step)
+        if checkpoints and whole.schedule.saves(step + 1):
+            whole.save(checkpoints, step + 1)
         if on_progress:
-            newest = {task.metric: evaluations[-1][task.metric]} if evaluations else {}
-            on_progress(step + 1, schedule.total, {"loss": float(np.mean(losses[-20:])), **newest})
-    return {
-        "metric": task.metric,
-        "accuracy": evaluations[-1][task.metric],
-        "accuracy_spare": evaluations[-1].get(SPARE),
-        "steps": schedule.total,
-        "loss": float(np.mean(losses[-50:])),
-        "evaluations": evaluations,
-    }
+            on_progress(step + 1, whole.schedule.total, whole.progress())
+    return whole.result()
+
+
+class Whole:
+    """The unsplit model in training, on the batches of ``edges`` edges."""
+
+    def __init__(self, config: SplitFineTuning, builder: Builder, edges: int) -> None:
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        self.config = config
+        self.model, tokenizer = builder.whole()
+        self.task = builder.task(tokenizer)
+        parts = shares(config.batch_size, edges)
+        self.shards = [self.task.shard(place, edges) for place in range(edges)]
+        steps = max(shard.natural_steps(part) for shard, part in zip(self.shards, parts, strict=True))
+        self.schedule = Schedule(steps, config)
+        self.plans = [shard.plan(part, steps) for shard, part in zip(self.shards, parts, strict=True)]
+        self.optimiser, self.scheduler = make_optimiser(self.model, config, self.schedule.total)
+        self.dropout = DropoutSeeds(self.model, builder.seed.child("dropout", "whole"))
+        self.losses: list[float] = []
+        self.evaluations: list[dict[str, float]] = []
+
+    def step(self, step: int) -> None:
+        """One optimiser step, and the evaluation that is due after it."""
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        batches = [shard.batch(plan, step) for shard, plan in zip(self.shards, self.plans, strict=True)]
+        self.losses.append(_step(self.model, batches, self.dropout, step))
+        self.optimiser.step()
+        self.scheduler.step()
+        if self.schedule.evaluates(step + 1):
+            task = self.task
+            self.evaluations.append({"step": step + 1, task.metric: evaluate(self.model, task, task.dev)})
+            if self.schedule.scores_spare(step + 1) and task.spare is not None:
+                self.evaluations[-1][SPARE] = evaluate(self.model, task, task.spare)
+
+    def restore(self, checkpoints: CheckpointStore) -> int:
+        """Go on from the newest checkpoint; returns the steps that are done."""
+        first = max(checkpoints.steps(), default=0)
+        if first:
+            arrays, meta = checkpoints.load(first)
+            from_arrays(arrays, self.model, self.optimiser)
+            self.losses, self.evaluations = list(meta["losses"]), list(meta["evaluations"])
+            self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, first)
+        return first
+
+    def save(self, checkpoints: CheckpointStore, done: int) -> None:
+        """Write a checkpoint."""
+        meta = {"losses": self.losses, "evaluations": self.evaluations}
+        checkpoints.save(done, to_arrays(self.model, self.optimiser), meta)
+
+    def progress(self) -> dict[str, float]:
+        """What a progress line shows."""
+        newest = {self.task.metric: self.evaluations[-1][self.task.metric]} if self.evaluations else {}
+        return {"loss": float(np.mean(self.losses[-20:])), **newest}
+
+    def result(self) -> dict[str, Any]:
+        """As :func:`train_unsplit` returns it."""
+        return {
+            "metric": self.task.metric,
+            "accuracy": self.evaluations[-1][self.task.metric],
+            "accuracy_spare": self.evaluations[-1].get(SPARE),
+            "steps": self.schedule.total,
+            "loss": float(np.mean(self.losses[-50:])),
+            "evaluations": self.evaluations,
+        }
 
 
 def _step(model: torch.nn.Module, batches: list[Batch], dropout: DropoutSeeds, step: int) -> float:
