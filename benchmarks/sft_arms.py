@@ -94,10 +94,15 @@ def light() -> list[Arm]:
     """What may close the gap of the light edge (half the blocks) at the recipe's traffic: 16 bytes per token and way.
 
     A sentence vector of 32 numbers, fp16 up and int8 down, costs what four channels of a sentence of average length
-    do: it is paid for with eight of the 32 channels.
+    do: it is paid for with eight of the 32 channels. The arms called "why" spend more, to tell what is lost to the
+    rank, to the rounding of codes and to that of gradients.
     """
     base = Arm("light", "ffn_svd", "L/2", 32, "int4", "int4")
     changes: dict[str, dict[str, Any]] = {
+        "why r32 raw": {"up": "raw", "down": "raw"},
+        "why r32 int4 up, raw down": {"down": "raw"},
+        "why r32 raw up, int4 down": {"up": "raw"},
+        "why r384 raw": {"rank": 384, "up": "raw", "down": "raw"},
         "r31 int4": {"rank": 31},
         "codec lr 1": {"codec_lr": 1.0},
         "codec lr 10": {"codec_lr": 10.0},
