@@ -12,6 +12,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -148,9 +149,15 @@ def load_docstrings(seed: Seed, *, classes: int = 5, train_size: int = 800, dev_
     Machines with other packages, or other versions of them, get other sentences, and with fewer packages
     fewer classes: programs that share a run compare ``TextTask.labels`` before they start.
     """
-    corpus = build_corpus(seed, classes=classes, train_size=train_size, dev_size=dev_size)
+    corpus = _corpus(seed, classes, train_size, dev_size)
     train, dev = _shuffled(corpus.train, seed.child("train")), _shuffled(corpus.dev, seed.child("dev"))
     return TextTask("docstrings", corpus.labels, train, dev, "accuracy")
+
+
+@lru_cache(maxsize=1)
+def _corpus(seed: Seed, classes: int, train_size: int, dev_size: int) -> Corpus:
+    # Parsing the sources takes seconds, and a process that trains twice needs them twice.
+    return build_corpus(seed, classes=classes, train_size=train_size, dev_size=dev_size)
 
 
 def _shuffled(by_class: Sequence[Sequence[Sentence]], seed: Seed) -> list[Example]:

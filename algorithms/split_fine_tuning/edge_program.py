@@ -22,6 +22,7 @@ from .fronts import CommonFront
 from .optimiser import make_optimiser, make_schedule
 from .parts import Builder, inputs_of
 from .ragged import flatten
+from .row_gradients import RowGradients
 from .training import freeze
 
 #: Codes of a micro-batch's tokens ``[M, w]`` and, where the plan has them, of its sentences ``[B, q]``.
@@ -47,6 +48,7 @@ class Edge:
         self.schedule = self._agree()
         share = shares(config.batch_size, len(session.run.nodes))[self.place]
         self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
+        self.gradients = RowGradients(self.front)
         if self.trains:
             self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
         self.first_step = session.resume_step or 0
@@ -119,7 +121,7 @@ class Edge:
         if self.trains:
             self.optimiser.step()
             self.scheduler.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.gradients.clear()
 
     def _reply(self, *, block: bool) -> Message | None:
         try:
