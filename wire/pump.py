@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ..core.errors import WireError
 from .attachment import Attachment
 from .channel import Channel
 
@@ -134,4 +133,4 @@ async def _writer(
             attachment.heartbeat()
 
 
-__all__ = ["STALL_SECONDS", "Read", "WireError", "Write", "pump"]
+__all__ = ["STALL_SECONDS", "Finish", "Read", "Write", "pump"]
