@@ -6,10 +6,9 @@ of step ``s`` without going through the steps before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,24 +85,6 @@ def make_batch(data: EncodedSet, rows: Rows) -> Batch:
 def natural_steps(size: int, batch_size: int, *, drop_last: bool = False) -> int:
     """Steps that one epoch over ``size`` sentences takes; at least one."""
     return max(1, size // batch_size if drop_last else -(-size // batch_size))
-
-
-def agreed_steps(sizes: Sequence[int], batch_size: int, even: Literal["pad", "trim"] = "pad") -> int:
-    """Steps per epoch for nodes with data sets of these ``sizes``, so that all take the same number.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Sentences of each node.
-    batch_size : int
-        Largest batch of one node.
-    even : {"pad", "trim"}
-        ``pad``: the largest data set is used whole, the others make smaller batches (and repeat sentences
-        only if they have fewer than there are steps). ``trim``: the smallest decides, and the others use
-        another random part of theirs in each epoch.
-    """
-    steps = [natural_steps(size, batch_size) for size in sizes]
-    return max(steps) if even == "pad" else min(steps)
 
 
 class BatchPlan:
@@ -218,35 +199,3 @@ def split_micro(batch: Batch, count: int) -> list[Batch]:
         bounds.append(min(max(nearest, bounds[-1] + 1), len(batch) - (count - part)))
     bounds.append(len(batch))
     return [batch.take(np.arange(a, b)) for a, b in pairwise(bounds)]
-
-
-def split_edges(batch: Batch, count: int) -> list[Batch]:
-    """Divide a global batch over ``count`` edges: every ``count``-th row, so that all get similar ones.
-
-    Raises
-    ------
-    ConfigError
-        There are more edges than rows, or no edges.
-    """
-    if not 1 <= count <= len(batch):
-        raise ConfigError(f"a batch of {len(batch)} cannot be shared by {count} edges", cure="use larger batches")
-    return [batch.take(np.arange(i, len(batch), count)) for i in range(count)]
-
-
-def join_batches(batches: Sequence[Batch], pad_id: int) -> Batch:
-    """One batch with the rows of all, in order: what a single edge would hold in place of several."""
-    longest = max(b.input_ids.shape[1] for b in batches)
-
-    def padded(array: NDArray[np.int64], fill: int) -> NDArray[np.int64]:
-        return np.pad(array, ((0, 0), (0, longest - array.shape[1])), constant_values=fill)
-
-    types = [b.token_type_ids for b in batches]
-    joined = [padded(t, 0) for t in types if t is not None]
-    return Batch(
-        np.concatenate([padded(b.input_ids, pad_id) for b in batches]),
-        np.concatenate([padded(b.attention_mask, 0) for b in batches]),
-        np.concatenate([b.lengths for b in batches]),
-        np.concatenate([b.labels for b in batches]),
-        np.concatenate([b.ids for b in batches]),
-        np.concatenate(joined) if joined else None,
-    )

@@ -10,14 +10,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MissingExtraError, NotFoundError, StorageError
 from .ids import new_run_id
-from .states import ENDED, RunState, check_transition
+from .states import RunState, check_transition
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -195,27 +195,6 @@ class RunStore:
         with self._writing(f"cannot save the run {row.id}") as connection:
             check_transition(row.id, self._run(connection, row.id).state, row.state)
             self._write(connection, row)
-
-    def move_run(self, run_id: str, state: RunState, reason: str = "") -> RunRow:
-        """Take a run into another state; ``started`` and ``ended`` follow the clock.
-
-        Raises
-        ------
-        NotFoundError, ConfigError
-            As :meth:`save_run` does.
-        """
-        with self._writing(f"cannot move the run {run_id}") as connection:
-            old = self._run(connection, run_id)
-            check_transition(run_id, old.state, state)
-            started = self._clock() if state == "running" and not old.started else old.started
-            ended = (old.ended or self._clock()) if state in ENDED else 0.0
-            row = replace(old, state=state, reason=reason, started=started, ended=ended)
-            self._write(connection, row)
-        return row
-
-    def interrupt_active(self, reason: str) -> list[RunRow]:
-        """For a server that starts up: whatever still counts as starting or running was killed with the last one."""
-        return [self.move_run(row.id, "interrupted", reason) for row in self.runs("starting", "running")]
 
     # ---- nodes and tokens --------------------------------------------------------------------------------------
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, StorageError
 from ..runs.directory import RunDirectory
 from ..runs.ids import new_run_id
 from ..runs.states import ENDED
 from ..runs.store import RunRow, RunStore
 from .run import Run
 from .run_log import RunLog
+
+logger = logging.getLogger(__name__)
 
 
 class Book:
@@ -30,6 +33,7 @@ class Book:
         self._store = store
         self._folder = folder
         self._runs: dict[str, Run] = {}
+        self._noted: dict[str, tuple[str, int, str]] = {}
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._runs.values()))
@@ -50,6 +54,7 @@ class Book:
         for row in self._store.runs():
             run = _run(row)
             self._runs[run.id] = run
+            self._noted[run.id] = run.state, run.epoch, run.reason
             if run.state not in ENDED and (run.state != "waiting" or run.nodes):
                 run.state, run.ended = "interrupted", time.time()
                 run.reason = "the server went down while it ran; 'farshore runs resume' continues it"
@@ -105,7 +110,23 @@ class Book:
         self._store.save_run(_row(run))
         if run.state == "starting":
             RunDirectory(run.directory).update(nodes=list(run.nodes), epoch=run.epoch)
+        self._note(run)
         run.notify()
+
+    def _note(self, run: Run) -> None:
+        """Write what has happened into the run's directory; what waits for a full disk must not end a run."""
+        what = run.state, run.epoch, run.reason
+        if self._noted.get(run.id) == what:
+            return
+        self._noted[run.id] = what
+        try:
+            events = RunDirectory(run.directory).open_events()
+            try:
+                events.write(run.state, epoch=run.epoch, reason=run.reason, nodes=list(run.nodes))
+            finally:
+                events.close()
+        except StorageError as error:
+            logger.warning("run %s: %s", run.id, error)
 
 
 def _run(row: RunRow) -> Run:

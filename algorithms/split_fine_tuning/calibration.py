@@ -24,7 +24,7 @@ from .plan import SplitPlan
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over tokens that are no padding; those of several edges add up with :meth:`merge`. All fp64.
+    """Sums over tokens that are no padding. All fp64.
 
     Attributes
     ----------
@@ -55,15 +55,6 @@ class Moments:
             stream, cross = h.double().sum(dim=0), h.double().T @ a
             self.stream = stream if self.stream is None else self.stream + stream
             self.cross = cross if self.cross is None else self.cross + cross
-
-    def merge(self, other: Moments) -> None:
-        """Add the moments of another edge."""
-        self.tokens += other.tokens
-        self.total += other.total
-        self.square += other.square
-        if self.stream is not None and self.cross is not None and other.stream is not None and other.cross is not None:
-            self.stream += other.stream
-            self.cross += other.cross
 
     def cpu(self) -> Moments:
         """The same moments on the CPU, where they are factorised."""

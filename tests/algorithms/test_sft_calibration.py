@@ -89,15 +89,6 @@ def test_dropout_does_not_disturb_calibration_and_the_mode_comes_back(tiny):
     assert all(m.training for m in front.modules())
 
 
-def test_moments_of_two_edges_add_up(tiny):
-    front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
-    batches = samples(6)
-    whole, one, two = collect(front, batches), collect(front, batches[:2]), collect(front, batches[2:])
-    one.merge(two)
-    assert one.tokens == whole.tokens
-    assert torch.allclose(one.covariance, whole.covariance, atol=1e-10)
-
-
 @pytest.mark.parametrize(("family", "stream"), [("bert", 0), ("gpt2", 32 * 4 + 32)])
 def test_only_directions_and_moments_leave_the_edge(tiny, family, stream):
     _, calibration = calibrated(tiny(family), samples(), rank=4)

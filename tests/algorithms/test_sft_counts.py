@@ -1,11 +1,13 @@
-"""Parameters, bytes and operations: the specification's figures, exactly (check 3 and §8)."""
+"""Parameters and bytes: the specification's figures, exactly, counted on real modules (check 3 and §8)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from farshore.algorithms.split_fine_tuning import counts
+from farshore.algorithms.split_fine_tuning.codes import code_bytes
+from farshore.algorithms.split_fine_tuning.config import SplitFineTuning
 from farshore.algorithms.split_fine_tuning.cut import cut
 from farshore.algorithms.split_fine_tuning.heads import Classifier
 
@@ -16,6 +18,10 @@ def bert_on_meta(**config: int) -> Classifier:
     with torch.device("meta"):
         backbone = BertModel(BertConfig(**config))
     return Classifier(backbone, 2, head="pooler")
+
+
+def count(module: nn.Module | None) -> int:
+    return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
 MINILM = {
@@ -36,21 +42,21 @@ MINILM = {
 )
 def test_each_side_has_the_published_number_of_parameters(config, k, r, whole, edge, cloud, total):
     model = bert_on_meta(**config)
-    assert sum(p.numel() for p in model.backbone.parameters()) == whole
+    assert count(model.backbone) == whole
     split = cut(model, block=k, how="ffn_svd", rank=r, residual="drop", init="svd")
-    sides = counts.parameter_counts(split)
-    assert (sides.edge, sides.cloud, sides.total) == (edge, cloud, total)
-    model = bert_on_meta(**config)
-    projected = cut(model, block=k, how="ffn_svd", rank=r, residual="project", init="svd")
+    assert (count(split.front), count(split.trunk)) == (edge, cloud)
+    assert edge + cloud == total
+    projected = cut(bert_on_meta(**config), block=k, how="ffn_svd", rank=r, residual="project", init="svd")
     d = projected.plan.hidden
-    assert counts.parameter_counts(projected).edge == edge
-    assert counts.parameter_counts(projected).cloud - cloud == counts.residual_parameters(d, r)
+    assert count(projected.front) == edge
+    assert count(projected.trunk) - cloud == d * (r + 1) == {768: 6_912, 384: 1_920}[d]
 
 
-@pytest.mark.parametrize(("d", "f", "r", "expected"), [(768, 3072, 8, 33_856), (384, 1536, 4, 9_232)])
-def test_factors_replace_the_first_matrix(d, f, r, expected):
-    assert counts.factor_parameters(d, f, r) == expected
-    assert counts.residual_parameters(d, r) == {768: 6_912, 384: 1_920}[d]
+@pytest.mark.parametrize(("config", "r", "expected"), [({}, 8, 33_856), (MINILM, 4, 9_232)])
+def test_factors_replace_the_first_matrix(config, r, expected):
+    """r·d + r² + f·r + f numbers instead of f·d + f."""
+    split = cut(bert_on_meta(**config), block=3, how="ffn_svd", rank=r, residual="drop", init="svd")
+    assert count(split.front.codec) + count(split.trunk.codec) == expected
 
 
 def test_the_mean_head_leaves_the_unused_pooler_out():
@@ -59,26 +65,14 @@ def test_the_mean_head_leaves_the_unused_pooler_out():
     with torch.device("meta"):
         backbone = BertModel(BertConfig(**MINILM))
     split = cut(Classifier(backbone, 2), block=3, how="ffn_svd", rank=4, residual="drop", init="svd")
-    assert counts.parameter_counts(split).cloud == 6_070_658 - 147_840
+    assert count(split.trunk) == 6_070_658 - 147_840
 
 
-def test_bytes_of_the_reference_step():
-    tokens = 32 * 66
-    assert counts.vanilla_bytes(tokens, 768) == 6_488_064
-    assert counts.code_bytes(tokens, 3072) == 25_952_256
-    assert [counts.code_bytes(tokens, 8, bits) for bits in (32, 8, 4)] == [67_584, 16_896, 8_448]
-    assert counts.vanilla_bytes(tokens, 768) / counts.code_bytes(tokens, 8) == 96.0
-    assert counts.code_bytes(3, 1, 4) == 2  # a nibble left over still takes a byte
-
-
-def test_bytes_of_a_step_follow_the_plan(tiny):
-    split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="svd", sentence_vector=6)
-    assert counts.step_bytes(split.plan, 35, 6) == 35 * 4 * 4 + 6 * 6 * 4
-    assert counts.step_bytes(split.plan, 35, 6, bits=4, micro=3) == 35 * 4 // 2 + 3 * 2 * 4 + 6 * 6 * 4
-    boundary = cut(tiny("bert"), block=2, how="boundary")
-    assert counts.step_bytes(boundary.plan, 35, 6) == counts.vanilla_bytes(35, 32)
-
-
-def test_operations_of_the_reference_block():
-    assert counts.block_flops(768, 66) == 24 * 768**2 + 4 * 66 * 768 == 14_358_528
-    assert counts.codec_flops(768, 8) == 2 * 8 * 776
+def test_code_bytes_of_the_reference_step():
+    numbers, vanilla = 32 * 66 * 8, 32 * 66 * 768 * 4
+    for bits, expected in (("raw", 67_584), ("int8", 16_896), ("int4", 8_448)):
+        config = SplitFineTuning(up=bits, down=bits)
+        assert code_bytes(numbers, 0, config) == 2 * expected
+        assert code_bytes(numbers, 0, config, gradients=False) == expected
+    assert vanilla == 6_488_064 == 96 * 67_584
+    assert code_bytes(3, 0, SplitFineTuning(up="int4"), gradients=False) == 2  # a nibble left over takes a byte

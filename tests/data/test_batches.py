@@ -14,12 +14,9 @@ from farshore.core.seeds import Seed
 from farshore.data.batches import (
     Batch,
     BatchPlan,
-    agreed_steps,
     evaluation_batches,
-    join_batches,
     make_batch,
     natural_steps,
-    split_edges,
     split_micro,
 )
 from farshore.data.encoded import EncodedSet
@@ -99,8 +96,8 @@ def test_lengths_do_not_run_from_short_to_long_over_an_epoch() -> None:
 
 @pytest.mark.parametrize("sizes", [(500, 501), (65, 64), (1000, 10), (3, 200)])
 def test_edges_with_other_sizes_take_the_same_number_of_steps(sizes: tuple[int, int]) -> None:
-    for even in ("pad", "trim"):
-        steps = agreed_steps(sizes, 32, even)
+    for even in ("pad", "trim"):  # as many as the largest set needs, or the smallest
+        steps = natural_steps((max if even == "pad" else min)(sizes), 32)
         plans = [BatchPlan(skewed_lengths(n), 32, SEED.child(i), steps=steps) for i, n in enumerate(sizes)]
         for size, plan in zip(sizes, plans, strict=True):
             batches = plan.epoch(0)
@@ -110,7 +107,6 @@ def test_edges_with_other_sizes_take_the_same_number_of_steps(sizes: tuple[int, 
             # Nothing is repeated unless there are more steps than sentences.
             assert len(rows) == min(max(size, steps), 32 * steps)
             assert len(set(rows)) == min(len(rows), size)
-    assert agreed_steps(sizes, 32, "pad") == natural_steps(max(sizes), 32)
 
 
 def test_impossible_plans_are_refused() -> None:
@@ -152,24 +148,15 @@ def test_micro_batches_are_an_exact_partition_of_near_equal_token_counts(lengths
     batch = make_batch(data, np.arange(len(lengths)))
     parts = split_micro(batch, count)
     assert len(parts) == min(count, len(lengths))
-    assert_same(join_batches(parts, pad_id=0), batch)
+    starts = np.cumsum([0, *map(len, parts)])
+    for start, part in zip(starts, parts, strict=False):
+        rows = np.arange(start, start + len(part))
+        assert_same(part, make_batch(data, rows))
+    assert starts[-1] == len(batch)
     assert all(p.input_ids.shape[1] == p.lengths.max() for p in parts)
     # Boundaries may be forced elsewhere only to keep every part from being empty.
     if all(len(p) > 1 for p in parts):
         assert all(abs(p.tokens - batch.tokens / len(parts)) <= max(lengths) for p in parts)
-
-
-def test_edges_share_a_batch_exactly_and_evenly() -> None:
-    data = make_set(np.sort(skewed_lengths(33)))
-    batch = make_batch(data, np.arange(33))
-    parts = split_edges(batch, 4)
-    assert sorted(i for p in parts for i in p.ids) == list(range(33))
-    assert [len(p) for p in parts] == [9, 8, 8, 8]
-    assert max(p.tokens for p in parts) - min(p.tokens for p in parts) <= 2 * int(data.lengths.max())
-    for part in parts:
-        assert_same(part, make_batch(data, part.ids))
-    with pytest.raises(ConfigError, match="cannot be shared"):
-        split_edges(batch, 34)
 
 
 def test_evaluation_sees_every_sentence_once_shortest_first() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +77,7 @@ def test_a_new_run_waits_under_a_sortable_id(store: RunStore, clock: Clock) -> N
     assert [row.created for row in rows] == [1000.0, 1001.0, 1002.0, 1003.0, 1004.0]
     assert [row.id for row in rows] == sorted({row.id for row in rows})
     assert store.runs() == rows
-    store.move_run(rows[1].id, "cancelled", "why not")
+    store.save_run(replace(rows[1], state="cancelled", reason="why not"))
     assert [row.id for row in store.runs("cancelled", "failed")] == [rows[1].id]
     with pytest.raises(StorageError, match="cannot add the run"):
         store.create_run("ping", id=rows[0].id)
@@ -103,9 +100,8 @@ def test_states_follow_each_other_as_drawn(store: RunStore, old: str, new: str) 
         store.save_run(replace(row, state=new, reason="now"))
         assert (store.run(row.id).state, store.run(row.id).reason) == (new, "now")
     else:
-        for change in (lambda: store.save_run(replace(row, state=new)), lambda: store.move_run(row.id, new)):
-            with pytest.raises(ConfigError, match=f"is {old} and cannot become {new}"):
-                change()
+        with pytest.raises(ConfigError, match=f"is {old} and cannot become {new}"):
+            store.save_run(replace(row, state=new))
         assert store.run(row.id) == row
 
 
@@ -117,59 +113,11 @@ def test_an_unknown_state_is_refused(store: RunStore) -> None:
         store.save_run(replace(row, state="asleep"))  # type: ignore[arg-type]
 
 
-def test_times_follow_the_states(store: RunStore, clock: Clock) -> None:
-    run = store.create_run("ping").id
-    store.move_run(run, "starting")
-    clock.now = 1010
-    assert store.move_run(run, "running").started == 1010
-    clock.now = 1020
-    ended = store.move_run(run, "interrupted", "the server stopped")
-    assert (ended.started, ended.ended, ended.reason) == (1010, 1020, "the server stopped")
-    resumed = store.move_run(run, "waiting")
-    assert (resumed.started, resumed.ended, resumed.reason) == (1010, 0, "")
-    store.move_run(run, "starting")
-    clock.now = 1030
-    assert store.move_run(run, "running").started == 1010, "the first start counts"
-    assert store.run(run) == store.runs()[0]
-
-
 def test_an_unknown_run_is_told(store: RunStore) -> None:
-    for call in (lambda: store.run("x"), lambda: store.move_run("x", "failed"), lambda: store.save_run(full_row())):
+    for call in (lambda: store.run("x"), lambda: store.save_run(full_row())):
         with pytest.raises(NotFoundError, match="no run is called"):
             call()
     assert store.runs() == []
-
-
-@pytest.mark.process
-def test_what_a_killed_server_left_active_is_interrupted(tmp_path: Path) -> None:
-    path = tmp_path / "runs.sqlite"
-    script = f"""
-import pathlib, sys
-from farshore.runs.store import RunStore
-store = RunStore(pathlib.Path({str(path)!r}))
-for state in ("waiting", "starting", "running", "finished"):
-    run = store.create_run(state).id
-    for step in ("starting", "running", "finished"):
-        if store.run(run).state != state:
-            store.move_run(run, step)
-print("ready", flush=True)
-sys.stdin.read()
-"""
-    command = [sys.executable, "-P", "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGKILL)
-    store = RunStore(path)
-    assert [row.workload for row in store.interrupt_active("the server was killed")] == ["starting", "running"]
-    states = {row.workload: (row.state, row.reason) for row in store.runs()}
-    assert states == {
-        "waiting": ("waiting", ""),
-        "starting": ("interrupted", "the server was killed"),
-        "running": ("interrupted", "the server was killed"),
-        "finished": ("finished", ""),
-    }
-    store.close()
 
 
 def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
@@ -185,7 +133,7 @@ def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
             used.extend(1 for _ in range(100) if store.use_token("t"))
             for _ in range(20):
                 # Reads, then writes: two that both read first must not end in a refusal.
-                store.move_run(store.create_run("ping").id, "starting")
+                store.save_run(replace(store.create_run("ping"), state="starting"))
         except Exception as error:
             errors.append(error)
         finally:

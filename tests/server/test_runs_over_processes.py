@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ def test_a_killed_server_leaves_no_orphan_and_its_run_resumes_to_the_same_result
     info = cloud.when(run_id, "finished")
     assert (info.epoch, list(info.nodes)) == (1, ["a", "b"])
     assert _checksum(info) == _expected(_LONG, "a", "b")
+    events = list(RunDirectory.open(Path(info.directory)).read_events())
+    ends = ["starting", "running", "interrupted", "waiting", "starting", "running", "finished"]
+    assert [kind for kind, _ in groupby(e["kind"] for e in events)][-len(ends) :] == ends
+    assert events[-1]["epoch"] == 1
+    assert events[-1]["nodes"] == ["a", "b"]
 
 
 def test_cancel_works_while_waiting_and_while_running(cloud: Any, until: Any) -> None:

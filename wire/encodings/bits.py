@@ -18,7 +18,7 @@ from .bitpack import pack_bits, packed_bytes, unpack_bits
 class Bits:
     """Non-negative integers below ``2**width``, or booleans. Lossless.
 
-    One byte of side data: the width. ``Bits.for_values(n)`` takes the number of different values instead.
+    One byte of side data: the width.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ class Bits:
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 32:
             raise ConfigError(f"bits: the width is 1 to 32, not {self.width}")
-
-    @classmethod
-    def for_values(cls, count: int) -> Bits:
-        """For integers ``0 … count - 1``: ⌈log2 count⌉ bits, at least one."""
-        return cls(max(1, (count - 1).bit_length()))
 
     @property
     def name(self) -> str:
