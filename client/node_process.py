@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 
 from pydantic import ValidationError
 
-from ..core.errors import ConfigError, ExitCode, FarshoreError
+from ..core.errors import ConfigError
 from ..core.processes import Json, Parent
 from ..core.workloads import load
 
@@ -22,16 +21,7 @@ def main() -> int:
     try:
         _run(parent, specification)
     except Exception as error:
-        code = error.exit_code if isinstance(error, FarshoreError) else ExitCode.RUN_FAILED
-        parent.send(
-            {
-                "type": "failed",
-                "exit_code": int(code),
-                "error": one_line(error),
-                "traceback": traceback.format_exc(),
-            }
-        )
-        return int(code)
+        return int(parent.failed(error))
     return 0
 
 
@@ -46,12 +36,6 @@ def _run(parent: Parent, specification: Json) -> None:
     with NodeProcessSession(specification, parent) as session:
         session.agree()
         workload.node_program(session, config)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in one line of plain words."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, FarshoreError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from .errors import WireError
+from .errors import ExitCode, FarshoreError, WireError
 
 Json: TypeAlias = dict[str, Any]
 
@@ -189,6 +190,17 @@ class Parent:
         """Send one message; from any thread."""
         with self._lock, suppress(OSError):
             self._socket.sendall(_line(message))
+
+    def failed(self, error: Exception) -> ExitCode:
+        """Tell what the program died of, in one line; only a surprise comes with a traceback. Returns the exit code."""
+        text = " ".join(str(error).split())
+        if isinstance(error, FarshoreError):
+            code, trace = error.exit_code, ""
+        else:
+            code, trace = ExitCode.RUN_FAILED, "".join(traceback.format_exception(error))
+            text = f"{type(error).__name__}: {text}".rstrip(": ")
+        self.send({"type": "failed", "exit_code": int(code), "error": text, "traceback": trace})
+        return code
 
 
 def _line(message: Json) -> bytes:

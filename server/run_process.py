@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.agreement import begin, common_step, read_hello
-from ..core.errors import ExitCode, FarshoreError, PeerLostError, RefusedError
+from ..core.errors import PeerLostError, RefusedError
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
 from ..core.session import RunInfo
@@ -44,12 +43,7 @@ def main() -> int:
         with ExitStack() as stack:
             result = _run(parent, specification, stack)
     except Exception as error:
-        code = error.exit_code if isinstance(error, FarshoreError) else ExitCode.RUN_FAILED
-        text = " ".join(str(error).split())
-        line = text if isinstance(error, FarshoreError) else f"{type(error).__name__}: {text}"
-        trace = traceback.format_exc()
-        parent.send({"type": "failed", "exit_code": int(code), "error": line, "traceback": trace})
-        return int(code)
+        return int(parent.failed(error))
     parent.send({"type": "finished", "result": json.dumps(result)})
     return 0
 

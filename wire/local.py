@@ -61,6 +61,8 @@ async def serve_local(path: Path, serve: Serve) -> asyncio.Server:
                 await write(_REFUSED + error.message.encode())
         except (WireError, ConnectionError) as error:
             logger.warning("a local connection was closed: %s", error)
+        except asyncio.CancelledError:
+            pass  # the loop stops; Python 3.11 would print every cancelled connection
         finally:
             writer.close()
 

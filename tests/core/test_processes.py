@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farshore.core.errors import WireError
+from farshore.core.errors import DataError, ExitCode, WireError
 from farshore.core.processes import Child, Parent
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -111,6 +113,29 @@ def test_a_killed_parent_takes_its_child_along_whatever_it_does(path: Path) -> N
     parent.wait()
     assert _all_gone([child])
     os.kill(grandchild, signal.SIGKILL)
+
+
+def test_what_a_program_died_of_is_one_line_and_only_a_surprise_has_a_traceback() -> None:
+    ours, theirs = socket.socketpair()
+    parent = Parent(theirs)
+    told = []
+    with ours, theirs, ours.makefile("r") as lines:
+        for error in (DataError("there is\n no 'sst2'", cure="give one"), ZeroDivisionError("by 0")):
+            try:
+                raise error
+            except Exception as caught:
+                code = parent.failed(caught)
+            told.append(json.loads(lines.readline()))
+            assert told[-1]["exit_code"] == code
+    expected, surprise = told
+    assert expected == {
+        "type": "failed",
+        "exit_code": ExitCode.DATA,
+        "error": "there is no 'sst2' – give one",
+        "traceback": "",
+    }
+    assert (surprise["exit_code"], surprise["error"]) == (ExitCode.RUN_FAILED, "ZeroDivisionError: by 0")
+    assert "raise error" in surprise["traceback"]
 
 
 def test_a_program_of_ours_started_by_hand_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

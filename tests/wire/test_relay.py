@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farshore.core.errors import RefusedError, WireError
+from farshore.wire.io import IoThread
 from farshore.wire.local import open_local, serve_local
 from farshore.wire.relay import relay
 
@@ -139,3 +141,19 @@ def test_a_chunk_that_announces_too_much_is_refused(socket: Path) -> None:
         server.close()
 
     asyncio.run(scene())
+
+
+def test_a_stopped_loop_ends_local_connections_without_a_word(socket: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run process that fails stops its loop while nodes are still connected; that is no news."""
+    began = threading.Event()
+
+    async def serve(ticket: str, read: Any, write: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    with IoThread("far") as far:
+        with IoThread("near") as near:
+            near.call(serve_local(socket, serve))
+            far.call(open_local(socket, "ticket"))
+            assert began.wait(5)
+        assert caplog.records == []

@@ -86,19 +86,21 @@ class Cloud:
         with self.admin() as admin:
             return next((n for n in admin.nodes() if n.name == name), pb.NodeInfo(name=name))
 
-    def submit(self, config: dict[str, Any], *, nodes: tuple[str, ...] = (), count: int = 0) -> str:
+    def submit(
+        self, config: dict[str, Any], *, method: str = "ping", nodes: tuple[str, ...] = (), count: int = 0
+    ) -> str:
         with self.admin() as admin:
-            return admin.submit("ping", config, nodes=nodes, node_count=count, seed=7).id
+            return admin.submit(method, config, nodes=nodes, node_count=count, seed=7).id
 
     def run(self, run_id: str) -> pb.RunInfo:
         with self.admin() as admin:
             return admin.run(run_id)
 
-    def when(self, run_id: str, *states: str, seconds: float = 40.0) -> pb.RunInfo:
+    def when(self, run_id: str, *states: str, done: int = 0, seconds: float = 40.0) -> pb.RunInfo:
         def look() -> pb.RunInfo | None:
             info = self.run(run_id)
             assert info.state in states or info.state not in ENDED, f"{info.state}: {info.reason}\n{self.log(info)}"
-            return info if info.state in states else None
+            return info if info.state in states and info.done >= done else None
 
         return _until(look, seconds)
 
