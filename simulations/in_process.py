@@ -1,7 +1,7 @@
 """The whole of a run in one process: each program a thread, channels in memory, every frame accounted as on a network.
 
-The programs are the ones that real nodes run; so are the messages, the frames and their sizes. What is missing is time:
-nothing is throttled here.
+The programs are the ones that real nodes run; so are the messages, the frames and their sizes, the first two by which
+both sides agree on where to begin included. What is missing is time: nothing is throttled here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
+from ..core.agreement import begin, common_step, hello, read_begin, read_hello
 from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
 from ..core.message import Array, Message
 from ..core.seeds import Seed
@@ -35,11 +36,11 @@ class _Session:
     """What both sides of an in-process run see."""
 
     run: RunInfo
-    resume_step: int | None
     checkpoints: CheckpointStore
     paths: Mapping[str, Path]
     cancelled: threading.Event
     owner: str
+    resume_step: int | None = field(default=None, kw_only=True)
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         self.checkpoints.save(step, tensors, meta)
@@ -147,6 +148,7 @@ class InProcessRun:
         result: dict[str, Any] = {}
         lost: PeerLostError | None = None
         try:
+            _agree(server)
             result = self.workload.server_program(server, self.config)
         except PeerLostError as error:
             lost = error
@@ -166,10 +168,8 @@ class InProcessRun:
         self, pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]]
     ) -> tuple[_ServerSession, list[_NodeSession]]:
         stores = {name: CheckpointStore(self.directory / name) for name in ("server", *self.nodes)}
-        common = set.intersection(*(set(store.steps()) for store in stores.values()))
         info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
-        shared: dict[str, Any] = {"run": info, "resume_step": max(common, default=None)}
-        shared |= {"paths": self.data, "cancelled": self.cancelled}
+        shared: dict[str, Any] = {"run": info, "paths": self.data, "cancelled": self.cancelled}
         server = _ServerSession(
             **shared,
             checkpoints=stores["server"],
@@ -198,6 +198,8 @@ class InProcessRun:
         failures: list[BaseException],
     ) -> None:
         try:
+            session.channel.send(hello(session.checkpoints.steps()))
+            session.resume_step = read_begin(session.channel.receive())
             self.workload.node_program(session, self.config)
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
@@ -205,6 +207,14 @@ class InProcessRun:
             failures.append(_named(error, session.owner))
             for theirs, _ in pairs.values():
                 theirs.fail(PeerLostError(f"{session.owner} failed: {type(error).__name__}: {error}"))
+
+
+def _agree(server: _ServerSession) -> None:
+    """Hear every node's checkpoints and tell all of them where to begin."""
+    held = {node: read_hello(channel.receive(), node, torch=False) for node, channel in server.channels.items()}
+    server.resume_step = common_step(server.checkpoints.steps(), held)
+    for channel in server.channels.values():
+        channel.send(begin(server.resume_step))
 
 
 def _named(error: BaseException, owner: str) -> BaseException:

@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
+from farshore.algorithms.ping.workload import WORKLOAD as PING
 from farshore.core.errors import ConfigError, NotFoundError
 from farshore.core.profiles import DeviceProfile, LinkProfile
 from farshore.core.seeds import Seed
+from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
 from farshore.server.certificates import certs_init, certs_issue
+from farshore.simulations.in_process import InProcessRun
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
 
@@ -85,6 +89,23 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
     assert {r["attempt"] for r in rows} == {0}
     assert [m["step"] for m in directory.read_metrics()] == [1, 2, 3, 4, 5]
     assert cloud.node("a").runs == []
+
+
+def test_a_run_over_processes_and_one_in_process_count_the_same_bytes(cloud: Any, tmp_path: Path) -> None:
+    config = {"rounds": 3, "kilobytes": 64}
+    cloud.join("a", "b")
+    info = cloud.when(cloud.submit(config, count=2), "finished")
+    real = RunDirectory.open(Path(info.directory)).read_ledger().to_pylist()
+    rows: list[Transfer] = []
+    InProcessRun(PING, PING.config(**config), tmp_path / "run", ("a", "b"), seed=7, recorder=rows.append).run()
+
+    def sizes(found: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        """Of the programs' messages: acknowledgements and heartbeats come as time goes by."""
+        names = ("node", "kind", "direction", "step", "dense_bytes", "payload_bytes", "frame_bytes")
+        return sorted(tuple(r[n] for n in names) for r in found if r["kind"] in ("block", "echo", "control"))
+
+    assert len(rows) >= 2 * (2 + 2 * 3)
+    assert sizes(real) == sizes(map(asdict, rows))
 
 
 def test_programs_killed_on_either_side_cost_nothing_but_time(cloud: Any, until: Any) -> None:

@@ -74,7 +74,8 @@ def tell(session: NodeSession) -> None:
 def test_a_run_gives_the_servers_result_and_accounts_for_every_frame(tmp_path: Path) -> None:
     rows: list[Any] = []
     assert run(tmp_path, gather, tell, recorder=rows.append) == {"a": 0, "b": 1, "c": 2}
-    assert sorted((r.node, r.direction) for r in rows) == sorted((n, d) for n in NODES for d in ("up", "down"))
+    # Where to begin, and then the programs' own message.
+    assert sorted((r.node, r.direction) for r in rows) == sorted(2 * [(n, d) for n in NODES for d in ("up", "down")])
 
 
 def test_a_failing_node_is_named_while_the_others_wait(tmp_path: Path) -> None:
