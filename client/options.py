@@ -33,6 +33,8 @@ class AgentOptions:
         ``(index, count)`` by hand; None = the node's position in the cohort.
     profile : DeviceProfile
         Its link throttles this node's data connections; its threads bound the programs' compute threads.
+    keep_runs : int
+        Folders of runs (checkpoints) kept in ``home``; older ones go when a program starts.
     insecure : bool
         No TLS; loopback only.
     ca : Path or None
@@ -50,6 +52,7 @@ class AgentOptions:
     data: Mapping[str, Path] = field(default_factory=dict)
     shard: tuple[int, int] | None = None
     profile: DeviceProfile = field(default_factory=DeviceProfile)
+    keep_runs: int = 10
     insecure: bool = False
     ca: Path | None = None
     measure: Callable[[], NodeProfile] | None = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from ..core.processes import Child, Json
@@ -138,6 +141,7 @@ class Programs:
 
     async def _execute(self, program: _Program, command: pb.StartProgram) -> int:
         threads = self._options.profile.threads
+        await asyncio.to_thread(prune, self._options.home / "runs", self._options.keep_runs, set(self._programs))
         environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
         child = await Child.start("farshore.client.node_process", environment=environment)
         program.child = child
@@ -187,6 +191,14 @@ def specification(options: AgentOptions, member: Membership, command: pb.StartPr
         "epoch": command.epoch,
         "nodes": list(command.nodes),
     }
+
+
+def prune(runs: Path, keep: int, running: Collection[str]) -> None:
+    """Delete the oldest folders of runs (names begin with the time) so that ``keep`` with ``running`` are left."""
+    found = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
+    ended = sorted(found.difference(running))
+    for name in ended[: max(0, len(ended) + len(running) - keep)]:
+        shutil.rmtree(runs / name, ignore_errors=True)
 
 
 def _later(child: Child, seconds: float) -> None:

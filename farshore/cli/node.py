@@ -30,6 +30,9 @@ def join(
     profile: Annotated[Path | None, typer.Option(help="Device profile (YAML): link and threads.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where its key lives [~/.farshore/nodes/NAME].")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust, not a fingerprint.")] = None,
+    keep_runs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of so many runs; the oldest go.")
+    ] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
     json_: Json = False,
 ) -> None:
@@ -49,6 +52,7 @@ def join(
         data=data_paths(data or ()),
         shard=_shard(shard),
         profile=DeviceProfile.read(profile) if profile else DeviceProfile(),
+        keep_runs=keep_runs,
         insecure=insecure,
         ca=certificate,
         measure=measure_node,
