@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NotFoundError, StorageError
 from ..core.version import Versions
-from . import files
+from . import files, jsonl
 from .checkpoints import CheckpointStore
 from .events import EventsWriter, read_events
-from .jsonl import finite
 from .ledger import Ledger
 from .ledger_reader import read_ledger
 from .metrics import MetricsWriter, read_metrics
@@ -32,6 +31,7 @@ class RunDirectory:
         metrics.jsonl         figures over steps: {"step", "time", name: number or null}
         events.jsonl          what happened: {"time", "kind", …}
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process
+        sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
         log.txt               lines for people
 
@@ -129,7 +129,7 @@ class RunDirectory:
         StorageError
             The disk refuses, or the result is not JSON-able.
         """
-        files.write_json(self.path / "result.json", finite(result))
+        files.write_json(self.path / "result.json", jsonl.finite(result))
 
     @property
     def log(self) -> Path:
@@ -148,6 +148,22 @@ class RunDirectory:
     def read_ledger(self) -> pa.Table:
         """All transfers; see :func:`~farshore.runs.ledger_reader.read_ledger`."""
         return read_ledger(self.path)
+
+    def add_sockets(self, node: str, epoch: int, up: int, down: int) -> None:
+        """Append to ``sockets.jsonl`` what one data connection of a node carried, in bytes.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses.
+        """
+        with jsonl.JsonLines(self.path / "sockets.jsonl") as lines:
+            lines.append({"node": node, "epoch": epoch, "up": up, "down": down})
+
+    def socket_bytes(self) -> dict[str, int]:
+        """Bytes on the sockets, by ``up`` and ``down``; empty where nobody measured."""
+        rows = list(jsonl.read(self.path / "sockets.jsonl"))
+        return {way: sum(int(row[way]) for row in rows) for way in ("up", "down")} if rows else {}
 
     def open_metrics(self) -> MetricsWriter:
         """Append to ``metrics.jsonl``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ class Door:
     socket: Path
 
 
-def data_handler(doors: Mapping[str, Door]) -> Any:
-    """The data service: relays whoever has a ticket in ``doors``, which may change all the time."""
+def data_handler(doors: Mapping[str, Door], dialled: Callable[[Door, str], None]) -> Any:
+    """The data service: relays whoever has a ticket in ``doors``, which may change all the time.
+
+    ``dialled(door, peer)`` is told before.
+    """
 
     async def serve(ticket: str, read: Read, write: Write) -> None:
         door = doors.get(ticket)
@@ -34,4 +37,8 @@ def data_handler(doors: Mapping[str, Door]) -> Any:
         except OSError as error:
             raise WireError(f"run {door.run_id} does not take the connection of {door.node}: {error}") from error
 
-    return attach_handler(serve)
+    def known(ticket: str, peer: str) -> None:
+        if (door := doors.get(ticket)) is not None:
+            dialled(door, peer)
+
+    return attach_handler(serve, known)

@@ -9,20 +9,20 @@ import grpc.aio
 
 from ..core.address import join_address
 from ..core.errors import PortInUseError
-from ..wire.grpc_attach import OPTIONS, Serve, attach_handler
+from ..wire.grpc_attach import OPTIONS, Dialled, Serve, attach_handler
 
 #: Servers of this process; a server that nothing refers to stops.
 _open: list[grpc.aio.Server] = []
 
 
-async def open_direct_port(settings: dict[str, Any], serve: Serve) -> int:
+async def open_direct_port(settings: dict[str, Any], serve: Serve, dialled: Dialled) -> int:
     """Listen on the first free port of a range, with the orchestrator's certificate.
 
     Parameters
     ----------
     settings : dict
         ``host``, ``first``, ``last``, and ``certificate`` and ``key`` (PEM) unless insecure.
-    serve : callable
+    serve, dialled : callable
         As for :func:`farshore.wire.grpc_attach.attach_handler`.
 
     Raises
@@ -32,7 +32,7 @@ async def open_direct_port(settings: dict[str, Any], serve: Serve) -> int:
     """
     for port in range(int(settings["first"]), int(settings["last"]) + 1):
         server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((attach_handler(serve),))
+        server.add_generic_rpc_handlers((attach_handler(serve, dialled),))
         target = join_address(str(settings["host"]), port)
         try:
             if "key" in settings:

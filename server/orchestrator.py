@@ -24,6 +24,7 @@ from .port import Port
 from .registry import Node, Registry
 from .run import Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
+from .socket_count import SocketCount
 from .socket_folder import SocketFolder
 from .supervisor import Supervisor
 
@@ -47,6 +48,7 @@ class Orchestrator:
         self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
         self._sockets = SocketFolder(self.identity.server_id)
+        self._counted: SocketCount | None = None
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
@@ -58,6 +60,7 @@ class Orchestrator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         port = Port(self)
+        self._counted = SocketCount()
         try:
             await port.open()
         except BaseException:
@@ -81,6 +84,8 @@ class Orchestrator:
             self._release()
 
     def _release(self) -> None:
+        if self._counted is not None:
+            self._counted.close()
         self._store.close()
         self._sockets.remove()
         self.identity.release()
@@ -303,6 +308,16 @@ class Orchestrator:
         """Forget the run's tickets."""
         for ticket in [t for t, door in self.doors.items() if door.run_id == run.id]:
             del self.doors[ticket]
+
+    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
+        """A node's data connection came in at ``port`` from ``peer``."""
+        if self._counted is not None:
+            self._counted.dialled(run_id, node, port, peer)
+
+    def count_sockets(self, run: Run) -> None:
+        """Write down what the data connections of the run's present epoch carried."""
+        if self._counted is not None:
+            self._counted.write(run)
 
     def save(self, run: Run) -> None:
         """Store the run's state and tell followers."""

@@ -14,7 +14,7 @@ from ..core.errors import ConfigError, PortInUseError, RefusedError
 from ..core.files import write_file
 from ..proto.control_pb2_grpc import add_AdminServicer_to_server, add_NodesServicer_to_server
 from .admin_service import AdminService
-from .data_service import data_handler
+from .data_service import Door, data_handler
 from .nodes_service import NodesService
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Port:
         server = grpc.aio.server(options=_OPTIONS)
         add_NodesServicer_to_server(NodesService(self._orchestrator), server)
         add_AdminServicer_to_server(AdminService(self._orchestrator), server)
-        server.add_generic_rpc_handlers((data_handler(self._orchestrator.doors),))
+        server.add_generic_rpc_handlers((data_handler(self._orchestrator.doors, self._dialled),))
         target = join_address(options.host, options.port)
         try:
             if identity.pair is None:
@@ -92,6 +92,9 @@ class Port:
         self.address = join_address("127.0.0.1" if everywhere else options.host, self.number)
         write_file(identity.home / "address", self.address.encode() + b"\n")
         _log.info("listening on %s", join_address(options.host, self.number))
+
+    def _dialled(self, door: Door, peer: str) -> None:
+        self._orchestrator.data_dialled(door.run_id, door.node, self.number, peer)
 
     async def close(self) -> None:
         """Stop to listen; calls in flight get half a second."""

@@ -103,10 +103,14 @@ def _listen(
             raise RefusedError("the ticket opens no node's connection of this run")
         await pump(channels[node], read, write)
 
+    def dialled(ticket: str, peer: str) -> None:
+        if (node := node_of.get(ticket)) is not None:
+            parent.send({"type": "dialled", "node": node, "peer": peer})
+
     socket = Path(specification["socket"])
     io.call(serve_local(socket, serve))
     direct = specification.get("direct")
-    port = io.call(open_direct_port(direct, serve)) if direct else 0
+    port = io.call(open_direct_port(direct, serve, dialled)) if direct else 0
     parent.send({"type": "ready", "port": port, "on_lost_node": on_lost_node})
 
 

@@ -66,6 +66,12 @@ class Surroundings(Protocol):
     def close_doors(self, run: Run) -> None:
         """Forget the run's tickets."""
 
+    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
+        """A node's data connection came in at ``port`` from ``peer``."""
+
+    def count_sockets(self, run: Run) -> None:
+        """Write down what the data connections of the epoch carried."""
+
     def save(self, run: Run) -> None:
         """Store the run's state and tell followers."""
 
@@ -94,6 +100,7 @@ class Supervisor:
         self._limit = restarts_per_hour
         self._clock = clock
         self._restartable = True
+        self._direct_port = 0
 
     async def lead(self) -> None:
         """Take the run to its end, or to the early one that ``run.ending`` asks for."""
@@ -167,6 +174,7 @@ class Supervisor:
             return outcome
         finally:
             self._around.close_doors(run)
+            self._around.count_sockets(run)
             child.kill()
             await asyncio.wait(jobs, timeout=1)
             for job in jobs:
@@ -212,6 +220,8 @@ class Supervisor:
                 return self._start_nodes(event, doors)
             case "running":
                 self._set("running", "")
+            case "dialled":
+                self._around.data_dialled(run.id, str(event.details["node"]), self._direct_port, event.details["peer"])
             case "waiting":
                 run.reason = str(event.details.get("reason", ""))
                 run.notify()
@@ -229,6 +239,7 @@ class Supervisor:
 
     def _start_nodes(self, event: Event, doors: Doors) -> Outcome | None:
         run = self._run
+        self._direct_port = int(event.details["port"])
         self._restartable = event.details["on_lost_node"] == "restart"
         for index, (ticket, (node, socket)) in enumerate(doors.items()):
             self._around.open_door(ticket, run, node, socket)

@@ -51,18 +51,25 @@ _REFUSALS = (
 #: Gets the ticket and the connection's two ends, and serves it until it ends.
 Serve = Callable[[str, Read, Write], Awaitable[None]]
 
+#: Gets the ticket and gRPC's name of whoever dialled, see :func:`farshore.wire.sockets.peer_of`.
+Dialled = Callable[[str, str], None]
 
-def attach_handler(serve: Serve) -> grpc.GenericRpcHandler:
+
+def attach_handler(serve: Serve, dialled: Dialled | None = None) -> grpc.GenericRpcHandler:
     """The data service, to be added to a ``grpc.aio`` server.
 
     Parameters
     ----------
     serve : callable
         ``await serve(ticket, read, write)``; a :class:`RefusedError` becomes the status ``PERMISSION_DENIED``.
+    dialled : callable, optional
+        ``dialled(ticket, peer)``: told before each connection is served.
     """
 
     async def attach(_: Any, context: Any) -> None:
         ticket = dict(context.invocation_metadata()).get(TICKET, "")
+        if dialled is not None:
+            dialled(ticket, context.peer())
         try:
             await serve(ticket, _reader(context), context.write)
         except RefusedError as error:

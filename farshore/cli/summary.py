@@ -77,6 +77,7 @@ def account(run: RunInfo) -> CommunicationReport | None:
     if not run.directory or not Path(run.directory).is_dir():
         return None
     from ..reports.communication import communication
-    from ..runs.ledger_reader import read_ledger
+    from ..runs.directory import RunDirectory
 
-    return communication(read_ledger(Path(run.directory)))
+    directory = RunDirectory(Path(run.directory))
+    return communication(directory.read_ledger(), directory.socket_bytes())

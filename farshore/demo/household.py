@@ -126,11 +126,6 @@ class Household:
         """Home of the server; submitters connect with it."""
         return self._folder / "server"
 
-    @property
-    def port(self) -> int:
-        """Port of the server."""
-        return int(self._told["port"])
-
     def start_server(self) -> None:
         """Start ``farshore server up`` on a free port and wait until it listens.
 

@@ -15,9 +15,8 @@ from ..cli.output import note, say
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed
-from ..edge.sockets import SocketBytes, SocketMeter
 from ..reports.communication import CommunicationReport, communication, compressions
-from ..runs.ledger_reader import read_ledger
+from ..runs.directory import RunDirectory
 from . import unsplit
 from .household import Household
 
@@ -133,12 +132,8 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Sp
         if not as_json:
             say("starting a server and two edges on this machine …")
         house.start_server()
-        with ExitStack() as open_:
-            meter = SocketMeter.open(house.port)
-            if meter is not None:
-                open_.enter_context(meter)
-            house.start_nodes(EDGES)
-            admin = open_.enter_context(AdminClient.local(house.server_home))
+        house.start_nodes(EDGES)
+        with AdminClient.local(house.server_home) as admin:
             submitted = admin.submit(METHOD, settings, nodes=EDGES, node_count=len(EDGES), seed=SEED)
             with display("split", as_json=as_json) as shown:
                 ended = follow(admin, submitted.id, shown)
@@ -147,13 +142,9 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Sp
             except FarshoreError:
                 _tell_log(admin, ended.id)
                 raise
-            sockets = meter.read() if meter is not None else None
-            ledger = read_ledger(Path(ended.directory))
-            return Split(settings, result(ended), communication(ledger, _by_direction(sockets)))
-
-
-def _by_direction(sockets: SocketBytes | None) -> dict[str, int] | None:
-    return None if sockets is None else {"up": sockets.up, "down": sockets.down}
+        directory = RunDirectory(Path(ended.directory))
+        report = communication(directory.read_ledger(), directory.socket_bytes())
+        return Split(settings, result(ended), report)
 
 
 def _tell_log(admin: AdminClient, run_id: str) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import groupby
@@ -65,6 +66,18 @@ def _expected(config: dict[str, Any], *nodes: str) -> str:
     return hashlib.blake2b(b"".join(map(digest, nodes)), digest_size=32).hexdigest()
 
 
+def _check_sockets(directory: RunDirectory) -> None:
+    """What TCP carried is what the frames are, and TLS and HTTP/2 on top."""
+    sockets = directory.socket_bytes()
+    if sys.platform != "linux":
+        assert sockets == {}
+        return
+    rows = directory.read_ledger().to_pylist()
+    for way in ("up", "down"):
+        frames = sum(r["frame_bytes"] for r in rows if r["direction"] == way)
+        assert frames < sockets[way] < 1.05 * frames + 16_384, way
+
+
 def _until_round(cloud: Any, run_id: str, until: Callable[..., Any], done: int = 10) -> None:
     until(lambda: cloud.run(run_id).done >= done)
 
@@ -87,6 +100,7 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
             sizes = [r["dense_bytes"] for r in rows if (r["node"], r["kind"], r["direction"]) == place]
             assert sizes == [64 << 10] * 5
     assert {r["attempt"] for r in rows} == {0}
+    _check_sockets(directory)
     assert [m["step"] for m in directory.read_metrics()] == [1, 2, 3, 4, 5]
     assert cloud.node("a").runs == []
 
@@ -243,6 +257,8 @@ def test_nodes_dial_the_run_process_itself_where_data_ports_are_given(start: Any
     assert dialled == {port}
     with cloud.admin() as admin:
         admin.cancel(run_id)
+    if sys.platform == "linux":
+        assert until(lambda: RunDirectory(Path(cloud.run(run_id).directory)).socket_bytes())["up"] > 3 * 16 << 10
 
 
 def test_without_tls_on_loopback_everything_works_too(start: Any) -> None:
@@ -285,6 +301,7 @@ def test_cut_connections_cost_no_epoch_and_no_byte(cloud: Any, proxy: Any, until
     info = cloud.when(run_id, "finished")
     assert info.epoch == 0
     assert _checksum(info) == _expected(_LONG, "a")
+    _check_sockets(RunDirectory(Path(info.directory)))  # those that were cut included
 
 
 def test_a_run_that_keeps_dying_fails_at_last(start: Any, until: Any) -> None:

@@ -37,6 +37,10 @@ class _Around:
 
     def close_doors(self, run: Run) -> None: ...
 
+    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None: ...
+
+    def count_sockets(self, run: Run) -> None: ...
+
     def save(self, run: Run) -> None: ...
 
 
@@ -58,7 +62,7 @@ class _Stage:
         self.supervisor = Supervisor(self.run, self.around, 2)
         doors = {"ticket-a": ("a", folder / "s"), "ticket-b": ("b", folder / "s")}
         self.doors = doors
-        assert self.look(Event("ready", epoch=3, details={"on_lost_node": on_lost_node})) is None
+        assert self.look(Event("ready", epoch=3, details={"port": 0, "on_lost_node": on_lost_node})) is None
 
     def look(self, event: Event, *behind: Event) -> Outcome | None:
         async def consider() -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Socket bytes: what TCP carried on a port, as the kernel counts it; TLS and HTTP/2 included, TCP and IP headers not.
+"""Socket bytes: what TCP carried on a connection, as the kernel counts it; TLS and HTTP/2 included, IP headers not.
 
 Linux tells it by netlink (``sock_diag``): a dump of the sockets that are open, and a message with the last figures when
 one is destroyed. So nothing is polled and no short connection is missed. Elsewhere there is no meter.
@@ -11,8 +11,9 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import IPv6Address, ip_address
 from types import TracebackType
+from urllib.parse import unquote
 
 _SOCK_DIAG_BY_FAMILY = 20
 _DONE, _ERROR = 3, 2
@@ -23,74 +24,83 @@ _DESTROYED = 0b101
 _ALL_STATES = 0xFFF
 _INFO = 2
 _HEADER = struct.Struct("=IHHII")
-_ASK = struct.Struct("=BBBBI48x")
+_ASK = struct.Struct("=BBBBI")
+_PORTS = struct.Struct("!HH")
 _ATTRIBUTE = struct.Struct("=HH")
 _DIAG_BYTES = 72
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 
 
 @dataclass(frozen=True, slots=True)
-class SocketBytes:
-    """Bytes of TCP streams that were dialled to one port.
+class Accepted:
+    """A connection that some process of this machine accepted.
 
     Attributes
     ----------
-    up, down : int
-        From and to those who dialled.
-    connections : int
-        How many there were.
+    port : int
+        Where it was accepted.
+    peer : str
+        Whoever dialled, as :func:`peer_of` writes it.
     """
 
-    up: int
-    down: int
-    connections: int
+    port: int
+    peer: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    cookie: bytes
-    port: int
-    inode: int
+class SocketBytes:
+    """Bytes of a TCP stream: ``up`` from whoever dialled, ``down`` to it."""
+
     up: int
     down: int
 
 
+def peer_of(address: str) -> str:
+    """gRPC's name of a peer, such as ``ipv6:%5B::1%5D:4711``, as ``host port``; mapped IPv4 as IPv4."""
+    host, _, port = unquote(address).partition(":")[2].rpartition(":")
+    return _peer(host.strip("[]"), int(port))
+
+
+def _peer(host: str, port: int) -> str:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"{host} {port}"
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return f"{mapped or address} {port}"
+
+
 class SocketMeter:
-    """Counts the bytes of every connection of this network namespace that is dialled to ``port``; a context manager.
+    """Tells what connections carried; a context manager.
 
-    Connections of this very process are left out: they are the observer's own.
-
-    Parameters
-    ----------
-    port : int
+    Watch a connection while it is open; its last figures are kept when it closes. :meth:`fileno` is readable when some
+    connection of this machine has closed: call :meth:`drain` then, or many closes in a row may be lost.
 
     Raises
     ------
     OSError
-        The system has no such meter; see :meth:`available`.
+        The system has no such meter; see :meth:`open`.
     """
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._counts: dict[bytes, tuple[int, int]] = {}
-        self._own: set[bytes] = set()
+    def __init__(self) -> None:
+        self._counts: dict[Accepted, dict[bytes, SocketBytes]] = {}
         if sys.platform != "linux":
-            raise OSError("only Linux counts the bytes of other processes' sockets")
+            raise OSError("only Linux counts the bytes of sockets")
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG)
         try:
             self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
             self._events.bind((0, _DESTROYED))
             self._events.setblocking(False)
-            list(_dump(socket.AF_INET))
+            list(_dump(socket.AF_INET, Accepted(1, "127.0.0.1 1")))
         except OSError:
             self._events.close()
             raise
 
     @classmethod
-    def open(cls, port: int) -> SocketMeter | None:
+    def open(cls) -> SocketMeter | None:
         """A meter, or None where the system has none."""
         try:
-            return cls(port)
+            return cls()
         except OSError:
             return None
 
@@ -106,39 +116,44 @@ class SocketMeter:
         """Stop counting."""
         self._events.close()
 
-    def read(self) -> SocketBytes:
-        """Bytes since the connections were opened, of those open now or closed since this meter was made."""
-        own = _own_inodes()
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for seen in _dump(family):
-                if seen.inode in own:
-                    self._own.add(seen.cookie)
-                self._count(seen)
-        for seen in self._destroyed():
-            self._count(seen)
-        counted = [count for cookie, count in self._counts.items() if cookie not in self._own]
-        return SocketBytes(sum(up for up, _ in counted), sum(down for _, down in counted), len(counted))
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._events.fileno()
 
-    def _count(self, seen: _Seen) -> None:
-        if seen.port == self._port:
-            up, down = self._counts.get(seen.cookie, (0, 0))
-            self._counts[seen.cookie] = max(up, seen.up), max(down, seen.down)
+    def watch(self, connection: Accepted) -> None:
+        """Keep the figures of this connection, and of those after it from the same address."""
+        self._counts.setdefault(connection, {})
 
-    def _destroyed(self) -> Iterator[_Seen]:
+    def drain(self) -> None:
+        """Take in which connections have closed."""
         while True:
             try:
-                yield from _parse(self._events.recv(1 << 16))
+                self._count(_parse(self._events.recv(1 << 16)))
             except BlockingIOError:
                 return
             except OSError:  # the queue overflowed: some closed connections are missing, later ones are not
                 continue
 
+    def take(self, connection: Accepted) -> SocketBytes | None:
+        """Bytes of a watched connection until now, which ends the watch; None if the kernel does not know it."""
+        self.drain()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            self._count(_dump(family, connection))
+        counts = self._counts.pop(connection, {}).values()
+        return SocketBytes(sum(c.up for c in counts), sum(c.down for c in counts)) if counts else None
 
-def _dump(family: int) -> Iterator[_Seen]:
-    """The TCP sockets that are open now."""
+    def _count(self, found: Iterator[tuple[Accepted, bytes, SocketBytes]]) -> None:
+        for connection, cookie, size in found:
+            if connection in self._counts:
+                self._counts[connection][cookie] = size
+
+
+def _dump(family: int, connection: Accepted) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
+    """What the kernel has open between the two ports."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as asker:
         asker.settimeout(2.0)
         body = _ASK.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ALL_STATES)
+        body += _PORTS.pack(connection.port, int(connection.peer.rpartition(" ")[2])) + bytes(44)
         asker.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
         while True:
             answer = asker.recv(1 << 16)
@@ -167,18 +182,19 @@ def _last(datagram: bytes) -> bool:
     return False
 
 
-def _parse(datagram: bytes) -> Iterator[_Seen]:
+def _parse(datagram: bytes) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
+    """Yield ``(connection, the kernel's name of its socket, bytes)`` of the accepting side's sockets."""
     for kind, body in _messages(datagram):
         if kind != _SOCK_DIAG_BY_FAMILY or len(body) < _DIAG_BYTES:
             continue
         info = _attribute(body[_DIAG_BYTES:], _INFO)
         if info is None or len(info) < _BYTES_RECEIVED + 8:
             continue  # a listening or half-closed socket
-        (port,) = struct.unpack_from("!H", body, 6)
-        (inode,) = struct.unpack_from("=I", body, 68)
-        (up,) = struct.unpack_from("=Q", info, _BYTES_ACKED)
-        (down,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-        yield _Seen(body[44:52], port, inode, up, down)
+        host = body[24:28] if body[0] == socket.AF_INET else body[24:40]
+        port, far = _PORTS.unpack_from(body, 4)
+        (acked,) = struct.unpack_from("=Q", info, _BYTES_ACKED)
+        (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
+        yield Accepted(port, _peer(str(ip_address(host)), far)), body[44:52], SocketBytes(up=received, down=acked)
 
 
 def _attribute(attributes: bytes, wanted: int) -> bytes | None:
@@ -191,16 +207,3 @@ def _attribute(attributes: bytes, wanted: int) -> bytes | None:
             return attributes[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return None
-
-
-def _own_inodes() -> set[int]:
-    """The inodes of this process's sockets."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except OSError:  # closed meanwhile
-            continue
-        if target.startswith("socket:["):
-            found.add(int(target[8:-1]))
-    return found
