@@ -49,9 +49,8 @@ def outcome(run: RunInfo) -> None:
     if found:
         say("result")
         for name, value in found.items():
-            if name == "baselines":  # told below, as ratios
-                continue
-            say(f"  {name:<20} {f'{value:.4f}' if isinstance(value, float) else value}")
+            if name != "baselines" and value is not None:  # baselines are told below, as ratios
+                say(f"  {name:<20} {plain(value)}")
     report = account(run)
     if report is None:
         return
@@ -62,6 +61,21 @@ def outcome(run: RunInfo) -> None:
     baselines = found.get("baselines")
     if isinstance(baselines, dict) and baselines:
         show(compression_table(compressions(report, baselines)))
+
+
+def plain(value: object) -> str:
+    """A figure of a result, or figures in a mapping or list, in plain words."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(plain, value)) or "–"
+    return str(value)
 
 
 def account(run: RunInfo) -> CommunicationReport | None:
