@@ -15,8 +15,8 @@ from farshore.cli.summary import plain
         (True, "yes"),
         ({"edge": 1200, "cloud": 7}, "edge 1,200, cloud 7"),
         (
-            [{"step": 30, "accuracy": 0.5}, {"step": 60, "accuracy": None}],
-            "step 30, accuracy 0.5000; step 60, accuracy –",
+            [{"step": 30, "accuracy": 0.5}, {"step": 9, "accuracy": None}],
+            "step 30, accuracy 0.5000; step 9, accuracy –",
         ),
         ([], "–"),
         ("accuracy", "accuracy"),
