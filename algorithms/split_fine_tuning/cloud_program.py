@@ -239,8 +239,8 @@ class Cloud:
         edges = len(self.session.channels)
         return {
             "metric": self.metric,
-            "accuracy": self.evaluations[-1][self.metric],
-            "accuracy_spare": self.evaluations[-1].get(SPARE),
+            "score": self.evaluations[-1][self.metric],
+            "score_spare": self.evaluations[-1].get(SPARE),
             "evaluations": self.evaluations,
             "steps": self.schedule.total,
             "edges": edges,

@@ -56,7 +56,7 @@ def train_unsplit(
     Returns
     -------
     dict
-        ``metric``, ``accuracy``, ``accuracy_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
+        ``metric``, ``score``, ``score_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
         last 50 steps) and ``evaluations``.
     """
     whole = Whole(config, Builder(config, Seed(seed), data or no_data), edges)
@@ -126,8 +126,8 @@ class Whole:
         """As :func:`train_unsplit` returns it."""
         return {
             "metric": self.task.metric,
-            "accuracy": self.evaluations[-1][self.task.metric],
-            "accuracy_spare": self.evaluations[-1].get(SPARE),
+            "score": self.evaluations[-1][self.task.metric],
+            "score_spare": self.evaluations[-1].get(SPARE),
             "steps": self.schedule.total,
             "loss": float(np.mean(self.losses[-50:])),
             "evaluations": self.evaluations,

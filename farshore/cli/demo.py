@@ -46,8 +46,8 @@ def tell(outcome: Outcome) -> None:
 
     split, whole = outcome.split, outcome.unsplit
     rows = [
-        (f"split over {split.result['edges']} edges and a server", f"{split.result['accuracy']:.4f}"),
-        ("unsplit, the same steps", f"{whole['accuracy']:.4f}"),
+        (f"split over {split.result['edges']} edges and a server", f"{split.result['score']:.4f}"),
+        ("unsplit, the same steps", f"{whole['score']:.4f}"),
     ]
     say("")
     table(("model", str(split.result["metric"])), rows, "")

@@ -110,8 +110,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     split, whole, report = outcome.split, outcome.unsplit, outcome.split.report
     against = {c.baseline: c for c in compressions(report, split.result["baselines"])}
     return {
-        "accuracy": split.result["accuracy"],
-        "accuracy_unsplit": whole["accuracy"],
+        "accuracy": split.result["score"],
+        "accuracy_unsplit": whole["score"],
         "metric": split.result["metric"],
         "steps": split.result["steps"],
         "edges": len(EDGES),
