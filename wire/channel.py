@@ -25,9 +25,9 @@ from .pack import Packed, Summary, pack, unpack
 
 __all__ = ["WINDOW_BYTES", "Channel", "receive_any"]
 
-#: Bytes that may be on their way, or wait for the other program, per channel and direction: what a gigabit
-#: link moves in 130 ms. With more, messages leave the processor's caches before they leave the process.
-WINDOW_BYTES = 16 << 20
+#: Bytes that may be on their way, or wait for the other program, per channel and direction: what a gigabit link moves
+#: in a quarter of a second. Two messages of 16 MiB fit, so one travels while the other is taken.
+WINDOW_BYTES = 33 << 20
 
 
 class Channel:
@@ -79,8 +79,8 @@ class Channel:
         self._sending = threading.Lock()  # frames leave in the order of their numbers
         #: Number of the last frame that arrived, and of the last that this side's program took.
         self.received = self.taken = 0
-        #: Bytes that were taken since the other side was told.
-        self.untold = 0
+        #: Bytes of what was taken, and of what the other side was told of.
+        self._taken_bytes = self._told_bytes = 0
         #: Whether somebody here waits for the other program to take everything.
         self.asking = False
         self._attachment: Attachment | None = None
@@ -107,13 +107,15 @@ class Channel:
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         with self._sending:
             with self.lock:
-                self._wait_for_room(size)
-                sequence, told = self.outbox.next, self.tell()
-            # Copying and summing up take a while, during which chunks can arrive.
+                self._check_open()
+                sequence, told, told_bytes = self.outbox.next, self.taken, self._taken_bytes
+            # Copying and summing up take a while, during which what was sent before makes room, and chunks can arrive.
             chunks = self._cut(packed, sequence, told)
             with self.lock:
-                self._check_open()
+                self._wait_for_room(size)
                 self.outbox.put(chunks, size)
+                # Told only now: while this frame waited, acknowledgements had to leave by themselves.
+                self._told_bytes = max(self._told_bytes, told_bytes)
                 attachment = self._attachment
             place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
             self.accounts.data(self.outward, packed, place, size)
@@ -136,7 +138,7 @@ class Channel:
         message = unpack(header, payload, self.limits)
         with self.lock:
             self.taken += 1
-            self.untold += size
+            self._taken_bytes += size
             attachment = self._attachment
             if attachment is not None and not attachment.should_tell(self.untold, self.outbox.window_bytes):
                 attachment = None
@@ -201,8 +203,13 @@ class Channel:
 
     def tell(self) -> int:
         """What this side's program took, for a frame that is about to be made; call it with the lock."""
-        self.untold = 0
+        self._told_bytes = self._taken_bytes
         return self.taken
+
+    @property
+    def untold(self) -> int:
+        """Bytes that were taken since the other side was told."""
+        return self._taken_bytes - self._told_bytes
 
     def _stopped(self) -> bool:
         return self._closed or self.inbox.error is not None

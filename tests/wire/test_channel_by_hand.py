@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
 from farshore.wire.attachment import Attachment
-from farshore.wire.channel import Channel
+from farshore.wire.channel import WINDOW_BYTES, Channel
 from farshore.wire.chunks import Assembler
 from farshore.wire.frame import FrameType, make_prefix
 from farshore.wire.limits import DEFAULT
@@ -37,11 +37,12 @@ steps = st.lists(
 class Bench:
     """A server's and a node's channel and the connection between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = WINDOW_BYTES) -> None:
         self.rows: list[Transfer] = []
+        small: dict[str, int] = {"chunk_bytes": 700, "window_bytes": window}
         self.ends = {
-            "down": Channel("edge", "edge", "server", recorder=self.rows.append, chunk_bytes=700),
-            "up": Channel("server", "edge", "node", chunk_bytes=700),
+            "down": Channel("edge", "edge", "server", recorder=self.rows.append, **small),
+            "up": Channel("server", "edge", "node", **small),
         }
         self.sent: dict[str, list[int]] = {"up": [], "down": []}
         self.got: dict[str, list[int]] = {"up": [], "down": []}
@@ -145,6 +146,36 @@ def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
         bench.carry("down", 100)
     bench.carry("up", 100)
     assert bench.ends["down"].peer_left
+
+
+def test_a_frame_that_waits_for_room_tells_only_what_was_taken_when_it_was_made() -> None:
+    bench = Bench(window=10_000)
+    while bench.carry("up", 100) | bench.carry("down", 100):
+        pass
+    node, server = bench.ends["up"], bench.ends["down"]
+    bench.send("up", 6000)
+    waiting = threading.Thread(target=bench.send, args=("up", 6000))
+    waiting.start()
+    while len(bench.sent["up"]) < 2:
+        pass
+    time.sleep(0.05)  # it is made, and waits
+    for _ in range(3):
+        bench.send("down", 1000)
+    bench.carry("down", 100)
+    bench.take("down")
+    bench.take("down")
+    told = node.untold
+    assert told > 2000
+    bench.carry("up", 100)
+    bench.take("up")
+    bench.carry("down", 100)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert node.untold == told  # the frame could not tell it
+    bench.take("down")  # a quarter of the window is untold now
+    bench.carry("up", 100)
+    assert node.untold == 0
+    assert not server.outbox
 
 
 def test_a_goodbye_that_is_queued_just_as_the_writer_finds_nothing_left_is_written(
