@@ -31,6 +31,6 @@ def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     """
     # gRPC's own log says in another way, and in several lines, what our errors say in one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from .orchestrator import Orchestrator
+    from .life import live
 
-    asyncio.run(Orchestrator(options).serve(on_ready))
+    asyncio.run(live(options, on_ready))

@@ -1,11 +1,10 @@
-"""The orchestrator: registry, scheduler, supervisors and the one port, in one asyncio loop."""
+"""The orchestrator: registry, scheduler and supervisors, in one asyncio loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from .credentials import Credentials
 from .data_service import Door
 from .identity import Identity, open_identity
 from .method import Method
-from .options import OnReady, Ready, ServeOptions
-from .port import Port
+from .options import ServeOptions
 from .registry import Node, Registry
 from .run import Event, Run
 from .scheduler import Candidate, Choice, Demand, choose
@@ -32,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """One server. ``serve`` runs it; the services in ``*_service.py`` call the other methods.
+    """One server, in one asyncio loop: :mod:`~farshore.server.life` runs it, the ``*_service.py`` call it.
 
     Parameters
     ----------
@@ -48,59 +46,39 @@ class Orchestrator:
         self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
         self._sockets = SocketFolder(self.identity.server_id)
-        self._counted: SocketCount | None = None
+        self._counted = SocketCount()
         self._leading: dict[str, asyncio.Task[None]] = {}
-        self._stopping = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
 
     # ---- life --------------------------------------------------------------------------------------------------
 
-    async def serve(self, on_ready: OnReady | None = None) -> None:
-        """Listen until SIGTERM or SIGINT."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        port = Port(self)
-        self._counted = SocketCount()
-        try:
-            await port.open()
-        except BaseException:
-            self._release()
-            raise
+    def begin(self) -> str:
+        """Take up what waited when the server went down; returns a join token at this home's first start, else ''."""
         first = not self.credentials.ever_used()
-        token = self.credentials.create_token(self.options.token_hours * 3600) if first else ""
         everyone = self.credentials.nodes()
         self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
         for run in self.book.open():
             self._take_up(run)
-        watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
-        try:
-            if on_ready is not None:
-                on_ready(self._ready(port, str(token)))
-            await self._stopping.wait()
-        finally:
-            watching.cancel()
-            await self._interrupt_runs()
-            await port.close()
-            self._release()
+        self._watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
+        return str(self.credentials.create_token(self.options.token_hours * 3600)) if first else ""
 
-    def _release(self) -> None:
-        if self._counted is not None:
-            self._counted.close()
+    async def end(self) -> None:
+        """Interrupt the runs."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for run in self.book:
+            if run.id in self._leading:
+                run.end_early("interrupted", "the server stopped; 'farshore runs resume' continues it")
+        tasks = list(self._leading.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=4)
+
+    def release(self) -> None:
+        """Give back the home, the store and the sockets."""
+        self._counted.close()
         self._store.close()
         self._sockets.remove()
         self.identity.release()
-
-    def _ready(self, port: Port, token: str) -> Ready:
-        identity = self.identity
-        return Ready(
-            port.address,
-            port.number,
-            identity.fingerprint,
-            token,
-            identity.admin_token_file,
-            identity.certificate_file,
-            identity.home,
-        )
 
     async def _watch_heartbeats(self) -> None:
         while True:
@@ -108,14 +86,6 @@ class Orchestrator:
             for node in self.registry.expire():
                 _log.warning("node %s is lost: %s", node.name, node.reason)
                 self.node_lost(node)
-
-    async def _interrupt_runs(self) -> None:
-        for run in self.book:
-            if run.id in self._leading:
-                run.end_early("interrupted", "the server stopped; 'farshore runs resume' continues it")
-        tasks = list(self._leading.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=4)
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
@@ -311,13 +281,11 @@ class Orchestrator:
 
     def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
         """A node's data connection came in at ``port`` from ``peer``."""
-        if self._counted is not None:
-            self._counted.dialled(run_id, node, port, peer)
+        self._counted.dialled(run_id, node, port, peer)
 
     def count_sockets(self, run: Run) -> None:
         """Write down what the data connections of the run's present epoch carried."""
-        if self._counted is not None:
-            self._counted.write(run)
+        self._counted.write(run)
 
     def save(self, run: Run) -> None:
         """Store the run's state and tell followers."""

@@ -1,0 +1,49 @@
+"""A server's life: open the port, take up the runs that waited, serve until told to stop, leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from .options import OnReady, Ready, ServeOptions
+from .orchestrator import Orchestrator
+from .port import Port
+
+
+async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; ``on_ready`` is told once the port is open.
+
+    Raises
+    ------
+    As :func:`farshore.server.api.serve`.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    orchestrator = Orchestrator(options)
+    port = Port(orchestrator)
+    try:
+        await port.open()
+        try:
+            token = orchestrator.begin()
+            if on_ready is not None:
+                on_ready(_ready(orchestrator, port, token))
+            await stopping.wait()
+        finally:
+            await orchestrator.end()
+            await port.close()
+    finally:
+        orchestrator.release()
+
+
+def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
+    identity = orchestrator.identity
+    return Ready(
+        port.address,
+        port.number,
+        identity.fingerprint,
+        token,
+        identity.admin_token_file,
+        identity.certificate_file,
+        identity.home,
+    )
