@@ -1,0 +1,1 @@
+"""Federated learning: methods as pure functions, one engine for real nodes and simulated ones."""
