@@ -7,15 +7,13 @@ replies. A position that never comes is left out: its sibling moves up unchanged
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-
-from ...core.message import Array
+from numpy.typing import NDArray
 
 #: Named arrays; the ones of a sum belong to it and are added to in place.
-Part: TypeAlias = dict[str, Array]
+Part: TypeAlias = dict[str, NDArray[Any]]
 
 
 class TreeSum:
@@ -112,11 +110,3 @@ def blocks(size: int, workers: int) -> list[tuple[int, int]]:
     wanted = max(1, size // (4 * workers))
     count = 1 << (wanted.bit_length() - 1)
     return [(first, min(count, size - first)) for first in range(0, size, count)]
-
-
-def weigh(tensors: Mapping[str, Array], weight: float) -> Part:
-    """Copies of the tensors times ``weight``, in their own float type; integers are summed as float64."""
-    return {
-        name: array * np.asarray(weight, array.dtype if array.dtype.kind == "f" else np.float64)
-        for name, array in tensors.items()
-    }

@@ -1,0 +1,116 @@
+"""What a client does in a round: some epochs of SGD on a flat model, from the state that the server sent.
+
+Written over the flat buffer, so that a step costs the same few operations however many layers a model has. Momentum and
+weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .flat import FlatModel
+
+#: ``objective(batch)``: the loss of a batch, a scalar that can be differentiated.
+Objective = Callable[[Any], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """A client's optimiser.
+
+    Attributes
+    ----------
+    lr, momentum, weight_decay : float
+        As in ``torch.optim.SGD``; no Nesterov, no dampening.
+    mu : float
+        Of FedProx's proximal term ``mu/2 · |w - w_r|²`` over the trained parameters (McMahan 2017; Li 2020).
+    """
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    mu: float = 0.0
+
+
+@dataclass(slots=True)
+class Trained:
+    """What :func:`train` did: steps, and the sum of the batches' losses."""
+
+    steps: int = 0
+    loss: float = 0.0
+
+
+def train(
+    flat: FlatModel,
+    objective: Objective,
+    batches: Iterable[Any],
+    sgd: Sgd,
+    *,
+    correction: torch.Tensor | None = None,
+    velocity: torch.Tensor | None = None,
+) -> Trained:
+    """Train the flat model in place.
+
+    Parameters
+    ----------
+    flat : FlatModel
+        Holds the round's state; its present parameters are the ``w_r`` of the proximal term.
+    objective : callable
+    batches : iterable
+    sgd : Sgd
+    correction : torch.Tensor, optional
+        (trainable,), added to every step's direction after momentum: SCAFFOLD's ``c - c_k``.
+    velocity : torch.Tensor, optional
+        (trainable,), momentum that a client kept from its last round; changed in place. None: starts from rest.
+    """
+    start = flat.trained.clone() if sgd.mu else None
+    moving = velocity if velocity is not None else torch.zeros_like(flat.gradient) if sgd.momentum else None
+    done = Trained()
+    for batch in batches:
+        flat.gradient.zero_()
+        loss = objective(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            _step(flat, sgd, start, moving, correction)
+        done.steps += 1
+        done.loss += float(loss.detach())
+    return done
+
+
+def _step(
+    flat: FlatModel,
+    sgd: Sgd,
+    start: torch.Tensor | None,
+    moving: torch.Tensor | None,
+    correction: torch.Tensor | None,
+) -> None:
+    weights, direction = flat.trained, flat.gradient
+    if sgd.weight_decay:
+        direction.add_(weights, alpha=sgd.weight_decay)
+    if start is not None:
+        direction.add_(weights - start, alpha=sgd.mu)
+    if moving is not None:
+        direction = moving.mul_(sgd.momentum).add_(direction)
+    if correction is not None:
+        direction = direction + correction
+    weights.add_(direction, alpha=-sgd.lr)
+
+
+def normaliser(steps: int, sgd: Sgd) -> float:
+    """How far ``steps`` steps on a constant gradient go, in steps of plain SGD: FedNova's ``A_k`` (Wang 2020).
+
+    ``T`` for plain SGD, ``[T - ρ(1-ρ^T)/(1-ρ)]/(1-ρ)`` with momentum, ``(1-(1-ημ)^T)/(ημ)`` with a proximal term;
+    weight decay does not enter. Both at once are counted by the recursion they follow.
+    """
+    if not sgd.momentum and not sgd.mu:
+        return float(steps)
+    shrink = sgd.lr * sgd.mu
+    travelled = speed = 0.0
+    for _ in range(steps):
+        speed = sgd.momentum * speed + 1.0 - shrink * travelled
+        travelled += speed
+    return travelled

@@ -1,0 +1,187 @@
+"""FedAvg, FedProx, SCAFFOLD and FedNova, each as what goes down, what comes up, and what the server makes of the sum.
+
+A method never sees how many workers there are: replies are turned into contributions that only ever get added
+(:mod:`~farshore.algorithms.federated.tree`). Control variates cover trained parameters only, buffers are averaged by
+every method (specification of VHL, section 3.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from .flat import FlatModel
+from .local import Objective, Sgd, normaliser, train
+from .tree import Part
+
+FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
+
+
+@dataclass(slots=True)
+class Update:
+    """A client's reply.
+
+    Attributes
+    ----------
+    tensors : dict of arrays
+        What crosses the wire; ``floats`` and ``integers`` are the client's state after its round.
+    samples : int
+        ``n_k``.
+    steps : int
+    loss : float
+        Mean over its steps.
+    """
+
+    tensors: Part
+    samples: int
+    steps: int
+    loss: float
+
+
+@dataclass(slots=True)
+class Work:
+    """A client's part in a round.
+
+    Attributes
+    ----------
+    objective : callable
+        The loss of a batch on the resident model.
+    batches : list
+        All of its batches, every epoch's.
+    samples : int
+    sgd : Sgd
+    memory : dict of tensors
+        What this client keeps from round to round; changed in place.
+    """
+
+    objective: Objective
+    batches: list[object]
+    samples: int
+    sgd: Sgd
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A federated method."""
+
+    def start(self, flat: FlatModel) -> Part:
+        """The server's state before round 1; all of it goes down in every round."""
+
+    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+        """A client's round; ``flat`` is overwritten."""
+
+    def contribution(self, down: Part, update: Update) -> Part:
+        """A reply as a summand."""
+
+    def finish(self, down: Part, total: Part, population: int) -> Part:
+        """The next round's state from the sum over the cohort; ``population`` is how many clients there are."""
+
+
+class FedAvg:
+    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020)."""
+
+    def start(self, flat: FlatModel) -> Part:
+        return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
+
+    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+        return _trained(flat, down, work)
+
+    def contribution(self, down: Part, update: Update) -> Part:
+        return _weighted(update.tensors, update.samples)
+
+    def finish(self, down: Part, total: Part, population: int) -> Part:
+        return _mean(total)
+
+
+class Scaffold(FedAvg):
+    """Control variates against drift, option II (Karimireddy 2020); clients weigh alike.
+
+    Parameters
+    ----------
+    server_lr : float
+        ``eta_g``.
+    """
+
+    def __init__(self, server_lr: float = 1.0) -> None:
+        self.server_lr = server_lr
+
+    def start(self, flat: FlatModel) -> Part:
+        return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
+
+    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+        server = torch.from_numpy(down[CONTROL])
+        mine = work.memory.setdefault(CONTROL, torch.zeros_like(server))
+        before = torch.from_numpy(down[FLOATS])[: len(server)]
+        update = _trained(flat, down, work, correction=server - mine)
+        # With momentum a step's worth of gradient travels further: A_k instead of T.
+        travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
+        change = (before - flat.trained) / travelled - server
+        mine += change
+        update.tensors[CONTROL] = change.numpy()
+        return update
+
+    def contribution(self, down: Part, update: Update) -> Part:
+        return _weighted(update.tensors, 1)
+
+    def finish(self, down: Part, total: Part, population: int) -> Part:
+        p, clients = len(down[CONTROL]), float(total[WEIGHT][0])
+        mean = _mean(total)
+        moved = mean[FLOATS][:p] - down[FLOATS][:p]
+        mean[FLOATS][:p] = down[FLOATS][:p] + np.float32(self.server_lr) * moved
+        mean[CONTROL] = down[CONTROL] + mean[CONTROL] * np.float32(clients / population)
+        return mean
+
+
+class FedNova(FedAvg):
+    """Updates are normalised by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
+
+    def __init__(self, trainable: int) -> None:
+        self._trainable = trainable
+
+    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+        update = _trained(flat, down, work)
+        update.tensors[NORMALISER] = np.array([normaliser(update.steps, work.sgd)])
+        return update
+
+    def contribution(self, down: Part, update: Update) -> Part:
+        p, travelled = self._trainable, float(update.tensors[NORMALISER][0])
+        floats = update.tensors[FLOATS].copy()
+        floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(travelled)
+        return _weighted({**update.tensors, FLOATS: floats}, update.samples)
+
+    def finish(self, down: Part, total: Part, population: int) -> Part:
+        mean = _mean(total)
+        travelled = np.float32(mean.pop(NORMALISER)[0])
+        p = self._trainable
+        mean[FLOATS][:p] = down[FLOATS][:p] - travelled * mean[FLOATS][:p]
+        return mean
+
+
+def _trained(flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
+    """Train from the state that came down, and reply with the whole state."""
+    flat.floats.copy_(torch.from_numpy(down[FLOATS]))
+    flat.integers.copy_(torch.from_numpy(down[INTEGERS]))
+    done = train(flat, work.objective, work.batches, work.sgd, correction=correction)
+    tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
+    return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))
+
+
+def _weighted(tensors: Part, weight: int) -> Part:
+    """Times ``weight``, integers as float64; with the weight itself, for the mean."""
+    part: Part = {}
+    for name, array in tensors.items():
+        kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+        part[name] = array.astype(kind) * kind.type(weight)
+    part[WEIGHT] = np.array([float(weight)])
+    return part
+
+
+def _mean(total: Part) -> Part:
+    """Sums over the weight's sum, in each array's own type; integers rounded."""
+    weight = float(total[WEIGHT][0])
+    mean: Part = {n: a / a.dtype.type(weight) for n, a in total.items() if n != WEIGHT}
+    mean[INTEGERS] = np.rint(mean[INTEGERS]).astype(np.int64)
+    return mean
