@@ -78,9 +78,13 @@ class WireError(FarshoreError):
 
 
 class PeerLostError(FarshoreError):
-    """The program at the other end of a channel is gone."""
+    """The program at the other end of a channel is gone.
+
+    ``name`` is that of the channel among several that somebody waited for, else empty.
+    """
 
     exit_code = ExitCode.PEER_LOST
+    name = ""
 
 
 class RefusedError(FarshoreError):

@@ -114,7 +114,8 @@ class Receiver(Protocol):
 def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) -> tuple[str, Message]:
     """The message that arrived first on any of the channels, with the channel's name; blocks without polling.
 
-    The error of a channel that has ended comes when no other has a message; leave that channel out to go on.
+    The error of a channel that has ended comes when no other has a message, with the channel's ``name``; leave that
+    channel out to go on.
 
     Raises
     ------
@@ -135,7 +136,11 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
             ready = [(place, name) for name, c in channels.items() if (place := c.inbox.place) is not None]
             if ready:
                 _, name = min(ready, key=lambda item: item[0])
-                return name, channels[name].receive(0.0)
+                try:
+                    return name, channels[name].receive(0.0)
+                except PeerLostError as error:
+                    error.name = name
+                    raise
         raise TimeoutError("no message arrived in time")
     finally:
         for channel in channels.values():

@@ -7,8 +7,11 @@ operations however many layers there are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ...core.errors import ConfigError
@@ -94,6 +97,11 @@ class FlatModel:
         self.gradient = torch.zeros(self.layout.trainable)
         for (_, parameter), view in zip(trained, views[0], strict=False):
             parameter.grad = self.gradient[view.start : view.start + view.count].view(view.shape)
+
+    def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
+        """Take over a state that may be read-only, of the shapes and types of this one."""
+        np.copyto(self.floats.numpy(), floats, casting="no")
+        np.copyto(self.integers.numpy(), integers, casting="no")
 
     @property
     def trained(self) -> torch.Tensor:

@@ -73,6 +73,9 @@ class Method(Protocol):
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         """A client's round; ``flat`` is overwritten."""
 
+    def reply(self, down: Part) -> Part:
+        """Arrays of the names, shapes and types that every update must have; their values mean nothing."""
+
     def contribution(self, down: Part, update: Update) -> Part:
         """A reply as a summand."""
 
@@ -88,6 +91,9 @@ class FedAvg:
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         return _trained(flat, down, work)
+
+    def reply(self, down: Part) -> Part:
+        return {name: down[name] for name in (FLOATS, INTEGERS)}
 
     def contribution(self, down: Part, update: Update) -> Part:
         return _weighted(update.tensors, update.samples)
@@ -112,9 +118,9 @@ class Scaffold(FedAvg):
         return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        server = torch.from_numpy(down[CONTROL])
+        server = torch.tensor(down[CONTROL])
         mine = work.memory.setdefault(CONTROL, torch.zeros_like(server))
-        before = torch.from_numpy(down[FLOATS])[: len(server)]
+        before = torch.tensor(down[FLOATS][: len(server)])
         update = _trained(flat, down, work, correction=server - mine)
         # With momentum a step's worth of gradient travels further: A_k instead of T.
         travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
@@ -122,6 +128,9 @@ class Scaffold(FedAvg):
         mine += change
         update.tensors[CONTROL] = change.numpy()
         return update
+
+    def reply(self, down: Part) -> Part:
+        return down
 
     def contribution(self, down: Part, update: Update) -> Part:
         return _weighted(update.tensors, 1)
@@ -146,6 +155,9 @@ class FedNova(FedAvg):
         update.tensors[NORMALISER] = np.array([normaliser(update.steps, work.sgd)])
         return update
 
+    def reply(self, down: Part) -> Part:
+        return {**super().reply(down), NORMALISER: np.ones(1)}
+
     def contribution(self, down: Part, update: Update) -> Part:
         p, travelled = self._trainable, float(update.tensors[NORMALISER][0])
         floats = update.tensors[FLOATS].copy()
@@ -162,8 +174,7 @@ class FedNova(FedAvg):
 
 def _trained(flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
     """Train from the state that came down, and reply with the whole state."""
-    flat.floats.copy_(torch.from_numpy(down[FLOATS]))
-    flat.integers.copy_(torch.from_numpy(down[INTEGERS]))
+    flat.load(down[FLOATS], down[INTEGERS])
     done = train(flat, work.objective, work.batches, work.sgd, correction=correction)
     tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
     return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))

@@ -219,8 +219,9 @@ def test_receive_any_wakes_up_and_names_the_lost_after_all_messages(wires: Any, 
     pairs["b"].node.send(wires.message(6))
     _until(lambda: len(channels["b"].inbox) == 1)
     assert receive_any(channels, 20)[1].step == 6
-    with pytest.raises(PeerLostError, match="node a is lost"):
+    with pytest.raises(PeerLostError, match="node a is lost") as caught:
         receive_any(channels, 20)
+    assert caught.value.name == "a"
 
 
 def _until(condition: Any) -> None:

@@ -1,0 +1,108 @@
+"""The server's side of a federated run: draw a cohort, have it train, make the next state of the sum, score it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import RunFailedError
+from ...core.seeds import Seed
+from ...core.session import ServerSession
+from .fleet import Fleet, Gathered
+from .task import Task
+from .tree import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long a run goes on, and with how many.
+
+    Attributes
+    ----------
+    rounds : int
+    per_round : int
+        Clients of a cohort.
+    least : int
+        A round with fewer replies leaves the state as it is.
+    evaluate_every, checkpoint_every : int
+        Rounds; the last one is always scored and kept.
+    """
+
+    rounds: int
+    per_round: int
+    least: int = 1
+    evaluate_every: int = 1
+    checkpoint_every: int = 10
+
+
+def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
+    """The clients of a round, ascending: drawn without replacement by run seed and round alone, whatever the method."""
+    drawn = seed.child("cohort", number).numpy().choice(population, size=size, replace=False, shuffle=False)
+    return sorted(int(client) for client in drawn)
+
+
+class Rounds:
+    """A federated run on the server.
+
+    Parameters
+    ----------
+    session : ServerSession
+    task : Task
+    fleet : Fleet
+    schedule : Schedule
+    """
+
+    def __init__(self, session: ServerSession, task: Task, fleet: Fleet, schedule: Schedule) -> None:
+        if schedule.per_round > fleet.population:
+            raise RunFailedError(
+                f"{schedule.per_round} clients a round are more than the {fleet.population} that there are",
+                cure="lower per_round, or let more nodes join",
+            )
+        self._session, self._task, self._fleet, self._schedule = session, task, fleet, schedule
+        self._flat = task.model()
+        self._method = task.method(self._flat)
+        self.state: Part = self._method.start(self._flat)
+        self.history: list[dict[str, Any]] = []
+        if session.resume_step is not None:
+            self.state, meta = session.load_checkpoint(session.resume_step)
+            self.history = list(meta["history"])
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run to the last round; returns one entry per round."""
+        for number in range(len(self.history) + 1, self._schedule.rounds + 1):
+            self._session.check_cancelled()
+            self._round(number)
+        return self.history
+
+    def _round(self, number: int) -> None:
+        seed = self._session.run.seed
+        chosen = cohort(seed, number, self._fleet.population, self._schedule.per_round)
+        gathered = self._fleet.round(number, chosen, self.state, self._method)
+        if gathered.total is not None and len(gathered.replies) >= self._schedule.least:
+            self.state = self._method.finish(self.state, gathered.total, self._fleet.population)
+        else:
+            self._session.log(f"round {number}: {len(gathered.replies)} replies are too few; the model stays as it was")
+        entry = {"round": number, **_told(gathered, chosen)}
+        last = number == self._schedule.rounds
+        if last or number % self._schedule.evaluate_every == 0:
+            entry |= self._task.evaluate(self._flat, self.state)
+        self.history.append(entry)
+        figures = {name: value for name, value in entry.items() if isinstance(value, float)}
+        self._session.metrics(number, **figures)
+        if last or number % self._schedule.checkpoint_every == 0:
+            self._session.save_checkpoint(number, self.state, {"history": self.history})
+            self._fleet.keep(number)
+        self._session.progress(number, self._schedule.rounds, **figures)
+
+
+def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:
+    losses = np.array([r.loss for r in gathered.replies])
+    samples = np.array([r.samples for r in gathered.replies])
+    return {
+        "cohort": list(chosen),
+        "missing": {str(client): why for client, why in gathered.missing.items()},
+        "train_loss": float(losses @ samples / samples.sum()) if len(samples) else float("nan"),
+    }

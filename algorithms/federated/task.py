@@ -1,0 +1,25 @@
+"""What a federated run learns: a model, a method, every client's work, and how good a state is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .flat import FlatModel
+from .methods import Method, Work
+from .tree import Part
+
+
+class Task(Protocol):
+    """One learning problem; both programs make it from the run's configuration, seed and data."""
+
+    def model(self) -> FlatModel:
+        """A fresh model with the run's initial weights, the same in every process."""
+
+    def method(self, flat: FlatModel) -> Method:
+        """The federated method, for models like this."""
+
+    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+        """What a client does in round ``number`` (from 1), on the resident model ``flat``."""
+
+    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+        """Scores of a state on the test set; ``flat`` is overwritten."""
