@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from ...core.errors import WireError
-from ...core.message import Encoding, Message, Tensor
+from ...core.message import Message
 from ...core.session import NodeSession
+from .messages import Encodings, arrays, update_message
 from .task import Task
 
 
@@ -19,11 +18,11 @@ class Client:
     ----------
     session : NodeSession
     task : Task
-    encodings : Mapping[str, Encoding]
-        How the named arrays of its update travel; raw where none is given.
+    encodings : Encodings
+        Of its update.
     """
 
-    def __init__(self, session: NodeSession, task: Task, encodings: Mapping[str, Encoding]) -> None:
+    def __init__(self, session: NodeSession, task: Task, encodings: Encodings) -> None:
         self._session, self._task, self._encodings = session, task, encodings
         self._number = session.shard[0]
         self._flat = task.model()
@@ -49,10 +48,7 @@ class Client:
                 raise WireError(f"the server sent a '{message.kind}' where a round was expected")
 
     def _train(self, message: Message) -> None:
-        down = {name: tensor.array for name, tensor in message.tensors.items()}
         work = self._task.work(self._flat, self._number, message.round)
         work.memory = self._memory
-        update = self._method.local(self._flat, down, work)
-        tensors = {name: Tensor(array, self._encodings.get(name)) for name, array in update.tensors.items()}
-        fields = {"samples": update.samples, "steps": update.steps, "loss": update.loss}
-        self._session.channel.send(Message("update", round=message.round, tensors=tensors, fields=fields))
+        update = self._method.local(self._flat, arrays(message), work)
+        self._session.channel.send(update_message(message.round, update, self._encodings))

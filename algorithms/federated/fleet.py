@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from ...core.errors import PeerLostError
-from ...core.message import Encoding, Message, Tensor
+from ...core.message import Message
 from ...core.session import ServerSession
-from .methods import Method, Update
+from .messages import Encodings, UpdateError, model_message, read_update
+from .methods import Method
 from .tree import Part, TreeSum
 
 
@@ -73,13 +72,13 @@ class NodeFleet:
     Parameters
     ----------
     session : ServerSession
-    encodings : Mapping[str, Encoding]
-        How the named arrays of the state travel; raw where none is given.
+    encodings : Encodings
+        Of the state.
     deadline : float
         Seconds that a round waits for replies; 0 = until everybody has answered or is lost.
     """
 
-    def __init__(self, session: ServerSession, encodings: Mapping[str, Encoding], deadline: float = 0.0) -> None:
+    def __init__(self, session: ServerSession, encodings: Encodings, deadline: float = 0.0) -> None:
         self._session, self._encodings, self._deadline = session, encodings, deadline
         self._names = list(session.channels)
         self._lost: dict[int, str] = {}
@@ -101,9 +100,7 @@ class NodeFleet:
             gathered.missing[cohort[place]] = why
             self._session.log(f"round {number}: without {name}: {why}")
 
-        message = Message(
-            "model", round=number, tensors={n: Tensor(a, self._encodings.get(n)) for n, a in down.items()}
-        )
+        message = model_message(number, down, self._encodings)
         for name in list(waiting):
             try:
                 self._session.channels[name].send(message)
@@ -139,35 +136,3 @@ class NodeFleet:
                 channel.send(Message("control", round=number, fields={"what": "keep"}))
             except PeerLostError:
                 continue
-
-
-class UpdateError(Exception):
-    """An update is not one: of other shapes, not finite, of another round."""
-
-
-def read_update(message: Message, number: int, expected: Part) -> Update:
-    """Check a client's update against the arrays that its method sends.
-
-    Raises
-    ------
-    UpdateError
-        It must not be added, and why.
-    """
-    if message.kind != "update" or message.round != number:
-        raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {number}")
-    tensors = {name: tensor.array for name, tensor in message.tensors.items()}
-    if tensors.keys() != expected.keys():
-        raise UpdateError(f"it sent {sorted(tensors)} instead of {sorted(expected)}")
-    for name, array in expected.items():
-        got = tensors[name]
-        if (got.shape, got.dtype) != (array.shape, array.dtype):
-            raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {array.dtype} {list(array.shape)}")
-    for name, array in tensors.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UpdateError(f"its '{name}' are not finite")
-    samples, steps, loss = (message.fields.get(n) for n in ("samples", "steps", "loss"))
-    if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
-        raise UpdateError("it does not say how many samples and steps it took, and with which loss")
-    if not (samples > 0 and steps > 0):
-        raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
-    return Update(tensors, samples, steps, loss)

@@ -1,0 +1,66 @@
+"""What crosses the wire in a round: the state on its way down, an update on its way up, the same on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...core.message import Encoding, Message, Tensor
+from .methods import Update
+from .tree import Part
+
+#: How named arrays travel; those without an encoding travel raw.
+Encodings = Mapping[str, Encoding]
+
+
+def model_message(number: int, state: Part, encodings: Encodings) -> Message:
+    """The state, for the cohort of round ``number``."""
+    return Message("model", round=number, tensors=_tensors(state, encodings))
+
+
+def update_message(number: int, update: Update, encodings: Encodings) -> Message:
+    """A client's update of round ``number``."""
+    fields = {"samples": update.samples, "steps": update.steps, "loss": update.loss}
+    return Message("update", round=number, tensors=_tensors(update.tensors, encodings), fields=fields)
+
+
+def arrays(message: Message) -> Part:
+    """The named arrays of a message that arrived; they may be read-only."""
+    return {name: tensor.array for name, tensor in message.tensors.items()}
+
+
+def _tensors(part: Part, encodings: Encodings) -> dict[str, Tensor]:
+    return {name: Tensor(array, encodings.get(name)) for name, array in part.items()}
+
+
+class UpdateError(Exception):
+    """An update is not one: of other shapes, not finite, of another round."""
+
+
+def read_update(message: Message, number: int, expected: Part) -> Update:
+    """Check a client's update against the arrays that its method sends.
+
+    Raises
+    ------
+    UpdateError
+        It must not be added, and why.
+    """
+    if message.kind != "update" or message.round != number:
+        raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {number}")
+    tensors = arrays(message)
+    if tensors.keys() != expected.keys():
+        raise UpdateError(f"it sent {sorted(tensors)} instead of {sorted(expected)}")
+    for name, array in expected.items():
+        got = tensors[name]
+        if (got.shape, got.dtype) != (array.shape, array.dtype):
+            raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {array.dtype} {list(array.shape)}")
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UpdateError(f"its '{name}' are not finite")
+    samples, steps, loss = (message.fields.get(n) for n in ("samples", "steps", "loss"))
+    if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
+        raise UpdateError("it does not say how many samples and steps it took, and with which loss")
+    if not (samples > 0 and steps > 0):
+        raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
+    return Update(tensors, samples, steps, loss)
