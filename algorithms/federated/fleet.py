@@ -10,7 +10,7 @@ from typing import Protocol
 from ...core.errors import PeerLostError
 from ...core.message import Message
 from ...core.session import ServerSession
-from .messages import Encodings, UpdateError, model_message, read_update
+from .messages import Encodings, UpdateError, arrays, as_it_arrives, model_message, read_update
 from .methods import Method
 from .tree import Part, TreeSum
 
@@ -101,6 +101,7 @@ class NodeFleet:
             self._session.log(f"round {number}: without {name}: {why}")
 
         message = model_message(number, down, self._encodings)
+        seen = arrays(as_it_arrives(message))  # what clients begin from, and updates are measured against
         for name in list(waiting):
             try:
                 self._session.channels[name].send(message)
@@ -113,7 +114,7 @@ class NodeFleet:
                 name, answer = self._session.receive_any(list(waiting), left)
                 if answer.round < number:  # of a round that did not wait for it
                     continue
-                update = read_update(answer, number, method.reply(down))
+                update = read_update(answer, number, method.reply(seen))
             except PeerLostError as error:
                 leave_out(error.name, str(error))
             except TimeoutError:
@@ -123,7 +124,7 @@ class NodeFleet:
                 leave_out(name, str(error))
             else:
                 place = waiting.pop(name)
-                tree.add(place, method.contribution(down, update))
+                tree.add(place, method.contribution(seen, update))
                 replies[place] = Reply(cohort[place], update.samples, update.steps, update.loss)
         gathered.total = tree.total()
         gathered.replies = [replies[place] for place in sorted(replies)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...core.message import Encoding, Message, Tensor
+from ...wire.pack import pack, unpack
 from .methods import Update
 from .tree import Part
 
@@ -28,6 +29,14 @@ def update_message(number: int, update: Update, encodings: Encodings) -> Message
 def arrays(message: Message) -> Part:
     """The named arrays of a message that arrived; they may be read-only."""
     return {name: tensor.array for name, tensor in message.tensors.items()}
+
+
+def as_it_arrives(message: Message) -> Message:
+    """What the other end gets: the message itself, or another where an encoding loses something."""
+    if not any(t.encoding is not None and t.encoding.lossy for t in message.tensors.values()):
+        return message
+    packed = pack(message)
+    return unpack(packed.header, memoryview(b"".join(packed.payload)))
 
 
 def _tensors(part: Part, encodings: Encodings) -> dict[str, Tensor]:

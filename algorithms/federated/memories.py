@@ -1,0 +1,36 @@
+"""What clients remember from round to round, by client: SCAFFOLD's control variates, a momentum that is kept."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+#: Named tensors of one client.
+Memory = dict[str, torch.Tensor]
+
+
+class Memories(Protocol):
+    """A place for every client's memory."""
+
+    def of(self, client: int) -> Memory:
+        """The client's memory, to be changed; empty before its first round."""
+
+    def put(self, client: int, memory: Memory) -> None:
+        """Keep it."""
+
+
+class OwnMemories:
+    """Memories in this process."""
+
+    def __init__(self) -> None:
+        self.all: dict[int, Memory] = {}
+
+    def of(self, client: int) -> Memory:
+        return self.all.setdefault(client, {})
+
+    def put(self, client: int, memory: Memory) -> None:
+        if memory:
+            self.all[client] = memory
+        else:
+            self.all.pop(client, None)

@@ -1,0 +1,74 @@
+"""Plays clients, one after another, on one resident model: what a node would do and send, without the node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..algorithms.federated.fleet import Reply
+from ..algorithms.federated.memories import Memories
+from ..algorithms.federated.messages import Encodings, UpdateError, as_it_arrives, read_update, update_message
+from ..algorithms.federated.task import Task
+from ..algorithms.federated.tree import Part, TreeSum
+from ..wire.pack import pack
+from .sizes import Size, size_of
+
+
+@dataclass(slots=True)
+class Block:
+    """What came of a part of a cohort.
+
+    Attributes
+    ----------
+    total : dict of arrays or None
+        Sum of the contributions: the node of the cohort's tree that this part is.
+    replies : list of Reply
+    sizes : list of Size
+        Of each client's update, in the order of the clients.
+    missing : dict
+        Client -> why its update was not added.
+    """
+
+    total: Part | None = None
+    replies: list[Reply] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
+    missing: dict[int, str] = field(default_factory=dict)
+
+
+class Player:
+    """Holds one model, whatever number of clients it plays.
+
+    Parameters
+    ----------
+    task : Task
+    encodings : Encodings
+        Of the updates; what a lossy one loses is lost here too.
+    memories : Memories
+        What each client remembers from round to round.
+    """
+
+    def __init__(self, task: Task, encodings: Encodings, memories: Memories) -> None:
+        self._task, self._encodings, self._memories = task, encodings, memories
+        self._flat = task.model()
+        self._method = task.method(self._flat)
+
+    def play(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
+        """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
+        block, tree = Block(), TreeSum(len(clients), first)
+        expected = self._method.reply(down)
+        for position, client in enumerate(clients, first):
+            work = self._task.work(self._flat, client, number)
+            work.memory = self._memories.of(client)
+            message = update_message(number, self._method.local(self._flat, down, work), self._encodings)
+            self._memories.put(client, work.memory)
+            block.sizes.append(size_of(pack(message)))
+            try:
+                update = read_update(as_it_arrives(message), number, expected)
+            except UpdateError as error:
+                tree.skip(position)
+                block.missing[client] = str(error)
+            else:
+                tree.add(position, self._method.contribution(down, update))
+                block.replies.append(Reply(client, update.samples, update.steps, update.loss))
+        block.total = tree.total()
+        return block
