@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from ..algorithms.federated.fleet import Gathered
 from ..algorithms.federated.messages import Encodings, arrays, as_it_arrives, model_message
@@ -11,16 +12,24 @@ from ..algorithms.federated.methods import Method
 from ..algorithms.federated.tree import Part
 from ..core.transfer import Direction, Recorder, Transfer
 from ..wire.pack import pack
-from .player import Player
+from .player import Block
 from .sizes import Size, size_of
 
 
+class Troupe(Protocol):
+    """Whoever plays a cohort."""
+
+    def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
+        """Round ``number`` for all of a cohort, from the state ``down``."""
+
+
 class SimulatedFleet:
-    """Clients ``0 … population - 1``, played in this process; see :class:`~farshore.algorithms.federated.fleet.Fleet`.
+    """Clients ``0 … population - 1``; see :class:`~farshore.algorithms.federated.fleet.Fleet`.
 
     Parameters
     ----------
-    player : Player
+    troupe : Troupe
+        Plays them: a player in this process, or workers.
     population : int
     encodings : Encodings
         Of the state on its way down.
@@ -28,8 +37,8 @@ class SimulatedFleet:
         Gets a row for every frame that a real run would have sent; nodes are called ``client-7``.
     """
 
-    def __init__(self, player: Player, population: int, encodings: Encodings, recorder: Recorder | None = None) -> None:
-        self._player, self._population, self._encodings, self._recorder = player, population, encodings, recorder
+    def __init__(self, troupe: Troupe, population: int, encodings: Encodings, recorder: Recorder | None = None) -> None:
+        self._troupe, self._population, self._encodings, self._recorder = troupe, population, encodings, recorder
 
     @property
     def population(self) -> int:
@@ -39,7 +48,7 @@ class SimulatedFleet:
     def round(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Gathered:
         """Play the cohort."""
         message = model_message(number, down, self._encodings)
-        block = self._player.play(number, 0, cohort, arrays(as_it_arrives(message)))
+        block = self._troupe.play(number, cohort, arrays(as_it_arrives(message)), method)
         if self._recorder is not None:
             size = size_of(pack(message))
             for client in cohort:

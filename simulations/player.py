@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
 from ..algorithms.federated.messages import Encodings, UpdateError, as_it_arrives, read_update, update_message
+from ..algorithms.federated.methods import Method
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
 from ..wire.pack import pack
@@ -52,7 +53,11 @@ class Player:
         self._flat = task.model()
         self._method = task.method(self._flat)
 
-    def play(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
+    def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
+        """Round ``number`` for a whole cohort."""
+        return self.play_part(number, 0, cohort, down)
+
+    def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
         block, tree = Block(), TreeSum(len(clients), first)
         expected = self._method.reply(down)

@@ -73,6 +73,9 @@ class Method(Protocol):
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         """A client's round; ``flat`` is overwritten."""
 
+    def remembers(self, flat: FlatModel) -> dict[str, int]:
+        """Names and lengths of the float32 tensors that a client keeps from round to round."""
+
     def reply(self, down: Part) -> Part:
         """Arrays of the names, shapes and types that every update must have; their values mean nothing."""
 
@@ -91,6 +94,9 @@ class FedAvg:
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         return _trained(flat, down, work)
+
+    def remembers(self, flat: FlatModel) -> dict[str, int]:
+        return {}
 
     def reply(self, down: Part) -> Part:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
@@ -128,6 +134,9 @@ class Scaffold(FedAvg):
         mine += change
         update.tensors[CONTROL] = change.numpy()
         return update
+
+    def remembers(self, flat: FlatModel) -> dict[str, int]:
+        return {CONTROL: flat.layout.trainable}
 
     def reply(self, down: Part) -> Part:
         return down

@@ -27,6 +27,8 @@ class Schedule:
         Clients of a cohort.
     least : int
         A round with fewer replies leaves the state as it is.
+    deadline : float
+        Seconds that a round of real nodes waits for replies; 0 = until everybody has answered or is lost.
     evaluate_every, checkpoint_every : int
         Rounds; the last one is always scored and kept.
     """
@@ -34,6 +36,7 @@ class Schedule:
     rounds: int
     per_round: int
     least: int = 1
+    deadline: float = 0.0
     evaluate_every: int = 1
     checkpoint_every: int = 10
 

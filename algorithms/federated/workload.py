@@ -1,0 +1,71 @@
+"""A federated method as a workload: from a task to the two programs that real nodes and servers run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+from pydantic import BaseModel
+
+from ...core.errors import PeerLostError
+from ...core.message import Message
+from ...core.seeds import Seed
+from ...core.session import NodeSession, ServerSession
+
+if TYPE_CHECKING:
+    from .messages import Encodings
+    from .rounds import Schedule
+    from .task import Task
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class FederatedWorkload(ABC, Generic[Config]):
+    """The programs of a federated run; a method gives the four functions below.
+
+    Rounds go on with whoever is left, so a lost node restarts nothing. Heavy imports happen when a program starts.
+    """
+
+    on_lost_node: Literal["restart", "continue"] = "continue"
+    uses_torch = True
+
+    @abstractmethod
+    def task(self, config: Config, seed: Seed, find: Callable[[str], Path]) -> Task:
+        """The learning problem; ``find`` gives a data set's path by name."""
+
+    @abstractmethod
+    def schedule(self, config: Config) -> Schedule:
+        """How many rounds, with how many."""
+
+    @abstractmethod
+    def encodings(self, config: Config) -> tuple[Encodings, Encodings]:
+        """Of the state on its way down, and of updates on their way up."""
+
+    @abstractmethod
+    def result(self, task: Task, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the run tells at its end."""
+
+    def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
+        """Run the rounds; returns :meth:`result`."""
+        from .fleet import NodeFleet
+        from .rounds import Rounds
+
+        settings = cast(Config, config)
+        task = self.task(settings, session.run.seed, session.data)
+        fleet = NodeFleet(session, self.encodings(settings)[0], self.schedule(settings).deadline)
+        history = Rounds(session, task, fleet, self.schedule(settings)).run()
+        for channel in session.channels.values():
+            with suppress(PeerLostError):
+                channel.send(Message("control", fields={"what": "done"}))
+        return self.result(task, history)
+
+    def node_program(self, session: NodeSession, config: BaseModel) -> None:
+        """Be one client."""
+        from .client import Client
+
+        settings = cast(Config, config)
+        task = self.task(settings, session.run.seed, session.data)
+        Client(session, task, self.encodings(settings)[1]).run()

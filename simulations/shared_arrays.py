@@ -1,0 +1,70 @@
+"""Named arrays in memory that several processes see, without a copy and without an object that is pickled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Arrays begin at multiples of so many bytes.
+_ALIGNED = 64
+
+
+class SharedArrays:
+    """Arrays of fixed names, shapes and types in one block of shared memory.
+
+    One process makes them (:meth:`like`) and in the end removes them; others open them by what :meth:`description`
+    says.
+    """
+
+    def __init__(self, memory: SharedMemory, layout: Mapping[str, tuple[str, list[int]]], *, owner: bool) -> None:
+        self._memory, self._layout, self._owner = memory, dict(layout), owner
+        self.arrays: dict[str, NDArray[Any]] = {}
+        offset = 0
+        for name, (dtype, shape) in self._layout.items():
+            self.arrays[name] = np.ndarray(tuple(shape), np.dtype(dtype), memory.buf, offset)
+            offset += _padded(self.arrays[name].nbytes)
+
+    @classmethod
+    def like(cls, arrays: Mapping[str, NDArray[Any]]) -> SharedArrays:
+        """Memory for arrays like these; nothing is copied."""
+        layout = {name: (array.dtype.str, list(array.shape)) for name, array in arrays.items()}
+        size = sum(_padded(array.nbytes) for array in arrays.values())
+        return cls(SharedMemory(create=True, size=max(1, size)), layout, owner=True)
+
+    @classmethod
+    def open(cls, description: Mapping[str, Any]) -> SharedArrays:
+        """The arrays that another process made."""
+        memory = SharedMemory(name=str(description["memory"]))
+        size = sum(_padded(np.dtype(d).itemsize * math.prod(shape)) for d, shape in description["layout"].values())
+        if size > memory.size:
+            raise ValueError("a description of shared arrays is larger than their memory")
+        return cls(memory, description["layout"], owner=False)
+
+    def description(self) -> dict[str, Any]:
+        """JSON-able; for :meth:`open`."""
+        return {"memory": self._memory.name, "layout": self._layout}
+
+    def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy arrays of the same names, shapes and types in."""
+        for name, mine in self.arrays.items():
+            np.copyto(mine, arrays[name], casting="no")
+
+    def copies(self) -> dict[str, NDArray[Any]]:
+        """The arrays, in this process's own memory."""
+        return {name: array.copy() for name, array in self.arrays.items()}
+
+    def close(self) -> None:
+        """Let go of the memory; its maker also removes it."""
+        self.arrays.clear()
+        self._memory.close()
+        if self._owner:
+            self._memory.unlink()
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED

@@ -1,0 +1,115 @@
+"""A worker of a simulation: a process that plays the parts of a cohort that it is given, one after another."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError, DataError
+from ..core.seeds import Seed
+from ..core.workloads import load
+from .player import Player
+from .shared_arrays import SharedArrays
+from .shared_memories import SharedMemories
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """What every worker makes its task from; JSON-able.
+
+    Attributes
+    ----------
+    workload, config_json : str
+    seed : int
+        Root of the run's seed tree.
+    data : dict
+        Paths of data sets by name.
+    population : int
+    memories : str
+        Folder of the clients' memories.
+    threads : int
+        Compute threads of a worker.
+    """
+
+    workload: str
+    config_json: str
+    seed: int
+    data: dict[str, str]
+    population: int
+    memories: str
+    threads: int = 1
+
+    def find(self) -> Callable[[str], Path]:
+        """Gives a data set's path by name."""
+
+        def path(name: str) -> Path:
+            if name not in self.data:
+                raise DataError(f"the simulation has no data set '{name}'", cure=f"give it one: --data {name}=PATH")
+            return Path(self.data[name])
+
+        return path
+
+    def player(self) -> Player:
+        """A player with a model of its own."""
+        from ..algorithms.federated.workload import FederatedWorkload
+
+        workload = load(self.workload)
+        if not isinstance(workload, FederatedWorkload):
+            raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
+        config = workload.config.model_validate_json(self.config_json)
+        task = workload.task(config, Seed(self.seed), self.find())
+        flat = task.model()
+        memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
+        return Player(task, workload.encodings(config)[1], memories)
+
+
+def main(connection: Connection, cast_json: str) -> None:
+    """Play until the other end closes the connection."""
+    cast = Cast(**json.loads(cast_json))
+    os.environ |= {name: str(cast.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    opened: dict[str, SharedArrays] = {}
+    try:
+        player = _player(cast)
+        connection.send_bytes(b'{"ready": true}')
+        while True:
+            asked = json.loads(connection.recv_bytes())
+            state, total = (_open(opened, asked[which]) for which in ("state", "total"))
+            connection.send_bytes(json.dumps(_play(player, asked, state, total)).encode())
+    except EOFError:
+        pass
+    except Exception as error:
+        connection.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+    finally:
+        for arrays in opened.values():
+            arrays.close()
+
+
+def _player(cast: Cast) -> Player:
+    import torch
+
+    torch.set_num_threads(cast.threads)
+    return cast.player()
+
+
+def _open(opened: dict[str, SharedArrays], description: dict[str, Any]) -> SharedArrays:
+    name = description["memory"]
+    if name not in opened:
+        opened[name] = SharedArrays.open(description)
+    return opened[name]
+
+
+def _play(player: Player, asked: dict[str, Any], state: SharedArrays, total: SharedArrays) -> dict[str, Any]:
+    block = player.play_part(asked["round"], asked["first"], asked["clients"], state.arrays)
+    if block.total is not None:
+        total.fill(block.total)
+    return {
+        "empty": block.total is None,
+        "replies": [asdict(reply) for reply in block.replies],
+        "sizes": block.sizes,
+        "missing": {str(client): why for client, why in block.missing.items()},
+    }

@@ -1,0 +1,151 @@
+"""A population that worker processes play: the cohort is cut into nodes of its reduction tree, so any number of workers
+gives the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+from ..algorithms.federated.fleet import Reply
+from ..algorithms.federated.methods import Method, Update
+from ..algorithms.federated.tree import Part, TreeSum, blocks
+from ..core.errors import RunFailedError
+from .player import Block
+from .shared_arrays import SharedArrays
+from .sizes import Size
+from .worker_process import Cast, main
+
+_SPAWN = multiprocessing.get_context("spawn")
+_STOP_SECONDS = 2.0
+
+
+class Workers:
+    """Processes that hold one model each; a context manager.
+
+    Parameters
+    ----------
+    cast : Cast
+    count : int
+        How many.
+    """
+
+    def __init__(self, cast: Cast, count: int) -> None:
+        self._cast, self._count = cast, count
+        self._processes: dict[Connection, BaseProcess] = {}
+        self._state: SharedArrays | None = None
+        self._totals: dict[Connection, SharedArrays] = {}
+
+    def __enter__(self) -> Workers:
+        cast = json.dumps(asdict(self._cast))
+        for number in range(self._count):
+            mine, theirs = _SPAWN.Pipe()
+            process = _SPAWN.Process(target=main, args=(theirs, cast), name=f"worker {number}", daemon=True)
+            process.start()
+            theirs.close()
+            self._processes[mine] = process
+        try:
+            for connection in self._processes:
+                self._read(connection)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop them all."""
+        for connection in self._processes:
+            connection.close()
+        for process in self._processes.values():
+            process.join(_STOP_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for arrays in (*self._totals.values(), *([self._state] if self._state else [])):
+            arrays.close()
+        self._processes, self._totals, self._state = {}, {}, None
+
+    def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
+        """Round ``number`` for the whole cohort.
+
+        Raises
+        ------
+        RunFailedError
+            A worker died, or its task raised.
+        """
+        self._share(down, method)
+        cut = blocks(len(cohort), len(self._processes))
+        level = (cut[0][1] - 1).bit_length()
+        tree, done = TreeSum(len(cohort)), dict[int, dict[str, Any]]()
+        for first, answer, total in self._answers(number, cohort, cut):
+            done[first] = answer
+            if answer["empty"]:
+                tree.skip(first, level)
+            else:
+                tree.add(first, total.copies(), level)
+        return _joined([done[first] for first, _ in cut], tree.total())
+
+    def _answers(
+        self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, dict[str, Any], SharedArrays]]:
+        """Hand the blocks out, each to whoever is idle, and yield what comes back."""
+        assert self._state is not None
+        left, busy = list(reversed(cut)), dict[Connection, int]()
+        for connection in self._processes:
+            if left:
+                busy[connection] = self._ask(connection, number, cohort, left.pop())
+        while busy:
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                answer, first = self._read(ready), busy.pop(ready)
+                yield first, answer, self._totals[ready]
+                if left:
+                    busy[ready] = self._ask(ready, number, cohort, left.pop())
+
+    def _ask(self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]) -> int:
+        assert self._state is not None
+        first, count = block
+        asked = {"round": number, "first": first, "clients": list(cohort[first : first + count])}
+        asked |= {"state": self._state.description(), "total": self._totals[connection].description()}
+        with suppress(OSError):  # whoever died is noticed where its answer is read
+            connection.send_bytes(json.dumps(asked).encode())
+        return first
+
+    def _read(self, connection: Connection) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            process = self._processes[connection]
+            process.join(_STOP_SECONDS)
+            raise RunFailedError(f"{process.name} of the simulation died (exit code {process.exitcode})") from None
+        if "error" in answer:
+            raise RunFailedError(f"{self._processes[connection].name} of the simulation: {answer['error']}")
+        return answer
+
+    def _share(self, down: Part, method: Method) -> None:
+        if self._state is None:
+            self._state = SharedArrays.like(down)
+            example = method.contribution(down, Update(method.reply(down), 1, 1, 0.0))
+            self._totals = {connection: SharedArrays.like(example) for connection in self._processes}
+        self._state.fill(down)
+
+
+def _joined(answers: list[dict[str, Any]], total: Part | None) -> Block:
+    return Block(
+        total,
+        [Reply(**reply) for answer in answers for reply in answer["replies"]],
+        [Size(*size) for answer in answers for size in answer["sizes"]],
+        {int(client): why for answer in answers for client, why in answer["missing"].items()},
+    )
