@@ -1,0 +1,1 @@
+"""Virtual homogeneity learning: every node trains on the same labelled noise beside its own data."""
