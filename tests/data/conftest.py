@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 
 
+def data_folder(name: str) -> Path:
+    """A real data set of this machine: $FARSHORE_DATA/name, or ../shared/data/name beside the repository."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("FARSHORE_DATA", beside)) / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} files in {folder}; set FARSHORE_DATA to the folder that holds {name}/")
+    return folder
+
+
 @pytest.fixture
 def glue_folder() -> Path:
-    """The GLUE files of this machine: $FARSHORE_DATA/glue, or ../shared/data/glue beside the repository."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("FARSHORE_DATA", beside)) / "glue"
-    if not folder.is_dir():
-        pytest.skip(f"no GLUE files in {folder}; set FARSHORE_DATA to the folder that holds glue/")
-    return folder
+    return data_folder("glue")
+
+
+@pytest.fixture
+def cifar10_folder() -> Path:
+    return data_folder("cifar10")
 
 
 class WordTokenizer:

@@ -1,0 +1,74 @@
+"""Image sets as folders: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import DataError
+from .image_decode import SUFFIXES, ImageStack
+from .image_set import Pixels, Reading
+
+
+def locate_folder(folder: Path) -> Path | None:
+    """``folder`` if it holds a folder ``train``."""
+    return folder if (folder / "train").is_dir() else None
+
+
+def read_folder(folder: Path) -> Reading:
+    """Read all images below ``train`` and ``test``, class by class and by file name.
+
+    Classes are the folders in ``train``, in alphabetical order, or by number if all names are numbers. Hidden files are
+    passed over.
+
+    Raises
+    ------
+    DataError
+        A folder is missing or empty, ``test`` has a class that ``train`` lacks, a file is no image or a damaged one.
+    MissingExtraError
+        pillow is not installed.
+    """
+    classes = _class_folders(folder / "train")
+    unknown = sorted(set(_class_folders(folder / "test")) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{folder}/test has the class {unknown[0]}, which {folder}/train lacks",
+            cure="name the class folders alike in both",
+        )
+    return Reading(_part(folder / "train", classes), _part(folder / "test", classes), classes)
+
+
+def _class_folders(part: Path) -> tuple[str, ...]:
+    if not part.is_dir():
+        raise DataError(f"there is no folder {part}", cure="lay the images out as train/<class>/ and test/<class>/")
+    names = sorted(f.name for f in part.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if not names:
+        raise DataError(f"{part} holds no folders of classes", cure="lay the images out as train/<class>/*.png")
+    if all(n.isascii() and n.isdigit() for n in names):
+        names.sort(key=lambda n: (int(n), n))
+    return tuple(names)
+
+
+def _part(part: Path, classes: tuple[str, ...]) -> Pixels:
+    files = [(file, label) for label, name in enumerate(classes) for file in _images(part / name)]
+    stack = ImageStack(len(files), str(part))
+    for file, _ in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}", cure="check its permissions") from error
+        stack.add(content, str(file))
+    return Pixels(stack.images(), np.array([label for _, label in files], np.int64), stack.note)
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES or not file.is_file():
+            raise DataError(
+                f"{file} is no image file ({', '.join(SUFFIXES)})", cure="convert it to PNG, or take it away"
+            )
+    return files

@@ -1,0 +1,117 @@
+"""MNIST and Fashion-MNIST in their official IDX files, packed or not; needs NumPy only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ..core.errors import DataError
+from .image_set import Bytes, Pixels, Reading, check_size
+
+#: MD5 of the packed files as published; the tables of torchvision hold the same.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+#: Where torchvision puts the files below its root.
+_PLACES = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
+
+
+def locate_idx(folder: Path) -> Path | None:
+    """The folder, at or below ``folder``, that holds any of the four files."""
+    for place in (folder / p for p in _PLACES):
+        if any((place / name).is_file() or (place / name[:-3]).is_file() for name in MNIST_MD5):
+            return place
+    return None
+
+
+def read_idx(folder: Path, checksums: Mapping[str, str]) -> Reading:
+    """Read the four files; a packed one is preferred, as only it has a published checksum.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``train-images-idx3-ubyte.gz`` … or the same without ``.gz``.
+    checksums : Mapping[str, str]
+        Name of each packed file -> its MD5.
+
+    Raises
+    ------
+    DataError
+        A file is missing, has another checksum, or is not what its header says.
+    """
+    return Reading(_part(folder, "train", checksums), _part(folder, "t10k", checksums))
+
+
+def _part(folder: Path, part: str, checksums: Mapping[str, str]) -> Pixels:
+    images, whole = _array(folder, f"{part}-images-idx3-ubyte.gz", 3, checksums)
+    labels, also = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
+    if len(images) != len(labels):
+        raise DataError(
+            f"{folder} has {len(images)} {part} images and {len(labels)} labels", cure="copy its four files again"
+        )
+    note = "official files, checksums verified" if whole and also else "official format, unpacked: no checksum to check"
+    return Pixels(images[:, None], labels.astype(np.int64), note)
+
+
+def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str]) -> tuple[Bytes, bool]:
+    """The array of one file, and whether its checksum was verified."""
+    packed, plain = folder / name, folder / name.removesuffix(".gz")
+    path = packed if packed.is_file() else plain
+    try:
+        if path == packed:
+            _check_md5(path, checksums[name])
+            with gzip.open(path) as file:
+                return _parse(file, path, dimensions), True  # type: ignore[arg-type]
+        with plain.open("rb") as file:
+            return _parse(file, path, dimensions), False
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no {name}", cure="copy the four IDX files there") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}", cure="copy the file again") from error
+
+
+def _check_md5(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path} is not the published file: MD5 {found} where {expected} belongs",
+            cure="download it again; a file that was packed anew can be unpacked, then no checksum is checked",
+        )
+
+
+def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:
+    header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
+        magic = int.from_bytes(header[:4], "big")
+        raise DataError(
+            f"{path} starts with {magic}, where an IDX file of bytes in {dimensions} dimensions starts with "
+            f"{2048 + dimensions}",
+            cure="check that it is the file that its name says",
+        )
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+    check_size(shape[0], tuple(shape[1:]), str(path))
+    size = math.prod(shape)
+    content = file.read(size)
+    if len(content) < size or file.read(1):
+        more = "more than " if len(content) == size else ""
+        raise DataError(
+            f"{path} holds {more}{len(content)} bytes where its header promises {size}", cure="copy the file again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()

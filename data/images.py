@@ -1,0 +1,168 @@
+"""Image classification data sets by name, in whichever format a folder holds them (specification §6)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import DataError
+from ..core.seeds import Seed
+from .digits import load_digits
+from .image_folder import locate_folder, read_folder
+from .image_idx import FASHION_MD5, MNIST_MD5, locate_idx, read_idx
+from .image_parquet import locate_parquet, read_parquet
+from .image_set import ImageSet, ImageTask, Pixels, Reading
+from .image_torchvision import locate_cifar10, locate_cifar100, locate_svhn, read_cifar, read_svhn
+from .registry import Find
+
+__all__ = ["KNOWN", "ImageSet", "ImageTask", "load_images"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to store a data set.
+
+    Attributes
+    ----------
+    words : str
+        What a folder of this format holds, for messages.
+    locate : callable
+        The folder that holds the files, at or below the given one; None if it has no file of this format.
+    read : callable
+        Reads that folder.
+    """
+
+    words: str
+    locate: Callable[[Path], Path | None]
+    read: Callable[[Path], Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImages:
+    """A published data set; ``names`` is empty where only the files tell the names of the classes."""
+
+    classes: int
+    names: tuple[str, ...]
+    official: Format | None
+
+
+_DIGITS = tuple("0123456789")
+_CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_IDX = "train-images-idx3-ubyte.gz and its three neighbours"
+
+#: The published data sets by name.
+KNOWN: dict[str, KnownImages] = {
+    "digits": KnownImages(10, _DIGITS, None),
+    "mnist": KnownImages(10, _DIGITS, Format(_IDX, locate_idx, partial(read_idx, checksums=MNIST_MD5))),
+    "fmnist": KnownImages(10, _CLOTHES, Format(_IDX, locate_idx, partial(read_idx, checksums=FASHION_MD5))),
+    "cifar10": KnownImages(
+        10, _THINGS, Format("cifar-10-batches-py/", locate_cifar10, partial(read_cifar, reader="CIFAR10"))
+    ),
+    "cifar100": KnownImages(
+        100, (), Format("cifar-100-python/", locate_cifar100, partial(read_cifar, reader="CIFAR100"))
+    ),
+    "svhn": KnownImages(10, _DIGITS, Format("train_32x32.mat and test_32x32.mat", locate_svhn, read_svhn)),
+}
+
+#: What a folder of any name may hold.
+_ANY = (
+    Format("train*.parquet and test*.parquet", locate_parquet, read_parquet),
+    Format("train/<class>/*.png and test/<class>/*.png", locate_folder, read_folder),
+)
+
+
+def load_images(name: str, find: Find, seed: Seed) -> ImageTask:
+    """Read an image data set.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`KNOWN`, or of any other data set that is stored as Parquet files or an image folder.
+    find : callable
+        ``session.data``, or anything that turns a data set's name into a folder; ``digits`` needs none.
+    seed : Seed
+        For the split of ``digits``. All programs of a run must give the same.
+
+    Returns
+    -------
+    ImageTask
+        Its sets' ``note`` says where the pixels come from, and whether they are lossy re-encodings.
+
+    Raises
+    ------
+    DataError
+        The data set is not there, or a file of it is missing, damaged, or not the published one.
+    MissingExtraError
+        A package that reads this format is not installed.
+    """
+    known = KNOWN.get(name)
+    if name == "digits":
+        return _task(name, known, load_digits(seed), "scikit-learn")
+    folder = _folder(name, find)
+    official = (known.official,) if known and known.official else ()
+    for format_ in (*official, *_ANY):
+        try:
+            place = format_.locate(folder)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be read: {error.strerror}", cure="check its permissions") from error
+        if place is not None:
+            return _task(name, known, format_.read(place), str(place))
+    archives = sorted(f.name for f in folder.iterdir() if f.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")))
+    choices = "; ".join(f.words for f in (*official, *_ANY))
+    raise DataError(
+        f"{folder} holds no image data set '{name}'",
+        cure=f"unpack {archives[0]} there" if archives else f"give a folder that holds {choices}",
+    )
+
+
+def _folder(name: str, find: Find) -> Path:
+    try:
+        folder = Path(find(name))
+    except DataError as error:
+        near = difflib.get_close_matches(name.lower().replace("-", ""), KNOWN, n=1)
+        if name in KNOWN or not near:
+            raise
+        raise DataError(error.message, cure=f"did you mean '{near[0]}'?") from error
+    if not folder.is_dir():
+        raise DataError(
+            f"the data set '{name}' is at {folder}, which does not exist or is no folder",
+            cure="give the folder that holds its files",
+        )
+    return folder
+
+
+def _task(name: str, known: KnownImages | None, found: Reading, where: str) -> ImageTask:
+    """Give the classes their names and, in a published data set, their published order."""
+    classes = found.classes
+    if not classes:
+        count = known.classes if known else int(found.train.labels.max(initial=-1)) + 1
+        classes = known.names if known and known.names else tuple(str(i) for i in range(count))
+    if known and len(classes) != known.classes:
+        raise DataError(
+            f"{where} has {len(classes)} classes, and '{name}' has {known.classes}",
+            cure="give the data set a name of its own, or complete it",
+        )
+    order = np.arange(len(classes))
+    if known and set(known.names) == set(classes):
+        order = np.array([known.names.index(c) for c in classes])
+        classes = known.names
+    try:
+        train, test = (_set(p, order, classes) for p in (found.train, found.test))
+        return ImageTask(name, train, test)
+    except DataError as error:
+        raise DataError(f"{where}: {error.message}", cure=error.cure) from error
+
+
+def _set(part: Pixels, order: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
+    labels = part.labels
+    if len(labels) and labels.max() < len(order):
+        labels = order[labels].astype(np.int64)
+    return ImageSet(part.images, labels, classes, part.note)

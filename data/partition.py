@@ -1,0 +1,103 @@
+"""How a data set is divided among clients: one frozen configuration, the same parts on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..core.errors import ConfigError
+from . import partitioners
+from .client_tests import like_train
+from .draws import IntArray
+
+Kind = Literal["lda", "lda_disjoint", "classes_per_client", "subset", "shards", "quantity", "iid", "label_dirichlet"]
+
+
+class Partition(BaseModel):
+    """Which partitioner, and how uneven; see :mod:`farshore.data.partitioners` (specification §3.5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind = "lda"
+    alpha: float = Field(
+        0.1, ge=1e-6, le=1e6, description="lda, lda_disjoint, label_dirichlet: smaller is more uneven; subset: a share"
+    )
+    classes: int = Field(2, ge=1, description="classes per client (classes_per_client)")
+    shards: int = Field(2, ge=1, description="shards per client (shards)")
+    beta: float = Field(0.5, ge=1e-6, le=1e6, description="smaller makes sizes more uneven (quantity)")
+    min_size: int = Field(10, ge=1, description="samples that the smallest client has at least")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of the draw; the same seed gives the same parts")
+
+    def split(self, labels: npt.ArrayLike, clients: int) -> list[IntArray]:
+        """Deal the samples out.
+
+        Parameters
+        ----------
+        labels : int array (N,)
+            Class of each sample, 0 or more.
+        clients : int
+            Number of clients K.
+
+        Returns
+        -------
+        list of int64 array
+            K sorted arrays of indices. Disjoint; together they hold every sample; none has less than ``min_size``.
+
+        Raises
+        ------
+        ConfigError
+            There is no such partition, or none was found in a bounded number of draws; the cure names the nearest
+            values that work.
+        """
+        classes = _checked(labels, clients, self.min_size)
+        return self._draw(classes, clients, np.random.RandomState(self.seed))
+
+    def _draw(self, labels: IntArray, clients: int, rng: np.random.RandomState) -> list[IntArray]:
+        least, alpha = self.min_size, self.alpha
+        match self.kind:
+            case "lda":
+                return partitioners.lda(labels, clients, rng, alpha=alpha, min_size=least)
+            case "lda_disjoint":
+                return partitioners.lda_disjoint(labels, clients, rng, alpha=alpha, min_size=least)
+            case "classes_per_client":
+                return partitioners.classes_per_client(labels, clients, rng, classes=self.classes, min_size=least)
+            case "subset":
+                return partitioners.subset(labels, clients, rng, alpha=alpha, min_size=least)
+            case "shards":
+                return partitioners.shards(labels, clients, rng, shards=self.shards, min_size=least)
+            case "quantity":
+                return partitioners.quantity(labels, clients, rng, beta=self.beta, min_size=least)
+            case "iid":
+                return partitioners.iid(labels, clients, rng)
+            case "label_dirichlet":
+                return partitioners.label_dirichlet(labels, clients, rng, alpha=alpha)
+
+    def split_test(
+        self, labels: npt.ArrayLike, parts: Sequence[IntArray], test_labels: npt.ArrayLike
+    ) -> list[IntArray]:
+        """A test part per client, see :func:`farshore.data.client_tests.like_train`; drawn with ``seed``."""
+        train, test = _checked(labels, len(parts), 0), _checked(test_labels, len(parts), 0)
+        return like_train(train, parts, test, np.random.RandomState(self.seed))
+
+
+def _checked(labels: npt.ArrayLike, clients: int, min_size: int) -> IntArray:
+    found: np.ndarray[Any, Any] = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.min() < 0:
+        raise ConfigError(
+            f"labels must be a row of whole numbers from 0, not {found.dtype} of shape {found.shape}",
+            cure="give the labels of an ImageSet",
+        )
+    if clients < 1:
+        raise ConfigError(f"{clients} clients cannot share a data set", cure="set clients=1 or more")
+    if clients * min_size > len(found):
+        fewer = f"clients={len(found) // min_size} or less" if len(found) >= min_size else ""
+        smaller = f"min_size={len(found) // clients} or less" if len(found) >= clients else ""
+        raise ConfigError(
+            f"{len(found)} samples cannot give {clients} clients {min_size} each",
+            cure="set " + " or ".join(c for c in (smaller, fewer) if c) if smaller or fewer else "use more data",
+        )
+    return found.astype(np.int64)

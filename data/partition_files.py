@@ -1,0 +1,107 @@
+"""A partition as a JSON file, bound to the labels that it was drawn for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..core.errors import DataError
+from ..core.files import write_file
+from .draws import IntArray
+from .partition import Partition
+
+#: A larger file is not read; 10 million indices take about 90 MB.
+_LARGEST_FILE = 256 << 20
+
+
+class _Saved(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["farshore-partition-1"] = "farshore-partition-1"
+    partition: Partition
+    samples: int
+    labels_sha256: str
+    clients: list[list[int]]
+
+
+def save_partition(path: Path, partition: Partition, labels: npt.ArrayLike, parts: Sequence[IntArray]) -> None:
+    """Write configuration and indices; the file is whole or not there.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it exists.
+    partition : Partition
+        What ``parts`` were drawn with.
+    labels : int array (N,)
+        What they were drawn for; only a digest is written.
+    parts : sequence of int array
+        Indices per client.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    saved = _Saved(
+        partition=partition,
+        samples=len(np.asarray(labels)),
+        labels_sha256=_digest(labels),
+        clients=[[int(i) for i in part] for part in parts],
+    )
+    write_file(path, saved.model_dump_json().encode())
+
+
+def load_partition(path: Path, labels: npt.ArrayLike) -> tuple[Partition, list[IntArray]]:
+    """Read what :func:`save_partition` wrote, and check that it divides these labels.
+
+    Returns
+    -------
+    Partition, list of int64 array
+        The configuration, and the indices per client.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, belongs to other labels, or gives a sample to two clients.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise DataError(f"the partition {path} is larger than {_LARGEST_FILE >> 20} MiB", cure="save it again")
+        saved = _Saved.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"the partition {path} cannot be read: {error.strerror}", cure="check the path") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"the partition {path} is wrong: {where}: {first['msg']}", cure="save it again") from error
+    if saved.samples != len(np.asarray(labels)) or saved.labels_sha256 != _digest(labels):
+        raise DataError(
+            f"the partition {path} was drawn for other labels ({saved.samples} samples)",
+            cure="use the data set that it was drawn for, or draw it anew",
+        )
+    parts = _indices(path, saved)
+    return saved.partition, parts
+
+
+def _indices(path: Path, saved: _Saved) -> list[IntArray]:
+    try:
+        parts = [np.array(c, np.int64) for c in saved.clients]
+    except OverflowError:
+        parts = [np.array([-1], np.int64)]
+    every = np.concatenate([np.empty(0, np.int64), *parts])
+    if len(every) and not (every.min() >= 0 and every.max() < saved.samples):
+        raise DataError(f"the partition {path} has an index outside its {saved.samples} samples", cure="save it again")
+    if len(np.unique(every)) != len(every):
+        raise DataError(f"the partition {path} gives a sample to a client twice or to two", cure="save it again")
+    return parts
+
+
+def _digest(labels: npt.ArrayLike) -> str:
+    return hashlib.sha256(np.asarray(labels).astype("<i8").tobytes()).hexdigest()

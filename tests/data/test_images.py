@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farshore.core.errors import DataError, MissingExtraError
+from farshore.core.seeds import Seed
+from farshore.data import image_set
+from farshore.data.images import KNOWN, ImageSet, ImageTask, load_images
+
+Image = pytest.importorskip("PIL.Image")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+SEED = Seed(0)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def at(folder: Path) -> Callable[[str], Path]:
+    return lambda name: folder
+
+
+def absent(name: str) -> Path:
+    raise DataError(f"no data set '{name}'", cure=f"join with --data {name}=PATH")
+
+
+def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
+
+
+def encoded(image: np.ndarray[Any, Any], kind: str = "PNG", mode: str = "") -> bytes:
+    file = io.BytesIO()
+    made = Image.fromarray(image)
+    (made.convert(mode) if mode else made).save(file, kind)
+    return file.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes | None], labels: list[Any], **options: Any) -> None:
+    image, label = options.get("image", "img"), options.get("label", "label")
+    column = pa.array(
+        [{"bytes": b, "path": None} for b in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    table = pa.table({image: column, label: pa.array(labels, options.get("kind", pa.int64()))})
+    if names := options.get("names"):
+        features = {label: {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    """Twelve training and four test images, lossless."""
+    for part, count in (("train", 12), ("test", 4)):
+        images = [encoded(i) for i in pixels(count, 6, 5, 3)]
+        write_parquet(tmp_path / f"{part}.parquet", images, [i % 10 for i in range(count)])
+    return tmp_path
+
+
+# ---- the set itself
+
+
+def test_a_set_refuses_what_does_not_fit() -> None:
+    images, labels = pixels(2, 1, 4, 4), np.array([0, 1])
+    for wrong in (images.astype(np.float32), images[0], pixels(2, 4, 4, 4)):
+        with pytest.raises(DataError, match="uint8"):
+            ImageSet(wrong, labels, ("a", "b"), "")
+    with pytest.raises(DataError, match="int64"):
+        ImageSet(images, labels[:1], ("a", "b"), "")
+    with pytest.raises(DataError, match="label 1 "):
+        ImageSet(images, labels, ("a",), "")
+    with pytest.raises(DataError, match="label -1 "):
+        ImageSet(images, labels - 1, ("a", "b"), "")
+    with pytest.raises(DataError, match="no images"):
+        ImageSet(images[:0], labels[:0], ("a",), "")
+    ours = ImageSet(images, labels, ("a", "b"), "")
+    with pytest.raises(DataError, match="differ"):
+        ImageTask("t", ours, ImageSet(pixels(2, 3, 4, 4), labels, ("a", "b"), ""))
+
+
+def test_the_digest_depends_on_pixels_labels_order_and_shape() -> None:
+    images, labels = pixels(2, 1, 4, 2), np.array([0, 1])
+    sets = [
+        (images, labels),
+        (images[::-1], labels),
+        (images, labels[::-1]),
+        (images.reshape(2, 1, 2, 4), labels),
+        (images ^ np.uint8(1), labels),
+    ]
+    digests = [ImageSet(i, lab, ("a", "b"), "").digest() for i, lab in sets]
+    assert len(set(digests)) == len(sets)
+    assert ImageSet(images.copy(), labels.copy(), ("c", "d"), "other").digest() == digests[0]
+
+
+# ---- digits
+
+
+def test_digits_need_no_folder_and_are_split_with_the_class_frequencies_kept() -> None:
+    task = load_images("digits", absent, SEED)
+    assert task.train.images.shape == (1297, 1, 8, 8)
+    assert task.test.images.shape == (500, 1, 8, 8)
+    assert task.train.images.max() == task.test.images.max() == 255
+    assert task.classes == tuple("0123456789")
+    train, test = (np.bincount(s.labels, minlength=10) for s in (task.train, task.test))
+    assert np.all(np.abs(test - (train + test) * 500 / 1797) < 1)
+
+
+def test_digits_are_those_of_scikit_learn_and_each_is_in_one_part() -> None:
+    found = pytest.importorskip("sklearn.datasets").load_digits()
+    task = load_images("digits", absent, SEED)
+    both = np.concatenate([task.train.images, task.test.images])[:, 0].reshape(1797, 64)
+    labels = np.concatenate([task.train.labels, task.test.labels])
+    ours = sorted((*np.rint(b / 255 * 16).astype(int).tolist(), int(n)) for b, n in zip(both, labels, strict=True))
+    assert ours == sorted((*d.astype(int).tolist(), int(n)) for d, n in zip(found.data, found.target, strict=True))
+
+
+def test_the_split_of_digits_follows_the_seed() -> None:
+    first, again, other = (load_images("digits", absent, Seed(s)).test.digest() for s in (0, 0, 1))
+    assert first == again != other
+
+
+# ---- Parquet
+
+
+def test_parquet_images_come_back_pixel_by_pixel_in_file_order(parquet: Path) -> None:
+    task = load_images("cifar10", at(parquet), SEED)
+    assert np.array_equal(task.train.images, pixels(12, 6, 5, 3).transpose(0, 3, 1, 2))
+    assert task.train.labels.tolist() == [i % 10 for i in range(12)]
+    assert len(task.test.labels) == 4
+    assert task.classes == CLASSES
+    assert "lossless" in task.train.note
+
+
+def test_jpeg_images_are_called_lossy_with_their_number(parquet: Path) -> None:
+    images = [encoded(i, "JPEG" if n < 3 else "PNG") for n, i in enumerate(pixels(12, 6, 5, 3))]
+    write_parquet(parquet / "train.parquet", images, [0] * 12)
+    task = load_images("cifar10", at(parquet), SEED)
+    assert "lossy re-encodings: 3 of 12 images are JPEG" in task.train.note
+    assert "lossless" in task.test.note
+
+
+def test_parquet_in_parts_and_in_a_folder_below_is_found(tmp_path: Path) -> None:
+    images = [encoded(i) for i in pixels(4, 8, 8)]
+    data = tmp_path / "data"
+    for part in range(2):
+        name = f"train-{part:05}-of-00002.parquet"
+        write_parquet(data / name, images[2 * part : 2 * part + 2], [part, part], image="image", label="fine_label")
+    write_parquet(data / "test-00000-of-00001.parquet", images[:1], [99], image="image", label="fine_label")
+    task = load_images("cifar100", at(tmp_path), SEED)
+    assert np.array_equal(task.train.images[:, 0], pixels(4, 8, 8))
+    assert task.train.labels.tolist() == [0, 0, 1, 1]
+    assert task.classes[99] == "99"
+    (data / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="lacks part 1 of the 2"):
+        load_images("cifar100", at(tmp_path), SEED)
+
+
+def test_two_data_sets_below_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("small", "large"):
+        write_parquet(tmp_path / name / "train.parquet", [encoded(pixels(8, 8))], [0])
+    with pytest.raises(DataError, match="large, small") as caught:
+        load_images("svhn", at(tmp_path), SEED)
+    assert "one of these" in caught.value.cure
+
+
+def test_an_own_data_set_has_the_names_of_its_metadata(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(pixels(8, 8))] * 2, [0, 1], names=["oak", "elm", "ash"])
+    assert load_images("trees", at(tmp_path), SEED).classes == ("oak", "elm", "ash")
+
+
+def test_a_published_set_in_another_class_order_is_brought_to_the_published_one(tmp_path: Path) -> None:
+    names = list(reversed(CLASSES))
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(pixels(8, 8))] * 3, [0, 1, 9], names=names)
+    task = load_images("cifar10", at(tmp_path), SEED)
+    assert task.classes == CLASSES
+    assert task.train.labels.tolist() == task.test.labels.tolist() == [9, 8, 0]
+
+
+def test_parts_that_number_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    for part, names in (("train", ["oak", "elm"]), ("test", ["elm", "oak"])):
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(pixels(8, 8))] * 2, [0, 1], names=names)
+    with pytest.raises(DataError, match="another order"):
+        load_images("trees", at(tmp_path), SEED)
+
+
+def test_metadata_of_another_form_gives_no_names(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(pixels(8, 8))] * 2, [0, 1], names={"0": "oak"})
+    assert load_images("trees", at(tmp_path), SEED).classes == ("0", "1")
+
+
+def damaged(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+def rows(images: list[bytes | None], labels: list[Any], **options: Any) -> Callable[[Path], None]:
+    return lambda path: write_parquet(path, images, labels, **options)
+
+
+GOOD = encoded(pixels(6, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("write", "word"),
+    [
+        (damaged(b"no parquet"), "no Parquet file"),
+        (damaged(b""), "no Parquet file"),
+        (rows([GOOD, b"no image"], [0, 0]), "row 1: no PNG"),
+        (rows([GOOD, GOOD[:-30]], [0, 0]), "row 1: no PNG"),
+        (rows([GOOD, None], [0, 0]), "row 1: no image bytes"),
+        (rows([GOOD, GOOD], [0, None]), "row 1: None"),
+        (rows([GOOD, GOOD], [0, -1]), "row 1: -1"),
+        (rows([GOOD, GOOD], [0, 10]), "label 10"),
+        (rows([GOOD, encoded(pixels(5, 6, 3))], [0, 0]), "row 1: an image of shape"),
+        (rows([GOOD, encoded(pixels(6, 5))], [0, 0]), "row 1: an image of shape"),
+        (rows([encoded(pixels(5, 6, 3))], [0]), "differ"),
+        (rows([encoded(pixels(6, 5, 3), "GIF")], [0]), "row 0: no PNG"),
+        (rows([encoded(pixels(6, 5).astype(np.uint16) * 9)], [0]), "row 0: pixels of kind I;16"),
+        (rows([], []), "0 images"),
+        (rows([GOOD], [0], image="picture"), "img or image"),
+        (rows([GOOD], [0], label="target"), "label or fine_label"),
+        (rows([GOOD], ["0"], kind=pa.string()), "label is string"),
+        (lambda p: pq.write_table(pa.table({"img": [b"x"], "label": [0]}), p), "img is binary"),
+        (rows([GOOD], [0], names=["a", "b"]), "2 classes"),
+    ],
+)
+def test_a_bad_parquet_file_is_named_with_a_cure(parquet: Path, write: Callable[[Path], None], word: str) -> None:
+    write(parquet / "train.parquet")
+    with pytest.raises(DataError, match=word) as caught:
+        load_images("cifar10", at(parquet), SEED)
+    assert str(parquet) in caught.value.message
+    assert caught.value.cure
+
+
+def test_a_parquet_file_damaged_inside_is_refused(parquet: Path) -> None:
+    path = parquet / "train.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.parquet"):
+        load_images("cifar10", at(parquet), SEED)
+
+
+def test_a_missing_test_part_is_named(parquet: Path) -> None:
+    (parquet / "test.parquet").unlink()
+    with pytest.raises(DataError, match=r"holds no test\*\.parquet"):
+        load_images("cifar10", at(parquet), SEED)
+
+
+# ---- hostile sizes
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = encoded(np.zeros((8, 2000), np.uint8))
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}.parquet", [bomb], [0])
+
+    def never(*args: Any, **options: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image.Image, "convert", never)
+    with pytest.raises(DataError, match="8 x 2000") as caught:
+        load_images("mine", at(tmp_path), SEED)
+    assert "scale" in caught.value.cure
+
+
+def test_a_set_that_is_too_large_is_refused_before_memory_is_taken(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = 12 * 3 * 6 * 5
+    monkeypatch.setattr(image_set, "LARGEST_SET", whole)
+    load_images("cifar10", at(parquet), SEED)
+    monkeypatch.setattr(image_set, "LARGEST_SET", whole - 1)
+    monkeypatch.setattr(np, "empty", lambda *a, **k: pytest.fail("memory was taken"))
+    with pytest.raises(DataError, match="12 images of 3 x 6 x 5"):
+        load_images("cifar10", at(parquet), SEED)
+
+
+# ---- folders
+
+
+def write_folder(folder: Path, classes: tuple[str, ...], count: int = 2) -> Path:
+    for part in ("train", "test"):
+        for n, name in enumerate(classes):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.full((4, 4, 3), 10 * n + i, np.uint8)
+                (folder / part / name / f"{i}.png").write_bytes(encoded(image))
+    return folder
+
+
+def test_class_folders_named_by_numbers_are_ordered_by_number(tmp_path: Path) -> None:
+    task = load_images("mine", at(write_folder(tmp_path, ("0", "1", "10", "11", "2"))), SEED)
+    assert task.classes == ("0", "1", "2", "10", "11")
+    # The folder written third is '10': grey values 20 and 21, class 3.
+    assert {int(i) for i in task.train.images[task.train.labels == 3][:, 0, 0, 0]} == {20, 21}
+
+
+def test_class_folders_with_published_names_have_the_published_classes(tmp_path: Path) -> None:
+    task = load_images("svhn", at(write_folder(tmp_path, tuple("9876543210"))), SEED)
+    assert task.classes == tuple("0123456789")
+    assert np.all(task.train.images[task.train.labels == 9][:, 0, 0, 0] < 10)
+
+
+def test_grey_and_palette_images_have_their_channels(tmp_path: Path) -> None:
+    grey, colour = tmp_path / "grey", tmp_path / "colour"
+    for part in ("train", "test"):
+        for folder, mode in ((grey, "L"), (colour, "P")):
+            (folder / part / "a").mkdir(parents=True)
+            (folder / part / "a" / "0.png").write_bytes(encoded(pixels(4, 4, 3), mode=mode))
+    assert load_images("mine", at(grey), SEED).train.images.shape == (1, 1, 4, 4)
+    assert load_images("mine", at(colour), SEED).train.images.shape == (1, 3, 4, 4)
+
+
+def test_bad_folders_are_named_with_a_cure(tmp_path: Path) -> None:
+    def refused(name: str, change: Callable[[Path], Any], word: str, data: str = "mine") -> None:
+        folder = write_folder(tmp_path / name, ("a", "b"))
+        change(folder)
+        with pytest.raises(DataError, match=word) as caught:
+            load_images(data, at(folder), SEED)
+        assert str(folder) in caught.value.message
+        assert caught.value.cure
+
+    refused("text", lambda f: (f / "train" / "a" / "notes.txt").write_text("x"), r"notes\.txt is no image")
+    refused("broken", lambda f: (f / "train" / "a" / "0.png").write_bytes(b"x"), r"a/0\.png: no PNG")
+    refused("extra", lambda f: (f / "test" / "a").rename(f / "test" / "c"), "class c")
+    refused("no test", lambda f: (f / "test").rename(f / "dev"), "no folder .*test")
+    refused("few classes", lambda f: None, "2 classes, and 'cifar10' has 10", "cifar10")
+    folder = write_folder(tmp_path / "hidden", ("a", "b"))
+    (folder / "train" / "a" / ".DS_Store").write_bytes(b"x")
+    assert len(load_images("mine", at(folder), SEED).train.labels) == 4
+
+
+# ---- names and folders
+
+
+def test_without_a_format_the_cure_lists_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image data set 'cifar10'") as caught:
+        load_images("cifar10", at(tmp_path), SEED)
+    assert all(w in caught.value.cure for w in ("cifar-10-batches-py", "parquet", "train/<class>"))
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match="no image data set") as caught:
+        load_images("cifar10", at(tmp_path), SEED)
+    assert "unpack cifar-10-python.tar.gz" in caught.value.cure
+
+
+def test_a_data_set_that_is_not_there_is_refused_and_the_nearest_name_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no data set 'cifar10'") as caught:
+        load_images("cifar10", absent, SEED)
+    assert "--data cifar10=PATH" in caught.value.cure
+    with pytest.raises(DataError) as caught:
+        load_images("CIFAR-10", absent, SEED)
+    assert "did you mean 'cifar10'" in caught.value.cure
+    with pytest.raises(DataError, match="no folder"):
+        load_images("cifar10", at(tmp_path / "none"), SEED)
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "PIL"])
+def test_a_missing_package_is_named_with_its_extra(
+    parquet: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"farshore\[vision\]") as caught:
+        load_images("cifar10", at(parquet), SEED)
+    assert {"pyarrow": "'pyarrow'", "PIL": "'pillow'"}[package] in caught.value.message
+
+
+def test_importing_the_readers_loads_no_heavy_package() -> None:
+    code = (
+        "import sys, farshore.data.images, farshore.data.partition, farshore.data.partition_files, "
+        "farshore.data.partition_report\n"
+        "heavy = 'torch torchvision PIL sklearn scipy pandas pyarrow'.split()\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.realdata
+def test_real_cifar_has_its_size_and_says_that_it_is_lossy(cifar10_folder: Path) -> None:
+    task = load_images("cifar10", at(cifar10_folder), SEED)
+    assert task.train.images.shape == (50_000, 3, 32, 32)
+    assert task.test.images.shape == (10_000, 3, 32, 32)
+    assert np.bincount(task.train.labels).tolist() == [5000] * 10
+    assert np.bincount(task.test.labels).tolist() == [1000] * 10
+    assert "lossy re-encodings: 50000 of 50000" in task.train.note
+    # The published mean of each channel; a swap of channels or of axes would not keep it.
+    means = task.train.images.mean(axis=(0, 2, 3)) / 255
+    assert np.allclose(means, (0.4914, 0.4822, 0.4465), atol=0.003)
+
+
+def test_every_known_set_but_digits_has_an_official_format() -> None:
+    assert [name for name, known in KNOWN.items() if known.official is None] == ["digits"]
+    assert all(not k.names or len(k.names) == k.classes for k in KNOWN.values())
