@@ -14,6 +14,7 @@ BUILT_IN: dict[str, str] = {
     "ping": "farshore.algorithms.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
     "split_segment": "farshore.algorithms.split_segment.workload:WORKLOAD",
+    "vhl": "farshore.algorithms.vhl.workload:WORKLOAD",
 }
 
 #: Which extra brings a package that a method imports.

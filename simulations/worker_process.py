@@ -62,7 +62,7 @@ class Cast:
         if not isinstance(workload, FederatedWorkload):
             raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
         config = workload.config.model_validate_json(self.config_json)
-        task = workload.task(config, Seed(self.seed), self.find())
+        task = workload.task(config, Seed(self.seed), self.find(), self.population)
         flat = task.model()
         memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
         return Player(task, workload.encodings(config)[1], memories)

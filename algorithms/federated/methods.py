@@ -7,8 +7,9 @@ every method (specification of VHL, section 3.4).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Work:
     ----------
     objective : callable
         The loss of a batch on the resident model.
-    batches : list
+    batches : sequence
         All of its batches, every epoch's.
     samples : int
     sgd : Sgd
@@ -58,7 +59,7 @@ class Work:
     """
 
     objective: Objective
-    batches: list[object]
+    batches: Sequence[Any]
     samples: int
     sgd: Sgd
     memory: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -33,8 +33,8 @@ class FederatedWorkload(ABC, Generic[Config]):
     uses_torch = True
 
     @abstractmethod
-    def task(self, config: Config, seed: Seed, find: Callable[[str], Path]) -> Task:
-        """The learning problem; ``find`` gives a data set's path by name."""
+    def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
+        """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
 
     @abstractmethod
     def schedule(self, config: Config) -> Schedule:
@@ -45,7 +45,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         """Of the state on its way down, and of updates on their way up."""
 
     @abstractmethod
-    def result(self, task: Task, history: list[dict[str, Any]]) -> dict[str, Any]:
+    def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
         """What the run tells at its end."""
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
@@ -54,18 +54,18 @@ class FederatedWorkload(ABC, Generic[Config]):
         from .rounds import Rounds
 
         settings = cast(Config, config)
-        task = self.task(settings, session.run.seed, session.data)
+        task = self.task(settings, session.run.seed, session.data, len(session.channels))
         fleet = NodeFleet(session, self.encodings(settings)[0], self.schedule(settings).deadline)
         history = Rounds(session, task, fleet, self.schedule(settings)).run()
         for channel in session.channels.values():
             with suppress(PeerLostError):
                 channel.send(Message("control", fields={"what": "done"}))
-        return self.result(task, history)
+        return self.result(settings, history)
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
         """Be one client."""
         from .client import Client
 
         settings = cast(Config, config)
-        task = self.task(settings, session.run.seed, session.data)
+        task = self.task(settings, session.run.seed, session.data, session.shard[1])
         Client(session, task, self.encodings(settings)[1]).run()

@@ -1,0 +1,65 @@
+"""What a federated run with or without VHL can be told; the defaults are the digits demonstration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...data.partition import Partition
+
+Method = Literal["fedavg", "fedprox", "scaffold", "fednova"]
+
+
+class Virtual(BaseModel):
+    """The virtual data and the loss that they enter (specification of VHL §3.1, §3.2, §3.6)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="train on virtual data too; off: the method as it is")
+    generator: Literal["upsampled_noise", "conv_decoder", "stylegan2"] = "upsampled_noise"
+    per_class: int = Field(200, ge=1, description="virtual images per class, m")
+    classes: int = Field(0, ge=0, description="virtual classes, C_v; 0 = as many as natural ones")
+    batch: int = Field(32, ge=1, description="virtual images per step, B_v")
+    bn: Literal["mixed", "split"] = Field("mixed", description="batch statistics of both halves, or of each its own")
+    shuffle_labels: bool = Field(False, description="a control: virtual images that are not separable by class")
+    weight: float = Field(1.0, ge=0, description="a_v, of the cross-entropy on virtual images")
+    align_weight: float = Field(1.0, ge=0, description="a_a, of pulling natural features towards virtual ones")
+    noise_weight: float = Field(0.1, ge=0, description="a_n, of keeping virtual classes compact and apart")
+    temperature: float = Field(0.07, gt=0, description="tau of both contrastive terms")
+    align_epochs: int = Field(5, ge=0, description="local epochs in which the contrastive terms act, E_a")
+    detach: bool = True
+    class_match: bool = True
+    label_style: Literal["extra", "patch"] = "extra"
+    feature_map: Literal["none", "random", "orthogonal"] = "none"
+
+
+class VHL(BaseModel):
+    """Configuration of the method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method = "fedavg"
+    virtual: Virtual = Virtual()
+
+    dataset: str = Field("digits", description="digits, mnist, fmnist, cifar10, cifar100, svhn, or a data set's name")
+    partition: Partition = Partition(kind="lda", alpha=0.05, min_size=10)
+    model: Literal["conv3", "lenet", "resnet10", "resnet18", "resnet50"] = "conv3"
+    norm: Literal["batch", "group"] = "batch"
+
+    rounds: int = Field(40, ge=1)
+    per_round: int = Field(5, ge=1, description="clients of a cohort, S")
+    local_epochs: int = Field(2, ge=1, description="E")
+    batch: int = Field(32, ge=2, description="natural images per step, B")
+    lr: float = Field(0.3, gt=0)
+    lr_decay: float = Field(0.992, gt=0, le=1, description="factor per round")
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    mu: float = Field(0.1, ge=0, description="of FedProx's proximal term")
+    server_lr: float = Field(1.0, gt=0, description="of SCAFFOLD's server, eta_g")
+
+    least: int = Field(1, ge=1, description="a round with fewer replies leaves the model as it was")
+    deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")
+    eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
+    checkpoint_every: int = Field(10, ge=1)
+    targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")

@@ -1,0 +1,64 @@
+"""VHL and its base methods as a workload; heavy imports happen when a program starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel
+
+from ...core.seeds import Seed
+from ..federated.workload import FederatedWorkload
+from .config import VHL
+
+if TYPE_CHECKING:
+    from ..federated.messages import Encodings
+    from ..federated.rounds import Schedule
+    from ..federated.task import Task
+
+
+class VHLWorkload(FederatedWorkload[VHL]):
+    """Federated learning on unlike clients: FedAvg, FedProx, SCAFFOLD, FedNova, with virtual data or without."""
+
+    name = "vhl"
+    summary = "federated learning with virtual data that make unlike clients alike; FedAvg, FedProx, SCAFFOLD, FedNova"
+    config: type[BaseModel] = VHL
+
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """The images, unless they come as a package."""
+        settings = cast(VHL, config)
+        return () if settings.dataset == "digits" else ((settings.dataset,),)
+
+    def task(self, config: VHL, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
+        """Images divided among ``population`` clients."""
+        from ...data.images import load_images
+        from .task import VHLTask
+
+        return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
+
+    def schedule(self, config: VHL) -> Schedule:
+        """As configured."""
+        from ..federated.rounds import Schedule
+
+        return Schedule(
+            rounds=config.rounds,
+            per_round=config.per_round,
+            least=config.least,
+            deadline=config.deadline,
+            evaluate_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+        )
+
+    def encodings(self, config: VHL) -> tuple[Encodings, Encodings]:
+        """Raw both ways."""
+        return {}, {}
+
+    def result(self, config: VHL, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""
+        from .scores import summary
+
+        return {"rounds": len(history), **summary(history, config.targets), "history": history}
+
+
+WORKLOAD = VHLWorkload()
