@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -32,8 +31,6 @@ class Cast:
     population : int
     memories : str
         Folder of the clients' memories.
-    threads : int
-        Compute threads of a worker.
     """
 
     workload: str
@@ -42,7 +39,6 @@ class Cast:
     data: dict[str, str]
     population: int
     memories: str
-    threads: int = 1
 
     def find(self) -> Callable[[str], Path]:
         """Gives a data set's path by name."""
@@ -56,12 +52,13 @@ class Cast:
 
     def player(self) -> Player:
         """A player with a model of its own."""
-        from ..algorithms.federated.workload import FederatedWorkload
+        from ..algorithms.federated.workload import FederatedWorkload, use_threads
 
         workload = load(self.workload)
         if not isinstance(workload, FederatedWorkload):
             raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
         config = workload.config.model_validate_json(self.config_json)
+        use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
         flat = task.model()
         memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
@@ -71,10 +68,9 @@ class Cast:
 def main(connection: Connection, cast_json: str) -> None:
     """Play until the other end closes the connection."""
     cast = Cast(**json.loads(cast_json))
-    os.environ |= {name: str(cast.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     opened: dict[str, SharedArrays] = {}
     try:
-        player = _player(cast)
+        player = cast.player()
         connection.send_bytes(b'{"ready": true}')
         while True:
             asked = json.loads(connection.recv_bytes())
@@ -87,13 +83,6 @@ def main(connection: Connection, cast_json: str) -> None:
     finally:
         for arrays in opened.values():
             arrays.close()
-
-
-def _player(cast: Cast) -> Player:
-    import torch
-
-    torch.set_num_threads(cast.threads)
-    return cast.player()
 
 
 def _open(opened: dict[str, SharedArrays], description: dict[str, Any]) -> SharedArrays:

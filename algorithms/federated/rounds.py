@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,34 +10,10 @@ import numpy as np
 from ...core.errors import RunFailedError
 from ...core.seeds import Seed
 from ...core.session import ServerSession
+from .config import FederatedConfig
 from .fleet import Fleet, Gathered
 from .task import Task
 from .tree import Part
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long a run goes on, and with how many.
-
-    Attributes
-    ----------
-    rounds : int
-    per_round : int
-        Clients of a cohort.
-    least : int
-        A round with fewer replies leaves the state as it is.
-    deadline : float
-        Seconds that a round of real nodes waits for replies; 0 = until everybody has answered or is lost.
-    evaluate_every, checkpoint_every : int
-        Rounds; the last one is always scored and kept.
-    """
-
-    rounds: int
-    per_round: int
-    least: int = 1
-    deadline: float = 0.0
-    evaluate_every: int = 1
-    checkpoint_every: int = 10
 
 
 def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
@@ -55,10 +30,10 @@ class Rounds:
     session : ServerSession
     task : Task
     fleet : Fleet
-    schedule : Schedule
+    schedule : FederatedConfig
     """
 
-    def __init__(self, session: ServerSession, task: Task, fleet: Fleet, schedule: Schedule) -> None:
+    def __init__(self, session: ServerSession, task: Task, fleet: Fleet, schedule: FederatedConfig) -> None:
         if schedule.per_round > fleet.population:
             raise RunFailedError(
                 f"{schedule.per_round} clients a round are more than the {fleet.population} that there are",
@@ -90,7 +65,7 @@ class Rounds:
             self._session.log(f"round {number}: {len(gathered.replies)} replies are too few; the model stays as it was")
         entry = {"round": number, **_told(gathered, chosen)}
         last = number == self._schedule.rounds
-        if last or number % self._schedule.evaluate_every == 0:
+        if last or number % self._schedule.eval_every == 0:
             entry |= self._task.evaluate(self._flat, self.state)
         self.history.append(entry)
         figures = {name: value for name, value in entry.items() if isinstance(value, float)}

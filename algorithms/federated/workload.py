@@ -14,17 +14,17 @@ from ...core.errors import PeerLostError
 from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
+from .config import FederatedConfig
 
 if TYPE_CHECKING:
     from .messages import Encodings
-    from .rounds import Schedule
     from .task import Task
 
-Config = TypeVar("Config", bound=BaseModel)
+Config = TypeVar("Config", bound=FederatedConfig)
 
 
 class FederatedWorkload(ABC, Generic[Config]):
-    """The programs of a federated run; a method gives the four functions below.
+    """The programs of a federated run; a method gives the functions below.
 
     Rounds go on with whoever is left, so a lost node restarts nothing. Heavy imports happen when a program starts.
     """
@@ -35,10 +35,6 @@ class FederatedWorkload(ABC, Generic[Config]):
     @abstractmethod
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
-
-    @abstractmethod
-    def schedule(self, config: Config) -> Schedule:
-        """How many rounds, with how many."""
 
     @abstractmethod
     def encodings(self, config: Config) -> tuple[Encodings, Encodings]:
@@ -54,9 +50,10 @@ class FederatedWorkload(ABC, Generic[Config]):
         from .rounds import Rounds
 
         settings = cast(Config, config)
+        use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
-        fleet = NodeFleet(session, self.encodings(settings)[0], self.schedule(settings).deadline)
-        history = Rounds(session, task, fleet, self.schedule(settings)).run()
+        fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
+        history = Rounds(session, task, fleet, settings).run()
         for channel in session.channels.values():
             with suppress(PeerLostError):
                 channel.send(Message("control", fields={"what": "done"}))
@@ -67,5 +64,15 @@ class FederatedWorkload(ABC, Generic[Config]):
         from .client import Client
 
         settings = cast(Config, config)
+        use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
         Client(session, task, self.encodings(settings)[1]).run()
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many threads; 0 = as many as there are cores."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(count or os.cpu_count() or 1)

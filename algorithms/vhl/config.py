@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...data.partition import Partition
+from ..federated.config import FederatedConfig
 
 Method = Literal["fedavg", "fedprox", "scaffold", "fednova"]
 
@@ -34,10 +35,8 @@ class Virtual(BaseModel):
     feature_map: Literal["none", "random", "orthogonal"] = "none"
 
 
-class VHL(BaseModel):
+class VHL(FederatedConfig):
     """Configuration of the method."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Method = "fedavg"
     virtual: Virtual = Virtual()
@@ -47,8 +46,6 @@ class VHL(BaseModel):
     model: Literal["conv3", "lenet", "resnet10", "resnet18", "resnet50"] = "conv3"
     norm: Literal["batch", "group"] = "batch"
 
-    rounds: int = Field(40, ge=1)
-    per_round: int = Field(5, ge=1, description="clients of a cohort, S")
     local_epochs: int = Field(2, ge=1, description="E")
     batch: int = Field(32, ge=2, description="natural images per step, B")
     lr: float = Field(0.3, gt=0)
@@ -58,8 +55,4 @@ class VHL(BaseModel):
     mu: float = Field(0.1, ge=0, description="of FedProx's proximal term")
     server_lr: float = Field(1.0, gt=0, description="of SCAFFOLD's server, eta_g")
 
-    least: int = Field(1, ge=1, description="a round with fewer replies leaves the model as it was")
-    deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")
-    eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
-    checkpoint_every: int = Field(10, ge=1)
     targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")

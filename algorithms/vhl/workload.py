@@ -14,7 +14,6 @@ from .config import VHL
 
 if TYPE_CHECKING:
     from ..federated.messages import Encodings
-    from ..federated.rounds import Schedule
     from ..federated.task import Task
 
 
@@ -36,19 +35,6 @@ class VHLWorkload(FederatedWorkload[VHL]):
         from .task import VHLTask
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
-
-    def schedule(self, config: VHL) -> Schedule:
-        """As configured."""
-        from ..federated.rounds import Schedule
-
-        return Schedule(
-            rounds=config.rounds,
-            per_round=config.per_round,
-            least=config.least,
-            deadline=config.deadline,
-            evaluate_every=config.eval_every,
-            checkpoint_every=config.checkpoint_every,
-        )
 
     def encodings(self, config: VHL) -> tuple[Encodings, Encodings]:
         """Raw both ways."""

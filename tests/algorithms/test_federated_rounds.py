@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from torch import nn
 
 from farshore.algorithms.federated.client import Client
+from farshore.algorithms.federated.config import FederatedConfig
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.fleet import NodeFleet
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
-from farshore.algorithms.federated.rounds import Rounds, Schedule, cohort
+from farshore.algorithms.federated.rounds import Rounds, cohort
 from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.errors import PeerLostError, RunFailedError
 from farshore.core.message import Message, Tensor
@@ -26,7 +27,7 @@ from farshore.core.seeds import Seed
 from farshore.simulations.in_process import InProcessRun
 
 NODES = ("a", "b", "c", "d")
-SCHEDULE = Schedule(rounds=4, per_round=3, checkpoint_every=2)
+SCHEDULE = FederatedConfig(rounds=4, per_round=3, checkpoint_every=2)
 METHODS: dict[str, Callable[[FlatModel], Method]] = {
     "fedavg": lambda _: FedAvg(),
     "scaffold": lambda _: Scaffold(),
@@ -74,7 +75,7 @@ class Federated:
     name, summary, config, uses_torch = "toy", "", Config, True
     on_lost_node: Literal["restart", "continue"] = "continue"
 
-    def __init__(self, method: str = "fedavg", schedule: Schedule = SCHEDULE, deadline: float = 0.0) -> None:
+    def __init__(self, method: str = "fedavg", schedule: FederatedConfig = SCHEDULE, deadline: float = 0.0) -> None:
         self.toy, self.schedule, self.deadline = Toy(method), schedule, deadline
         self.spoil: Callable[[str, Message], Message] = lambda _, message: message
         self.rounds: Rounds | None = None
@@ -110,7 +111,7 @@ def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[s
     return workload.rounds.state, result["history"]
 
 
-def by_hand(method: str, schedule: Schedule, absent: Callable[[int, int], bool] = lambda *_: False) -> Part:
+def by_hand(method: str, schedule: FederatedConfig, absent: Callable[[int, int], bool] = lambda *_: False) -> Part:
     """The rounds without programs, messages and channels."""
     toy = Toy(method)
     flat = toy.model()
@@ -206,7 +207,7 @@ def test_a_bad_update_is_left_out_with_the_nodes_name_and_the_round_goes_on(
 
 
 def test_a_round_that_nobody_answers_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    workload = Federated(schedule=replace(SCHEDULE, least=2))
+    workload = Federated(schedule=SCHEDULE.model_copy(update={"least": 2}))
     workload.spoil = lambda node, message: replace(message, fields={}) if node != "a" else message
     state, history = run(workload, tmp_path / "run")
     start = Toy().method(Toy().model()).start(Toy().model())
@@ -218,7 +219,7 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
     import threading
 
     turn = threading.Event()
-    workload = Federated(schedule=Schedule(rounds=2, per_round=4), deadline=0.5)
+    workload = Federated(schedule=FederatedConfig(rounds=2, per_round=4), deadline=0.5)
 
     def wait(node: str, message: Message) -> Message:
         if node == "d" and message.round == 1:
@@ -235,4 +236,4 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
 
 def test_more_clients_a_round_than_there_are_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match="5 clients a round are more than the 4"):
-        run(Federated(schedule=replace(SCHEDULE, per_round=5)), tmp_path / "run")
+        run(Federated(schedule=SCHEDULE.model_copy(update={"per_round": 5})), tmp_path / "run")
