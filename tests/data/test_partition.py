@@ -188,6 +188,12 @@ def test_label_dirichlet_has_even_sizes_and_uneven_labels_to_the_last_sample() -
     assert counts.mean_distance > 0.4
 
 
+def test_label_dirichlet_is_centred_on_the_class_frequencies() -> None:
+    labels = np.repeat([0, 1], [9000, 1000])
+    counts = report(labels, Partition(kind="label_dirichlet", alpha=1e4).split(labels, 10), 2).counts
+    assert np.all(np.abs(counts[:, 1] - 100) < 50)
+
+
 @pytest.mark.parametrize("alpha", [1e-6, 1e6])
 @pytest.mark.parametrize("kind", ["lda", "lda_disjoint", "label_dirichlet"])
 def test_extreme_alphas_end_in_parts_or_in_a_clear_refusal(kind: str, alpha: float) -> None:
