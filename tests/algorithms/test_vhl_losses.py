@@ -96,12 +96,21 @@ def test_half_precision_is_computed_in_fp32():
         assert to_unit(z.bfloat16()).dtype == torch.float32
 
 
+def test_the_whole_loss_is_finite_in_half_precision():
+    logits, features, y, y_v = batch()
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = VHLLoss(C)(logits.half() * 1000, features.half() * 1000, y, y_v)
+    whole = VHLLoss(C)(logits.half().float() * 1000, features, y, y_v)
+    assert half.total.dtype == torch.float32
+    assert half.total.item() == pytest.approx(whole.total.item(), rel=1e-2)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_samples_have_no_contrast(count):
     z = torch.ones(count, 3, requires_grad=True)
     loss = supervised_contrastive(z, torch.zeros(count, dtype=torch.int64))
     loss.backward()
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     assert not z.grad.any()
 
 
@@ -129,12 +138,12 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     parts = VHLLoss(C, options=o)(logits, features, y, y_v)
     n, v = F.normalize(features[:B], dim=1), F.normalize(features[B:], dim=1)
     both = [*y.tolist(), *y_v.tolist()]
-    assert float(parts.natural) == pytest.approx(float(F.cross_entropy(logits[:B], y)))
-    assert float(parts.virtual) == pytest.approx(float(F.cross_entropy(logits[B:], y_v + C)))
-    assert float(parts.align) == pytest.approx(by_hand(torch.cat([n, v]), both, 0.2), rel=1e-5)
-    assert float(parts.noise) == pytest.approx(by_hand(v, y_v.tolist(), 0.2), rel=1e-5)
+    assert parts.natural.item() == pytest.approx(F.cross_entropy(logits[:B], y).item())
+    assert parts.virtual.item() == pytest.approx(F.cross_entropy(logits[B:], y_v + C).item())
+    assert parts.align.item() == pytest.approx(by_hand(torch.cat([n, v]), both, 0.2), rel=1e-5)
+    assert parts.noise.item() == pytest.approx(by_hand(v, y_v.tolist(), 0.2), rel=1e-5)
     whole = parts.natural + 0.5 * parts.virtual + 0.7 * parts.align + 0.3 * parts.noise
-    assert float(parts.total) == pytest.approx(float(whole), rel=1e-6)
+    assert parts.total.item() == pytest.approx(whole.item(), rel=1e-6)
 
 
 def test_defaults_are_the_published_ones():
@@ -152,9 +161,9 @@ def test_alignment_ends_after_its_epochs():
     logits, features, y, y_v = batch()
     loss = VHLLoss(C, options=LossOptions(align_epochs=2))
     during, after = loss(logits, features, y, y_v, epoch=1), loss(logits, features, y, y_v, epoch=2)
-    assert float(during.align) > 0
-    assert float(during.noise) > 0
-    assert float(after.align) == float(after.noise) == 0
+    assert during.align.item() > 0
+    assert during.noise.item() > 0
+    assert after.align.item() == after.noise.item() == 0
     assert torch.equal(after.total, after.natural + after.virtual)
 
 
@@ -205,7 +214,7 @@ def test_patched_labels_share_the_natural_outputs():
     logits, features, y, y_v = batch(C)
     loss = VHLLoss(C, options=LossOptions(label_style="patch"))
     assert loss.outputs == C
-    assert float(loss(logits, features, y, y_v).virtual) == pytest.approx(float(F.cross_entropy(logits[B:], y_v)))
+    assert loss(logits, features, y, y_v).virtual.item() == pytest.approx(F.cross_entropy(logits[B:], y_v).item())
     assert VHLLoss(C, 3, LossOptions(label_style="patch")).outputs == C
     with pytest.raises(ConfigError, match="5 virtual classes"):
         VHLLoss(C, 5, LossOptions(label_style="patch"))
@@ -216,11 +225,11 @@ def test_without_class_match_virtual_classes_attract_no_natural_features():
     o = LossOptions(class_match=False, temperature=0.5)
     unit = to_unit(features.detach())
     apart = [*y.tolist(), *(y_v + C).tolist()]
-    assert float(VHLLoss(C, options=o)(logits, features, y, y_v).align) == pytest.approx(
+    assert VHLLoss(C, options=o)(logits, features, y, y_v).align.item() == pytest.approx(
         by_hand(unit, apart, 0.5), rel=1e-5
     )
     matched = VHLLoss(C, options=LossOptions(temperature=0.5))(logits, features, y, y_v)
-    assert abs(float(matched.align) - by_hand(unit, apart, 0.5)) > 0.1
+    assert abs(matched.align.item() - by_hand(unit, apart, 0.5)) > 0.1
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -248,9 +257,9 @@ def test_a_fixed_map_turns_the_virtual_features_that_are_aligned_to(kind):
     parts = VHLLoss(C, options=o, seed=5)(logits, features, y, y_v)
     turned = torch.cat([features[:B], features[B:] @ feature_map(kind, D, 5)]).detach()
     both = [*y.tolist(), *y_v.tolist()]
-    assert float(parts.align) == pytest.approx(by_hand(to_unit(turned), both, 0.3), rel=1e-5)
+    assert parts.align.item() == pytest.approx(by_hand(to_unit(turned), both, 0.3), rel=1e-5)
     plain = VHLLoss(C, options=LossOptions(temperature=0.3))(logits, features, y, y_v)
-    assert abs(float(plain.align - parts.align)) > 0.01
+    assert abs((plain.align - parts.align).item()) > 0.01
     assert torch.equal(plain.noise, parts.noise)
     assert torch.equal(VHLLoss(C, options=o, seed=5)(logits, features, y, y_v).align, parts.align)
     assert not torch.equal(VHLLoss(C, options=o, seed=6)(logits, features, y, y_v).align, parts.align)
@@ -272,8 +281,8 @@ def test_gaussian_anchors_need_no_images():
     generator = torch.Generator().manual_seed(9)
     parts = loss(logits[:B], features[:B], y, y_v, generator=generator)
     z = torch.cat([to_unit(features[:B].detach()), to_unit(drawn)])
-    assert float(parts.align) == pytest.approx(by_hand(z, [*y.tolist(), *y_v.tolist()], 0.2), rel=1e-5)
-    assert float(parts.virtual) == float(parts.noise) == 0
+    assert parts.align.item() == pytest.approx(by_hand(z, [*y.tolist(), *y_v.tolist()], 0.2), rel=1e-5)
+    assert parts.virtual.item() == parts.noise.item() == 0
     again = loss(logits[:B], features[:B], y, y_v, generator=generator)
     assert not torch.equal(again.align, parts.align)
     with pytest.raises(ConfigError, match="generator"):
