@@ -21,11 +21,12 @@ def feature_map(kind: Literal["random", "orthogonal"], width: int, seed: int) ->
     """
     generator = torch.Generator().manual_seed(Seed(seed).child("feature map").value)
     normal = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    if kind == "random":
-        return (normal / width**0.5).float()
-    q, r = torch.linalg.qr(normal)
-    # With the signs of R's diagonal taken out, Q is uniform over the rotations and reflections.
-    return (q * r.diagonal().sign()).float()
+    fixed: Tensor = normal / width**0.5
+    if kind == "orthogonal":
+        q, r = torch.linalg.qr(normal)
+        # With the signs of R's diagonal taken out, Q is uniform over the rotations and reflections.
+        fixed = q * r.diagonal().sign()
+    return fixed.float()
 
 
 def anchor_means(classes: int, width: int, seed: int) -> Tensor:

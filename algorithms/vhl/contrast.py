@@ -56,7 +56,8 @@ def to_unit(features: Tensor) -> Tensor:
     """
     x = at_least_single(features)
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return torch.where(norm > EPS, x, x.detach()) / norm.clamp(min=EPS)
+    unit: Tensor = torch.where(norm > EPS, x, x.detach()) / norm.clamp(min=EPS)
+    return unit
 
 
 def at_least_single(x: Tensor) -> Tensor:

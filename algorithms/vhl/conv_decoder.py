@@ -32,8 +32,8 @@ class ConvDecoder(nn.Sequential):
 
     Notes
     -----
-    434 179 parameters by default. The rest of PyTorch's ways applies: first weights from the global generator; use
-    :func:`diverse_decoder` for seeded ones. Source: specification of VHL §3.1 (``conv_decoder``).
+    434 179 parameters by default. First weights are PyTorch's, from the global generator; :func:`diverse_decoder` seeds
+    them. Source: specification of VHL §3.1 (``conv_decoder``).
     """
 
     def __init__(self, latent: int = 8, width: int = 64, size: int = 32, channels: int = 3) -> None:
@@ -51,13 +51,20 @@ class ConvDecoder(nn.Sequential):
 
 
 def diverse_decoder(
-    latent: int, size: int, channels: int, seed: int, *, steps: int = 50, device: torch.device | str = "cpu"
+    latent: int,
+    size: int,
+    channels: int,
+    seed: int,
+    *,
+    width: int = 64,
+    steps: int = 50,
+    device: torch.device | str = "cpu",
 ) -> ConvDecoder:
     """A decoder after ``steps`` of plain SGD (rate 0.01, batches of 64) on :func:`likeness`, in evaluation mode.
 
     Weights and batches come from ``seed`` alone.
     """
-    decoder = seeded(lambda: ConvDecoder(latent, 64, size, channels), seed).to(device)
+    decoder = seeded(lambda: ConvDecoder(latent, width, size, channels), seed).to(device)
     generator = torch.Generator().manual_seed(seed ^ 1)
     optimiser = torch.optim.SGD(decoder.parameters(), lr=0.01)
     with torch.enable_grad():

@@ -123,6 +123,7 @@ class VHLLoss:
             Logits and labels do not belong together, or Gaussian anchors have no generator.
         """
         self._check(logits, features, len(y), len(y_v))
+        logits = at_least_single(logits)
         o, zero, b = self.options, logits.new_zeros(()), len(y)
         images, align_now = not o.gaussian_anchors, epoch < o.align_epochs
         natural = F.cross_entropy(logits[:b], y)
