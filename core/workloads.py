@@ -24,6 +24,9 @@ _EXTRAS = {
     "sklearn": "text",
     "onnxruntime": "edge",
     "pyarrow": "server",
+    "torchvision": "vision",
+    "scipy": "vision",
+    "PIL": "vision",
 }
 
 

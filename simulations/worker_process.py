@@ -57,7 +57,7 @@ class Cast:
         workload = load(self.workload)
         if not isinstance(workload, FederatedWorkload):
             raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
-        config = workload.config.model_validate_json(self.config_json)
+        config: Any = workload.config.model_validate_json(self.config_json)
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
         flat = task.model()

