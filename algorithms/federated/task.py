@@ -12,6 +12,10 @@ from .tree import Part
 class Task(Protocol):
     """One learning problem; both programs make it from the run's configuration, seed and data."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads the run's log should know of the data."""
+
     def model(self) -> FlatModel:
         """A fresh model with the run's initial weights, the same in every process."""
 

@@ -52,6 +52,8 @@ class FederatedWorkload(ABC, Generic[Config]):
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
+        for note in task.notes:
+            session.log(note)
         fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
         history = Rounds(session, task, fleet, settings).run()
         for channel in session.channels.values():

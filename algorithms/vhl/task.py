@@ -52,6 +52,11 @@ class VHLTask:
         self.loss = VHLLoss(self.classes, self._virtual_classes, self._options(), seed=seed.child("loss").value)
 
     @property
+    def notes(self) -> list[str]:
+        """Where the images come from, and whether they are what others report on."""
+        return [f"{self.images.name}: {self.images.train.note}"]
+
+    @property
     def _virtual_classes(self) -> int:
         return self._config.virtual.classes or self.classes
 

@@ -38,6 +38,8 @@ METHODS: dict[str, Callable[[FlatModel], Method]] = {
 class Toy:
     """Clients with lines of their own to fit, with batch norm."""
 
+    notes: list[str] = []  # noqa: RUF012
+
     def __init__(self, method: str = "fedavg") -> None:
         self._method = method
 

@@ -35,6 +35,8 @@ CLIENTS, ROUNDS, COHORT = 6, 3, 4
 class Toy:
     """Clients with planes of their own to fit."""
 
+    notes: list[str] = []  # noqa: RUF012
+
     def __init__(self, method: str) -> None:
         self._method = method
 
