@@ -69,6 +69,7 @@ class Rounds:
             entry |= self._task.evaluate(self._flat, self.state)
         self.history.append(entry)
         figures = {name: value for name, value in entry.items() if isinstance(value, float)}
+        figures["loss"] = figures.pop("train_loss")
         self._session.metrics(number, **figures)
         if last or number % self._schedule.checkpoint_every == 0:
             self._session.save_checkpoint(number, self.state, {"history": self.history})

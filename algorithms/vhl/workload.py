@@ -44,7 +44,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
         """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""
         from .scores import summary
 
-        return {"rounds": len(history), **summary(history, config.targets), "history": history}
+        return {"rounds": len(history), **summary(history, config.targets)}
 
 
 WORKLOAD = VHLWorkload()
