@@ -81,7 +81,6 @@ class NodeFleet:
     def __init__(self, session: ServerSession, encodings: Encodings, deadline: float = 0.0) -> None:
         self._session, self._encodings, self._deadline = session, encodings, deadline
         self._names = list(session.channels)
-        self._lost: dict[int, str] = {}
 
     @property
     def population(self) -> int:

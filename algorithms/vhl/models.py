@@ -1,10 +1,9 @@
-"""Models by name, heads with room for virtual classes, and what such a model costs to send."""
+"""Models by name, and heads with room for virtual classes."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -113,35 +112,6 @@ def natural_part(model: Model, classes: int) -> Model:
     head = _head(part)
     _replace(part, head.weight[:classes], None if head.bias is None else head.bias[:classes])
     return part
-
-
-@dataclass(frozen=True, slots=True)
-class StateSize:
-    """What one state of a model holds.
-
-    Attributes
-    ----------
-    parameters, buffers, integers : int
-        Trainable numbers, floating-point buffers and int64 counters.
-    tensors : int
-    nbytes : int
-        P, as sent: 4 bytes per fp32 number and 8 per counter.
-    """
-
-    parameters: int
-    buffers: int
-    integers: int
-    tensors: int
-    nbytes: int
-
-    @classmethod
-    def of(cls, model: nn.Module) -> StateSize:
-        """Count ``model``, whose tensors may be without memory."""
-        state = model.state_dict()
-        floats = sum(t.numel() for t in state.values() if t.is_floating_point())
-        integers = sum(t.numel() for t in state.values() if not t.is_floating_point())
-        parameters = sum(p.numel() for p in model.parameters())
-        return cls(parameters, floats - parameters, integers, len(state), sum(t.nbytes for t in state.values()))
 
 
 def _head(model: nn.Module) -> nn.Linear:

@@ -25,7 +25,7 @@ _TEST_BATCH = 512
 
 
 def normalised(images: Tensor) -> Tensor:
-    """uint8 → float32 in [-2, 2], natural and virtual images alike."""
+    """uint8 → float32 in [-2, 2], as virtual images are."""
     return (images.float() / 255 - 0.5) / 0.25
 
 
@@ -79,7 +79,7 @@ class VHLTask:
         if settings.shuffle_labels:
             generator = torch.Generator().manual_seed(self._seed.child("shuffled labels").value)
             labels = labels[torch.randperm(len(labels), generator=generator)]
-        return normalised(made.images), labels
+        return made.floats(), labels
 
     def model(self) -> FlatModel:
         """The network with the run's first weights; with virtual data, a head that has room for them."""

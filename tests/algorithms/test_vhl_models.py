@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from farshore.algorithms.vhl.batch_norm import forward_both
 from farshore.algorithms.vhl.initial import initialise
-from farshore.algorithms.vhl.models import StateSize, build, natural_part, widen_head
+from farshore.algorithms.vhl.models import build, natural_part, widen_head
 from farshore.algorithms.vhl.resnet import resnet
 from farshore.algorithms.vhl.small import conv3, lenet
 from farshore.core.errors import ConfigError
@@ -25,6 +26,35 @@ SIZES = [
     (50, 100, 3, 23_705_252, 53_120, 53, 320, 95_033_912, 1_298_014_208),
     (50, 200, 3, 23_910_152, 53_120, 53, 320, 95_853_512, 1_298_219_008),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSize:
+    """What one state of a model holds.
+
+    Attributes
+    ----------
+    parameters, buffers, integers : int
+        Trainable numbers, floating-point buffers and int64 counters.
+    tensors : int
+    nbytes : int
+        P, as sent: 4 bytes per fp32 number and 8 per counter.
+    """
+
+    parameters: int
+    buffers: int
+    integers: int
+    tensors: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> StateSize:
+        """Count ``model``, whose tensors may be without memory."""
+        state = model.state_dict()
+        floats = sum(t.numel() for t in state.values() if t.is_floating_point())
+        integers = sum(t.numel() for t in state.values() if not t.is_floating_point())
+        parameters = sum(p.numel() for p in model.parameters())
+        return cls(parameters, floats - parameters, integers, len(state), sum(t.nbytes for t in state.values()))
 
 
 def images(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> torch.Tensor:
