@@ -28,14 +28,15 @@ class SocketCount:
 
     def write(self, run: Run) -> None:
         """Write down what the connections of the run's present epoch carried."""
-        for connection, node in self._node_of.pop(run.id, {}).items():
-            size = self._meter.take(connection) if self._meter is not None else None
-            if size is None:
-                continue
-            try:
-                RunDirectory(run.directory).add_sockets(node, run.epoch, size.up, size.down)
-            except StorageError as error:  # a figure beside the ledger must not end a run
-                run.log.write("server", [str(error)])
+        node_of = self._node_of.pop(run.id, {})
+        if self._meter is None or not node_of:
+            return
+        directory = RunDirectory(run.directory)
+        try:
+            for connection, size in self._meter.take(node_of).items():
+                directory.add_sockets(node_of[connection], run.epoch, size.up, size.down)
+        except StorageError as error:  # a figure beside the ledger must not end a run
+            run.log.write("server", [str(error)])
 
     def close(self) -> None:
         """Stop counting."""

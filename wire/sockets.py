@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from types import TracebackType
@@ -91,7 +91,7 @@ class SocketMeter:
             self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
             self._events.bind((0, _DESTROYED))
             self._events.setblocking(False)
-            list(_dump(socket.AF_INET, Accepted(1, "127.0.0.1 1")))
+            list(_dump(socket.AF_INET, 1))
         except OSError:
             self._events.close()
             raise
@@ -134,13 +134,17 @@ class SocketMeter:
             except OSError:  # the queue overflowed: some closed connections are missing, later ones are not
                 continue
 
-    def take(self, connection: Accepted) -> SocketBytes | None:
-        """Bytes of a watched connection until now, which ends the watch; None if the kernel does not know it."""
+    def take(self, connections: Collection[Accepted]) -> dict[Accepted, SocketBytes]:
+        """Bytes of watched connections until now, which ends the watch; without those that the kernel does not know.
+
+        The kernel is asked once per port, not once per connection.
+        """
         self.drain()
-        for family in (socket.AF_INET, socket.AF_INET6):
-            self._count(_dump(family, connection))
-        counts = self._counts.pop(connection, {}).values()
-        return SocketBytes(sum(c.up for c in counts), sum(c.down for c in counts)) if counts else None
+        for port in {connection.port for connection in connections}:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                self._count(_dump(family, port))
+        counts = {connection: list(self._counts.pop(connection, {}).values()) for connection in connections}
+        return {c: SocketBytes(sum(s.up for s in n), sum(s.down for s in n)) for c, n in counts.items() if n}
 
     def _count(self, found: Iterator[tuple[Accepted, bytes, SocketBytes]]) -> None:
         for connection, cookie, size in found:
@@ -148,12 +152,12 @@ class SocketMeter:
                 self._counts[connection][cookie] = size
 
 
-def _dump(family: int, connection: Accepted) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
-    """What the kernel has open between the two ports."""
+def _dump(family: int, port: int) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
+    """The connections that were accepted on a port and are open."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as asker:
         asker.settimeout(2.0)
         body = _ASK.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ALL_STATES)
-        body += _PORTS.pack(connection.port, int(connection.peer.rpartition(" ")[2])) + bytes(44)
+        body += _PORTS.pack(port, 0) + bytes(44)
         asker.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
         while True:
             answer = asker.recv(1 << 16)
