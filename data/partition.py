@@ -30,7 +30,11 @@ class Partition(BaseModel):
     shards: int = Field(2, ge=1, description="shards per client (shards)")
     beta: float = Field(0.5, ge=1e-6, le=1e6, description="smaller makes sizes more uneven (quantity)")
     min_size: int = Field(10, ge=1, description="samples that the smallest client has at least")
-    seed: int = Field(0, ge=0, lt=1 << 32, description="of the draw; the same seed gives the same parts")
+    seed: int | None = Field(None, ge=0, lt=1 << 32, description="of the draw; not given: follows the run's seed")
+
+    def seeded(self, seed: int) -> Partition:
+        """This partition, drawn by ``seed`` (below 2**32) unless it has a seed of its own."""
+        return self if self.seed is not None else self.model_copy(update={"seed": seed})
 
     def split(self, labels: npt.ArrayLike, clients: int) -> list[IntArray]:
         """Deal the samples out.
@@ -54,7 +58,7 @@ class Partition(BaseModel):
             values that work.
         """
         classes = _checked(labels, clients, self.min_size)
-        return self._draw(classes, clients, np.random.RandomState(self.seed))
+        return self._draw(classes, clients, np.random.RandomState(self.seed or 0))
 
     def _draw(self, labels: IntArray, clients: int, rng: np.random.RandomState) -> list[IntArray]:
         least, alpha = self.min_size, self.alpha
@@ -81,7 +85,7 @@ class Partition(BaseModel):
     ) -> list[IntArray]:
         """A test part per client, see :func:`farshore.data.client_tests.like_train`; drawn with ``seed``."""
         train, test = _checked(labels, len(parts), 0), _checked(test_labels, len(parts), 0)
-        return like_train(train, parts, test, np.random.RandomState(self.seed))
+        return like_train(train, parts, test, np.random.RandomState(self.seed or 0))
 
 
 def _checked(labels: npt.ArrayLike, clients: int, min_size: int) -> IntArray:

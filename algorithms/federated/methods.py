@@ -69,7 +69,10 @@ class Method(Protocol):
     """A federated method."""
 
     def start(self, flat: FlatModel) -> Part:
-        """The server's state before round 1; all of it goes down in every round."""
+        """The server's state before round 1."""
+
+    def sent(self, state: Part) -> Part:
+        """What of the server's state goes down in every round: all but what only the server needs."""
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         """A client's round; ``flat`` is overwritten."""
@@ -83,8 +86,8 @@ class Method(Protocol):
     def contribution(self, down: Part, update: Update) -> Part:
         """A reply as a summand."""
 
-    def finish(self, down: Part, total: Part, population: int) -> Part:
-        """The next round's state from the sum over the cohort; ``population`` is how many clients there are."""
+    def finish(self, state: Part, total: Part, population: int) -> Part:
+        """The server's next state from the sum over the cohort; ``population`` is how many clients there are."""
 
 
 class FedAvg:
@@ -92,6 +95,9 @@ class FedAvg:
 
     def start(self, flat: FlatModel) -> Part:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
+
+    def sent(self, state: Part) -> Part:
+        return state
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         return _trained(flat, down, work)
@@ -105,7 +111,7 @@ class FedAvg:
     def contribution(self, down: Part, update: Update) -> Part:
         return _weighted(update.tensors, update.samples)
 
-    def finish(self, down: Part, total: Part, population: int) -> Part:
+    def finish(self, state: Part, total: Part, population: int) -> Part:
         return _mean(total)
 
 
@@ -145,12 +151,12 @@ class Scaffold(FedAvg):
     def contribution(self, down: Part, update: Update) -> Part:
         return _weighted(update.tensors, 1)
 
-    def finish(self, down: Part, total: Part, population: int) -> Part:
-        p, clients = len(down[CONTROL]), float(total[WEIGHT][0])
+    def finish(self, state: Part, total: Part, population: int) -> Part:
+        p, clients = len(state[CONTROL]), float(total[WEIGHT][0])
         mean = _mean(total)
-        moved = mean[FLOATS][:p] - down[FLOATS][:p]
-        mean[FLOATS][:p] = down[FLOATS][:p] + np.float32(self.server_lr) * moved
-        mean[CONTROL] = down[CONTROL] + mean[CONTROL] * np.float32(clients / population)
+        moved = mean[FLOATS][:p] - state[FLOATS][:p]
+        mean[FLOATS][:p] = state[FLOATS][:p] + np.float32(self.server_lr) * moved
+        mean[CONTROL] = state[CONTROL] + mean[CONTROL] * np.float32(clients / population)
         return mean
 
 
@@ -174,11 +180,11 @@ class FedNova(FedAvg):
         floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(travelled)
         return _weighted({**update.tensors, FLOATS: floats}, update.samples)
 
-    def finish(self, down: Part, total: Part, population: int) -> Part:
+    def finish(self, state: Part, total: Part, population: int) -> Part:
         mean = _mean(total)
         travelled = np.float32(mean.pop(NORMALISER)[0])
         p = self._trainable
-        mean[FLOATS][:p] = down[FLOATS][:p] - travelled * mean[FLOATS][:p]
+        mean[FLOATS][:p] = state[FLOATS][:p] - travelled * mean[FLOATS][:p]
         return mean
 
 

@@ -58,7 +58,7 @@ class Rounds:
     def _round(self, number: int) -> None:
         seed = self._session.run.seed
         chosen = cohort(seed, number, self._fleet.population, self._schedule.per_round)
-        gathered = self._fleet.round(number, chosen, self.state, self._method)
+        gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
         if gathered.total is not None and len(gathered.replies) >= self._schedule.least:
             self.state = self._method.finish(self.state, gathered.total, self._fleet.population)
         else:

@@ -47,7 +47,8 @@ class VHLTask:
         self._x, self._y = torch.from_numpy(images.train.images), torch.from_numpy(images.train.labels)
         self._test_x, self._test_y = torch.from_numpy(images.test.images), torch.from_numpy(images.test.labels)
         self.classes = len(images.train.classes)
-        self.parts = [torch.from_numpy(p) for p in config.partition.split(images.train.labels, population)]
+        partition = config.partition.seeded(seed.child("partition").value % (1 << 32))
+        self.parts = [torch.from_numpy(p) for p in partition.split(images.train.labels, population)]
         self.virtual = self._virtual() if config.virtual.enabled else None
         self.loss = VHLLoss(self.classes, self._virtual_classes, self._options(), seed=seed.child("loss").value)
 
