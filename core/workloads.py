@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from .errors import MissingExtraError, NotFoundError
+from .projects import GROUP, methods_in_use
 from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
@@ -32,8 +33,8 @@ _EXTRAS = {
 
 def names() -> dict[str, str]:
     """Every known method with its import path; built-in ones cannot be overridden."""
-    found = {e.name: e.value for e in entry_points(group="farshore.workloads")}
-    return {**found, **BUILT_IN}
+    found = {e.name: e.value for e in entry_points(group=GROUP)}
+    return {**found, **methods_in_use(), **BUILT_IN}
 
 
 def load(name: str) -> Workload:

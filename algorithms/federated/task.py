@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from .flat import FlatModel
@@ -13,7 +14,7 @@ class Task(Protocol):
     """One learning problem; both programs make it from the run's configuration, seed and data."""
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> Sequence[str]:
         """What whoever reads the run's log should know of the data."""
 
     def model(self) -> FlatModel:

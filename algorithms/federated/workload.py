@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -36,13 +36,17 @@ class FederatedWorkload(ABC, Generic[Config]):
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
 
-    @abstractmethod
     def encodings(self, config: Config) -> tuple[Encodings, Encodings]:
-        """Of the state on its way down, and of updates on their way up."""
+        """Of the state on its way down, and of updates on their way up; raw unless a method says otherwise."""
+        return {}, {}
 
-    @abstractmethod
     def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the run tells at its end."""
+        """What the run tells at its end: the last round's figures unless a method says otherwise."""
+        return {"rounds": len(history), **{n: v for n, v in history[-1].items() if isinstance(v, float)}}
+
+    def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
+        """Data sets that each node must hold; none unless a method says otherwise."""
+        return ()
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,6 @@ from ..federated.workload import FederatedWorkload
 from .config import VHL
 
 if TYPE_CHECKING:
-    from ..federated.messages import Encodings
     from ..federated.task import Task
 
 
@@ -24,7 +23,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
     summary = "federated learning with virtual data that make unlike clients alike; FedAvg, FedProx, SCAFFOLD, FedNova"
     config: type[BaseModel] = VHL
 
-    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+    def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """The images, unless they come as a package."""
         settings = cast(VHL, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
@@ -35,10 +34,6 @@ class VHLWorkload(FederatedWorkload[VHL]):
         from .task import VHLTask
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
-
-    def encodings(self, config: VHL) -> tuple[Encodings, Encodings]:
-        """Raw both ways."""
-        return {}, {}
 
     def result(self, config: VHL, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""

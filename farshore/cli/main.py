@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ExitCode
-from . import certs, demo, doctor, methods, node, nodes, run, runs, server
+from . import certs, demo, doctor, init, methods, node, nodes, run, runs, server, simulate
 from .failures import report
 
 app = typer.Typer(
@@ -46,6 +46,8 @@ def _common(
 
 
 app.command("demo")(demo.demo)
+app.command("init")(init.init)
+app.command("simulate")(simulate.simulate)
 app.add_typer(server.app, name="server")
 app.add_typer(node.app, name="node")
 app.add_typer(nodes.app, name="nodes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,12 @@ def build(model: type[BaseModel], pairs: Sequence[str], file: Path | None = None
     ConfigError
         A key is unknown or a value does not fit; the message names the nearest right one.
     """
-    values = read_yaml(file) if file else {}
+    return resolve(model, read_yaml(file) if file else {}, pairs)
+
+
+def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[str]) -> BaseModel:
+    """Build a configuration from values with each ``key=value`` over them; see :func:`build`."""
+    values: dict[str, Any] = copy.deepcopy(dict(given))
     texts: dict[tuple[str, ...], str] = {}
     for pair in pairs:
         path, text = _split(pair)

@@ -1,0 +1,121 @@
+"""How the trials of a simulation are shown while they run: bars on a terminal, lines elsewhere, or JSON events."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .output import duration, emit, say
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from ..simulations.trial import Trial
+
+
+class TrialsDisplay(Protocol):
+    """Where trials are shown; a context manager, so that a terminal is left in order."""
+
+    def __enter__(self) -> TrialsDisplay: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
+        """A trial told its progress, or finished."""
+
+
+def trials_display(trials: Sequence[Trial], *, as_json: bool) -> TrialsDisplay:
+    """The display that fits where standard output goes."""
+    if as_json:
+        return JsonTrials()
+    return LiveTrials(len(trials)) if sys.stdout.isatty() else PlainTrials(len(trials))
+
+
+class JsonTrials:
+    """One JSON event a line."""
+
+    def __enter__(self) -> JsonTrials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
+        said = {name: value for name, value in event.items() if name != "type"}
+        emit({"event": event["type"], "arm": trial.arm, "seed": trial.seed, **said})
+
+
+class PlainTrials:
+    """A line for each trial that finished."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._begun = time.monotonic()
+        self._since: dict[str, float] = {}
+
+    def __enter__(self) -> PlainTrials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        began = self._since.setdefault(trial.name, now)
+        if event["type"] == "finished":
+            self._done += 1
+            left = (now - self._begun) / self._done * (self._total - self._done)
+            eta = f", about {duration(left)} to go" if self._done < self._total else ""
+            say(f"[{self._done}/{self._total}] {trial.name}: {duration(now - began)}{eta}")
+
+
+class LiveTrials:
+    """A bar for all trials, and one for each that runs."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        self._all = self._bars.add_task("trials", total=total, figures="")
+        self._running: dict[str, TaskID] = {}
+        self._shares: dict[str, float] = {}
+
+    def __enter__(self) -> LiveTrials:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for task in self._running.values():
+            self._bars.remove_task(task)
+        self._bars.stop()
+
+    def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
+        name = trial.name
+        if event["type"] == "finished":
+            self._shares[name] = 1.0
+            if name in self._running:
+                self._bars.remove_task(self._running.pop(name))
+        else:
+            if name not in self._running:
+                self._running[name] = self._bars.add_task(f"  {name}", total=event["total"], figures="")
+            self._shares[name] = event["done"] / max(1, event["total"])
+            shown = _figures(event.get("values", {}))
+            self._bars.update(self._running[name], completed=event["done"], total=event["total"], figures=shown)
+        self._bars.update(self._all, completed=sum(self._shares.values()))
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    parts = []
+    if isinstance(values.get("loss"), float):
+        parts.append(f"loss {values['loss']:.3f}")
+    if isinstance(values.get("acc"), float):
+        parts.append(f"acc {100 * values['acc']:.1f} %")
+    return "  ".join(parts)

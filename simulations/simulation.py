@@ -1,0 +1,192 @@
+"""A federated run on simulated clients: the server program's rounds, a fleet of numbers, and a run directory.
+
+What it writes is what a real run writes: metrics, ledger, checkpoints, result. So the same reports read it, and a
+killed simulation goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from pydantic import BaseModel
+
+from ..algorithms.federated.fleet import Fleet
+from ..algorithms.federated.rounds import Rounds
+from ..algorithms.federated.task import Task
+from ..algorithms.federated.workload import FederatedWorkload, use_threads
+from ..core.errors import ConfigError, DataError, RunCancelledError
+from ..core.message import Array, Message
+from ..core.seeds import Seed
+from ..core.session import Channel, RunInfo, Workload
+from ..core.version import Versions
+from ..runs.directory import RunDirectory
+from .fleet import SimulatedFleet
+from .player import Player
+from .shared_memories import SharedMemories
+from .worker_process import Cast
+from .workers import Workers
+
+OnProgress: TypeAlias = Callable[[int, int, Mapping[str, float | str]], None]
+
+
+@dataclass
+class Simulation:
+    """One simulated run.
+
+    Parameters
+    ----------
+    workload : Workload
+        A federated method.
+    config : BaseModel
+        An instance of ``workload.config``.
+    directory : Path
+        Of the run; one that exists is resumed from its last checkpoint.
+    clients : int
+        How many there are.
+    seed : int
+        Root of the run's seed tree.
+    data : Mapping[str, Path]
+        Data sets by name.
+    workers : int
+        Processes that play the clients; 1 = this one.
+    on_progress : callable, optional
+        Gets done, total and figures after each round.
+    cancelled : threading.Event
+        Set it, from any thread, to cancel the run.
+    """
+
+    workload: Workload
+    config: BaseModel
+    directory: Path
+    clients: int
+    seed: int = 0
+    data: Mapping[str, Path] = field(default_factory=dict)
+    workers: int = 1
+    on_progress: OnProgress | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> dict[str, Any]:
+        """Run to the end, or from where an earlier one stopped; returns the result.
+
+        Raises
+        ------
+        ConfigError
+            The method is no federated one, or the directory holds another run.
+        FarshoreError
+            Whatever the rounds raise.
+        """
+        workload = self.workload
+        if not isinstance(workload, FederatedWorkload):
+            raise ConfigError(f"'{workload.name}' is no federated method: it cannot be simulated with many clients")
+        settings: Any = self.config
+        run = self._open()
+        if run.result is not None:
+            return run.result
+        use_threads(settings.threads)
+        with ExitStack() as stack:
+            session = stack.enter_context(_Session(self, run))
+            task = workload.task(settings, session.run.seed, session.data, self.clients)
+            for note in task.notes:
+                session.log(note)
+            rounds = Rounds(session, task, self._fleet(stack, session, task), settings)
+            result = workload.result(settings, rounds.run())
+        run.write_result(result)
+        return result
+
+    def _open(self) -> RunDirectory:
+        mine = {
+            "workload": self.workload.name,
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "clients": self.clients,
+        }
+        if not (self.directory / "run.json").exists():
+            return RunDirectory.create(
+                self.directory, {"id": self.directory.name, **mine, "nodes": [], "simulated": True}
+            )
+        run = RunDirectory.open(self.directory)
+        info = run.info
+        mine["versions"] = asdict(Versions.here())
+        differing = [name for name, value in mine.items() if info.get(name) != value]
+        if differing:
+            raise ConfigError(
+                f"{self.directory} holds a run with another {' and another '.join(differing)}",
+                cure="choose another directory",
+            )
+        return run
+
+    def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
+        down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
+        memories = self.directory / "memories"
+        if self.workers > 1:
+            cast_ = Cast(
+                self.workload.name,
+                self.config.model_dump_json(),
+                self.seed,
+                {name: str(path) for name, path in self.data.items()},
+                self.clients,
+                str(memories),
+            )
+            troupe: Any = stack.enter_context(Workers(cast_, self.workers))
+        else:
+            flat = task.model()
+            troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
+        return SimulatedFleet(troupe, self.clients, down, session.ledger.record)
+
+
+class _Session:
+    """What the rounds see of a simulated run; see :class:`~farshore.core.session.ServerSession`."""
+
+    channels: Mapping[str, Channel] = {}
+
+    def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
+        self._simulation, self._directory = simulation, directory
+        self._stack = ExitStack()
+        steps = directory.checkpoints.steps()
+        self.resume_step = max(steps) if steps else None
+        name, seed = simulation.workload.name, Seed(simulation.seed)
+        self.run = RunInfo(directory.path.name, name, seed, 0, (), directory.path)
+
+    def __enter__(self) -> _Session:
+        self.ledger = self._stack.enter_context(self._directory.open_ledger())
+        self._metrics = self._directory.open_metrics()
+        self._stack.callback(self._metrics.close)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        self.ledger.flush()  # what a kill loses of the ledger must come again after a restart
+        self._directory.checkpoints.save(step, tensors, meta)
+
+    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
+        return self._directory.checkpoints.load(step)
+
+    def check_cancelled(self) -> None:
+        if self._simulation.cancelled.is_set():
+            raise RunCancelledError(f"run {self.run.id} was cancelled")
+
+    def log(self, message: str) -> None:
+        with self._directory.log.open("a", encoding="utf-8") as file:
+            file.write(message + "\n")
+
+    def data(self, name: str) -> Path:
+        if name not in self._simulation.data:
+            raise DataError(f"the simulation has no data set '{name}'", cure=f"give it one: --data {name}=PATH")
+        return Path(self._simulation.data[name])
+
+    def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:
+        raise RuntimeError("simulated clients send no messages")
+
+    def metrics(self, step: int, **values: float) -> None:
+        self._metrics.write(step, values)
+
+    def progress(self, done: int, total: int, **values: float | str) -> None:
+        if self._simulation.on_progress:
+            self._simulation.on_progress(done, total, values)

@@ -1,0 +1,51 @@
+"""A process that works through trials, ``farshore.simulations.trial_process``; spawned by an experiment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ..core.processes import Json, Parent
+from ..core.workloads import load
+from .simulation import Simulation
+
+
+def main() -> int:
+    """Run every trial that comes, until the parent is gone; returns the exit code of the first that failed."""
+    parent = Parent.find()
+    wanted: SimpleQueue[Json] = SimpleQueue()
+    first = parent.first()
+    parent.listen(wanted.put)
+    message = first
+    while True:
+        try:
+            result = _run(parent, message["trial"])
+        except Exception as error:
+            return int(parent.failed(error))
+        parent.send({"type": "finished", "result": result})
+        message = wanted.get()
+
+
+def _run(parent: Parent, trial: dict[str, Any]) -> dict[str, Any]:
+    def on_progress(done: int, total: int, values: Any) -> None:
+        parent.send({"type": "progress", "done": done, "total": total, "values": dict(values)})
+
+    workload = load(trial["workload"])
+    return Simulation(
+        workload,
+        workload.config.model_validate(trial["config"]),
+        Path(trial["directory"]),
+        clients=trial["clients"],
+        seed=trial["seed"],
+        data={name: Path(path) for name, path in trial["data"].items()},
+        workers=trial["workers"],
+        on_progress=on_progress,
+        cancelled=threading.Event(),
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
