@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel
 
+from ..algorithms.federated.asynchronous import rounds_of
 from ..algorithms.federated.fleet import Fleet
-from ..algorithms.federated.rounds import Rounds
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.workload import FederatedWorkload, use_threads
 from ..core.errors import ConfigError, DataError, RunCancelledError
@@ -25,9 +25,11 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from .clock import Devices
 from .fleet import SimulatedFleet
 from .player import Player
 from .shared_memories import SharedMemories
+from .timing import Timing
 from .worker_process import Cast
 from .workers import Workers
 
@@ -54,6 +56,8 @@ class Simulation:
         Data sets by name.
     workers : int
         Processes that play the clients; 1 = this one.
+    devices : Devices, optional
+        What the clients run on: then the run tells virtual time, and only who answers in time counts.
     on_progress : callable, optional
         Gets done, total and figures after each round.
     cancelled : threading.Event
@@ -67,6 +71,7 @@ class Simulation:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     workers: int = 1
+    devices: Devices | None = None
     on_progress: OnProgress | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -93,7 +98,7 @@ class Simulation:
             task = workload.task(settings, session.run.seed, session.data, self.clients)
             for note in task.notes:
                 session.log(note)
-            rounds = Rounds(session, task, self._fleet(stack, session, task), settings)
+            rounds = rounds_of(session, task, self._fleet(stack, session, task), settings)
             result = workload.result(settings, rounds.run())
         run.write_result(result)
         return result
@@ -104,6 +109,7 @@ class Simulation:
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "clients": self.clients,
+            "devices": self.devices.resolved().model_dump(mode="json") if self.devices else None,
         }
         if not (self.directory / "run.json").exists():
             return RunDirectory.create(
@@ -123,6 +129,8 @@ class Simulation:
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
         down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
         memories = self.directory / "memories"
+        flat = task.model()
+        remembered = task.method(flat).remembers(flat)
         if self.workers > 1:
             cast_ = Cast(
                 self.workload.name,
@@ -134,9 +142,16 @@ class Simulation:
             )
             troupe: Any = stack.enter_context(Workers(cast_, self.workers))
         else:
-            flat = task.model()
-            troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record)
+            troupe = Player(task, up, SharedMemories(memories, self.clients, remembered))
+        timing = None
+        if self.devices is not None:
+
+            def count(client: int, number: int) -> tuple[int, int]:
+                work = task.work(flat, client, number)
+                return work.samples, len(work.batches)
+
+            timing = Timing(self.devices.clock(self.clients, session.run.seed), count, up, bool(remembered))
+        return SimulatedFleet(troupe, self.clients, down, session.ledger.record, timing)
 
 
 class _Session:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class Asynchrony(BaseModel):
+    """Settings of the schedules that do not wait: FedAsync (Xie 2019) and FedBuff (Nguyen 2022)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concurrency: int = Field(0, ge=0, description="clients that train at a time, M; 0 = per_round")
+    buffer: int = Field(0, ge=0, description="FedBuff: replies that make a version, K; 0 = per_round")
+    server_lr: float = Field(1.0, gt=0, description="FedBuff: eta_g")
+    alpha: float = Field(0.6, gt=0, le=1, description="FedAsync: share of a fresh reply in the next version")
+    staleness: Literal["polynomial", "hinge", "constant"] = Field("polynomial", description="how old replies weigh")
+    a: float = Field(0.5, gt=0, description="polynomial (1 + tau)^-a, hinge 1 / (a (tau - b) + 1)")
+    b: int = Field(4, ge=0, description="hinge: versions that cost nothing")
 
 
 class FederatedConfig(BaseModel):
@@ -10,7 +26,9 @@ class FederatedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(40, ge=1)
+    rounds: int = Field(40, ge=1, description="versions of the model, where the schedule is not sync")
+    schedule: Literal["sync", "fedasync", "fedbuff"] = Field("sync", description="who waits for whom")
+    asynchrony: Asynchrony = Asynchrony()
     per_round: int = Field(5, ge=1, description="clients of a cohort, S")
     least: int = Field(1, ge=1, description="a round with fewer replies leaves the model as it was")
     deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")

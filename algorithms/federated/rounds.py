@@ -8,18 +8,12 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import RunFailedError
-from ...core.seeds import Seed
 from ...core.session import ServerSession
 from .config import FederatedConfig
 from .fleet import Fleet, Gathered
+from .fleet import cohort as cohort
 from .task import Task
 from .tree import Part
-
-
-def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
-    """The clients of a round, ascending: drawn without replacement by run seed and round alone, whatever the method."""
-    drawn = seed.child("cohort", number).numpy().choice(population, size=size, replace=False, shuffle=False)
-    return sorted(int(client) for client in drawn)
 
 
 class Rounds:
@@ -47,6 +41,7 @@ class Rounds:
         if session.resume_step is not None:
             self.state, meta = session.load_checkpoint(session.resume_step)
             self.history = list(meta["history"])
+            fleet.resume(self.history)
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last round; returns one entry per round."""
@@ -57,7 +52,7 @@ class Rounds:
 
     def _round(self, number: int) -> None:
         seed = self._session.run.seed
-        chosen = cohort(seed, number, self._fleet.population, self._schedule.per_round)
+        chosen = self._fleet.draw(seed, number, self._schedule.per_round)
         gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
         if gathered.total is not None and len(gathered.replies) >= self._schedule.least:
             self.state = self._method.finish(self.state, gathered.total, self._fleet.population)
@@ -83,5 +78,6 @@ def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:
     return {
         "cohort": list(chosen),
         "missing": {str(client): why for client, why in gathered.missing.items()},
+        **gathered.figures,
         "train_loss": float(losses @ samples / samples.sum()) if len(samples) else float("nan"),
     }

@@ -50,8 +50,8 @@ class FederatedWorkload(ABC, Generic[Config]):
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""
+        from .asynchronous import rounds_of
         from .fleet import NodeFleet
-        from .rounds import Rounds
 
         settings = cast(Config, config)
         use_threads(settings.threads)
@@ -59,7 +59,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         for note in task.notes:
             session.log(note)
         fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
-        history = Rounds(session, task, fleet, settings).run()
+        history = rounds_of(session, task, fleet, settings).run()
         for channel in session.channels.values():
             with suppress(PeerLostError):
                 channel.send(Message("control", fields={"what": "done"}))

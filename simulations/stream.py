@@ -1,0 +1,85 @@
+"""Simulated clients one by one: replies arrive in the order of virtual time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..algorithms.federated.fleet import Arrival
+from ..algorithms.federated.messages import Encodings, arrays, as_it_arrives, model_message
+from ..algorithms.federated.methods import Method
+from ..algorithms.federated.tree import Part
+from ..core.transfer import Direction
+from ..wire.pack import pack
+from .clock import Trip
+from .sizes import Size, size_of
+from .timing import Timing, Troupe
+
+#: Tells the ledger: client, direction, kind, round, sizes.
+Record = Callable[[int, Direction, str, int, Size], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    trip: Trip
+    number: int
+    seen: Part
+
+
+class VirtualStream:
+    """See :class:`~farshore.algorithms.federated.fleet.Stream`; events are ordered by time, ties by client number.
+
+    A client that is off when it is sent something begins when it is next on. It trains when its reply is taken, so
+    what is still on its way at the end of a run costs nothing.
+    """
+
+    def __init__(
+        self, troupe: Troupe, population: int, encodings: Encodings, timing: Timing, method: Method, record: Record
+    ) -> None:
+        self._troupe, self._population, self._encodings = troupe, population, encodings
+        self._timing, self._method, self._record = timing, method, record
+        self._events: list[tuple[float, int, _Job]] = []
+        self._version: tuple[int, Part, Size] | None = None
+        self._since, self._joule, self._counts = timing.clock.now, 0.0, {"ok": 0, "lost": 0}
+
+    def send(self, client: int, number: int, down: Part) -> None:
+        """Put the end of the client's training among the events."""
+        if self._version is None or self._version[0] != number:
+            message = model_message(number, down, self._encodings)
+            self._version = number, arrays(as_it_arrives(message)), size_of(pack(message))
+        _, seen, size = self._version
+        self._record(client, "down", "model", number, size)
+        begin = self._timing.clock.next_on(client)
+        trip = self._timing.trip(number, client, seen, size, self._method, begin)
+        heapq.heappush(self._events, (trip.end, client, _Job(trip, number, seen)))
+
+    def next(self) -> Arrival:
+        """Let time pass until the next event."""
+        end, client, job = heapq.heappop(self._events)
+        self._timing.clock.now = end
+        self._joule += job.trip.joule
+        if job.trip.lost:
+            self._counts["lost"] += 1
+            return Arrival(client, job.number, None, job.seen, missing="it was lost")
+        block = self._troupe.play(job.number, [client], job.seen, self._method)
+        self._record(client, "up", "update", job.number, block.sizes[0])
+        if block.total is None:
+            return Arrival(client, job.number, None, job.seen, missing=block.missing[client])
+        self._counts["ok"] += 1
+        proposal = self._method.finish(job.seen, block.total, self._population)
+        return Arrival(client, job.number, proposal, job.seen, block.replies[0])
+
+    def figures(self) -> dict[str, float]:
+        """Times, energy and counts of the clients since the last call."""
+        now = self._timing.clock.now
+        told = {
+            "simulated_seconds": now,
+            "round_seconds": now - self._since,
+            "joule": self._joule,
+            "clients_ok": float(self._counts["ok"]),
+            "clients_late": 0.0,
+            "clients_lost": float(self._counts["lost"]),
+        }
+        self._since, self._joule, self._counts = now, 0.0, {"ok": 0, "lost": 0}
+        return told

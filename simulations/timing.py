@@ -1,0 +1,56 @@
+"""How long the clients of a simulated run take: a clock, and the steps and frames that it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ..algorithms.federated.messages import Encodings, update_message
+from ..algorithms.federated.methods import Method, Update
+from ..algorithms.federated.tree import Part
+from ..wire.pack import pack
+from .clock import Trip, VirtualClock
+from .player import Block
+from .sizes import Size, size_of
+
+
+class Troupe(Protocol):
+    """Whoever plays a cohort."""
+
+    def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
+        """Round ``number`` for all of a cohort, from the state ``down``."""
+
+
+class Timing:
+    """A clock, and what it must know of a run to time its clients before they train.
+
+    An update is timed by the frame that one of its shapes has; an encoding whose size depends on the values is timed
+    as if all of them were those of the state.
+
+    Parameters
+    ----------
+    clock : VirtualClock
+    count : callable
+        (client, round) → samples and steps of its work.
+    encodings : Encodings
+        Of the updates.
+    remembers : bool
+        Whether clients keep something from round to round: then those whose reply comes too late train all the same.
+    """
+
+    def __init__(
+        self, clock: VirtualClock, count: Callable[[int, int], tuple[int, int]], encodings: Encodings, remembers: bool
+    ) -> None:
+        self.clock, self.remembers = clock, remembers
+        self._count, self._encodings = count, encodings
+
+    def trip(self, number: int, client: int, down: Part, size: Size, method: Method, begin: float) -> Trip:
+        """A client's part in a round."""
+        up = self.update(number, client, down, method)
+        return self.clock.trip(number, client, self._count(client, number)[1], size.frame, up.frame, begin)
+
+    def update(self, number: int, client: int, down: Part, method: Method) -> Size:
+        """The sizes of a client's update."""
+        samples, steps = self._count(client, number)
+        update = Update(method.reply(down), samples, steps, 1.0)
+        return size_of(pack(update_message(number, update, self._encodings)))

@@ -1,0 +1,114 @@
+"""FedAsync and FedBuff: exact weights, FedAvg as a special case, real programs and virtual time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farshore.algorithms.federated.asynchronous import buffered, mixed, staleness_weight
+from farshore.algorithms.federated.config import Asynchrony
+from farshore.algorithms.vhl.config import VHL
+from farshore.algorithms.vhl.workload import WORKLOAD
+from farshore.core.errors import ConfigError
+from farshore.simulations.clock import Devices
+from farshore.simulations.in_process import InProcessRun
+from farshore.simulations.population import Groups
+from farshore.simulations.simulation import Simulation
+
+SMALL: dict[str, Any] = {
+    "virtual": {"enabled": False},
+    "partition": {"kind": "iid"},
+    "model": "lenet",
+    "local_epochs": 1,
+    "lr": 0.05,
+    "per_round": 3,
+}
+
+
+def devices(*groups: dict[str, Any]) -> Devices:
+    return Devices(population=Groups.model_validate({"groups": list(groups) or [{}]}), seconds_per_step=1.0)
+
+
+def simulated(path: Path, settings: dict[str, Any], made: Devices | None, clients: int = 3) -> Any:
+    """Result, history, and the last state of a simulated run."""
+    from farshore.runs.checkpoints import CheckpointStore
+
+    config = VHL.model_validate({**SMALL, **settings})
+    simulation = Simulation(WORKLOAD, config, path, clients, seed=1, devices=made)
+    result = simulation.run()
+    state, meta = CheckpointStore(path / "checkpoints").load(config.rounds)
+    return result, meta["history"], state
+
+
+def test_old_replies_weigh_what_the_papers_say() -> None:
+    polynomial = [staleness_weight(Asynchrony(), tau) for tau in (0, 1, 3, 8)]
+    assert polynomial == pytest.approx([1, 1 / math.sqrt(2), 1 / 2, 1 / 3], rel=1e-15)
+    hinge = Asynchrony(staleness="hinge", a=10, b=4)
+    assert [staleness_weight(hinge, tau) for tau in (0, 4, 5, 6)] == [1, 1, 1 / 11, 1 / 21]
+    assert staleness_weight(Asynchrony(staleness="constant"), 100) == 1
+
+
+def test_a_version_is_mixed_or_moved_by_hand() -> None:
+    def part(floats: float, integers: int) -> Any:
+        return {"floats": np.array([floats], np.float32), "integers": np.array([integers])}
+
+    state = mixed(part(1.0, 10), part(3.0, 20), 0.25)
+    assert (state["floats"][0], state["integers"][0]) == (1.5, 12)
+    moves = [(1.0, part(3.0, 14), part(1.0, 10)), (0.5, part(9.0, 20), part(5.0, 12))]
+    state = buffered(part(10.0, 100), moves, 0.5)
+    assert (state["floats"][0], state["integers"][0]) == (10 + 0.5 / 2 * (2 + 0.5 * 4), 102)
+
+
+def test_fedbuff_on_equal_devices_with_all_in_the_buffer_is_fedavg(tmp_path: Path) -> None:
+    # 1797 digits are 1437 for training: three equal shares, so FedAvg's weights are equal too.
+    _, history, averaged = simulated(tmp_path / "a", {"rounds": 3}, None)
+    _, versions, state = simulated(tmp_path / "b", {"rounds": 3, "schedule": "fedbuff"}, devices())
+    assert [entry["staleness"] for entry in versions] == [0, 0, 0]
+    assert np.allclose(state["floats"], averaged["floats"], atol=1e-5)
+    assert np.array_equal(state["integers"], averaged["integers"])
+    assert versions[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], rel=1e-3)
+
+
+def test_a_straggler_holds_up_rounds_and_nothing_else(tmp_path: Path) -> None:
+    made = devices({"count": 1, "profile": {"compute_factor": 50}}, {})
+    waits, _, _ = simulated(tmp_path / "a", {"rounds": 4}, made)
+    goes_on, history, state = simulated(tmp_path / "b", {"rounds": 8, "schedule": "fedasync"}, made)
+    one = history[0]["simulated_seconds"]
+    last = history[-1]["simulated_seconds"]
+    assert last == pytest.approx(8 / 2 * one, rel=0.3)  # two clients, each as fast as it can
+    _, waited, _ = simulated(tmp_path / "a", {"rounds": 4}, made)
+    assert waited[-1]["simulated_seconds"] == pytest.approx(4 * 50 * one, rel=1e-6)
+    _, again, same = simulated(tmp_path / "c", {"rounds": 8, "schedule": "fedasync"}, made)
+    assert [e["cohort"] for e in again] == [e["cohort"] for e in history]
+    assert np.array_equal(same["floats"], state["floats"])
+    assert waits["rounds"] == 4
+    assert goes_on["rounds"] == 8
+
+
+@pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
+def test_real_programs_learn_digits_without_waiting_and_resume(tmp_path: Path, schedule: str) -> None:
+    settings = {**SMALL, "schedule": schedule, "asynchrony": {"buffer": 2}, "checkpoint_every": 4}
+    nodes = [f"n{i}" for i in range(4)]
+    first = VHL.model_validate({**settings, "rounds": 8})
+    InProcessRun(WORKLOAD, first, tmp_path / "run", nodes, seed=2).run()
+    longer, told = VHL.model_validate({**settings, "rounds": 24}), list[int]()
+    run = InProcessRun(WORKLOAD, longer, tmp_path / "run", nodes, seed=2, on_metrics=lambda n, _: told.append(n))
+    result = run.run()
+    assert told == list(range(9, 25))
+    assert result["rounds"] == 24
+    assert max(v for k, v in result.items() if "acc" in k and isinstance(v, float)) > 0.6
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+def test_methods_of_whole_rounds_are_refused(tmp_path: Path, method: str) -> None:
+    with pytest.raises(ConfigError, match="needs whole rounds"):
+        simulated(tmp_path / "run", {"rounds": 1, "method": method, "schedule": "fedasync"}, devices())
+
+
+def test_a_simulation_without_devices_cannot_tell_who_is_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="depends on the devices"):
+        simulated(tmp_path / "run", {"rounds": 1, "schedule": "fedbuff"}, None)
