@@ -32,6 +32,7 @@ TITLES = {
     "split_step": "Time of a split step",
     "wire": "Throughput of the wire",
     "ledger": "Cost of the ledger",
+    "vhl_accuracy": "Federated learning with virtual data",
 }
 
 

@@ -35,10 +35,21 @@ class SimulatedFleet:
         Of the state on its way down.
     recorder : callable, optional
         Gets a row for every frame that a real run would have sent; nodes are called ``client-7``.
+    attempt : int
+        How often the run was restarted.
     """
 
-    def __init__(self, troupe: Troupe, population: int, encodings: Encodings, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        troupe: Troupe,
+        population: int,
+        encodings: Encodings,
+        recorder: Recorder | None = None,
+        *,
+        attempt: int = 0,
+    ) -> None:
         self._troupe, self._population, self._encodings, self._recorder = troupe, population, encodings, recorder
+        self._attempt = attempt
 
     @property
     def population(self) -> int:
@@ -63,4 +74,4 @@ class SimulatedFleet:
     def _record(self, client: int, direction: Direction, kind: str, number: int, size: Size) -> None:
         assert self._recorder is not None
         where = f"client-{client}", direction, kind, size.encoding, number, 0, 0
-        self._recorder(Transfer(*where, size.dense, size.payload, size.frame, 0, time.time()))
+        self._recorder(Transfer(*where, size.dense, size.payload, size.frame, self._attempt, time.time()))

@@ -25,6 +25,7 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from ..runs.ledger_reader import segments
 from .fleet import SimulatedFleet
 from .player import Player
 from .shared_memories import SharedMemories
@@ -136,7 +137,7 @@ class Simulation:
         else:
             flat = task.model()
             troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record)
+        return SimulatedFleet(troupe, self.clients, down, session.ledger.record, attempt=session.run.epoch)
 
 
 class _Session:
@@ -150,7 +151,8 @@ class _Session:
         steps = directory.checkpoints.steps()
         self.resume_step = max(steps) if steps else None
         name, seed = simulation.workload.name, Seed(simulation.seed)
-        self.run = RunInfo(directory.path.name, name, seed, 0, (), directory.path)
+        restarts = len(segments(directory.path))
+        self.run = RunInfo(directory.path.name, name, seed, restarts, (), directory.path)
 
     def __enter__(self) -> _Session:
         self.ledger = self._stack.enter_context(self._directory.open_ledger())
