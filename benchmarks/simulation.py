@@ -2,8 +2,8 @@
 
 Flower and pfl run in virtual environments of their own, which the script makes with uv (--venvs; some gigabytes). Every
 system gets the same models, images and clients, two workers with one thread each, and no evaluation; the systems take
-turns. What counts is CPU time of the process tree per round, the first round left out; wall time and memory stand beside.
-The bare training loop in one process is the floor. A busy machine is told, and its figures are not judged.
+turns. What counts is CPU time of the process tree per round, the first round left out; wall time and memory stand
+beside. The bare training loop in one process is the floor. A busy machine is told, and its figures are not judged.
 
     python benchmarks/simulation.py --venvs ~/.cache/farshore-peers --json simulation.json
 """
@@ -148,9 +148,8 @@ def main() -> int:
     options = made.parse_args()
     become_reaper()
     with tempfile.TemporaryDirectory(prefix="farshore-images-") as folder:
-        peers = Peers(options.venvs)
-        if options.venvs and not options.quick:
-            peers.make()
+        peers = Peers(None if options.quick else options.venvs)  # starting them takes longer than a quick run may
+        peers.make()
         bench = Bench(options, peers, Path(folder))
         others = [name for name in PEERS if peers.has(name)]
         wanted = [ECHOES[0], CROWD, SMALL[0]] if options.quick else [*ECHOES, CROWD, *SMALL, *LARGE]

@@ -1,4 +1,4 @@
-"""The work on farshore's simulator, ledger, metrics and checkpoints included: ``farshore_side.py WORK IMAGES [WORKERS]``."""
+"""The work on farshore's simulator, its ledger and metrics included: ``farshore_side.py WORK IMAGES [WORKERS]``."""
 
 from __future__ import annotations
 

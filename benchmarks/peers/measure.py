@@ -26,6 +26,7 @@ PEERS = {
     "pfl": ["pfl[pytorch]>=0.6,<0.7", "torch>=2.11"],
 }
 _VERSIONS = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+_TOLD = ("flwr", "ray", "pfl", "torch", "numpy")
 _SAMPLE_SECONDS = 0.5
 
 
@@ -66,7 +67,8 @@ class Peers:
 
     def make(self) -> None:
         """Make those that are missing."""
-        assert self._folder is not None
+        if self._folder is None:
+            return
         uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
         for name, wanted in PEERS.items():
             if self.has(name):
@@ -85,12 +87,9 @@ class Peers:
         """The main packages of each."""
         found = {}
         for name in filter(self.has, PEERS):
-            told = subprocess.run(
-                [self._python(name), "-c", _VERSIONS], capture_output=True, text=True, check=True
-            ).stdout
-            found[name] = sorted(
-                w for w in told.split() if w.split("==")[0] in ("flwr", "ray", "pfl", "torch", "numpy")
-            )
+            command = [str(self._python(name)), "-c", _VERSIONS]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            found[name] = sorted(w for w in told if w.split("==")[0] in _TOLD)
         return found
 
     def commands(self, system: str, work: Work, images: Path) -> Command:

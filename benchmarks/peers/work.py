@@ -1,4 +1,4 @@
-"""The work that every simulator is given: models, data, clients. Needs torch and numpy only, whatever venv it runs in."""
+"""The work that every simulator is given: models, data, clients. Needs nothing but torch and numpy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Work:
     """What is simulated.
 
     ``shape`` is an image's; empty: clients return the model as it came. ``samples`` is each client's number of images;
-    ``spread`` the standard deviation of its logarithm where clients differ. ``rounds`` come after the first, which counts
-    as start-up.
+    ``spread`` the standard deviation of its logarithm where clients differ. ``rounds`` come after the first, which
+    counts as start-up.
     """
 
     name: str
