@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Gathered
-from ..algorithms.federated.messages import Encodings, arrays, as_it_arrives, model_message
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.tree import Part
 from ..core.transfer import Direction, Recorder, Transfer
@@ -31,8 +31,7 @@ class SimulatedFleet:
     troupe : Troupe
         Plays them: a player in this process, or workers.
     population : int
-    encodings : Encodings
-        Of the state on its way down.
+    codec : Codec
     recorder : callable, optional
         Gets a row for every frame that a real run would have sent; nodes are called ``client-7``.
     attempt : int
@@ -43,12 +42,12 @@ class SimulatedFleet:
         self,
         troupe: Troupe,
         population: int,
-        encodings: Encodings,
+        codec: Codec,
         recorder: Recorder | None = None,
         *,
         attempt: int = 0,
     ) -> None:
-        self._troupe, self._population, self._encodings, self._recorder = troupe, population, encodings, recorder
+        self._troupe, self._population, self._codec, self._recorder = troupe, population, codec, recorder
         self._attempt = attempt
 
     @property
@@ -58,15 +57,16 @@ class SimulatedFleet:
 
     def round(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Gathered:
         """Play the cohort."""
-        message = model_message(number, down, self._encodings)
-        block = self._troupe.play(number, cohort, arrays(as_it_arrives(message)), method)
+        message = self._codec.down(number, down)
+        seen = self._codec.seen(message, down)
+        block = self._troupe.play(number, cohort, seen, method)
         if self._recorder is not None:
             size = size_of(pack(message))
             for client in cohort:
                 self._record(client, "down", "model", number, size)
             for client, size in zip(cohort, block.sizes, strict=True):
                 self._record(client, "up", "update", number, size)
-        return Gathered(block.total, block.replies, block.missing)
+        return Gathered(block.total, block.replies, block.missing, seen)
 
     def keep(self, number: int) -> None:
         """Nothing: memories die with this process, and the state that was kept with them."""

@@ -122,7 +122,8 @@ class Simulation:
         return run
 
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
-        down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
+        flat = task.model()
+        codec = cast(FederatedWorkload[Any], self.workload).codec(cast(Any, self.config), flat)
         memories = self.directory / "memories"
         if self.workers > 1:
             cast_ = Cast(
@@ -135,9 +136,9 @@ class Simulation:
             )
             troupe: Any = stack.enter_context(Workers(cast_, self.workers))
         else:
-            flat = task.model()
-            troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record, attempt=session.run.epoch)
+            kept = codec.remembers(task.method(flat), flat)
+            troupe = Player(task, codec, SharedMemories(memories, self.clients, kept))
+        return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, attempt=session.run.epoch)
 
 
 class _Session:

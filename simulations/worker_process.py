@@ -61,8 +61,9 @@ class Cast:
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
         flat = task.model()
-        memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
-        return Player(task, workload.encodings(config)[1], memories)
+        codec = workload.codec(config, flat)
+        kept = codec.remembers(task.method(flat), flat)
+        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept))
 
 
 def main(connection: Connection, cast_json: str) -> None:

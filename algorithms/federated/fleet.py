@@ -10,7 +10,8 @@ from typing import Protocol
 from ...core.errors import PeerLostError
 from ...core.message import Message
 from ...core.session import ServerSession
-from .messages import Encodings, UpdateError, arrays, as_it_arrives, model_message, read_update
+from .codec import Codec
+from .messages import UpdateError
 from .methods import Method
 from .tree import Part, TreeSum
 
@@ -45,11 +46,14 @@ class Gathered:
         In cohort order.
     missing : dict
         Client -> why nothing of it was added.
+    seen : dict of arrays
+        What clients got of the state that was sent: the same arrays unless the downlink's encoding lost something.
     """
 
     total: Part | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
+    seen: Part = field(default_factory=dict)
 
 
 class Fleet(Protocol):
@@ -72,14 +76,13 @@ class NodeFleet:
     Parameters
     ----------
     session : ServerSession
-    encodings : Encodings
-        Of the state.
+    codec : Codec
     deadline : float
         Seconds that a round waits for replies; 0 = until everybody has answered or is lost.
     """
 
-    def __init__(self, session: ServerSession, encodings: Encodings, deadline: float = 0.0) -> None:
-        self._session, self._encodings, self._deadline = session, encodings, deadline
+    def __init__(self, session: ServerSession, codec: Codec, deadline: float = 0.0) -> None:
+        self._session, self._codec, self._deadline = session, codec, deadline
         self._names = list(session.channels)
 
     @property
@@ -99,8 +102,8 @@ class NodeFleet:
             gathered.missing[cohort[place]] = why
             self._session.log(f"round {number}: without {name}: {why}")
 
-        message = model_message(number, down, self._encodings)
-        seen = arrays(as_it_arrives(message))  # what clients begin from, and updates are measured against
+        message = self._codec.down(number, down)
+        seen = self._codec.seen(message, down)  # what clients begin from, and updates are measured against
         for name in list(waiting):
             try:
                 self._session.channels[name].send(message)
@@ -113,7 +116,7 @@ class NodeFleet:
                 name, answer = self._session.receive_any(list(waiting), left)
                 if answer.round < number:  # of a round that did not wait for it
                     continue
-                update = read_update(answer, number, method.reply(seen))
+                update = self._codec.read(answer, number, seen, method.reply(seen))
             except PeerLostError as error:
                 leave_out(error.name, str(error))
             except TimeoutError:
@@ -125,7 +128,7 @@ class NodeFleet:
                 place = waiting.pop(name)
                 tree.add(place, method.contribution(seen, update))
                 replies[place] = Reply(cohort[place], update.samples, update.steps, update.loss)
-        gathered.total = tree.total()
+        gathered.total, gathered.seen = tree.total(), seen
         gathered.replies = [replies[place] for place in sorted(replies)]
         return gathered
 

@@ -17,7 +17,8 @@ from ...core.session import NodeSession, ServerSession
 from .config import FederatedConfig
 
 if TYPE_CHECKING:
-    from .messages import Encodings
+    from .codec import Codec
+    from .flat import FlatModel
     from .task import Task
 
 Config = TypeVar("Config", bound=FederatedConfig)
@@ -36,9 +37,11 @@ class FederatedWorkload(ABC, Generic[Config]):
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
 
-    def encodings(self, config: Config) -> tuple[Encodings, Encodings]:
-        """Of the state on its way down, and of updates on their way up; raw unless a method says otherwise."""
-        return {}, {}
+    def codec(self, config: Config, flat: FlatModel) -> Codec:
+        """How states and updates of a model like this travel; both ends have the same."""
+        from .codec import Codec
+
+        return Codec(config.uplink, config.downlink, flat.layout)
 
     def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
         """What the run tells at its end: the last round's figures unless a method says otherwise."""
@@ -58,7 +61,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
         for note in task.notes:
             session.log(note)
-        fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
+        fleet = NodeFleet(session, self.codec(settings, task.model()), settings.deadline)
         history = Rounds(session, task, fleet, settings).run()
         for channel in session.channels.values():
             with suppress(PeerLostError):
@@ -72,7 +75,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
-        Client(session, task, self.encodings(settings)[1]).run()
+        Client(session, task, self.codec(settings, task.model())).run()
 
 
 def use_threads(count: int) -> None:
