@@ -8,6 +8,7 @@ import torch
 from ...core.errors import WireError
 from ...core.message import Message
 from ...core.session import NodeSession
+from .briefing import Briefing, answer
 from .codec import Codec
 from .task import Task
 from .tree import Part
@@ -21,10 +22,12 @@ class Client:
     session : NodeSession
     task : Task
     codec : Codec
+    briefing : Briefing, optional
+        What it must hold before its first round.
     """
 
-    def __init__(self, session: NodeSession, task: Task, codec: Codec) -> None:
-        self._session, self._task, self._codec = session, task, codec
+    def __init__(self, session: NodeSession, task: Task, codec: Codec, briefing: Briefing | None = None) -> None:
+        self._session, self._task, self._codec, self._briefing = session, task, codec, briefing
         self._number = session.shard[0]
         self._flat = task.model()
         self._method = task.method(self._flat)
@@ -46,6 +49,11 @@ class Client:
                 self._session.save_checkpoint(message.round, kept, {})
             elif message.kind == "control" and what == "done":
                 return
+            elif self._briefing is not None and message.kind == "control" and what == "offer":
+                has = self._briefing.has(dict(message.fields))
+                self._session.channel.send(answer(message.round, has=has))
+            elif self._briefing is not None and message.kind == "virtual":
+                self._briefing.take(message)
             else:
                 raise WireError(f"the server sent a '{message.kind}' where a round was expected")
 

@@ -123,7 +123,7 @@ def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(tmp_path: Pat
         return sorted(tuple(asdict(r)[n] for n in names) for r in found if r.kind in ("model", "update"))
 
     assert sizes(rows) == sizes(real_rows)
-    assert len(rows) == 2 * ROUNDS * COHORT
+    assert len(sizes(rows)) == 2 * ROUNDS * COHORT
     if method == "fedavg" and way == "raw":  # R · 2 S P
         flat = toy.model()
         assert sum(r.dense_bytes for r in rows) == ROUNDS * 2 * COHORT * flat.layout.payload_bytes
