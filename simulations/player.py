@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import Encodings, UpdateError, as_it_arrives, read_update, update_message
+from ..algorithms.federated.messages import UpdateError, as_it_arrives
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
@@ -42,14 +43,14 @@ class Player:
     Parameters
     ----------
     task : Task
-    encodings : Encodings
-        Of the updates; what a lossy one loses is lost here too.
+    codec : Codec
+        What an encoding loses is lost here too.
     memories : Memories
         What each client remembers from round to round.
     """
 
-    def __init__(self, task: Task, encodings: Encodings, memories: Memories) -> None:
-        self._task, self._encodings, self._memories = task, encodings, memories
+    def __init__(self, task: Task, codec: Codec, memories: Memories) -> None:
+        self._task, self._codec, self._memories = task, codec, memories
         self._flat = task.model()
         self._method = task.method(self._flat)
 
@@ -64,11 +65,11 @@ class Player:
         for position, client in enumerate(clients, first):
             work = self._task.work(self._flat, client, number)
             work.memory = self._memories.of(client)
-            message = update_message(number, self._method.local(self._flat, down, work), self._encodings)
+            message = self._codec.up(number, self._method.local(self._flat, down, work), down, work.memory)
             self._memories.put(client, work.memory)
             block.sizes.append(size_of(pack(message)))
             try:
-                update = read_update(as_it_arrives(message), number, expected)
+                update = self._codec.read(as_it_arrives(message), number, down, expected)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)

@@ -26,6 +26,7 @@ from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
 from ..runs.ledger_reader import segments
+from .conversation import Resumed
 from .fleet import SimulatedFleet
 from .player import Player
 from .shared_memories import SharedMemories
@@ -94,8 +95,10 @@ class Simulation:
             task = workload.task(settings, session.run.seed, session.data, self.clients)
             for note in task.notes:
                 session.log(note)
-            rounds = Rounds(session, task, self._fleet(stack, session, task), settings)
-            result = workload.result(settings, rounds.run())
+            fleet = self._fleet(stack, session, task)
+            history = Rounds(session, task, fleet, settings).run()
+            fleet.done()
+            result = workload.result(settings, history)
         run.write_result(result)
         return result
 
@@ -122,7 +125,10 @@ class Simulation:
         return run
 
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
-        down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
+        flat = task.model()
+        workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
+        codec = workload.codec(settings, flat)
+        briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
         memories = self.directory / "memories"
         if self.workers > 1:
             cast_ = Cast(
@@ -132,12 +138,13 @@ class Simulation:
                 {name: str(path) for name, path in self.data.items()},
                 self.clients,
                 str(memories),
+                str(briefing.keep()) if briefing else "",
             )
             troupe: Any = stack.enter_context(Workers(cast_, self.workers))
         else:
-            flat = task.model()
-            troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record, attempt=session.run.epoch)
+            kept = codec.remembers(task.method(flat), flat)
+            troupe = Player(task, codec, SharedMemories(memories, self.clients, kept))
+        return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 
 class _Session:
@@ -148,8 +155,8 @@ class _Session:
     def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
         self._simulation, self._directory = simulation, directory
         self._stack = ExitStack()
-        steps = directory.checkpoints.steps()
-        self.resume_step = max(steps) if steps else None
+        self.steps = directory.checkpoints.steps()
+        self.resume_step = max(self.steps, default=None)
         name, seed = simulation.workload.name, Seed(simulation.seed)
         restarts = len(segments(directory.path))
         self.run = RunInfo(directory.path.name, name, seed, restarts, (), directory.path)
@@ -169,6 +176,12 @@ class _Session:
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         return self._directory.checkpoints.load(step)
+
+    def resumed(self) -> Resumed:
+        """What the ledger has to know of a run that goes on."""
+        history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
+        took_part = frozenset(client for entry in history for client in entry["cohort"])
+        return Resumed(self.run.epoch, self.steps, took_part)
 
     def check_cancelled(self) -> None:
         if self._simulation.cancelled.is_set():

@@ -31,6 +31,8 @@ class Cast:
     population : int
     memories : str
         Folder of the clients' memories.
+    held : str
+        File of what every client must hold before its first round; empty = nothing, or each worker makes its own.
     """
 
     workload: str
@@ -39,6 +41,7 @@ class Cast:
     data: dict[str, str]
     population: int
     memories: str
+    held: str = ""
 
     def find(self) -> Callable[[str], Path]:
         """Gives a data set's path by name."""
@@ -60,9 +63,13 @@ class Cast:
         config: Any = workload.config.model_validate_json(self.config_json)
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
+        held = Path(self.held)
+        if self.held and (briefing := workload.briefing(config, task, held.parent, "a worker of the simulation")):
+            briefing.hold(held)
         flat = task.model()
-        memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
-        return Player(task, workload.encodings(config)[1], memories)
+        codec = workload.codec(config, flat)
+        kept = codec.remembers(task.method(flat), flat)
+        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept))
 
 
 def main(connection: Connection, cast_json: str) -> None:

@@ -51,7 +51,7 @@ def test_the_encodings_of_the_wire_page_exist() -> None:
     names = [name for row in re.findall(r"^\| (`[^|]*`) \|", table, re.M) for name in re.findall(r"`([^`]+)`", row)]
     assert len(names) >= 9
     for name in names:
-        parse(name.replace(":W", ":4").replace(":R", ":4"), lengths=[1])
+        parse(name.replace(":W", ":4").replace(":R", ":4").replace(":F", ":0.1"), lengths=[1])
 
 
 def test_the_commands_of_the_pages_exist() -> None:

@@ -60,7 +60,8 @@ class Rounds:
         chosen = cohort(seed, number, self._fleet.population, self._schedule.per_round)
         gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
         if gathered.total is not None and len(gathered.replies) >= self._schedule.least:
-            self.state = self._method.finish(self.state, gathered.total, self._fleet.population)
+            seen = {**self.state, **gathered.seen}
+            self.state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
         else:
             self._session.log(f"round {number}: {len(gathered.replies)} replies are too few; the model stays as it was")
         entry = {"round": number, **_told(gathered, chosen)}
@@ -75,6 +76,14 @@ class Rounds:
             self._session.save_checkpoint(number, self.state, {"history": self.history})
             self._fleet.keep(number)
         self._session.progress(number, self._schedule.rounds, **figures)
+
+
+def restored(state: Part, before: Part, seen: Part) -> Part:
+    """Give back what the way down lost: steps smaller than its rounding would never add up otherwise."""
+    for name, array in seen.items():
+        if array is not before[name] and array.dtype.kind == "f":
+            state[name] = state[name] + (before[name] - array)
+    return state
 
 
 def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:

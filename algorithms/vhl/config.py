@@ -21,6 +21,11 @@ class Virtual(BaseModel):
     generator: Literal["upsampled_noise", "conv_decoder", "stylegan2"] = "upsampled_noise"
     per_class: int = Field(200, ge=1, description="virtual images per class, m")
     classes: int = Field(0, ge=0, description="virtual classes, C_v; 0 = as many as natural ones")
+    distribution: Literal["ship", "seed"] | None = Field(
+        None,
+        description="whether clients are sent the virtual images or make them; by default they make "
+        "upsampled_noise, which is the same on every machine, and are sent what a network makes",
+    )
     batch: int = Field(32, ge=1, description="virtual images per step, B_v")
     bn: Literal["mixed", "split"] = Field("mixed", description="batch statistics of both halves, or of each its own")
     shuffle_labels: bool = Field(False, description="a control: virtual images that are not separable by class")
@@ -33,6 +38,11 @@ class Virtual(BaseModel):
     class_match: bool = True
     label_style: Literal["extra", "patch"] = "extra"
     feature_map: Literal["none", "random", "orthogonal"] = "none"
+
+    @property
+    def ships(self) -> bool:
+        """Whether clients are sent the virtual images."""
+        return (self.distribution or ("seed" if self.generator == "upsampled_noise" else "ship")) == "ship"
 
 
 class VHL(FederatedConfig):

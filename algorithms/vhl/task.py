@@ -49,13 +49,36 @@ class VHLTask:
         self.classes = len(images.train.classes)
         partition = config.partition.seeded(seed.child("partition").value % (1 << 32))
         self.parts = [torch.from_numpy(p) for p in partition.split(images.train.labels, population)]
-        self.virtual = self._virtual() if config.virtual.enabled else None
+        self.recipe = self._recipe() if config.virtual.enabled else None
+        self._virtual: VirtualData | None = None
         self.loss = VHLLoss(self.classes, self._virtual_classes, self._options(), seed=seed.child("loss").value)
 
     @property
     def notes(self) -> list[str]:
-        """Where the images come from, and whether they are what others report on."""
-        return [f"{self.images.name}: {self.images.train.note}"]
+        """Where the images come from, and whether they are what others report on; which virtual data there are."""
+        notes = [f"{self.images.name}: {self.images.train.note}"]
+        if self.recipe is not None:
+            how = "sent to each client" if self.ships else "made by each client"
+            made = f"{self.recipe.count} images of {self.recipe.generator}, SHA-256 {self.virtual_data.digest}"
+            notes.append(f"virtual data: {made}, {how}")
+        return notes
+
+    @property
+    def ships(self) -> bool:
+        """Whether clients are sent the virtual data, rather than to make them."""
+        return self._config.virtual.ships
+
+    @property
+    def virtual_data(self) -> VirtualData:
+        """The virtual data; made here unless they were given before."""
+        if self._virtual is None:
+            assert self.recipe is not None
+            self._virtual = VirtualData.from_recipe(self.recipe)
+        return self._virtual
+
+    def hold(self, data: VirtualData) -> None:
+        """Train on these virtual data."""
+        self._virtual = data
 
     @property
     def _virtual_classes(self) -> int:
@@ -65,9 +88,9 @@ class VHLTask:
         known = LossOptions.model_fields.keys() & type(self._config.virtual).model_fields.keys()
         return LossOptions(**{name: getattr(self._config.virtual, name) for name in known})
 
-    def _virtual(self) -> tuple[Tensor, Tensor]:
+    def _recipe(self) -> VirtualRecipe:
         settings, (_, channels, size, _) = self._config.virtual, self._x.shape
-        recipe = VirtualRecipe(
+        return VirtualRecipe(
             generator=settings.generator,
             classes=self._virtual_classes,
             per_class=settings.per_class,
@@ -75,19 +98,20 @@ class VHLTask:
             size=size,
             seed=self._seed.child("virtual").value,
         )
-        made = VirtualData.from_recipe(recipe)
-        labels = made.labels
-        if settings.shuffle_labels:
+
+    def _virtual_labels(self) -> Tensor:
+        labels = self.virtual_data.labels
+        if self._config.virtual.shuffle_labels:
             generator = torch.Generator().manual_seed(self._seed.child("shuffled labels").value)
             labels = labels[torch.randperm(len(labels), generator=generator)]
-        return made.floats(), labels
+        return labels
 
     def model(self) -> FlatModel:
         """The network with the run's first weights; with virtual data, a head that has room for them."""
         _, channels, size, _ = self._x.shape
         weights = self._seed.child("weights").value
         module = build(self._config.model, self.classes, channels, norm=self._config.norm, seed=weights, size=size)
-        if self.virtual is not None and (extra := self.loss.outputs - self.classes):
+        if self.recipe is not None and (extra := self.loss.outputs - self.classes):
             widen_head(module, extra, seed=weights)
         return FlatModel(module.train())
 
@@ -122,7 +146,7 @@ class VHLTask:
             logits, features = forward_both(model, x, x_v, mode)
             return self.loss(logits, features, y, y_v, epoch=epoch).total
 
-        return plain if self.virtual is None else with_virtual
+        return plain if self.recipe is None else with_virtual
 
     def _batches(self, client: int, seed: Seed) -> Iterator[tuple[Any, ...]]:
         part = self.parts[client]
@@ -130,20 +154,20 @@ class VHLTask:
         endless = self._virtual_batches(torch.Generator().manual_seed(seed.child("virtual").value))
         for epoch in range(self._config.local_epochs):
             order = part[torch.randperm(len(part), generator=generator)]
-            for rows in _cut(order, self._config.batch, alone=self.virtual is not None):
+            for rows in _cut(order, self._config.batch, alone=self.recipe is not None):
                 natural = normalised(self._x[rows]), self._y[rows]
-                yield natural if self.virtual is None else (epoch, *natural, *next(endless))
+                yield natural if self.recipe is None else (epoch, *natural, *next(endless))
 
     def _virtual_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled for ever; a short last batch is left out."""
-        if self.virtual is None:
+        if self.recipe is None:
             return
-        images, labels = self.virtual
+        labels = self._virtual_labels()
         size = min(self._config.virtual.batch, len(labels))
         while True:
             order = torch.randperm(len(labels), generator=generator)
             for rows in torch.split(order[: len(order) // size * size], size):
-                yield images[rows], labels[rows]
+                yield self.virtual_data.floats(rows), labels[rows]
 
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
