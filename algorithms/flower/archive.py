@@ -158,7 +158,7 @@ def _files(folder: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> 
     try:
         for root, folders, names in os.walk(folder):
             folders[:] = [f for f in folders if not f.startswith(".") and f not in _NEVER]
-            for name in names:
+            for name in (n for n in names if not n.startswith(".")):
                 path = Path(root) / name
                 place = path.relative_to(folder).as_posix()
                 wanted = place == "pyproject.toml" or (_matches(place, include) and not _matches(place, exclude))

@@ -1,6 +1,6 @@
-"""Flower's messages as ours: arrays are lifted into the tensor table, so that encodings apply and dense bytes are exact.
+"""Flower's messages as ours: arrays are lifted into the tensor table, so encodings apply and dense bytes are exact.
 
-What is left, a message whose arrays are empty, travels in the header; the receiver puts the arrays back where they were.
+The rest, a message whose arrays are empty, travels in the header; the receiver puts the arrays back where they were.
 """
 
 from __future__ import annotations
@@ -22,15 +22,29 @@ from .compat import Message as FlowerMessage
 #: Longest rest that travels in the header; a longer one (somebody's bytes in a ConfigRecord) is a tensor of its own.
 _HEADER_BYTES = 256 << 10
 _REST = "message"
+#: Most digits of a round: counters in a frame's header are bounded.
+_DIGITS = 9
 
 
-def to_frame(message: FlowerMessage, encoding: Encoding | None = None) -> Message:
+def round_of(message: FlowerMessage) -> int:
+    """The round that a message says it is of, as its group or in what strategies tell clients; 0 = none."""
+    group = message.metadata.group_id
+    if group.isdecimal() and len(group) < _DIGITS:
+        return int(group)
+    records = message.content.config_records.values() if message.has_content() else ()
+    told = [record["server-round"] for record in records if "server-round" in record]
+    return told[0] if told and isinstance(told[0], int) and 0 <= told[0] < 10**_DIGITS else 0
+
+
+def to_frame(message: FlowerMessage, number: int, encoding: Encoding | None = None) -> Message:
     """A message to send.
 
     Parameters
     ----------
     message : FlowerMessage
         Left as it is.
+    number : int
+        Its round, for the ledger.
     encoding : Encoding, optional
         Of its float32 arrays.
     """
@@ -44,8 +58,6 @@ def to_frame(message: FlowerMessage, encoding: Encoding | None = None) -> Messag
     if len(rest) > _HEADER_BYTES:
         fields = {}
         tensors[_REST] = Tensor(np.frombuffer(rest, np.uint8))
-    group = message.metadata.group_id
-    number = int(group) if group.isdecimal() and len(group) < 10 else 0
     return Message(message.metadata.message_type.partition(".")[0], round=number, tensors=tensors, fields=fields)
 
 

@@ -16,9 +16,7 @@ class FlowerRun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    archive: str = Field(
-        max_length=ARCHIVE_CHARACTERS, repr=False, description="the app's files, packed by --app DIR"
-    )
+    archive: str = Field(max_length=ARCHIVE_CHARACTERS, repr=False, description="the app's files, packed by --app DIR")
     digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the app's files: what nodes accept it by")
     run_config: dict[str, Value] = Field({}, description="what is changed of the app's own configuration")
     down_encoding: str = Field("raw", description="how float32 arrays travel to the nodes: raw, fp16, int8 …")

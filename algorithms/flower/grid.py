@@ -11,9 +11,10 @@ from ...core.errors import FarshoreError, PeerLostError, RunFailedError, WireErr
 from ...core.message import Encoding
 from ...core.message import Message as Frame
 from ...core.session import ServerSession
-from .arrays import from_frame, to_frame
+from .arrays import from_frame, round_of, to_frame
 from .compat import SUPERLINK_NODE_ID, ErrorCode, Grid, Message, RecordDict, Run, address, failed, with_content
 from .numbers import numbered
+from .tally import Tally
 
 #: Seconds that nodes get to say goodbye: what one still computes then is of no use to anybody.
 _GOODBYE_SECONDS = 10.0
@@ -21,10 +22,11 @@ _GOODBYE_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Pending:
-    """A message without a reply: its metadata, and when it expires (monotonic seconds)."""
+    """A message without a reply: its metadata, its round, and when it expires (monotonic seconds)."""
 
     message: Message
     node: int
+    round: int
     expires: float
     wanted: bool = True
 
@@ -41,6 +43,8 @@ class FarshoreGrid(Grid):
     run : Run
     encoding : Encoding, optional
         Of float32 arrays on their way to the nodes.
+    rounds : int
+        How many there will be, for progress; 0 = unknown.
     on_failure : callable
         Gets what ends the run: it was cancelled, or no node is left. Every later call raises it.
     """
@@ -50,6 +54,8 @@ class FarshoreGrid(Grid):
         session: ServerSession,
         run: Run,
         encoding: Encoding | None = None,
+        *,
+        rounds: int = 0,
         on_failure: Callable[[FarshoreError], None] = lambda error: None,
     ) -> None:
         self._session, self._run, self._encoding, self._on_failure = session, run, encoding, on_failure
@@ -62,6 +68,7 @@ class FarshoreGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._failure: FarshoreError | None = None
         self._closing = False
+        self._tally = Tally(session, rounds)
         self.sent = self.failures = 0
         self._listener = threading.Thread(target=self._listen, name="flower replies", daemon=True)
         self._listener.start()
@@ -133,6 +140,8 @@ class FarshoreGrid(Grid):
             except PeerLostError as error:
                 self._lose(name, str(error))
         self._listener.join(_GOODBYE_SECONDS)
+        with self._changed:
+            self._tally.tell()
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -141,7 +150,8 @@ class FarshoreGrid(Grid):
         address(message, run_id=self._run.run_id, src_node_id=SUPERLINK_NODE_ID)
         identity, metadata = message.metadata.message_id, message.metadata
         left = metadata.created_at + metadata.ttl - time.time()
-        pending = _Pending(with_content(message, RecordDict()), to, time.monotonic() + left)
+        number, expires = round_of(message), time.monotonic() + left
+        pending = _Pending(with_content(message, RecordDict()), to, number, expires)
         with self._changed:
             self._check()
             self.sent += 1
@@ -155,7 +165,7 @@ class FarshoreGrid(Grid):
             if identity not in self._pending:
                 return identity
         try:
-            self._session.channels[self._names[to]].send(to_frame(message, self._encoding))
+            self._session.channels[self._names[to]].send(to_frame(message, number, self._encoding))
         except PeerLostError as error:
             self._lose(self._names[to], str(error))
         return identity
@@ -199,6 +209,7 @@ class FarshoreGrid(Grid):
     def _deliver(self, identity: str, reply: Message) -> None:
         pending = self._pending.pop(identity)
         self.failures += reply.has_error()
+        self._tally.add(reply, pending.round)
         if pending.wanted:
             self._replies[identity] = reply
         self._changed.notify_all()

@@ -70,10 +70,11 @@ class Host:
             reply = self._reply(message)
             self._keep()
             try:
-                channel.send(to_frame(reply, self._encoding))
+                channel.send(to_frame(reply, frame.round, self._encoding))
             except (ValueError, WireError) as error:
                 why = f"the app's reply cannot be sent: {error}"
-                channel.send(to_frame(self._failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why)))
+                failure = self._failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why)
+                channel.send(to_frame(failure, frame.round))
         channel.send(Frame("control", fields={"what": "goodbye"}))
 
     def _reply(self, message: Message) -> Message:

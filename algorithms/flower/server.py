@@ -7,7 +7,6 @@ import threading
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from ...core.errors import FarshoreError
 from ...core.session import ServerSession
 from ...wire.encodings import parse
 from .archive import unpack_app
@@ -37,7 +36,8 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
     take_identity(number)
     log_through_ours()
     run = make_run(number, dict(settings.run_config))
-    context = make_context(number, SUPERLINK_NODE_ID, {}, dict(project.fused(settings.run_config)))
+    run_config = project.fused(settings.run_config)
+    context = make_context(number, SUPERLINK_NODE_ID, {}, dict(run_config))
 
     def failed(error: BaseException) -> None:
         with contextlib.suppress(InvalidStateError):
@@ -52,7 +52,14 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
             with contextlib.suppress(InvalidStateError):
                 outcome.set_result(None)
 
-    grid = FarshoreGrid(session, run, parse(settings.down_encoding), on_failure=failed)
+    rounds = run_config.get("num-server-rounds", 0)
+    grid = FarshoreGrid(
+        session,
+        run,
+        parse(settings.down_encoding),
+        rounds=rounds if isinstance(rounds, int) else 0,
+        on_failure=failed,
+    )
     session.log(f"Flower app {settings.digest[:12]}…: {project.server} here, {project.client} on the nodes")
     # In a thread, so that a run can be cancelled, or found to have lost its nodes, while the app computes or sleeps.
     app = threading.Thread(target=play, name="ServerApp", daemon=True)
@@ -61,8 +68,6 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
         try:
             outcome.result()
             app.join()
-        except FarshoreError:
-            raise
         finally:
             grid.close()
     return {"messages": grid.sent, "failures": grid.failures}

@@ -13,16 +13,16 @@ import numpy as np
 
 def run_on_flower(app: Path, changes: dict[str, Any], nodes: int, directory: Path, *, ray: bool = False) -> None:
     """Run the app in a folder on Flower's simulation engine; what it writes goes to ``directory``."""
+    import flwr.simulation.run_simulation  # noqa: F401 – the package has a function of that name
+    from flwr.app import Context, RecordDict
     from flwr.common.config import get_fused_config_from_dir, get_project_config
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.supercore.constant import NOOP_FEDERATION_ID
-    from flwr.app import Context, RecordDict
-    from flwr.simulation import run_simulation as module
     from flwr.supercore.run import Run
     from flwr.supercore.task_identity import TaskIdentity
     from flwr.supercore.telemetry import EventType
 
-    engine = sys.modules[module.__module__]
+    engine: Any = sys.modules["flwr.simulation.run_simulation"]
     parts = get_project_config(app)["tool"]["flwr"]["app"]["components"]
     run = Run.create_empty(7)
     run.override_config, run.primary_task_id, run.federation_id = changes, 3, NOOP_FEDERATION_ID
@@ -87,7 +87,7 @@ def _inline() -> Any:
             sys.modules[name] = before
 
 
-def arrays(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What the app saved at its end."""
-    with np.load(directory / "final.npz") as found:
-        return {name: found[name] for name in found.files}
+def arrays(directory: Path, name: str) -> dict[str, np.ndarray[Any, Any]]:
+    """What the app saved under ``name``."""
+    with np.load(directory / f"{name}.npz") as found:
+        return {key: found[key] for key in found.files}

@@ -1,6 +1,7 @@
 """A NumPyClient."""
 
 from flwr.client import ClientApp, NumPyClient
+
 from legacy_app.task import load_part, train
 
 

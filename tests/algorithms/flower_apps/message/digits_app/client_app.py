@@ -3,9 +3,10 @@
 import os
 import time
 
-from digits_app.task import load_part, train
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from digits_app.task import load_part, train
 
 app = ClientApp()
 
