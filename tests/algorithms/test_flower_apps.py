@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,37 @@ def test_a_run_without_any_node_left_fails_at_once(tmp_path: Path) -> None:
     config = flower_run(APPS / "message", {})
     with pytest.raises((RunFailedError, RefusedError), match="not here"):
         InProcessRun(Refusing(), config, tmp_path / "run", ("a", "b")).run()
+
+
+def _visits(folder: Path, epoch: int) -> int:
+    """Have a node program of its own answer one message; what its app counts in the state that it keeps."""
+    from farshore.algorithms.flower import compat as fl
+    from farshore.algorithms.flower.arrays import from_frame, to_frame
+    from farshore.algorithms.flower.node import Host
+    from farshore.algorithms.flower.numbers import number_of
+    from farshore.core.message import Message
+    from farshore.core.seeds import Seed
+    from farshore.core.session import RunInfo
+    from farshore.wire.memory import pair
+
+    server, mine = pair("a")
+    run = RunInfo("r", "flower", Seed(0), epoch, ("a",), folder)
+    session = SimpleNamespace(
+        run=run, node="a", shard=(0, 1), channel=mine, admit=lambda *_: None, log=lambda line: None
+    )
+    arrays = {"weight": np.zeros((64, 10), np.float32), "bias": np.zeros(10, np.float32)}
+    fl.take_identity(7)
+    content = fl.RecordDict(
+        {
+            "arrays": fl.ArrayRecord({name: fl.Array(values) for name, values in arrays.items()}),
+            "config": fl.ConfigRecord({"server-round": 1}),
+        }
+    )
+    server.send(to_frame(fl.address(fl.Message(content, number_of("a"), "train")), 1))
+    server.send(Message("control", fields={"what": "done"}))
+    Host(session, flower_run(APPS / "message", {})).run()  # type: ignore[arg-type]
+    return int(from_frame(server.receive(5)).content["metrics"]["visits"])
+
+
+def test_what_a_client_keeps_outlives_its_program_but_not_the_servers_new_attempt(tmp_path: Path) -> None:
+    assert [_visits(tmp_path, 0), _visits(tmp_path, 0), _visits(tmp_path, 1)] == [1, 2, 1]
