@@ -127,12 +127,14 @@ class VHLTask:
 
     def work(self, flat: FlatModel, client: int, number: int) -> Work:
         """All batches of a client's local epochs in a round."""
-        config = self._config
-        lr = config.lr * config.lr_decay ** (number - 1)
-        mu = config.mu if config.method == "fedprox" else 0.0
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
-        sgd = Sgd(lr, config.momentum, config.weight_decay, mu)
-        return Work(self._objective(flat), batches, len(self.parts[client]), sgd)
+        return Work(self._objective(flat), batches, len(self.parts[client]), self.sgd(number))
+
+    def sgd(self, number: int) -> Sgd:
+        """Every client's optimiser in round ``number``."""
+        config = self._config
+        mu = config.mu if config.method == "fedprox" else 0.0
+        return Sgd(config.lr * config.lr_decay ** (number - 1), config.momentum, config.weight_decay, mu)
 
     def _objective(self, flat: FlatModel) -> Objective:
         model, mode = flat.module, self._config.virtual.bn
