@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,10 +63,7 @@ def learning(settings: str, seed: int, clients: int, data: str) -> Learning:
     task = WORKLOAD.task(config, Seed(seed), _finder(data), clients)
     assert isinstance(task, VHLTask)
     flat = task.model()
-    digest = hashlib.sha256()
-    for tensor in task.virtual or ():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return Learning(task, flat, task.method(flat), digest.hexdigest() if task.virtual else "")
+    return Learning(task, flat, task.method(flat), task.virtual_data.digest if task.recipe is not None else "")
 
 
 def record(arrays: Mapping[str, Any]) -> ArrayRecord:

@@ -14,11 +14,12 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from ...algorithms.federated.messages import UpdateError, read_update, update_message
+from ...algorithms.federated.messages import UpdateError, check_finite, read_update, update_message
 from ...algorithms.federated.methods import CONTROL, NORMALISER, Method, Update
 from ...algorithms.federated.rounds import cohort
 from ...algorithms.federated.tree import Part, TreeSum
 from ...core.errors import RunFailedError
+from ...core.message import Tensor
 from ...core.seeds import Seed
 from .learning import learning, part, record, settings_of
 
@@ -110,7 +111,11 @@ def _update(reply: Message | None, number: int, expected: Part) -> Update:
         tensors[NORMALISER] = np.array([metrics[NORMALISER]])
     samples, steps, loss = (metrics.get(name) for name in ("num-examples", "steps", "loss"))
     update = Update(tensors, samples, steps, loss)  # type: ignore[arg-type]  # checked as any node's update is
-    return read_update(update_message(number, update, {}), number, expected)
+    carried = {name: Tensor(array) for name, array in tensors.items()}
+    shapes = {name: (array.shape, array.dtype) for name, array in expected.items()}
+    checked = read_update(update_message(number, update, carried), number, shapes)
+    check_finite(checked.tensors)
+    return checked
 
 
 def _metrics(reply: Message) -> MetricRecord:

@@ -24,7 +24,7 @@ def test_settings_go_to_the_app_or_to_the_method() -> None:
     again = FlowerRun.model_validate_json(settings.model_dump_json())
     assert again == settings
     assert type(again.run_config["lr"]) is int
-    with pytest.raises(ConfigError, match="did you mean 'train.local-steps'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'train\.local-steps'"):
         app_settings(APP, ["train.local_steps=3"])
 
 
