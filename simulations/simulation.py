@@ -130,6 +130,8 @@ class Simulation:
         codec = workload.codec(settings, flat)
         briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
         memories = self.directory / "memories"
+        mine = SharedMemories(memories, self.clients, codec.remembers(task.method(flat), flat))
+        mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
         if self.workers > 1:
             cast_ = Cast(
                 self.workload.name,
@@ -142,8 +144,7 @@ class Simulation:
             )
             troupe: Any = stack.enter_context(Workers(cast_, self.workers))
         else:
-            kept = codec.remembers(task.method(flat), flat)
-            troupe = Player(task, codec, SharedMemories(memories, self.clients, kept))
+            troupe = Player(task, codec, mine)
         return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 
