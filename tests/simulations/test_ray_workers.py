@@ -41,6 +41,7 @@ def run(directory: Path, method: str = "scaffold", **more: Any) -> tuple[dict[st
     return result, RunDirectory.open(directory).checkpoints.load(ROUNDS)[0]
 
 
+@pytest.mark.slow
 def test_a_lost_actor_costs_its_share_and_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
@@ -69,6 +70,7 @@ def test_long_parts_go_first_and_to_whoever_has_least() -> None:
     assert packed(parts, samples, 2) == [[(2, [3, 4])], [(4, [5, 6]), (6, [7]), (0, [1, 2])]]
 
 
+@pytest.mark.slow
 def test_an_actor_that_cannot_begin_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(WORKLOAD), "name", "nowhere")
     with pytest.raises(RunFailedError, match="no method is called 'nowhere'"):
