@@ -33,6 +33,7 @@ TITLES = {
     "wire": "Throughput of the wire",
     "ledger": "Cost of the ledger",
     "vhl_accuracy": "Federated learning with virtual data",
+    "simulation": "Cost of a simulated round",
 }
 
 
