@@ -54,7 +54,19 @@ def load(name: str) -> Workload:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else "see 'farshore methods'"
         raise NotFoundError(f"no method is called '{name}'", cure=hint)
-    module, _, attribute = table[name].partition(":")
+    return _imported(table[name])
+
+
+def load_local(name: str) -> Workload:
+    """As :func:`load`, or from an import path ``module:attribute``; for simulations on one's own machine only.
+
+    Whoever starts a process here can import there anything anyway. Nodes and servers take names, never paths.
+    """
+    return _imported(name) if ":" in name else load(name)
+
+
+def _imported(path: str) -> Workload:
+    module, _, attribute = path.partition(":")
     try:
         workload: Workload = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
