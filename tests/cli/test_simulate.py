@@ -36,7 +36,7 @@ def test_an_own_method_is_made_and_simulated(capsys: pytest.CaptureFixture[str])
         "scenario.yaml",
     ]
     capsys.readouterr()
-    command = ["simulate", "own_method/scenario.yaml", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
+    command = ["simulate", "own_method", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
     assert cli.execute(command) == 0
     told = events(capsys.readouterr().out)
     *trials, compared = told
@@ -98,6 +98,8 @@ def test_a_trial_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None
         ([], "farshore simulate vhl"),
         (["vhl", "--arm", "fedavg"], "FedAvg + VHL"),
         (["vhl", "--seeds", "0;1"], "commas"),
+        (["vhl", "--backend", "spark"], "--backend ray"),
+        (["vhl", "--address", "here:1"], "--backend ray"),
         (["vhl", "--set", "lrr=1"], "did you mean 'lr'"),
     ],
 )
@@ -110,7 +112,7 @@ def test_a_wrong_command_is_told_the_right_one(
 
 def test_a_killed_simulation_goes_on() -> None:
     """Killed after its first checkpoint, the same command ends with the bits of an undisturbed run."""
-    scenario = "method: vhl\narms: {a: {method: fedavg, rounds: 6, checkpoint_every: 2, per_round: 3}}\nclients: 4\n"
+    scenario = "method: vhl\narms: {a: {method: scaffold, rounds: 6, checkpoint_every: 2, per_round: 3}}\nclients: 4\n"
     Path("s.yaml").write_text(scenario)
     command = [sys.executable, "-m", "farshore", "simulate", "s.yaml", "--json", "--out"]
     process = subprocess.Popen([*command, "killed"], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
