@@ -74,6 +74,7 @@ class RayWorkers:
             raise MissingExtraError("ray", "scale") from error
         self._ray: Any = ray
         self._cast, self._count, self._address, self._memories = json.dumps(asdict(cast)), count, address, memories
+        self._together = cast.together
         self._actors: list[Any] = []
         self._make: Callable[[], Any]
         self._empty = tempfile.TemporaryDirectory(prefix="farshore-ray-")
@@ -137,7 +138,7 @@ class RayWorkers:
         RunFailedError
             A task raised, or actors died again and again.
         """
-        cut = blocks(len(cohort), self._count)
+        cut = blocks(len(cohort), self._count, self._together)
         level = (cut[0][1] - 1).bit_length()
         tree, done = TreeSum(len(cohort)), dict[int, Block]()
         for first, block in self._answers(number, cohort, cut, self._ray.put(down)):

@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
+from ..algorithms.federated.config import FederatedConfig
+from ..algorithms.federated.flat import FlatModel
 from ..algorithms.federated.fleet import Fleet
-from ..algorithms.federated.rounds import Rounds
+from ..algorithms.federated.rounds import Rounds, cohort
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.workload import FederatedWorkload, use_threads
 from ..core.errors import ConfigError, DataError, RunCancelledError
@@ -27,6 +29,7 @@ from ..core.version import Versions
 from ..runs.directory import RunDirectory
 from ..runs.ledger_reader import segments
 from .conversation import Resumed
+from .execution import choose
 from .fleet import SimulatedFleet
 from .player import Player
 from .ray_workers import RayWorkers
@@ -131,11 +134,25 @@ class Simulation:
             )
         return run
 
+    def _together(self, session: _Session, task: Task, flat: FlatModel) -> int:
+        """How many clients are trained at once; what was chosen once holds for all that the run is resumed."""
+        settings = cast(FederatedConfig, self.config)
+        run = RunDirectory.open(self.directory)
+        if (known := run.info.get("execution")) is not None:
+            return int(known["together"])
+        clients = cohort(session.run.seed, 1, self.clients, min(settings.per_round, self.clients))
+        chosen = choose(settings.execution, task, flat, clients)
+        run.update(execution=asdict(chosen))
+        if settings.execution != "sequential":
+            session.log(chosen.told())
+        return chosen.together
+
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
         flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
         codec = workload.codec(settings, flat)
         briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
+        together = self._together(session, task, flat)
         memories = self.directory / "memories"
         mine = SharedMemories(memories, self.clients, codec.remembers(task.method(flat), flat))
         mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
@@ -148,6 +165,7 @@ class Simulation:
                 self.clients,
                 str(memories.resolve()),
                 str(briefing.keep().resolve()) if briefing else "",
+                together,
             )
             troupe: Any = stack.enter_context(
                 RayWorkers(cast_, self.workers, self.address, mine)
@@ -155,7 +173,7 @@ class Simulation:
                 else Workers(cast_, self.workers)
             )
         else:
-            troupe = Player(task, codec, mine)
+            troupe = Player(task, codec, mine, together)
         return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 

@@ -34,6 +34,8 @@ class Cast:
         Folder of the clients' memories.
     held : str
         File of what every client must hold before its first round; empty = nothing, or each worker makes its own.
+    together : int
+        Clients that are trained at once; the same in all workers.
     """
 
     workload: str
@@ -43,6 +45,7 @@ class Cast:
     population: int
     memories: str
     held: str = ""
+    together: int = 1
 
     def find(self) -> Callable[[str], Path]:
         """Gives a data set's path by name."""
@@ -70,7 +73,7 @@ class Cast:
         flat = task.model()
         codec = workload.codec(config, flat)
         kept = codec.remembers(task.method(flat), flat)
-        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept))
+        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept), self.together)
 
 
 def main(connection: Connection, cast_json: str) -> None:

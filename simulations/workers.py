@@ -87,7 +87,7 @@ class Workers:
             A worker died, or its task raised.
         """
         self._share(down, method)
-        cut = blocks(len(cohort), len(self._processes))
+        cut = blocks(len(cohort), len(self._processes), self._cast.together)
         level = (cut[0][1] - 1).bit_length()
         tree, done = TreeSum(len(cohort)), dict[int, dict[str, Any]]()
         for first, answer, total in self._answers(number, cohort, cut):

@@ -49,4 +49,9 @@ class FederatedConfig(BaseModel):
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
     uplink: Uplink = Uplink()
     downlink: Downlink = Downlink()
+    execution: Literal["sequential", "batched", "auto"] = Field(
+        "sequential",
+        description="how simulations compute: client after client, several small models at once (equal up to "
+        "rounding), or whichever a probe finds faster",
+    )
     threads: int = Field(1, ge=0, description="compute threads of each program; 0 = all cores. Part of 'same bits'.")

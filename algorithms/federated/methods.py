@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .flat import FlatModel
-from .local import Objective, Sgd, normaliser, train
+from .local import EachLoss, Objective, Sgd, Trained, normaliser, train
 from .tree import Part
+
+Array = NDArray[Any]
 
 FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
 
@@ -56,6 +59,9 @@ class Work:
     sgd : Sgd
     memory : dict of tensors
         What this client keeps from round to round; changed in place.
+    each : callable, optional
+        The losses of a batch's samples, whose mean is ``objective``; with it, several clients can be trained at once
+        (:mod:`~farshore.algorithms.federated.batched`).
     """
 
     objective: Objective
@@ -63,6 +69,7 @@ class Work:
     samples: int
     sgd: Sgd
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    each: EachLoss | None = None
 
 
 class Method(Protocol):
@@ -100,7 +107,17 @@ class FedAvg:
         return state
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        return _trained(flat, down, work)
+        flat.load(down[FLOATS], down[INTEGERS])
+        done = train(flat, work.objective, work.batches, work.sgd, correction=self.correction(down, work))
+        return self.update(down, work, flat.floats.numpy().copy(), flat.integers.numpy().copy(), done)
+
+    def correction(self, down: Part, work: Work) -> torch.Tensor | None:
+        """(trainable,), what is added to every step's direction."""
+        return None
+
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        """The reply of a client that has come from ``down`` to the state ``floats``, ``integers``."""
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, done.loss / max(1, done.steps))
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
         return {}
@@ -130,15 +147,18 @@ class Scaffold(FedAvg):
     def start(self, flat: FlatModel) -> Part:
         return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+    def correction(self, down: Part, work: Work) -> torch.Tensor:
         server = torch.tensor(down[CONTROL])
-        mine = work.memory.setdefault(CONTROL, torch.zeros_like(server))
-        before = torch.tensor(down[FLOATS][: len(server)])
-        update = _trained(flat, down, work, correction=server - mine)
+        return server - work.memory.setdefault(CONTROL, torch.zeros_like(server))
+
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        update = super().update(down, work, floats, integers, done)
+        server, p = torch.tensor(down[CONTROL]), len(down[CONTROL])
+        before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
         # With momentum a step's worth of gradient travels further: A_k instead of T.
         travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
-        change = (before - flat.trained) / travelled - server
-        mine += change
+        change = (before - after) / travelled - server
+        work.memory[CONTROL] += change
         update.tensors[CONTROL] = change.numpy()
         return update
 
@@ -166,8 +186,8 @@ class FedNova(FedAvg):
     def __init__(self, trainable: int) -> None:
         self._trainable = trainable
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        update = _trained(flat, down, work)
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        update = super().update(down, work, floats, integers, done)
         update.tensors[NORMALISER] = np.array([normaliser(update.steps, work.sgd)])
         return update
 
@@ -186,14 +206,6 @@ class FedNova(FedAvg):
         p = self._trainable
         mean[FLOATS][:p] = state[FLOATS][:p] - travelled * mean[FLOATS][:p]
         return mean
-
-
-def _trained(flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
-    """Train from the state that came down, and reply with the whole state."""
-    flat.load(down[FLOATS], down[INTEGERS])
-    done = train(flat, work.objective, work.batches, work.sgd, correction=correction)
-    tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
-    return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))
 
 
 def _weighted(tensors: Part, weight: int) -> Part:

@@ -102,12 +102,12 @@ def joined(left: Part | None, right: Part | None) -> Part | None:
     return left
 
 
-def blocks(size: int, workers: int) -> list[tuple[int, int]]:
+def blocks(size: int, workers: int, least: int = 1) -> list[tuple[int, int]]:
     """Cut ``0 … size - 1`` into blocks that are nodes of the tree: ``(first, count)``, a few for each worker.
 
     Every block has the same power of two of positions, the last perhaps fewer; about four a worker, so that one slow
-    block does not hold up the round.
+    block does not hold up the round, but no fewer positions than ``least``, a power of two.
     """
-    wanted = max(1, size // (4 * workers))
+    wanted = max(least, size // (4 * workers))
     count = 1 << (wanted.bit_length() - 1)
     return [(first, min(count, size - first)) for first in range(0, size, count)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -128,7 +128,8 @@ class VHLTask:
     def work(self, flat: FlatModel, client: int, number: int) -> Work:
         """All batches of a client's local epochs in a round."""
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
-        return Work(self._objective(flat), batches, len(self.parts[client]), self.sgd(number))
+        each = _each if self.recipe is None else None  # contrasts mix the samples of a batch
+        return Work(self._objective(flat), batches, len(self.parts[client]), self.sgd(number), each=each)
 
     def sgd(self, number: int) -> Sgd:
         """Every client's optimiser in round ``number``."""
@@ -187,6 +188,10 @@ class VHLTask:
         flat.module.train()
         count = len(self._test_y)
         return {"acc": right / count, "acc_nat": natural / count, "test_loss": loss / count}
+
+
+def _each(model: Callable[..., tuple[Tensor, Tensor]], batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0])[0], batch[1], reduction="none")
 
 
 def _cut(order: Tensor, size: int, *, alone: bool) -> list[Tensor]:
