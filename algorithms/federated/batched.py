@@ -129,7 +129,7 @@ def _loss_of(flat: FlatModel, each: EachLoss) -> Any:
     counts = [view.count for view in views]
 
     def loss(trained: Tensor, weight: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
-        pieces = zip(views, trained.split(counts), strict=True)
+        pieces = zip(views, torch.split(trained, counts), strict=True)
         tensors = {view.name: piece.view(view.shape) for view, piece in pieces}
         return (each(lambda *inputs: functional_call(flat.module, tensors, inputs), batch) * weight).sum()
 

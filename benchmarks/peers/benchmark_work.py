@@ -57,10 +57,14 @@ class Task:
         def objective(batch: Any) -> torch.Tensor:
             return F.cross_entropy(flat.module(batch[0]), batch[1])
 
-        return ClientWork(objective, list(zip(*parts, strict=True)), count, Sgd(work.lr))
+        return ClientWork(objective, list(zip(*parts, strict=True)), count, Sgd(work.lr), each=_each)
 
     def evaluate(self, flat: FlatModel, state: Any) -> dict[str, float]:
         return {}
+
+
+def _each(model: Callable[..., torch.Tensor], batch: Any) -> torch.Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def _nothing(_: Any) -> torch.Tensor:

@@ -22,6 +22,7 @@ def main() -> None:
     use_project(Path(__file__).resolve().parent)
     workload = load("benchmark_work")
     settings = {"rounds": WORK.rounds + 1, "per_round": WORK.cohort, "eval_every": 1 << 30, "checkpoint_every": 1 << 30}
+    settings["execution"] = "auto"
     config = workload.config.model_validate({**settings, "work": WORK.dumps()})
 
     def on_progress(done: int, total: int, _: Mapping[str, float | str]) -> None:

@@ -1,4 +1,4 @@
-"""Batched simulations have the same bits for any number of workers, and what was chosen once holds for a resumed run."""
+"""Batched simulations have the same bits for any number of workers; what was chosen once holds when a run goes on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from farshore.algorithms.federated import batched
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError
+from farshore.core.seeds import Seed
 from farshore.runs.directory import RunDirectory
 from farshore.simulations import simulation
 from farshore.simulations.execution import Execution, choose
@@ -42,6 +44,24 @@ def last(directory: Path) -> dict[str, Any]:
     return RunDirectory.open(directory).checkpoints.load(2)[0]
 
 
+def initial() -> Any:
+    flat = WORKLOAD.task(config("batched"), Seed(3), Path, CLIENTS).model()
+    return {"floats": flat.floats.numpy()}
+
+
+def test_clients_of_the_digits_come_to_the_same_weights_at_once() -> None:
+    task = WORKLOAD.task(config("batched", method="fedavg", local_epochs=3), Seed(3), Path, CLIENTS)
+    flat = task.model()
+    method = task.method(flat)
+    down = method.start(flat)
+    works = [task.work(flat, client, 1) for client in range(8)]
+    for update, work in zip(batched.local(flat, method, down, works), works, strict=True):
+        right = method.local(flat, down, work)
+        assert (update.samples, update.steps) == (right.samples, right.steps)
+        assert update.loss == pytest.approx(right.loss, abs=1e-6)
+        np.testing.assert_allclose(update.tensors["floats"], right.tensors["floats"], rtol=0, atol=2e-6)
+
+
 def test_two_workers_give_the_bits_of_one_and_nearly_those_of_one_client_after_another(tmp_path: Path) -> None:
     results = {}
     for name, execution, workers in (("one", "batched", 1), ("two", "batched", 2), ("alone", "sequential", 1)):
@@ -49,7 +69,10 @@ def test_two_workers_give_the_bits_of_one_and_nearly_those_of_one_client_after_a
     one, two, alone = (last(tmp_path / name) for name in results)
     assert results["one"] == results["two"]
     assert [name for name in one if not np.array_equal(one[name], two[name])] == []
-    assert [n for n in one if not np.allclose(one[n], alone[n], rtol=0, atol=1e-5)] == []
+    # A ReLU whose input is all but 0 may fall to either side and turn one client's gradient by more than rounding.
+    bounds = {"floats": 1e-4, "control": 1e-3, "integers": 0}
+    assert [n for n in one if np.abs(one[n] - alone[n]).max(initial=0) > bounds[n]] == []
+    assert np.abs(alone["floats"] - initial()["floats"]).max() > 5e-3
     assert any(not np.array_equal(one[name], alone[name]) for name in one)  # it was another computation
     recorded = {name: RunDirectory.open(tmp_path / name).info["execution"]["together"] for name in results}
     assert recorded == {"one": 32, "two": 32, "alone": 1}
