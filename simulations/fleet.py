@@ -21,6 +21,9 @@ class Troupe(Protocol):
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for all of a cohort, from the state ``down``."""
 
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
+
 
 class SimulatedFleet:
     """Clients ``0 … population - 1``; see :class:`~farshore.algorithms.federated.fleet.Fleet`.
@@ -66,7 +69,8 @@ class SimulatedFleet:
         return Gathered(block.total, block.replies, block.missing, seen)
 
     def keep(self, number: int) -> None:
-        """Clients are told to save what they remember; that it is saved is up to who holds the memories."""
+        """Clients are told to save what they remember."""
+        self._troupe.keep(number)
         if self._conversation:
             self._conversation.keep(number)
 

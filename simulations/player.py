@@ -12,8 +12,7 @@ from ..algorithms.federated.messages import UpdateError, as_it_arrives
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
-from ..wire.pack import pack
-from .sizes import Size, size_of
+from .sizes import Size, Sizer
 
 
 @dataclass(slots=True)
@@ -53,10 +52,15 @@ class Player:
         self._task, self._codec, self._memories = task, codec, memories
         self._flat = task.model()
         self._method = task.method(self._flat)
+        self._sizer = Sizer()
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for a whole cohort."""
         return self.play_part(number, 0, cohort, down)
+
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
+        self._memories.keep()
 
     def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
@@ -64,10 +68,10 @@ class Player:
         expected = self._method.reply(down)
         for position, client in enumerate(clients, first):
             work = self._task.work(self._flat, client, number)
-            work.memory = self._memories.of(client)
+            work.memory = self._memories.of(client, number)
             message = self._codec.up(number, self._method.local(self._flat, down, work), down, work.memory)
             self._memories.put(client, work.memory)
-            block.sizes.append(size_of(pack(message)))
+            block.sizes.append(self._sizer.size(message))
             try:
                 update = self._codec.read(as_it_arrives(message), number, down, expected)
             except UpdateError as error:

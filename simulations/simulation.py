@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -29,6 +29,7 @@ from ..runs.ledger_reader import segments
 from .conversation import Resumed
 from .fleet import SimulatedFleet
 from .player import Player
+from .ray_workers import RayWorkers
 from .shared_memories import SharedMemories
 from .worker_process import Cast
 from .workers import Workers
@@ -56,6 +57,10 @@ class Simulation:
         Data sets by name.
     workers : int
         Processes that play the clients; 1 = this one.
+    backend : str
+        ``local``: this process, or processes of this machine; ``ray``: actors, on this machine or a cluster.
+    address : str
+        Of a Ray cluster; empty = Ray is started here. A cluster's machines must see ``directory`` and all data.
     on_progress : callable, optional
         Gets done, total and figures after each round.
     cancelled : threading.Event
@@ -69,6 +74,8 @@ class Simulation:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     workers: int = 1
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
     on_progress: OnProgress | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -130,20 +137,25 @@ class Simulation:
         codec = workload.codec(settings, flat)
         briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
         memories = self.directory / "memories"
-        if self.workers > 1:
+        mine = SharedMemories(memories, self.clients, codec.remembers(task.method(flat), flat))
+        mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
+        if self.workers > 1 or self.backend == "ray":
             cast_ = Cast(
                 self.workload.name,
                 self.config.model_dump_json(),
                 self.seed,
-                {name: str(path) for name, path in self.data.items()},
+                {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
-                str(memories),
-                str(briefing.keep()) if briefing else "",
+                str(memories.resolve()),
+                str(briefing.keep().resolve()) if briefing else "",
             )
-            troupe: Any = stack.enter_context(Workers(cast_, self.workers))
+            troupe: Any = stack.enter_context(
+                RayWorkers(cast_, self.workers, self.address, mine)
+                if self.backend == "ray"
+                else Workers(cast_, self.workers)
+            )
         else:
-            kept = codec.remembers(task.method(flat), flat)
-            troupe = Player(task, codec, SharedMemories(memories, self.clients, kept))
+            troupe = Player(task, codec, mine)
         return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 

@@ -215,7 +215,7 @@ def _weighted(tensors: Part, weight: int) -> Part:
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        part[name] = array.astype(kind) * kind.type(weight)
+        part[name] = np.multiply(array, kind.type(weight), dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part
 

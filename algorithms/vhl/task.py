@@ -134,13 +134,15 @@ class VHLTask:
 
     def work(self, flat: FlatModel, client: int, number: int) -> Work:
         """All batches of a client's local epochs in a round."""
-        config = self._config
-        lr = config.lr * config.lr_decay ** self._ticks(client, number)
-        momentum = config.scaffold_momentum if config.method == "scaffold" else config.momentum
-        mu = config.mu if config.method == "fedprox" else 0.0
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
-        sgd = Sgd(lr, momentum, config.weight_decay, mu)
-        return Work(self._objective(flat), batches, len(self.parts[client]), sgd)
+        return Work(self._objective(flat), batches, len(self.parts[client]), self.sgd(self._ticks(client, number) + 1))
+
+    def sgd(self, number: int) -> Sgd:
+        """A client's optimiser in round ``number``; by participation, in the client's own ``number``-th."""
+        config = self._config
+        mu = config.mu if config.method == "fedprox" else 0.0
+        momentum = config.scaffold_momentum if config.method == "scaffold" else config.momentum
+        return Sgd(config.lr * config.lr_decay ** (number - 1), momentum, config.weight_decay, mu)
 
     def _ticks(self, client: int, number: int) -> int:
         """By how many factors the learning rate has fallen before round ``number``.

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def simulate(
     scenario: Annotated[
-        str | None, typer.Argument(metavar="SCENARIO", help="A YAML file, a ready scenario's name, or a method's.")
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO", help="A YAML file, a ready scenario's name, a method's, or a Flower app's folder."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, for all arms.")
@@ -41,6 +44,11 @@ def simulate(
         raise ConfigError(
             "no scenario was named", cure="try 'farshore simulate vhl', or see 'farshore simulate --list'"
         )
+    if Path(scenario).is_dir():
+        from . import apps
+
+        apps.simulate(Path(scenario), set_ or (), clients, seeds, out, as_json=json_)
+        return
     from ..core.homes import base
     from ..runs.ids import new_run_id
     from .settings import data_paths
