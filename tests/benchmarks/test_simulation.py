@@ -27,7 +27,7 @@ def test_every_client_reads_inside_the_images(bench: ModuleType) -> None:
     work = sys.modules["peers.work"]
     unlike = bench.LARGE[1]
     windows = [unlike.window(client) for client in range(unlike.clients)]
-    assert all(0 <= first and first + count <= work.IMAGES and count > 0 for first, count in windows)
+    assert all(first >= 0 and first + count <= work.IMAGES and count > 0 for first, count in windows)
     counts = [count for _, count in windows]
     assert 45 < sum(counts) / len(counts) < 55
     assert max(counts) > 3 * min(counts)
