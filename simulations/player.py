@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import Encodings, UpdateError, as_it_arrives, read_update, update_message
+from ..algorithms.federated.messages import (
+    Encodings,
+    UpdateError,
+    as_it_arrives,
+    check_size,
+    read_update,
+    update_message,
+)
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
@@ -46,10 +53,12 @@ class Player:
         Of the updates; what a lossy one loses is lost here too.
     memories : Memories
         What each client remembers from round to round.
+    largest_norm : float
+        See :func:`~farshore.algorithms.federated.messages.check_size`.
     """
 
-    def __init__(self, task: Task, encodings: Encodings, memories: Memories) -> None:
-        self._task, self._encodings, self._memories = task, encodings, memories
+    def __init__(self, task: Task, encodings: Encodings, memories: Memories, largest_norm: float = 0.0) -> None:
+        self._task, self._encodings, self._memories, self._largest_norm = task, encodings, memories, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
 
@@ -69,11 +78,13 @@ class Player:
             block.sizes.append(size_of(pack(message)))
             try:
                 update = read_update(as_it_arrives(message), number, expected)
+                part = self._method.contribution(down, update)
+                check_size(down, update, part, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)
             else:
-                tree.add(position, self._method.contribution(down, update))
+                tree.add(position, part)
                 block.replies.append(Reply(client, update.samples, update.steps, update.loss))
         block.total = tree.total()
         return block

@@ -135,7 +135,8 @@ class Simulation:
             troupe: Any = stack.enter_context(Workers(cast_, self.workers))
         else:
             flat = task.model()
-            troupe = Player(task, up, SharedMemories(memories, self.clients, task.method(flat).remembers(flat)))
+            kept = SharedMemories(memories, self.clients, task.method(flat).remembers(flat))
+            troupe = Player(task, up, kept, cast(Any, self.config).largest_norm)
         return SimulatedFleet(troupe, self.clients, down, session.ledger.record)
 
 
@@ -183,6 +184,12 @@ class _Session:
 
     def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:
         raise RuntimeError("simulated clients send no messages")
+
+    def dismiss(self, node: str, reason: str) -> None:
+        raise RuntimeError("there are no conversations with simulated clients")
+
+    def readmit(self, least: int = 0) -> list[str]:
+        return []
 
     def metrics(self, step: int, **values: float) -> None:
         self._metrics.write(step, values)

@@ -62,7 +62,7 @@ class Cast:
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
         flat = task.model()
         memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
-        return Player(task, workload.encodings(config)[1], memories)
+        return Player(task, workload.encodings(config)[1], memories, config.largest_norm)
 
 
 def main(connection: Connection, cast_json: str) -> None:

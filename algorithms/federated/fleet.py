@@ -1,18 +1,13 @@
-"""The clients of a run that are real nodes: each round the cohort gets the state and whoever answers is added up."""
+"""What a round asks of the clients of a run, whoever they are: train from a state, and have their updates added up."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ...core.errors import PeerLostError
-from ...core.message import Message
-from ...core.session import ServerSession
-from .messages import Encodings, UpdateError, arrays, as_it_arrives, model_message, read_update
 from .methods import Method
-from .tree import Part, TreeSum
+from .tree import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +40,17 @@ class Gathered:
         In cohort order.
     missing : dict
         Client -> why nothing of it was added.
+    late : list of int
+        Those of the missing that may still answer, too late.
+    dropped : int
+        Updates of earlier rounds that arrived during this one and were not added to anything.
     """
 
     total: Part | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
+    late: list[int] = field(default_factory=list)
+    dropped: int = 0
 
 
 class Fleet(Protocol):
@@ -63,76 +64,7 @@ class Fleet(Protocol):
         """Have the cohort train from ``down`` and add up what it sends."""
 
     def keep(self, number: int) -> None:
-        """Have every client that remembers something save it as of this round."""
+        """Have every client that remembers something save it as of this round; the server saves its state after that.
 
-
-class NodeFleet:
-    """Nodes over the channels of a session; client ``i`` is the session's ``i``-th node.
-
-    Parameters
-    ----------
-    session : ServerSession
-    encodings : Encodings
-        Of the state.
-    deadline : float
-        Seconds that a round waits for replies; 0 = until everybody has answered or is lost.
-    """
-
-    def __init__(self, session: ServerSession, encodings: Encodings, deadline: float = 0.0) -> None:
-        self._session, self._encodings, self._deadline = session, encodings, deadline
-        self._names = list(session.channels)
-
-    @property
-    def population(self) -> int:
-        """How many nodes there are."""
-        return len(self._names)
-
-    def round(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Gathered:
-        """See :class:`Fleet`; a node that is lost, late or sends what does not fit is left out, and named."""
-        tree, gathered = TreeSum(len(cohort)), Gathered()
-        replies: dict[int, Reply] = {}
-        waiting = {self._names[client]: place for place, client in enumerate(cohort)}
-
-        def leave_out(name: str, why: str) -> None:
-            place = waiting.pop(name)
-            tree.skip(place)
-            gathered.missing[cohort[place]] = why
-            self._session.log(f"round {number}: without {name}: {why}")
-
-        message = model_message(number, down, self._encodings)
-        seen = arrays(as_it_arrives(message))  # what clients begin from, and updates are measured against
-        for name in list(waiting):
-            try:
-                self._session.channels[name].send(message)
-            except PeerLostError as error:
-                leave_out(name, str(error))
-        end = time.monotonic() + self._deadline
-        while waiting:
-            try:
-                left = max(0.0, end - time.monotonic()) if self._deadline else None
-                name, answer = self._session.receive_any(list(waiting), left)
-                if answer.round < number:  # of a round that did not wait for it
-                    continue
-                update = read_update(answer, number, method.reply(seen))
-            except PeerLostError as error:
-                leave_out(error.name, str(error))
-            except TimeoutError:
-                for name in list(waiting):
-                    leave_out(name, f"no answer within {self._deadline:g} s")
-            except UpdateError as error:
-                leave_out(name, str(error))
-            else:
-                place = waiting.pop(name)
-                tree.add(place, method.contribution(seen, update))
-                replies[place] = Reply(cohort[place], update.samples, update.steps, update.loss)
-        gathered.total = tree.total()
-        gathered.replies = [replies[place] for place in sorted(replies)]
-        return gathered
-
-    def keep(self, number: int) -> None:
-        """Tell all nodes to save what they remember."""
-        for channel in self._session.channels.values():
-            try:
-                channel.send(Message("control", round=number, fields={"what": "keep"}))
-            except PeerLostError:
-                continue
+        So whoever could save has what the server's newest state goes with.
+        """

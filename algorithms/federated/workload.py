@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel
 
-from ...core.errors import PeerLostError
-from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from .config import FederatedConfig
@@ -26,7 +23,8 @@ Config = TypeVar("Config", bound=FederatedConfig)
 class FederatedWorkload(ABC, Generic[Config]):
     """The programs of a federated run; a method gives the functions below.
 
-    Rounds go on with whoever is left, so a lost node restarts nothing. Heavy imports happen when a program starts.
+    Rounds go on with whoever is left, so a lost node restarts nothing but its own program. Heavy imports happen when a
+    program starts.
     """
 
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -50,7 +48,7 @@ class FederatedWorkload(ABC, Generic[Config]):
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""
-        from .fleet import NodeFleet
+        from .node_fleet import NodeFleet
         from .rounds import Rounds
 
         settings = cast(Config, config)
@@ -58,11 +56,15 @@ class FederatedWorkload(ABC, Generic[Config]):
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
         for note in task.notes:
             session.log(note)
-        fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
+        fleet = NodeFleet(
+            session,
+            self.encodings(settings)[0],
+            least=settings.least,
+            deadline=settings.deadline,
+            largest_norm=settings.largest_norm,
+        )
         history = Rounds(session, task, fleet, settings).run()
-        for channel in session.channels.values():
-            with suppress(PeerLostError):
-                channel.send(Message("control", fields={"what": "done"}))
+        fleet.end()
         return self.result(settings, history)
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
