@@ -9,5 +9,8 @@ own = ["farshore", *(f"farshore.{p}" for p in find_packages("farshore"))]
 setup(
     packages=own + inside,
     package_dir={"farshore": "farshore", **{f"farshore.{r}": r for r in rooms}},
-    package_data={"farshore": ["py.typed", "template/*.txt"], "farshore.simulations": ["scenarios/*.yaml"]},
+    package_data={
+        "farshore": ["py.typed", "template/*.txt"],
+        "farshore.simulations": ["scenarios/*.yaml", "flower_vhl/pyproject.toml"],
+    },
 )

@@ -116,6 +116,15 @@ class NodeSession(Session, Protocol):
             The node was not given that data set.
         """
 
+    def admit(self, digest: str, what: str) -> None:
+        """Ask whether code that came with the run may be executed here; ``digest`` is its SHA-256, hexadecimal.
+
+        Raises
+        ------
+        RefusedError
+            The node's operator has not accepted it.
+        """
+
 
 class ServerSession(Session, Protocol):
     """The server program's view of its run."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..algorithms.federated.briefing import Briefing
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Gathered
-from ..algorithms.federated.messages import Encodings, arrays, as_it_arrives, model_message
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.tree import Part
-from ..core.transfer import Direction, Recorder, Transfer
-from ..wire.pack import pack
+from ..core.transfer import Recorder
+from .conversation import FRESH, Conversation, Resumed
 from .player import Block
-from .sizes import Size, size_of
 
 
 class Troupe(Protocol):
@@ -21,6 +20,9 @@ class Troupe(Protocol):
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for all of a cohort, from the state ``down``."""
+
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
 
 
 class SimulatedFleet:
@@ -31,14 +33,26 @@ class SimulatedFleet:
     troupe : Troupe
         Plays them: a player in this process, or workers.
     population : int
-    encodings : Encodings
-        Of the state on its way down.
+    codec : Codec
     recorder : callable, optional
-        Gets a row for every frame that a real run would have sent; nodes are called ``client-7``.
+        Gets a row for every frame that a real run would have sent; see :class:`Conversation`.
+    briefing : Briefing, optional
+        What every client must hold before its first round; the troupe holds it already.
+    resumed : Resumed
+        What is known of a run that goes on.
     """
 
-    def __init__(self, troupe: Troupe, population: int, encodings: Encodings, recorder: Recorder | None = None) -> None:
-        self._troupe, self._population, self._encodings, self._recorder = troupe, population, encodings, recorder
+    def __init__(
+        self,
+        troupe: Troupe,
+        population: int,
+        codec: Codec,
+        recorder: Recorder | None = None,
+        briefing: Briefing | None = None,
+        resumed: Resumed = FRESH,
+    ) -> None:
+        self._troupe, self._population, self._codec = troupe, population, codec
+        self._conversation = Conversation(recorder, population, briefing, resumed) if recorder else None
 
     @property
     def population(self) -> int:
@@ -47,20 +61,20 @@ class SimulatedFleet:
 
     def round(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Gathered:
         """Play the cohort."""
-        message = model_message(number, down, self._encodings)
-        block = self._troupe.play(number, cohort, arrays(as_it_arrives(message)), method)
-        if self._recorder is not None:
-            size = size_of(pack(message))
-            for client in cohort:
-                self._record(client, "down", "model", number, size)
-            for client, size in zip(cohort, block.sizes, strict=True):
-                self._record(client, "up", "update", number, size)
-        return Gathered(block.total, block.replies, block.missing)
+        message = self._codec.down(number, down)
+        seen = self._codec.seen(message, down)
+        block = self._troupe.play(number, cohort, seen, method)
+        if self._conversation:
+            self._conversation.round(message, cohort, block.sizes)
+        return Gathered(block.total, block.replies, block.missing, seen)
 
     def keep(self, number: int) -> None:
-        """Nothing: memories die with this process, and the state that was kept with them."""
+        """Clients are told to save what they remember."""
+        self._troupe.keep(number)
+        if self._conversation:
+            self._conversation.keep(number)
 
-    def _record(self, client: int, direction: Direction, kind: str, number: int, size: Size) -> None:
-        assert self._recorder is not None
-        where = f"client-{client}", direction, kind, size.encoding, number, 0, 0
-        self._recorder(Transfer(*where, size.dense, size.payload, size.frame, 0, time.time()))
+    def done(self) -> None:
+        """Say goodbye."""
+        if self._conversation:
+            self._conversation.done()

@@ -70,6 +70,9 @@ class _NodeSession(_Session):
     channel: Channel
     shard: tuple[int, int]
 
+    def admit(self, digest: str, what: str) -> None:
+        """Whoever simulates on a machine runs what they chose."""
+
 
 @dataclass
 class _ServerSession(_Session):

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import (
-    Encodings,
-    UpdateError,
-    as_it_arrives,
-    check_size,
-    read_update,
-    update_message,
-)
+from ..algorithms.federated.messages import UpdateError, as_it_arrives, check_size
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
-from ..wire.pack import pack
-from .sizes import Size, size_of
+from .sizes import Size, Sizer
 
 
 @dataclass(slots=True)
@@ -49,22 +42,27 @@ class Player:
     Parameters
     ----------
     task : Task
-    encodings : Encodings
-        Of the updates; what a lossy one loses is lost here too.
+    codec : Codec
+        What an encoding loses is lost here too.
     memories : Memories
         What each client remembers from round to round.
     largest_norm : float
         See :func:`~farshore.algorithms.federated.messages.check_size`.
     """
 
-    def __init__(self, task: Task, encodings: Encodings, memories: Memories, largest_norm: float = 0.0) -> None:
-        self._task, self._encodings, self._memories, self._largest_norm = task, encodings, memories, largest_norm
+    def __init__(self, task: Task, codec: Codec, memories: Memories, largest_norm: float = 0.0) -> None:
+        self._task, self._codec, self._memories, self._largest_norm = task, codec, memories, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
+        self._sizer = Sizer()
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for a whole cohort."""
         return self.play_part(number, 0, cohort, down)
+
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
+        self._memories.keep()
 
     def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
@@ -72,12 +70,12 @@ class Player:
         expected = self._method.reply(down)
         for position, client in enumerate(clients, first):
             work = self._task.work(self._flat, client, number)
-            work.memory = self._memories.of(client)
-            message = update_message(number, self._method.local(self._flat, down, work), self._encodings)
+            work.memory = self._memories.of(client, number)
+            message = self._codec.up(number, self._method.local(self._flat, down, work), down, work.memory)
             self._memories.put(client, work.memory)
-            block.sizes.append(size_of(pack(message)))
+            block.sizes.append(self._sizer.size(message))
             try:
-                update = read_update(as_it_arrives(message), number, expected)
+                update = self._codec.read(as_it_arrives(message), number, down, expected)
                 part = self._method.contribution(down, update)
                 check_size(down, update, part, self._largest_norm)
             except UpdateError as error:

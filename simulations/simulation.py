@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -25,8 +25,11 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from ..runs.ledger_reader import segments
+from .conversation import Resumed
 from .fleet import SimulatedFleet
 from .player import Player
+from .ray_workers import RayWorkers
 from .shared_memories import SharedMemories
 from .worker_process import Cast
 from .workers import Workers
@@ -54,6 +57,10 @@ class Simulation:
         Data sets by name.
     workers : int
         Processes that play the clients; 1 = this one.
+    backend : str
+        ``local``: this process, or processes of this machine; ``ray``: actors, on this machine or a cluster.
+    address : str
+        Of a Ray cluster; empty = Ray is started here. A cluster's machines must see ``directory`` and all data.
     on_progress : callable, optional
         Gets done, total and figures after each round.
     cancelled : threading.Event
@@ -67,6 +74,8 @@ class Simulation:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     workers: int = 1
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
     on_progress: OnProgress | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -93,8 +102,10 @@ class Simulation:
             task = workload.task(settings, session.run.seed, session.data, self.clients)
             for note in task.notes:
                 session.log(note)
-            rounds = Rounds(session, task, self._fleet(stack, session, task), settings)
-            result = workload.result(settings, rounds.run())
+            fleet = self._fleet(stack, session, task)
+            history = Rounds(session, task, fleet, settings).run()
+            fleet.done()
+            result = workload.result(settings, history)
         run.write_result(result)
         return result
 
@@ -121,23 +132,31 @@ class Simulation:
         return run
 
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
-        down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
+        flat = task.model()
+        workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
+        codec = workload.codec(settings, flat)
+        briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
         memories = self.directory / "memories"
-        if self.workers > 1:
+        mine = SharedMemories(memories, self.clients, codec.remembers(task.method(flat), flat))
+        mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
+        if self.workers > 1 or self.backend == "ray":
             cast_ = Cast(
                 self.workload.name,
                 self.config.model_dump_json(),
                 self.seed,
-                {name: str(path) for name, path in self.data.items()},
+                {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
-                str(memories),
+                str(memories.resolve()),
+                str(briefing.keep().resolve()) if briefing else "",
             )
-            troupe: Any = stack.enter_context(Workers(cast_, self.workers))
+            troupe: Any = stack.enter_context(
+                RayWorkers(cast_, self.workers, self.address, mine)
+                if self.backend == "ray"
+                else Workers(cast_, self.workers)
+            )
         else:
-            flat = task.model()
-            kept = SharedMemories(memories, self.clients, task.method(flat).remembers(flat))
-            troupe = Player(task, up, kept, cast(Any, self.config).largest_norm)
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record)
+            troupe = Player(task, codec, mine, settings.largest_norm)
+        return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 
 class _Session:
@@ -148,10 +167,11 @@ class _Session:
     def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
         self._simulation, self._directory = simulation, directory
         self._stack = ExitStack()
-        steps = directory.checkpoints.steps()
-        self.resume_step = max(steps) if steps else None
+        self.steps = directory.checkpoints.steps()
+        self.resume_step = max(self.steps, default=None)
         name, seed = simulation.workload.name, Seed(simulation.seed)
-        self.run = RunInfo(directory.path.name, name, seed, 0, (), directory.path)
+        restarts = len(segments(directory.path))
+        self.run = RunInfo(directory.path.name, name, seed, restarts, (), directory.path)
 
     def __enter__(self) -> _Session:
         self.ledger = self._stack.enter_context(self._directory.open_ledger())
@@ -168,6 +188,12 @@ class _Session:
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         return self._directory.checkpoints.load(step)
+
+    def resumed(self) -> Resumed:
+        """What the ledger has to know of a run that goes on."""
+        history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
+        took_part = frozenset(client for entry in history for client in entry["cohort"])
+        return Resumed(self.run.epoch, self.steps, took_part)
 
     def check_cancelled(self) -> None:
         if self._simulation.cancelled.is_set():

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class Uplink(BaseModel):
+    """How updates travel; all but raw send the difference to the state that came down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: Literal["raw", "fp16", "bf16", "int8", "int4", "topk", "lowrank"] = "raw"
+    fraction: float = Field(0.01, gt=0, le=1, description="of the numbers that topk sends")
+    rank: int = Field(4, ge=1, le=0xFFFF, description="of each weight matrix that lowrank sends")
+    values: Literal["raw", "fp16", "bf16", "int8"] = Field("raw", description="how the numbers of topk and lowrank go")
+    error_feedback: bool | None = Field(
+        None, description="clients add to an update what earlier ones lost; by default with topk and lowrank"
+    )
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether clients remember what their updates lost."""
+        if self.encoding == "raw":
+            return False
+        return self.encoding in ("topk", "lowrank") if self.error_feedback is None else self.error_feedback
+
+
+class Downlink(BaseModel):
+    """How the state travels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: Literal["raw", "fp16", "bf16", "int8"] = "raw"
 
 
 class FederatedConfig(BaseModel):
@@ -17,4 +48,6 @@ class FederatedConfig(BaseModel):
     largest_norm: float = Field(0.0, ge=0, description="updates that move the model further are refused; 0 = none is")
     eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+    uplink: Uplink = Uplink()
+    downlink: Downlink = Downlink()
     threads: int = Field(1, ge=0, description="compute threads of each program; 0 = all cores. Part of 'same bits'.")

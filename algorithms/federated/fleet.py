@@ -40,6 +40,8 @@ class Gathered:
         In cohort order.
     missing : dict
         Client -> why nothing of it was added.
+    seen : dict of arrays
+        What clients got of the state that was sent: the same arrays unless the downlink's encoding lost something.
     late : list of int
         Those of the missing that may still answer, too late.
     dropped : int
@@ -49,6 +51,7 @@ class Gathered:
     total: Part | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
+    seen: Part = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     dropped: int = 0
 
@@ -68,3 +71,6 @@ class Fleet(Protocol):
 
         So whoever could save has what the server's newest state goes with.
         """
+
+    def done(self) -> None:
+        """Say goodbye to all clients after the last round."""

@@ -19,6 +19,7 @@ from .local import Objective, Sgd, normaliser, train
 from .tree import Part
 
 FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
+VELOCITY = "velocity"
 
 
 @dataclass(slots=True)
@@ -91,7 +92,16 @@ class Method(Protocol):
 
 
 class FedAvg:
-    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020)."""
+    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020).
+
+    Parameters
+    ----------
+    keeps_momentum : bool
+        A client's momentum goes on where its last round ended, rather than to start from rest.
+    """
+
+    def __init__(self, *, keeps_momentum: bool = False) -> None:
+        self.keeps_momentum = keeps_momentum
 
     def start(self, flat: FlatModel) -> Part:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
@@ -100,10 +110,10 @@ class FedAvg:
         return state
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        return _trained(flat, down, work)
+        return self._trained(flat, down, work)
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {}
+        return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
 
     def reply(self, down: Part) -> Part:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
@@ -113,6 +123,16 @@ class FedAvg:
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         return _mean(total)
+
+    def _trained(self, flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
+        """Train from the state that came down, and reply with the whole state."""
+        flat.load(down[FLOATS], down[INTEGERS])
+        velocity = None
+        if self.keeps_momentum:
+            velocity = work.memory.setdefault(VELOCITY, torch.zeros(flat.layout.trainable))
+        done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
+        tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
+        return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))
 
 
 class Scaffold(FedAvg):
@@ -124,7 +144,8 @@ class Scaffold(FedAvg):
         ``eta_g``.
     """
 
-    def __init__(self, server_lr: float = 1.0) -> None:
+    def __init__(self, server_lr: float = 1.0, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self.server_lr = server_lr
 
     def start(self, flat: FlatModel) -> Part:
@@ -134,7 +155,7 @@ class Scaffold(FedAvg):
         server = torch.tensor(down[CONTROL])
         mine = work.memory.setdefault(CONTROL, torch.zeros_like(server))
         before = torch.tensor(down[FLOATS][: len(server)])
-        update = _trained(flat, down, work, correction=server - mine)
+        update = self._trained(flat, down, work, correction=server - mine)
         # With momentum a step's worth of gradient travels further: A_k instead of T.
         travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
         change = (before - flat.trained) / travelled - server
@@ -143,7 +164,7 @@ class Scaffold(FedAvg):
         return update
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {CONTROL: flat.layout.trainable}
+        return {**super().remembers(flat), CONTROL: flat.layout.trainable}
 
     def reply(self, down: Part) -> Part:
         return down
@@ -163,11 +184,12 @@ class Scaffold(FedAvg):
 class FedNova(FedAvg):
     """Updates are normalised by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
 
-    def __init__(self, trainable: int) -> None:
+    def __init__(self, trainable: int, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self._trainable = trainable
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        update = _trained(flat, down, work)
+        update = self._trained(flat, down, work)
         update.tensors[NORMALISER] = np.array([normaliser(update.steps, work.sgd)])
         return update
 
@@ -188,20 +210,12 @@ class FedNova(FedAvg):
         return mean
 
 
-def _trained(flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
-    """Train from the state that came down, and reply with the whole state."""
-    flat.load(down[FLOATS], down[INTEGERS])
-    done = train(flat, work.objective, work.batches, work.sgd, correction=correction)
-    tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
-    return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))
-
-
 def _weighted(tensors: Part, weight: int) -> Part:
     """Times ``weight``, integers as float64; with the weight itself, for the mean."""
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        part[name] = array.astype(kind) * kind.type(weight)
+        part[name] = np.multiply(array, kind.type(weight), dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part
 

@@ -84,11 +84,20 @@ class Rounds:
         if gathered.total is None or count < least:
             self._session.log(f"round {number}: {count} of at least {least} replies came; the model stays as it was")
             return
-        state = self._method.finish(self.state, gathered.total, self._fleet.population)
+        seen = {**self.state, **gathered.seen}
+        state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
         if all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f"):
             self.state = state
         else:
             self._session.log(f"round {number}: the sum of the updates is not finite; the model stays as it was")
+
+
+def restored(state: Part, before: Part, seen: Part) -> Part:
+    """Give back what the way down lost: steps smaller than its rounding would never add up otherwise."""
+    for name, array in seen.items():
+        if array is not before[name] and array.dtype.kind == "f":
+            state[name] = state[name] + (before[name] - array)
+    return state
 
 
 def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:

@@ -86,12 +86,13 @@ class TreeSum:
                 self._waiting[level, index] = part
                 return
             other = self._waiting.pop(sibling)
-            part = _joined(other, part) if index % 2 else _joined(part, other)
+            part = joined(other, part) if index % 2 else joined(part, other)
             level, index = level + 1, index >> 1
         self._root, self.complete = part, True
 
 
-def _joined(left: Part | None, right: Part | None) -> Part | None:
+def joined(left: Part | None, right: Part | None) -> Part | None:
+    """The sum of two siblings, in the left one's arrays; None where nothing came."""
     if left is None or right is None:
         return right if left is None else left
     if left.keys() != right.keys():

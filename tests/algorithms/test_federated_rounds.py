@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from farshore.algorithms.federated.client import Client
-from farshore.algorithms.federated.config import FederatedConfig
+from farshore.algorithms.federated.codec import Codec
+from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
@@ -79,6 +80,7 @@ class Federated:
 
     def __init__(self, method: str = "fedavg", schedule: FederatedConfig = SCHEDULE, deadline: float = 0.0) -> None:
         self.toy, self.schedule, self.deadline = Toy(method), schedule, deadline
+        self.codec = Codec(schedule.uplink, schedule.downlink, self.toy.model().layout)
         self.spoil: Callable[[str, Message], Message] = lambda _, message: message
         self.rounds: Rounds | None = None
 
@@ -86,7 +88,7 @@ class Federated:
         return ()
 
     def server_program(self, session: Any, config: BaseModel) -> dict[str, Any]:
-        self.rounds = Rounds(session, self.toy, NodeFleet(session, {}, deadline=self.deadline), self.schedule)
+        self.rounds = Rounds(session, self.toy, NodeFleet(session, self.codec, deadline=self.deadline), self.schedule)
         history = self.rounds.run()
         for channel in session.channels.values():
             try:
@@ -104,7 +106,7 @@ class Federated:
 
             receive = session.channel.receive
 
-        Client(replace(session, channel=Spoilt()), self.toy, {}).run()
+        Client(replace(session, channel=Spoilt()), self.toy, self.codec).run()
 
 
 def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[str, Any]]]:
@@ -175,6 +177,29 @@ def test_a_run_that_died_goes_on_with_the_same_bits(tmp_path: Path, method: str)
     expected = by_hand(method, SCHEDULE)
     assert [n for n in state if not np.array_equal(state[n], expected[n])] == []
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "uplink", [Uplink(encoding="topk", fraction=0.1), Uplink(encoding="lowrank", rank=1)], ids=["topk", "lowrank"]
+)
+def test_a_run_that_died_still_knows_what_its_updates_lost(tmp_path: Path, uplink: Uplink) -> None:
+    schedule = SCHEDULE.model_copy(update={"uplink": uplink, "downlink": Downlink(encoding="bf16")})
+    whole, _ = run(Federated("scaffold", schedule), tmp_path / "whole")
+    dying = Federated("scaffold", schedule)
+
+    def die(node: str, message: Message) -> Message:
+        if message.round == 4:
+            raise OSError("gone")
+        return message
+
+    dying.spoil = die
+    with pytest.raises(RunFailedError, match="gone"):
+        run(dying, tmp_path / "run")
+    state, _ = run(Federated("scaffold", schedule), tmp_path / "run")
+    assert [n for n in state if not np.array_equal(state[n], whole[n])] == []
+    forgetful = schedule.model_copy(update={"uplink": uplink.model_copy(update={"error_feedback": False})})
+    other, _ = run(Federated("scaffold", forgetful), tmp_path / "other")
+    assert not np.array_equal(state["floats"], other["floats"])
 
 
 def _changed(message: Message, **arrays: Any) -> Message:
