@@ -70,7 +70,7 @@ class Cast:
         flat = task.model()
         codec = workload.codec(config, flat)
         kept = codec.remembers(task.method(flat), flat)
-        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept))
+        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept), config.largest_norm)
 
 
 def main(connection: Connection, cast_json: str) -> None:
