@@ -100,6 +100,8 @@ class FedAvg:
         A client's momentum goes on where its last round ended, rather than to start from rest.
     """
 
+    keeps_momentum = False  # for methods of one's own that do not care
+
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
 
