@@ -72,8 +72,9 @@ class Conversation:
             self.record(client, "up", "update", number, size)
 
     def keep(self, number: int) -> None:
-        """Clients are told to save what they remember."""
+        """Clients are told to save what they remember, and say that they have."""
         self._to_all("down", Message("control", round=number, fields={"what": "keep"}))
+        self._to_all("up", Message("control", round=number, fields={"what": "kept"}))
 
     def done(self) -> None:
         """Goodbye."""

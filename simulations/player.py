@@ -9,7 +9,7 @@ from ..algorithms.federated import batched
 from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import UpdateError, as_it_arrives
+from ..algorithms.federated.messages import UpdateError, as_it_arrives, check_size
 from ..algorithms.federated.methods import Method, Update, Work
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
@@ -47,12 +47,16 @@ class Player:
         What an encoding loses is lost here too.
     memories : Memories
         What each client remembers from round to round.
+    largest_norm : float
+        See :func:`~farshore.algorithms.federated.messages.check_size`.
     together : int
         Clients that are trained at once, a power of two; 1 = one after another.
     """
 
-    def __init__(self, task: Task, codec: Codec, memories: Memories, together: int = 1) -> None:
-        self._task, self._codec, self._memories = task, codec, memories
+    def __init__(
+        self, task: Task, codec: Codec, memories: Memories, largest_norm: float = 0.0, together: int = 1
+    ) -> None:
+        self._task, self._codec, self._memories, self._largest_norm = task, codec, memories, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
         self._sizer = Sizer()
@@ -76,11 +80,13 @@ class Player:
             block.sizes.append(self._sizer.size(message))
             try:
                 update = self._codec.read(as_it_arrives(message), number, down, expected)
+                part = self._method.contribution(down, update)
+                check_size(down, update, part, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)
             else:
-                tree.add(position, self._method.contribution(down, update))
+                tree.add(position, part)
                 block.replies.append(Reply(client, update.samples, update.steps, update.loss))
         block.total = tree.total()
         return block

@@ -173,7 +173,7 @@ class Simulation:
                 else Workers(cast_, self.workers)
             )
         else:
-            troupe = Player(task, codec, mine, together)
+            troupe = Player(task, codec, mine, settings.largest_norm, together)
         return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed())
 
 
@@ -228,6 +228,12 @@ class _Session:
 
     def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:
         raise RuntimeError("simulated clients send no messages")
+
+    def dismiss(self, node: str, reason: str) -> None:
+        raise RuntimeError("there are no conversations with simulated clients")
+
+    def readmit(self, least: int = 0) -> list[str]:
+        return []
 
     def metrics(self, step: int, **values: float) -> None:
         self._metrics.write(step, values)

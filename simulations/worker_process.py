@@ -73,7 +73,8 @@ class Cast:
         flat = task.model()
         codec = workload.codec(config, flat)
         kept = codec.remembers(task.method(flat), flat)
-        return Player(task, codec, SharedMemories(Path(self.memories), self.population, kept), self.together)
+        mine = SharedMemories(Path(self.memories), self.population, kept)
+        return Player(task, codec, mine, config.largest_norm, self.together)
 
 
 def main(connection: Connection, cast_json: str) -> None:

@@ -78,11 +78,16 @@ def local(flat: FlatModel, method: Method, down: Part, works: Sequence[Work]) ->
     order = sorted(range(len(works)), key=lambda place: -len(works[place].batches))
     ordered = [works[place] for place in order]
     corrections = [method.correction(down, work) for work in ordered]
+    velocities = [method.velocity(flat, work) for work in ordered]
     try:
-        stack, done = _train(flat, ordered, corrections)
+        stack, moving, done = _train(flat, ordered, _stack(corrections), _stack(velocities))
     except RuntimeError as error:  # of vmap: random numbers, control flow by values, changes in place
         first = str(error).strip().splitlines()[0]
         raise _refusal(f"the model or its loss does what several clients cannot do at once: {first}") from error
+    if moving is not None:
+        for velocity, row in zip(velocities, moving, strict=True):
+            if velocity is not None:
+                velocity.copy_(row)
     if _versions(flat.module) != versions:
         raise _refusal("the model changes its buffers while it trains")
     updates: dict[int, Update] = {}
@@ -94,15 +99,15 @@ def local(flat: FlatModel, method: Method, down: Part, works: Sequence[Work]) ->
 
 
 def _train(
-    flat: FlatModel, works: Sequence[Work], corrections: Sequence[Tensor | None]
-) -> tuple[Tensor, list[Trained]]:
-    """Trained parameters (K, trainable) of clients whose numbers of batches do not increase."""
+    flat: FlatModel, works: Sequence[Work], correction: Tensor | None, moving: Tensor | None
+) -> tuple[Tensor, Tensor | None, list[Trained]]:
+    """Trained parameters and momentum (K, trainable) of clients whose numbers of batches do not increase."""
     sgd, start, each = works[0].sgd, flat.trained, works[0].each
     assert each is not None
     compute = vmap(_loss_of(flat, each))
     weights = start.repeat(len(works), 1)
-    moving = torch.zeros_like(weights) if sgd.momentum else None
-    correction = torch.stack([c for c in corrections if c is not None]) if corrections[0] is not None else None
+    if moving is None and sgd.momentum:
+        moving = torch.zeros_like(weights)
     losses = torch.zeros(len(works))
     for number in range(len(works[0].batches)):
         active = sum(number < len(work.batches) for work in works)
@@ -120,7 +125,13 @@ def _train(
             None if moving is None else moving[rows],
             None if correction is None else correction[rows],
         )
-    return weights, [Trained(len(w.batches), float(loss)) for w, loss in zip(works, losses, strict=True)]
+    return weights, moving, [Trained(len(w.batches), float(loss)) for w, loss in zip(works, losses, strict=True)]
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """(K, trainable), or None if no client has one."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
 
 
 def _loss_of(flat: FlatModel, each: EachLoss) -> Any:

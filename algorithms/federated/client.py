@@ -47,6 +47,7 @@ class Client:
             elif message.kind == "control" and what == "keep":
                 kept = {name: tensor.numpy() for name, tensor in self._memory.items()}
                 self._session.save_checkpoint(message.round, kept, {})
+                self._session.channel.send(Message("control", round=message.round, fields={"what": "kept"}))
             elif message.kind == "control" and what == "done":
                 return
             elif self._briefing is not None and message.kind == "control" and what == "offer":

@@ -45,6 +45,7 @@ class FederatedConfig(BaseModel):
     per_round: int = Field(5, ge=1, description="clients of a cohort, S")
     least: int = Field(1, ge=1, description="a round with fewer replies leaves the model as it was")
     deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")
+    largest_norm: float = Field(0.0, ge=0, description="updates that move the model further are refused; 0 = none is")
     eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
     uplink: Uplink = Uplink()

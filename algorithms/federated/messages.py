@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.message import Array, Message, Tensor
 from ...wire.pack import pack, unpack
-from .methods import Update
+from .methods import FLOATS, Update
 from .tree import Part
 
 #: Shapes and types by name.
@@ -62,6 +62,32 @@ def read_update(message: Message, number: int, expected: Expected) -> Update:
     if not (samples > 0 and steps > 0):
         raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
     return Update(tensors, samples, steps, loss)
+
+
+def check_size(seen: Part, update: Update, contribution: Part, largest_norm: float) -> None:
+    """Refuse an update that would drown all others.
+
+    Parameters
+    ----------
+    seen : dict of arrays
+        What the client began from.
+    contribution : dict of arrays
+        The update as a summand.
+    largest_norm : float
+        Euclidean distance that ``floats`` may have moved; 0 = any.
+
+    Raises
+    ------
+    UpdateError
+        It moved further, or times its weight it is no finite number any more.
+    """
+    for name, array in contribution.items():
+        if not _finite(array):
+            raise UpdateError(f"its '{name}' times its weight are too large to be added")
+    if largest_norm:
+        moved = float(np.linalg.norm(np.subtract(update.tensors[FLOATS], seen[FLOATS], dtype=np.float64)))
+        if moved > largest_norm:
+            raise UpdateError(f"it moved the model by {moved:.3g}, more than the {largest_norm:g} that are allowed")
 
 
 def check_tensors(tensors: Part, expected: Expected) -> None:

@@ -22,6 +22,7 @@ from .tree import Part
 Array = NDArray[Any]
 
 FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
+VELOCITY = "velocity"
 
 
 @dataclass(slots=True)
@@ -98,7 +99,18 @@ class Method(Protocol):
 
 
 class FedAvg:
-    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020)."""
+    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020).
+
+    Parameters
+    ----------
+    keeps_momentum : bool
+        A client's momentum goes on where its last round ended, rather than to start from rest.
+    """
+
+    keeps_momentum = False  # for methods of one's own that do not care
+
+    def __init__(self, *, keeps_momentum: bool = False) -> None:
+        self.keeps_momentum = keeps_momentum
 
     def start(self, flat: FlatModel) -> Part:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
@@ -108,19 +120,24 @@ class FedAvg:
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
-        done = train(flat, work.objective, work.batches, work.sgd, correction=self.correction(down, work))
+        correction, velocity = self.correction(down, work), self.velocity(flat, work)
+        done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
         return self.update(down, work, flat.floats.numpy().copy(), flat.integers.numpy().copy(), done)
 
     def correction(self, down: Part, work: Work) -> torch.Tensor | None:
         """(trainable,), what is added to every step's direction."""
         return None
 
+    def velocity(self, flat: FlatModel, work: Work) -> torch.Tensor | None:
+        """(trainable,), the momentum that the client kept, to be changed in place; None: it starts from rest."""
+        return work.memory.setdefault(VELOCITY, torch.zeros(flat.layout.trainable)) if self.keeps_momentum else None
+
     def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
         """The reply of a client that has come from ``down`` to the state ``floats``, ``integers``."""
         return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, done.loss / max(1, done.steps))
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {}
+        return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
 
     def reply(self, down: Part) -> Part:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
@@ -141,7 +158,8 @@ class Scaffold(FedAvg):
         ``eta_g``.
     """
 
-    def __init__(self, server_lr: float = 1.0) -> None:
+    def __init__(self, server_lr: float = 1.0, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self.server_lr = server_lr
 
     def start(self, flat: FlatModel) -> Part:
@@ -163,7 +181,7 @@ class Scaffold(FedAvg):
         return update
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {CONTROL: flat.layout.trainable}
+        return {**super().remembers(flat), CONTROL: flat.layout.trainable}
 
     def reply(self, down: Part) -> Part:
         return down
@@ -183,7 +201,8 @@ class Scaffold(FedAvg):
 class FedNova(FedAvg):
     """Updates are normalised by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
 
-    def __init__(self, trainable: int) -> None:
+    def __init__(self, trainable: int, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self._trainable = trainable
 
     def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:

@@ -25,7 +25,8 @@ Config = TypeVar("Config", bound=FederatedConfig)
 class FederatedWorkload(ABC, Generic[Config]):
     """The programs of a federated run; a method gives the functions below.
 
-    Rounds go on with whoever is left, so a lost node restarts nothing. Heavy imports happen when a program starts.
+    Rounds go on with whoever is left, so a lost node restarts nothing but its own program. Heavy imports happen when a
+    program starts.
     """
 
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -58,7 +59,7 @@ class FederatedWorkload(ABC, Generic[Config]):
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""
-        from .fleet import NodeFleet
+        from .node_fleet import NodeFleet
         from .rounds import Rounds
 
         settings = cast(Config, config)
@@ -67,7 +68,14 @@ class FederatedWorkload(ABC, Generic[Config]):
         for note in task.notes:
             session.log(note)
         briefing = self.briefing(settings, task, session.run.directory / "briefing", "the server")
-        fleet = NodeFleet(session, self.codec(settings, task.model()), settings.deadline, briefing)
+        fleet = NodeFleet(
+            session,
+            self.codec(settings, task.model()),
+            briefing,
+            least=settings.least,
+            deadline=settings.deadline,
+            largest_norm=settings.largest_norm,
+        )
         history = Rounds(session, task, fleet, settings).run()
         fleet.done()
         return self.result(settings, history)

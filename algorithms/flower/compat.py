@@ -18,6 +18,7 @@ from ...core.version import installed
 TESTED = "1.41 to 1.42"
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # Flower would let gRPC's core write lines of its own
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp

@@ -38,7 +38,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
     def briefing(self, config: VHL, task: Task, folder: Path, who: str) -> Briefing | None:
         """The virtual data, where there are any."""
-        if not config.virtual.enabled:
+        if not config.virtual.has_images:
             return None
         from .distribution import Distribution
         from .task import VHLTask

@@ -26,6 +26,7 @@ RAGGED = (7, 23, 5, 10, 1, 18)
 METHODS: dict[str, Callable[[FlatModel], Method]] = {
     "fedavg": lambda _: FedAvg(),
     "scaffold": lambda _: Scaffold(),
+    "kept momentum": lambda _: FedAvg(keeps_momentum=True),
     "fednova": lambda flat: FedNova(flat.layout.trainable),
 }
 
@@ -60,10 +61,12 @@ def task(
 
 def works(made: Supervised, flat: FlatModel, *, remembering: bool) -> list[Work]:
     """Everybody's, half of them with a memory."""
+    used = made.method(flat)
     found = [made.work(flat, client, 1) for client in range(len(made.parts))]
     for place, work in enumerate(found):
         if remembering and place % 2:
-            work.memory[CONTROL] = torch.full((flat.layout.trainable,), 0.01 * place)
+            for name in used.remembers(flat):
+                work.memory[name] = torch.full((flat.layout.trainable,), 0.01 * place)
     return found
 
 
@@ -76,6 +79,7 @@ def works(made: Supervised, flat: FlatModel, *, remembering: bool) -> list[Work]
         ("fedavg", Sgd(0.1, mu=0.5)),
         ("scaffold", Sgd(0.1)),
         ("scaffold", Sgd(0.05, momentum=0.5)),
+        ("kept momentum", Sgd(0.05, momentum=0.9)),
         ("fednova", Sgd(0.1, momentum=0.9, mu=0.1)),
     ],
 )
@@ -86,8 +90,7 @@ def test_at_once_is_one_after_another(build: Callable[[], nn.Module], method: st
     down = used.start(flat)
     if CONTROL in down:
         down[CONTROL] += np.float32(0.02)
-    remembering = method == "scaffold"
-    alone, together = (works(made, flat, remembering=remembering) for _ in range(2))
+    alone, together = (works(made, flat, remembering=True) for _ in range(2))
     expected = [used.local(flat, down, work) for work in alone]
     updates = batched.local(flat, used, down, together)
     for client, (update, right) in enumerate(zip(updates, expected, strict=True)):
@@ -101,6 +104,7 @@ def test_at_once_is_one_after_another(build: Callable[[], nn.Module], method: st
             scale = 1 / sgd.lr if name == CONTROL else 1
             np.testing.assert_allclose(update.tensors[name], array, rtol=0, atol=1e-6 * scale)
         assert np.abs(right.tensors[FLOATS] - down[FLOATS]).max() > 1e-2
+        assert alone[client].memory.keys() == together[client].memory.keys() == used.remembers(flat).keys()
         for name, tensor in alone[client].memory.items():
             torch.testing.assert_close(together[client].memory[name], tensor, rtol=0, atol=1e-6 / sgd.lr)
 

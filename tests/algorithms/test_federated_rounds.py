@@ -17,9 +17,9 @@ from farshore.algorithms.federated.client import Client
 from farshore.algorithms.federated.codec import Codec
 from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.fleet import NodeFleet
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
+from farshore.algorithms.federated.node_fleet import NodeFleet
 from farshore.algorithms.federated.rounds import Rounds, cohort
 from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.errors import PeerLostError, RunFailedError
@@ -73,7 +73,7 @@ class Config(BaseModel):
 
 
 class Federated:
-    """A workload of the toy; ``spoil(node, message)`` may change what a node sends, or raise."""
+    """A workload of the toy; ``spoil(node, message)`` may change an update, or raise."""
 
     name, summary, config, uses_torch = "toy", "", Config, True
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -88,7 +88,7 @@ class Federated:
         return ()
 
     def server_program(self, session: Any, config: BaseModel) -> dict[str, Any]:
-        self.rounds = Rounds(session, self.toy, NodeFleet(session, self.codec, self.deadline), self.schedule)
+        self.rounds = Rounds(session, self.toy, NodeFleet(session, self.codec, deadline=self.deadline), self.schedule)
         history = self.rounds.run()
         for channel in session.channels.values():
             try:
@@ -102,7 +102,7 @@ class Federated:
 
         class Spoilt:
             def send(_, message: Message) -> None:  # noqa: N805
-                session.channel.send(self.spoil(node, message))
+                session.channel.send(self.spoil(node, message) if message.kind == "update" else message)
 
             receive = session.channel.receive
 
@@ -255,7 +255,7 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
 
     workload.spoil = wait
     state, history = run(workload, tmp_path / "run")
-    assert history[0]["missing"] == {"3": "no answer within 0.5 s"}
+    assert history[0]["missing"] == {"3": "no answer before the deadline"}
     if history[1]["missing"] == {}:
         expected = by_hand("fedavg", workload.schedule, absent=lambda number, client: (number, client) == (1, 3))
         assert np.array_equal(state["floats"], expected["floats"])

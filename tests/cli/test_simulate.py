@@ -110,6 +110,7 @@ def test_a_wrong_command_is_told_the_right_one(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_goes_on() -> None:
     """Killed after its first checkpoint, the same command ends with the bits of an undisturbed run."""
     scenario = "method: vhl\narms: {a: {method: scaffold, rounds: 6, checkpoint_every: 2, per_round: 3}}\nclients: 4\n"

@@ -63,7 +63,12 @@ def last(directory: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("method", "virtual", "workers"),
-    [("fedavg", False, 1), ("fedavg", True, 2), ("scaffold", False, 2), ("scaffold", True, 1)],
+    [
+        pytest.param("fedavg", False, 1, marks=pytest.mark.slow),
+        ("fedavg", True, 2),
+        pytest.param("scaffold", False, 2, marks=pytest.mark.slow),
+        ("scaffold", True, 1),
+    ],
 )
 def test_a_resumed_simulation_equals_the_uninterrupted_one(
     tmp_path: Path, method: str, virtual: bool, workers: int

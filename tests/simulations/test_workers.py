@@ -76,7 +76,9 @@ def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
     return state, replies
 
 
-@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedprox", "fednova"])
+@pytest.mark.parametrize(
+    "method", ["fedavg", "scaffold", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fedprox", "fednova"))]
+)
 def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: Path, method: str) -> None:
     alone, told = rounds(method, lambda task: Player(task, WORKLOAD.codec(config(method), task.model()), OwnMemories()))
     with Workers(cast(method, tmp_path / "memories"), 2) as workers:
