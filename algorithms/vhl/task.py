@@ -136,7 +136,7 @@ class VHLTask:
         """All batches of a client's local epochs in a round."""
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
         # Contrasts mix the samples of a batch, and the losses of each are taken in float32.
-        each = _each if self.recipe is None and self._config.precision != "bf16" else None
+        each = _each if not self._config.virtual.enabled and self._config.precision != "bf16" else None
         sgd = self.sgd(self._ticks(client, number) + 1)
         return Work(self._objective(flat), batches, len(self.parts[client]), sgd, each=each)
 
