@@ -12,7 +12,7 @@ install: $(VENV)/.installed .pkg
 $(VENV)/.installed: pyproject.toml setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.5'
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --editable '.[all]' --group dev
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[all]' --group dev
 	@touch $@
 
 # A tree of links that lets static tools, and an uninstalled checkout, see the folders as one package.

@@ -11,6 +11,6 @@ setup(
     package_dir={"farshore": "farshore", **{f"farshore.{r}": r for r in rooms}},
     package_data={
         "farshore": ["py.typed", "template/*.txt"],
-        "farshore.simulations": ["scenarios/*.yaml", "profiles/*.yaml"],
+        "farshore.simulations": ["scenarios/*.yaml", "profiles/*.yaml", "flower_vhl/pyproject.toml"],
     },
 )

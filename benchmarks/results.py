@@ -32,6 +32,8 @@ TITLES = {
     "split_step": "Time of a split step",
     "wire": "Throughput of the wire",
     "ledger": "Cost of the ledger",
+    "vhl_accuracy": "Federated learning with virtual data",
+    "simulation": "Cost of a simulated round",
 }
 
 

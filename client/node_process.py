@@ -8,8 +8,8 @@ import sys
 
 from pydantic import ValidationError
 
-from ..core.errors import ConfigError
-from ..core.processes import Json, Parent
+from ..core.errors import ConfigError, RunFailedError
+from ..core.processes import Json, Parent, place_of
 from ..core.workloads import load
 
 
@@ -22,6 +22,8 @@ def main() -> int:
         _run(parent, specification)
     except Exception as error:
         return int(parent.failed(error))
+    except SystemExit as error:  # a user's code must not look as if it had done its work
+        return int(parent.failed(RunFailedError(f"the program called exit({error.code}){place_of(error)}")))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 
 from ..core.agreement import hello, read_begin
-from ..core.errors import DataError, RunCancelledError
+from ..core.errors import DataError, RefusedError, RunCancelledError
 from ..core.message import Array
 from ..core.processes import Json
 from ..core.profiles import LinkProfile
@@ -65,6 +66,9 @@ class NodeProcessSession:
         self._data = {name: Path(path) for name, path in specification["data"].items()}
         self._parent = parent
         self._cancelled = False
+        self._accepted = set(map(str, specification["accept_apps"]))
+        self._may_ask = bool(specification["ask"])
+        self._answer: Future[bool] = Future()
         self._io = IoThread("node-io")
         self._dialer = self._make_dialer(specification)
 
@@ -116,6 +120,19 @@ class NodeProcessSession:
                 cure=f"start it with --data {name}=PATH",
             ) from None
 
+    def admit(self, digest: str, what: str) -> None:
+        """Ask whether code that came with the run may be executed here; its operator may take a while to answer."""
+        if digest in self._accepted:
+            return
+        if self._may_ask:
+            self._parent.send({"type": "ask", "digest": digest, "what": what})
+            if self._answer.result():
+                return
+        raise RefusedError(
+            f"node {self.node} does not accept {what} with the hash {digest}",
+            cure=f"its operator can: farshore node join … --accept-apps {digest}",
+        )
+
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Write this side's state after ``step``; the two newest are kept."""
         self._checkpoints.save(step, tensors, meta)
@@ -134,6 +151,10 @@ class NodeProcessSession:
         self._parent.send({"type": "log", "line": message})
 
     def _told(self, message: Json) -> None:
+        if message.get("type") == "answer" and not self._answer.done():
+            self._answer.set_result(bool(message["accepted"]))
         if message.get("type") == "cancel":
             self._cancelled = True
+            if not self._answer.done():
+                self._answer.set_exception(RunCancelledError(f"run {self.run.id}: the server stopped it"))
             self.channel.fail(RunCancelledError(f"run {self.run.id}: the server stopped it"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -41,6 +41,10 @@ class AgentOptions:
         PEM file of an own authority to trust instead of the token's fingerprint.
     measure : callable or None
         Measures the machine (``edge.measure.measure_node``); called once, at start.
+    accept_apps : frozenset of str
+        SHA-256 of apps (code that comes with a run) that may be executed here.
+    ask : callable or None
+        ``await ask(what, digest)``: asked about every other app; None = they are refused.
     on_state : callable or None
         ``on_state(state, detail)``: told when the node joins, connects, loses the server, starts or ends a program.
     """
@@ -56,4 +60,6 @@ class AgentOptions:
     insecure: bool = False
     ca: Path | None = None
     measure: Callable[[], NodeProfile] | None = None
+    accept_apps: frozenset[str] = frozenset()
+    ask: Callable[[str, str], Awaitable[bool]] | None = None
     on_state: Callable[[State, str], None] | None = None

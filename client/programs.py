@@ -70,6 +70,7 @@ class Programs:
         self._member = member
         self._outbox = outbox
         self._programs: dict[str, _Program] = {}
+        self._asking = asyncio.Lock()  # a person reads one question at a time
 
     own_runs_only = False
 
@@ -160,6 +161,10 @@ class Programs:
                 self._outbox.line(run_id, str(message.get("line", "")))
             elif message.get("type") == "failed":
                 program.failure = message
+            elif message.get("type") == "ask" and self._options.ask is not None:
+                async with self._asking:
+                    accepted = await self._options.ask(str(message["what"]), str(message["digest"]))
+                child.send({"type": "answer", "accepted": accepted})
 
     async def _forward_output(self, child: Child, run_id: str) -> None:
         async for line in child.output():
@@ -182,6 +187,8 @@ def specification(options: AgentOptions, member: Membership, command: pb.StartPr
         "node": member.name,
         "home": str(options.home),
         "data": {name: str(path) for name, path in options.data.items()},
+        "accept_apps": sorted(options.accept_apps),
+        "ask": options.ask is not None,
         "shard": list(shard),
         "link": options.profile.link.model_dump(),
         "run": command.run_id,

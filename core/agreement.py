@@ -1,7 +1,8 @@
 """How the two programs of a run agree on where to begin: one message each way, before the method's own.
 
 The node says ``hello`` with its versions and the steps it has checkpoints of; the server answers ``begin`` with the
-highest step that all programs of the run hold, or -1.
+step to begin from, or -1: the highest that all programs of the run hold or, where a method goes on without lost nodes,
+the node's own newest that is not behind the server's.
 """
 
 from __future__ import annotations
@@ -79,3 +80,8 @@ def common_step(own: Iterable[int], others: Mapping[str, Iterable[int]]) -> int 
     for steps in others.values():
         shared &= set(steps)
     return max(shared, default=None)
+
+
+def own_step(steps: Iterable[int], newest: int | None) -> int | None:
+    """The highest step that a node holds and that is not behind the server's ``newest``."""
+    return max((step for step in steps if newest is not None and step <= newest), default=None)

@@ -72,9 +72,13 @@ class MissingExtraError(FarshoreError):
 
 
 class WireError(FarshoreError):
-    """Bytes from a peer are not what the wire format allows."""
+    """Bytes from a peer are not what the wire format allows.
+
+    ``name`` is that of the channel among several that somebody waited for, else empty.
+    """
 
     exit_code = ExitCode.WIRE
+    name = ""
 
 
 class PeerLostError(FarshoreError):

@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import ExitCode, FarshoreError, WireError
@@ -198,9 +199,19 @@ class Parent:
             code, trace = error.exit_code, ""
         else:
             code, trace = ExitCode.RUN_FAILED, "".join(traceback.format_exception(error))
-            text = f"{type(error).__name__}: {text}".rstrip(": ")
+            text = f"{type(error).__name__}: {text}".rstrip(": ") + place_of(error)
         self.send({"type": "failed", "exit_code": int(code), "error": text, "traceback": trace})
         return code
+
+
+def place_of(error: BaseException) -> str:
+    """Where in a user's code it was raised, in brackets: the innermost frame outside this package and what it uses."""
+    ours = (Path(__file__).resolve().parents[1], Path(traceback.__file__).resolve().parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path.is_file() and "site-packages" not in path.parts and not any(path.is_relative_to(o) for o in ours):
+            return f" ({path.name}, line {frame.lineno}, in {frame.name})"
+    return ""
 
 
 def _line(message: Json) -> bytes:

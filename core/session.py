@@ -24,13 +24,15 @@ class Channel(Protocol):
     def peer(self) -> str:
         """Name of the node (on the server's side) or ``server`` (on a node's side)."""
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, timeout: float | None = None) -> None:
         """Queue a message; blocks while the window of unacknowledged bytes is full.
 
         Raises
         ------
         PeerLostError
             The other program is gone for good in this epoch.
+        TimeoutError
+            There was no room within ``timeout`` seconds; nothing was queued.
         """
 
     def receive(self, timeout: float | None = None) -> Message:
@@ -61,7 +63,8 @@ class Session(Protocol):
     """What both sides share.
 
     Checkpoints hold this side's state only. Both sides save the same steps; on a restart the engine finds the highest
-    step that all of them still hold (each keeps two) and gives it as ``resume_step``.
+    step that all of them still hold (each keeps two) and gives it as ``resume_step``. Where a method goes on without
+    lost nodes, the server's newest step counts, and each node begins at the newest of its own that is not behind it.
     """
 
     @property
@@ -113,6 +116,15 @@ class NodeSession(Session, Protocol):
             The node was not given that data set.
         """
 
+    def admit(self, digest: str, what: str) -> None:
+        """Ask whether code that came with the run may be executed here; ``digest`` is its SHA-256, hexadecimal.
+
+        Raises
+        ------
+        RefusedError
+            The node's operator has not accepted it.
+        """
+
 
 class ServerSession(Session, Protocol):
     """The server program's view of its run."""
@@ -125,7 +137,25 @@ class ServerSession(Session, Protocol):
         """The server's own path of a data set; same errors as on a node."""
 
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
-        """The next message of whichever node sends first; same errors as :meth:`Channel.receive`."""
+        """The next message of whichever node sends first; same errors as :meth:`Channel.receive`.
+
+        A lost peer and a message that breaks the format (``WireError``) come with the node's ``name``.
+        """
+
+    def dismiss(self, node: str, reason: str) -> None:
+        """End the conversation with a node; its program is told why. If it may, it comes back, see :meth:`readmit`."""
+
+    def readmit(self, least: int = 0) -> list[str]:
+        """Take up the conversations with nodes whose programs were started again; returns their names.
+
+        For methods that go on when a node is lost. Until this is called, ``channels`` has what such a node said before.
+        Blocks while fewer than ``least`` nodes are there.
+
+        Raises
+        ------
+        RunFailedError
+            So few are left for good.
+        """
 
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``; they reach ``metrics.jsonl`` and whoever follows the run."""

@@ -12,6 +12,7 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
+    "flower": "farshore.algorithms.flower.workload:WORKLOAD",
     "ping": "farshore.algorithms.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
     "split_segment": "farshore.algorithms.split_segment.workload:WORKLOAD",
@@ -28,6 +29,7 @@ _EXTRAS = {
     "torchvision": "vision",
     "scipy": "vision",
     "PIL": "vision",
+    "flwr": "federated",
 }
 
 
@@ -52,7 +54,19 @@ def load(name: str) -> Workload:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else "see 'farshore methods'"
         raise NotFoundError(f"no method is called '{name}'", cure=hint)
-    module, _, attribute = table[name].partition(":")
+    return _imported(table[name])
+
+
+def load_local(name: str) -> Workload:
+    """As :func:`load`, or from an import path ``module:attribute``; for simulations on one's own machine only.
+
+    Whoever starts a process here can import there anything anyway. Nodes and servers take names, never paths.
+    """
+    return _imported(name) if ":" in name else load(name)
+
+
+def _imported(path: str) -> Workload:
+    module, _, attribute = path.partition(":")
     try:
         workload: Workload = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:

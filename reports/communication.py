@@ -162,7 +162,7 @@ def communication(ledger: pa.Table, socket_bytes: Mapping[str, int] | None = Non
         Bytes on the sockets, by ``up`` and ``down``.
     """
     groups = _lines(totals(ledger, _GROUPS), _GROUPS)
-    once = [line for line in _lines(_last_attempts(ledger), _GROUPS) if line.kind not in CHANNEL_KINDS]
+    once = [line for line in _lines(last_attempts(ledger, _GROUPS), _GROUPS) if line.kind not in CHANNEL_KINDS]
     channel = _sum(line for line in groups if line.kind in CHANNEL_KINDS)
     total = _sum(groups)
     by = {name: _regroup(groups, (name,)) for name in _GROUPS}
@@ -216,16 +216,23 @@ def compressions(report: CommunicationReport, baselines: Mapping[str, int]) -> t
     return tuple(compression(report, name, size) for name, size in baselines.items())
 
 
-def _last_attempts(ledger: pa.Table) -> pa.Table:
-    """Sums by :data:`_GROUPS` over the last attempt at every message."""
+def last_attempts(ledger: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Sums by columns over the last attempt at every message: what a run sends that nothing restarts.
+
+    Parameters
+    ----------
+    ledger : pyarrow.Table
+    by : sequence of str
+        Columns that tell messages apart: node, direction, kind, encoding, round, step, micro.
+    """
     import pyarrow.compute as pc
 
     if not pc.any(pc.greater(ledger["attempt"], 0)).as_py():
-        return totals(ledger, _GROUPS)
+        return totals(ledger, by)
     attempts = totals(ledger, (*_PLACE, "attempt")).sort_by("attempt")
     # One thread: "last" means something in the order of the rows only.
     last = attempts.group_by(list(_PLACE), use_threads=False).aggregate([(name, "last") for name in _SIZES])
-    summed = last.group_by(list(_GROUPS), use_threads=False).aggregate([(f"{name}_last", "sum") for name in _SIZES])
+    summed = last.group_by(list(by), use_threads=False).aggregate([(f"{name}_last", "sum") for name in _SIZES])
     names = {f"{name}_last_sum": name for name in _SIZES}
     return summed.rename_columns([names.get(name, name) for name in summed.column_names])
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 
 from ..core.errors import DataError
 from ..runs.directory import RunDirectory
+from .communication import CHANNEL_KINDS, last_attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +66,12 @@ def read_curve(run: RunDirectory, score: str) -> Curve:
 
 
 def _payload_until(run: RunDirectory, rounds: Sequence[int]) -> list[int]:
-    import pyarrow.compute as pc
-
-    table = run.read_ledger()
-    sums = table.group_by("round").aggregate([("payload_bytes", "sum")]).sort_by("round")
-    ends = pc.cumulative_sum(sums["payload_bytes_sum"]).to_pylist()
-    known = dict(zip(sums["round"].to_pylist(), ends, strict=True))
-    so_far, found, pending = 0, [], sorted(known)
-    for number in rounds:
-        while pending and pending[0] <= number:
-            so_far = known[pending.pop(0)]
-        found.append(so_far)
-    return found
+    """Sums of the method's own messages, each counted once, up to each of ``rounds``."""
+    rows = last_attempts(run.read_ledger(), ("round", "kind")).to_pylist()
+    by_round: dict[int, int] = {}
+    for row in rows:
+        if row["kind"] not in CHANNEL_KINDS:
+            by_round[row["round"]] = by_round.get(row["round"], 0) + row["payload_bytes"]
+    sent, ends = sorted(by_round), list(accumulate(by_round[r] for r in sorted(by_round)))
+    places = [bisect_right(sent, number) for number in rounds]
+    return [ends[place - 1] if place else 0 for place in places]

@@ -262,6 +262,11 @@ class Orchestrator:
         run.programs[node] = command.epoch
         return True
 
+    def is_connected(self, node: str) -> bool:
+        """Whether a node can be told to start a program."""
+        found = self.registry.get(node)
+        return found is not None and found.state == "connected" and found.commands is not None
+
     def stop_programs(self, run: Run, reason: str) -> None:
         """Stop the programs of the run's present epoch on all its nodes."""
         stop = pb.StopProgram(run_id=run.id, epoch=run.epoch, reason=reason)
@@ -306,6 +311,8 @@ class Orchestrator:
             if epoch >= 0 and running.get(run.id) != epoch:
                 # The exit report may still be on its way, right behind the hello; it has the better reason.
                 asyncio.get_running_loop().call_later(1.0, self._program_missing, run, node.name, epoch)
+            elif epoch < 0 and node.run == run.id:
+                run.inbox.put_nowait(Event("returned", node.name, run.epoch))
 
     def _program_missing(self, run: Run, node: str, epoch: int) -> None:
         if run.programs.get(node) == epoch:

@@ -20,7 +20,8 @@ class Event:
     """Something that happened to a run's programs, for its supervisor.
 
     ``kind`` is ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone`` (of the run process),
-    ``exited`` (of a node program), ``lost`` (of a node), ``cancelled`` or ``interrupted``.
+    ``expecting`` or ``unfit`` (a node, says the run process), ``exited`` (of a node program), ``lost`` or ``returned``
+    (of a node), ``cancelled`` or ``interrupted``.
     """
 
     kind: str
@@ -51,6 +52,8 @@ class Run:
         Somebody wants it to end: the state to end in, and why.
     inbox : asyncio.Queue
         What its supervisor has to look at.
+    epoch : int
+        Of the newest program of it: counts the times that all programs, or a node's alone, were started again.
     programs : dict
         The epoch of the program that each node is believed to run.
     """

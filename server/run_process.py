@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..core.agreement import begin, common_step, read_hello
-from ..core.errors import PeerLostError, RefusedError
+from ..core.agreement import begin, common_step, own_step, read_hello
+from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
+from ..core.message import Message
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
 from ..core.session import RunInfo
@@ -22,9 +23,10 @@ from ..runs.directory import RunDirectory
 from ..wire.channel import Channel
 from ..wire.io import IoThread
 from ..wire.local import serve_local
-from ..wire.pump import Read, Write, pump
 from .direct_port import open_direct_port
+from .doors import Doors
 from .method import configuration
+from .returning import Returning
 from .session import RunProcessSession
 from .tally import Tally
 
@@ -68,6 +70,11 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     )
     data = {name: Path(path) for name, path in specification["data"].items()}
     session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, data, parent)
+    returning = Returning(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
+    session.use(returning)
+    doors = Doors()
+    for node, ticket in specification["tickets"].items():
+        doors.open(ticket, channels[node])
 
     def on_message(message: Json) -> None:
         kind, node = message.get("type"), str(message.get("node", ""))
@@ -75,42 +82,41 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
             session.cancel(str(message.get("reason", "")))
             ledger.flush()
         elif kind == "lost" and node in channels:
-            channels[node].fail(PeerLostError(str(message.get("reason", f"node {node} is lost"))))
+            reason = str(message.get("reason", f"node {node} is lost"))
+            returning.lost(node, reason, for_good=bool(message.get("for_good")))
+        elif kind == "expect" and node in channels:
+            again = Channel(node, node, "server", epoch=int(message["epoch"]), recorder=tally.record)
+            returning.expect(node, again)
+            doors.open(str(message["ticket"]), again)
+            parent.send({**message, "type": "expecting"})
 
     parent.listen(on_message, on_gone=ledger.flush)
     io = stack.enter_context(IoThread("run-io"))
-    _listen(io, parent, specification, channels, workload.on_lost_node)
-    _agree(session, channels, directory, parent, torch=workload.uses_torch)
+    _listen(io, parent, specification, doors, workload.on_lost_node)
+    agree = _agree if workload.on_lost_node == "restart" else _agree_with_whoever_is_there
+    agree(session, channels, directory, parent, torch=workload.uses_torch)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()
     # Told to be JSON-able while the program can still be blamed.
     json.dumps(result)
+    returning.close()
     _close(channels)
     directory.write_result(result)
     return result
 
 
-def _listen(
-    io: IoThread, parent: Parent, specification: Json, channels: Mapping[str, Channel], on_lost_node: str
-) -> None:
+def _listen(io: IoThread, parent: Parent, specification: Json, doors: Doors, on_lost_node: str) -> None:
     """Open the doors for the nodes' connections and tell the supervisor where they are."""
-    node_of = {ticket: node for node, ticket in specification["tickets"].items()}
-
-    async def serve(ticket: str, read: Read, write: Write) -> None:
-        node = node_of.get(ticket)
-        if node is None:
-            raise RefusedError("the ticket opens no node's connection of this run")
-        await pump(channels[node], read, write)
 
     def dialled(ticket: str, peer: str) -> None:
-        if (node := node_of.get(ticket)) is not None:
+        if (node := doors.node_of(ticket)) is not None:
             parent.send({"type": "dialled", "node": node, "peer": peer})
 
     socket = Path(specification["socket"])
-    io.call(serve_local(socket, serve))
+    io.call(serve_local(socket, doors.serve))
     direct = specification.get("direct")
-    port = io.call(open_direct_port(direct, serve, dialled)) if direct else 0
+    port = io.call(open_direct_port(direct, doors.serve, dialled)) if direct else 0
     parent.send({"type": "ready", "port": port, "on_lost_node": on_lost_node})
 
 
@@ -129,10 +135,54 @@ def _agree(
         parent.send({"type": "waiting", "reason": f"waiting for the programs of {', '.join(missing)}"})
         node, message = session.receive_any(missing)
         held[node] = read_hello(message, node, torch=torch)
-    session.resume_step = common_step(directory.checkpoints.steps(), held)
+    _begin(session, common_step(directory.checkpoints.steps(), held))
     for channel in channels.values():
         channel.send(begin(session.resume_step))
-    step = session.resume_step
+
+
+def _agree_with_whoever_is_there(
+    session: RunProcessSession,
+    channels: Mapping[str, Channel],
+    directory: RunDirectory,
+    parent: Parent,
+    *,
+    torch: bool,
+) -> None:
+    """Begin from the server's newest checkpoint; nodes that are lost or do not fit are left out for now."""
+    _begin(session, max(directory.checkpoints.steps(), default=None))
+    missing = list(channels)
+    while missing:
+        parent.send({"type": "waiting", "reason": f"waiting for the programs of {', '.join(missing)}"})
+        fault: FarshoreError | None = None
+        try:
+            node, message = session.receive_any(missing)
+        except (PeerLostError, WireError) as error:
+            node, fault = error.name, error
+        else:
+            fault = _greet(session, node, message, torch=torch)
+        missing.remove(node)
+        if fault is not None:
+            session.log(f"beginning without {node}: {fault}")
+            if not isinstance(fault, PeerLostError):
+                session.dismiss(node, str(fault))
+                parent.send({"type": "unfit", "node": node, "reason": str(fault)})
+
+
+def _greet(session: RunProcessSession, node: str, hello: Message, *, torch: bool) -> FarshoreError | None:
+    """Tell a node where it begins; returns why it cannot take part, if so."""
+    try:
+        step = own_step(read_hello(hello, node, torch=torch), session.resume_step)
+        session.channels[node].send(begin(step))
+    except (PeerLostError, WireError, VersionError) as error:
+        return error
+    if step != session.resume_step:
+        words = "nothing" if step is None else f"step {step}"
+        session.log(f"{node} remembers {words} where the server continues from step {session.resume_step}")
+    return None
+
+
+def _begin(session: RunProcessSession, step: int | None) -> None:
+    session.resume_step = session.newest_step = step
     session.log("starting afresh" if step is None else f"continuing from the checkpoint of step {step}")
 
 

@@ -15,6 +15,7 @@ from ..core.session import Channel as ChannelProtocol
 from ..core.session import RunInfo
 from ..runs.checkpoints import CheckpointStore
 from ..wire.channel import Channel, receive_any
+from .returning import Returning
 from .tally import Tally
 
 #: Progress is told at most so often, in seconds.
@@ -52,12 +53,15 @@ class RunProcessSession:
     ) -> None:
         self.run = run
         self.resume_step: int | None = None
+        #: Of the newest checkpoint that this program saved or begins from.
+        self.newest_step: int | None = None
         self._channels = channels
         self._checkpoints = checkpoints
         self._record_metrics = record_metrics
         self._tally = tally
         self._data = data
         self._parent = parent
+        self._returning: Returning | None = None
         self._cancelled = ""
         self._told = 0.0
         self._lock = threading.Lock()
@@ -71,6 +75,18 @@ class RunProcessSession:
         """The next message of whichever node sends first."""
         chosen = self._channels if nodes is None else {name: self._channels[name] for name in nodes}
         return receive_any(chosen, timeout)
+
+    def dismiss(self, node: str, reason: str) -> None:
+        """End the conversation with a node; its program is told why."""
+        self._channels[node].close(0.0, reason)
+
+    def use(self, returning: Returning) -> None:
+        """Let nodes come back."""
+        self._returning = returning
+
+    def readmit(self, least: int = 0) -> list[str]:
+        """Take up the conversations with nodes that came back; waits while fewer than ``least`` are there."""
+        return [] if self._returning is None else self._returning.readmit(least)
 
     def data(self, name: str) -> Path:
         """The server's own path of a data set."""
@@ -105,6 +121,7 @@ class RunProcessSession:
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Write this side's state after ``step``; the two newest are kept."""
         self._checkpoints.save(step, tensors, meta)
+        self.newest_step = step
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         """Read what :meth:`save_checkpoint` wrote."""
@@ -122,5 +139,8 @@ class RunProcessSession:
     def cancel(self, reason: str) -> None:
         """Have the server program end: whatever it waits for raises; from any thread."""
         self._cancelled = reason or "cancelled"
+        error = RunCancelledError(f"run {self.run.id}: {self._cancelled}")
+        if self._returning is not None:
+            self._returning.fail(error)
         for channel in self._channels.values():
-            channel.fail(RunCancelledError(f"run {self.run.id}: {self._cancelled}"))
+            channel.fail(error)

@@ -2,7 +2,7 @@
 
 An epoch ends when the run's programs have finished, when one of them failed, or when one of them died. In the last
 case all of them are stopped and the next epoch begins at their highest common checkpoint, as soon as all nodes are
-there again.
+there again. Where a method goes on without a lost node, that node's program alone is started again, when it can be.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,18 @@ STOP_SECONDS = 3.0
 NODE_SECONDS = 10.0
 #: Seconds to wait for a node's own account when the server program ended because a peer was gone.
 VERDICT_SECONDS = 2.0
+
+#: Events of nodes; those of run processes count only in their own epoch.
+_OF_NODES = ("lost", "exited", "returned")
+#: Exit codes of node programs that would end in the same way once more.
+_FOR_GOOD = (
+    ExitCode.CONFIG,
+    ExitCode.DATA,
+    ExitCode.MISSING_EXTRA,
+    ExitCode.REFUSED,
+    ExitCode.VERSION,
+    ExitCode.NOT_FOUND,
+)
 
 #: Ticket -> the node it is for, and the socket it leads to.
 Doors: TypeAlias = dict[str, tuple[str, Path]]
@@ -56,6 +69,9 @@ class Surroundings(Protocol):
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
         """Tell a node to start; False if it cannot be told."""
+
+    def is_connected(self, node: str) -> bool:
+        """Whether a node can be told."""
 
     def stop_programs(self, run: Run, reason: str) -> None:
         """Tell every node of the run to stop its program."""
@@ -101,6 +117,13 @@ class Supervisor:
         self._clock = clock
         self._restartable = True
         self._direct_port = 0
+        self._socket = Path()
+        self._begun = 0  # the epoch of the run process
+        #: Of nodes whose programs are started again by themselves: when that happened, the epoch of the one that the
+        #: run process is told to expect, and who stays out.
+        self._returns: dict[str, deque[float]] = {}
+        self._expected: dict[str, int] = {}
+        self._out: set[str] = set()
 
     async def lead(self) -> None:
         """Take the run to its end, or to the early one that ``run.ending`` asks for."""
@@ -110,7 +133,7 @@ class Supervisor:
                 outcome = await self._wait_for_nodes() or await self._epoch()
                 if outcome.verdict == "restart" and run.one_epoch:
                     outcome = Outcome("failed", outcome.reason)
-                if outcome.verdict == "restart" and not self._may_restart():
+                if outcome.verdict == "restart" and not self._may_restart(run.restarts):
                     outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
                 if outcome.verdict != "restart":
                     break
@@ -122,8 +145,8 @@ class Supervisor:
             outcome = Outcome("failed", f"internal error: {type(error).__name__}: {error}")
         self._end(outcome)
 
-    def _may_restart(self) -> bool:
-        now, restarts = self._clock(), self._run.restarts
+    def _may_restart(self, restarts: deque[float]) -> bool:
+        now = self._clock()
         while restarts and restarts[0] < now - 3600:
             restarts.popleft()
         restarts.append(now)
@@ -153,12 +176,16 @@ class Supervisor:
         run = self._run
         while not run.inbox.empty():  # what is left of the epoch before
             run.inbox.get_nowait()
+        self._restartable, self._begun = True, run.epoch
+        self._expected.clear()
+        self._out.clear()
         self._set("starting", "starting the run process")
         child = await Child.start("farshore.server.run_process")
         tickets = {node: secrets.token_urlsafe(24) for node in run.nodes}
         specification = self._around.specification(run)
         child.send({**specification, "tickets": tickets})
-        doors = {ticket: (node, Path(specification["socket"])) for node, ticket in tickets.items()}
+        self._socket = Path(specification["socket"])
+        doors = {ticket: (node, self._socket) for node, ticket in tickets.items()}
         jobs = [
             asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
             asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),
@@ -207,7 +234,7 @@ class Supervisor:
             if run.ending is not None:
                 return Outcome(*run.ending)
             event = await run.inbox.get()
-            if event.epoch != run.epoch and event.kind != "lost":
+            if event.epoch != self._begun and event.kind not in _OF_NODES:
                 continue
             outcome = await self._consider(event, child, doors)
             if outcome is not None:
@@ -217,7 +244,7 @@ class Supervisor:
         run = self._run
         match event.kind:
             case "ready":
-                return self._start_nodes(event, doors)
+                return self._start_nodes(event, child, doors)
             case "running":
                 self._set("running", "")
             case "dialled":
@@ -235,30 +262,41 @@ class Supervisor:
                 return self._program_ended(event, child)
             case "lost":
                 return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
+            case "returned":
+                self._bring_back(event.node, child)
+            case "expecting":
+                self._start_again(event, child)
+            case "unfit":
+                self._keep_out(str(event.details["node"]), str(event.details["reason"]), child)
         return None
 
-    def _start_nodes(self, event: Event, doors: Doors) -> Outcome | None:
-        run = self._run
+    def _start_nodes(self, event: Event, child: Child, doors: Doors) -> Outcome | None:
         self._direct_port = int(event.details["port"])
         self._restartable = event.details["on_lost_node"] == "restart"
-        for index, (ticket, (node, socket)) in enumerate(doors.items()):
-            self._around.open_door(ticket, run, node, socket)
-            command = pb.StartProgram(
-                run_id=run.id,
-                workload=run.workload,
-                config_json=run.config_json,
-                seed=run.seed,
-                epoch=run.epoch,
-                nodes=run.nodes,
-                ticket=ticket,
-                data_port=int(event.details.get("port", 0)),
-                shard_index=index,
-                shard_count=len(run.nodes),
-            )
-            if not self._around.start_program(run, node, command):
-                return Outcome("restart", f"node {node} went away before it could start")
+        for ticket, (node, socket) in doors.items():
+            if not self._start_program(node, ticket, socket, event.epoch):
+                outcome = self._node_lost(node, f"node {node} went away before it could start", child)
+                if outcome is not None:
+                    return outcome
         self._set("starting", "waiting for the nodes' programs")
         return None
+
+    def _start_program(self, node: str, ticket: str, socket: Path, epoch: int) -> bool:
+        run = self._run
+        self._around.open_door(ticket, run, node, socket)
+        command = pb.StartProgram(
+            run_id=run.id,
+            workload=run.workload,
+            config_json=run.config_json,
+            seed=run.seed,
+            epoch=epoch,
+            nodes=run.nodes,
+            ticket=ticket,
+            data_port=self._direct_port,
+            shard_index=run.nodes.index(node),
+            shard_count=len(run.nodes),
+        )
+        return self._around.start_program(run, node, command)
 
     async def _why_failed(self, event: Event) -> Outcome:
         """The server program raised. If it lost a peer, that node knows better what happened."""
@@ -270,7 +308,7 @@ class Supervisor:
             async with asyncio.timeout(VERDICT_SECONDS):
                 while True:
                     other = await self._run.inbox.get()
-                    if other.kind == "exited" and other.epoch == self._run.epoch and other.code:
+                    if other.kind == "exited" and other.code:
                         if (outcome := self._program_ended(other, None)) is not None:
                             return outcome
                     elif other.kind == "lost":
@@ -287,12 +325,15 @@ class Supervisor:
                 child.send({"type": "lost", "node": event.node, "reason": f"node {event.node}: its program has ended"})
             return None
         if event.code < 0 or event.code == ExitCode.PEER_LOST:
-            how = event.text or _ending(event.code)
+            how = f"ended: {event.text}" if event.text else _ending(event.code)
             return self._node_lost(event.node, f"node {event.node}: its program {how}", child)
         reason = f"node {event.node}: {event.text or _ending(event.code)}"
         self._run.log.write(event.node, str(event.details.get("traceback", "")).splitlines())
         if self._restartable:
             return Outcome("failed", reason)
+        if event.code in _FOR_GOOD and child is not None:
+            self._keep_out(event.node, reason, child)
+            return None
         return self._node_lost(event.node, reason, child)
 
     def _node_lost(self, node: str, reason: str, child: Child | None) -> Outcome | None:
@@ -300,7 +341,39 @@ class Supervisor:
             return Outcome("restart", reason)
         self._run.log.write("server", [f"{reason}; going on without it"])
         child.send({"type": "lost", "node": node, "reason": reason})
+        self._bring_back(node, child)
         return None
+
+    # ---- nodes that come back by themselves --------------------------------------------------------------------
+
+    def _bring_back(self, node: str, child: Child) -> None:
+        """Have the run process expect a new program of a node that it goes on without, if there can be one."""
+        run = self._run
+        known = node in self._out or node in self._expected or node in run.programs
+        if self._restartable or known or not self._around.is_connected(node):
+            return
+        if not self._may_restart(self._returns.setdefault(node, deque())):
+            self._keep_out(
+                node, f"node {node}: its program was started again {self._limit} times within an hour", child
+            )
+            return
+        run.epoch += 1  # saved first: an epoch is never used twice
+        self._around.save(run)
+        self._expected[node] = run.epoch
+        ticket = secrets.token_urlsafe(24)
+        child.send({"type": "expect", "node": node, "ticket": ticket, "epoch": run.epoch})
+
+    def _start_again(self, event: Event, child: Child) -> None:
+        node, ticket, epoch = (event.details[name] for name in ("node", "ticket", "epoch"))
+        if self._expected.pop(node, None) == epoch:
+            self._run.log.write("server", [f"node {node}: starting its program again"])
+            if not self._start_program(node, ticket, self._socket, epoch):
+                child.send({"type": "lost", "node": node, "reason": f"node {node} went away before it could start"})
+
+    def _keep_out(self, node: str, reason: str, child: Child) -> None:
+        self._out.add(node)
+        self._run.log.write("server", [f"{reason}; going on without it for good"])
+        child.send({"type": "lost", "node": node, "reason": reason, "for_good": True})
 
     async def _let_nodes_end(self) -> None:
         """Node programs end by themselves; whoever does not in time is stopped."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from ..core.agreement import begin, common_step, hello, read_begin, read_hello
+from ..core.agreement import begin, common_step, hello, own_step, read_begin, read_hello
 from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
 from ..core.message import Array, Message
 from ..core.seeds import Seed
@@ -70,6 +70,9 @@ class _NodeSession(_Session):
     channel: Channel
     shard: tuple[int, int]
 
+    def admit(self, digest: str, what: str) -> None:
+        """Whoever simulates on a machine runs what they chose."""
+
 
 @dataclass
 class _ServerSession(_Session):
@@ -80,6 +83,12 @@ class _ServerSession(_Session):
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
         return receive_any(chosen, timeout)
+
+    def dismiss(self, node: str, reason: str) -> None:
+        self.channels[node].close(reason=reason)
+
+    def readmit(self, least: int = 0) -> list[str]:
+        return []
 
     def metrics(self, step: int, **values: float) -> None:
         if self.on_metrics:
@@ -146,11 +155,11 @@ class InProcessRun:
         for thread in threads:
             thread.start()
         result: dict[str, Any] = {}
-        lost: PeerLostError | None = None
+        lost: FarshoreError | None = None
         try:
-            _agree(server)
+            _agree(server, together=self.workload.on_lost_node == "restart")
             result = self.workload.server_program(server, self.config)
-        except PeerLostError as error:
+        except (PeerLostError, RunFailedError) as error:
             lost = error
         finally:
             # Whatever the server program left unsaid, nobody may wait for it: an open channel would block the join.
@@ -205,16 +214,17 @@ class InProcessRun:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
             failures.append(_named(error, session.owner))
-            for theirs, _ in pairs.values():
-                theirs.fail(PeerLostError(f"{session.owner} failed: {type(error).__name__}: {error}"))
+            for theirs, _ in pairs.values():  # no lost peer: that, a method may go on without
+                theirs.fail(RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}"))
 
 
-def _agree(server: _ServerSession) -> None:
-    """Hear every node's checkpoints and tell all of them where to begin."""
+def _agree(server: _ServerSession, *, together: bool) -> None:
+    """Hear every node's checkpoints and tell all of them where to begin, as a run process does."""
     held = {node: read_hello(channel.receive(), node, torch=False) for node, channel in server.channels.items()}
-    server.resume_step = common_step(server.checkpoints.steps(), held)
-    for channel in server.channels.values():
-        channel.send(begin(server.resume_step))
+    own = server.checkpoints.steps()
+    server.resume_step = common_step(own, held) if together else max(own, default=None)
+    for node, channel in server.channels.items():
+        channel.send(begin(own_step(held[node], server.resume_step)))
 
 
 def _named(error: BaseException, owner: str) -> BaseException:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ..algorithms.federated import batched
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import Encodings, UpdateError, as_it_arrives, read_update, update_message
-from ..algorithms.federated.methods import Method
+from ..algorithms.federated.messages import UpdateError, as_it_arrives, check_size
+from ..algorithms.federated.methods import Method, Update, Work
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
-from ..wire.pack import pack
-from .sizes import Size, size_of
+from .sizes import Size, Sizer
 
 
 @dataclass(slots=True)
@@ -42,38 +43,67 @@ class Player:
     Parameters
     ----------
     task : Task
-    encodings : Encodings
-        Of the updates; what a lossy one loses is lost here too.
+    codec : Codec
+        What an encoding loses is lost here too.
     memories : Memories
         What each client remembers from round to round.
+    largest_norm : float
+        See :func:`~farshore.algorithms.federated.messages.check_size`.
+    together : int
+        Clients that are trained at once, a power of two; 1 = one after another.
     """
 
-    def __init__(self, task: Task, encodings: Encodings, memories: Memories) -> None:
-        self._task, self._encodings, self._memories = task, encodings, memories
+    def __init__(
+        self, task: Task, codec: Codec, memories: Memories, largest_norm: float = 0.0, together: int = 1
+    ) -> None:
+        self._task, self._codec, self._memories, self._largest_norm = task, codec, memories, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
+        self._sizer = Sizer()
+        self._together = together
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for a whole cohort."""
         return self.play_part(number, 0, cohort, down)
 
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
+        self._memories.keep()
+
     def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
         block, tree = Block(), TreeSum(len(clients), first)
         expected = self._method.reply(down)
-        for position, client in enumerate(clients, first):
-            work = self._task.work(self._flat, client, number)
-            work.memory = self._memories.of(client)
-            message = update_message(number, self._method.local(self._flat, down, work), self._encodings)
+        for position, (client, work, trained) in enumerate(self._trained(number, clients, down), first):
+            message = self._codec.up(number, trained, down, work.memory)
             self._memories.put(client, work.memory)
-            block.sizes.append(size_of(pack(message)))
+            block.sizes.append(self._sizer.size(message))
             try:
-                update = read_update(as_it_arrives(message), number, expected)
+                update = self._codec.read(as_it_arrives(message), number, down, expected)
+                part = self._method.contribution(down, update)
+                check_size(down, update, part, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)
             else:
-                tree.add(position, self._method.contribution(down, update))
+                tree.add(position, part)
                 block.replies.append(Reply(client, update.samples, update.steps, update.loss))
         block.total = tree.total()
         return block
+
+    def _trained(self, number: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
+        """Train all clients, in chunks that follow from their places in the cohort alone."""
+        for start in range(0, len(clients), self._together):
+            chunk = clients[start : start + self._together]
+            works = [self._work(number, client) for client in chunk]
+            yield from zip(chunk, works, self._updates(down, works), strict=True)
+
+    def _work(self, number: int, client: int) -> Work:
+        work = self._task.work(self._flat, client, number)
+        work.memory = self._memories.of(client, number)
+        return work
+
+    def _updates(self, down: Part, works: Sequence[Work]) -> list[Update]:
+        if self._together == 1:
+            return [self._method.local(self._flat, down, work) for work in works]
+        return batched.local(self._flat, self._method, down, works)

@@ -1,18 +1,19 @@
 """What simulated clients remember from round to round, in files that every worker maps.
 
-A file of rows per name, one row per client; rows that were never written cost no disk.
+A file of rows per name, one row per client; rows that were never written cost no disk. What a round changes can be
+taken back (:mod:`~farshore.simulations.journal`), so that a killed simulation goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..algorithms.federated.memories import Memory
+from .journal import Journal, Record, clear, records
 
 _KNOWN = "known"
 
@@ -32,14 +33,17 @@ class SharedMemories:
     def __init__(self, folder: Path, population: int, lengths: Mapping[str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._journal = Journal(folder)
         self._rows = {name: _mapped(folder / name, np.float32, (population, n)) for name, n in lengths.items()}
         self._known = _mapped(folder / _KNOWN, np.uint8, (population,)) if lengths else None
 
-    def of(self, client: int) -> Memory:
-        """The client's tensors, which are the file itself; empty before its first round."""
-        if self._known is None or not self._known[client]:
+    def of(self, client: int, number: int) -> Memory:
+        """The client's tensors, which are the file itself, for round ``number`` to change; empty before its first."""
+        if self._known is None:
             return {}
-        return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()}
+        known = bool(self._known[client])
+        self._journal.write(number, client, [rows[client] for rows in self._rows.values()] if known else None)
+        return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()} if known else {}
 
     def put(self, client: int, memory: Memory) -> None:
         """Keep tensors that are not in the file yet."""
@@ -50,17 +54,29 @@ class SharedMemories:
                 rows[client] = memory[name].numpy()
             self._known[client] = 1
 
-    def save(self, folder: Path) -> None:
-        """Copy all of it to another folder, whole or not at all."""
+    def keep(self) -> None:
+        """A checkpoint was saved: what came before it need not be taken back any more."""
+        self._journal.next_file()
+
+    def restore(self, number: int, clients: Collection[int] | None = None) -> None:
+        """Take memories back to what they were after round ``number``; all clients', or only those of ``clients``."""
         if self._known is None:
             return
-        for mapped in (*self._rows.values(), self._known):
-            mapped.flush()
-        unfinished = folder.with_name(folder.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(self.folder, unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        bytes_ = sum(rows.shape[1] * rows.itemsize for rows in self._rows.values())
+        for record in records(self.folder, bytes_, number):
+            if clients is None or record.client in clients:
+                self._take_back(record)
+        if clients is None:
+            clear(self.folder)
+
+    def _take_back(self, record: Record) -> None:
+        assert self._known is not None
+        if record.known:
+            with record.path.open("rb") as file:
+                file.seek(record.offset)
+                for rows in self._rows.values():
+                    rows[record.client] = np.fromfile(file, rows.dtype, rows.shape[1])
+        self._known[record.client] = record.known
 
 
 def _mapped(

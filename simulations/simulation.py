@@ -10,13 +10,17 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
 from ..algorithms.federated.asynchronous import rounds_of
-from ..algorithms.federated.fleet import Fleet
+from ..algorithms.federated.codec import Codec
+from ..algorithms.federated.config import FederatedConfig
+from ..algorithms.federated.flat import FlatModel
+from ..algorithms.federated.fleet import Fleet, cohort
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.workload import FederatedWorkload, use_threads
 from ..core.errors import ConfigError, DataError, RunCancelledError
@@ -25,9 +29,13 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from ..runs.ledger_reader import segments
 from .clock import Devices
+from .conversation import Resumed
+from .execution import choose
 from .fleet import SimulatedFleet
 from .player import Player
+from .ray_workers import RayWorkers
 from .shared_memories import SharedMemories
 from .timing import Timing
 from .worker_process import Cast
@@ -56,6 +64,10 @@ class Simulation:
         Data sets by name.
     workers : int
         Processes that play the clients; 1 = this one.
+    backend : str
+        ``local``: this process, or processes of this machine; ``ray``: actors, on this machine or a cluster.
+    address : str
+        Of a Ray cluster; empty = Ray is started here. A cluster's machines must see ``directory`` and all data.
     devices : Devices, optional
         What the clients run on: then the run tells virtual time, and only who answers in time counts.
     on_progress : callable, optional
@@ -71,6 +83,8 @@ class Simulation:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     workers: int = 1
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
     devices: Devices | None = None
     on_progress: OnProgress | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -98,8 +112,10 @@ class Simulation:
             task = workload.task(settings, session.run.seed, session.data, self.clients)
             for note in task.notes:
                 session.log(note)
-            rounds = rounds_of(session, task, self._fleet(stack, session, task), settings)
-            result = workload.result(settings, rounds.run())
+            fleet = self._fleet(stack, session, task)
+            history = rounds_of(session, task, fleet, settings).run()
+            fleet.done()
+            result = workload.result(settings, history)
         run.write_result(result)
         return result
 
@@ -109,8 +125,9 @@ class Simulation:
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "clients": self.clients,
-            "devices": self.devices.resolved().model_dump(mode="json") if self.devices else None,
         }
+        if self.devices is not None:
+            mine["devices"] = self.devices.resolved().model_dump(mode="json")
         if not (self.directory / "run.json").exists():
             return RunDirectory.create(
                 self.directory, {"id": self.directory.name, **mine, "nodes": [], "simulated": True}
@@ -126,32 +143,60 @@ class Simulation:
             )
         return run
 
+    def _together(self, session: _Session, task: Task, flat: FlatModel) -> int:
+        """How many clients are trained at once; what was chosen once holds for all that the run is resumed."""
+        settings = cast(FederatedConfig, self.config)
+        run = RunDirectory.open(self.directory)
+        if (known := run.info.get("execution")) is not None:
+            return int(known["together"])
+        clients = cohort(session.run.seed, 1, self.clients, min(settings.per_round, self.clients))
+        chosen = choose(settings.execution, task, flat, clients)
+        run.update(execution=asdict(chosen))
+        if settings.execution != "sequential":
+            session.log(chosen.told())
+        return chosen.together
+
     def _fleet(self, stack: ExitStack, session: _Session, task: Task) -> Fleet:
-        down, up = cast(FederatedWorkload[Any], self.workload).encodings(cast(Any, self.config))
-        memories = self.directory / "memories"
         flat = task.model()
-        remembered = task.method(flat).remembers(flat)
-        if self.workers > 1:
+        workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
+        codec = workload.codec(settings, flat)
+        briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
+        together = self._together(session, task, flat)
+        memories = self.directory / "memories"
+        mine = SharedMemories(memories, self.clients, codec.remembers(task.method(flat), flat))
+        mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
+        if self.workers > 1 or self.backend == "ray":
             cast_ = Cast(
                 self.workload.name,
                 self.config.model_dump_json(),
                 self.seed,
-                {name: str(path) for name, path in self.data.items()},
+                {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
-                str(memories),
+                str(memories.resolve()),
+                str(briefing.keep().resolve()) if briefing else "",
+                together,
             )
-            troupe: Any = stack.enter_context(Workers(cast_, self.workers))
+            troupe: Any = stack.enter_context(
+                RayWorkers(cast_, self.workers, self.address, mine)
+                if self.backend == "ray"
+                else Workers(cast_, self.workers)
+            )
         else:
-            troupe = Player(task, up, SharedMemories(memories, self.clients, remembered))
-        timing = None
-        if self.devices is not None:
+            troupe = Player(task, codec, mine, settings.largest_norm, together)
+        timing = self._timing(session, task, flat, codec) if self.devices is not None else None
+        return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed(), timing)
 
-            def count(client: int, number: int) -> tuple[int, int]:
-                work = task.work(flat, client, number)
-                return work.samples, len(work.batches)
+    def _timing(self, session: _Session, task: Task, flat: FlatModel, codec: Codec) -> Timing:
+        """The clock of the devices, which has to know how many steps a client takes."""
+        assert self.devices is not None
 
-            timing = Timing(self.devices.clock(self.clients, session.run.seed), count, up, bool(remembered))
-        return SimulatedFleet(troupe, self.clients, down, session.ledger.record, timing)
+        @lru_cache(maxsize=4096)
+        def count(client: int, number: int) -> tuple[int, int]:
+            work = task.work(flat, client, number)
+            return work.samples, len(work.batches)
+
+        remembers = bool(codec.remembers(task.method(flat), flat))
+        return Timing(self.devices.clock(self.clients, session.run.seed), count, codec, remembers)
 
 
 class _Session:
@@ -162,10 +207,11 @@ class _Session:
     def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
         self._simulation, self._directory = simulation, directory
         self._stack = ExitStack()
-        steps = directory.checkpoints.steps()
-        self.resume_step = max(steps) if steps else None
+        self.steps = directory.checkpoints.steps()
+        self.resume_step = max(self.steps, default=None)
         name, seed = simulation.workload.name, Seed(simulation.seed)
-        self.run = RunInfo(directory.path.name, name, seed, 0, (), directory.path)
+        restarts = len(segments(directory.path))
+        self.run = RunInfo(directory.path.name, name, seed, restarts, (), directory.path)
 
     def __enter__(self) -> _Session:
         self.ledger = self._stack.enter_context(self._directory.open_ledger())
@@ -183,6 +229,12 @@ class _Session:
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         return self._directory.checkpoints.load(step)
 
+    def resumed(self) -> Resumed:
+        """What the ledger has to know of a run that goes on."""
+        history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
+        took_part = frozenset(client for entry in history for client in entry["cohort"])
+        return Resumed(self.run.epoch, self.steps, took_part)
+
     def check_cancelled(self) -> None:
         if self._simulation.cancelled.is_set():
             raise RunCancelledError(f"run {self.run.id} was cancelled")
@@ -198,6 +250,12 @@ class _Session:
 
     def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:
         raise RuntimeError("simulated clients send no messages")
+
+    def dismiss(self, node: str, reason: str) -> None:
+        raise RuntimeError("there are no conversations with simulated clients")
+
+    def readmit(self, least: int = 0) -> list[str]:
+        return []
 
     def metrics(self, step: int, **values: float) -> None:
         self._metrics.write(step, values)

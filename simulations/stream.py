@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Arrival
-from ..algorithms.federated.messages import Encodings, arrays, as_it_arrives, model_message
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.tree import Part
-from ..core.transfer import Direction
+from ..core.message import Message
 from ..wire.pack import pack
 from .clock import Trip
+from .conversation import Conversation
 from .sizes import Size, size_of
 from .timing import Timing, Troupe
-
-#: Tells the ledger: client, direction, kind, round, sizes.
-Record = Callable[[int, Direction, str, int, Size], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +32,28 @@ class VirtualStream:
     """
 
     def __init__(
-        self, troupe: Troupe, population: int, encodings: Encodings, timing: Timing, method: Method, record: Record
+        self,
+        troupe: Troupe,
+        population: int,
+        codec: Codec,
+        timing: Timing,
+        method: Method,
+        conversation: Conversation | None,
     ) -> None:
-        self._troupe, self._population, self._encodings = troupe, population, encodings
-        self._timing, self._method, self._record = timing, method, record
+        self._troupe, self._population, self._codec = troupe, population, codec
+        self._timing, self._method, self._conversation = timing, method, conversation
         self._events: list[tuple[float, int, _Job]] = []
-        self._version: tuple[int, Part, Size] | None = None
+        self._version: tuple[Message, Part, Size] | None = None
         self._since, self._joule, self._counts = timing.clock.now, 0.0, {"ok": 0, "lost": 0}
 
     def send(self, client: int, number: int, down: Part) -> None:
         """Put the end of the client's training among the events."""
-        if self._version is None or self._version[0] != number:
-            message = model_message(number, down, self._encodings)
-            self._version = number, arrays(as_it_arrives(message)), size_of(pack(message))
-        _, seen, size = self._version
-        self._record(client, "down", "model", number, size)
+        if self._version is None or self._version[0].round != number:
+            message = self._codec.down(number, down)
+            self._version = message, self._codec.seen(message, down), size_of(pack(message))
+        message, seen, size = self._version
+        if self._conversation:
+            self._conversation.sent(message, [client])
         begin = self._timing.clock.next_on(client)
         trip = self._timing.trip(number, client, seen, size, self._method, begin)
         heapq.heappush(self._events, (trip.end, client, _Job(trip, number, seen)))
@@ -63,7 +67,8 @@ class VirtualStream:
             self._counts["lost"] += 1
             return Arrival(client, job.number, None, job.seen, missing="it was lost")
         block = self._troupe.play(job.number, [client], job.seen, self._method)
-        self._record(client, "up", "update", job.number, block.sizes[0])
+        if self._conversation:
+            self._conversation.answered(job.number, [client], block.sizes)
         if block.total is None:
             return Arrival(client, job.number, None, job.seen, missing=block.missing[client])
         self._counts["ok"] += 1

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..algorithms.federated.messages import Encodings, update_message
+from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.methods import Method, Update
 from ..algorithms.federated.tree import Part
-from ..wire.pack import pack
-from .clock import Trip, VirtualClock
+from .clock import Plan, Trip, VirtualClock
 from .player import Block
-from .sizes import Size, size_of
+from .sizes import Size, Sizer
 
 
 class Troupe(Protocol):
@@ -19,6 +18,9 @@ class Troupe(Protocol):
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for all of a cohort, from the state ``down``."""
+
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved."""
 
 
 class Timing:
@@ -32,17 +34,16 @@ class Timing:
     clock : VirtualClock
     count : callable
         (client, round) → samples and steps of its work.
-    encodings : Encodings
-        Of the updates.
+    codec : Codec
     remembers : bool
         Whether clients keep something from round to round: then those whose reply comes too late train all the same.
     """
 
     def __init__(
-        self, clock: VirtualClock, count: Callable[[int, int], tuple[int, int]], encodings: Encodings, remembers: bool
+        self, clock: VirtualClock, count: Callable[[int, int], tuple[int, int]], codec: Codec, remembers: bool
     ) -> None:
         self.clock, self.remembers = clock, remembers
-        self._count, self._encodings = count, encodings
+        self._count, self._codec, self._sizer = count, codec, Sizer()
 
     def trip(self, number: int, client: int, down: Part, size: Size, method: Method, begin: float) -> Trip:
         """A client's part in a round."""
@@ -53,4 +54,15 @@ class Timing:
         """The sizes of a client's update."""
         samples, steps = self._count(client, number)
         update = Update(method.reply(down), samples, steps, 1.0)
-        return size_of(pack(update_message(number, update, self._encodings)))
+        return self._sizer.size(self._codec.up(number, update, down, {}))
+
+    def told(self, plan: Plan, replies: int) -> dict[str, float]:
+        """What there is to tell of a round: times in seconds, energy in joule, counts of clients."""
+        return {
+            "simulated_seconds": self.clock.now,
+            "round_seconds": plan.seconds,
+            "joule": plan.joule,
+            "clients_ok": float(replies),
+            "clients_late": float(len(plan.late)),
+            "clients_lost": float(len(plan.lost)),
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..core.errors import ConfigError
 from ..runs.directory import RunDirectory
@@ -28,6 +28,8 @@ class Trial:
         Paths of data sets by name.
     workers : int
         Processes that play the clients; 1 = the trial's own.
+    backend, address : str
+        See :class:`~farshore.simulations.simulation.Simulation`.
     """
 
     arm: str
@@ -38,6 +40,8 @@ class Trial:
     clients: int
     data: dict[str, str]
     workers: int = 1
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
 
     @property
     def name(self) -> str:

@@ -42,6 +42,8 @@ def _run(parent: Parent, trial: dict[str, Any]) -> dict[str, Any]:
         seed=trial["seed"],
         data={name: Path(path) for name, path in trial["data"].items()},
         workers=trial["workers"],
+        backend=trial["backend"],
+        address=trial["address"],
         on_progress=on_progress,
         cancelled=threading.Event(),
     ).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, DataError
 from ..core.seeds import Seed
-from ..core.workloads import load
+from ..core.workloads import load_local
 from .player import Player
 from .shared_arrays import SharedArrays
 from .shared_memories import SharedMemories
@@ -31,6 +32,10 @@ class Cast:
     population : int
     memories : str
         Folder of the clients' memories.
+    held : str
+        File of what every client must hold before its first round; empty = nothing, or each worker makes its own.
+    together : int
+        Clients that are trained at once; the same in all workers.
     """
 
     workload: str
@@ -39,6 +44,8 @@ class Cast:
     data: dict[str, str]
     population: int
     memories: str
+    held: str = ""
+    together: int = 1
 
     def find(self) -> Callable[[str], Path]:
         """Gives a data set's path by name."""
@@ -54,32 +61,42 @@ class Cast:
         """A player with a model of its own."""
         from ..algorithms.federated.workload import FederatedWorkload, use_threads
 
-        workload = load(self.workload)
+        workload = load_local(self.workload)
         if not isinstance(workload, FederatedWorkload):
             raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
         config: Any = workload.config.model_validate_json(self.config_json)
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
+        held = Path(self.held)
+        if self.held and (briefing := workload.briefing(config, task, held.parent, "a worker of the simulation")):
+            briefing.hold(held)
         flat = task.model()
-        memories = SharedMemories(Path(self.memories), self.population, task.method(flat).remembers(flat))
-        return Player(task, workload.encodings(config)[1], memories)
+        codec = workload.codec(config, flat)
+        kept = codec.remembers(task.method(flat), flat)
+        mine = SharedMemories(Path(self.memories), self.population, kept)
+        return Player(task, codec, mine, config.largest_norm, self.together)
 
 
 def main(connection: Connection, cast_json: str) -> None:
     """Play until the other end closes the connection."""
     cast = Cast(**json.loads(cast_json))
     opened: dict[str, SharedArrays] = {}
+    kept = 0
     try:
         player = cast.player()
         connection.send_bytes(b'{"ready": true}')
         while True:
             asked = json.loads(connection.recv_bytes())
+            if asked["kept"] != kept:
+                kept = asked["kept"]
+                player.keep(kept)
             state, total = (_open(opened, asked[which]) for which in ("state", "total"))
             connection.send_bytes(json.dumps(_play(player, asked, state, total)).encode())
-    except EOFError:
-        pass
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the simulation is over, or dead
     except Exception as error:
-        connection.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        with suppress(OSError):
+            connection.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
     finally:
         for arrays in opened.values():
             arrays.close()

@@ -42,6 +42,7 @@ class Workers:
         self._processes: dict[Connection, BaseProcess] = {}
         self._state: SharedArrays | None = None
         self._totals: dict[Connection, SharedArrays] = {}
+        self._kept = 0
 
     def __enter__(self) -> Workers:
         cast = json.dumps(asdict(self._cast))
@@ -86,7 +87,7 @@ class Workers:
             A worker died, or its task raised.
         """
         self._share(down, method)
-        cut = blocks(len(cohort), len(self._processes))
+        cut = blocks(len(cohort), len(self._processes), self._cast.together)
         level = (cut[0][1] - 1).bit_length()
         tree, done = TreeSum(len(cohort)), dict[int, dict[str, Any]]()
         for first, answer, total in self._answers(number, cohort, cut):
@@ -96,6 +97,10 @@ class Workers:
             else:
                 tree.add(first, total.copies(), level)
         return _joined([done[first] for first, _ in cut], tree.total())
+
+    def keep(self, number: int) -> None:
+        """The checkpoint of round ``number`` was saved; workers hear of it with their next part."""
+        self._kept = number
 
     def _answers(
         self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
@@ -117,8 +122,12 @@ class Workers:
     def _ask(self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]) -> int:
         assert self._state is not None
         first, count = block
-        asked = {"round": number, "first": first, "clients": list(cohort[first : first + count])}
-        asked |= {"state": self._state.description(), "total": self._totals[connection].description()}
+        asked: dict[str, Any] = {"round": number, "kept": self._kept, "first": first}
+        asked |= {
+            "clients": list(cohort[first : first + count]),
+            "state": self._state.description(),
+            "total": self._totals[connection].description(),
+        }
         with suppress(OSError):  # whoever died is noticed where its answer is read
             connection.send_bytes(json.dumps(asked).encode())
         return first

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from farshore.cli.init import filled
+from farshore.cli.settings import resolve
+from farshore.core.workloads import load
+from farshore.simulations.scenario import parse as parse_scenario
 from farshore.wire.encodings import parse
 from farshore.wire.frame import PREFIX_BYTES, FrameType
 from farshore.wire.limits import DEFAULT
@@ -47,7 +51,7 @@ def test_the_encodings_of_the_wire_page_exist() -> None:
     names = [name for row in re.findall(r"^\| (`[^|]*`) \|", table, re.M) for name in re.findall(r"`([^`]+)`", row)]
     assert len(names) >= 9
     for name in names:
-        parse(name.replace(":W", ":4").replace(":R", ":4"), lengths=[1])
+        parse(name.replace(":W", ":4").replace(":R", ":4").replace(":F", ":0.1"), lengths=[1])
 
 
 def test_the_commands_of_the_pages_exist() -> None:
@@ -78,4 +82,20 @@ def _commands() -> set[tuple[str, ...]]:
 
 
 def _takes_arguments(command: str) -> bool:
-    return command in {"run", "methods", "demo", "doctor"}
+    return command in {"run", "methods", "demo", "doctor", "simulate", "init"}
+
+
+def test_the_tutorial_shows_what_init_writes() -> None:
+    """Every piece of code on the page stands in the module that 'farshore init server_momentum' makes."""
+    page = (ROOT / "docs" / "own-method.md").read_text()
+    pieces = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert pieces
+    module = filled("server_momentum")[0]
+    assert all(piece in module for piece in pieces)
+
+
+def test_the_scenario_of_the_page_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
+    scenario = parse_scenario(text, "docs/simulating.md")
+    for arm in scenario.arms:
+        resolve(load(scenario.method).config, scenario.values(arm), ())

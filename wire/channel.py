@@ -29,6 +29,8 @@ __all__ = ["WINDOW_BYTES", "Channel", "receive_any"]
 #: in a quarter of a second. Two messages of 16 MiB fit, so one travels while the other is taken.
 WINDOW_BYTES = 33 << 20
 
+_NO_ROOM = "the other program does not take what was sent before"
+
 
 class Channel:
     """One end of a conversation; implements :class:`farshore.core.session.Channel`.
@@ -93,13 +95,15 @@ class Channel:
 
     # ---- what programs see ---------------------------------------------------------------------------------------
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, timeout: float | None = None) -> None:
         """Queue a message; blocks while the window is full. The message's arrays may be changed afterwards.
 
         Raises
         ------
         PeerLostError
             The other program is gone for good.
+        TimeoutError
+            There was no room within ``timeout`` seconds; nothing was queued.
         WireError
             The message is beyond the limits.
         """
@@ -108,11 +112,13 @@ class Channel:
         with self._sending:
             with self.lock:
                 self._check_open()
+                if timeout is not None and timeout <= 0 and not self.outbox.fits(size):
+                    raise TimeoutError(_NO_ROOM)
                 sequence, told, told_bytes = self.outbox.next, self.taken, self._taken_bytes
             # Copying and summing up take a while, during which what was sent before makes room, and chunks can arrive.
             chunks = self._cut(packed, sequence, told)
             with self.lock:
-                self._wait_for_room(size)
+                self._wait_for_room(size, timeout)
                 self.outbox.put(chunks, size)
                 # Told only now: while this frame waited, acknowledgements had to leave by themselves.
                 self._told_bytes = max(self._told_bytes, told_bytes)
@@ -163,19 +169,22 @@ class Channel:
                 self._attachment.say_goodbye()  # first: who finds the channel closed writes no more
             self._closed = True
             self.lock.notify_all()
-        self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed"))
+        words = f"the channel to {self.peer} is closed" + (f": {self.reason}" if self.reason else "")
+        self.inbox.fail(PeerLostError(words))
 
     def _all_taken(self) -> bool:
         # Between two connections the goodbye would get lost; one that never was needs none.
         connected = self._attachment is not None and self._attachment.greeted
         return not self.outbox and (connected or not self.greetings)
 
-    def _wait_for_room(self, size: int) -> None:
+    def _wait_for_room(self, size: int, timeout: float | None) -> None:
         if not self.outbox.fits(size) and not self._stopped():
             if size > self.outbox.window_bytes - self.outbox.window_bytes // 4:
                 self._ask()  # else a quarter of the window is taken before this can block for long, and told
-            self.lock.wait_for(lambda: self.outbox.fits(size) or self._stopped())
+            room = self.lock.wait_for(lambda: self.outbox.fits(size) or self._stopped(), timeout)
             self.asking = False
+            if not room:
+                raise TimeoutError(_NO_ROOM)
         self._check_open()
 
     def _check_open(self) -> None:

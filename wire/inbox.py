@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
-from ..core.errors import PeerLostError
+from ..core.errors import PeerLostError, WireError
 from ..core.message import Message
 
 #: Numbers arrivals over all inboxes of the process.
@@ -123,6 +123,8 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
         Nothing came in time.
     PeerLostError
         There are no channels, or one of them has failed.
+    WireError
+        A message breaks the format; the error has the channel's ``name`` too.
     """
     if not channels:
         raise PeerLostError("there is nobody left to receive from")
@@ -138,7 +140,7 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
                 _, name = min(ready, key=lambda item: item[0])
                 try:
                     return name, channels[name].receive(0.0)
-                except PeerLostError as error:
+                except (PeerLostError, WireError) as error:
                     error.name = name
                     raise
         raise TimeoutError("no message arrived in time")

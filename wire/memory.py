@@ -34,7 +34,7 @@ class MemoryChannel:
         self._room = threading.Condition()
         self._other: MemoryChannel = self
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, timeout: float | None = None) -> None:
         """As :meth:`farshore.wire.channel.Channel.send`."""
         packed = pack(message, self._limits)
         # Joined, which copies: the sender may change its arrays as soon as this returns.
@@ -42,9 +42,12 @@ class MemoryChannel:
         size = PREFIX_BYTES + len(packed.header) + len(payload)
         inbox = self._other.inbox
         with self._other._room:
-            self._other._room.wait_for(
-                lambda: not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error
+            room = self._other._room.wait_for(
+                lambda: not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error,
+                timeout,
             )
+        if not room:
+            raise TimeoutError("the other program does not take what was sent before")
         if self.inbox.error or inbox.error:
             raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
         place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")

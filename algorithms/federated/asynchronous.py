@@ -201,6 +201,6 @@ class AsynchronousRounds:
         figures["loss"] = figures.pop("train_loss")
         self._session.metrics(number, **figures)
         if last or number % self._schedule.checkpoint_every == 0:
-            self._session.save_checkpoint(number, self.state, {"history": self.history, "sent": self._sent})
             self._fleet.keep(number)
-        self._session.progress(number, self._schedule.rounds, **figures)
+            self._session.save_checkpoint(number, self.state, {"history": self.history, "sent": self._sent})
+        self._session.progress(number, self._schedule.rounds, unit="version", **figures)

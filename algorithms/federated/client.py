@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ...core.errors import WireError
 from ...core.message import Message
 from ...core.session import NodeSession
-from .messages import Encodings, arrays, update_message
+from .briefing import Briefing, answer
+from .codec import Codec
 from .task import Task
+from .tree import Part
 
 
 class Client:
@@ -18,15 +21,17 @@ class Client:
     ----------
     session : NodeSession
     task : Task
-    encodings : Encodings
-        Of its update.
+    codec : Codec
+    briefing : Briefing, optional
+        What it must hold before its first round.
     """
 
-    def __init__(self, session: NodeSession, task: Task, encodings: Encodings) -> None:
-        self._session, self._task, self._encodings = session, task, encodings
+    def __init__(self, session: NodeSession, task: Task, codec: Codec, briefing: Briefing | None = None) -> None:
+        self._session, self._task, self._codec, self._briefing = session, task, codec, briefing
         self._number = session.shard[0]
         self._flat = task.model()
         self._method = task.method(self._flat)
+        self._state = _outline(self._method.sent(self._method.start(self._flat)))
         self._memory: dict[str, torch.Tensor] = {}
         if session.resume_step is not None:
             kept, _ = session.load_checkpoint(session.resume_step)
@@ -42,13 +47,25 @@ class Client:
             elif message.kind == "control" and what == "keep":
                 kept = {name: tensor.numpy() for name, tensor in self._memory.items()}
                 self._session.save_checkpoint(message.round, kept, {})
+                self._session.channel.send(Message("control", round=message.round, fields={"what": "kept"}))
             elif message.kind == "control" and what == "done":
                 return
+            elif self._briefing is not None and message.kind == "control" and what == "offer":
+                has = self._briefing.has(dict(message.fields))
+                self._session.channel.send(answer(message.round, has=has))
+            elif self._briefing is not None and message.kind == "virtual":
+                self._briefing.take(message)
             else:
                 raise WireError(f"the server sent a '{message.kind}' where a round was expected")
 
     def _train(self, message: Message) -> None:
         work = self._task.work(self._flat, self._number, message.round)
         work.memory = self._memory
-        update = self._method.local(self._flat, arrays(message), work)
-        self._session.channel.send(update_message(message.round, update, self._encodings))
+        seen = self._codec.state(message, self._state)
+        update = self._method.local(self._flat, seen, work)
+        self._session.channel.send(self._codec.up(message.round, update, seen, self._memory))
+
+
+def _outline(state: Part) -> Part:
+    """Arrays of the same names, shapes and types that take no memory."""
+    return {name: np.broadcast_to(np.zeros((), array.dtype), array.shape) for name, array in state.items()}

@@ -21,6 +21,35 @@ class Asynchrony(BaseModel):
     b: int = Field(4, ge=0, description="hinge: versions that cost nothing")
 
 
+class Uplink(BaseModel):
+    """How updates travel; all but raw send the difference to the state that came down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: Literal["raw", "fp16", "bf16", "int8", "int4", "topk", "lowrank"] = "raw"
+    fraction: float = Field(0.01, gt=0, le=1, description="of the numbers that topk sends")
+    rank: int = Field(4, ge=1, le=0xFFFF, description="of each weight matrix that lowrank sends")
+    values: Literal["raw", "fp16", "bf16", "int8"] = Field("raw", description="how the numbers of topk and lowrank go")
+    error_feedback: bool | None = Field(
+        None, description="clients add to an update what earlier ones lost; by default with topk and lowrank"
+    )
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether clients remember what their updates lost."""
+        if self.encoding == "raw":
+            return False
+        return self.encoding in ("topk", "lowrank") if self.error_feedback is None else self.error_feedback
+
+
+class Downlink(BaseModel):
+    """How the state travels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: Literal["raw", "fp16", "bf16", "int8"] = "raw"
+
+
 class FederatedConfig(BaseModel):
     """Settings of the rounds; a method's own configuration adds to them."""
 
@@ -32,6 +61,14 @@ class FederatedConfig(BaseModel):
     per_round: int = Field(5, ge=1, description="clients of a cohort, S")
     least: int = Field(1, ge=1, description="a round with fewer replies leaves the model as it was")
     deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")
+    largest_norm: float = Field(0.0, ge=0, description="updates that move the model further are refused; 0 = none is")
     eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+    uplink: Uplink = Uplink()
+    downlink: Downlink = Downlink()
+    execution: Literal["sequential", "batched", "auto"] = Field(
+        "sequential",
+        description="how simulations compute: client after client, several small models at once (equal up to "
+        "rounding), or whichever a probe finds faster",
+    )
     threads: int = Field(1, ge=0, description="compute threads of each program; 0 = all cores. Part of 'same bits'.")

@@ -48,9 +48,14 @@ class Layout:
     trainable: int
 
     @property
+    def total(self) -> int:
+        """Elements of the float buffer, p + b."""
+        return _size(self.floats)
+
+    @property
     def payload_bytes(self) -> int:
         """Bytes of one state as it travels raw: the ``P`` of the specification of VHL, section 3.4."""
-        return 4 * _size(self.floats) + 8 * _size(self.integers)
+        return 4 * self.total + 8 * _size(self.integers)
 
 
 class FlatModel:

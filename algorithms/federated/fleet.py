@@ -1,19 +1,14 @@
-"""The clients of a run that are real nodes: each round the cohort gets the state and whoever answers is added up."""
+"""What a round asks of the clients of a run, whoever they are: train from a state, and have their updates added up."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ...core.errors import PeerLostError
-from ...core.message import Message
 from ...core.seeds import Seed
-from ...core.session import ServerSession
-from .messages import Encodings, UpdateError, arrays, as_it_arrives, model_message, read_update
 from .methods import Method
-from .tree import Part, TreeSum
+from .tree import Part
 
 
 def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
@@ -52,6 +47,12 @@ class Gathered:
         In cohort order.
     missing : dict
         Client -> why nothing of it was added.
+    seen : dict of arrays
+        What clients got of the state that was sent: the same arrays unless the downlink's encoding lost something.
+    late : list of int
+        Those of the missing that may still answer, too late.
+    dropped : int
+        Updates of earlier rounds that arrived during this one and were not added to anything.
     figures : dict
         What else there is to tell of the round.
     """
@@ -59,6 +60,9 @@ class Gathered:
     total: Part | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
+    seen: Part = field(default_factory=dict)
+    late: list[int] = field(default_factory=list)
+    dropped: int = 0
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -123,134 +127,10 @@ class Fleet(Protocol):
         """The same clients, one by one."""
 
     def keep(self, number: int) -> None:
-        """Have every client that remembers something save it as of this round."""
+        """Have every client that remembers something save it as of this round; the server saves its state after that.
 
+        So whoever could save has what the server's newest state goes with.
+        """
 
-class NodeFleet:
-    """Nodes over the channels of a session; client ``i`` is the session's ``i``-th node.
-
-    Parameters
-    ----------
-    session : ServerSession
-    encodings : Encodings
-        Of the state.
-    deadline : float
-        Seconds that a round waits for replies; 0 = until everybody has answered or is lost.
-    """
-
-    def __init__(self, session: ServerSession, encodings: Encodings, deadline: float = 0.0) -> None:
-        self._session, self._encodings, self._deadline = session, encodings, deadline
-        self._names = list(session.channels)
-
-    @property
-    def population(self) -> int:
-        """How many nodes there are."""
-        return len(self._names)
-
-    def draw(self, seed: Seed, number: int, size: int) -> list[int]:
-        """Any nodes."""
-        return cohort(seed, number, self.population, size)
-
-    def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing: nodes resume by themselves."""
-
-    def round(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Gathered:
-        """See :class:`Fleet`; a node that is lost, late or sends what does not fit is left out, and named."""
-        tree, gathered = TreeSum(len(cohort)), Gathered()
-        replies: dict[int, Reply] = {}
-        waiting = {self._names[client]: place for place, client in enumerate(cohort)}
-
-        def leave_out(name: str, why: str) -> None:
-            place = waiting.pop(name)
-            tree.skip(place)
-            gathered.missing[cohort[place]] = why
-            self._session.log(f"round {number}: without {name}: {why}")
-
-        message = model_message(number, down, self._encodings)
-        seen = arrays(as_it_arrives(message))  # what clients begin from, and updates are measured against
-        for name in list(waiting):
-            try:
-                self._session.channels[name].send(message)
-            except PeerLostError as error:
-                leave_out(name, str(error))
-        end = time.monotonic() + self._deadline
-        while waiting:
-            try:
-                left = max(0.0, end - time.monotonic()) if self._deadline else None
-                name, answer = self._session.receive_any(list(waiting), left)
-                if answer.round < number:  # of a round that did not wait for it
-                    continue
-                update = read_update(answer, number, method.reply(seen))
-            except PeerLostError as error:
-                leave_out(error.name, str(error))
-            except TimeoutError:
-                for name in list(waiting):
-                    leave_out(name, f"no answer within {self._deadline:g} s")
-            except UpdateError as error:
-                leave_out(name, str(error))
-            else:
-                place = waiting.pop(name)
-                tree.add(place, method.contribution(seen, update))
-                replies[place] = Reply(cohort[place], update.samples, update.steps, update.loss)
-        gathered.total = tree.total()
-        gathered.replies = [replies[place] for place in sorted(replies)]
-        return gathered
-
-    def stream(self, method: Method) -> Stream:
-        """The nodes, whose replies are taken as they come."""
-        return NodeStream(self._session, self._encodings, method)
-
-    def keep(self, number: int) -> None:
-        """Tell all nodes to save what they remember."""
-        for channel in self._session.channels.values():
-            try:
-                channel.send(Message("control", round=number, fields={"what": "keep"}))
-            except PeerLostError:
-                continue
-
-
-class NodeStream:
-    """Nodes over the channels of a session, one by one; see :class:`Stream`."""
-
-    def __init__(self, session: ServerSession, encodings: Encodings, method: Method) -> None:
-        self._session, self._encodings, self._method = session, encodings, method
-        self._names = list(session.channels)
-        self._clients = {name: client for client, name in enumerate(self._names)}
-        self._jobs: dict[str, tuple[int, Part]] = {}
-        self._lost: list[PeerLostError] = []
-        self._version: tuple[int, Message, Part] | None = None
-
-    def send(self, client: int, number: int, down: Part) -> None:
-        """Send the state; whoever is lost is told of by :meth:`next`."""
-        if self._version is None or self._version[0] != number:  # one copy for all that begin from a version
-            message = model_message(number, down, self._encodings)
-            self._version = number, message, arrays(as_it_arrives(message))
-        name = self._names[client]
-        self._jobs[name] = number, self._version[2]
-        try:
-            self._session.channels[name].send(self._version[1])
-        except PeerLostError as error:
-            error.name = name
-            self._lost.append(error)
-
-    def next(self) -> Arrival:
-        """The next reply of any node."""
-        try:
-            if self._lost:
-                raise self._lost.pop()
-            name, answer = self._session.receive_any(list(self._jobs))
-        except PeerLostError as error:
-            number, seen = self._jobs.pop(error.name)
-            return Arrival(self._clients[error.name], number, None, seen, missing=str(error), gone=True)
-        number, seen = self._jobs.pop(name)
-        client = self._clients[name]
-        try:
-            update = read_update(answer, number, self._method.reply(seen))
-        except UpdateError as error:
-            return Arrival(client, number, None, seen, missing=str(error))
-        proposal = self._method.finish(seen, self._method.contribution(seen, update), len(self._names))
-        return Arrival(client, number, proposal, seen, Reply(client, update.samples, update.steps, update.loss))
-
-    def figures(self) -> dict[str, float]:
-        """Nothing: real time is told by the run's log."""
-        return {}
+    def done(self) -> None:
+        """Say goodbye to all clients after the last round."""

@@ -17,6 +17,10 @@ from .flat import FlatModel
 #: ``objective(batch)``: the loss of a batch, a scalar that can be differentiated.
 Objective = Callable[[Any], torch.Tensor]
 
+#: ``each(model, batch)``: the losses (B,) of a batch's samples, whose mean is the objective; ``model`` is called as the
+#: module is, and ``batch`` is a tuple of tensors (B, …).
+EachLoss = Callable[[Callable[..., Any], Any], torch.Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
@@ -75,20 +79,35 @@ def train(
         loss = objective(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            _step(flat, sgd, start, moving, correction)
+            step(flat.trained, flat.gradient, sgd, start, moving, correction)
         done.steps += 1
         done.loss += float(loss.detach())
     return done
 
 
-def _step(
-    flat: FlatModel,
+def step(
+    weights: torch.Tensor,
+    direction: torch.Tensor,
     sgd: Sgd,
     start: torch.Tensor | None,
     moving: torch.Tensor | None,
     correction: torch.Tensor | None,
 ) -> None:
-    weights, direction = flat.trained, flat.gradient
+    """One step in place, of one client (trainable,) or of several (K, trainable).
+
+    Parameters
+    ----------
+    weights : torch.Tensor
+    direction : torch.Tensor
+        The gradient; overwritten.
+    sgd : Sgd
+    start : torch.Tensor, optional
+        (trainable,), the proximal term's ``w_r``.
+    moving : torch.Tensor, optional
+        Momentum, as ``weights``.
+    correction : torch.Tensor, optional
+        As ``weights``; added after momentum.
+    """
     if sgd.weight_decay:
         direction.add_(weights, alpha=sgd.weight_decay)
     if start is not None:

@@ -13,11 +13,14 @@ Memory = dict[str, torch.Tensor]
 class Memories(Protocol):
     """A place for every client's memory."""
 
-    def of(self, client: int) -> Memory:
-        """The client's memory, to be changed; empty before its first round."""
+    def of(self, client: int, number: int) -> Memory:
+        """The client's memory, for round ``number`` to change; empty before its first round."""
 
     def put(self, client: int, memory: Memory) -> None:
         """Keep it."""
+
+    def keep(self) -> None:
+        """A checkpoint of the run was saved."""
 
 
 class OwnMemories:
@@ -26,7 +29,7 @@ class OwnMemories:
     def __init__(self) -> None:
         self.all: dict[int, Memory] = {}
 
-    def of(self, client: int) -> Memory:
+    def of(self, client: int, number: int) -> Memory:
         return self.all.setdefault(client, {})
 
     def put(self, client: int, memory: Memory) -> None:
@@ -34,3 +37,6 @@ class OwnMemories:
             self.all[client] = memory
         else:
             self.all.pop(client, None)
+
+    def keep(self) -> None:
+        """Nothing: they die with this process."""

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...core.message import Encoding, Message, Tensor
+from ...core.message import Array, Message, Tensor
 from ...wire.pack import pack, unpack
-from .methods import Update
+from .methods import FLOATS, Update
 from .tree import Part
 
-#: How named arrays travel; those without an encoding travel raw.
-Encodings = Mapping[str, Encoding]
+#: Shapes and types by name.
+Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def model_message(number: int, state: Part, encodings: Encodings) -> Message:
+def model_message(number: int, tensors: Mapping[str, Tensor]) -> Message:
     """The state, for the cohort of round ``number``."""
-    return Message("model", round=number, tensors=_tensors(state, encodings))
+    return Message("model", round=number, tensors=tensors)
 
 
-def update_message(number: int, update: Update, encodings: Encodings) -> Message:
-    """A client's update of round ``number``."""
+def update_message(number: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
+    """A client's update of round ``number``, its arrays as ``tensors``."""
     fields = {"samples": update.samples, "steps": update.steps, "loss": update.loss}
-    return Message("update", round=number, tensors=_tensors(update.tensors, encodings), fields=fields)
+    return Message("update", round=number, tensors=tensors, fields=fields)
 
 
 def arrays(message: Message) -> Part:
@@ -39,16 +40,12 @@ def as_it_arrives(message: Message) -> Message:
     return unpack(packed.header, memoryview(b"".join(packed.payload)))
 
 
-def _tensors(part: Part, encodings: Encodings) -> dict[str, Tensor]:
-    return {name: Tensor(array, encodings.get(name)) for name, array in part.items()}
-
-
 class UpdateError(Exception):
     """An update is not one: of other shapes, not finite, of another round."""
 
 
-def read_update(message: Message, number: int, expected: Part) -> Update:
-    """Check a client's update against the arrays that its method sends.
+def read_update(message: Message, number: int, expected: Expected) -> Update:
+    """An update with its arrays as they travelled, of the names, shapes and types expected.
 
     Raises
     ------
@@ -58,18 +55,60 @@ def read_update(message: Message, number: int, expected: Part) -> Update:
     if message.kind != "update" or message.round != number:
         raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {number}")
     tensors = arrays(message)
-    if tensors.keys() != expected.keys():
-        raise UpdateError(f"it sent {sorted(tensors)} instead of {sorted(expected)}")
-    for name, array in expected.items():
-        got = tensors[name]
-        if (got.shape, got.dtype) != (array.shape, array.dtype):
-            raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {array.dtype} {list(array.shape)}")
-    for name, array in tensors.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UpdateError(f"its '{name}' are not finite")
+    check_tensors(tensors, expected)
     samples, steps, loss = (message.fields.get(n) for n in ("samples", "steps", "loss"))
     if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
         raise UpdateError("it does not say how many samples and steps it took, and with which loss")
     if not (samples > 0 and steps > 0):
         raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
     return Update(tensors, samples, steps, loss)
+
+
+def check_size(seen: Part, update: Update, contribution: Part, largest_norm: float) -> None:
+    """Refuse an update that would drown all others.
+
+    Parameters
+    ----------
+    seen : dict of arrays
+        What the client began from.
+    contribution : dict of arrays
+        The update as a summand.
+    largest_norm : float
+        Euclidean distance that ``floats`` may have moved; 0 = any.
+
+    Raises
+    ------
+    UpdateError
+        It moved further, or times its weight it is no finite number any more.
+    """
+    for name, array in contribution.items():
+        if not _finite(array):
+            raise UpdateError(f"its '{name}' times its weight are too large to be added")
+    if largest_norm:
+        moved = float(np.linalg.norm(np.subtract(update.tensors[FLOATS], seen[FLOATS], dtype=np.float64)))
+        if moved > largest_norm:
+            raise UpdateError(f"it moved the model by {moved:.3g}, more than the {largest_norm:g} that are allowed")
+
+
+def check_tensors(tensors: Part, expected: Expected) -> None:
+    """Raise :class:`UpdateError` unless names, shapes and types are the expected ones."""
+    if tensors.keys() != expected.keys():
+        raise UpdateError(f"it sent {sorted(tensors)} instead of {sorted(expected)}")
+    for name, (shape, dtype) in expected.items():
+        got = tensors[name]
+        if (got.shape, got.dtype) != (shape, dtype):
+            raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {dtype} {list(shape)}")
+
+
+def check_finite(tensors: Part) -> None:
+    """Raise :class:`UpdateError` where a number is infinite or none."""
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not _finite(array):
+            raise UpdateError(f"its '{name}' are not finite")
+
+
+def _finite(array: Array) -> bool:
+    """A finite sum has finite summands; only where it is not are they looked at one by one."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(array, axis=None)
+    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())

@@ -13,12 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .flat import FlatModel
-from .local import Objective, Sgd, normaliser, train
+from .local import EachLoss, Objective, Sgd, Trained, normaliser, train
 from .tree import Part
 
+Array = NDArray[Any]
+
 FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
+VELOCITY = "velocity"
 
 
 @dataclass(slots=True)
@@ -56,6 +60,9 @@ class Work:
     sgd : Sgd
     memory : dict of tensors
         What this client keeps from round to round; changed in place.
+    each : callable, optional
+        The losses of a batch's samples, whose mean is ``objective``; with it, several clients can be trained at once
+        (:mod:`~farshore.algorithms.federated.batched`).
     """
 
     objective: Objective
@@ -63,6 +70,7 @@ class Work:
     samples: int
     sgd: Sgd
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    each: EachLoss | None = None
 
 
 class Method(Protocol):
@@ -91,7 +99,18 @@ class Method(Protocol):
 
 
 class FedAvg:
-    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020)."""
+    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020).
+
+    Parameters
+    ----------
+    keeps_momentum : bool
+        A client's momentum goes on where its last round ended, rather than to start from rest.
+    """
+
+    keeps_momentum = False  # for methods of one's own that do not care
+
+    def __init__(self, *, keeps_momentum: bool = False) -> None:
+        self.keeps_momentum = keeps_momentum
 
     def start(self, flat: FlatModel) -> Part:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
@@ -100,10 +119,25 @@ class FedAvg:
         return state
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        return _trained(flat, down, work)
+        flat.load(down[FLOATS], down[INTEGERS])
+        correction, velocity = self.correction(down, work), self.velocity(flat, work)
+        done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
+        return self.update(down, work, flat.floats.numpy().copy(), flat.integers.numpy().copy(), done)
+
+    def correction(self, down: Part, work: Work) -> torch.Tensor | None:
+        """(trainable,), what is added to every step's direction."""
+        return None
+
+    def velocity(self, flat: FlatModel, work: Work) -> torch.Tensor | None:
+        """(trainable,), the momentum that the client kept, to be changed in place; None: it starts from rest."""
+        return work.memory.setdefault(VELOCITY, torch.zeros(flat.layout.trainable)) if self.keeps_momentum else None
+
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        """The reply of a client that has come from ``down`` to the state ``floats``, ``integers``."""
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, done.loss / max(1, done.steps))
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {}
+        return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
 
     def reply(self, down: Part) -> Part:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
@@ -124,26 +158,30 @@ class Scaffold(FedAvg):
         ``eta_g``.
     """
 
-    def __init__(self, server_lr: float = 1.0) -> None:
+    def __init__(self, server_lr: float = 1.0, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self.server_lr = server_lr
 
     def start(self, flat: FlatModel) -> Part:
         return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+    def correction(self, down: Part, work: Work) -> torch.Tensor:
         server = torch.tensor(down[CONTROL])
-        mine = work.memory.setdefault(CONTROL, torch.zeros_like(server))
-        before = torch.tensor(down[FLOATS][: len(server)])
-        update = _trained(flat, down, work, correction=server - mine)
+        return server - work.memory.setdefault(CONTROL, torch.zeros_like(server))
+
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        update = super().update(down, work, floats, integers, done)
+        server, p = torch.tensor(down[CONTROL]), len(down[CONTROL])
+        before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
         # With momentum a step's worth of gradient travels further: A_k instead of T.
         travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
-        change = (before - flat.trained) / travelled - server
-        mine += change
+        change = (before - after) / travelled - server
+        work.memory[CONTROL] += change
         update.tensors[CONTROL] = change.numpy()
         return update
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {CONTROL: flat.layout.trainable}
+        return {**super().remembers(flat), CONTROL: flat.layout.trainable}
 
     def reply(self, down: Part) -> Part:
         return down
@@ -163,11 +201,12 @@ class Scaffold(FedAvg):
 class FedNova(FedAvg):
     """Updates are normalised by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
 
-    def __init__(self, trainable: int) -> None:
+    def __init__(self, trainable: int, *, keeps_momentum: bool = False) -> None:
+        super().__init__(keeps_momentum=keeps_momentum)
         self._trainable = trainable
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        update = _trained(flat, down, work)
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
+        update = super().update(down, work, floats, integers, done)
         update.tensors[NORMALISER] = np.array([normaliser(update.steps, work.sgd)])
         return update
 
@@ -188,20 +227,12 @@ class FedNova(FedAvg):
         return mean
 
 
-def _trained(flat: FlatModel, down: Part, work: Work, correction: torch.Tensor | None = None) -> Update:
-    """Train from the state that came down, and reply with the whole state."""
-    flat.load(down[FLOATS], down[INTEGERS])
-    done = train(flat, work.objective, work.batches, work.sgd, correction=correction)
-    tensors: Part = {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
-    return Update(tensors, work.samples, done.steps, done.loss / max(1, done.steps))
-
-
 def _weighted(tensors: Part, weight: int) -> Part:
     """Times ``weight``, integers as float64; with the weight itself, for the mean."""
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        part[name] = array.astype(kind) * kind.type(weight)
+        part[name] = np.multiply(array, kind.type(weight), dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,25 +53,46 @@ class Rounds:
         return self.history
 
     def _round(self, number: int) -> None:
-        seed = self._session.run.seed
+        seed, began = self._session.run.seed, time.monotonic()
         chosen = self._fleet.draw(seed, number, self._schedule.per_round)
         gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
-        if gathered.total is not None and len(gathered.replies) >= self._schedule.least:
-            self.state = self._method.finish(self.state, gathered.total, self._fleet.population)
-        else:
-            self._session.log(f"round {number}: {len(gathered.replies)} replies are too few; the model stays as it was")
+        self._step(number, gathered)
         entry = {"round": number, **_told(gathered, chosen)}
         last = number == self._schedule.rounds
         if last or number % self._schedule.eval_every == 0:
             entry |= self._task.evaluate(self._flat, self.state)
         self.history.append(entry)
-        figures = {name: value for name, value in entry.items() if isinstance(value, float)}
-        figures["loss"] = figures.pop("train_loss")
+        told = {"loss" if n == "train_loss" else n: v for n, v in entry.items()}
+        figures = {n: v for n, v in told.items() if isinstance(v, float) and math.isfinite(v)}
         self._session.metrics(number, **figures)
         if last or number % self._schedule.checkpoint_every == 0:
-            self._session.save_checkpoint(number, self.state, {"history": self.history})
             self._fleet.keep(number)
-        self._session.progress(number, self._schedule.rounds, **figures)
+            self._session.save_checkpoint(number, self.state, {"history": self.history})
+        clients = {"ok": len(gathered.replies), "late": len(gathered.late)}
+        clients["failed"] = len(chosen) - sum(clients.values())
+        seconds = time.monotonic() - began
+        self._session.progress(number, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+
+    def _step(self, number: int, gathered: Gathered) -> None:
+        """Make the next state of the sum; keep the present one where there is no sum to speak of."""
+        count, least = len(gathered.replies), self._schedule.least
+        if gathered.total is None or count < least:
+            self._session.log(f"round {number}: {count} of at least {least} replies came; the model stays as it was")
+            return
+        seen = {**self.state, **gathered.seen}
+        state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
+        if all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f"):
+            self.state = state
+        else:
+            self._session.log(f"round {number}: the sum of the updates is not finite; the model stays as it was")
+
+
+def restored(state: Part, before: Part, seen: Part) -> Part:
+    """Give back what the way down lost: steps smaller than its rounding would never add up otherwise."""
+    for name, array in seen.items():
+        if array is not before[name] and array.dtype.kind == "f":
+            state[name] = state[name] + (before[name] - array)
+    return state
 
 
 def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:

@@ -20,6 +20,10 @@ from .tree import Part
 _TEST_BATCH = 1024
 
 
+def _each(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
 def _fedavg(_: FlatModel) -> Method:
     return FedAvg()
 
@@ -75,7 +79,8 @@ class Supervised:
         generator = torch.Generator().manual_seed(self.seed.child("round", number, "client", client).value)
         orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
         batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
-        return Work(lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), self.sgd(number))
+        sgd = self.sgd(number)
+        return Work(lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, each=_each)
 
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:

@@ -86,12 +86,13 @@ class TreeSum:
                 self._waiting[level, index] = part
                 return
             other = self._waiting.pop(sibling)
-            part = _joined(other, part) if index % 2 else _joined(part, other)
+            part = joined(other, part) if index % 2 else joined(part, other)
             level, index = level + 1, index >> 1
         self._root, self.complete = part, True
 
 
-def _joined(left: Part | None, right: Part | None) -> Part | None:
+def joined(left: Part | None, right: Part | None) -> Part | None:
+    """The sum of two siblings, in the left one's arrays; None where nothing came."""
     if left is None or right is None:
         return right if left is None else left
     if left.keys() != right.keys():
@@ -101,12 +102,12 @@ def _joined(left: Part | None, right: Part | None) -> Part | None:
     return left
 
 
-def blocks(size: int, workers: int) -> list[tuple[int, int]]:
+def blocks(size: int, workers: int, least: int = 1) -> list[tuple[int, int]]:
     """Cut ``0 … size - 1`` into blocks that are nodes of the tree: ``(first, count)``, a few for each worker.
 
     Every block has the same power of two of positions, the last perhaps fewer; about four a worker, so that one slow
-    block does not hold up the round.
+    block does not hold up the round, but no fewer positions than ``least``, a power of two.
     """
-    wanted = max(1, size // (4 * workers))
+    wanted = max(least, size // (4 * workers))
     count = 1 << (wanted.bit_length() - 1)
     return [(first, min(count, size - first)) for first in range(0, size, count)]

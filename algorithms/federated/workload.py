@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel
 
-from ...core.errors import PeerLostError
-from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from .config import FederatedConfig
 
 if TYPE_CHECKING:
-    from .messages import Encodings
+    from .briefing import Briefing
+    from .codec import Codec
+    from .flat import FlatModel
     from .task import Task
 
 Config = TypeVar("Config", bound=FederatedConfig)
@@ -26,7 +25,8 @@ Config = TypeVar("Config", bound=FederatedConfig)
 class FederatedWorkload(ABC, Generic[Config]):
     """The programs of a federated run; a method gives the functions below.
 
-    Rounds go on with whoever is left, so a lost node restarts nothing. Heavy imports happen when a program starts.
+    Rounds go on with whoever is left, so a lost node restarts nothing but its own program. Heavy imports happen when a
+    program starts.
     """
 
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -36,9 +36,18 @@ class FederatedWorkload(ABC, Generic[Config]):
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
 
-    def encodings(self, config: Config) -> tuple[Encodings, Encodings]:
-        """Of the state on its way down, and of updates on their way up; raw unless a method says otherwise."""
-        return {}, {}
+    def codec(self, config: Config, flat: FlatModel) -> Codec:
+        """How states and updates of a model like this travel; both ends have the same."""
+        from .codec import Codec
+
+        return Codec(config.uplink, config.downlink, flat.layout)
+
+    def briefing(self, config: Config, task: Task, folder: Path, who: str) -> Briefing | None:
+        """What clients must hold before their first round; nothing unless a method says otherwise.
+
+        ``folder`` is the program's own, and ``who`` names it in errors.
+        """
+        return None
 
     def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
         """What the run tells at its end: the last round's figures unless a method says otherwise."""
@@ -51,18 +60,24 @@ class FederatedWorkload(ABC, Generic[Config]):
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""
         from .asynchronous import rounds_of
-        from .fleet import NodeFleet
+        from .node_fleet import NodeFleet
 
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
         for note in task.notes:
             session.log(note)
-        fleet = NodeFleet(session, self.encodings(settings)[0], settings.deadline)
+        briefing = self.briefing(settings, task, session.run.directory / "briefing", "the server")
+        fleet = NodeFleet(
+            session,
+            self.codec(settings, task.model()),
+            briefing,
+            least=settings.least,
+            deadline=settings.deadline,
+            largest_norm=settings.largest_norm,
+        )
         history = rounds_of(session, task, fleet, settings).run()
-        for channel in session.channels.values():
-            with suppress(PeerLostError):
-                channel.send(Message("control", fields={"what": "done"}))
+        fleet.done()
         return self.result(settings, history)
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
@@ -72,7 +87,9 @@ class FederatedWorkload(ABC, Generic[Config]):
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
-        Client(session, task, self.encodings(settings)[1]).run()
+        folder = session.run.directory / "briefing" / session.node
+        briefing = self.briefing(settings, task, folder, f"node {session.node}")
+        Client(session, task, self.codec(settings, task.model()), briefing).run()
 
 
 def use_threads(count: int) -> None:

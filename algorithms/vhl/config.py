@@ -4,35 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ...data.partition import Partition
 from ..federated.config import FederatedConfig
+from .loss_options import LossOptions
 
 Method = Literal["fedavg", "fedprox", "scaffold", "fednova"]
 
 
-class Virtual(BaseModel):
-    """The virtual data and the loss that they enter (specification of VHL §3.1, §3.2, §3.6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Virtual(LossOptions):
+    """The virtual data, and the loss that they enter (specification of VHL §3.1, §3.2, §3.6)."""
 
     enabled: bool = Field(True, description="train on virtual data too; off: the method as it is")
     generator: Literal["upsampled_noise", "conv_decoder", "stylegan2"] = "upsampled_noise"
     per_class: int = Field(200, ge=1, description="virtual images per class, m")
     classes: int = Field(0, ge=0, description="virtual classes, C_v; 0 = as many as natural ones")
+    distribution: Literal["ship", "seed"] | None = Field(
+        None,
+        description="whether clients are sent the virtual images or make them; by default they make "
+        "upsampled_noise, which is the same on every machine, and are sent what a network makes",
+    )
     batch: int = Field(32, ge=1, description="virtual images per step, B_v")
     bn: Literal["mixed", "split"] = Field("mixed", description="batch statistics of both halves, or of each its own")
     shuffle_labels: bool = Field(False, description="a control: virtual images that are not separable by class")
-    weight: float = Field(1.0, ge=0, description="a_v, of the cross-entropy on virtual images")
-    align_weight: float = Field(1.0, ge=0, description="a_a, of pulling natural features towards virtual ones")
-    noise_weight: float = Field(0.1, ge=0, description="a_n, of keeping virtual classes compact and apart")
-    temperature: float = Field(0.07, gt=0, description="tau of both contrastive terms")
-    align_epochs: int = Field(5, ge=0, description="local epochs in which the contrastive terms act, E_a")
-    detach: bool = True
-    class_match: bool = True
-    label_style: Literal["extra", "patch"] = "extra"
-    feature_map: Literal["none", "random", "orthogonal"] = "none"
+    feature_layer: Literal["last", "layer1", "layer2", "layer3", "layer4"] = Field(
+        "last", description="where natural and virtual features are aligned: what the head reads, or a stage's maps"
+    )
+
+    @property
+    def has_images(self) -> bool:
+        """Whether clients train on virtual images; Gaussian anchors have none."""
+        return self.enabled and not self.gaussian_anchors
+
+    @property
+    def ships(self) -> bool:
+        """Whether clients are sent the virtual images."""
+        return (self.distribution or ("seed" if self.generator == "upsampled_noise" else "ship")) == "ship"
 
 
 class VHL(FederatedConfig):
@@ -45,14 +53,29 @@ class VHL(FederatedConfig):
     partition: Partition = Partition(kind="lda", alpha=0.05, min_size=10)
     model: Literal["conv3", "lenet", "resnet10", "resnet18", "resnet50"] = "conv3"
     norm: Literal["batch", "group"] = "batch"
+    channels: Literal["natural", "three"] = Field("natural", description="three: grey images are repeated thrice")
+    normalize: Literal["matched", "official"] = Field(
+        "matched", description="natural images scaled as virtual ones are, or as the data set's published recipe says"
+    )
+    augment: Literal["none", "official"] = Field(
+        "none", description="official: crop, flip and Cutout as published, for natural and virtual images; FMNIST at 32"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: the models run under autocast in training")
 
     local_epochs: int = Field(2, ge=1, description="E")
     batch: int = Field(32, ge=2, description="natural images per step, B")
     lr: float = Field(0.3, gt=0)
-    lr_decay: float = Field(0.992, gt=0, le=1, description="factor per round")
+    lr_decay: float = Field(0.992, gt=0, le=1, description="factor per tick of lr_clock")
+    lr_clock: Literal["rounds", "participation"] = Field(
+        "rounds", description="lr falls with every round, or with every round that the client was drawn for"
+    )
     momentum: float = Field(0.0, ge=0, lt=1)
+    client_momentum: Literal["reset", "keep"] = Field(
+        "reset", description="keep: a client's momentum goes on where its last round ended"
+    )
     weight_decay: float = Field(1e-4, ge=0)
     mu: float = Field(0.1, ge=0, description="of FedProx's proximal term")
     server_lr: float = Field(1.0, gt=0, description="of SCAFFOLD's server, eta_g")
+    scaffold_momentum: float = Field(0.0, ge=0, lt=1, description="in place of momentum in SCAFFOLD's clients")
 
     targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")

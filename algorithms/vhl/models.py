@@ -96,6 +96,23 @@ def widen_head(model: nn.Module, extra: int, *, seed: int) -> None:
     _replace(model, torch.cat([head.weight, weight.to(head.weight)]), biases)
 
 
+def show(model: StagedNet, layer: str) -> None:
+    """Have ``model`` show the features of ``layer``: ``last``, what its head reads, or ``layer1``, ``layer2`` …
+
+    Raises
+    ------
+    ConfigError
+        The model has no such layer.
+    """
+    number = 0 if layer == "last" else int(layer.removeprefix("layer"))
+    if number > len(model.stages):
+        raise ConfigError(
+            f"the model has {len(model.stages)} stages, there is no {layer}",
+            cure="choose another virtual.feature_layer",
+        )
+    model.feature_layer = number
+
+
 def natural_part(model: Model, classes: int) -> Model:
     """A copy of ``model`` with its first ``classes`` outputs only: what is exported and used.
 

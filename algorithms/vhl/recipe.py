@@ -68,8 +68,8 @@ class VirtualRecipe(BaseModel):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the set where it is sent: a byte per pixel and one per label (specification §8.1)."""
-        return self.count * (self.channels * self.size**2 + 1)
+        """Bytes of the set where it is sent: a byte per pixel and one per label, two beyond 256 classes (§8.1)."""
+        return self.count * (self.channels * self.size**2 + (1 if self.classes <= 256 else 2))
 
 
 def _defaults(generator: str, classes: int, size: int) -> dict[str, Any]:

@@ -11,6 +11,11 @@ def rounds_to(history: Sequence[dict[str, Any]], target: float, score: str = "ac
     return next((entry["round"] for entry in history if entry.get(score, -1.0) >= target), None)
 
 
+def speed_up(baseline: int | None, rounds: int | None) -> float | None:
+    """How many times fewer ``rounds`` to a target are than the ``baseline``'s; None if either never reached it."""
+    return baseline / rounds if baseline and rounds else None
+
+
 def summary(history: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
     """The last round's, the best and the last ten scored rounds' mean accuracy, over all outputs and over natural ones.
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, autocast
 
 from ...core.seeds import Seed
 from ...data.images import ImageTask
 from ..federated.flat import FlatModel
 from ..federated.local import Objective, Sgd
 from ..federated.methods import FLOATS, INTEGERS, FedAvg, FedNova, Method, Scaffold, Work
+from ..federated.rounds import cohort
 from ..federated.tree import Part
 from .batch_norm import forward_both
 from .config import VHL
-from .losses import LossOptions, VHLLoss
-from .models import build, widen_head
+from .losses import VHLLoss
+from .models import build, show, widen_head
+from .preparation import recipes, resized
 from .virtual import VirtualData, VirtualRecipe
 
 _TEST_BATCH = 512
-
-
-def normalised(images: Tensor) -> Tensor:
-    """uint8 → float32 in [-2, 2], as virtual images are."""
-    return (images.float() / 255 - 0.5) / 0.25
 
 
 class VHLTask:
@@ -44,30 +43,59 @@ class VHLTask:
 
     def __init__(self, config: VHL, seed: Seed, images: ImageTask, population: int) -> None:
         self._config, self._seed, self.images = config, seed, images
-        self._x, self._y = torch.from_numpy(images.train.images), torch.from_numpy(images.train.labels)
-        self._test_x, self._test_y = torch.from_numpy(images.test.images), torch.from_numpy(images.test.labels)
+        self._prepare, self._prepare_virtual = recipes(config.dataset, config.normalize, config.augment)
+        self._x, self._y = self._pixels(images.train.images), torch.from_numpy(images.train.labels)
+        self._test_x, self._test_y = self._pixels(images.test.images), torch.from_numpy(images.test.labels)
+        self._population = population
         self.classes = len(images.train.classes)
         partition = config.partition.seeded(seed.child("partition").value % (1 << 32))
         self.parts = [torch.from_numpy(p) for p in partition.split(images.train.labels, population)]
-        self.virtual = self._virtual() if config.virtual.enabled else None
-        self.loss = VHLLoss(self.classes, self._virtual_classes, self._options(), seed=seed.child("loss").value)
+        self.recipe = self._recipe() if config.virtual.has_images else None
+        self._virtual: VirtualData | None = None
+        self.loss = VHLLoss(self.classes, self._virtual_classes, config.virtual, seed=seed.child("loss").value)
 
     @property
     def notes(self) -> list[str]:
-        """Where the images come from, and whether they are what others report on."""
-        return [f"{self.images.name}: {self.images.train.note}"]
+        """Where the images come from, and whether they are what others report on; which virtual data there are."""
+        notes = [f"{self.images.name}: {self.images.train.note}"]
+        if self.recipe is not None:
+            how = "sent to each client" if self.ships else "made by each client"
+            made = f"{self.recipe.count} images of {self.recipe.generator}, SHA-256 {self.virtual_data.digest}"
+            notes.append(f"virtual data: {made}, {how}")
+        return notes
+
+    @property
+    def ships(self) -> bool:
+        """Whether clients are sent the virtual data, rather than to make them."""
+        return self._config.virtual.ships
+
+    @property
+    def virtual_data(self) -> VirtualData:
+        """The virtual data; made here unless they were given before."""
+        if self._virtual is None:
+            assert self.recipe is not None
+            self._virtual = VirtualData.from_recipe(self.recipe)
+        return self._virtual
+
+    def hold(self, data: VirtualData) -> None:
+        """Train on these virtual data."""
+        self._virtual = data
 
     @property
     def _virtual_classes(self) -> int:
         return self._config.virtual.classes or self.classes
 
-    def _options(self) -> LossOptions:
-        known = LossOptions.model_fields.keys() & type(self._config.virtual).model_fields.keys()
-        return LossOptions(**{name: getattr(self._config.virtual, name) for name in known})
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        x = torch.from_numpy(images)
+        if self._config.augment == "official":
+            x = resized(x, 32)
+        if self._config.channels == "three" and x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        return x
 
-    def _virtual(self) -> tuple[Tensor, Tensor]:
+    def _recipe(self) -> VirtualRecipe:
         settings, (_, channels, size, _) = self._config.virtual, self._x.shape
-        recipe = VirtualRecipe(
+        return VirtualRecipe(
             generator=settings.generator,
             classes=self._virtual_classes,
             per_class=settings.per_class,
@@ -75,75 +103,119 @@ class VHLTask:
             size=size,
             seed=self._seed.child("virtual").value,
         )
-        made = VirtualData.from_recipe(recipe)
-        labels = made.labels
-        if settings.shuffle_labels:
+
+    def _virtual_labels(self) -> Tensor:
+        labels = self.virtual_data.labels
+        if self._config.virtual.shuffle_labels:
             generator = torch.Generator().manual_seed(self._seed.child("shuffled labels").value)
             labels = labels[torch.randperm(len(labels), generator=generator)]
-        return made.floats(), labels
+        return labels
 
     def model(self) -> FlatModel:
         """The network with the run's first weights; with virtual data, a head that has room for them."""
         _, channels, size, _ = self._x.shape
         weights = self._seed.child("weights").value
         module = build(self._config.model, self.classes, channels, norm=self._config.norm, seed=weights, size=size)
-        if self.virtual is not None and (extra := self.loss.outputs - self.classes):
+        if self.recipe is not None and (extra := self.loss.outputs - self.classes):
             widen_head(module, extra, seed=weights)
+        show(module, self._config.virtual.feature_layer)
         return FlatModel(module.train())
 
     def method(self, flat: FlatModel) -> Method:
         """The base method."""
+        keep = self._config.client_momentum == "keep"
         match self._config.method:
             case "scaffold":
-                return Scaffold(self._config.server_lr)
+                return Scaffold(self._config.server_lr, keeps_momentum=keep)
             case "fednova":
-                return FedNova(flat.layout.trainable)
+                return FedNova(flat.layout.trainable, keeps_momentum=keep)
             case _:
-                return FedAvg()
+                return FedAvg(keeps_momentum=keep)
 
     def work(self, flat: FlatModel, client: int, number: int) -> Work:
         """All batches of a client's local epochs in a round."""
-        config = self._config
-        lr = config.lr * config.lr_decay ** (number - 1)
-        mu = config.mu if config.method == "fedprox" else 0.0
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
-        sgd = Sgd(lr, config.momentum, config.weight_decay, mu)
-        return Work(self._objective(flat), batches, len(self.parts[client]), sgd)
+        # Contrasts mix the samples of a batch, and the losses of each are taken in float32.
+        each = _each if not self._config.virtual.enabled and self._config.precision != "bf16" else None
+        sgd = self.sgd(self._ticks(client, number) + 1)
+        return Work(self._objective(flat), batches, len(self.parts[client]), sgd, each=each)
+
+    def sgd(self, number: int) -> Sgd:
+        """A client's optimiser in round ``number``; by participation, in the client's own ``number``-th."""
+        config = self._config
+        mu = config.mu if config.method == "fedprox" else 0.0
+        momentum = config.scaffold_momentum if config.method == "scaffold" else config.momentum
+        return Sgd(config.lr * config.lr_decay ** (number - 1), momentum, config.weight_decay, mu)
+
+    def _ticks(self, client: int, number: int) -> int:
+        """By how many factors the learning rate has fallen before round ``number``.
+
+        Cohorts follow from the seed, so that a client need not remember in which it was.
+        """
+        if self._config.lr_clock == "rounds":
+            return number - 1
+        size = self._config.per_round
+        return sum(client in cohort(self._seed, r, self._population, size) for r in range(1, number))
 
     def _objective(self, flat: FlatModel) -> Objective:
-        model, mode = flat.module, self._config.virtual.bn
+        model, settings = flat.module, self._config.virtual
+        half = self._config.precision == "bf16"
 
         def plain(batch: Any) -> Tensor:
             x, y = batch
-            return F.cross_entropy(model(x)[0], y)
+            with autocast("cpu", torch.bfloat16, enabled=half):
+                logits = model(x)[0]
+            return F.cross_entropy(logits.float(), y)
 
-        def with_virtual(batch: Any) -> Tensor:
+        def with_images(batch: Any) -> Tensor:
             epoch, x, y, x_v, y_v = batch
-            logits, features = forward_both(model, x, x_v, mode)
+            with autocast("cpu", torch.bfloat16, enabled=half):
+                logits, features = forward_both(model, x, x_v, settings.bn)
             return self.loss(logits, features, y, y_v, epoch=epoch).total
 
-        return plain if self.virtual is None else with_virtual
+        def with_anchors(batch: Any) -> Tensor:
+            epoch, x, y, y_v, seed = batch
+            with autocast("cpu", torch.bfloat16, enabled=half):
+                logits, features = model(x)
+            draw = torch.Generator().manual_seed(seed)
+            return self.loss(logits, features, y, y_v, epoch=epoch, generator=draw).total
+
+        if not settings.enabled:
+            return plain
+        return with_images if settings.has_images else with_anchors
 
     def _batches(self, client: int, seed: Seed) -> Iterator[tuple[Any, ...]]:
         part = self.parts[client]
         generator = torch.Generator().manual_seed(seed.value)
-        endless = self._virtual_batches(torch.Generator().manual_seed(seed.child("virtual").value))
+        varied = torch.Generator().manual_seed(seed.child("augment").value)
+        endless = self._virtual_batches(seed)
         for epoch in range(self._config.local_epochs):
             order = part[torch.randperm(len(part), generator=generator)]
-            for rows in _cut(order, self._config.batch, alone=self.virtual is not None):
-                natural = normalised(self._x[rows]), self._y[rows]
-                yield natural if self.virtual is None else (epoch, *natural, *next(endless))
+            for rows in _cut(order, self._config.batch, alone=self.recipe is not None):
+                natural = self._prepare(self._x[rows], varied), self._y[rows]
+                yield (epoch, *natural, *next(endless)) if self._config.virtual.enabled else natural
 
-    def _virtual_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _virtual_batches(self, seed: Seed) -> Iterator[tuple[Any, Any]]:
+        """Virtual images and their labels, or labels of Gaussian anchors and the seed that these are drawn with."""
+        generator = torch.Generator().manual_seed(seed.child("virtual").value)
+        if self.recipe is None:
+            return self._anchor_labels(generator)
+        return self._image_batches(generator, torch.Generator().manual_seed(seed.child("augment virtual").value))
+
+    def _anchor_labels(self, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:
+        size = (self._config.virtual.batch,)
+        while True:
+            labels = torch.randint(self._virtual_classes, size, generator=generator)
+            yield labels, int(torch.randint(1 << 62, (), generator=generator))
+
+    def _image_batches(self, generator: torch.Generator, varied: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled for ever; a short last batch is left out."""
-        if self.virtual is None:
-            return
-        images, labels = self.virtual
+        labels = self._virtual_labels()
         size = min(self._config.virtual.batch, len(labels))
         while True:
             order = torch.randperm(len(labels), generator=generator)
             for rows in torch.split(order[: len(order) // size * size], size):
-                yield images[rows], labels[rows]
+                yield self._prepare_virtual(self.virtual_data.images[rows], varied), labels[rows]
 
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
@@ -153,7 +225,7 @@ class VHLTask:
         right = natural = 0
         loss = 0.0
         for x, y in zip(*(torch.split(t, _TEST_BATCH) for t in (self._test_x, self._test_y)), strict=True):
-            logits = flat.module(normalised(x))[0]
+            logits = flat.module(self._prepare(x))[0]
             own = logits[:, : self.classes]
             right += int((logits.argmax(1) == y).sum())
             natural += int((own.argmax(1) == y).sum())
@@ -161,6 +233,10 @@ class VHLTask:
         flat.module.train()
         count = len(self._test_y)
         return {"acc": right / count, "acc_nat": natural / count, "test_loss": loss / count}
+
+
+def _each(model: Callable[..., tuple[Tensor, Tensor]], batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0])[0], batch[1], reduction="none")
 
 
 def _cut(order: Tensor, size: int, *, alone: bool) -> list[Tensor]:

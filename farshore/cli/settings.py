@@ -77,6 +77,18 @@ def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[st
         raise _explain(model, error) from error
 
 
+def read_pair(pair: str) -> tuple[str, Any]:
+    """A ``key=value`` as key and YAML value.
+
+    Raises
+    ------
+    ConfigError
+        It has no ``=`` or no key.
+    """
+    path, text = _split(pair)
+    return ".".join(path), _value(text)
+
+
 def mapping(pairs: Sequence[str], option: str) -> dict[str, str]:
     """Read ``NAME=VALUE`` pairs of an option.
 

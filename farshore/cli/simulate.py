@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +15,15 @@ from .output import Json, emit, say, table
 if TYPE_CHECKING:
     from ..simulations.scenario import Scenario
     from ..simulations.trial import Trial
+    from .scenarios import Engine
 
 
 def simulate(
     scenario: Annotated[
-        str | None, typer.Argument(metavar="SCENARIO", help="A YAML file, a ready scenario's name, or a method's.")
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO", help="A YAML file, a ready scenario's name, a method's, or a Flower app's folder."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, for all arms.")
@@ -29,6 +33,8 @@ def simulate(
     seeds: Annotated[str | None, typer.Option(metavar="N,N…", help="Each arm runs once per seed.")] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the clients.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = as many as there are cores.")] = 0,
+    backend: Annotated[str, typer.Option(metavar="local|ray", help="What plays the clients.")] = "local",
+    address: Annotated[str, typer.Option(help="Of a Ray cluster; without it Ray is started here.")] = "",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where runs and pictures go.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the ready scenarios.")] = False,
     json_: Json = False,
@@ -43,14 +49,20 @@ def simulate(
         )
     from ..core.homes import base
     from ..runs.ids import new_run_id
+    from . import scenarios
     from .settings import data_paths
 
-    name, wanted = _scenario(scenario)
-    wanted = _changed(wanted, arm=arm, clients=clients, seeds=seeds)
+    if (app := scenarios.flower_app(scenario)) is not None:
+        from . import apps
+
+        apps.simulate(app, set_ or (), clients, seeds, out, as_json=json_)
+        return
+    name, wanted = scenarios.find(scenario)
+    wanted = scenarios.changed(wanted, arms=arm, clients=clients, seeds=seeds)
     folder = (out or base() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
-    cores = workers or _cores()
-    trials = _trials(wanted, set_ or (), folder, data_paths(data or ()), cores)
-    _simulate(wanted, trials, cores, as_json=json_)
+    engine = scenarios.Engine.of(workers, backend, address)
+    trials = scenarios.trials(wanted, set_ or (), folder, data_paths(data or ()), engine)
+    _simulate(wanted, trials, engine, as_json=json_)
     _tell(name, wanted, trials, folder, as_json=json_)
 
 
@@ -65,77 +77,15 @@ def _list(*, as_json: bool) -> None:
     table(("name", "clients", "arms x seeds", "what it shows"), rows, "no scenario is installed")
 
 
-def _cores() -> int:
-    from ..simulations.experiment import cores
-
-    return cores()
-
-
-def _scenario(name: str) -> tuple[str, Scenario]:
-    """A scenario, or a method as one arm with its defaults; a project's methods are those beside its scenario."""
-    from ..core.projects import methods_of, use_project
-    from ..core.workloads import names
-    from ..simulations.scenario import Scenario, find, ready
-
-    project = Path(name).parent if name.endswith((".yaml", ".yml")) else Path()
-    if methods_of(project):
-        use_project(project)
-    if name in names() and name not in ready():
-        return name, Scenario(about=f"{name} with its defaults", method=name, arms={name: {}})
-    return find(name)
-
-
-def _changed(scenario: Scenario, *, arm: Sequence[str] | None, clients: int | None, seeds: str | None) -> Scenario:
-    """The scenario as the command line wants it."""
-    update: dict[str, Any] = {}
-    if arm:
-        unknown = [a for a in arm if a not in scenario.arms]
-        if unknown:
-            raise ConfigError(f"there is no arm '{unknown[0]}'", cure=f"arms are {', '.join(scenario.arms)}")
-        update["arms"] = {a: scenario.arms[a] for a in arm}
-        update["baseline"] = scenario.baseline if scenario.baseline in arm else ""
-    if clients is not None:
-        update["clients"] = clients
-    if seeds is not None:
-        try:
-            update["seeds"] = tuple(dict.fromkeys(int(s) for s in seeds.split(",")))
-        except ValueError as error:
-            raise ConfigError(f"--seeds {seeds}: not numbers with commas between them") from error
-    return scenario.model_copy(update=update)
-
-
-def _trials(
-    scenario: Scenario, pairs: Sequence[str], folder: Path, data: Mapping[str, Path], cores: int
-) -> list[Trial]:
-    """Every arm with every seed, seeds outermost, so that early results compare all arms."""
-    from ..core.workloads import load
-    from ..simulations.experiment import plan
-    from ..simulations.trial import Trial, folder_of
-    from .settings import resolve
-
-    model = load(scenario.method).config
-    configs = {a: resolve(model, scenario.values(a), pairs).model_dump(mode="json") for a in scenario.arms}
-    folders = {folder_of(a, 0) for a in configs}
-    if len(folders) < len(configs):
-        raise ConfigError("two arms have names that differ in punctuation only", cure="rename one of them")
-    _, workers = plan(len(configs) * len(scenario.seeds), cores)
-    paths = {name: str(path) for name, path in data.items()}
-    return [
-        Trial(a, s, str(folder / folder_of(a, s)), scenario.method, configs[a], scenario.clients, paths, workers)
-        for s in scenario.seeds
-        for a in configs
-    ]
-
-
-def _simulate(scenario: Scenario, trials: Sequence[Trial], cores: int, *, as_json: bool) -> None:
-    from ..simulations.experiment import Experiment, plan
+def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as_json: bool) -> None:
+    from ..simulations.experiment import Experiment
     from .trials import trials_display
 
     left = [t for t in trials if not t.finished()]
-    at_once, _ = plan(len(trials), cores)
+    at_once, _ = engine.plan(len(trials))
     if not as_json:
         say(scenario.about or scenario.method)
-        say(f"{len(scenario.arms)} arms x {len(scenario.seeds)} seeds on {cores} cores")
+        say(f"{len(scenario.arms)} arms x {len(scenario.seeds)} seeds on {engine.cores} cores")
     with trials_display(left, as_json=as_json) as shown:
         Experiment(left, at_once, shown.event).run()
 

@@ -39,7 +39,7 @@ def describe(run: RunInfo) -> None:
     if run.total:
         say(f"  progress  {run.done}/{run.total}")
     say(f"  directory {run.directory or '–'}")
-    say(f"  config    {run.config_json}")
+    say(f"  config    {_short(run.config_json)}")
     outcome(run)
 
 
@@ -61,6 +61,20 @@ def outcome(run: RunInfo) -> None:
     baselines = found.get("baselines")
     if isinstance(baselines, dict) and baselines:
         show(compression_table(compressions(report, baselines)))
+
+
+def _short(config_json: str) -> str:
+    """A configuration whose long texts (an app's archive) are told by their length."""
+    import json
+
+    def told(value: Any) -> Any:
+        return f"… {len(value)} characters" if isinstance(value, str) and len(value) > _LONG_TEXT else value
+
+    return json.dumps({name: told(value) for name, value in json.loads(config_json or "{}").items()})
+
+
+#: Longest text of a setting that is shown.
+_LONG_TEXT = 500
 
 
 def plain(value: object) -> str:

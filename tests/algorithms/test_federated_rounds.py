@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from torch import nn
 
 from farshore.algorithms.federated.client import Client
-from farshore.algorithms.federated.config import FederatedConfig
+from farshore.algorithms.federated.codec import Codec
+from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.fleet import NodeFleet
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
+from farshore.algorithms.federated.node_fleet import NodeFleet
 from farshore.algorithms.federated.rounds import Rounds, cohort
 from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.errors import PeerLostError, RunFailedError
@@ -72,13 +73,14 @@ class Config(BaseModel):
 
 
 class Federated:
-    """A workload of the toy; ``spoil(node, message)`` may change what a node sends, or raise."""
+    """A workload of the toy; ``spoil(node, message)`` may change an update, or raise."""
 
     name, summary, config, uses_torch = "toy", "", Config, True
     on_lost_node: Literal["restart", "continue"] = "continue"
 
     def __init__(self, method: str = "fedavg", schedule: FederatedConfig = SCHEDULE, deadline: float = 0.0) -> None:
         self.toy, self.schedule, self.deadline = Toy(method), schedule, deadline
+        self.codec = Codec(schedule.uplink, schedule.downlink, self.toy.model().layout)
         self.spoil: Callable[[str, Message], Message] = lambda _, message: message
         self.rounds: Rounds | None = None
 
@@ -86,7 +88,7 @@ class Federated:
         return ()
 
     def server_program(self, session: Any, config: BaseModel) -> dict[str, Any]:
-        self.rounds = Rounds(session, self.toy, NodeFleet(session, {}, self.deadline), self.schedule)
+        self.rounds = Rounds(session, self.toy, NodeFleet(session, self.codec, deadline=self.deadline), self.schedule)
         history = self.rounds.run()
         for channel in session.channels.values():
             try:
@@ -100,11 +102,11 @@ class Federated:
 
         class Spoilt:
             def send(_, message: Message) -> None:  # noqa: N805
-                session.channel.send(self.spoil(node, message))
+                session.channel.send(self.spoil(node, message) if message.kind == "update" else message)
 
             receive = session.channel.receive
 
-        Client(replace(session, channel=Spoilt()), self.toy, {}).run()
+        Client(replace(session, channel=Spoilt()), self.toy, self.codec).run()
 
 
 def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[str, Any]]]:
@@ -177,6 +179,29 @@ def test_a_run_that_died_goes_on_with_the_same_bits(tmp_path: Path, method: str)
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "uplink", [Uplink(encoding="topk", fraction=0.1), Uplink(encoding="lowrank", rank=1)], ids=["topk", "lowrank"]
+)
+def test_a_run_that_died_still_knows_what_its_updates_lost(tmp_path: Path, uplink: Uplink) -> None:
+    schedule = SCHEDULE.model_copy(update={"uplink": uplink, "downlink": Downlink(encoding="bf16")})
+    whole, _ = run(Federated("scaffold", schedule), tmp_path / "whole")
+    dying = Federated("scaffold", schedule)
+
+    def die(node: str, message: Message) -> Message:
+        if message.round == 4:
+            raise OSError("gone")
+        return message
+
+    dying.spoil = die
+    with pytest.raises(RunFailedError, match="gone"):
+        run(dying, tmp_path / "run")
+    state, _ = run(Federated("scaffold", schedule), tmp_path / "run")
+    assert [n for n in state if not np.array_equal(state[n], whole[n])] == []
+    forgetful = schedule.model_copy(update={"uplink": uplink.model_copy(update={"error_feedback": False})})
+    other, _ = run(Federated("scaffold", forgetful), tmp_path / "other")
+    assert not np.array_equal(state["floats"], other["floats"])
+
+
 def _changed(message: Message, **arrays: Any) -> Message:
     return replace(message, tensors={**message.tensors, **{n: Tensor(a) for n, a in arrays.items()}})
 
@@ -230,7 +255,7 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
 
     workload.spoil = wait
     state, history = run(workload, tmp_path / "run")
-    assert history[0]["missing"] == {"3": "no answer within 0.5 s"}
+    assert history[0]["missing"] == {"3": "no answer before the deadline"}
     if history[1]["missing"] == {}:
         expected = by_hand("fedavg", workload.schedule, absent=lambda number, client: (number, client) == (1, 3))
         assert np.array_equal(state["floats"], expected["floats"])

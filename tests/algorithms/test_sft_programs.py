@@ -93,7 +93,7 @@ def test_two_edges_train_the_trunk_as_one_edge_with_all_examples(world: Any) -> 
     one, two = world.run(config), world.run(config, 2)
     assert losses_apart(one.losses, two.losses) <= 1e-6
     trunks = [_driven(side(o.weights(), "cloud")) for o in (one, two)]
-    assert apart(*trunks) <= 1e-6
+    assert apart(*trunks) <= 1e-5  # sums of other order, which Adam scales up; processors round differently
 
 
 def test_averaged_fronts_equal_one_edge_under_plain_gradient_descent(

@@ -43,6 +43,14 @@ def test_before_the_first_step_the_reason_is_what_is_told() -> None:
     assert running.line() == "step 3/12  loss 0.500  1.5 steps/s  up 1.50 MB  down 20.0 kB  ETA 6 s"
 
 
+def test_a_federated_run_tells_its_rounds_and_who_answered() -> None:
+    told = {"loss": 0.5, "acc": 0.875, "ok": 8.0, "late": 1.0, "failed": 2.0, "seconds": 3.21}
+    progress = pb.RunInfo(id="r", state="running", done=3, total=3)
+    progress.progress_json = json.dumps({**told, "unit": "round", "frame_up": 1_500_000, "frame_down": 20_000})
+    line = Meter().read(progress, 0.0).line()
+    assert line == ("round 3/3  clients 8 ok, 1 late, 2 failed  loss 0.500  acc 87.5%  3.2 s  up 1.50 MB  down 20.0 kB")
+
+
 def test_plain_output_says_each_state_and_the_last_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainDisplay("run r") as shown:
         shown.show(Progress("waiting", "for nodes", 0, 0, None, 0, 0, 0.0))

@@ -18,6 +18,7 @@ from farshore.server.supervisor import Outcome, Supervisor
 class _Around:
     def __init__(self) -> None:
         self.started: list[tuple[str, pb.StartProgram]] = []
+        self.away: set[str] = set()
         self.doors: dict[str, str] = {}
 
     async def assign(self, run: Run) -> None:
@@ -28,7 +29,11 @@ class _Around:
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
         self.started.append((node, command))
+        run.programs[node] = command.epoch
         return True
+
+    def is_connected(self, node: str) -> bool:
+        return node not in self.away
 
     def stop_programs(self, run: Run, reason: str) -> None: ...
 
@@ -68,6 +73,8 @@ class _Stage:
         async def consider() -> Outcome | None:
             for other in behind:
                 self.run.inbox.put_nowait(other)
+            if event.kind in ("exited", "lost"):  # the orchestrator forgets the program before it tells
+                self.run.programs.pop(event.node, None)
             return await self.supervisor._consider(event, self.child, self.doors)  # type: ignore[arg-type]
 
         return asyncio.run(consider())
@@ -116,8 +123,48 @@ def test_a_killed_run_process_restarts_the_run(continuing: _Stage) -> None:
     "event", [Event("exited", "b", 3, -9), Event("exited", "b", 3, 1, "ValueError"), Event("lost", "b", 3, text="left")]
 )
 def test_a_method_that_goes_on_is_told_of_the_loss_and_nothing_ends(continuing: _Stage, event: Event) -> None:
+    continuing.around.away.add("b")
     assert continuing.look(event) is None
     assert [(m["type"], m["node"]) for m in continuing.child.sent] == [("lost", "b")]
+
+
+def test_a_lost_program_alone_is_started_again_once_the_run_process_expects_it(continuing: _Stage) -> None:
+    assert continuing.look(Event("exited", "b", 3, -9)) is None
+    lost, expect = continuing.child.sent
+    assert (lost["type"], lost.get("for_good", False)) == ("lost", False)
+    assert (expect["type"], expect["node"], expect["epoch"]) == ("expect", "b", 4)
+    assert continuing.run.epoch == 4, "stored before it is used"
+    assert len(continuing.around.started) == 2, "not before the run process knows the ticket"
+    assert continuing.look(Event("expecting", epoch=3, details=expect)) is None
+    node, command = continuing.around.started[-1]
+    assert (node, command.epoch, command.shard_index, command.ticket) == ("b", 4, 1, expect["ticket"])
+    assert continuing.around.doors[command.ticket] == "b"
+
+
+def test_a_node_that_was_away_is_started_again_when_it_is_back(continuing: _Stage) -> None:
+    continuing.around.away.add("b")
+    assert continuing.look(Event("lost", "b", 3, text="missed 3 heartbeats")) is None
+    assert continuing.look(Event("returned", "b")) is None
+    assert [m["type"] for m in continuing.child.sent] == ["lost"], "it is not connected"
+    continuing.around.away.clear()
+    for _ in range(2):  # said twice, done once
+        assert continuing.look(Event("returned", "b")) is None
+    assert [m["type"] for m in continuing.child.sent] == ["lost", "expect"]
+
+
+def test_a_program_that_keeps_dying_or_cannot_work_stays_out(continuing: _Stage) -> None:
+    for epoch in (4, 5):
+        continuing.look(Event("exited", "b", 3, 1, "ValueError: no"))
+        expect = continuing.child.sent[-1]
+        assert expect["epoch"] == epoch
+        continuing.look(Event("expecting", epoch=3, details=expect))
+    continuing.look(Event("exited", "b", 5, 1, "ValueError: no"))
+    assert continuing.child.sent[-1]["for_good"]
+    assert "started again 2 times within an hour" in continuing.child.sent[-1]["reason"]
+    continuing.look(Event("exited", "a", 3, int(ExitCode.DATA), "no data set 'x'"))
+    assert (continuing.child.sent[-1]["node"], continuing.child.sent[-1]["for_good"]) == ("a", True)
+    assert continuing.look(Event("returned", "a")) is None
+    assert continuing.child.sent[-1]["type"] == "lost"
 
 
 def test_whoever_waits_for_a_program_that_ended_well_is_told(restarting: _Stage) -> None:
@@ -149,6 +196,6 @@ def test_restarts_are_counted_over_a_sliding_hour(tmp_path: Path) -> None:
     now = [0.0]
     run = Run("r", "m", "{}", 1, tmp_path, RunLog(tmp_path / "log.txt"))
     supervisor = Supervisor(run, _Around(), 2, clock=lambda: now[0])
-    assert [supervisor._may_restart() for _ in range(3)] == [True, True, False]
+    assert [supervisor._may_restart(run.restarts) for _ in range(3)] == [True, True, False]
     now[0] = 3601.0
-    assert supervisor._may_restart()
+    assert supervisor._may_restart(run.restarts)

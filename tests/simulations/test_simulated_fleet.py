@@ -12,20 +12,21 @@ import torch
 from torch import nn
 
 from farshore.algorithms.federated.client import Client
+from farshore.algorithms.federated.codec import Codec
+from farshore.algorithms.federated.config import Downlink, Uplink
 from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.fleet import NodeFleet
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.memories import OwnMemories
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
+from farshore.algorithms.federated.node_fleet import NodeFleet
 from farshore.algorithms.federated.rounds import cohort
 from farshore.algorithms.federated.tree import Part
-from farshore.core.message import Encoding, Message
+from farshore.core.message import Message
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
 from farshore.simulations.fleet import SimulatedFleet
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.player import Player
-from farshore.wire.encodings.half import Fp16
 
 METHODS: dict[str, Any] = {"fedavg": lambda _: FedAvg(), "scaffold": lambda _: Scaffold()}
 METHODS["fednova"] = lambda flat: FedNova(flat.layout.trainable)
@@ -80,32 +81,40 @@ class Real:
 
     name, summary, on_lost_node, uses_torch = "toy", "", "continue", True
 
-    def __init__(self, toy: Toy, encodings: dict[str, Encoding]) -> None:
-        self.toy, self.encodings = toy, encodings
+    def __init__(self, toy: Toy, codec: Codec) -> None:
+        self.toy, self.codec = toy, codec
         self.state: Part = {}
 
     def server_program(self, session: Any, config: Any) -> dict[str, Any]:
-        self.state = rounds(NodeFleet(session, self.encodings), self.toy)
+        self.state = rounds(NodeFleet(session, self.codec), self.toy)
         for channel in session.channels.values():
             channel.send(Message("control", fields={"what": "done"}))
         return {}
 
     def node_program(self, session: Any, config: Any) -> None:
-        Client(session, self.toy, self.encodings).run()
+        Client(session, self.toy, self.codec).run()
 
 
-@pytest.mark.parametrize("encodings", [{}, {"floats": Fp16()}], ids=["raw", "fp16"])
+WAYS: dict[str, tuple[Uplink, Downlink]] = {"raw": (Uplink(), Downlink())}
+WAYS |= {
+    name: (Uplink(encoding=name, error_feedback=True), Downlink(encoding=name)) for name in ("fp16", "bf16", "int8")
+}  # type: ignore[arg-type]
+WAYS["int4"] = Uplink(encoding="int4"), Downlink(encoding="bf16")
+WAYS["topk"] = Uplink(encoding="topk", fraction=0.1, values="fp16"), Downlink(encoding="int8")
+WAYS["lowrank"] = Uplink(encoding="lowrank", rank=1), Downlink()
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(
-    tmp_path: Path, method: str, encodings: dict[str, Encoding]
-) -> None:
+def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(tmp_path: Path, method: str, way: str) -> None:
     toy = Toy(method)
+    codec = Codec(*WAYS[way], toy.model().layout)
     real_rows: list[Transfer] = []
-    real = Real(toy, encodings)
+    real = Real(toy, codec)
     nodes = [f"client-{i}" for i in range(CLIENTS)]
     InProcessRun(real, None, tmp_path / "run", nodes, recorder=real_rows.append).run()  # type: ignore[arg-type]
     rows: list[Transfer] = []
-    fleet = SimulatedFleet(Player(toy, encodings, OwnMemories()), CLIENTS, encodings, rows.append)
+    fleet = SimulatedFleet(Player(toy, codec, OwnMemories()), CLIENTS, codec, rows.append)
     state = rounds(fleet, toy)
     assert [n for n in state if not np.array_equal(state[n], real.state[n])] == []
 
@@ -114,7 +123,7 @@ def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(
         return sorted(tuple(asdict(r)[n] for n in names) for r in found if r.kind in ("model", "update"))
 
     assert sizes(rows) == sizes(real_rows)
-    assert len(rows) == 2 * ROUNDS * COHORT
-    if method == "fedavg" and not encodings:  # R · 2 S P
+    assert len(sizes(rows)) == 2 * ROUNDS * COHORT
+    if method == "fedavg" and way == "raw":  # R · 2 S P
         flat = toy.model()
         assert sum(r.dense_bytes for r in rows) == ROUNDS * 2 * COHORT * flat.layout.payload_bytes

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from farshore.algorithms.federated.memories import OwnMemories
-from farshore.algorithms.federated.rounds import cohort
+from farshore.algorithms.federated.rounds import cohort, restored
 from farshore.algorithms.federated.tree import Part
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import RunFailedError
@@ -43,8 +43,16 @@ SETTINGS: dict[str, Any] = {"rounds": 2, "per_round": 7, "local_epochs": 1, "lr"
 SETTINGS |= {"partition": {"kind": "lda", "alpha": 0.5, "min_size": 10}, "eval_every": 2}
 
 
+#: How updates and states travel with a method, so that the losses of encodings are part of the bits.
+LINKS: dict[str, Any] = {
+    "fedprox": {"uplink": {"encoding": "topk", "fraction": 0.05}, "downlink": {"encoding": "int8"}},
+    "fednova": {"uplink": {"encoding": "lowrank", "rank": 2, "values": "fp16"}, "downlink": {"encoding": "fp16"}},
+}
+
+
 def config(method: str) -> Any:
-    return WORKLOAD.config(method=method, virtual={"enabled": method != "scaffold"}, **SETTINGS)
+    virtual = {"enabled": method in ("fedavg", "fedprox")}
+    return WORKLOAD.config(method=method, virtual=virtual, **SETTINGS, **LINKS.get(method, {}))
 
 
 def cast(method: str, folder: Path) -> Cast:
@@ -55,20 +63,24 @@ def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
     """The run's last state and the replies of every round."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()
+    codec = WORKLOAD.codec(config(method), flat)
     made = task.method(flat)
-    fleet = SimulatedFleet(make(task), CLIENTS, {})
+    fleet = SimulatedFleet(make(task), CLIENTS, codec)
     state, replies = made.start(flat), []
     for number in (1, 2):
         gathered = fleet.round(number, cohort(Seed(SEED), number, CLIENTS, 7), state, made)
         assert gathered.total is not None
         replies.append(gathered.replies)
-        state = made.finish(state, gathered.total, CLIENTS)
+        seen = {**state, **gathered.seen}
+        state = restored(made.finish(seen, gathered.total, CLIENTS), state, seen)
     return state, replies
 
 
-@pytest.mark.parametrize("method", ["fedavg", "scaffold"])
+@pytest.mark.parametrize(
+    "method", ["fedavg", "scaffold", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fedprox", "fednova"))]
+)
 def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: Path, method: str) -> None:
-    alone, told = rounds(method, lambda task: Player(task, {}, OwnMemories()))
+    alone, told = rounds(method, lambda task: Player(task, WORKLOAD.codec(config(method), task.model()), OwnMemories()))
     with Workers(cast(method, tmp_path / "memories"), 2) as workers:
         together, told_too = rounds(method, lambda _: workers)
     assert told_too == told

@@ -91,7 +91,7 @@ class Split:
         config = SplitSegment(recipe=recipe_of(model, place), **settings)
 
         class User:
-            name = "split_segment"
+            name, on_lost_node = "split_segment", "restart"
 
             @staticmethod
             def server_program(session: Any, config: Any) -> dict[str, Any]:

@@ -46,6 +46,16 @@ def test_values_and_gradients_equal_the_whole_model(split, family, side, attenti
     assert split.result["backwards"] == 1
 
 
+def without_keys(name, tensor):
+    """A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up to steps."""
+    if name.endswith("key.bias"):
+        return tensor[:0]
+    if name.endswith("c_attn.bias"):
+        query, _, value = tensor.chunk(3)
+        return torch.cat([query, value])
+    return tensor
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(split, family, classifier, batch):
     whole = classifier(family)
@@ -73,9 +83,7 @@ def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(s
         state = model.state_dict()
         assert list(state) == list(whole.state_dict())
         for name, value in whole.state_dict().items():
-            # A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up.
-            keys = "key.bias" in name or "c_attn.bias" in name
-            assert close(state[name], value, 1e-4 if keys else 2e-6), name
+            assert close(without_keys(name, state[name]), without_keys(name, value), 2e-6), name
 
     split(mine, script, optimiser={"name": "adamw", "weight_decay": 0.05})
     assert split.result["steps"] == 10

@@ -19,8 +19,10 @@ from farshore.wire.encodings import (
     LowRank,
     Ragged,
     Raw,
+    TopK,
     decode,
     parse,
+    prepare,
 )
 from farshore.wire.encodings.scales import FACTORS
 
@@ -214,7 +216,7 @@ def test_any_magnitude_of_float32_keeps_its_bound_whatever_half_precision_reache
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("encoding", [Int8(), Int4(scales=[1, 1]), Int4(groups=[3]), Int2(), LowRank(1)])
+@pytest.mark.parametrize("encoding", [Int8(), Int4(scales=[1, 1]), Int4(groups=[3]), Int2(), LowRank(1), TopK(0.5)])
 def test_non_finite_values_are_refused(encoding, bad):
     x = np.ones((3, 2), np.float32) if encoding.name != "lowrank" else np.ones((30, 20), np.float32)
     x[1, 1] = bad
@@ -234,7 +236,7 @@ def test_values_or_scales_beyond_float32_are_refused():
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_half_and_double_precision_arrays_come_back_in_their_type(dtype):
     x = normal(9, 5).astype(dtype)
-    for encoding in (Int8(), Int4(), Int4(grid="uniform16"), Fp16(), Bf16(), LowRank(2)):
+    for encoding in (Int8(), Int4(), Int4(grid="uniform16"), Fp16(), Bf16(), LowRank(2), TopK(0.3)):
         back = through(encoding, x)
         assert back.dtype == dtype
         assert (np.abs(back.astype(np.float64) - x) <= encoding.error_bound(x)).all()
@@ -254,6 +256,9 @@ def test_half_and_double_precision_arrays_come_back_in_their_type(dtype):
         (lambda: Ragged([1.5]), "flat list"),
         (lambda: LowRank(0), "1 to 65535"),
         (lambda: Bits(0), "1 to 32"),
+        (lambda: TopK(0), "above 0"),
+        (lambda: TopK(1.5), "at most 1"),
+        (lambda: TopK(math.nan), "at most 1"),
         (lambda: Chain(Int4(), Raw()), "ends a chain"),
         (lambda: Chain(Raw()), "two to four"),
     ],
@@ -275,6 +280,7 @@ def test_wrong_settings_are_refused_when_they_are_made(make, message):
         (Bits(2), np.array([0, 4]), "writes 0 to 3, the array holds 0 to 4"),
         (Bits(2), np.array([-1, 1]), "holds -1 to 1"),
         (Bits(2), np.array([0.5]), "integers and booleans"),
+        (TopK(0.5), np.array([1, 2]), "floating-point arrays, not int64"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(encoding, array, message):
@@ -384,6 +390,57 @@ def test_lowrank_of_tiny_and_huge_values_is_finite():
         assert np.linalg.norm((through(LowRank(6), x) - x) / factor) < 0.6 * np.linalg.norm(x / factor)
 
 
+# ---- top-k ---------------------------------------------------------------------------------------
+
+
+def test_topk_sends_the_largest_magnitudes_and_zeros_for_the_rest():
+    x = np.array([[0.5, -3.0, 0.1], [2.0, -0.2, 0.0]], np.float32)
+    assert np.array_equal(through(TopK(0.3), x), [[0, -3, 0], [2, 0, 0]])
+    assert np.array_equal(through(TopK(1.0), x), x)
+    assert np.array_equal(through(TopK(1e-9), x), [[0, -3, 0], [0, 0, 0]])  # never none of some
+
+
+def test_topk_of_equal_magnitudes_sends_the_first():
+    x = np.array([1, -1, 1, 2, -1, 1], np.float32)
+    assert np.array_equal(through(TopK(0.5), x), [1, -1, 0, 2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "side"),
+    [(24_618, 0.01, 4 + math.ceil(247 * 15 / 8)), (1000, 0.5, 4 + 125), (1, 1, 4 + 1), (2**16, 2**-16, 4 + 2)],
+)
+def test_topk_places_take_the_bits_of_the_last_place_or_a_mask(n, fraction, side):
+    x = normal(n)
+    encoded = TopK(fraction).encode(x)
+    assert len(encoded.side) == side
+    assert encoded.body.size == math.ceil(n * fraction)
+    back = through(TopK(fraction), x)
+    sent = back != 0
+    assert sent.sum() == encoded.body.size
+    assert np.array_equal(back[sent], x[sent])
+    assert np.abs(x[~sent]).max(initial=0) <= np.abs(x[sent]).min()
+
+
+@pytest.mark.parametrize("last", [Fp16(), Bf16(), Int8(), Int4()])
+def test_topk_values_may_be_encoded_again(last):
+    x = normal(40, 25)
+    chain = Chain(TopK(0.1), last)
+    back = through(chain, x)
+    assert (np.abs(back - x) <= chain.error_bound(x)).all()
+    assert np.count_nonzero(back) <= 100
+    assert chain.size(x.shape) == TopK(0.1).side_size(x.shape) + last.size((100,))
+
+
+def test_what_was_prepared_arrives_as_it_would_have():
+    x = normal(30, 8)
+    for encoding in (Fp16(), Int8(), TopK(0.1), LowRank(2), Chain(TopK(0.1), Fp16())):
+        tensor = prepare(x, encoding)
+        again = tensor.encoding.encode(np.empty(0))  # whatever it is given
+        assert (again.side, again.body.tobytes()) == (encoding.encode(x).side, encoding.encode(x).body.tobytes())
+        assert np.array_equal(tensor.encoding.decode(x), through(encoding, x))
+        assert (tensor.encoding.name, tensor.encoding.lossy) == (encoding.name, encoding.lossy)
+
+
 # ---- chains --------------------------------------------------------------------------------------
 
 
@@ -415,9 +472,10 @@ def test_parse_reads_names_as_they_stand_in_the_tensor_table():
     assert parse("ragged|int4", lengths=[1, 2]).name == "ragged|int4"
     assert parse("ragged | lowrank:4 | int8", lengths=[1]).stages[1].rank == 4
     assert parse("bits:3").width == 3
+    assert parse("topk:0.01 | fp16").stages[0].fraction == 0.01
 
 
-@pytest.mark.parametrize("spec", ["", "int5", "ragged", "bits", "lowrank:x", "int4:2", "int4|ragged"])
+@pytest.mark.parametrize("spec", ["", "int5", "ragged", "bits", "lowrank:x", "int4:2", "int4|ragged", "topk", "topk:2"])
 def test_parse_refuses_what_it_cannot_make(spec):
     with pytest.raises(ConfigError):
         parse(spec, lengths=[1] if "|" in spec else None)
@@ -458,6 +516,15 @@ def test_parse_refuses_what_it_cannot_make(spec):
         ("ragged", b"\1", b"", Layout(np.dtype("u1"), (1 << 21, 1)), "more than"),
         ("lowrank", b"\1", b"", Layout(np.dtype("f4"), (9, 9)), "before the rank"),
         ("lowrank", b"\x09\0", b"", Layout(np.dtype("f4"), (9, 9)), "not be smaller"),
+        ("topk", b"\0", b"", Layout(np.dtype("f4"), (9,)), "before the number"),
+        ("topk", bytes(4), b"", Layout(np.dtype("i4"), (9,)), "not int32"),
+        ("topk", b"\x0a\0\0\0", b"", Layout(np.dtype("f4"), (9,)), "cannot send 10 of 9"),
+        ("topk", b"\2\0\0\0", bytes(8), Layout(np.dtype("f4"), (9,)), "within the places of 2"),
+        ("topk", b"\2\0\0\0\x33", bytes(8), Layout(np.dtype("f4"), (9,)), "do not ascend"),
+        ("topk", b"\2\0\0\0\x93", bytes(8), Layout(np.dtype("f4"), (9,)), "do not ascend within 9"),
+        ("topk", b"\3\0\0\0\3\0", bytes(12), Layout(np.dtype("f4"), (9,)), "marks 2 elements where it sends 3"),
+        ("topk", b"\2\0\0\0\x31\0", bytes(8), Layout(np.dtype("f4"), (9,)), "side data of 'raw'"),
+        ("topk", b"\2\0\0\0\x31", bytes(4), Layout(np.dtype("f4"), (9,)), "4 bytes where 8"),
         ("bits", b"\0", b"", Layout(np.dtype("i4"), (9,)), "does not fit int32"),
         ("bits", b"\x09", bytes(9), Layout(np.dtype("i1"), (8,)), "does not fit int8"),
         ("bits", b"\1", bytes(1), Layout(np.dtype("f4"), (8,)), "integers and booleans"),

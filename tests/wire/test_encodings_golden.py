@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from farshore.core.message import Message, Tensor
-from farshore.wire.encodings import Bf16, Bits, Chain, Fp16, Int2, Int4, Int8, LowRank, Ragged, Raw
+from farshore.wire.encodings import Bf16, Bits, Chain, Fp16, Int2, Int4, Int8, LowRank, Ragged, Raw, TopK
 from farshore.wire.encodings.registry import LEAVES, TRANSFORMS
 from farshore.wire.pack import pack, unpack
 
@@ -97,6 +97,18 @@ GOLDEN = [
         np.zeros((3, 4), np.float32),
         "0a0a61637469766174696f6e180720012a1a0a05636f646573100c1a02030422076c6f7772616e6b301e3802",
         "010000000000000000000000000000000000000000000000000000000000",
+    ),
+    (
+        TopK(0.25),
+        X,
+        "0a0a61637469766174696f6e180720012a180a05636f646573100c1a030203022204746f706b30123806",
+        "03000000a00b0000a0bf0000a03f0000c03f",
+    ),
+    (
+        Chain(TopK(0.5), Fp16()),
+        X,
+        "0a0a61637469766174696f6e180720012a1d0a05636f646573100c1a030203022209746f706b7c6670313630123806",
+        "06000000070e00bd00bc00ba003c003d003e",
     ),
 ]
 

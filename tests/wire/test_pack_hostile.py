@@ -24,6 +24,7 @@ from farshore.wire.encodings import (
     LowRank,
     Ragged,
     Raw,
+    TopK,
 )
 from farshore.wire.encodings.registry import LEAVES, TRANSFORMS
 from farshore.wire.limits import Limits
@@ -71,6 +72,7 @@ def lossy_cases(draw):
         Int4(grid=grid, **options),
         Int2(**options),
         LowRank(draw(st.integers(1, 3))),
+        TopK(draw(st.floats(0, 1, exclude_min=True))),
     ]
     return array, draw(st.sampled_from(lossy))
 
@@ -127,6 +129,7 @@ def frames():
         Raw(), Fp16(), Bf16(), Int8(), Int2(), LowRank(2), Ragged(lengths),
         Int4(groups=rows), Int4(grid="uniform16", rounding="stochastic", seed=1),
         Chain(Ragged(lengths), Int4(groups=lengths)), Chain(Ragged(lengths), LowRank(1), Int8()),
+        TopK(0.02), TopK(0.5), Chain(TopK(0.1), Int8()),
     ]  # fmt: skip
     labels = Tensor(np.array([1, 0, 3]), Bits(2))
     mask = Tensor(np.array([True, False]))
@@ -217,6 +220,9 @@ def test_a_tiny_frame_that_claims_a_huge_tensor_allocates_nothing():
         ("ragged|int4", b"\1\0\0\0"),
         ("bits", b"\1"),
         ("lowrank", b"\1\0"),
+        ("topk", b"\0\0\0\0"),
+        ("topk", b"\xff\xff\xff\xff"),
+        ("topk|int8", b"\1\0\0\0"),
     ):
         for shape in ([1, 2**40], [2**40], [2**20, 2**20], [2**32, 2**32, 2**32]):
             entry = pb.TensorEntry(
@@ -231,7 +237,7 @@ def test_decoding_works_in_a_few_times_the_size_of_its_result(dtype):
     x = np.random.default_rng(0).standard_normal((1 << 12, 64)).astype(dtype)
     groups = np.full(1 << 8, 1 << 4)
     quantisers = (Int8(), Int4(), Int2(), Int4(groups=groups))
-    for encoding in (Raw(), Fp16(), Bf16(), LowRank(4), Ragged([64] * 4096), *quantisers):
+    for encoding in (Raw(), Fp16(), Bf16(), LowRank(4), Ragged([64] * 4096), TopK(0.01), *quantisers):
         packed = pack(Message("t", tensors={"x": Tensor(x, encoding)}))
         payload = memoryview(b"".join(packed.payload))
         tracemalloc.start()

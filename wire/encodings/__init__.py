@@ -6,10 +6,12 @@ from .chain import Chain
 from .half import Bf16, Fp16
 from .lowrank import LowRank
 from .parse import parse
+from .prepared import Prepared, prepare
 from .quantise import Int2, Int4, Int8
 from .ragged import Ragged
 from .raw import Raw
 from .registry import decode
+from .topk import TopK
 
 __all__ = [
     "Bf16",
@@ -22,9 +24,12 @@ __all__ = [
     "Int8",
     "Layout",
     "LowRank",
+    "Prepared",
     "Ragged",
     "Raw",
     "Sized",
+    "TopK",
     "decode",
     "parse",
+    "prepare",
 ]

@@ -12,6 +12,7 @@ from .lowrank import LowRank
 from .quantise import Int2, Int4, Int8
 from .ragged import Ragged
 from .registry import decode
+from .topk import TopK
 
 
 class Chain:
@@ -23,7 +24,7 @@ class Chain:
     Parameters
     ----------
     *stages : encodings
-        All but the last are ``Ragged`` or ``LowRank``.
+        All but the last are ``Ragged``, ``LowRank`` or ``TopK``.
 
     Raises
     ------
@@ -36,8 +37,8 @@ class Chain:
         if not 2 <= len(self.stages) <= 4:
             raise ConfigError(f"a chain has two to four encodings, not {len(self.stages)}")
         for stage in self.stages[:-1]:
-            if not isinstance(stage, Ragged | LowRank):
-                raise ConfigError(f"'{stage.name}' ends a chain", cure="put 'ragged' and 'lowrank' before it")
+            if not isinstance(stage, Ragged | LowRank | TopK):
+                raise ConfigError(f"'{stage.name}' ends a chain", cure="put 'ragged', 'lowrank' and 'topk' before it")
 
     @property
     def name(self) -> str:
@@ -63,8 +64,8 @@ class Chain:
         total = 0
         outer: NDArray[np.int64] | None = None
         for stage in self.stages[:-1]:
-            assert isinstance(stage, Ragged | LowRank)
-            total += stage.side_bytes if isinstance(stage, Ragged) else 2
+            assert isinstance(stage, Ragged | LowRank | TopK)
+            total += stage.side_size(shape)
             shape = stage.inner_shape(shape)
             outer = stage.lengths if isinstance(stage, Ragged) else None
         last = self.stages[-1]
@@ -73,10 +74,10 @@ class Chain:
         return total + last.size(shape, dtype)
 
     def error_bound(self, array: Array) -> Bound:
-        """``ragged``: the inner bound at each sent row; ``lowrank``: the measured norm of the error."""
+        """``ragged``, ``topk``: the inner bound where something is sent; ``lowrank``: the error's measured norm."""
         first, rest = self.stages[0], self.stages[1:]
         inner = rest[0] if len(rest) == 1 else Chain(*rest)
-        if isinstance(first, Ragged):
+        if isinstance(first, Ragged | TopK):
             return first.spread_bound(array, inner.error_bound(first.encode(array).body))
         encoded = self.encode(array)
         body = np.ascontiguousarray(encoded.body).reshape(-1).view(np.uint8).data

@@ -80,7 +80,11 @@ class LowRank:
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
         """``2 + r(M + N) · itemsize``, or ``2 + MN · itemsize`` where that is less."""
-        return 2 + math.prod(self.inner_shape(shape)) * np.dtype(dtype).itemsize
+        return self.side_size(shape) + math.prod(self.inner_shape(shape)) * np.dtype(dtype).itemsize
+
+    def side_size(self, shape: Shape) -> int:
+        """Bytes of the rank, whatever the shape."""
+        return 2
 
     def shrinks(self, shape: Shape) -> bool:
         """Whether factors are smaller than an array of this shape."""

@@ -15,6 +15,7 @@ from .lowrank import LowRank
 from .quantise import Int2, Int4, Int8
 from .ragged import Ragged
 from .raw import Raw
+from .topk import TopK
 
 _PLAIN: dict[str, Callable[[], Sized]] = {
     "raw": Raw,
@@ -34,7 +35,7 @@ def parse(spec: str, *, lengths: ArrayLike | None = None) -> Sized:
     ----------
     spec : str
         ``raw``, ``fp16``, ``bf16``, ``int8``, ``int4``, ``int2``, ``bits:WIDTH``, ``lowrank:RANK``,
-        ``ragged``, or several joined by ``|``, e.g. ``ragged|int4``.
+        ``topk:FRACTION``, ``ragged``, or several joined by ``|``, e.g. ``ragged|int4``.
     lengths : array-like of int, optional
         For ``ragged``.
 
@@ -53,8 +54,15 @@ def _stage(part: str, lengths: ArrayLike | None) -> Sized:
         if not number.isdecimal():
             raise ConfigError(f"encoding '{name}' needs a number", cure=f"write e.g. {name}:4")
         return _NUMBERED[name](int(number))
+    if name == "topk":
+        try:
+            return TopK(float(number))
+        except ValueError:
+            raise ConfigError("encoding 'topk' needs a fraction", cure="write e.g. topk:0.01") from None
     if colon or name not in (*_PLAIN, "ragged"):
-        raise ConfigError(f"encoding '{part}' is unknown", cure=f"use {', '.join([*_PLAIN, *_NUMBERED, 'ragged'])}")
+        raise ConfigError(
+            f"encoding '{part}' is unknown", cure=f"use {', '.join([*_PLAIN, *_NUMBERED, 'topk', 'ragged'])}"
+        )
     if name == "ragged":
         if lengths is None:
             raise ConfigError("encoding 'ragged' needs the lengths of the sentences")

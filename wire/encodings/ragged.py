@@ -59,6 +59,10 @@ class Ragged:
         """Bytes of the packed lengths."""
         return lengths_bytes(self.lengths)
 
+    def side_size(self, shape: Shape) -> int:
+        """Bytes of the packed lengths, whatever the shape."""
+        return self.side_bytes
+
     def inner_shape(self, shape: Shape) -> tuple[int, ...]:
         """Shape of the body."""
         self._check(shape)

@@ -11,6 +11,7 @@ from .lowrank import LOWRANK
 from .quantise import leaf
 from .ragged import RAGGED
 from .raw import decode_raw
+from .topk import TOPK
 
 LEAVES: dict[str, Leaf] = {
     "raw": decode_raw,
@@ -21,7 +22,7 @@ LEAVES: dict[str, Leaf] = {
     "int2": leaf(2, "int2"),
     "bits": decode_bits,
 }
-TRANSFORMS: dict[str, Transform] = {"ragged": RAGGED, "lowrank": LOWRANK}
+TRANSFORMS: dict[str, Transform] = {"ragged": RAGGED, "lowrank": LOWRANK, "topk": TOPK}
 
 _DEEPEST = 4
 

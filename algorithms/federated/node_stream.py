@@ -1,0 +1,133 @@
+"""Real nodes one by one, where nobody waits for a whole cohort: replies are taken as they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.errors import PeerLostError, WireError
+from ...core.message import Message
+from ...core.session import ServerSession
+from .briefing import Briefing, offer, wants
+from .codec import Codec
+from .fleet import Arrival, Reply
+from .messages import UpdateError, check_size
+from .methods import Method
+from .tree import Part
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    number: int
+    message: Message
+    seen: Part
+
+
+class NodeStream:
+    """See :class:`~farshore.algorithms.federated.fleet.Stream`; who is lost is asked nothing more.
+
+    Parameters
+    ----------
+    session : ServerSession
+    busy : dict
+        Node -> what it was asked for and has not answered; changed here.
+    new : set of str
+        Nodes that may lack what they must hold; changed here.
+    briefing : Briefing or None
+    codec : Codec
+    method : Method
+    largest_norm : float
+        See :func:`~farshore.algorithms.federated.messages.check_size`.
+    """
+
+    def __init__(
+        self,
+        session: ServerSession,
+        busy: dict[str, int],
+        new: set[str],
+        briefing: Briefing | None,
+        codec: Codec,
+        method: Method,
+        largest_norm: float,
+    ) -> None:
+        self._session, self._busy, self._new, self._briefing = session, busy, new, briefing
+        self._codec, self._method, self._largest_norm = codec, method, largest_norm
+        self._names = list(session.channels)
+        self._clients = {name: client for client, name in enumerate(self._names)}
+        self._jobs: dict[str, _Version] = {}
+        self._lost: dict[str, str] = {}
+        self._version: _Version | None = None
+
+    def send(self, client: int, number: int, down: Part) -> None:
+        """Send the state, or first what the node must hold; whoever is lost is told of by :meth:`next`."""
+        if self._version is None or self._version.number != number:  # one copy for all that begin from a version
+            message = self._codec.down(number, down)
+            self._version = _Version(number, message, self._codec.seen(message, down))
+        name = self._names[client]
+        self._jobs[name] = self._version
+        self._busy[name] = number
+        brief = self._briefing if name in self._new else None
+        self._send(name, offer(brief, number) if brief else self._version.message)
+
+    def next(self) -> Arrival:
+        """The next reply of any node."""
+        while True:
+            if self._lost:
+                return self._gone(*self._lost.popitem())
+            try:
+                name, answer = self._session.receive_any(list(self._jobs))
+            except PeerLostError as error:
+                return self._gone(error.name, str(error))
+            except WireError as error:
+                self._session.dismiss(error.name, str(error))
+                return self._gone(error.name, f"it broke the wire format: {error}")
+            job = self._jobs[name]
+            if name in self._new:
+                try:
+                    self._brief(name, answer, job)
+                except UpdateError as error:
+                    return self._nothing(name, str(error))
+            else:
+                return self._arrival(name, answer)
+
+    def figures(self) -> dict[str, float]:
+        """Nothing: real time is told by the run's log."""
+        return {}
+
+    def _send(self, name: str, message: Message) -> None:
+        try:
+            self._session.channels[name].send(message)
+        except PeerLostError as error:
+            self._lost[name] = str(error)
+
+    def _brief(self, name: str, answer: Message, job: _Version) -> None:
+        """Send a node what it lacks, and then the state."""
+        assert self._briefing is not None
+        if wants(answer):
+            self._send(name, self._briefing.goods(job.number))
+        self._new.discard(name)
+        self._send(name, job.message)
+
+    def _arrival(self, name: str, answer: Message) -> Arrival:
+        job, client = self._jobs[name], self._clients[name]
+        try:
+            update = self._codec.read(answer, job.number, job.seen, self._method.reply(job.seen))
+            part = self._method.contribution(job.seen, update)
+            check_size(job.seen, update, part, self._largest_norm)
+        except UpdateError as error:
+            return self._nothing(name, str(error))
+        self._settle(name)
+        proposal = self._method.finish(job.seen, part, len(self._names))
+        reply = Reply(client, update.samples, update.steps, update.loss)
+        return Arrival(client, job.number, proposal, job.seen, reply)
+
+    def _gone(self, name: str, why: str) -> Arrival:
+        self._lost.pop(name, None)
+        return self._nothing(name, why, gone=True)
+
+    def _nothing(self, name: str, why: str, *, gone: bool = False) -> Arrival:
+        job = self._settle(name)
+        return Arrival(self._clients[name], job.number, None, job.seen, missing=why, gone=gone)
+
+    def _settle(self, name: str) -> _Version:
+        self._busy.pop(name, None)
+        return self._jobs.pop(name)

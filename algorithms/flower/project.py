@@ -1,0 +1,95 @@
+"""A Flower app's ``pyproject.toml``: where its two halves are, and its configuration with what is changed of it."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import ConfigError
+from .config import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What a Flower app says of itself.
+
+    Attributes
+    ----------
+    server, client : str
+        ``module:attribute`` of its ServerApp and its ClientApp.
+    config : dict
+        Its run configuration, nested keys joined by dots.
+    flower : dict
+        All of ``[tool.flwr.app]``.
+    """
+
+    server: str
+    client: str
+    config: dict[str, Value]
+    flower: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Project:
+        """Read the app in ``folder``.
+
+        Raises
+        ------
+        ConfigError
+            It is no Flower app.
+        """
+        path = folder / "pyproject.toml"
+        try:
+            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+        except FileNotFoundError as error:
+            raise ConfigError(f"there is no Flower app in {folder}: it has no pyproject.toml") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        flower = tool.get("flwr", {}).get("app", {})
+        parts = flower.get("components", {})
+        server, client = parts.get("serverapp"), parts.get("clientapp")
+        for name, reference in (("serverapp", server), ("clientapp", client)):
+            if not isinstance(reference, str) or not all(reference.partition(":")):
+                raise ConfigError(
+                    f"{path} names no {name}", cure=f'[tool.flwr.app.components] needs {name} = "module:app"'
+                )
+        return cls(server, client, _flat(flower.get("config", {}), path), flower)
+
+    def fused(self, changes: Mapping[str, Value]) -> dict[str, Value]:
+        """The run configuration with changes.
+
+        Raises
+        ------
+        ConfigError
+            The app has no such key, or its value is of another kind.
+        """
+        return {**self.config, **{key: self._fitting(key, value) for key, value in changes.items()}}
+
+    def _fitting(self, key: str, value: Value) -> Value:
+        if key not in self.config:
+            near = difflib.get_close_matches(key, self.config, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(self.config)) or 'none'}"
+            raise ConfigError(f"the app's configuration has no '{key}'", cure=hint)
+        kind = type(self.config[key])
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind is not type(value):
+            raise ConfigError(f"'{value}' is no value for the app's '{key}': it is {kind.__name__} there")
+        return value
+
+
+def _flat(nested: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            found |= _flat(value, path, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            found[prefix + name] = value
+        else:
+            raise ConfigError(f"{path}: '{prefix}{name}' of the app's configuration is no number, text or boolean")
+    return found

@@ -1,0 +1,41 @@
+"""A Flower app as a workload; Flower itself is imported when a program starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel
+
+from ...core.session import NodeSession, ServerSession
+from .config import FlowerRun
+
+
+class FlowerWorkload:
+    """Flower apps, unmodified; see ``docs/flower.md``."""
+
+    name = "flower"
+    summary = "a Flower app as it is: farshore run flower --app DIR"
+    config: type[BaseModel] = FlowerRun
+    on_lost_node: Literal["restart", "continue"] = "continue"
+    #: Apps exchange NumPy arrays, so the two ends' torch may differ.
+    uses_torch = False
+
+    def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
+        """None that we know of."""
+        return ()
+
+    def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
+        """Run the app's ServerApp."""
+        from .server import serve
+
+        return serve(session, cast(FlowerRun, config))
+
+    def node_program(self, session: NodeSession, config: BaseModel) -> None:
+        """Host the app's ClientApp."""
+        from .node import Host
+
+        Host(session, cast(FlowerRun, config)).run()
+
+
+WORKLOAD = FlowerWorkload()

@@ -1,0 +1,154 @@
+"""How virtual data reach the clients: sent as bytes, or made by each from the recipe (specification of VHL §8.1)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from ...core.errors import ConfigError, DataError, StorageError
+from ...core.message import Message, Scalar, Tensor
+from ...wire.limits import DEFAULT
+from .task import VHLTask
+from .virtual import VirtualData, VirtualRecipe
+
+KIND = "virtual"
+
+
+class Distribution:
+    """See :class:`~farshore.algorithms.federated.briefing.Briefing`.
+
+    Parameters
+    ----------
+    task : VHLTask
+        Of the program; holds the data in the end. With virtual data.
+    folder : Path
+        Where shipped data are kept, by digest; a program that comes back finds them there.
+    who : str
+        Whose they are, for errors.
+    """
+
+    def __init__(self, task: VHLTask, folder: Path, who: str) -> None:
+        assert task.recipe is not None
+        self._task, self._recipe, self._folder, self._who = task, task.recipe, folder, who
+        self._digest = ""
+
+    @property
+    def ships(self) -> bool:
+        """As configured; a generator is only the same everywhere if it has no network."""
+        return self._task.ships
+
+    def words(self) -> dict[str, Scalar]:
+        """Recipe and digest.
+
+        Raises
+        ------
+        ConfigError
+            They are to be shipped, and are more than a frame takes.
+        """
+        if self.ships and self._recipe.nbytes > DEFAULT.payload_bytes:
+            most = DEFAULT.payload_bytes
+            raise ConfigError(
+                f"virtual data of {self._recipe.nbytes:,} bytes are more than the {most:,} that a frame takes",
+                cure="make fewer, or have clients make them: virtual.distribution=seed",
+            )
+        return {"recipe": self._recipe.model_dump_json(), "digest": self._data.digest, "ship": self.ships}
+
+    def goods(self, number: int) -> Message:
+        """A byte per pixel and one per label."""
+        labels = self._data.labels.numpy().astype(_label_type(self._recipe))
+        tensors = {"images": Tensor(self._data.images.numpy()), "labels": Tensor(labels)}
+        return Message(KIND, round=number, tensors=tensors)
+
+    def has(self, words: dict[str, Scalar]) -> bool:
+        """Kept from before, or made by the recipe with the same digest.
+
+        Raises
+        ------
+        DataError
+            The server's recipe is not the one of this run's configuration.
+        """
+        try:
+            recipe = VirtualRecipe.model_validate_json(str(words.get("recipe")))
+        except ValidationError as error:
+            raise DataError(f"{self._who} was offered virtual data without a recipe: {error}") from None
+        if recipe != self._recipe:
+            raise DataError(
+                f"{self._who} was offered virtual data by the recipe {recipe}; its own is {self._recipe}",
+                cure="run the same farshore version on both ends",
+            )
+        self._digest = str(words.get("digest"))
+        data = self._kept(self._path(self._digest))
+        if data is None and not words.get("ship"):
+            data = VirtualData.from_recipe(recipe)
+        if data is None or data.digest != self._digest:
+            return False
+        self._task.hold(data)
+        return True
+
+    def take(self, goods: Message) -> None:
+        """Check what was sent against recipe and digest, and keep it."""
+        if goods.tensors.keys() != {"images", "labels"}:
+            raise DataError(f"{self._who} was sent {sorted(goods.tensors)} instead of virtual images and labels")
+        images, labels = (np.array(goods.tensors[name].array) for name in ("images", "labels"))
+        try:
+            data = VirtualData(torch.from_numpy(images), self._recipe)
+            data.verify(self._digest)
+        except (DataError, TypeError) as error:
+            raise DataError(
+                f"{self._who} was sent other virtual data than were offered: {error}",
+                cure="start the run again; if it happens again, the server's memory or disk is damaged",
+            ) from None
+        if not np.array_equal(labels, data.labels.numpy()):
+            raise DataError(f"{self._who} was sent virtual data whose labels are not those of their recipe")
+        self._write(data)
+        self._task.hold(data)
+
+    def keep(self) -> Path:
+        """Write the images, whole or not at all."""
+        self._write(self._data)
+        return self._path(self._data.digest)
+
+    def hold(self, path: Path) -> None:
+        """Map the file: processes that do share its pages."""
+        data = self._kept(path)
+        if data is None or data.digest != path.stem:
+            raise DataError(f"{path} does not hold the virtual data of this run", cure="delete it and start again")
+        self._task.hold(data)
+
+    @property
+    def _data(self) -> VirtualData:
+        return self._task.virtual_data
+
+    def _path(self, digest: str) -> Path:
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise DataError(f"{self._who} was offered virtual data whose digest is none")
+        return self._folder / f"{digest}.u8"
+
+    def _kept(self, path: Path) -> VirtualData | None:
+        """What a file holds, if it has the right size."""
+        size = int(np.prod(self._recipe.shape))
+        try:
+            if path.stat().st_size != size:
+                return None
+            images = np.memmap(path, np.uint8, "c", shape=self._recipe.shape)  # private: a write stays here
+        except OSError:
+            return None
+        return VirtualData(torch.from_numpy(images), self._recipe)
+
+    def _write(self, data: VirtualData) -> None:
+        path = self._path(data.digest)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data.images.numpy().tofile(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            raise StorageError(f"{self._who} cannot keep the virtual data in {path.parent}: {error}") from error
+
+
+def _label_type(recipe: VirtualRecipe) -> str:
+    return "u1" if recipe.classes <= 256 else "<u2"

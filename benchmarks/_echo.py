@@ -1,0 +1,70 @@
+"""The task that measures a simulator and nothing else: clients take the state and hand it back untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+from farshore.algorithms.federated.config import FederatedConfig
+from farshore.algorithms.federated.flat import FlatModel
+from farshore.algorithms.federated.local import Sgd
+from farshore.algorithms.federated.methods import FLOATS, INTEGERS, FedAvg, Method, Update, Work
+from farshore.algorithms.federated.tree import Part
+from farshore.algorithms.federated.workload import FederatedWorkload
+from farshore.core.seeds import Seed
+
+
+class EchoConfig(FederatedConfig):
+    """Settings of the rounds, and how large the model is."""
+
+    parameters: int = Field(10_000, ge=1)
+
+
+class EchoMethod(FedAvg):
+    """FedAvg without the training: the resident model takes the state, and the reply is what it then holds."""
+
+    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+        flat.load(down[FLOATS], down[INTEGERS])
+        return Update({FLOATS: flat.floats.numpy(), INTEGERS: flat.integers.numpy()}, work.samples, 1, 0.0)
+
+
+class EchoTask:
+    """See :class:`~farshore.algorithms.federated.task.Task`."""
+
+    notes = ()
+
+    def __init__(self, parameters: int) -> None:
+        self._parameters = parameters
+
+    def model(self) -> FlatModel:
+        module = nn.Module()
+        module.register_parameter("w", nn.Parameter(torch.linspace(-1, 1, self._parameters)))
+        return FlatModel(module)
+
+    def method(self, flat: FlatModel) -> Method:
+        return EchoMethod()
+
+    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+        return Work(lambda batch: torch.zeros(()), (), 1 + client % 7, Sgd(0.1))
+
+    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+        return {"mean": float(state[FLOATS].mean())}
+
+
+class Echo(FederatedWorkload[EchoConfig]):
+    """For local simulations, by its import path."""
+
+    name = "_echo:ECHO"
+    summary = "clients return the model untouched"
+    config: type[BaseModel] = EchoConfig
+
+    def task(self, config: EchoConfig, seed: Seed, find: Callable[[str], Path], population: int) -> Any:
+        return EchoTask(config.parameters)
+
+
+ECHO = Echo()

@@ -1,0 +1,91 @@
+"""What a simulated round costs does not depend on how many clients there are, nor on how many rounds came before.
+
+    python benchmarks/flat_rounds.py            10,000 clients, 1,000 rounds of 100; then populations to 100,000
+    python benchmarks/flat_rounds.py --quick    the same on a smaller scale, under a minute; judges nothing
+
+Clients return the model untouched, so what is measured is the simulator alone: processor seconds of all its processes
+(user and system), and the memory of the driving process. Populations take turns, and each counts with its least cost.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from _common import Table, finish, gate, parser
+from _echo import ECHO
+
+from farshore.simulations.simulation import Simulation
+
+_PARAMETERS, _COHORT = 10_000, 100
+
+
+def main() -> int:
+    options = parser(__doc__).parse_args()
+    rounds, repeats, short = (60, 1, 30) if options.quick else (1000, 5, 100)
+    populations = (100, 1000, 10_000, 100_000)
+    long = measured(10_000, rounds)
+    cost = {n: float("inf") for n in populations}
+    for _ in range(repeats):
+        for n in populations:
+            cost[n] = min(cost[n], per_round(measured(n, short)))
+    time_slope, memory_slope = slope(long["cpu"]), slope(long["memory"])
+    spread = max(abs(value / cost[populations[0]] - 1) for value in cost.values())
+    judged = None if options.quick else True
+    return finish(
+        "flat_rounds",
+        options,
+        scale=f"{rounds} rounds of {_COHORT} of 10,000 clients, {_PARAMETERS:,} parameters; then {repeats} x {short}",
+        claim="memory and time of a round stay within 5 %, over 1,000 rounds and from 100 to 100,000 clients",
+        figures={"time_slope": time_slope, "memory_slope": memory_slope, "ms_per_round": cost, "spread": spread},
+        gates=[
+            gate("round time, drift over the run", time_slope, "within ± 0.05", judged and abs(time_slope) <= 0.05),
+            gate("memory, drift over the run", memory_slope, "within ± 0.05", judged and abs(memory_slope) <= 0.05),
+            gate("cost of a round, 100 to 100,000 clients", spread, "within ± 0.05", judged and spread <= 0.05),
+        ],
+        tables=[
+            Table(
+                "Processor time of a round by population",
+                ("clients", "ms a round"),
+                [(f"{n:,}", f"{ms:.2f}") for n, ms in cost.items()],
+            )
+        ],
+    )
+
+
+def measured(population: int, rounds: int) -> dict[str, Any]:
+    """Processor seconds and resident bytes after each round."""
+    me = psutil.Process()
+    cpu, memory = [], []
+
+    def on_progress(done: int, total: int, figures: Any) -> None:
+        times = me.cpu_times()
+        cpu.append(times.user + times.system)
+        memory.append(me.memory_info().rss)
+
+    config = ECHO.config.model_validate(
+        {"rounds": rounds, "per_round": _COHORT, "parameters": _PARAMETERS, "eval_every": rounds}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Simulation(ECHO, config, Path(folder) / "run", population, on_progress=on_progress).run()
+    return {"cpu": np.diff(cpu), "memory": np.array(memory[1:], float)}
+
+
+def per_round(found: dict[str, Any]) -> float:
+    """Milliseconds; the first tenth is the warm-up."""
+    return float(found["cpu"][len(found["cpu"]) // 10 :].mean() * 1000)
+
+
+def slope(values: Any) -> float:
+    """By what share the fitted line rises from the run's start to its end; the first tenth is the warm-up."""
+    values = values[len(values) // 10 :]
+    rise, start = np.polyfit(np.arange(len(values)), values, 1)
+    return float(rise * len(values) / start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

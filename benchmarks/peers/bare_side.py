@@ -1,0 +1,41 @@
+"""The bare training loop in one process: no federation, no accounting; the floor of what the work can cost."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from work import Work, build, images, local_sgd, stamp
+
+WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
+
+
+def main() -> None:
+    """All rounds: load the state, train, add up."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    model = build(WORK)
+    parameters = list(model.parameters())
+    state = [p.detach().clone() for p in parameters]
+    x, y = images(FOLDER, WORK) if WORK.shape else (torch.empty(0), torch.empty(0))
+    for number in range(WORK.rounds + 1):
+        if number == 1:
+            stamp("begun")
+        total = [torch.zeros_like(s) for s in state]
+        for client in rng.choice(WORK.clients, WORK.cohort, replace=False):
+            with torch.no_grad():
+                for parameter, value in zip(parameters, state, strict=True):
+                    parameter.copy_(value)
+            if WORK.shape:
+                first, count = WORK.window(int(client))
+                local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
+            with torch.no_grad():
+                for summed, parameter in zip(total, parameters, strict=True):
+                    summed.add_(parameter, alpha=1 / WORK.cohort)
+        state = total
+    stamp("ended")
+
+
+if __name__ == "__main__":
+    main()

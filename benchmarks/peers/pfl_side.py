@@ -1,0 +1,87 @@
+"""The work on pfl, one process of two; runs in an environment of its own: ``pfl_side.py WORK IMAGES``."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pfl.aggregate.simulate import SimulatedBackend
+from pfl.algorithm.base import NNAlgorithmParams
+from pfl.algorithm.federated_averaging import FederatedAveraging
+from pfl.callback.base import TrainingProcessCallback
+from pfl.data.federated_dataset import FederatedDataset
+from pfl.data.pytorch import PyTorchTensorDataset
+from pfl.data.sampling import get_user_sampler
+from pfl.hyperparam.base import NNTrainHyperParams
+from pfl.internal.ops import pytorch_ops
+from pfl.metrics import Metrics, Weighted
+from pfl.model.pytorch import PyTorchModel
+from work import IMAGES, Work, build, images, stamp
+
+WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
+
+
+class Model(torch.nn.Module):
+    """The model with the two functions that pfl wants; an echo takes a step of one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = build(WORK)
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.train()
+        return F.cross_entropy(self.inner(x), y)
+
+    def metrics(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, Weighted]:
+        return {"samples": Weighted(len(x), 1)}
+
+
+def clients() -> FederatedDataset:
+    """Every client's window of the images."""
+    x, y = images(FOLDER, WORK) if WORK.shape else (torch.zeros(1, 10), torch.zeros(1, dtype=torch.long))
+
+    def dataset(client: int) -> PyTorchTensorDataset:
+        if not WORK.shape:
+            return PyTorchTensorDataset((x, y), user_id=str(client))
+        first, count = WORK.window(client)
+        return PyTorchTensorDataset((x[first : first + count], y[first : first + count]), user_id=str(client))
+
+    numbers = list(range(WORK.clients))
+    weights = {n: WORK.window(n)[1] for n in numbers} if WORK.spread else None
+    return FederatedDataset(dataset, get_user_sampler("random", numbers), weights)
+
+
+class Stamps(TrainingProcessCallback):
+    """Says when the first round has ended, and the last."""
+
+    def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
+        if pytorch_ops.distributed is None or pytorch_ops.distributed.global_rank == 0:
+            if central_iteration == 0:
+                stamp("begun")
+            elif central_iteration == WORK.rounds:
+                stamp("ended")
+        return False, Metrics()
+
+
+def main() -> None:
+    """All rounds."""
+    torch.set_num_threads(1)
+    np.random.seed(0)
+    module = Model()
+    model = PyTorchModel(module, torch.optim.SGD, torch.optim.SGD(module.parameters(), lr=1.0))
+    rounds = WORK.rounds + 1
+    FederatedAveraging().run(
+        NNAlgorithmParams(rounds, rounds + 1, WORK.cohort, None),
+        SimulatedBackend(clients(), clients()),
+        model,
+        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=WORK.lr, local_batch_size=WORK.batch),
+        callbacks=[Stamps()],
+        send_metrics_to_platform=False,
+    )
+
+
+if __name__ == "__main__":
+    assert IMAGES
+    main()

@@ -1,0 +1,177 @@
+"""What a simulated round costs: farshore's simulator, Flower's (on Ray) and pfl's on the same work, in the same run.
+
+Flower and pfl run in virtual environments of their own, which the script makes with uv (--venvs; some gigabytes). Every
+system gets the same models, images and clients, two workers with one thread each, and no evaluation; the systems take
+turns. What counts is CPU time of the process tree per round, the first round left out; wall time and memory stand
+beside. The bare training loop in one process is the floor. A busy machine is told, and its figures are not judged.
+
+    python benchmarks/simulation.py --venvs ~/.cache/farshore-peers --json simulation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from _common import Gate, Table, finish, gate, parser
+from peers.measure import PEERS, Cost, Peers, become_reaper, measure
+from peers.work import Work, write_images
+
+CLAIM = "pfl-research: 7 to 72 times faster than the alternatives (arXiv 2404.06430, abstract; a GPU, larger models)"
+ECHOES = [
+    Work("W0 echo, N=100, C=10, 10k", 100, 10, 400, "echo", params=10_000),
+    Work("W0 echo, N=1,000, C=50, 10k", 1000, 50, 200, "echo", params=10_000),
+    Work("W0 echo, N=1,000, C=50, 1.63M", 1000, 50, 30, "echo", params=1_626_442),
+    Work("W0 echo, N=10,000, C=100, 10k", 10_000, 100, 100, "echo", params=10_000),
+    Work("W0 echo, N=100, C=10, 10M", 100, 10, 30, "echo", params=10_000_000),
+]
+#: Population only; the rest is the first echo's.
+CROWD = Work("W0 echo, N=100,000, C=10, 10k", 100_000, 10, 400, "echo", params=10_000)
+SMALL = [
+    Work("W1 logistic regression", 1000, 10, 100, "logistic", shape=(784,), samples=60, batch=10, lr=0.03),
+    Work("W2 small CNN", 3400, 10, 100, "small_cnn", shape=(1, 28, 28), samples=100, batch=20, lr=0.1),
+]
+LARGE = [
+    Work("W3 CIFAR CNN", 1000, 50, 20, "cifar_cnn", shape=(3, 32, 32), samples=50),
+    Work("W4 CIFAR CNN, unlike sizes", 1000, 50, 20, "cifar_cnn", shape=(3, 32, 32), samples=50, spread=0.8),
+]
+#: Rounds of a system as a share of a work's: where one costs so much more, fewer tell as well.
+SHARE = {"flower": 0.1, "flower, as it comes": 0.1, "pfl": 0.5}
+LARGE_SHARE = {"flower": 0.5, "flower, as it comes": 0.25}
+_BUSY_PERCENT = 10.0
+
+
+class Bench:
+    """Costs of systems on works.
+
+    Parameters
+    ----------
+    options : Namespace
+    peers : Peers
+    folder : Path
+        For images.
+    """
+
+    def __init__(self, options: argparse.Namespace, peers: Peers, folder: Path) -> None:
+        self._options, self._peers, self._folder = options, peers, folder
+        self.costs: dict[tuple[str, str], list[Cost]] = {}
+        self.busy = 0.0
+
+    def run(self, works: Sequence[Work], systems: Sequence[str], repeats: int) -> None:
+        """Measure all, the systems taking turns."""
+        for _ in range(repeats):
+            for work in works:
+                if work.shape:
+                    write_images(self._folder, work.shape)
+                for system in systems:
+                    self.busy = max(self.busy, psutil.cpu_percent(1.0))
+                    cost = measure(self._peers.commands(system, self._sized(work, system), self._folder))
+                    self.costs.setdefault((work.name, system), []).append(cost)
+                    print(f"{work.name}, {system}: {1000 * cost.cpu:.2f} ms CPU a round", flush=True)
+
+    def _sized(self, work: Work, system: str) -> Work:
+        share = (LARGE_SHARE if work.model == "cifar_cnn" else SHARE).get(system, 1.0)
+        rounds = 5 if self._options.quick else max(5, round(work.rounds * share))
+        return Work.loads(work.dumps().replace(f'"rounds": {work.rounds}', f'"rounds": {rounds}'))
+
+    def cpu(self, work: Work, system: str) -> float | None:
+        """Median CPU seconds per round."""
+        found = self.costs.get((work.name, system))
+        return median(c.cpu for c in found) if found else None
+
+    def ratio(self, work: Work, system: str, over: str = "farshore") -> float | None:
+        """CPU of one system over another's."""
+        mine, other = self.cpu(work, over), self.cpu(work, system)
+        return other / mine if mine and other else None
+
+
+def gates(bench: Bench, judged: bool) -> Iterator[Gate]:
+    """The goals."""
+
+    def at_least(name: str, value: float | None, least: float) -> Gate:
+        return gate(name, value, f">= {least:g}", value is not None and value >= least if judged else None)
+
+    def at_most(name: str, value: float | None, most: float) -> Gate:
+        return gate(name, value, f"<= {most:g}", value is not None and value <= most if judged else None)
+
+    for work in ECHOES:
+        yield at_least(f"{work.name}: Flower / farshore", bench.ratio(work, "flower"), 20)
+        yield at_least(f"{work.name}: pfl / farshore", bench.ratio(work, "pfl"), 3)
+    crowd, few = bench.cpu(CROWD, "farshore"), bench.cpu(ECHOES[0], "farshore")
+    flat = abs(crowd / few - 1) if crowd and few else None
+    yield at_most("cost of a round, N=100,000 against N=100: change", flat, 0.05)
+    for work in SMALL:
+        yield at_least(f"{work.name}: Flower / farshore", bench.ratio(work, "flower"), 10)
+        yield at_least(f"{work.name}: pfl / farshore", bench.ratio(work, "pfl"), 1)
+    yield at_least("W3: Flower / farshore", bench.ratio(LARGE[0], "flower"), 2)
+    yield at_least("W3: pfl / farshore", bench.ratio(LARGE[0], "pfl"), 1)
+    yield at_most("W3: farshore / bare training loop", bench.ratio(LARGE[0], "farshore", "bare"), 1.05)
+
+
+def table(bench: Bench) -> Table:
+    """A row per work and system."""
+    columns = ["work", "system", "CPU ms a round", "of farshore", "wall ms a round", "memory, MB", "start-up, CPU s"]
+    rows = []
+    for (work, system), costs in bench.costs.items():
+        own = bench.costs.get((work, "farshore"))
+        cpu = median(c.cpu for c in costs)
+        times = f"{cpu / median(c.cpu for c in own):.2f}x" if own else "–"
+        wall, memory, start = (median(getattr(c, n) for c in costs) for n in ("wall", "memory", "start"))
+        cells = [f"{1000 * cpu:.2f}", times, f"{1000 * wall:.2f}", f"{memory / 1e6:.0f}", f"{start:.1f}"]
+        rows.append([work, system, *cells])
+    return Table("Cost of a simulated round", columns, rows)
+
+
+def figures(bench: Bench) -> list[dict[str, Any]]:
+    """Every measurement."""
+    return [
+        {"work": work, "system": system, "cpu": c.cpu, "wall": c.wall, "memory": c.memory, "start": c.start}
+        for (work, system), costs in bench.costs.items()
+        for c in costs
+    ]
+
+
+def main() -> int:
+    """Measure, then tell."""
+    made = parser(__doc__)
+    made.add_argument(
+        "--venvs", type=Path, metavar="DIR", help="environments of the others; made if they are not there"
+    )
+    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--only", nargs="*", metavar="W", help="works whose names begin so, e.g. W0 W3")
+    options = made.parse_args()
+    become_reaper()
+    with tempfile.TemporaryDirectory(prefix="farshore-images-") as folder:
+        peers = Peers(None if options.quick else options.venvs)  # starting them takes longer than a quick run may
+        peers.make()
+        bench = Bench(options, peers, Path(folder))
+        others = [name for name in PEERS if peers.has(name)]
+        wanted = [ECHOES[0], CROWD, SMALL[0]] if options.quick else [*ECHOES, CROWD, *SMALL, *LARGE]
+        if options.only is not None:
+            wanted = [w for w in wanted if w.name.startswith(tuple(options.only))]
+        repeats = 1 if options.quick else options.repeats
+        bench.run([w for w in wanted if w is not CROWD], ["farshore", *others, "bare"], repeats)
+        bench.run([w for w in wanted if w is CROWD], ["farshore"], repeats)
+        if "flower" in others and not options.quick:
+            bench.run([w for w in wanted if w is LARGE[0]], ["flower, as it comes"], 1)
+    idle = bench.busy <= _BUSY_PERCENT
+    busy = "" if idle else f"; the machine was busy ({bench.busy:.0f} % before a run): nothing is judged"
+    return finish(
+        "simulation",
+        options,
+        scale=f"two workers, one thread each; medians of {repeats}{busy}",
+        claim=CLAIM,
+        figures={"costs": figures(bench), "peers": peers.versions()},
+        gates=gates(bench, judged=idle and not options.quick),
+        tables=[table(bench)],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

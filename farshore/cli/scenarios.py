@@ -1,0 +1,125 @@
+"""From what stands on the command line to the trials of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..simulations.scenario import Scenario
+    from ..simulations.trial import Trial
+
+_YAML = (".yaml", ".yml")
+#: What ``farshore init`` calls a project's scenario.
+_OWN = "scenario.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What plays the clients.
+
+    Attributes
+    ----------
+    cores : int
+        Processes on this machine.
+    backend, address : str
+        See :class:`~farshore.simulations.simulation.Simulation`.
+    """
+
+    cores: int
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
+
+    @classmethod
+    def of(cls, workers: int, backend: str, address: str) -> Engine:
+        """As the options say; 0 workers = as many as there are cores."""
+        from ..simulations.experiment import cores
+
+        if backend not in ("local", "ray"):
+            raise ConfigError(f"there is no backend '{backend}'", cure="--backend local or --backend ray")
+        if address and backend != "ray":
+            raise ConfigError("--address is that of a Ray cluster", cure="give --backend ray too")
+        return cls(workers or cores(), "ray" if backend == "ray" else "local", address)
+
+    def plan(self, trials: int) -> tuple[int, int]:
+        """Trials at once, and worker processes of each; on Ray one after another, each on all of it."""
+        from ..simulations.experiment import plan
+
+        return (1, self.cores) if self.backend == "ray" else plan(trials, self.cores)
+
+
+def flower_app(name: str) -> Path | None:
+    """The folder of a Flower app, if that is what is meant: one that is neither a ready scenario nor holds its own."""
+    from ..core.workloads import names
+    from ..simulations.scenario import ready
+
+    folder = Path(name)
+    own = name in ready() or name in names() or (folder / _OWN).is_file()
+    return folder if folder.is_dir() and not own else None
+
+
+def find(name: str) -> tuple[str, Scenario]:
+    """A ready scenario, a file's, a project folder's, or a method as one arm with its defaults.
+
+    A project's methods are those that its ``pyproject.toml`` names, beside the scenario.
+    """
+    from ..core.projects import methods_of, use_project
+    from ..core.workloads import names
+    from ..simulations import scenario
+
+    known = scenario.ready()
+    if name not in known and (Path(name) / _OWN).is_file():
+        name = str(Path(name) / _OWN)
+    project = Path(name).parent if name.endswith(_YAML) else Path()
+    if methods_of(project):
+        use_project(project)
+    if name in names() and name not in known:
+        return name, scenario.Scenario(about=f"{name} with its defaults", method=name, arms={name: {}})
+    return scenario.find(name)
+
+
+def changed(
+    scenario: Scenario, *, arms: Sequence[str] | None = None, clients: int | None = None, seeds: str | None = None
+) -> Scenario:
+    """The scenario as the command line wants it."""
+    update: dict[str, Any] = {}
+    if arms:
+        unknown = [arm for arm in arms if arm not in scenario.arms]
+        if unknown:
+            raise ConfigError(f"there is no arm '{unknown[0]}'", cure=f"arms are {', '.join(scenario.arms)}")
+        update["arms"] = {arm: scenario.arms[arm] for arm in arms}
+        update["baseline"] = scenario.baseline if scenario.baseline in arms else ""
+    if clients is not None:
+        update["clients"] = clients
+    if seeds is not None:
+        try:
+            update["seeds"] = tuple(dict.fromkeys(int(s) for s in seeds.split(",")))
+        except ValueError as error:
+            raise ConfigError(f"--seeds {seeds}: not numbers with commas between them") from error
+    return scenario.model_copy(update=update)
+
+
+def trials(
+    scenario: Scenario, pairs: Sequence[str], folder: Path, data: Mapping[str, Path], engine: Engine
+) -> list[Trial]:
+    """Every arm with every seed, seeds outermost, so that early results compare all arms."""
+    from ..core.workloads import load
+    from ..simulations.trial import Trial, folder_of
+    from .settings import resolve
+
+    model = load(scenario.method).config
+    configs = {a: resolve(model, scenario.values(a), pairs).model_dump(mode="json") for a in scenario.arms}
+    if len({folder_of(arm, 0) for arm in configs}) < len(configs):
+        raise ConfigError("two arms have names that differ in punctuation only", cure="rename one of them")
+    _, workers = engine.plan(len(configs) * len(scenario.seeds))
+    given: dict[str, Any] = {"clients": scenario.clients, "data": {n: str(p) for n, p in data.items()}}
+    given |= {"workers": workers, "backend": engine.backend, "address": engine.address}
+    return [
+        Trial(arm, seed, str(folder / folder_of(arm, seed)), scenario.method, config, **given)
+        for seed in scenario.seeds
+        for arm, config in configs.items()
+    ]

@@ -1,0 +1,1 @@
+"""An app as a user writes it."""

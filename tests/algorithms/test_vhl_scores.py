@@ -1,0 +1,37 @@
+"""Accuracies of a run are summed up as published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from farshore.algorithms.vhl.scores import rounds_to, speed_up, summary
+
+
+def history(*accuracies: float, every: int = 1) -> list[dict[str, Any]]:
+    return [
+        {"round": r, **({"acc": accuracies[r // every - 1], "acc_nat": 1.0} if r % every == 0 else {})}
+        for r in range(1, every * len(accuracies) + 1)
+    ]
+
+
+def test_rounds_to_a_target_are_those_of_its_first_time() -> None:
+    run = history(0.5, 0.79, 0.78, 0.80)
+    assert rounds_to(run, 0.79) == 2
+    assert rounds_to(run, 0.9) is None
+    assert rounds_to(history(0.5, 0.8, every=3), 0.8) == 6  # rounds without a score count
+    assert rounds_to(run, 0.9, "acc_nat") == 1
+
+
+def test_speed_up_of_none_is_none() -> None:
+    assert speed_up(6, 2) == 3.0
+    assert speed_up(None, 2) is None
+    assert speed_up(6, None) is None
+
+
+def test_a_run_is_its_last_its_best_and_the_mean_of_its_last_ten() -> None:
+    found = summary(history(0.9, *[0.1] * 5, *[0.5] * 5), (0.5, 0.95))
+    assert (found["acc"], found["acc_best"]) == (0.5, 0.9)
+    assert found["acc_last10"] == pytest.approx((5 * 0.1 + 5 * 0.5) / 10)
+    assert found["rounds_to"] == {"0.5": 1, "0.95": None}

@@ -1,0 +1,135 @@
+"""``farshore simulate`` and ``farshore init``, from a folder of the user's to a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from farshore.cli import main as cli
+from farshore.core.errors import ExitCode
+from farshore.runs.directory import RunDirectory
+
+
+@pytest.fixture(autouse=True)
+def own_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test in a folder of its own, with no project in use afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FARSHORE_PROJECT", "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def events(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_own_method_is_made_and_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["init", "own_method"]) == 0
+    assert sorted(p.name for p in Path("own_method").iterdir()) == [
+        "README.md",
+        "own_method.py",
+        "pyproject.toml",
+        "scenario.yaml",
+    ]
+    capsys.readouterr()
+    command = ["simulate", "own_method", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
+    assert cli.execute(command) == 0
+    told = events(capsys.readouterr().out)
+    *trials, compared = told
+    assert {e["arm"] for e in trials if e["event"] == "finished"} == {"FedAvg", "Own method"}
+    results = {r["name"]: r for r in compared["results"]}  # type: ignore[attr-defined]
+    # Momentum is the method's whole point; without it 25 rounds are not enough.
+    assert results["Own method"]["best"]["mean"] > results["FedAvg"]["best"]["mean"] + 0.05
+    # The velocity stays on the server: both arms cost the same.
+    assert results["Own method"]["payload"] == results["FedAvg"]["payload"]
+    assert Path("out/comparison.png").stat().st_size > 10_000
+    run = RunDirectory.open(Path("out/own-method-seed-0"))
+    assert run.info["config"]["momentum"] == 0.7
+    assert run.info["clients"] == 10
+    # Again: everything has finished, nothing is trained.
+    assert cli.execute(command) == 0
+    (again,) = events(capsys.readouterr().out)
+    assert again["results"] == compared["results"]
+    # Another configuration in the same folder is refused.
+    assert cli.execute([*command, "--set", "lr=0.2"]) == ExitCode.CONFIG
+
+
+def test_what_init_writes_is_clean_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["init", "own_method"]) == 0
+    linted = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--isolated",
+            "--select",
+            "E,F,I,B,UP",
+            "--line-length",
+            "120",
+            "own_method",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert linted.returncode == 0, linted.stdout
+    assert cli.execute(["init", "own_method"]) == ExitCode.CONFIG
+    assert cli.execute(["init", "Own"]) == ExitCode.CONFIG
+    assert cli.execute(["init", "vhl"]) == ExitCode.CONFIG
+    assert "there is a method called 'vhl'" in capsys.readouterr().err
+
+
+def test_a_trial_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its data set is missing: one line with the arm, the seed, the cause and the cure."""
+    command = ["simulate", "vhl", "--arm", "FedAvg", "--seeds", "1", "--set", "dataset=cifar10", "--out", "out"]
+    assert cli.execute(command) == ExitCode.DATA
+    said = capsys.readouterr().err
+    assert "FedAvg, seed 1" in said
+    assert "--data cifar10=PATH" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "farshore simulate vhl"),
+        (["vhl", "--arm", "fedavg"], "FedAvg + VHL"),
+        (["vhl", "--seeds", "0;1"], "commas"),
+        (["vhl", "--backend", "spark"], "--backend ray"),
+        (["vhl", "--address", "here:1"], "--backend ray"),
+        (["vhl", "--set", "lrr=1"], "did you mean 'lr'"),
+    ],
+)
+def test_a_wrong_command_is_told_the_right_one(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(["simulate", *arguments]) == ExitCode.CONFIG
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_a_killed_simulation_goes_on() -> None:
+    """Killed after its first checkpoint, the same command ends with the bits of an undisturbed run."""
+    scenario = "method: vhl\narms: {a: {method: scaffold, rounds: 6, checkpoint_every: 2, per_round: 3}}\nclients: 4\n"
+    Path("s.yaml").write_text(scenario)
+    command = [sys.executable, "-m", "farshore", "simulate", "s.yaml", "--json", "--out"]
+    process = subprocess.Popen([*command, "killed"], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress" and json.loads(line)["done"] == 3:
+            process.kill()
+            break
+    process.wait()
+    assert RunDirectory.open(Path("killed/a-seed-0")).result is None
+    for folder in ("killed", "whole"):
+        subprocess.run([*command, folder], check=True, capture_output=True)
+    whole, killed = (RunDirectory.open(Path(f, "a-seed-0")) for f in ("whole", "killed"))
+    assert killed.result == whole.result
+    for step in whole.checkpoints.steps():
+        mine, other = (r.checkpoints.load(step)[0] for r in (whole, killed))
+        assert mine.keys() == other.keys()
+        assert all((mine[name] == other[name]).all() for name in mine)
+    assert Path("killed/comparison.json").read_text() == Path("whole/comparison.json").read_text()

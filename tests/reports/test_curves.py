@@ -1,0 +1,95 @@
+"""Curves come from a run's files, and arms sum up what its seeds reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farshore.core.errors import DataError
+from farshore.core.transfer import Transfer
+from farshore.reports.arms import averaged, compare, percent, sparkline
+from farshore.reports.curves import Curve, read_curve
+from farshore.reports.plots import draw_comparison
+from farshore.runs.directory import RunDirectory
+
+INFO = {"id": "r1", "workload": "vhl", "config": {}, "seed": 0, "nodes": []}
+
+
+def written(folder: Path, scores: dict[int, float], rows: list[tuple[int, str, int, int]]) -> RunDirectory:
+    """A run with scores by round, and rows of round, kind, payload bytes, attempt."""
+    run = RunDirectory.create(folder, INFO)
+    metrics = run.open_metrics()
+    for number, score in scores.items():
+        metrics.write(number, {"acc": score, "loss": 1.0})
+    metrics.close()
+    with run.open_ledger() as ledger:
+        for number, kind, payload, attempt in rows:
+            ledger.record(Transfer("c", "up", kind, "raw", number, 0, 0, payload, payload, payload, attempt, 1.0))
+    return run
+
+
+def test_a_score_comes_with_what_the_run_had_sent_by_then(tmp_path: Path) -> None:
+    rows = [(0, "virtual", 7, 0), (1, "update", 10, 0), (2, "update", 20, 0), (3, "update", 30, 0), (1, "ack", 99, 0)]
+    curve = read_curve(written(tmp_path / "r", {2: 0.5, 3: 0.75}, rows), "acc")
+    assert curve == Curve((2, 3), (0.5, 0.75), (37, 67))
+    assert (curve.best, curve.reaches(0.6), curve.reaches(0.76)) == (0.75, (3, 67), None)
+
+
+def test_a_round_done_again_after_a_restart_counts_once(tmp_path: Path) -> None:
+    run = written(tmp_path / "r", {1: 0.5, 2: 0.1}, [(1, "update", 10, 0), (2, "update", 20, 0), (2, "update", 20, 1)])
+    metrics = run.open_metrics()
+    metrics.write(2, {"acc": 0.7})
+    metrics.close()
+    assert read_curve(run, "acc") == Curve((1, 2), (0.5, 0.7), (10, 30))
+
+
+def test_a_score_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'accuracy'"):
+        read_curve(written(tmp_path / "r", {1: 0.5}, []), "accuracy")
+
+
+def flat(*scores: float) -> Curve:
+    return Curve(tuple(range(1, len(scores) + 1)), scores, tuple(100 * i for i in range(1, len(scores) + 1)))
+
+
+def test_each_seed_has_a_target_of_its_own() -> None:
+    """Seed 0's baseline reaches 0.799 at best, so its target is 0.79; seed 1's 0.9."""
+    base = {0: flat(0.5, 0.799, 0.7), 1: flat(0.9, 0.2, 0.3)}
+    other = {0: flat(0.2, 0.78, 0.79), 1: flat(0.89, 0.89, 0.899)}
+    first, second = compare({"base": base, "other": other}, "base")
+    assert (first.reached, first.rounds_to, first.payload_to) == (2, 1.5, 150)
+    assert (second.reached, second.rounds_to, second.payload_to) == (1, 3, 300)
+    assert first.best.mean == pytest.approx(0.8495)
+    assert first.best.sd == pytest.approx(0.0714, abs=1e-4)
+    assert second.payload == 300
+
+
+def test_without_a_baseline_there_is_no_target() -> None:
+    (arm,) = compare({"a": {0: flat(0.5)}})
+    assert (arm.reached, arm.rounds_to, arm.best.sd) == (None, None, None)
+
+
+def test_last_ten_are_the_last_ten() -> None:
+    assert flat(*([0.0] * 5 + [1.0] * 10)).last() == 1.0
+    assert flat(0.5, 1.0).last() == 0.75
+
+
+def test_rounding_down_is_not_shaken_by_floats() -> None:
+    assert percent(0.29) == 0.29  # 100 * 0.29 is 28.999…
+    assert percent(0.2999) == 0.29
+
+
+def test_seeds_are_averaged_where_all_have_scores() -> None:
+    assert averaged({0: flat(0.0, 0.5, 1.0), 1: flat(1.0, 0.5)}) == ([1, 2], [0.5, 0.5])
+
+
+def test_blocks_rise_with_scores() -> None:
+    assert sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == "▁▅█"
+    assert sparkline([0.5] * 100, 0.0, 0.0, width=4) == "▅▅▅▅"
+
+
+def test_the_picture_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    draw_comparison({"a": {0: flat(0.1, 0.9), 1: flat(0.2, 0.8)}, "b": {0: flat(0.5)}}, path, title="t", score="acc")
+    assert path.read_bytes().startswith(b"\x89PNG")
