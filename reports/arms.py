@@ -40,6 +40,8 @@ class Arm:
         Seeds that reached their target; None where there is no target.
     rounds_to, payload_to : float or None
         Medians over the seeds that reached it.
+    seconds : float or None
+        Mean simulated time of a whole run; None where nothing told it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Arm:
     reached: int | None
     rounds_to: float | None
     payload_to: float | None
+    seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -88,6 +91,7 @@ def _arm(name: str, by_seed: Mapping[int, Curve], targets: Mapping[int, float]) 
         len(hits) if targets else None,
         median(rounds for rounds, _ in hits) if hits else None,
         median(payload for _, payload in hits) if hits else None,
+        fmean(c.seconds[-1] for c in by_seed.values()) if all(c.seconds for c in by_seed.values()) else None,
     )
 
 

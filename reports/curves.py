@@ -25,11 +25,14 @@ class Curve:
         Of those rounds.
     payload : tuple of int
         Payload bytes of all nodes and both directions, from the beginning to the end of each of those rounds.
+    seconds : tuple of float
+        Simulated time at their ends; empty where nothing told it.
     """
 
     rounds: tuple[int, ...]
     scores: tuple[float, ...]
     payload: tuple[int, ...]
+    seconds: tuple[float, ...] = ()
 
     @property
     def best(self) -> float:
@@ -58,11 +61,14 @@ def read_curve(run: RunDirectory, score: str) -> Curve:
         A file cannot be read.
     """
     # A round that was done again after a restart counts once, as it came out last.
-    scores = {int(line["step"]): line[score] for line in run.read_metrics() if line.get(score) is not None}
+    lines = [line for line in run.read_metrics() if line.get(score) is not None]
+    scores = {int(line["step"]): line[score] for line in lines}
+    seconds = {int(line["step"]): line["simulated_seconds"] for line in lines if "simulated_seconds" in line}
     if not scores:
         raise DataError(f"the run {run.path.name} has no figure called '{score}'")
     rounds = sorted(scores)
-    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(_payload_until(run, rounds)))
+    told = tuple(seconds[r] for r in rounds) if seconds.keys() == scores.keys() else ()
+    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(_payload_until(run, rounds)), told)
 
 
 def _payload_until(run: RunDirectory, rounds: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..core.errors import ConfigError, NotFoundError
+from .clock import Devices
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -31,6 +32,7 @@ class Scenario(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict, description="of the method, for all arms")
     arms: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings of its own")
     baseline: str = Field("", description="the arm whose best score, rounded down, is the others' target")
+    devices: Devices | None = Field(None, description="what the clients run on; then the run tells simulated time")
     score: str = Field("acc", description="the metric that is compared, a share of one")
 
     @model_validator(mode="after")

@@ -58,6 +58,10 @@ class VirtualStream:
         trip = self._timing.trip(number, client, seen, size, self._method, begin)
         heapq.heappush(self._events, (trip.end, client, _Job(trip, number, seen)))
 
+    def ready(self, client: int) -> bool:
+        """Whether it is on."""
+        return self._timing.clock.on(client)
+
     def next(self) -> Arrival:
         """Let time pass until the next event."""
         end, client, job = heapq.heappop(self._events)

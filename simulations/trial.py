@@ -30,6 +30,8 @@ class Trial:
         Processes that play the clients; 1 = the trial's own.
     backend, address : str
         See :class:`~farshore.simulations.simulation.Simulation`.
+    devices : dict or None
+        Resolved; see :class:`~farshore.simulations.clock.Devices`.
     """
 
     arm: str
@@ -42,6 +44,7 @@ class Trial:
     workers: int = 1
     backend: Literal["local", "ray"] = "local"
     address: str = ""
+    devices: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -66,6 +69,7 @@ class Trial:
         run = RunDirectory.open(path)
         info = run.info
         mine = {"workload": self.workload, "config": self.config, "seed": self.seed, "clients": self.clients}
+        mine["devices"] = self.devices
         differing = [name for name, value in mine.items() if info.get(name) != value]
         if differing:
             raise ConfigError(

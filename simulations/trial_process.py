@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.processes import Json, Parent
 from ..core.workloads import load
+from .clock import Devices
 from .simulation import Simulation
 
 
@@ -44,6 +45,7 @@ def _run(parent: Parent, trial: dict[str, Any]) -> dict[str, Any]:
         workers=trial["workers"],
         backend=trial["backend"],
         address=trial["address"],
+        devices=Devices.model_validate(trial["devices"]) if trial["devices"] else None,
         on_progress=on_progress,
         cancelled=threading.Event(),
     ).run()

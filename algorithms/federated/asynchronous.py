@@ -147,15 +147,17 @@ class AsynchronousRounds:
         return bool(self._busy) or len(self._gone | self._had) < self._fleet.population
 
     def _choose(self) -> int | None:
-        """Any client that is idle and has not had this version; None if there is none."""
+        """Any client that is idle and has not had this version, if possible one that is on; None if there is none."""
         out, population = self._busy | self._gone | self._had, self._fleet.population
         if len(out) == population:
             return None
         generator = self._session.run.seed.child("dispatch", self._sent).numpy()
         for client in generator.integers(population, size=_TRIES):
-            if int(client) not in out:
+            if int(client) not in out and self._stream.ready(int(client)):
                 return int(client)
-        return int(generator.choice(np.setdiff1d(np.arange(population), np.fromiter(out, np.int64, len(out)))))
+        idle = np.setdiff1d(np.arange(population), np.fromiter(out, np.int64, len(out)))
+        ready = [client for client in idle if self._stream.ready(int(client))]
+        return int(generator.choice(ready or idle))
 
     def _take(self, arrival: Arrival) -> None:
         self._busy.discard(arrival.client)

@@ -100,6 +100,9 @@ class Stream(Protocol):
     def send(self, client: int, number: int, down: Part) -> None:
         """Have a client train from ``down`` in round ``number``."""
 
+    def ready(self, client: int) -> bool:
+        """Whether a client would begin at once."""
+
     def next(self) -> Arrival:
         """Wait for the next outcome of what was sent."""
 

@@ -68,6 +68,10 @@ class NodeStream:
         brief = self._briefing if name in self._new else None
         self._send(name, offer(brief, number) if brief else self._version.message)
 
+    def ready(self, client: int) -> bool:
+        """Every node is."""
+        return True
+
     def next(self) -> Arrival:
         """The next reply of any node."""
         while True:

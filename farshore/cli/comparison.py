@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..reports.units import size
-from .output import table
+from .output import duration, table
 
 if TYPE_CHECKING:
     from ..reports.arms import Arm, Spread
@@ -21,13 +21,15 @@ def show_comparison(arms: Sequence[Arm], curves: Mapping[str, Mapping[int, Curve
     low, high = min(map(min, means.values())), max(map(max, means.values()))
     columns = ["arm", f"by round, {_percent(low)} to {_percent(high)}", "best", "last 10"]
     columns += [f"rounds to {baseline}'s best", "payload until then"] if baseline else []
-    columns += ["payload in all"]
+    timed = any(arm.seconds is not None for arm in arms)
+    columns += ["payload in all", *(["simulated time"] if timed else [])]
     rows = []
     for arm in arms:
         row = [arm.name, sparkline(means[arm.name], low, high), _spread(arm.best), _spread(arm.last10)]
         if baseline:
             row += [_rounds(arm), "–" if arm.payload_to is None else size(arm.payload_to)]
-        rows.append([*row, size(arm.payload)])
+        row += [size(arm.payload)]
+        rows.append([*row, *(["–" if arm.seconds is None else duration(arm.seconds)] if timed else [])])
     table(columns, rows, "nothing was compared")
 
 

@@ -117,6 +117,7 @@ def trials(
         raise ConfigError("two arms have names that differ in punctuation only", cure="rename one of them")
     _, workers = engine.plan(len(configs) * len(scenario.seeds))
     given: dict[str, Any] = {"clients": scenario.clients, "data": {n: str(p) for n, p in data.items()}}
+    given["devices"] = scenario.devices.resolved().model_dump(mode="json") if scenario.devices else None
     given |= {"workers": workers, "backend": engine.backend, "address": engine.address}
     return [
         Trial(arm, seed, str(folder / folder_of(arm, seed)), scenario.method, config, **given)

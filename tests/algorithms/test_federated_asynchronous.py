@@ -119,3 +119,9 @@ def test_methods_of_whole_rounds_are_refused(tmp_path: Path, method: str) -> Non
 def test_a_simulation_without_devices_cannot_tell_who_is_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="depends on the devices"):
         simulated(tmp_path / "run", {"rounds": 1, "schedule": "fedbuff"}, None)
+
+
+def test_who_is_off_is_not_asked_while_others_are_on(tmp_path: Path) -> None:
+    made = devices({"profile": {"availability": 0.3, "period_s": 1e6}})
+    _, history, _ = simulated(tmp_path / "run", {"rounds": 6, "schedule": "fedbuff"}, made, clients=20)
+    assert history[-1]["simulated_seconds"] < 1e4

@@ -1,4 +1,4 @@
-"""Simulated rounds on devices: the same for a player and for workers, late bytes counted, and a killed run's clock goes on."""
+"""Simulated rounds on devices: the same whoever plays, late bytes counted, and a resumed run's clock goes on."""
 
 from __future__ import annotations
 
