@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 def start(*line: str, **options: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "farshore", *line]
+    # Whoever imported Flower in this process has had gRPC's core speak up; a user's shell has not.
+    options.setdefault("env", {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"})
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
 
 
