@@ -13,7 +13,6 @@ from ...core.errors import RunFailedError
 from ...core.session import ServerSession
 from .config import FederatedConfig
 from .fleet import Fleet, Gathered
-from .fleet import cohort as cohort
 from .task import Task
 from .tree import Part
 

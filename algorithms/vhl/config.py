@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...data.partition import Partition
 from ..federated.config import FederatedConfig
@@ -79,3 +79,9 @@ class VHL(FederatedConfig):
     scaffold_momentum: float = Field(0.0, ge=0, lt=1, description="in place of momentum in SCAFFOLD's clients")
 
     targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")
+
+    @model_validator(mode="after")
+    def _counts_participations(self) -> Self:
+        if self.lr_clock == "participation" and self.schedule != "sync":
+            raise ValueError("lr_clock 'participation' counts cohorts, which only schedule 'sync' draws")
+        return self

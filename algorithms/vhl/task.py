@@ -14,9 +14,9 @@ from torch import Tensor, autocast
 from ...core.seeds import Seed
 from ...data.images import ImageTask
 from ..federated.flat import FlatModel
+from ..federated.fleet import cohort
 from ..federated.local import Objective, Sgd
 from ..federated.methods import FLOATS, INTEGERS, FedAvg, FedNova, Method, Scaffold, Work
-from ..federated.rounds import cohort
 from ..federated.tree import Part
 from .batch_norm import forward_both
 from .config import VHL

@@ -14,9 +14,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from ...algorithms.federated.fleet import cohort
 from ...algorithms.federated.messages import UpdateError, check_finite, read_update, update_message
 from ...algorithms.federated.methods import CONTROL, NORMALISER, Method, Update
-from ...algorithms.federated.rounds import cohort
 from ...algorithms.federated.tree import Part, TreeSum
 from ...core.errors import RunFailedError
 from ...core.message import Tensor

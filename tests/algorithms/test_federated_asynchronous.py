@@ -125,3 +125,8 @@ def test_who_is_off_is_not_asked_while_others_are_on(tmp_path: Path) -> None:
     made = devices({"profile": {"availability": 0.3, "period_s": 1e6}})
     _, history, _ = simulated(tmp_path / "run", {"rounds": 6, "schedule": "fedbuff"}, made, clients=20)
     assert history[-1]["simulated_seconds"] < 1e4
+
+
+def test_a_clock_of_participations_needs_cohorts() -> None:
+    with pytest.raises(ValueError, match="only schedule 'sync' draws"):
+        VHL.model_validate({"lr_clock": "participation", "schedule": "fedbuff"})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from farshore.algorithms.federated.rounds import cohort
+from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.seeds import Seed
 from farshore.core.workloads import load

@@ -17,10 +17,11 @@ from farshore.algorithms.federated.client import Client
 from farshore.algorithms.federated.codec import Codec
 from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.algorithms.federated.flat import FlatModel
+from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
 from farshore.algorithms.federated.node_fleet import NodeFleet
-from farshore.algorithms.federated.rounds import Rounds, cohort
+from farshore.algorithms.federated.rounds import Rounds
 from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.errors import PeerLostError, RunFailedError
 from farshore.core.message import Message, Tensor

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.methods import CONTROL, VELOCITY
-from farshore.algorithms.federated.rounds import cohort
 from farshore.algorithms.vhl.task import VHLTask
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError

@@ -15,11 +15,11 @@ from farshore.algorithms.federated.client import Client
 from farshore.algorithms.federated.codec import Codec
 from farshore.algorithms.federated.config import Downlink, Uplink
 from farshore.algorithms.federated.flat import FlatModel
+from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.memories import OwnMemories
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Work
 from farshore.algorithms.federated.node_fleet import NodeFleet
-from farshore.algorithms.federated.rounds import cohort
 from farshore.algorithms.federated.tree import Part
 from farshore.core.message import Message
 from farshore.core.seeds import Seed

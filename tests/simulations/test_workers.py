@@ -12,8 +12,9 @@ import psutil
 import pytest
 import torch
 
+from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.memories import OwnMemories
-from farshore.algorithms.federated.rounds import cohort, restored
+from farshore.algorithms.federated.rounds import restored
 from farshore.algorithms.federated.tree import Part
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import RunFailedError
