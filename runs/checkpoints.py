@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -83,7 +84,8 @@ class CheckpointStore:
         except OSError as error:
             raise files.storage_error(f"cannot make the directory {self._path}", error) from error
         files.replace(self._file(step), write)
-        self._sound[self._file(step)] = _identity(self._file(step))
+        with contextlib.suppress(OSError):  # gone already: `steps` will find out
+            self._sound[self._file(step)] = _identity(self._file(step))
         self._prune(step)
 
     def load(self, step: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -56,7 +57,8 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
         sync(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # may fail for the same reason: the first cause is the one to tell
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise storage_error(f"cannot write {path}", error) from error
         raise

@@ -259,3 +259,16 @@ def test_json_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         files.write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_directory_that_turns_into_a_file_while_writing_is_told_with_the_first_cause(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+
+    def write(temporary: Path) -> None:
+        folder.rmdir()
+        folder.write_text("in the way")
+        temporary.write_text("lost")
+
+    with pytest.raises(StorageError, match="Not a directory – check that disk"):
+        files.replace(folder / "step", write)
