@@ -160,6 +160,11 @@ class ServerSession(Session, Protocol):
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``; they reach ``metrics.jsonl`` and whoever follows the run."""
 
+    def traffic(self) -> Mapping[str, int]:
+        """Bytes of the run's own messages since this program began: ``dense_up``, ``payload_up``, ``frame_up`` and the
+        same ``down``; empty where nobody counts.
+        """
+
     def progress(self, done: int, total: int, **values: float | str) -> None:
         """Tell how far the run is, for progress bars."""
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
-from .curves import Curve
+from .curves import Curve, speed_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Arm:
         Seeds that reached their target; None where there is no target.
     rounds_to, payload_to : float or None
         Medians over the seeds that reached it.
+    speed_up : float or None
+        Rounds of the baseline over this arm's, with the same seed: the median over the seeds that reached the target.
     seconds : float or None
         Mean simulated time of a whole run; None where nothing told it.
     """
@@ -53,6 +55,7 @@ class Arm:
     rounds_to: float | None
     payload_to: float | None
     seconds: float | None = None
+    speed_up: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -71,7 +74,8 @@ def compare(curves: Mapping[str, Mapping[int, Curve]], baseline: str = "") -> li
         (as VHL's literature does). Empty: no target.
     """
     targets = {seed: percent(curve.best) for seed, curve in curves[baseline].items()} if baseline else {}
-    return [_arm(name, by_seed, targets) for name, by_seed in curves.items()]
+    firsts = {seed: _rounds_to(curve, targets[seed]) for seed, curve in curves[baseline].items()} if baseline else {}
+    return [_arm(name, by_seed, targets, firsts) for name, by_seed in curves.items()]
 
 
 def percent(score: float) -> float:
@@ -79,9 +83,18 @@ def percent(score: float) -> float:
     return math.floor(100 * score + 1e-9) / 100
 
 
-def _arm(name: str, by_seed: Mapping[int, Curve], targets: Mapping[int, float]) -> Arm:
+def _rounds_to(curve: Curve, target: float) -> int | None:
+    hit = curve.reaches(target)
+    return None if hit is None else hit[0]
+
+
+def _arm(
+    name: str, by_seed: Mapping[int, Curve], targets: Mapping[int, float], firsts: Mapping[int, int | None]
+) -> Arm:
     found = [curve.reaches(targets[seed]) for seed, curve in by_seed.items() if seed in targets]
     hits = [hit for hit in found if hit is not None]
+    pairs = ((firsts.get(seed), _rounds_to(curve, targets[seed])) for seed, curve in by_seed.items() if seed in targets)
+    ratios = [ratio for pair in pairs if (ratio := speed_up(*pair)) is not None]
     return Arm(
         name,
         len(by_seed),
@@ -92,6 +105,7 @@ def _arm(name: str, by_seed: Mapping[int, Curve], targets: Mapping[int, float]) 
         median(rounds for rounds, _ in hits) if hits else None,
         median(payload for _, payload in hits) if hits else None,
         fmean(c.seconds[-1] for c in by_seed.values()) if all(c.seconds for c in by_seed.values()) else None,
+        median(ratios) if ratios else None,
     )
 
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NotFoundError
 from ..runs.ledger_reader import totals
+from ..runs.traffic import CHANNEL_KINDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: Kinds that channels send on their own account; no method asked for them.
-CHANNEL_KINDS = ("ack", "bye", "heartbeat", "hello", "retransmission")
 
 _GROUPS = ("node", "direction", "kind", "encoding")
 _SIZES = ("frames", "dense_bytes", "payload_bytes", "frame_bytes")

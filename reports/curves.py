@@ -10,7 +10,8 @@ from statistics import fmean
 
 from ..core.errors import DataError
 from ..runs.directory import RunDirectory
-from .communication import CHANNEL_KINDS, last_attempts
+from ..runs.traffic import CHANNEL_KINDS
+from .communication import last_attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class Curve:
         found = (place for place, score in enumerate(self.scores) if score >= target)
         place = next(found, None)
         return None if place is None else (self.rounds[place], self.payload[place])
+
+
+def speed_up(baseline: int | None, rounds: int | None) -> float | None:
+    """How many times fewer ``rounds`` to a target are than the ``baseline``'s; None if either never reached it."""
+    return baseline / rounds if baseline and rounds else None
 
 
 def read_curve(run: RunDirectory, score: str) -> Curve:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .communication import CHANNEL_KINDS, CommunicationReport, Compression, Line, Volume
+from ..runs.traffic import CHANNEL_KINDS
+from .communication import CommunicationReport, Compression, Line, Volume
 from .units import ratio, share, size
 
 if TYPE_CHECKING:

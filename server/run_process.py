@@ -20,6 +20,7 @@ from ..core.seeds import Seed
 from ..core.session import RunInfo
 from ..core.workloads import load
 from ..runs.directory import RunDirectory
+from ..runs.traffic import Traffic
 from ..wire.channel import Channel
 from ..wire.io import IoThread
 from ..wire.local import serve_local
@@ -57,7 +58,8 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
     metrics = directory.open_metrics()
     stack.callback(metrics.close)
-    tally = Tally(ledger.record)
+    traffic = Traffic(ledger.record)
+    tally = Tally(traffic.record)
     epoch = int(specification["epoch"])
     channels = {n: Channel(n, n, "server", epoch=epoch, recorder=tally.record) for n in specification["nodes"]}
     run = RunInfo(
@@ -69,7 +71,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
         directory=directory.path,
     )
     data = {name: Path(path) for name, path in specification["data"].items()}
-    session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, data, parent)
+    session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, traffic, data, parent)
     returning = Returning(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
     session.use(returning)
     doors = Doors()

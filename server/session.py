@@ -14,6 +14,7 @@ from ..core.processes import Parent
 from ..core.session import Channel as ChannelProtocol
 from ..core.session import RunInfo
 from ..runs.checkpoints import CheckpointStore
+from ..runs.traffic import Traffic
 from ..wire.channel import Channel, receive_any
 from .returning import Returning
 from .tally import Tally
@@ -35,6 +36,8 @@ class RunProcessSession:
         ``record_metrics(step, values)``.
     tally : Tally
         Bytes so far, told with the progress.
+    traffic : Traffic
+        Bytes so far of the run's own messages.
     data : Mapping[str, Path]
         The server's data sets.
     parent : Parent
@@ -48,6 +51,7 @@ class RunProcessSession:
         checkpoints: CheckpointStore,
         record_metrics: Callable[[int, Mapping[str, float]], None],
         tally: Tally,
+        traffic: Traffic,
         data: Mapping[str, Path],
         parent: Parent,
     ) -> None:
@@ -58,7 +62,7 @@ class RunProcessSession:
         self._channels = channels
         self._checkpoints = checkpoints
         self._record_metrics = record_metrics
-        self._tally = tally
+        self._tally, self._traffic = tally, traffic
         self._data = data
         self._parent = parent
         self._returning: Returning | None = None
@@ -105,6 +109,10 @@ class RunProcessSession:
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``."""
         self._record_metrics(step, {name: float(value) for name, value in values.items()})
+
+    def traffic(self) -> Mapping[str, int]:
+        """Bytes of the run's own messages in this epoch so far."""
+        return self._traffic.bytes()
 
     def progress(self, done: int, total: int, **values: float | str) -> None:
         """Tell how far the run is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,10 +117,12 @@ class SimulatedFleet:
             self._conversation.done()
 
     def _play(self, number: int, clients: Sequence[int], seen: Part, method: Method) -> Gathered:
+        began = time.monotonic()
         block = self._troupe.play(number, clients, seen, method)
+        seconds = {"train": time.monotonic() - began, "wait": 0.0}
         if self._conversation:
             self._conversation.answered(number, clients, block.sizes)
-        return Gathered(block.total, block.replies, block.missing, seen)
+        return Gathered(block.total, block.replies, block.missing, seen, seconds=seconds)
 
     def _late(self, timing: Timing, number: int, late: Sequence[int], seen: Part, method: Method) -> None:
         """Late replies arrive and count as bytes; who remembers nothing need not train for that."""

@@ -22,6 +22,7 @@ from ..core.seeds import Seed
 from ..core.session import Channel, RunInfo, Workload
 from ..core.transfer import Recorder
 from ..runs.checkpoints import CheckpointStore
+from ..runs.traffic import Traffic
 from ..wire.inbox import receive_any
 from ..wire.memory import MemoryChannel, pair
 
@@ -79,6 +80,7 @@ class _ServerSession(_Session):
     channels: Mapping[str, MemoryChannel]
     on_progress: OnProgress | None
     on_metrics: OnMetrics | None
+    counted: Traffic | None
 
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
@@ -93,6 +95,9 @@ class _ServerSession(_Session):
     def metrics(self, step: int, **values: float) -> None:
         if self.on_metrics:
             self.on_metrics(step, values)
+
+    def traffic(self) -> Mapping[str, int]:
+        return self.counted.bytes() if self.counted else {}
 
     def progress(self, done: int, total: int, **values: float | str) -> None:
         if self.on_progress:
@@ -146,8 +151,9 @@ class InProcessRun:
         FarshoreError
             Whatever the first failing program raised; a node's failure names the node.
         """
-        pairs = {node: pair(node, recorder=self.recorder) for node in self.nodes}
-        server, nodes = self._sessions(pairs)
+        traffic = Traffic(self.recorder) if self.recorder else None
+        pairs = {node: pair(node, recorder=traffic.record if traffic else None) for node in self.nodes}
+        server, nodes = self._sessions(pairs, traffic)
         failures: list[BaseException] = []
         threads = [
             threading.Thread(target=self._run_node, name=f"node {n.node}", args=(n, pairs, failures)) for n in nodes
@@ -174,7 +180,7 @@ class InProcessRun:
         return result
 
     def _sessions(
-        self, pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]]
+        self, pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]], traffic: Traffic | None
     ) -> tuple[_ServerSession, list[_NodeSession]]:
         stores = {name: CheckpointStore(self.directory / name) for name in ("server", *self.nodes)}
         info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
@@ -186,6 +192,7 @@ class InProcessRun:
             channels={node: mine for node, (mine, _) in pairs.items()},
             on_progress=self.on_progress,
             on_metrics=self.on_metrics,
+            counted=traffic,
         )
         nodes = [
             _NodeSession(

@@ -87,7 +87,7 @@ class Player:
                 block.missing[client] = str(error)
             else:
                 tree.add(position, part)
-                block.replies.append(Reply(client, update.samples, update.steps, update.loss))
+                block.replies.append(Reply.of(client, update))
         block.total = tree.total()
         return block
 

@@ -30,6 +30,7 @@ from ..core.session import Channel, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
 from ..runs.ledger_reader import segments
+from ..runs.traffic import Traffic
 from .clock import Devices
 from .conversation import Resumed
 from .execution import choose
@@ -184,7 +185,7 @@ class Simulation:
         else:
             troupe = Player(task, codec, mine, settings.largest_norm, together)
         timing = self._timing(session, task, flat, codec) if self.devices is not None else None
-        return SimulatedFleet(troupe, self.clients, codec, session.ledger.record, briefing, session.resumed(), timing)
+        return SimulatedFleet(troupe, self.clients, codec, session.counted.record, briefing, session.resumed(), timing)
 
     def _timing(self, session: _Session, task: Task, flat: FlatModel, codec: Codec) -> Timing:
         """The clock of the devices, which has to know how many steps a client takes."""
@@ -215,6 +216,7 @@ class _Session:
 
     def __enter__(self) -> _Session:
         self.ledger = self._stack.enter_context(self._directory.open_ledger())
+        self.counted = Traffic(self.ledger.record)
         self._metrics = self._directory.open_metrics()
         self._stack.callback(self._metrics.close)
         return self
@@ -259,6 +261,9 @@ class _Session:
 
     def metrics(self, step: int, **values: float) -> None:
         self._metrics.write(step, values)
+
+    def traffic(self) -> Mapping[str, int]:
+        return self.counted.bytes()
 
     def progress(self, done: int, total: int, **values: float | str) -> None:
         if self._simulation.on_progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def _play(player: Player, asked: dict[str, Any], state: SharedArrays, total: Sha
         total.fill(block.total)
     return {
         "empty": block.total is None,
-        "replies": [asdict(reply) for reply in block.replies],
+        "replies": [(r.client, r.samples, r.steps, r.loss, r.figures) for r in block.replies],
         "sizes": block.sizes,
         "missing": {str(client): why for client, why in block.missing.items()},
     }

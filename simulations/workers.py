@@ -154,7 +154,7 @@ class Workers:
 def _joined(answers: list[dict[str, Any]], total: Part | None) -> Block:
     return Block(
         total,
-        [Reply(**reply) for answer in answers for reply in answer["replies"]],
+        [Reply(*reply) for answer in answers for reply in answer["replies"]],
         [Size(*size) for answer in answers for size in answer["sizes"]],
         {int(client): why for answer in answers for client, why in answer["missing"].items()},
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
+from .chronicle import Chronicle
 from .config import Asynchrony, FederatedConfig
 from .fleet import Arrival, Fleet
 from .methods import FLOATS, INTEGERS, Method
@@ -106,6 +107,7 @@ class AsynchronousRounds:
             self.state, meta = session.load_checkpoint(session.resume_step)
             self.history, self._sent = list(meta["history"]), int(meta["sent"])
             fleet.resume(self.history)
+        self._chronicle = Chronicle(session, task, self._flat, schedule)
         self._stream, self._method = fleet.stream(method), method
         self._busy: set[int] = set()
         self._gone: set[int] = set()
@@ -182,27 +184,23 @@ class AsynchronousRounds:
             moves = [(w, p, reply.seen) for w, p, reply in zip(weights, proposals, replies, strict=True)]
             self.state = buffered(self.state, moves, self._settings.server_lr)
         told = [reply.reply for reply in replies if reply.reply is not None]
-        samples = np.array([reply.samples for reply in told])
         entry = {
             "round": number,
             "cohort": [reply.client for reply in replies],
             "missing": self._missing,
             **self._stream.figures(),
             "staleness": float(np.mean(stale)),
-            "train_loss": float(np.array([reply.loss for reply in told]) @ samples / samples.sum()),
+            **self._chronicle.replies(told),
         }
         self._buffer, self._missing, self._had = [], {}, set()
         self._tell(number, entry)
 
     def _tell(self, number: int, entry: dict[str, Any]) -> None:
-        last = number == self._schedule.rounds
-        if last or number % self._schedule.eval_every == 0:
-            entry |= self._task.evaluate(self._flat, self.state)
+        seconds = self._chronicle.complete(entry, self.state)
         self.history.append(entry)
-        figures = {name: value for name, value in entry.items() if isinstance(value, float)}
-        figures["loss"] = figures.pop("train_loss")
-        self._session.metrics(number, **figures)
-        if last or number % self._schedule.checkpoint_every == 0:
+        figures = self._chronicle.tell(entry, {"test": seconds})
+        if self._chronicle.checkpoint_due(number):
             self._fleet.keep(number)
+            self._chronicle.keep(entry, self.state)
             self._session.save_checkpoint(number, self.state, {"history": self.history, "sent": self._sent})
         self._session.progress(number, self._schedule.rounds, unit="version", **figures)

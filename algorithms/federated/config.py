@@ -63,6 +63,12 @@ class FederatedConfig(BaseModel):
     deadline: float = Field(0.0, ge=0, description="seconds that a round waits for replies; 0 = for all that live")
     largest_norm: float = Field(0.0, ge=0, description="updates that move the model further are refused; 0 = none is")
     eval_every: int = Field(1, ge=1, description="rounds between scores on the test set")
+    client_eval_every: int = Field(
+        0,
+        ge=0,
+        description="rounds between scores on each client's own part of the test set, the last round's "
+        "always; 0 = never",
+    )
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
     uplink: Uplink = Uplink()
     downlink: Downlink = Downlink()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ...core.seeds import Seed
-from .methods import Method
+from .methods import Method, Update
 from .tree import Part
 
 
@@ -27,12 +27,20 @@ class Reply:
     samples, steps : int
     loss : float
         Mean over the client's steps.
+    figures : dict of float
+        What else it told of its training.
     """
 
     client: int
     samples: int
     steps: int
     loss: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, client: int, update: Update) -> Reply:
+        """What is kept of an update."""
+        return cls(client, update.samples, update.steps, update.loss, update.figures)
 
 
 @dataclass(slots=True)
@@ -55,6 +63,10 @@ class Gathered:
         Updates of earlier rounds that arrived during this one and were not added to anything.
     figures : dict
         What else there is to tell of the round.
+    seconds : dict
+        Where this machine's time went: ``train`` until the first reply, ``wait`` from then to the last one,
+        ``aggregate`` for checking and adding up. Clients played by this machine are not waited for, and are added up
+        as they train.
     """
 
     total: Part | None = None
@@ -64,6 +76,7 @@ class Gathered:
     late: list[int] = field(default_factory=list)
     dropped: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...core.message import Array, Message, Tensor
+from ...core.message import Array, Message, Scalar, Tensor
 from ...wire.pack import pack, unpack
 from .methods import FLOATS, Update
 from .tree import Part
 
 #: Shapes and types by name.
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+_NEEDED = ("samples", "steps", "loss")
+
+#: Further figures that a client may tell.
+MOST_FIGURES = 32
 
 
 def model_message(number: int, tensors: Mapping[str, Tensor]) -> Message:
@@ -23,7 +28,7 @@ def model_message(number: int, tensors: Mapping[str, Tensor]) -> Message:
 
 def update_message(number: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
     """A client's update of round ``number``, its arrays as ``tensors``."""
-    fields = {"samples": update.samples, "steps": update.steps, "loss": update.loss}
+    fields = {**update.figures, "samples": update.samples, "steps": update.steps, "loss": update.loss}
     return Message("update", round=number, tensors=tensors, fields=fields)
 
 
@@ -56,12 +61,21 @@ def read_update(message: Message, number: int, expected: Expected) -> Update:
         raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {number}")
     tensors = arrays(message)
     check_tensors(tensors, expected)
-    samples, steps, loss = (message.fields.get(n) for n in ("samples", "steps", "loss"))
+    samples, steps, loss = (message.fields.get(n) for n in _NEEDED)
     if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
         raise UpdateError("it does not say how many samples and steps it took, and with which loss")
     if not (samples > 0 and steps > 0):
         raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
-    return Update(tensors, samples, steps, loss)
+    return Update(tensors, samples, steps, loss, _figures(message.fields))
+
+
+def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
+    """What else a client tells; whoever reads it takes the names that it knows."""
+    if len(fields) == len(_NEEDED):
+        return {}
+    if len(fields) > len(_NEEDED) + MOST_FIGURES:
+        raise UpdateError(f"it tells {len(fields) - len(_NEEDED)} figures, more than {MOST_FIGURES}")
+    return {name: value for name, value in fields.items() if name not in _NEEDED and isinstance(value, float)}
 
 
 def check_size(seen: Part, update: Update, contribution: Part, largest_norm: float) -> None:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from .flat import FlatModel
 from .local import EachLoss, Objective, Sgd, Trained, normaliser, train
+from .means import Means
 from .tree import Part
 
 Array = NDArray[Any]
 
 FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
-VELOCITY = "velocity"
+VELOCITY, SPREAD = "velocity", "spread"
 
 
 @dataclass(slots=True)
@@ -38,12 +39,15 @@ class Update:
     steps : int
     loss : float
         Mean over its steps.
+    figures : dict of float
+        What else it tells of its training, means over its steps.
     """
 
     tensors: Part
     samples: int
     steps: int
     loss: float
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -63,6 +67,8 @@ class Work:
     each : callable, optional
         The losses of a batch's samples, whose mean is ``objective``; with it, several clients can be trained at once
         (:mod:`~farshore.algorithms.federated.batched`).
+    means : Means, optional
+        What the objective tells of every step; its means go up with the update.
     """
 
     objective: Objective
@@ -71,6 +77,7 @@ class Work:
     sgd: Sgd
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     each: EachLoss | None = None
+    means: Means | None = None
 
 
 class Method(Protocol):
@@ -94,6 +101,9 @@ class Method(Protocol):
     def contribution(self, down: Part, update: Update) -> Part:
         """A reply as a summand."""
 
+    def divergence(self, down: Part, total: Part) -> float | None:
+        """How far apart the clients of a round went, from the sum over the cohort; None where it is not asked for."""
+
     def finish(self, state: Part, total: Part, population: int) -> Part:
         """The server's next state from the sum over the cohort; ``population`` is how many clients there are."""
 
@@ -108,6 +118,9 @@ class FedAvg:
     """
 
     keeps_momentum = False  # for methods of one's own that do not care
+
+    #: Trained parameters whose divergence is told, the first of the state; 0 = none is.
+    measured = 0
 
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
@@ -134,7 +147,9 @@ class FedAvg:
 
     def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
         """The reply of a client that has come from ``down`` to the state ``floats``, ``integers``."""
-        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, done.loss / max(1, done.steps))
+        figures = work.means.told() if work.means is not None else {}
+        loss = done.loss / max(1, done.steps)
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, loss, figures)
 
     def remembers(self, flat: FlatModel) -> dict[str, int]:
         return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
@@ -143,7 +158,31 @@ class FedAvg:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
 
     def contribution(self, down: Part, update: Update) -> Part:
-        return _weighted(update.tensors, update.samples)
+        return self.summand(update.tensors, update.samples, down)
+
+    def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
+        """``tensors`` times ``weight``; with how far the client went from ``down`` (None: 0) where that is told."""
+        part = _weighted(tensors, weight)
+        if self.measured:
+            part[SPREAD] = np.array([weight * _squared(tensors[FLOATS], down, self.measured)])
+        return part
+
+    def divergence(self, down: Part, total: Part) -> float | None:
+        """Root of the weighted mean of ``|w_k - w_mean|²`` over the trained parameters.
+
+        At least the mean distance that FedImpro reports (Tang 2024), and equal to it where all clients are equally far.
+        Unlike that one it follows from sums over the cohort, ``Σ p|d|² - |Σ p d|²`` with ``d = w_k - w_r``.
+        """
+        return self.spread(total, down)
+
+    def spread(self, total: Part, down: Part | None) -> float | None:
+        """As :meth:`divergence`, of what :meth:`summand` was given."""
+        if not self.measured or SPREAD not in total:
+            return None
+        weight = float(total[WEIGHT][0])
+        mean = total[FLOATS][: self.measured] / weight
+        apart = float(total[SPREAD][0]) / weight - _squared(mean, down, self.measured)
+        return float(np.sqrt(np.maximum(0.0, apart)))
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         return _mean(total)
@@ -187,7 +226,7 @@ class Scaffold(FedAvg):
         return down
 
     def contribution(self, down: Part, update: Update) -> Part:
-        return _weighted(update.tensors, 1)
+        return self.summand(update.tensors, 1, down)
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         p, clients = len(state[CONTROL]), float(total[WEIGHT][0])
@@ -217,7 +256,12 @@ class FedNova(FedAvg):
         p, travelled = self._trainable, float(update.tensors[NORMALISER][0])
         floats = update.tensors[FLOATS].copy()
         floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(travelled)
-        return _weighted({**update.tensors, FLOATS: floats}, update.samples)
+        return self.summand({**update.tensors, FLOATS: floats}, update.samples, None)
+
+    def divergence(self, down: Part, total: Part) -> float | None:
+        """As FedAvg's, of the clients' normalised ways times the mean number of steps: what the server adds up."""
+        spread = self.spread(total, None)
+        return None if spread is None else spread * float(total[NORMALISER][0]) / float(total[WEIGHT][0])
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         mean = _mean(total)
@@ -240,6 +284,12 @@ def _weighted(tensors: Part, weight: int) -> Part:
 def _mean(total: Part) -> Part:
     """Sums over the weight's sum, in each array's own type; integers rounded."""
     weight = float(total[WEIGHT][0])
-    mean: Part = {n: a / a.dtype.type(weight) for n, a in total.items() if n != WEIGHT}
+    mean: Part = {n: a / a.dtype.type(weight) for n, a in total.items() if n not in (WEIGHT, SPREAD)}
     mean[INTEGERS] = np.rint(mean[INTEGERS]).astype(np.int64)
     return mean
+
+
+def _squared(floats: Array, down: Part | None, count: int) -> float:
+    """``|x|²`` of the first ``count`` numbers, less those of ``down``; not by BLAS, whose threads change last bits."""
+    way = floats[:count] if down is None else np.subtract(floats[:count], down[FLOATS][:count], dtype=np.float64)
+    return float(np.add.reduce(np.square(way, dtype=np.float64)))

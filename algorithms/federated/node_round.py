@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -57,6 +58,9 @@ class NodeRound:
         self._waiting = dict(asked)
         self._tree, self._gathered = TreeSum(len(asked)), Gathered()
         self._replies: dict[int, Reply] = {}
+        self._began = time.monotonic()
+        self._first = 0.0
+        self._adding = 0.0
 
     def play(self, left: Left) -> Gathered:
         """Ask everybody, and wait for whoever has not answered while there is time left."""
@@ -78,6 +82,7 @@ class NodeRound:
                 self._take(name, answer, left)
         self._gathered.total = self._tree.total()
         self._gathered.replies = [self._replies[place] for place in sorted(self._replies)]
+        self._gathered.seconds = self._seconds()
         return self._gathered
 
     def _ask(self, name: str, timeout: float | None) -> bool:
@@ -135,7 +140,22 @@ class NodeRound:
                 return
         self._new.discard(name)
 
+    def _seconds(self) -> dict[str, float]:
+        now = time.monotonic()
+        first = self._first or now
+        return {
+            "train": first - self._began,
+            "wait": max(0.0, now - first - self._adding),
+            "aggregate": self._adding,
+        }
+
     def _add(self, name: str, answer: Message) -> None:
+        began = time.monotonic()
+        self._first = self._first or began
+        self._fold(name, answer)
+        self._adding += time.monotonic() - began
+
+    def _fold(self, name: str, answer: Message) -> None:
         self._busy.pop(name, None)
         place, client = self._waiting[name]
         try:
@@ -145,7 +165,7 @@ class NodeRound:
         else:
             del self._waiting[name]
             self._tree.add(place, part)
-            self._replies[place] = Reply(client, update.samples, update.steps, update.loss)
+            self._replies[place] = Reply.of(client, update)
 
     def _all_late(self) -> None:
         for name in list(self._waiting):

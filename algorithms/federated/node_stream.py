@@ -121,7 +121,7 @@ class NodeStream:
             return self._nothing(name, str(error))
         self._settle(name)
         proposal = self._method.finish(job.seen, part, len(self._names))
-        reply = Reply(client, update.samples, update.steps, update.loss)
+        reply = Reply.of(client, update)
         return Arrival(client, job.number, proposal, job.seen, reply)
 
     def _gone(self, name: str, why: str) -> Arrival:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ...core.errors import RunFailedError
 from ...core.session import ServerSession
+from .chronicle import Chronicle
 from .config import FederatedConfig
 from .fleet import Fleet, Gathered
 from .task import Task
@@ -43,6 +43,7 @@ class Rounds:
             self.state, meta = session.load_checkpoint(session.resume_step)
             self.history = list(meta["history"])
             fleet.resume(self.history)
+        self._chronicle = Chronicle(session, task, self._flat, schedule)
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last round; returns one entry per round."""
@@ -55,22 +56,35 @@ class Rounds:
         seed, began = self._session.run.seed, time.monotonic()
         chosen = self._fleet.draw(seed, number, self._schedule.per_round)
         gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
+        made = time.monotonic()
+        entry = self._entry(number, chosen, gathered)
         self._step(number, gathered)
-        entry = {"round": number, **_told(gathered, chosen)}
-        last = number == self._schedule.rounds
-        if last or number % self._schedule.eval_every == 0:
-            entry |= self._task.evaluate(self._flat, self.state)
+        spent = {"aggregate": 0.0, **gathered.seconds}
+        spent["aggregate"] += time.monotonic() - made
+        spent["test"] = self._chronicle.complete(entry, self.state)
         self.history.append(entry)
-        told = {"loss" if n == "train_loss" else n: v for n, v in entry.items()}
-        figures = {n: v for n, v in told.items() if isinstance(v, float) and math.isfinite(v)}
-        self._session.metrics(number, **figures)
-        if last or number % self._schedule.checkpoint_every == 0:
+        figures = self._chronicle.tell(entry, spent)
+        if self._chronicle.checkpoint_due(number):
             self._fleet.keep(number)
+            self._chronicle.keep(entry, self.state)
             self._session.save_checkpoint(number, self.state, {"history": self.history})
         clients = {"ok": len(gathered.replies), "late": len(gathered.late)}
         clients["failed"] = len(chosen) - sum(clients.values())
         seconds = time.monotonic() - began
         self._session.progress(number, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+
+    def _entry(self, number: int, chosen: Sequence[int], gathered: Gathered) -> dict[str, Any]:
+        entry = {
+            "round": number,
+            "cohort": list(chosen),
+            "missing": {str(client): why for client, why in gathered.missing.items()},
+            **gathered.figures,
+            **self._chronicle.replies(gathered.replies),
+        }
+        if gathered.total is not None:
+            apart = self._method.divergence({**self.state, **gathered.seen}, gathered.total)
+            entry |= {} if apart is None else {"divergence": apart}
+        return entry
 
     def _step(self, number: int, gathered: Gathered) -> None:
         """Make the next state of the sum; keep the present one where there is no sum to speak of."""
@@ -92,14 +106,3 @@ def restored(state: Part, before: Part, seen: Part) -> Part:
         if array is not before[name] and array.dtype.kind == "f":
             state[name] = state[name] + (before[name] - array)
     return state
-
-
-def _told(gathered: Gathered, chosen: Sequence[int]) -> dict[str, Any]:
-    losses = np.array([r.loss for r in gathered.replies])
-    samples = np.array([r.samples for r in gathered.replies])
-    return {
-        "cohort": list(chosen),
-        "missing": {str(client): why for client, why in gathered.missing.items()},
-        **gathered.figures,
-        "train_loss": float(losses @ samples / samples.sum()) if len(samples) else float("nan"),
-    }

@@ -78,6 +78,7 @@ class VHL(FederatedConfig):
     server_lr: float = Field(1.0, gt=0, description="of SCAFFOLD's server, eta_g")
     scaffold_momentum: float = Field(0.0, ge=0, lt=1, description="in place of momentum in SCAFFOLD's clients")
 
+    divergence: bool = Field(True, description="tell how far apart the clients of each round went")
     targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")
 
     @model_validator(mode="after")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,21 @@ from ...data.images import ImageTask
 from ..federated.flat import FlatModel
 from ..federated.fleet import cohort
 from ..federated.local import Objective, Sgd
+from ..federated.means import Means
 from ..federated.methods import FLOATS, INTEGERS, FedAvg, FedNova, Method, Scaffold, Work
 from ..federated.tree import Part
 from .batch_norm import forward_both
 from .config import VHL
-from .losses import VHLLoss
+from .describe import describe_partition, describe_virtual
+from .losses import LossParts, VHLLoss
 from .models import build, show, widen_head
-from .preparation import recipes, resized
+from .preparation import Recipe, recipes, resized
 from .virtual import VirtualData, VirtualRecipe
 
 _TEST_BATCH = 512
+
+#: What clients tell of their steps, and the loss's names of it.
+_TERMS = {"train_ce": "natural", "virtual_ce": "virtual", "align_loss": "align", "noise_loss": "noise"}
 
 
 class VHLTask:
@@ -48,8 +55,8 @@ class VHLTask:
         self._test_x, self._test_y = self._pixels(images.test.images), torch.from_numpy(images.test.labels)
         self._population = population
         self.classes = len(images.train.classes)
-        partition = config.partition.seeded(seed.child("partition").value % (1 << 32))
-        self.parts = [torch.from_numpy(p) for p in partition.split(images.train.labels, population)]
+        self.partition = config.partition.seeded(seed.child("partition").value % (1 << 32))
+        self.parts = [torch.from_numpy(p) for p in self.partition.split(images.train.labels, population)]
         self.recipe = self._recipe() if config.virtual.has_images else None
         self._virtual: VirtualData | None = None
         self.loss = VHLLoss(self.classes, self._virtual_classes, config.virtual, seed=seed.child("loss").value)
@@ -123,6 +130,11 @@ class VHLTask:
 
     def method(self, flat: FlatModel) -> Method:
         """The base method."""
+        method = self._method(flat)
+        method.measured = flat.layout.trainable if self._config.divergence else 0
+        return method
+
+    def _method(self, flat: FlatModel) -> FedAvg:
         keep = self._config.client_momentum == "keep"
         match self._config.method:
             case "scaffold":
@@ -138,7 +150,9 @@ class VHLTask:
         # Contrasts mix the samples of a batch, and the losses of each are taken in float32.
         each = _each if not self._config.virtual.enabled and self._config.precision != "bf16" else None
         sgd = self.sgd(self._ticks(client, number) + 1)
-        return Work(self._objective(flat), batches, len(self.parts[client]), sgd, each=each)
+        means = Means(self.reports) if self.reports else None
+        objective = self._objective(flat, means)
+        return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means)
 
     def sgd(self, number: int) -> Sgd:
         """A client's optimiser in round ``number``; by participation, in the client's own ``number``-th."""
@@ -157,7 +171,7 @@ class VHLTask:
         size = self._config.per_round
         return sum(client in cohort(self._seed, r, self._population, size) for r in range(1, number))
 
-    def _objective(self, flat: FlatModel) -> Objective:
+    def _objective(self, flat: FlatModel, means: Means | None) -> Objective:
         model, settings = flat.module, self._config.virtual
         half = self._config.precision == "bf16"
 
@@ -171,14 +185,19 @@ class VHLTask:
             epoch, x, y, x_v, y_v = batch
             with autocast("cpu", torch.bfloat16, enabled=half):
                 logits, features = forward_both(model, x, x_v, settings.bn)
-            return self.loss(logits, features, y, y_v, epoch=epoch).total
+            return told(self.loss(logits, features, y, y_v, epoch=epoch))
 
         def with_anchors(batch: Any) -> Tensor:
             epoch, x, y, y_v, seed = batch
             with autocast("cpu", torch.bfloat16, enabled=half):
                 logits, features = model(x)
             draw = torch.Generator().manual_seed(seed)
-            return self.loss(logits, features, y, y_v, epoch=epoch, generator=draw).total
+            return told(self.loss(logits, features, y, y_v, epoch=epoch, generator=draw))
+
+        def told(parts: LossParts) -> Tensor:
+            if means is not None:
+                means.add(*(getattr(parts, name) for name in _TERMS.values()))
+            return parts.total
 
         if not settings.enabled:
             return plain
@@ -217,9 +236,56 @@ class VHLTask:
             for rows in torch.split(order[: len(order) // size * size], size):
                 yield self._prepare_virtual(self.virtual_data.images[rows], varied), labels[rows]
 
+    @property
+    def reports(self) -> Sequence[str]:
+        """The terms of the loss, where it has more than one."""
+        return tuple(_TERMS) if self._config.virtual.enabled else ()
+
+    def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
+        """The learning rate, a mean over the cohort; without virtual data the loss is the cross-entropy."""
+        number = entry["round"]
+        ticks = [self._ticks(client, number) for client in entry["cohort"]]
+        lr = sum(self.sgd(tick + 1).lr for tick in ticks) / max(1, len(ticks))
+        return {"lr": lr, **({} if self._config.virtual.enabled else {"train_ce": entry["train_loss"]})}
+
+    def describe(self, folder: Path) -> None:
+        """The partition, a report of it, and the virtual data's recipe and digest."""
+        parts = [part.numpy() for part in self.parts]
+        describe_partition(folder, self.partition, self.images.train.labels, parts, self.classes)
+        if self.recipe is not None:
+            describe_virtual(folder, self.recipe, self.virtual_data.digest, shipped=self.ships)
+
+    @cached_property
+    def test_parts(self) -> list[NDArray[np.int64]]:
+        """Each client's own test images: of every class the share that it has of the class's training images."""
+        parts = [part.numpy() for part in self.parts]
+        return self.partition.split_test(self.images.train.labels, parts, self.images.test.labels)
+
+    def by_client(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
+        """See :class:`~farshore.algorithms.federated.observed.Observed`; a virtual winner is an error."""
+        flat.load(state[FLOATS], state[INTEGERS])
+        decided = self._decided(flat, self._test_x, self._prepare)
+        right = (decided == self._test_y).numpy()
+        return np.array([right[part].mean() if len(part) else np.nan for part in self.test_parts])
+
+    @torch.no_grad()
+    def _decided(self, flat: FlatModel, images: Tensor, prepare: Recipe) -> Tensor:
+        """The largest output of each image, [N]."""
+        flat.module.eval()
+        found = [flat.module(prepare(x))[0].argmax(1) for x in torch.split(images, _TEST_BATCH)]
+        flat.module.train()
+        return torch.cat(found)
+
+    def _virtual_accuracy(self, flat: FlatModel) -> float:
+        """Share of virtual images that the model takes for what they are trained as."""
+        decided = self._decided(flat, self.virtual_data.images, self._prepare_virtual)
+        return float((decided == self.loss.virtual_targets(self._virtual_labels())).float().mean())
+
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
-        """``acc`` over all outputs, ``acc_nat`` over the natural ones, and the test loss over the latter."""
+        """``acc`` over all outputs, ``acc_nat`` over the natural ones, and the test loss over the latter; with virtual
+        images ``virtual_acc``, over all outputs.
+        """
         flat.load(state[FLOATS], state[INTEGERS])
         flat.module.eval()
         right = natural = 0
@@ -232,7 +298,8 @@ class VHLTask:
             loss += float(F.cross_entropy(own, y, reduction="sum"))
         flat.module.train()
         count = len(self._test_y)
-        return {"acc": right / count, "acc_nat": natural / count, "test_loss": loss / count}
+        scores = {"acc": right / count, "acc_nat": natural / count, "test_loss": loss / count}
+        return scores | ({} if self.recipe is None else {"virtual_acc": self._virtual_accuracy(flat)})
 
 
 def _each(model: Callable[..., tuple[Tensor, Tensor]], batch: tuple[Tensor, Tensor]) -> Tensor:

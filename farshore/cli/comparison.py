@@ -43,8 +43,9 @@ def _spread(value: Spread) -> str:
 
 
 def _rounds(arm: Arm) -> str:
-    """Median round, and how many seeds got there."""
+    """Median round, how many times fewer that is than the baseline's, and how many seeds got there."""
     if arm.rounds_to is None:
         return f"none of {arm.seeds}"
     some = "" if arm.reached == arm.seeds else f" ({arm.reached} of {arm.seeds})"
-    return f"{arm.rounds_to:g}{some}"
+    faster = "" if arm.speed_up in (None, 1.0) else f", {arm.speed_up:.3g}x"
+    return f"{arm.rounds_to:g}{faster}{some}"

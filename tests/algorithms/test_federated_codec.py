@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,8 +240,11 @@ class Session:
     resume_step = None
     channels: dict[str, Any] = {}  # noqa: RUF012
 
-    class run:  # noqa: N801
-        seed = Seed(0)
+    def __init__(self, folder: Path) -> None:
+        self.run = SimpleNamespace(seed=Seed(0), directory=folder)
+
+    def traffic(self) -> dict[str, int]:
+        return {}
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **values: None
@@ -249,7 +255,8 @@ def distances(task: Three, uplink: Uplink, downlink: Downlink, rounds: int) -> t
     codec = Codec(uplink, downlink, task.model().layout)
     fleet = SimulatedFleet(Player(task, codec, OwnMemories()), 3, codec, rows.append)
     schedule = FederatedConfig(rounds=rounds, per_round=3, checkpoint_every=rounds)
-    history = Rounds(Session(), task, fleet, schedule).run()  # type: ignore[arg-type]
+    with TemporaryDirectory() as folder:
+        history = Rounds(Session(Path(folder)), task, fleet, schedule).run()  # type: ignore[arg-type]
     return [entry["distance"] for entry in history], rows
 
 

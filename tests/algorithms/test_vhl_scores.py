@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farshore.algorithms.vhl.scores import rounds_to, speed_up, summary
+from farshore.algorithms.vhl.scores import rounds_to, summary
 
 
 def history(*accuracies: float, every: int = 1) -> list[dict[str, Any]]:
@@ -24,10 +24,12 @@ def test_rounds_to_a_target_are_those_of_its_first_time() -> None:
     assert rounds_to(run, 0.9, "acc_nat") == 1
 
 
-def test_speed_up_of_none_is_none() -> None:
-    assert speed_up(6, 2) == 3.0
-    assert speed_up(None, 2) is None
-    assert speed_up(6, None) is None
+def test_bytes_to_a_target_are_all_until_the_end_of_its_first_round() -> None:
+    run = [entry | {"payload_up": 10 * entry["round"], "payload_down": 1} for entry in history(0.5, 0.79, 0.78, 0.80)]
+    found = summary(run, (0.79, 0.8, 0.9))
+    assert found["rounds_to"] == {"0.79": 2, "0.8": 4, "0.9": None}
+    assert found["bytes_to"] == {"0.79": 32, "0.8": 104, "0.9": None}
+    assert summary(history(0.5, 0.79), (0.79,))["bytes_to"] == {"0.79": None}  # nobody counted
 
 
 def test_a_run_is_its_last_its_best_and_the_mean_of_its_last_ten() -> None:

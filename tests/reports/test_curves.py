@@ -9,7 +9,7 @@ import pytest
 from farshore.core.errors import DataError
 from farshore.core.transfer import Transfer
 from farshore.reports.arms import averaged, compare, percent, sparkline
-from farshore.reports.curves import Curve, read_curve
+from farshore.reports.curves import Curve, read_curve, speed_up
 from farshore.reports.plots import draw_comparison
 from farshore.runs.directory import RunDirectory
 
@@ -63,6 +63,20 @@ def test_each_seed_has_a_target_of_its_own() -> None:
     assert first.best.mean == pytest.approx(0.8495)
     assert first.best.sd == pytest.approx(0.0714, abs=1e-4)
     assert second.payload == 300
+
+
+def test_an_arm_is_so_many_times_faster_than_the_baseline_with_the_same_seed() -> None:
+    base = {0: flat(0.1, 0.2, 0.3, 0.8), 1: flat(0.1, 0.8), 2: flat(0.1, 0.9)}
+    other = {0: flat(0.8, 0.1), 1: flat(0.8, 0.1), 2: flat(0.1, 0.1)}
+    first, second = compare({"base": base, "other": other}, "base")
+    assert (first.speed_up, second.speed_up) == (1.0, 3.0)  # 4 rounds over 1, 2 over 1; seed 2 never got there
+    assert compare({"a": base})[0].speed_up is None
+
+
+def test_speed_up_of_none_is_none() -> None:
+    assert speed_up(6, 2) == 3.0
+    assert speed_up(None, 2) is None
+    assert speed_up(6, None) is None
 
 
 def test_without_a_baseline_there_is_no_target() -> None:

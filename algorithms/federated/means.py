@@ -1,0 +1,34 @@
+"""Means of named figures over the steps of one client's training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """What there is to tell of a training besides its loss.
+
+    Parameters
+    ----------
+    names : sequence of str
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64)
+        self._steps = 0
+
+    @torch.no_grad()
+    def add(self, *values: Tensor) -> None:
+        """A step's scalars, in the order of the names; nothing is waited for."""
+        self._sums += torch.stack(values)
+        self._steps += 1
+
+    def told(self) -> dict[str, float]:
+        """The means; empty before the first step."""
+        if not self._steps:
+            return {}
+        return dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
