@@ -180,7 +180,7 @@ class Simulation:
             troupe: Any = stack.enter_context(
                 RayWorkers(cast_, self.workers, self.address, mine)
                 if self.backend == "ray"
-                else Workers(cast_, self.workers)
+                else Workers(cast_, self.workers, mine)
             )
         else:
             troupe = Player(task, codec, mine, settings.largest_norm, together)

@@ -1,10 +1,11 @@
 """A population that worker processes play: the cohort is cut into nodes of its reduction tree, so any number of workers
-gives the same bits.
+gives the same bits. What a lost process had begun is taken back and played again by a new one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,11 +21,21 @@ from ..algorithms.federated.tree import Part, TreeSum, blocks
 from ..core.errors import RunFailedError
 from .player import Block
 from .shared_arrays import SharedArrays
+from .shared_memories import SharedMemories
 from .sizes import Size
 from .worker_process import Cast, main
 
+_log = logging.getLogger(__name__)
+
 _SPAWN = multiprocessing.get_context("spawn")
 _STOP_SECONDS = 2.0
+
+#: Processes that may be lost in one round before the run is given up.
+_LOST_IN_A_ROUND = 3
+
+
+class _LostError(RunFailedError):
+    """A worker process is no more."""
 
 
 class Workers:
@@ -35,23 +46,20 @@ class Workers:
     cast : Cast
     count : int
         How many.
+    memories : SharedMemories
+        To take back what a lost process had begun.
     """
 
-    def __init__(self, cast: Cast, count: int) -> None:
-        self._cast, self._count = cast, count
+    def __init__(self, cast: Cast, count: int, memories: SharedMemories) -> None:
+        self._cast, self._count, self._memories = cast, count, memories
         self._processes: dict[Connection, BaseProcess] = {}
         self._state: SharedArrays | None = None
         self._totals: dict[Connection, SharedArrays] = {}
         self._kept = 0
 
     def __enter__(self) -> Workers:
-        cast = json.dumps(asdict(self._cast))
         for number in range(self._count):
-            mine, theirs = _SPAWN.Pipe()
-            process = _SPAWN.Process(target=main, args=(theirs, cast), name=f"worker {number}", daemon=True)
-            process.start()
-            theirs.close()
-            self._processes[mine] = process
+            self._start(f"worker {number}")
         try:
             for connection in self._processes:
                 self._read(connection)
@@ -84,7 +92,7 @@ class Workers:
         Raises
         ------
         RunFailedError
-            A worker died, or its task raised.
+            A worker's task raised, or workers died again and again.
         """
         self._share(down, method)
         cut = blocks(len(cohort), len(self._processes), self._cast.together)
@@ -106,20 +114,52 @@ class Workers:
         self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, dict[str, Any], SharedArrays]]:
         """Hand the blocks out, each to whoever is idle, and yield what comes back."""
-        assert self._state is not None
-        left, busy = list(reversed(cut)), dict[Connection, int]()
+        left, busy, lost = list(reversed(cut)), dict[Connection, tuple[int, int]](), 0
         for connection in self._processes:
             if left:
                 busy[connection] = self._ask(connection, number, cohort, left.pop())
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                answer, first = self._read(ready), busy.pop(ready)
+                first, count = block = busy.pop(ready)
+                try:
+                    answer = self._read(ready)
+                except _LostError as error:
+                    lost += 1
+                    if lost > _LOST_IN_A_ROUND:
+                        raise RunFailedError(f"round {number}: workers die again and again: {error}") from None
+                    _log.warning("round %d: %s; its clients are played again", number, error)
+                    new = self._replace(ready)  # first: who is gone writes no memories any more
+                    self._memories.restore(number - 1, set(cohort[first : first + count]))
+                    busy[new] = self._ask(new, number, cohort, block)
+                    continue
                 yield first, answer, self._totals[ready]
                 if left:
                     busy[ready] = self._ask(ready, number, cohort, left.pop())
 
-    def _ask(self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]) -> int:
+    def _start(self, name: str) -> Connection:
+        mine, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=main, args=(theirs, json.dumps(asdict(self._cast))), name=name, daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[mine] = process
+        return mine
+
+    def _replace(self, lost: Connection) -> Connection:
+        """A new process in the place of one that died; it writes its sums where that one did."""
+        process = self._processes.pop(lost)
+        lost.close()
+        if process.is_alive():  # it closed its connection but hangs: it must not change memories any more
+            process.kill()
+        process.join()
+        new = self._start(process.name)
+        self._totals[new] = self._totals.pop(lost)
+        self._read(new)
+        return new
+
+    def _ask(
+        self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]
+    ) -> tuple[int, int]:
         assert self._state is not None
         first, count = block
         asked: dict[str, Any] = {"round": number, "kept": self._kept, "first": first}
@@ -130,7 +170,7 @@ class Workers:
         }
         with suppress(OSError):  # whoever died is noticed where its answer is read
             connection.send_bytes(json.dumps(asked).encode())
-        return first
+        return block
 
     def _read(self, connection: Connection) -> dict[str, Any]:
         try:
@@ -138,7 +178,7 @@ class Workers:
         except (EOFError, OSError):
             process = self._processes[connection]
             process.join(_STOP_SECONDS)
-            raise RunFailedError(f"{process.name} of the simulation died (exit code {process.exitcode})") from None
+            raise _LostError(f"{process.name} of the simulation died (exit code {process.exitcode})") from None
         if "error" in answer:
             raise RunFailedError(f"{self._processes[connection].name} of the simulation: {answer['error']}")
         return answer

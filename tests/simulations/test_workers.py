@@ -22,6 +22,7 @@ from farshore.core.seeds import Seed
 from farshore.simulations.fleet import SimulatedFleet
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.player import Player
+from farshore.simulations.shared_memories import SharedMemories
 from farshore.simulations.worker_process import Cast
 from farshore.simulations.workers import Workers
 
@@ -60,6 +61,33 @@ def cast(method: str, folder: Path) -> Cast:
     return Cast("vhl", json.dumps(config(method).model_dump(mode="json")), SEED, {}, CLIENTS, str(folder))
 
 
+def crew(method: str, folder: Path) -> Workers:
+    """Two workers, and the memories that their processes map too."""
+    task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
+    flat = task.model()
+    kept = WORKLOAD.codec(config(method), flat).remembers(task.method(flat), flat)
+    return Workers(cast(method, folder), 2, SharedMemories(folder, CLIENTS, kept))
+
+
+def killed(workers: Workers, monkeypatch: pytest.MonkeyPatch, kills: Callable[[int, int], bool]) -> list[int]:
+    """Kill whoever was asked for a block where ``kills(round, times so far)``; the list gets the rounds."""
+    ask, done = workers._ask, list[int]()
+
+    def asked(connection: Any, number: int, cohort: Any, block: Any) -> Any:
+        process = psutil.Process(workers._processes[connection].pid)
+        if not kills(number, len(done)):
+            return ask(connection, number, cohort, block)
+        done.append(number)
+        answer = ask(connection, number, cohort, block)
+        connection.poll(60)  # it has played, and changed memories
+        connection.recv_bytes()
+        process.kill()
+        return answer
+
+    monkeypatch.setattr(workers, "_ask", asked)
+    return done
+
+
 def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
     """The run's last state and the replies of every round."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
@@ -82,7 +110,7 @@ def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
 )
 def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: Path, method: str) -> None:
     alone, told = rounds(method, lambda task: Player(task, WORKLOAD.codec(config(method), task.model()), OwnMemories()))
-    with Workers(cast(method, tmp_path / "memories"), 2) as workers:
+    with crew(method, tmp_path / "memories") as workers:
         together, told_too = rounds(method, lambda _: workers)
     assert told_too == told
     assert [n for n in alone if not np.array_equal(alone[n], together[n])] == []
@@ -97,22 +125,39 @@ def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: P
     assert [n for n in alone if not np.array_equal(alone[n], real[n])] == []
 
 
-def test_a_killed_worker_ends_the_simulation_in_one_line_and_nobody_is_left(tmp_path: Path) -> None:
-    def kill(_: Any) -> Workers:
-        for process in psutil.Process().children():
-            if "spawn_main" in " ".join(process.cmdline()):
-                process.kill()
-        return workers
+@pytest.mark.slow
+def test_what_a_killed_worker_had_changed_is_taken_back_and_played_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with crew("scaffold", tmp_path / "a") as workers:
+        undisturbed, told = rounds("scaffold", lambda _: workers)
+    with crew("scaffold", tmp_path / "b") as workers:
+        done = killed(workers, monkeypatch, lambda number, so_far: so_far < number)  # once in each round
+        disturbed, told_too = rounds("scaffold", lambda _: workers)
+    assert done == [1, 2]
+    assert told_too == told
+    assert [n for n in undisturbed if not np.array_equal(undisturbed[n], disturbed[n])] == []
+    files = [p.name for p in (tmp_path / "a").iterdir() if not p.name.startswith("undo")]
+    assert len(files) > 1
+    assert [n for n in files if (tmp_path / "a" / n).read_bytes() != (tmp_path / "b" / n).read_bytes()] == []
 
-    with (
-        pytest.raises(RunFailedError, match=r"worker \d of the simulation died"),
-        Workers(cast("fedavg", tmp_path / "memories"), 2) as workers,
-    ):
-        rounds("fedavg", kill)
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_end_the_simulation_in_one_line_and_nobody_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = crew("fedavg", tmp_path / "memories")
+    killed(workers, monkeypatch, lambda number, so_far: True)
+    why = r"round 1: workers die again and again: worker \d of the simulation died"
+    with pytest.raises(RunFailedError, match=why), workers:
+        rounds("fedavg", lambda _: workers)
     assert not [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
 def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
     wrong = Cast("ping", "{}", SEED, {}, CLIENTS, str(tmp_path))
-    with pytest.raises(RunFailedError, match="'ping' is no federated method"), Workers(wrong, 1):
+    with (
+        pytest.raises(RunFailedError, match="'ping' is no federated method"),
+        Workers(wrong, 1, SharedMemories(tmp_path, CLIENTS, {})),
+    ):
         pass
