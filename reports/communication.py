@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import NotFoundError
-from ..runs.ledger_reader import totals
-from ..runs.traffic import CHANNEL_KINDS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ..runs.directory import RunDirectory
+from .account import CHANNEL, ONCE, REPEATED, SIZES, Account
 
 _GROUPS = ("node", "direction", "kind", "encoding")
-_SIZES = ("frames", "dense_bytes", "payload_bytes", "frame_bytes")
-_PLACE = (*_GROUPS, "round", "step", "micro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +31,10 @@ class Volume:
     frame_bytes: int = 0
 
     def __add__(self, other: Volume) -> Volume:
-        return Volume(*(getattr(self, name) + getattr(other, name) for name in _SIZES))
+        return Volume(*(getattr(self, name) + getattr(other, name) for name in SIZES))
 
     def __sub__(self, other: Volume) -> Volume:
-        return Volume(*(getattr(self, name) - getattr(other, name) for name in _SIZES))
+        return Volume(*(getattr(self, name) - getattr(other, name) for name in SIZES))
 
     @property
     def ratio(self) -> float | None:
@@ -149,34 +144,43 @@ class Compression:
         return {**asdict(self), "kinds": list(self.kinds), "ratio": self.ratio}
 
 
-def communication(ledger: pa.Table, socket_bytes: Mapping[str, int] | None = None) -> CommunicationReport:
-    """Sum up a run's ledger.
+def communication(account: Account, socket_bytes: Mapping[str, int] | None = None) -> CommunicationReport:
+    """The report of a run.
 
     Parameters
     ----------
-    ledger : pyarrow.Table
-        From :func:`farshore.runs.ledger_reader.read_ledger`.
+    account : Account
+        The sums of its ledger.
     socket_bytes : Mapping[str, int], optional
         Bytes on the sockets, by ``up`` and ``down``.
     """
-    groups = _lines(totals(ledger, _GROUPS), _GROUPS)
-    once = [line for line in _lines(last_attempts(ledger, _GROUPS), _GROUPS) if line.kind not in CHANNEL_KINDS]
-    channel = _sum(line for line in groups if line.kind in CHANNEL_KINDS)
-    total = _sum(groups)
-    by = {name: _regroup(groups, (name,)) for name in _GROUPS}
+    part = {name: _sum(_lines(account.by("part", parts=[name]))) for name in (ONCE, REPEATED, CHANNEL)}
     return CommunicationReport(
-        total=total,
-        once=_sum(once),
-        repeated=total - channel - _sum(once),
-        channel=channel,
-        by_node=by["node"],
-        by_direction=_uplink_first(by["direction"]),
-        by_kind=by["kind"],
-        by_encoding=by["encoding"],
-        lines=_uplink_first(_regroup(groups, ("node", "direction", "kind"))),
-        once_by_kind=_regroup(once, ("kind",)),
+        total=part[ONCE] + part[REPEATED] + part[CHANNEL],
+        once=part[ONCE],
+        repeated=part[REPEATED],
+        channel=part[CHANNEL],
+        by_node=_lines(account.by("node")),
+        by_direction=_uplink_first(_lines(account.by("direction"))),
+        by_kind=_lines(account.by("kind")),
+        by_encoding=_lines(account.by("encoding")),
+        lines=_uplink_first(_lines(account.by("node", "direction", "kind"))),
+        once_by_kind=_lines(account.by("kind", parts=[ONCE])),
         socket_bytes=dict(socket_bytes or {}),
     )
+
+
+def communication_of(run: RunDirectory) -> CommunicationReport:
+    """The report of the run in a directory.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed.
+    StorageError
+        The ledger cannot be read.
+    """
+    return communication(Account.read(run.path), run.socket_bytes())
 
 
 def compression(
@@ -214,42 +218,15 @@ def compressions(report: CommunicationReport, baselines: Mapping[str, int]) -> t
     return tuple(compression(report, name, size) for name, size in baselines.items())
 
 
-def last_attempts(ledger: pa.Table, by: Sequence[str]) -> pa.Table:
-    """Sums by columns over the last attempt at every message: what a run sends that nothing restarts.
-
-    Parameters
-    ----------
-    ledger : pyarrow.Table
-    by : sequence of str
-        Columns that tell messages apart: node, direction, kind, encoding, round, step, micro.
-    """
-    import pyarrow.compute as pc
-
-    if not pc.any(pc.greater(ledger["attempt"], 0)).as_py():
-        return totals(ledger, by)
-    attempts = totals(ledger, (*_PLACE, "attempt")).sort_by("attempt")
-    # One thread: "last" means something in the order of the rows only.
-    last = attempts.group_by(list(_PLACE), use_threads=False).aggregate([(name, "last") for name in _SIZES])
-    summed = last.group_by(list(by), use_threads=False).aggregate([(f"{name}_last", "sum") for name in _SIZES])
-    names = {f"{name}_last_sum": name for name in _SIZES}
-    return summed.rename_columns([names.get(name, name) for name in summed.column_names])
-
-
-def _lines(table: pa.Table, by: Sequence[str]) -> list[Line]:
-    rows = table.to_pylist()
-    return [Line(Volume(*(row[name] for name in _SIZES)), **{name: row[name] for name in by}) for row in rows]
+def _lines(rows: Iterable[Mapping[str, Any]]) -> tuple[Line, ...]:
+    return tuple(
+        Line(Volume(*(row[name] for name in SIZES)), **{name: row[name] for name in _GROUPS if name in row})
+        for row in rows
+    )
 
 
 def _sum(lines: Iterable[Line]) -> Volume:
     return sum((line.volume for line in lines), Volume())
-
-
-def _regroup(lines: Iterable[Line], by: Sequence[str]) -> tuple[Line, ...]:
-    sums: dict[tuple[str, ...], Volume] = {}
-    for line in lines:
-        key = tuple(getattr(line, name) for name in by)
-        sums[key] = sums.get(key, Volume()) + line.volume
-    return tuple(Line(sums[key], **dict(zip(by, key, strict=True))) for key in sorted(sums))
 
 
 def _uplink_first(lines: Sequence[Line]) -> tuple[Line, ...]:

@@ -10,8 +10,9 @@ from statistics import fmean
 
 from ..core.errors import DataError
 from ..runs.directory import RunDirectory
-from ..runs.traffic import CHANNEL_KINDS
-from .communication import last_attempts
+from .account import ONCE, Account
+
+_EVERY_ROUND = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,9 @@ def read_curve(run: RunDirectory, score: str) -> Curve:
 
 def _payload_until(run: RunDirectory, rounds: Sequence[int]) -> list[int]:
     """Sums of the method's own messages, each counted once, up to each of ``rounds``."""
-    rows = last_attempts(run.read_ledger(), ("round", "kind")).to_pylist()
-    by_round: dict[int, int] = {}
-    for row in rows:
-        if row["kind"] not in CHANNEL_KINDS:
-            by_round[row["round"]] = by_round.get(row["round"], 0) + row["payload_bytes"]
-    sent, ends = sorted(by_round), list(accumulate(by_round[r] for r in sorted(by_round)))
+    account = Account.read(run.path, windows=_EVERY_ROUND)
+    sums = account.by("window", parts=[ONCE])
+    sent = [account.periods.span(row["window"])[1] for row in sums]
+    ends = list(accumulate(row["payload_bytes"] for row in sums))
     places = [bisect_right(sent, number) for number in rounds]
     return [ends[place - 1] if place else 0 for place in places]

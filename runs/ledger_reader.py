@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +54,16 @@ def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Tab
     pa = pyarrow()
     names = schema().names if columns is None else list(columns)
     wanted = pa.schema([schema().field(name) for name in names])
-    batches = [batch for path in segments(directory) for batch in _read(path, names)]
-    return pa.Table.from_batches(batches, wanted).unify_dictionaries()
+    return pa.Table.from_batches(read_blocks(directory, names), wanted).unify_dictionaries()
+
+
+def read_blocks(directory: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The blocks of a directory's ledger one by one, so that a long one need not fit into memory.
+
+    Columns and errors are those of :func:`read_ledger`; dictionaries differ from block to block.
+    """
+    for path in segments(directory):
+        yield from _read(path, list(columns))
 
 
 def segments(directory: Path) -> list[Path]:
@@ -111,28 +119,37 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
-def _read(path: Path, names: Sequence[str]) -> list[Any]:
+def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
     pa = pyarrow()
-    batches: list[Any] = []
+    count = 0
     try:
         with pa.OSFile(str(path)) as source:
             if _is_torn_schema(path):
-                return batches
+                return
             wanted = [number for number, name in enumerate(schema().names) if name in names]
             # Before the columns are read, or a file with fewer of them would be an index out of range.
             if pa.ipc.open_stream(source).schema != schema():
                 raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
             source.seek(0)
             reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
-            try:
-                batches.extend(batch.select(list(names)) for batch in reader)
-            except (pa.ArrowInvalid, OSError) as error:
-                _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, len(batches), error)
+            while (batch := _next(reader, path, count)) is not None:
+                count += 1
+                yield batch.select(list(names))
     except pa.ArrowInvalid as error:
         raise StorageError(f"{path} is no ledger: {error}", cure=_FOREIGN) from error
     except OSError as error:
         raise files.storage_error(f"cannot read the ledger {path}", error) from error
-    return batches
+
+
+def _next(reader: Any, path: Path, count: int) -> Any:
+    """The next whole block, or None at the end."""
+    try:
+        return reader.read_next_batch()
+    except StopIteration:
+        return None
+    except (pyarrow().ArrowInvalid, OSError) as error:
+        _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, count, error)
+        return None
 
 
 def _is_torn_schema(path: Path) -> bool:

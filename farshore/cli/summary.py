@@ -104,8 +104,8 @@ def account(run: RunInfo) -> CommunicationReport | None:
     """
     if not run.directory or not Path(run.directory).is_dir():
         return None
-    from ..reports.communication import communication
+    from ..reports.communication import communication_of
     from ..runs.directory import RunDirectory
 
     directory = RunDirectory(Path(run.directory))
-    return communication(directory.read_ledger(), directory.socket_bytes())
+    return communication_of(directory)

@@ -15,7 +15,7 @@ from ..cli.output import note, say
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed
-from ..reports.communication import CommunicationReport, communication, compressions
+from ..reports.communication import CommunicationReport, communication_of, compressions
 from ..runs.directory import RunDirectory
 from . import unsplit
 from .household import Household
@@ -143,7 +143,7 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Sp
                 _tell_log(admin, ended.id)
                 raise
         directory = RunDirectory(Path(ended.directory))
-        report = communication(directory.read_ledger(), directory.socket_bytes())
+        report = communication_of(directory)
         return Split(settings, result(ended), report)
 
 

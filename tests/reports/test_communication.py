@@ -11,6 +11,7 @@ from rich.console import Console
 
 from farshore.core.errors import NotFoundError
 from farshore.core.transfer import Direction, Transfer
+from farshore.reports.account import Account
 from farshore.reports.communication import CommunicationReport, Volume, communication, compression, compressions
 from farshore.reports.tables import communication_table, compression_table
 from farshore.runs.ledger import Ledger
@@ -24,7 +25,7 @@ def report(folder: Path, rows: Sequence[Row], **sockets: int) -> CommunicationRe
         for node, direction, kind, step, attempt, dense, payload, frame in rows:
             encoding = "int4" if kind == "activation" else "raw"
             ledger.record(Transfer(node, direction, kind, encoding, 0, step, 0, dense, payload, frame, attempt, 1.0))
-    return communication(read_ledger(folder), sockets)
+    return communication(Account.of(read_ledger(folder)), sockets)
 
 
 PLAIN: list[Row] = [
