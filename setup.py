@@ -11,6 +11,7 @@ setup(
     package_dir={"farshore": "farshore", **{f"farshore.{r}": r for r in rooms}},
     package_data={
         "farshore": ["py.typed", "template/*.txt"],
+        "farshore.reports": ["templates/*"],
         "farshore.simulations": ["scenarios/*.yaml", "profiles/*.yaml", "flower_vhl/pyproject.toml"],
     },
 )

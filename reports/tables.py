@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..runs.traffic import CHANNEL_KINDS
-from .communication import CommunicationReport, Compression, Line, Volume
+from .communication import CommunicationReport, Compression, Volume
 from .units import ratio, share, size
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+#: Columns that :func:`cells` fills.
+SIZE_COLUMNS = ("frames", "dense", "payload", "frame", "ratio", "overhead")
+ARROWS = {"up": "↑ up", "down": "↓ down"}
 
 
 def communication_table(report: CommunicationReport, title: str = "Communication") -> Table:
@@ -27,26 +31,26 @@ def communication_table(report: CommunicationReport, title: str = "Communication
     rich.table.Table
         Print it with ``rich.console.Console().print``.
     """
-    table = _table(title, left=("node", "direction", "kind"), right=("frames", *_SIZES, "ratio", "overhead"))
+    table = plain_table(title, left=("node", "direction", "kind"), right=SIZE_COLUMNS)
     for line in report.lines:
         if line.kind not in CHANNEL_KINDS:  # many small rows; their sum stands below
-            table.add_row(line.node, _arrow(line), line.kind, *_cells(line.volume))
+            table.add_row(line.node, ARROWS[line.direction], line.kind, *cells(line.volume))
     table.add_section()
     for line in report.by_direction:
-        table.add_row("all", _arrow(line), "all", *_cells(line.volume))
-    table.add_row("all", "both", "all", *_cells(report.total), style="bold")
+        table.add_row("all", ARROWS[line.direction], "all", *cells(line.volume))
+    table.add_row("all", "both", "all", *cells(report.total), style="bold")
     parts = (("sent again after a restart", report.repeated), ("the channels' own", report.channel))
     for name, volume in parts:
         if volume.frames:
-            table.add_row("", "", f"of which {name}", *_cells(volume))
-    table.caption = _caption(report)
+            table.add_row("", "", f"of which {name}", *cells(volume))
+    table.caption = sockets_told(report)
     table.caption_justify = "left"
     return table
 
 
 def compression_table(compressions: Sequence[Compression], title: str = "Compression") -> Table:
     """One row per baseline: what it would have sent, what was sent, and the ratio."""
-    table = _table(title, left=("against", "counted"), right=("baseline", "payload", "compression"))
+    table = plain_table(title, left=("against", "counted"), right=("baseline", "payload", "compression"))
     for item in compressions:
         counted = ", ".join(item.kinds) or "every message of the method"
         table.add_row(item.baseline, counted, size(item.baseline_bytes), size(item.payload_bytes), ratio(item.ratio))
@@ -55,10 +59,8 @@ def compression_table(compressions: Sequence[Compression], title: str = "Compres
     return table
 
 
-_SIZES = ("dense", "payload", "frame")
-
-
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without lines: names to the left, numbers to the right."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -69,16 +71,14 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def _cells(volume: Volume) -> tuple[str, ...]:
+def cells(volume: Volume) -> tuple[str, ...]:
+    """A volume in the columns :data:`SIZE_COLUMNS`."""
     sizes = (size(volume.dense_bytes), size(volume.payload_bytes), size(volume.frame_bytes))
     return (f"{volume.frames:,}", *sizes, ratio(volume.ratio), share(volume.overhead))
 
 
-def _arrow(line: Line) -> str:
-    return "↑ up" if line.direction == "up" else "↓ down"
-
-
-def _caption(report: CommunicationReport) -> str:
+def sockets_told(report: CommunicationReport) -> str:
+    """What the sockets carried, or that nobody measured it."""
     sockets = report.socket_bytes
     if not sockets:
         return "socket bytes (HTTP/2, TLS) were not measured"

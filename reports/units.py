@@ -27,3 +27,21 @@ def ratio(value: float | None) -> str:
 def share(value: float | None) -> str:
     """A part of one in percent: ``1.3 %``; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def span(seconds: float) -> str:
+    """Time with two significant digits: ``0.42 s``, ``12 s``, ``3.5 min``, ``2.1 h``, ``4.0 days``."""
+    value, unit = seconds, "s"
+    for limit, factor, larger in ((90, 60, "min"), (90, 60, "h"), (48, 24, "days")):
+        if value < limit:
+            break
+        value, unit = value / factor, larger
+    digits = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+    return f"{digits} {unit}"
+
+
+def energy(joule: float) -> str:
+    """Joules with their unit: ``0.52 J``, ``1.2 kJ``, ``3.4 Wh``."""
+    if joule < 1000:
+        return f"{joule:.3g} J"
+    return f"{joule / 1000:.1f} kJ" if joule < 3600 else f"{joule / 3600:,.1f} Wh"

@@ -12,6 +12,7 @@ import pytest
 from farshore.cli.init import filled
 from farshore.cli.settings import resolve
 from farshore.core.workloads import load
+from farshore.reports.links import LINKS
 from farshore.simulations.scenario import parse as parse_scenario
 from farshore.wire.encodings import parse
 from farshore.wire.frame import PREFIX_BYTES, FrameType
@@ -99,3 +100,13 @@ def test_the_scenario_of_the_page_is_one() -> None:
     scenario = parse_scenario(text, "docs/simulating.md")
     for arm in scenario.arms:
         resolve(load(scenario.method).config, scenario.values(arm), ())
+
+
+def test_the_links_of_the_reports_page_are_the_real_ones() -> None:
+    page = (ROOT / "docs" / "reports.md").read_text()
+    for link in LINKS:
+        told = link.profile
+        row = f"| {link.name} | {told.down_mbps:g} / {told.up_mbps:g} | {2 * told.latency_ms:g} ms |"
+        assert row in page, row
+        for joule in (told.up_joule_per_mb, told.down_joule_per_mb):
+            assert not joule or f"{joule / 8 * 1000:g}" in page

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..core.errors import ExitCode, FarshoreError
 
 
-def report(error: BaseException, *, debug: bool = False) -> int:
+def tell(error: BaseException, *, debug: bool = False) -> int:
     """Print ``error`` on standard error and return the exit code that belongs to it.
 
     Errors that farshore did not raise on purpose get one line as well; the traceback goes to a file that it names.

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ExitCode
-from . import certs, demo, doctor, init, methods, node, nodes, run, runs, server, simulate
-from .failures import report
+from . import certs, demo, doctor, init, methods, node, nodes, report, run, runs, server, simulate
+from .failures import tell
 
 app = typer.Typer(
     name="farshore",
@@ -53,6 +53,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(nodes.app, name="nodes")
 app.command("run")(run.run)
 app.add_typer(runs.app, name="runs")
+app.command("report")(report.report)
 app.command("methods")(methods.methods)
 app.add_typer(certs.app, name="certs")
 app.command("doctor")(doctor.doctor)
@@ -69,7 +70,7 @@ def execute(arguments: Sequence[str]) -> int:
         if result == ExitCode.INTERRUPTED:  # what the parser makes of a KeyboardInterrupt
             raise KeyboardInterrupt
     except BaseException as error:
-        return report(error, debug=debug)
+        return tell(error, debug=debug)
     return result if isinstance(result, int) else 0
 
 

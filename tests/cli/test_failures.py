@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from farshore.cli import main as cli
-from farshore.cli.failures import report
+from farshore.cli.failures import tell
 from farshore.core.errors import ConfigError, ExitCode, FarshoreError
 
 
@@ -22,21 +22,21 @@ def every_error() -> list[type[FarshoreError]]:
 
 @pytest.mark.parametrize("kind", every_error())
 def test_each_error_ends_with_its_own_code(kind: type[FarshoreError], capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(kind("it broke at node a", cure="mend it")) == kind.exit_code
+    assert tell(kind("it broke at node a", cure="mend it")) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["error: it broke at node a", "  try: mend it"]
 
 
 def test_markup_and_line_breaks_in_a_message_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    report(ConfigError("no file [bold]x[/bold]\nand more"))
+    tell(ConfigError("no file [bold]x[/bold]\nand more"))
     assert capsys.readouterr().err == "error: no file [bold]x[/bold] and more\n"
 
 
 def test_an_unexpected_error_is_one_line_and_a_file_with_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         raise ZeroDivisionError("by zero")
-    assert report(raised.value) == ExitCode.INTERNAL
+    assert tell(raised.value) == ExitCode.INTERNAL
     err = capsys.readouterr().err
     assert "Traceback" not in err
     found = re.search(r"the traceback is in (\S+)", err)
@@ -55,15 +55,15 @@ def test_debug_shows_the_traceback_and_keeps_the_code(capsys: pytest.CaptureFixt
 
 
 def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(KeyboardInterrupt()) == 130
-    assert report(typer.Abort()) == 130
+    assert tell(KeyboardInterrupt()) == 130
+    assert tell(typer.Abort()) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_exit_codes_of_commands_pass_through() -> None:
-    assert report(typer.Exit(41)) == 41
-    assert report(SystemExit(3)) == 3
-    assert report(SystemExit("text")) == 1
+    assert tell(typer.Exit(41)) == 41
+    assert tell(SystemExit(3)) == 3
+    assert tell(SystemExit("text")) == 1
 
 
 @pytest.mark.parametrize(

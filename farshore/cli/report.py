@@ -1,0 +1,76 @@
+"""``farshore report``: what a run cost on the wire, as tables, a page, or files for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import Json, emit, say, show
+
+if TYPE_CHECKING:
+    from ..runs.directory import RunDirectory
+
+Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its directory.")],
+    target: Annotated[list[float] | None, typer.Option(help="A score whose price to tell; repeat it for more.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with charts.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sums as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sums as Parquet.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Report what a run sent: by kind, round, node and encoding, against baselines, on links that people have.
+
+    A run that is still going, or failed, is told as far as it came.
+    """
+    from ..reports.run_report import read_report
+
+    found = read_report(find(run, home), target or ())
+    if html is not None:
+        from ..reports.page import write_page
+
+        write_page(found, html)
+    if csv is not None or parquet is not None:
+        from ..reports.sums import write_csv, write_parquet
+
+        for path, write in ((csv, write_csv), (parquet, write_parquet)):
+            if path is not None:
+                write(found.account, path)
+    if json_:
+        emit(found.as_dict())
+        return
+    from ..reports.report_tables import report_tables
+
+    why = f" ({found.reason})" if found.reason else ""
+    say(f"run {found.info['id']}: {found.info['workload']}, {found.state}{why}, seed {found.info['seed']}\n")
+    for table in report_tables(found):
+        show(table)
+        say("")
+    for name, path in (("page", html), ("CSV", csv), ("Parquet", parquet)):
+        if path is not None:
+            say(f"{name:<8} {path}")
+
+
+def find(run: str, home: Path | None) -> RunDirectory:
+    """The directory of a run that is named by its id or its path.
+
+    Raises
+    ------
+    NotFoundError
+        There is none on this machine.
+    """
+    from ..core.homes import base, server_home
+    from ..runs.locate import locate
+
+    return locate(run, _folders(home or server_home(), base() / "imported"))
+
+
+def _folders(home: Path, imported: Path) -> Iterator[Path]:
+    yield home / "runs"
+    yield imported

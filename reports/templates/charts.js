@@ -1,0 +1,27 @@
+"use strict";
+// Draws the page's charts in its colours, and again whenever these change.
+(() => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const draw = () => {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
+    for (const { name, traces, layout } of charts) {
+      const narrow = window.innerWidth < 600;
+      const whole = {
+        ...layout,
+        font: { color: ink, family: "inherit", size: narrow ? 11 : 13 },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        margin: { l: 10, r: 10, t: 10, b: 10 },
+        legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+        xaxis: { ...axis, ...layout.xaxis },
+        yaxis: { ...axis, ...layout.yaxis },
+      };
+      Plotly.react(`chart-${name}`, traces, whole, { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" });
+    }
+  };
+  draw();
+  dark.addEventListener("change", draw);
+})();

@@ -1,0 +1,77 @@
+"""The page is whole in itself, escapes what runs are called, and tells what the tables tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from farshore.core.errors import MissingExtraError, StorageError
+from farshore.reports import page
+from farshore.reports.charts import charts
+from farshore.reports.page import write_page
+from farshore.reports.run_report import read_report
+
+from .runs import federated
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is ours: Plotly's script has tags and addresses of its own."""
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
+
+
+def written(folder: Path, **info: object) -> str:
+    write_page(read_report(federated(folder / "run", **info)), folder / "page.html")
+    return (folder / "page.html").read_text()
+
+
+@pytest.mark.usefixtures("own")
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    assert "/* plotly */" in text
+    assert not re.search(r"""(src|href|action)\s*=|@import|url\(|https?://""", text)
+
+
+@pytest.mark.usefixtures("own")
+def test_names_of_runs_nodes_and_settings_are_text(tmp_path: Path) -> None:
+    text = written(tmp_path, id=EVIL, workload=EVIL, config={"name": EVIL, EVIL: 1})
+    assert EVIL not in text
+    assert text.count("<script") == 3
+
+
+@pytest.mark.usefixtures("own")
+def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    data = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    assert [chart["name"] for chart in data] == ["rounds", "score", "nodes", "flow"]
+    bars = {trace["name"]: trace["y"] for trace in data[0]["traces"]}
+    assert bars == {"model": [12_000] * 4, "update": [3000] * 4}
+    assert data[1]["traces"][0]["x"] == [15_000, 30_000, 45_000, 60_000]
+    assert data[2]["traces"][0]["z"] == [[5200] * 4] * 3
+    flow = data[3]["traces"][0]
+    labels = flow["node"]["label"]
+    flows = {
+        (labels[a], labels[b]): v
+        for a, b, v in zip(*(flow["link"][name] for name in ("source", "target", "value")), strict=True)
+    }
+    assert flows["server", "model ↓"] == flows["model ↓", "n1"] * 3 == 48_000
+    assert flows["update ↑", "server"] == 12_000
+    assert "60.0 kB" in text
+
+
+def test_plotlys_script_comes_along(tmp_path: Path) -> None:
+    assert len(written(tmp_path)) > 1_000_000
+
+
+def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = read_report(federated(tmp_path / "run"))
+    with pytest.raises(StorageError):
+        write_page(report, tmp_path / "none" / "page.html")
+    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    with pytest.raises(MissingExtraError, match=r"farshore\[reports\]"):
+        page.render("report.html", report=report, charts=charts(report))
