@@ -65,7 +65,7 @@ def _by_kind(report: RunReport) -> Chart:
             "name": kind,
             "x": labels,
             "y": [window.payload_by_kind.get(kind, 0) for window in report.windows],
-            "marker": {"color": _colour(place)},
+            "marker": {"color": colour(place)},
             "hovertemplate": "%{y:.4s}B<extra>%{fullData.name}</extra>",
         }
         for place, kind in enumerate(kinds)
@@ -92,7 +92,7 @@ def _score_over_bytes(report: RunReport) -> Chart:
         "y": list(curve.scores),
         "text": [f"{report.unit} {number}" for number in curve.rounds],
         "hovertemplate": "%{text}: %{y:.4f} after %{x:.4s}B<extra></extra>",
-        "line": {"color": _colour(0)},
+        "line": {"color": colour(0)},
         "marker": {"size": 5},
     }
     layout = {
@@ -158,7 +158,7 @@ def _flow(report: RunReport) -> Chart:
     flows = {ends: count for ends, count in flows.items() if count}
     places = {end: number for number, end in enumerate(dict.fromkeys(end for ends in flows for end in ends))}
     kinds = [end for end in places if end[0] == "kind"]
-    colour = {end: _colour(kinds.index(end)) if end in kinds else "#8C8C8C" for end in places}
+    shade = {end: colour(kinds.index(end)) if end in kinds else "#8C8C8C" for end in places}
     trace = {
         "type": "sankey",
         "arrangement": "snap",
@@ -166,7 +166,7 @@ def _flow(report: RunReport) -> Chart:
         "valuesuffix": "B",
         "node": {
             "label": [label for _, label in places],
-            "color": [colour[end] for end in places],
+            "color": [shade[end] for end in places],
             "pad": 12,
             "thickness": 14,
         },
@@ -174,19 +174,20 @@ def _flow(report: RunReport) -> Chart:
             "source": [places[a] for a, _ in flows],
             "target": [places[b] for _, b in flows],
             "value": list(flows.values()),
-            "color": [_faded(colour[a if a[0] == "kind" else b]) for a, b in flows],
+            "color": [_faded(shade[a if a[0] == "kind" else b]) for a, b in flows],
         },
     }
     told = "Payload from senders on the left through kinds of messages to receivers on the right."
     return Chart("flow", "Who sent what to whom", told, [trace], {"height": 180 + 26 * len(places)})
 
 
-def _colour(place: int) -> str:
+def colour(place: int) -> str:
+    """Of the ``place``-th thing told apart."""
     return COLOURS[place % len(COLOURS)]
 
 
-def _faded(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _faded(shade: str) -> str:
+    red, green, blue = (int(shade[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.35)"
 
 

@@ -14,6 +14,7 @@ from ..runs import files
 from .charts import charts
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
 from .run_report import RunReport
+from .side_by_side import SideBySide, score_over_bytes
 from .units import energy, ratio, share, size, span
 
 _TALKERS = 20
@@ -33,6 +34,14 @@ def write_page(report: RunReport, path: Path) -> None:
     told = {"talkers": _talkers(report), "network": _network(report)}
     data = [chart.as_dict() for chart in drawn]
     text = render("report.html", report=report, charts=drawn, data=data, **told)
+    files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
+
+
+def write_comparison(found: SideBySide, path: Path) -> None:
+    """Write the page of a comparison; errors as :func:`write_page`."""
+    chart = score_over_bytes(found)
+    data = [chart.as_dict()] if chart else []
+    text = render("comparison.html", found=found, chart=chart, data=data)
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 

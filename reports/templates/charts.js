@@ -15,6 +15,7 @@
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         margin: { l: 10, r: 10, t: 10, b: 10 },
+        modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)" },
         legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
         xaxis: { ...axis, ...layout.xaxis },
         yaxis: { ...axis, ...layout.yaxis },

@@ -1,0 +1,36 @@
+"""``farshore compare``: runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Json, emit, say, show
+from .report import Home, find
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Ids of runs, or their directories.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with a chart.")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Compare runs: what each sent, what each byte brought, and where their settings differ."""
+    from ..reports.run_report import read_report
+    from ..reports.side_by_side import comparison_tables, side_by_side
+
+    found = side_by_side([read_report(find(run, home)) for run in runs])
+    if html is not None:
+        from ..reports.page import write_comparison
+
+        write_comparison(found, html)
+    if json_:
+        emit(found.as_dict())
+        return
+    for table in comparison_tables(found):
+        show(table)
+        say("")
+    if html is not None:
+        say(f"page  {html}")
