@@ -87,7 +87,7 @@ class AdminClient:
             See :meth:`farshore.core.homes.LocalServer.read`.
         """
         server = LocalServer.read(home)
-        return cls(server.address, server.admin_token, server.certificate)
+        return cls(server.address, server.token, server.certificate)
 
     @classmethod
     def pinned(cls, address: str, token: str, fingerprint: str) -> AdminClient:

@@ -16,7 +16,7 @@ from ..core.message import Array
 from ..core.processes import Json
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
-from ..core.session import RunInfo
+from ..core.session import Code, RunInfo
 from ..runs.checkpoints import CheckpointStore
 from ..wire.channel import Channel
 from ..wire.grpc_attach import Dialer
@@ -120,17 +120,17 @@ class NodeProcessSession:
                 cure=f"start it with --data {name}=PATH",
             ) from None
 
-    def admit(self, digest: str, what: str) -> None:
+    def admit(self, code: Code) -> None:
         """Ask whether code that came with the run may be executed here; its operator may take a while to answer."""
-        if digest in self._accepted:
+        if code.digest in self._accepted:
             return
         if self._may_ask:
-            self._parent.send({"type": "ask", "digest": digest, "what": what})
+            self._parent.send({"type": "ask", "digest": code.digest, "what": code.what})
             if self._answer.result():
                 return
         raise RefusedError(
-            f"node {self.node} does not accept {what} with the hash {digest}",
-            cure=f"its operator can: farshore node join … --accept-apps {digest}",
+            f"node {self.node} does not accept {code.what} with the hash {code.digest}",
+            cure=f"its operator can: farshore node join … --accept-apps {code.digest}",
         )
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:

@@ -35,12 +35,13 @@ class LocalServer:
         ``host:port`` to dial.
     certificate : bytes or None
         PEM root to verify the server with; None when it runs without TLS (loopback only).
-    admin_token : str
+    token : str
+        The operator's where the home has one, else what submitters show.
     """
 
     address: str
     certificate: bytes | None
-    admin_token: str
+    token: str
 
     @classmethod
     def read(cls, home: Path) -> LocalServer:
@@ -55,7 +56,8 @@ class LocalServer:
         """
         try:
             address = (home / "address").read_text().strip()
-            token = (home / "admin.token").read_text().strip()
+            operators = home / "operator.token"
+            token = (operators if operators.exists() else home / "admin.token").read_text().strip()
             certificate = home / "certificate.pem"
             return cls(address, certificate.read_bytes() if certificate.exists() else None, token)
         except FileNotFoundError as error:

@@ -59,6 +59,22 @@ class RunInfo:
     directory: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Code that comes with a run.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-256 of it, hexadecimal: what operators accept it by.
+    what : str
+        What it is, in words: "a Flower app".
+    """
+
+    digest: str
+    what: str
+
+
 class Session(Protocol):
     """What both sides share.
 
@@ -84,6 +100,15 @@ class Session(Protocol):
         ------
         StorageError
             It is missing or damaged.
+        """
+
+    def admit(self, code: Code) -> None:
+        """Ask whether code that came with the run may be executed here; to be called before any of it is.
+
+        Raises
+        ------
+        RefusedError
+            The operator of this machine has not accepted it.
         """
 
     def check_cancelled(self) -> None:
@@ -114,15 +139,6 @@ class NodeSession(Session, Protocol):
         ------
         DataError
             The node was not given that data set.
-        """
-
-    def admit(self, digest: str, what: str) -> None:
-        """Ask whether code that came with the run may be executed here; ``digest`` is its SHA-256, hexadecimal.
-
-        Raises
-        ------
-        RefusedError
-            The node's operator has not accepted it.
         """
 
 
@@ -174,7 +190,8 @@ class Workload(Protocol):
 
     The server imports the module when a run is submitted, to check its configuration: heavy imports belong inside the
     programs. A method with the attribute ``node_may_open = True`` lets a node open a run for itself alone, with a
-    user's own process as the node program; such a run is not restarted.
+    user's own process as the node program; such a run is not restarted. One whose runs bring code has a method
+    ``code(config) -> Code``, so that a server refuses at once what its operator has not accepted.
     """
 
     @property

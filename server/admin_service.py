@@ -33,9 +33,9 @@ class AdminService(AdminServicer):
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:  # noqa: N802
         """Take a new run."""
-        await self._check(context)
+        by_operator = await self._check(context)
         try:
-            return self._server.submit(request).info()
+            return self._server.submit(request, by_operator=by_operator).info()
         except FarshoreError as error:
             await refuse(context, error, "a run")
 
@@ -78,7 +78,7 @@ class AdminService(AdminServicer):
         """Continue a run that ended early."""
         run = await self._run(request.id, context)
         try:
-            self._server.resume(run)
+            self._server.resume(run, by_operator=await self._check(context))
         except FarshoreError as error:
             await refuse(context, error, "to resume")
         return run.info()
@@ -104,10 +104,13 @@ class AdminService(AdminServicer):
             await refuse(context, error, "to revoke")
         return pb.Empty()
 
-    async def _check(self, context: Context) -> None:
-        if not self._server.identity.is_admin(metadata(context, "farshore-admin")):
+    async def _check(self, context: Context) -> bool:
+        """Turn away whoever has no token; returns whether it is the operator's."""
+        identity, token = self._server.identity, metadata(context, "farshore-admin")
+        if not identity.is_admin(token):
             error = RefusedError("the admin token is wrong or missing", cure="it is in the server's home: admin.token")
             await refuse(context, error, "an admin call")
+        return identity.is_operator(token)
 
     async def _run(self, run_id: str, context: Context) -> Run:
         await self._check(context)

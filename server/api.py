@@ -1,10 +1,10 @@
 """The server room's front door.
 
 ``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five
-seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. A
-submitter on the same machine needs three files of the home only: ``address`` (``host:port``; there while the server
+seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. Its
+operator, at the same machine, needs three files of the home only: ``address`` (``host:port``; there while the server
 runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and
-``admin.token``.
+``operator.token``. Other submitters get a copy of ``admin.token``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who a server is: its home directory, its certificate and the admin token, all made at first start."""
+"""Who a server is: its home directory, its certificate and two tokens, all made at first start."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ class Identity:
     fingerprint : str
         Of the certificate; empty when insecure.
     admin_token : str
+        What submitters show; copies of it may be on other machines.
+    operator_token : str
+        What whoever can read the home shows: the operator, at this machine.
     lock : int
         Descriptor of the home's lock; held until :meth:`release`, or until the process ends.
     """
@@ -39,6 +42,7 @@ class Identity:
     pair: Pair | None
     fingerprint: str
     admin_token: str
+    operator_token: str
     lock: int
 
     @property
@@ -54,8 +58,12 @@ class Identity:
         os.close(self.lock)
 
     def is_admin(self, token: str) -> bool:
-        """Whether ``token`` is the admin token, in constant time."""
-        return hmac.compare_digest(token.encode(), self.admin_token.encode())
+        """Whether ``token`` is a submitter's or the operator's, in constant time."""
+        return hmac.compare_digest(token.encode(), self.admin_token.encode()) or self.is_operator(token)
+
+    def is_operator(self, token: str) -> bool:
+        """Whether ``token`` is the operator's, in constant time."""
+        return hmac.compare_digest(token.encode(), self.operator_token.encode())
 
 
 def open_identity(options: ServeOptions) -> Identity:
@@ -73,11 +81,14 @@ def open_identity(options: ServeOptions) -> Identity:
     home = private_folder(options.home)
     lock = _lock(home)
     server_id = _read_or_make(home / "server.id", lambda: secrets.token_hex(8))
-    admin_token = _read_or_make(home / "admin.token", lambda: secrets.token_urlsafe(32))
+    admin_token, operator_token = (
+        _read_or_make(home / name, lambda: secrets.token_urlsafe(32)) for name in ("admin.token", "operator.token")
+    )
     if options.insecure:
         (home / "certificate.pem").unlink(missing_ok=True)
     pair = None if options.insecure else _pair(options)
-    return Identity(home, server_id, pair, fingerprint(pair.certificate) if pair else "", admin_token, lock)
+    mark = fingerprint(pair.certificate) if pair else ""
+    return Identity(home, server_id, pair, mark, admin_token, operator_token, lock)
 
 
 def _lock(home: Path) -> int:

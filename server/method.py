@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import ConfigError
-from ..core.session import Workload
+from ..core.session import Code, Workload
 from ..core.workloads import load
 
 
@@ -23,11 +23,14 @@ class Method:
         Data sets that each node must hold; for each, the names under which it will do.
     node_may_open : bool
         Whether a node may open a run of it for itself.
+    code : Code or None
+        What the run brings to be executed.
     """
 
     config_json: str
     needs: tuple[tuple[str, ...], ...]
     node_may_open: bool
+    code: Code | None
 
     @classmethod
     def of(cls, name: str, config_json: str) -> Method:
@@ -43,7 +46,13 @@ class Method:
         workload = load(name)
         config = configuration(workload, config_json)
         needs = tuple(tuple(names) for names in workload.node_data(config))
-        return cls(config.model_dump_json(), needs, bool(getattr(workload, "node_may_open", False)))
+        brought = getattr(workload, "code", None)
+        return cls(
+            config.model_dump_json(),
+            needs,
+            bool(getattr(workload, "node_may_open", False)),
+            brought(config) if brought is not None else None,
+        )
 
 
 def configuration(workload: Workload, text: str) -> BaseModel:

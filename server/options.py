@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,10 @@ class ServeOptions:
         Life of the join token made at first start.
     restarts_per_hour : int
         How often a run may be restarted within an hour before it counts as failed.
+    accept_apps : frozenset of str
+        SHA-256 of apps (code that comes with a run) that may be executed here, whoever submits the run.
+    ask : callable or None
+        ``await ask(what, digest)``: asked about every other app; None = they are refused.
     """
 
     home: Path = field(default_factory=server_home)
@@ -57,6 +61,8 @@ class ServeOptions:
     heartbeat_seconds: float = 5.0
     token_hours: float = 24.0
     restarts_per_hour: int = 20
+    accept_apps: frozenset[str] = frozenset()
+    ask: Callable[[str, str], Awaitable[bool]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

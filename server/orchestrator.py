@@ -14,6 +14,7 @@ from ..proto import control_pb2 as pb
 from ..runs.states import ENDED
 from ..runs.store import RunStore
 from .book import Book
+from .consent import Consent
 from .credentials import Credentials
 from .data_service import Door
 from .identity import Identity, open_identity
@@ -42,6 +43,7 @@ class Orchestrator:
         self.identity: Identity = open_identity(options)
         self._store = _open_store(options)
         self.credentials = Credentials(self._store, self.identity.fingerprint)
+        self.consent = Consent(options.accept_apps, options.ask)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
         self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.doors: dict[str, Door] = {}
@@ -89,8 +91,8 @@ class Orchestrator:
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: pb.SubmitRequest) -> Run:
-        """Take a new run.
+    def submit(self, request: pb.SubmitRequest, *, by_operator: bool) -> Run:
+        """Take a new run; what the operator of this server submits, they accept by that.
 
         Raises
         ------
@@ -98,8 +100,11 @@ class Orchestrator:
             No workload has that name, or it needs a package that is not installed here.
         ConfigError
             Its configuration is wrong, or the request contradicts itself.
+        RefusedError
+            It brings code that is not accepted here.
         """
         method = Method.of(request.workload, request.config_json or "{}")
+        self.consent.check(method.code, admitted=by_operator)
         count = len(request.nodes) or request.node_count or 1
         if len(set(request.nodes)) != len(request.nodes):
             raise ConfigError("the same node is named twice")
@@ -112,7 +117,7 @@ class Orchestrator:
             wanted=tuple(request.nodes),
             data=dict(request.data),
         )
-        run.needs = method.needs
+        run.needs, run.code, run.admitted = method.needs, method.code, by_operator
         self._lead(run)
         return run
 
@@ -123,7 +128,10 @@ class Orchestrator:
         ------
         ConfigError
             Another run of the node waits already.
+        RefusedError
+            It brings code that is not accepted here.
         """
+        self.consent.check(method.code, admitted=False)
         # One that still works for it is not in the way: a process that came back waits until its old run has ended.
         if any(run.wanted == (node.name,) for run in self.book.waiting()):
             raise ConfigError(f"a run of the node '{node.name}' waits already", cure="wait for it or cancel it")
@@ -135,15 +143,18 @@ class Orchestrator:
             wanted=(node.name,),
             data={},
         )
-        run.needs, run.one_epoch = method.needs, True
+        run.needs, run.code, run.one_epoch = method.needs, method.code, True
         self._lead(run)
         return run
 
     def _take_up(self, run: Run) -> None:
         """Lead a run that waited when the server went down."""
         try:
-            run.needs = Method.of(run.workload, run.config_json).needs
-        except FarshoreError as error:  # its method is gone or has changed
+            method = Method.of(run.workload, run.config_json)
+            self.consent.check(method.code, admitted=False)
+            run.needs, run.code = method.needs, method.code
+        except FarshoreError as error:
+            # Its method is gone or has changed, or its code was accepted by its submitter only.
             run.state, run.reason = "failed", str(error)
             self.book.save(run)
         else:
@@ -154,20 +165,23 @@ class Orchestrator:
         if run.state not in ENDED:
             run.end_early("cancelled", "cancelled by the operator")
 
-    def resume(self, run: Run) -> None:
-        """Continue a run that was interrupted, failed or cancelled, with the same nodes.
+    def resume(self, run: Run, *, by_operator: bool) -> None:
+        """Continue a run that was interrupted, failed or cancelled, with the same nodes; see :meth:`submit`.
 
         Raises
         ------
         ConfigError
             It is still running, has finished, or was opened by its node.
+        RefusedError
+            It brings code that is not accepted here.
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
         method = Method.of(run.workload, run.config_json)
         if method.node_may_open:
             raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
-        run.needs = method.needs
+        self.consent.check(method.code, admitted=run.admitted or by_operator)
+        run.needs, run.code, run.admitted = method.needs, method.code, run.admitted or by_operator
         run.wanted = run.nodes or run.wanted
         run.epoch += 1
         run.ending, run.ended = None, 0.0
@@ -197,7 +211,7 @@ class Orchestrator:
     def schedule(self) -> None:
         """Look whether waiting runs can have their nodes now; oldest first."""
         for run in self.book.waiting():
-            if run.id not in self._leading or run.assigned.is_set():
+            if run.id not in self._leading or run.assigned.is_set() or not self.consent.given(run):
                 continue
             choice = self._choice(run)
             if choice.nodes:
@@ -224,8 +238,9 @@ class Orchestrator:
         return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
 
     async def assign(self, run: Run) -> None:
-        """Return once the run has its nodes."""
+        """Return once the run's code is accepted and it has its nodes."""
         run.assigned.clear()
+        await self.consent.obtain(run)
         self.schedule()
         await run.assigned.wait()
 
@@ -248,6 +263,7 @@ class Orchestrator:
             "nodes": list(run.nodes),
             "directory": str(run.directory),
             "data": data,
+            "admitted": run.code.digest if run.code and self.consent.given(run) else "",
             "direct": direct,
             "socket": str(self._sockets.socket(run.id, run.epoch)),
         }

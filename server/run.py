@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.session import Code
 from ..proto import control_pb2 as pb
 from ..runs.states import RunState
 from .run_log import RunLog
@@ -46,6 +47,10 @@ class Run:
         Data sets that each node must hold; for each, the names under which it will do.
     data : dict
         Data sets on the server's side.
+    code : Code or None
+        What it brings to be executed.
+    admitted : bool
+        Whether the server's operator has accepted that code for this very run.
     one_epoch : bool
         Its only node opened it for itself and keeps its half in memory: there is nothing to restart from.
     ending : (str, str) or None
@@ -68,6 +73,8 @@ class Run:
     wanted: tuple[str, ...] = ()
     needs: tuple[tuple[str, ...], ...] = ()
     data: dict[str, str] = field(default_factory=dict)
+    code: Code | None = None
+    admitted: bool = False
     one_epoch: bool = False
     state: RunState = "waiting"
     reason: str = ""

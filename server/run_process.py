@@ -71,7 +71,8 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
         directory=directory.path,
     )
     data = {name: Path(path) for name, path in specification["data"].items()}
-    session = RunProcessSession(run, channels, directory.checkpoints, metrics.write, tally, traffic, data, parent)
+    admitted, kept = str(specification["admitted"]), directory.checkpoints
+    session = RunProcessSession(run, channels, kept, metrics.write, tally, traffic, data, parent, admitted)
     returning = Returning(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
     session.use(returning)
     doors = Doors()

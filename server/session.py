@@ -12,10 +12,11 @@ from ..core.errors import DataError, RunCancelledError
 from ..core.message import Array, Message
 from ..core.processes import Parent
 from ..core.session import Channel as ChannelProtocol
-from ..core.session import RunInfo
+from ..core.session import Code, RunInfo
 from ..runs.checkpoints import CheckpointStore
 from ..runs.traffic import Traffic
 from ..wire.channel import Channel, receive_any
+from .consent import refusal
 from .returning import Returning
 from .tally import Tally
 
@@ -42,6 +43,8 @@ class RunProcessSession:
         The server's data sets.
     parent : Parent
         Where progress and log lines go.
+    admitted : str
+        SHA-256 of the code that the run may have executed here; empty = none.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class RunProcessSession:
         traffic: Traffic,
         data: Mapping[str, Path],
         parent: Parent,
+        admitted: str,
     ) -> None:
         self.run = run
         self.resume_step: int | None = None
@@ -65,6 +69,7 @@ class RunProcessSession:
         self._tally, self._traffic = tally, traffic
         self._data = data
         self._parent = parent
+        self._admitted = admitted
         self._returning: Returning | None = None
         self._cancelled = ""
         self._told = 0.0
@@ -105,6 +110,11 @@ class RunProcessSession:
         if not path.exists():
             raise DataError(f"the server's data set '{name}' is not at {path}", cure="correct its path")
         return path
+
+    def admit(self, code: Code) -> None:
+        """Make sure that the server's operator has accepted code that came with the run."""
+        if code.digest != self._admitted:
+            raise refusal(code)
 
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``."""

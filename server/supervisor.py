@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ..core.errors import ExitCode
+from ..core.errors import ExitCode, RefusedError
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
 from ..runs.states import RunState
@@ -164,7 +164,10 @@ class Supervisor:
                     if not getting.done():
                         getting.cancel()
                 if assigning.done():
-                    assigning.result()
+                    try:
+                        assigning.result()
+                    except RefusedError as error:
+                        return Outcome("failed", str(error))
                     return None
             return Outcome(*run.ending)
         finally:

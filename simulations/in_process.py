@@ -19,7 +19,7 @@ from ..core.agreement import begin, common_step, hello, own_step, read_begin, re
 from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
 from ..core.message import Array, Message
 from ..core.seeds import Seed
-from ..core.session import Channel, RunInfo, Workload
+from ..core.session import Channel, Code, RunInfo, Workload
 from ..core.transfer import Recorder
 from ..runs.checkpoints import CheckpointStore
 from ..runs.traffic import Traffic
@@ -49,6 +49,9 @@ class _Session:
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         return self.checkpoints.load(step)
 
+    def admit(self, code: Code) -> None:
+        """Whoever simulates on a machine runs what they chose."""
+
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise RunCancelledError(f"run {self.run.id} was cancelled")
@@ -70,9 +73,6 @@ class _NodeSession(_Session):
     node: str
     channel: Channel
     shard: tuple[int, int]
-
-    def admit(self, digest: str, what: str) -> None:
-        """Whoever simulates on a machine runs what they chose."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ from ..algorithms.federated.workload import FederatedWorkload, use_threads
 from ..core.errors import ConfigError, DataError, RunCancelledError
 from ..core.message import Array, Message
 from ..core.seeds import Seed
-from ..core.session import Channel, RunInfo, Workload
+from ..core.session import Channel, Code, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
 from ..runs.ledger_reader import segments
@@ -236,6 +236,9 @@ class _Session:
         history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
         took_part = frozenset(client for entry in history for client in entry["cohort"])
         return Resumed(self.run.epoch, self.steps, took_part)
+
+    def admit(self, code: Code) -> None:
+        """Whoever simulates on a machine runs what they chose."""
 
     def check_cancelled(self) -> None:
         if self._simulation.cancelled.is_set():

@@ -66,7 +66,12 @@ class Cloud:
         return LocalServer.read(self.options.home)
 
     def admin(self) -> AdminClient:
-        return AdminClient(self.local.address, self.local.admin_token, self.local.certificate)
+        return AdminClient.local(self.options.home)
+
+    def submitter(self) -> AdminClient:
+        """Somebody who has a copy of the admin token, and of the certificate."""
+        token = (self.options.home / "admin.token").read_text().strip()
+        return AdminClient(self.local.address, token, self.local.certificate)
 
     def agent_options(self, name: str, address: str = "", **more: Any) -> AgentOptions:
         with self.admin() as admin:

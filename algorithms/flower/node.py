@@ -51,7 +51,7 @@ class Host:
     """
 
     def __init__(self, session: NodeSession, settings: FlowerRun) -> None:
-        session.admit(settings.digest, "a Flower app")
+        session.admit(settings.code)
         log_through_ours()
         self._session, self._encoding = session, parse(settings.up_encoding)
         home = session.run.directory / "flower"

@@ -22,6 +22,8 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
 
     Raises
     ------
+    RefusedError
+        This server does not accept the app, or the archive is not what it should be.
     RunFailedError
         No node is left.
     RunCancelledError
@@ -29,6 +31,7 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
     Exception
         Whatever the app raises.
     """
+    session.admit(settings.code)
     home = session.run.directory / "flower"
     folder = unpack_app(settings.archive, settings.digest, home / f"app-{settings.digest[:16]}")
     project = Project.read(folder)

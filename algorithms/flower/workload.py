@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
-from ...core.session import NodeSession, ServerSession
+from ...core.session import Code, NodeSession, ServerSession
 from .config import FlowerRun
 
 
@@ -24,6 +24,10 @@ class FlowerWorkload:
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """None that we know of."""
         return ()
+
+    def code(self, config: BaseModel) -> Code:
+        """The app."""
+        return cast(FlowerRun, config).code
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the app's ServerApp."""

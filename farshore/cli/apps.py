@@ -43,9 +43,10 @@ def app_settings(app: Path, pairs: Sequence[str]) -> FlowerRun:
 
 
 def told_by_hash(settings: FlowerRun, app: Path) -> None:
-    """Say what a node's operator has to accept."""
+    """Say what operators have to accept."""
     note(f"app {app}: {settings.digest}")
     note(f"  nodes accept it with: farshore node join … --accept-apps {settings.digest}")
+    note(f"  so does another one's server: farshore server up … --accept-apps {settings.digest}")
 
 
 def simulate(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..core.errors import ConfigError
+from .consent import AcceptApps, accepted_apps
 from .output import Json, emit, say
 
 app = typer.Typer(help="Make this machine a node.", no_args_is_help=True)
@@ -31,10 +31,7 @@ def join(
     profile: Annotated[Path | None, typer.Option(help="Device profile (YAML): link and threads.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where its key lives [~/.farshore/nodes/NAME].")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust, not a fingerprint.")] = None,
-    accept_apps: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SHA256|ask", help="Execute this app's code when a run brings it; repeat it for more."),
-    ] = None,
+    accept_apps: AcceptApps = None,
     keep_runs: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of so many runs; the oldest go.")
     ] = 10,
@@ -49,7 +46,7 @@ def join(
     from .settings import data_paths
 
     called = name or _host_name()
-    accepted, ask = _accepted(accept_apps or ())
+    accepted, ask = accepted_apps(accept_apps or ())
     options = AgentOptions(
         address=address,
         name=called,
@@ -95,22 +92,6 @@ def _token(token: str | None, file: Path | None) -> str | None:
     if token == "-":  # noqa: S105 – the sign for standard input
         return sys.stdin.readline().strip()
     return token
-
-
-def _accepted(words: Sequence[str]) -> tuple[frozenset[str], Callable[[str, str], Awaitable[bool]] | None]:
-    hashes = frozenset(word.lower() for word in words if word != "ask")
-    for word in hashes:
-        if len(word) != 64 or set(word) - set("0123456789abcdef"):
-            raise ConfigError(
-                f"--accept-apps {word}: neither a SHA-256 nor 'ask'", cure="'farshore run flower' prints an app's hash"
-            )
-    if "ask" not in words:
-        return hashes, None
-    if not sys.stdin.isatty():
-        raise ConfigError("--accept-apps ask needs a terminal", cure="give the hashes that you accept")
-    from .consent import ask
-
-    return hashes, ask
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .connect import connected
+from .consent import AcceptApps, accepted_apps
 from .output import Json, duration, emit, say
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def up(
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Data set on the server.")] = None,
     store: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the run store [SQLite in the home].")] = None,
     token_hours: Annotated[float, typer.Option(min=0.01, help="Life of the first join token, hours.")] = 24.0,
+    accept_apps: AcceptApps = None,
     json_: Json = False,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
@@ -39,6 +41,7 @@ def up(
     from ..server.api import ServeOptions, serve
     from .settings import data_paths
 
+    accepted, ask = accepted_apps(accept_apps or ())
     options = ServeOptions(
         home=(home or server_home()).expanduser().resolve(),
         host=host,
@@ -51,6 +54,8 @@ def up(
         store_url=store,
         data=data_paths(data or ()),
         token_hours=token_hours,
+        accept_apps=accepted,
+        ask=ask,
     )
     serve(options, on_ready=lambda ready: _announce(ready, as_json=json_))
 

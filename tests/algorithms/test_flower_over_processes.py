@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from farshore.algorithms.flower.config import FlowerRun
+from farshore.client.admin import AdminClient
+from farshore.core.errors import RefusedError
 from farshore.runs.directory import RunDirectory
 from farshore.simulations.flower_app import flower_run, simulate_app
 
@@ -47,6 +52,71 @@ def test_a_node_that_does_not_accept_the_app_says_its_hash_and_the_flag_and_exec
     assert f"node client-0 does not accept a Flower app with the hash {config.digest}" in info.reason
     assert f"--accept-apps {config.digest}" in info.reason
     assert not list((cloud.folder / "nodes").rglob("client_app.py"))
+
+
+def _telling_app(folder: Path, marker: Path) -> Path:
+    """The app, with a line more: whoever imports its ServerApp leaves a file behind."""
+    app = shutil.copytree(APPS / "message", folder)
+    module = app / "digits_app" / "server_app.py"
+    module.write_text(f"{module.read_text()}\nPath({str(marker)!r}).touch()\n")
+    return app
+
+
+def _submit(admin: AdminClient, config: FlowerRun) -> Any:
+    return admin.submit("flower", config.model_dump(), node_count=1, seed=7)
+
+
+def test_a_server_executes_the_apps_of_others_only_when_their_hash_is_accepted(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    marker = tmp_path / "imported"
+    app = _telling_app(tmp_path / "app", marker)
+    config = flower_run(app, {"nodes": 1, "num-server-rounds": 1})
+    strict, cloud = start(), start(accept_apps=frozenset({config.digest}))
+    with strict.submitter() as admin, pytest.raises(RefusedError) as refused:
+        _submit(admin, config)
+    assert f"the server does not accept a Flower app with the hash {config.digest}" in refused.value.message
+    assert f"farshore server up … --accept-apps {config.digest}" in refused.value.cure
+    with strict.admin() as admin:
+        assert admin.runs() == []
+    cloud.join("client-0", accept_apps=frozenset({config.digest}))
+    with cloud.submitter() as admin:
+        assert not marker.exists()
+        info = cloud.when(_submit(admin, config).id, "finished")
+        assert marker.exists()
+        marker.unlink()
+        with (app / "digits_app" / "client_app.py").open("a") as file:
+            file.write("# changed\n")
+        changed = flower_run(app, dict(config.run_config))
+        with pytest.raises(RefusedError, match=changed.digest):
+            _submit(admin, changed)
+        # Other files under the hash that is accepted get no further than the run's own process.
+        forged = cloud.when(_submit(admin, config.model_copy(update={"archive": changed.archive})).id, "failed")
+    assert json.loads(info.result_json)["failures"] == 0
+    assert f"have the hash {changed.digest}, not {config.digest}" in forged.reason
+    assert not marker.exists()
+
+
+def test_what_the_operator_has_submitted_is_not_resumed_by_others_after_a_restart(cloud: Any, tmp_path: Path) -> None:
+    marker = tmp_path / "imported"
+    config = flower_run(_telling_app(tmp_path / "app", marker), {"nodes": 1, "num-server-rounds": 1})
+    with cloud.admin() as operator:
+        run = _submit(operator, config).id
+        assert operator.cancel(run).state == "cancelled"
+    with cloud.submitter() as admin:
+        assert admin.resume(run).state == "waiting"
+        admin.cancel(run)
+    cloud.server.kill()
+    cloud.server.join()
+    cloud.up()
+    with cloud.submitter() as admin, pytest.raises(RefusedError, match="--accept-apps"):
+        admin.resume(run)
+    assert cloud.run(run).state == "cancelled"
+    cloud.join("client-0", accept_apps=frozenset({config.digest}))
+    with cloud.admin() as operator:
+        operator.resume(run)
+    cloud.when(run, "finished")
+    assert marker.exists()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from farshore.algorithms.flower.config import FlowerRun
 from farshore.cli import main as cli
 from farshore.cli.apps import app_settings
-from farshore.cli.node import _accepted
+from farshore.cli.consent import accepted_apps
 from farshore.core.errors import ConfigError, ExitCode
 from farshore.runs.directory import RunDirectory
 
@@ -47,10 +47,10 @@ def test_an_app_and_the_method_belong_together(
     assert "app" in capsys.readouterr().err
 
 
-def test_a_node_accepts_hashes_and_asks_only_at_a_terminal() -> None:
-    assert _accepted([]) == (frozenset(), None)
-    assert _accepted(["AB" * 32]) == (frozenset({"ab" * 32}), None)
+def test_nodes_and_servers_accept_hashes_and_ask_only_at_a_terminal() -> None:
+    assert accepted_apps([]) == (frozenset(), None)
+    assert accepted_apps(["AB" * 32]) == (frozenset({"ab" * 32}), None)
     with pytest.raises(ConfigError, match="neither a SHA-256"):
-        _accepted(["abc"])
+        accepted_apps(["abc"])
     with pytest.raises(ConfigError, match="needs a terminal"):
-        _accepted(["ask"])
+        accepted_apps(["ask"])

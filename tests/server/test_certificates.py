@@ -56,9 +56,12 @@ def test_a_server_keeps_its_identity_over_restarts_and_its_secrets_are_private(t
         second.admin_token,
     )
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
-    for name in ("admin.token", "self_signed.key"):
+    for name in ("admin.token", "operator.token", "self_signed.key"):
         assert (tmp_path / "home" / name).stat().st_mode & 0o777 == 0o600
     assert first.is_admin(first.admin_token)
+    assert first.is_admin(first.operator_token)
+    assert first.is_operator(first.operator_token)
+    assert not first.is_operator(first.admin_token)
     assert not first.is_admin("")
     assert not first.is_admin(first.admin_token + "x")
 
