@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ExitCode
-from . import certs, demo, doctor, init, methods, node, nodes, run, runs, server, simulate
+from . import certs, demo, doctor, export, init, methods, node, nodes, run, runs, server, simulate
 from .failures import report
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(nodes.app, name="nodes")
 app.command("run")(run.run)
 app.add_typer(runs.app, name="runs")
+app.command("export")(export.export)
 app.command("methods")(methods.methods)
 app.add_typer(certs.app, name="certs")
 app.command("doctor")(doctor.doctor)
