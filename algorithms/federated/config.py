@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: What topk and lowrank send unless they are told.
+FRACTION, RANK = 0.01, 4
 
 
 class Asynchrony(BaseModel):
@@ -21,18 +24,41 @@ class Asynchrony(BaseModel):
     b: int = Field(4, ge=0, description="hinge: versions that cost nothing")
 
 
-class Uplink(BaseModel):
-    """How updates travel; all but raw send the difference to the state that came down."""
+class _ByName(BaseModel):
+    """Settings of an encoding; its name alone stands for them: ``int8`` for ``{"encoding": "int8"}``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"encoding": value} if isinstance(value, str) else value
+
+
+class Uplink(_ByName):
+    """How updates travel; all but raw send the difference to the state that came down."""
+
     encoding: Literal["raw", "fp16", "bf16", "int8", "int4", "topk", "lowrank"] = "raw"
-    fraction: float = Field(0.01, gt=0, le=1, description="of the numbers that topk sends")
-    rank: int = Field(4, ge=1, le=0xFFFF, description="of each weight matrix that lowrank sends")
+    fraction: float | None = Field(
+        None, gt=0, le=1, description=f"of the numbers that topk sends; by default {FRACTION:g}"
+    )
+    rank: int | None = Field(
+        None, ge=1, le=0xFFFF, description=f"of each weight matrix that lowrank sends; by default {RANK}"
+    )
     values: Literal["raw", "fp16", "bf16", "int8"] = Field("raw", description="how the numbers of topk and lowrank go")
     error_feedback: bool | None = Field(
         None, description="clients add to an update what earlier ones lost; by default with topk and lowrank"
     )
+
+    @model_validator(mode="after")
+    def _all_act(self) -> Self:
+        for name, owners in {"fraction": ("topk",), "rank": ("lowrank",), "values": ("topk", "lowrank")}.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.encoding not in owners:
+                raise ValueError(
+                    f"'{name}' belongs to the encoding {' or '.join(owners)}, not to {self.encoding}: "
+                    f"set encoding to {' or '.join(owners)}, or leave '{name}' out"
+                )
+        return self
 
     @property
     def feeds_back(self) -> bool:
@@ -42,10 +68,8 @@ class Uplink(BaseModel):
         return self.encoding in ("topk", "lowrank") if self.error_feedback is None else self.error_feedback
 
 
-class Downlink(BaseModel):
+class Downlink(_ByName):
     """How the state travels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoding: Literal["raw", "fp16", "bf16", "int8"] = "raw"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.message import Array, Encoding
 from ...wire.encodings import Chain, Int4, Int8, LowRank, Sized, TopK, parse
-from .config import Uplink
+from .config import FRACTION, RANK, Uplink
 from .flat import Layout, View
 
 
@@ -73,7 +73,7 @@ def cut_for(settings: Uplink) -> Cut | None:
         return _whole(parse(kind))
     if kind in ("int8", "int4"):
         return _by_channel(Int8() if kind == "int8" else Int4())
-    first = TopK(settings.fraction) if kind == "topk" else LowRank(settings.rank)
+    first = TopK(settings.fraction or FRACTION) if kind == "topk" else LowRank(settings.rank or RANK)
     encoding: Sized = first if settings.values == "raw" else Chain(first, parse(settings.values))
     return _largest(encoding) if kind == "topk" else _by_matrix(first, encoding)
 

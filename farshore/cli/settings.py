@@ -50,7 +50,8 @@ def build(model: type[BaseModel], pairs: Sequence[str], file: Path | None = None
     Raises
     ------
     ConfigError
-        A key is unknown or a value does not fit; the message names the nearest right one.
+        A key is unknown or a value does not fit; the message names the nearest right one. Or a key is given as a
+        whole and a key inside it too.
     """
     return resolve(model, read_yaml(file) if file else {}, pairs)
 
@@ -61,7 +62,8 @@ def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[st
     texts: dict[tuple[str, ...], str] = {}
     for pair in pairs:
         path, text = _split(pair)
-        _put(values, path, _value(text))
+        _check_apart(model, path, text, texts)
+        _put(model, values, path, _value(text))
         texts[path] = text
     _check_keys(model, values)
     try:
@@ -70,7 +72,7 @@ def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[st
         # YAML reads `name=12` as a number and `rule=no` as false; where text is wanted, take what was typed.
         retyped = [tuple(map(str, e["loc"])) for e in error.errors() if e["type"] in ("string_type", "literal_error")]
         for path in set(retyped) & set(texts):
-            _put(values, path, texts[path])
+            _put(model, values, path, texts[path])
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -142,12 +144,45 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _check_apart(
+    model: type[BaseModel], path: tuple[str, ...], text: str, earlier: Mapping[tuple[str, ...], str]
+) -> None:
+    """A key as a whole and a key inside it do not go together, in either order: one would be lost."""
+    for other, told in earlier.items():
+        if path[: len(other)] == other != path and not isinstance(_value(told), dict):
+            raise _at_odds(model, other, told, f"{'.'.join(path)}={text}")
+        if other[: len(path)] == path != other:
+            raise _at_odds(model, path, text, f"{'.'.join(other)}={told}")
+
+
+def _at_odds(model: type[BaseModel], path: tuple[str, ...], whole: Any, inner: str) -> ConfigError:
+    key = ".".join(path)
+    spelt = " and ".join(f"{key}.{name}={value}" for name, value in _spelt_out(model, path, whole).items())
+    cure = f"write {spelt} instead of {key}={whole}" if spelt else "give one of them"
+    return ConfigError(f"'{key}={whole}' and '{inner}' are both given, and one would undo the other", cure=cure)
+
+
+def _spelt_out(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> dict[str, Any]:
+    """The settings for which a plain value of a whole section stands; none where it stands for nothing."""
+    section: type[BaseModel] | None = model
+    for part in path:
+        field = section.model_fields.get(part) if section else None
+        section = _inner(field.annotation) if field else None
+    try:
+        return section.model_validate(whole).model_dump(exclude_unset=True) if section else {}
+    except ValidationError:
+        return {}
+
+
+def _put(model: type[BaseModel], values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set ``value`` at ``path``; refused where a plain value, as a file may hold one, stands for the whole section."""
     *parents, last = path
-    for part in parents:
+    for depth, part in enumerate(parents, 1):
         inner = values.get(part)
-        if not isinstance(inner, dict):
+        if inner is None:
             inner = values[part] = {}
+        if not isinstance(inner, dict):
+            raise _at_odds(model, path[:depth], inner, f"{'.'.join(path)}={value}")
         values = inner
     values[last] = value
 

@@ -296,3 +296,21 @@ def test_topk_of_a_hundredth_saves_what_its_size_says(capsys: pytest.CaptureFixt
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FederatedConfig(uplink=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("uplink", [Uplink(), *LOSSY], ids=str)
+def test_settings_come_back_as_they_were_written_down(uplink: Uplink) -> None:
+    written = FederatedConfig(uplink=uplink, downlink=Downlink(encoding="bf16"))
+    assert FederatedConfig.model_validate(written.model_dump(mode="json")) == written
+
+
+def test_what_is_not_told_is_a_hundredth_and_rank_four() -> None:
+    layout = FlatModel(nn.Linear(100, 50)).layout
+    for unsaid, said in (
+        (Uplink(encoding="topk"), Uplink(encoding="topk", fraction=0.01)),
+        (Uplink(encoding="lowrank"), Uplink(encoding="lowrank", rank=4)),
+    ):
+        cuts = [cut_for(uplink) for uplink in (unsaid, said)]
+        pieces = [cut("floats", layout.total, layout) for cut in cuts if cut]
+        assert pieces[0] == pieces[1]
+        assert len(pieces) == 2

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
+from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.cli.settings import build, data_paths, describe, mapping
 from farshore.core.errors import ConfigError
 
@@ -109,3 +110,61 @@ def test_every_setting_is_described_with_its_dotted_key() -> None:
     assert rows["wire.rank"] == ("int", "8", "width of the code")
     assert rows["wire.up"] == ("raw | int4 | int8", "raw", "")
     assert rows["layers"][0] == "list[int]"
+
+
+def federated(*pairs: str, file: Path | None = None) -> FederatedConfig:
+    made = build(FederatedConfig, pairs, file)
+    assert isinstance(made, FederatedConfig)
+    return made
+
+
+def test_an_encoding_may_be_set_by_its_name_alone() -> None:
+    made = federated("uplink=topk", "downlink=int8")
+    assert (made.uplink, made.downlink) == (Uplink(encoding="topk"), Downlink(encoding="int8"))
+    with pytest.raises(ConfigError, match=r"'int5' is no value for 'uplink\.encoding'") as caught:
+        federated("uplink=int5")
+    assert "int" in caught.value.cure
+
+
+@pytest.mark.parametrize("pairs", [("uplink=topk", "uplink.fraction=0.5"), ("uplink.fraction=0.5", "uplink=topk")])
+def test_a_section_as_a_whole_and_a_key_inside_it_are_refused_together(pairs: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        federated(*pairs)
+    assert "'uplink=topk' and 'uplink.fraction=0.5' are both given" in caught.value.message
+    assert caught.value.cure == "write uplink.encoding=topk instead of uplink=topk"
+    cured = federated("uplink.encoding=topk", "uplink.fraction=0.5").uplink
+    assert cured == Uplink(encoding="topk", fraction=0.5)
+
+
+def test_what_stands_for_no_section_is_refused_beside_its_keys_too() -> None:
+    for pairs in (("wire=3", "wire.rank=2"), ("wire.rank=2", "wire=3"), ("wire.rank=2", "wire={up: int4}")):
+        with pytest.raises(ConfigError, match="both given"):
+            built(*pairs)
+    assert built("wire={up: int4}", "wire.rank=2") == Settings(wire=Wire(rank=2, up="int4"))
+    assert built("wire.rank=2", "wire.rank=3").wire.rank == 3
+
+
+def test_set_undoes_no_name_of_a_file_unseen_but_may_replace_a_section(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("uplink: topk\n")
+    with pytest.raises(ConfigError, match=r"'uplink=topk' and 'uplink\.fraction=0\.5' are both given"):
+        federated("uplink.fraction=0.5", file=file)
+    file.write_text("uplink: {encoding: topk, fraction: 0.5}\n")
+    assert federated("uplink=int8", file=file).uplink == Uplink(encoding="int8")
+    file.write_text("uplink:\n")
+    assert federated("uplink.encoding=int8", file=file).uplink == Uplink(encoding="int8")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "owner"),
+    [
+        (["uplink.fraction=0.01"], "topk, not to raw"),
+        (["uplink.fraction=0.5", "uplink.encoding=int8"], "topk, not to int8"),
+        (["uplink.encoding=topk", "uplink.rank=4"], "lowrank, not to topk"),
+        (["uplink.encoding=int4", "uplink.values=fp16"], "topk or lowrank, not to int4"),
+    ],
+)
+def test_a_setting_of_another_encoding_is_refused_even_at_its_default(pairs: list[str], owner: str) -> None:
+    with pytest.raises(ConfigError, match=owner) as caught:
+        federated(*pairs)
+    assert "'uplink' is wrong" in caught.value.message
