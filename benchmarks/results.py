@@ -33,6 +33,7 @@ TITLES = {
     "wire": "Throughput of the wire",
     "ledger": "Cost of the ledger",
     "vhl_accuracy": "Federated learning with virtual data",
+    "update_encodings": "What update encodings save and cost",
     "simulation": "Cost of a simulated round",
 }
 

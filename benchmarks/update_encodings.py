@@ -51,6 +51,9 @@ UPLINKS: dict[str, Uplink] = {
 }
 #: Both directions encoded: what comes down cannot be a difference, so it has fewer encodings.
 BOTH = "int8, down int8"
+#: A control: raw updates of clients that were computed several at once, equal but for rounding in the last bits. What
+#: it is apart from `raw` shows how far these runs go apart by chance.
+CONTROL = "raw, other rounding"
 METHODS: dict[str, dict[str, Any]] = {
     "FedAvg": {"method": "fedavg", "virtual": {"enabled": False}},
     "FedAvg + VHL": {"method": "fedavg"},
@@ -80,12 +83,13 @@ class Volume:
 
 
 def arms(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Name -> settings: every method with every encoding of updates, and with int8 both ways."""
+    """Name -> settings: every method with every encoding of updates, with int8 both ways, and the control."""
     found = {}
     for method in methods:
         for name, uplink in UPLINKS.items():
             found[f"{method}, {name}"] = {**METHODS[method], "uplink": uplink}
         found[f"{method}, {BOTH}"] = {**METHODS[method], "uplink": "int8", "downlink": "int8"}
+        found[f"{method}, {CONTROL}"] = {**METHODS[method], "execution": "batched"}
     return found
 
 
