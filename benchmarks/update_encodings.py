@@ -51,12 +51,13 @@ UPLINKS: dict[str, Uplink] = {
 }
 #: Both directions encoded: what comes down cannot be a difference, so it has fewer encodings.
 BOTH = "int8, down int8"
-#: A control: raw updates of clients that were computed several at once, equal but for rounding in the last bits. What
-#: it is apart from `raw` shows how far these runs go apart by chance.
-CONTROL = "raw, other rounding"
+#: A control: raw updates, the learning rate larger by a float32's last bits. What it is apart from `raw` shows how far
+#: these runs go apart by chance alone.
+CONTROL = "raw, lr + 3e-7"
+_NUDGE = 1 + 3e-7
 METHODS: dict[str, dict[str, Any]] = {
-    "FedAvg": {"method": "fedavg", "virtual": {"enabled": False}},
-    "FedAvg + VHL": {"method": "fedavg"},
+    "FedAvg": {"method": "fedavg", "lr": 0.3, "virtual": {"enabled": False}},
+    "FedAvg + VHL": {"method": "fedavg", "lr": 0.3},
     "SCAFFOLD": {"method": "scaffold", "lr": 0.1, "virtual": {"enabled": False}},
 }
 CLIENTS = 10
@@ -89,7 +90,7 @@ def arms(methods: list[str]) -> dict[str, dict[str, Any]]:
         for name, uplink in UPLINKS.items():
             found[f"{method}, {name}"] = {**METHODS[method], "uplink": uplink}
         found[f"{method}, {BOTH}"] = {**METHODS[method], "uplink": "int8", "downlink": "int8"}
-        found[f"{method}, {CONTROL}"] = {**METHODS[method], "execution": "batched"}
+        found[f"{method}, {CONTROL}"] = {**METHODS[method], "lr": METHODS[method]["lr"] * _NUDGE}
     return found
 
 

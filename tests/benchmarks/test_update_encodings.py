@@ -44,8 +44,9 @@ def test_every_arm_is_its_methods_configuration_with_another_way_for_updates(ben
     for name, config in resolved.items():
         base = resolved[f"{name.partition(', ')[0]}, raw"]
         differs = {key for key in config if config[key] != base[key]}
-        assert differs <= {"uplink", "downlink", "execution"}, name
-        ways.add(str([config[key] for key in ("method", "virtual", "uplink", "downlink", "execution")]))
+        assert differs <= ({"lr"} if bench.CONTROL in name else {"uplink", "downlink"}), name
+        assert abs(config["lr"] / base["lr"] - 1) < 2.0**-20
+        ways.add(str([config[key] for key in ("method", "virtual", "uplink", "downlink", "lr")]))
     assert len(ways) == len(found)
 
 
