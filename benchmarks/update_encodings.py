@@ -27,9 +27,9 @@ from encoding_cost import table as cost_table
 from farshore.algorithms.federated.config import Uplink
 from farshore.core.workloads import load
 from farshore.reports.arms import Arm, compare
+from farshore.reports.communication import last_attempts
 from farshore.reports.curves import Curve, read_curve
 from farshore.runs.directory import RunDirectory
-from farshore.runs.ledger_reader import totals
 from farshore.runs.traffic import CHANNEL_KINDS
 from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial, folder_of
@@ -131,7 +131,8 @@ def read(ran: list[Trial]) -> tuple[dict[str, dict[int, Curve]], dict[str, Volum
     for trial in ran:
         run = RunDirectory(Path(trial.directory))
         curves.setdefault(trial.arm, {})[trial.seed] = read_curve(run, "acc")
-        rows = totals(run.read_ledger(), ("direction", "kind")).to_pylist()
+        # A message that was sent again after a restart counts once, as in a run that nothing restarts.
+        rows = last_attempts(run.read_ledger(), ("direction", "kind", "round", "node")).to_pylist()
         ledgers.setdefault(trial.arm, []).extend(row for row in rows if row["kind"] not in CHANNEL_KINDS)
     return curves, {arm: volume(rows, len(curves[arm]), trial_rounds(ran, arm)) for arm, rows in ledgers.items()}
 
@@ -142,12 +143,12 @@ def trial_rounds(ran: list[Trial], arm: str) -> int:
 
 
 def volume(rows: list[dict[str, Any]], seeds: int, rounds: int) -> Volume:
-    """Sum up rows of the ledgers of ``seeds`` runs."""
+    """Sum up rows of the ledgers of ``seeds`` runs, a row for what a node sent or got of a kind in a round."""
 
     def sums(size: str) -> dict[str, float]:
         return {way: sum(r[size] for r in rows if r["direction"] == way) / seeds for way in ("up", "down")}
 
-    updates = sum(r["frames"] for r in rows if r["kind"] == "update") / seeds
+    updates = sum(r["kind"] == "update" for r in rows) / seeds
     return Volume(updates, rounds, sums("dense_bytes"), sums("payload_bytes"), sums("frame_bytes"))
 
 

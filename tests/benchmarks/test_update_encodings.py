@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,12 @@ from farshore.algorithms.federated.codec import Codec
 from farshore.algorithms.federated.config import Uplink
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.methods import FLOATS, FedAvg
+from farshore.core.transfer import Transfer
 from farshore.core.workloads import load
 from farshore.reports.curves import Curve
+from farshore.runs.ledger import Ledger
+from farshore.runs.ledger_reader import read_ledger
+from farshore.simulations.trial import Trial
 from farshore.wire.pack import pack
 
 MODEL = load("vhl").config
@@ -58,10 +63,10 @@ def test_only_known_methods_are_taken_and_fedavg_is_always_there(bench: ModuleTy
 
 
 def rows(up: int, frames: int = 80) -> list[dict[str, Any]]:
-    """Two runs of four rounds: ``frames`` updates of ``up`` bytes, states of 100."""
-    update = {"direction": "up", "kind": "update", "dense_bytes": frames * 100, "payload_bytes": frames * up}
-    state = {"direction": "down", "kind": "model", "dense_bytes": frames * 100, "payload_bytes": frames * 100}
-    return [{**update, "frames": frames, "frame_bytes": frames * (up + 9)}, {**state, "frames": 1, "frame_bytes": 0}]
+    """Two runs of four rounds: ``frames`` updates of ``up`` bytes, as many states of 100."""
+    update = {"direction": "up", "kind": "update", "dense_bytes": 100, "payload_bytes": up, "frame_bytes": up + 9}
+    state = {"direction": "down", "kind": "model", "dense_bytes": 100, "payload_bytes": 100, "frame_bytes": 0}
+    return [update] * frames + [state] * frames
 
 
 def test_volumes_are_means_over_seeds_and_compression_is_that_of_raw_fedavg(bench: ModuleType) -> None:
@@ -74,6 +79,22 @@ def test_volumes_are_means_over_seeds_and_compression_is_that_of_raw_fedavg(benc
     found = {"FedAvg, raw": raw, "FedAvg, int8": small, "SCAFFOLD, int8": twice}
     for arm in ("FedAvg, int8", "SCAFFOLD, int8"):
         assert bench.compression(found, arm) == {"up": 4.0, "both": 8000 / 5000}
+
+
+def test_what_a_restarted_run_sent_again_counts_once(bench: ModuleType, tmp_path: Path) -> None:
+    settings = {"rounds": 2, "per_round": 2, "method": "fedavg", "virtual": {"enabled": False}}
+    config = MODEL.model_validate(settings).model_dump(mode="json")
+    ran = [Trial("FedAvg, raw", 0, str(tmp_path / "run"), "vhl", config, 10, {})]
+    bench.Experiment(ran, 1, lambda trial, event: None).run()
+    once = bench.read(ran)[1]["FedAvg, raw"]
+    assert (once.updates, once.payload) == (4, dict.fromkeys(("up", "down"), 4 * bench.update_bytes(Uplink())))
+    directory = tmp_path / "run"
+    told = read_ledger(directory).to_pylist()
+    with Ledger(directory) as ledger:
+        for row in told:
+            if row["round"] == 2:
+                ledger.record(Transfer(**{**row, "attempt": 1}))
+    assert bench.read(ran)[1]["FedAvg, raw"] == once
 
 
 @pytest.mark.parametrize("more", [0, 1])
