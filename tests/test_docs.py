@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
+from farshore.algorithms.federated.config import Uplink
 from farshore.cli.init import filled
 from farshore.cli.settings import resolve
+from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
 from farshore.reports.links import LINKS
 from farshore.simulations.scenario import parse as parse_scenario
@@ -110,3 +115,47 @@ def test_the_links_of_the_reports_page_are_the_real_ones() -> None:
         assert row in page, row
         for joule in (told.up_joule_per_mb, told.down_joule_per_mb):
             assert not joule or f"{joule / 8 * 1000:g}" in page
+
+
+ENCODINGS = (ROOT / "docs" / "update-encodings.md").read_text()
+
+
+def test_the_commands_about_encodings_are_configurations() -> None:
+    commands = re.findall(r"^farshore (?:run|simulate) vhl (.*)$", ENCODINGS, re.M)
+    assert len(commands) >= 5
+    for words in commands:
+        pairs = re.findall(r"--set (\S+)", words)
+        assert all(pair.startswith(("uplink", "downlink")) for pair in pairs)
+        resolve(load("vhl").config, {}, pairs)
+    (text,) = re.findall(r"```yaml\n(.*?)```", ENCODINGS, re.S)
+    resolve(load("vhl").config, yaml.safe_load(text), ())
+    with pytest.raises(ConfigError, match="both given"):
+        resolve(load("vhl").config, {}, ["uplink=topk", "uplink.fraction=0.05"])
+
+
+def test_the_encodings_that_can_be_chosen_are_explained() -> None:
+    rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| [^|]* \|$", ENCODINGS.partition("## What each")[2], re.M)
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert told == set(get_args(Uplink.model_fields["encoding"].annotation))
+
+
+def test_the_figures_about_encodings_are_those_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "measured" / "update_encodings.json").read_text())["figures"]
+    arms = {arm["name"].removeprefix("FedAvg, "): arm for arm in measured["arms"] if arm["name"].startswith("FedAvg, ")}
+    cost = {c["name"]: c for c in measured["cost"] if c["state"].startswith("1.66 M")}
+    cells = re.findall(r"^\| (`[^|]+) \| ([\d.]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", ENCODINGS, re.M)
+    rows = {name.replace("`", ""): tuple(told) for name, *told in cells}
+    assert rows.keys() == {name for name in arms if name != "raw, lr + 3e-7"}
+    for name, told in rows.items():
+        arm, ends = arms[name], cost.get(name)
+        apart = ", ".join(f"{d:+.1f}" for d in measured["differences"][f"FedAvg, {name}"]["last10"])
+        until = "none" if arm["payload_to"] is None else f"{arm['payload_to'] / 1e6:.1f} ({arm['reached']}/3)"
+        assert told == (
+            f"{measured['volumes'][f'FedAvg, {name}']['compression']['up']:.1f}",
+            f"{100 * arm['last10']['mean']:.1f}",
+            "–" if name == "raw" else apart,
+            until,
+            f"{1e3 * (ends['write'] + ends['read']):.1f}" if ends else "–",
+        )
+    control = ", ".join(f"{d:+.1f}" for d in measured["differences"]["FedAvg, raw, lr + 3e-7"]["last10"])
+    assert f"move by {control} points," in ENCODINGS
