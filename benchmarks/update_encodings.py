@@ -26,11 +26,10 @@ from encoding_cost import table as cost_table
 
 from farshore.algorithms.federated.config import Uplink
 from farshore.core.workloads import load
+from farshore.reports.account import ONCE, Account
 from farshore.reports.arms import Arm, compare
-from farshore.reports.communication import last_attempts
 from farshore.reports.curves import Curve, read_curve
 from farshore.runs.directory import RunDirectory
-from farshore.runs.traffic import CHANNEL_KINDS
 from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial, folder_of
 
@@ -132,8 +131,7 @@ def read(ran: list[Trial]) -> tuple[dict[str, dict[int, Curve]], dict[str, Volum
         run = RunDirectory(Path(trial.directory))
         curves.setdefault(trial.arm, {})[trial.seed] = read_curve(run, "acc")
         # A message that was sent again after a restart counts once, as in a run that nothing restarts.
-        rows = last_attempts(run.read_ledger(), ("direction", "kind", "round", "node")).to_pylist()
-        ledgers.setdefault(trial.arm, []).extend(row for row in rows if row["kind"] not in CHANNEL_KINDS)
+        ledgers.setdefault(trial.arm, []).extend(Account.read(run.path).by("direction", "kind", parts=[ONCE]))
     return curves, {arm: volume(rows, len(curves[arm]), trial_rounds(ran, arm)) for arm, rows in ledgers.items()}
 
 
@@ -143,12 +141,12 @@ def trial_rounds(ran: list[Trial], arm: str) -> int:
 
 
 def volume(rows: list[dict[str, Any]], seeds: int, rounds: int) -> Volume:
-    """Sum up rows of the ledgers of ``seeds`` runs, a row for what a node sent or got of a kind in a round."""
+    """Sum up rows of the ledgers of ``seeds`` runs."""
 
     def sums(size: str) -> dict[str, float]:
         return {way: sum(r[size] for r in rows if r["direction"] == way) / seeds for way in ("up", "down")}
 
-    updates = sum(r["kind"] == "update" for r in rows) / seeds
+    updates = sum(r["frames"] for r in rows if r["kind"] == "update") / seeds
     return Volume(updates, rounds, sums("dense_bytes"), sums("payload_bytes"), sums("frame_bytes"))
 
 

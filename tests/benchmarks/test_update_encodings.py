@@ -64,9 +64,12 @@ def test_only_known_methods_are_taken_and_fedavg_is_always_there(bench: ModuleTy
 
 def rows(up: int, frames: int = 80) -> list[dict[str, Any]]:
     """Two runs of four rounds: ``frames`` updates of ``up`` bytes, as many states of 100."""
-    update = {"direction": "up", "kind": "update", "dense_bytes": 100, "payload_bytes": up, "frame_bytes": up + 9}
-    state = {"direction": "down", "kind": "model", "dense_bytes": 100, "payload_bytes": 100, "frame_bytes": 0}
-    return [update] * frames + [state] * frames
+    sizes = {"dense_bytes": frames * 100, "payload_bytes": frames * up, "frame_bytes": frames * (up + 9)}
+    state = {**sizes, "payload_bytes": frames * 100, "frame_bytes": 0}
+    return [
+        {"direction": "up", "kind": "update", "frames": frames, **sizes},
+        {"direction": "down", "kind": "model", "frames": frames, **state},
+    ]
 
 
 def test_volumes_are_means_over_seeds_and_compression_is_that_of_raw_fedavg(bench: ModuleType) -> None:
