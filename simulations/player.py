@@ -10,7 +10,8 @@ from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
 from ..algorithms.federated.messages import UpdateError, as_it_arrives, check_size
-from ..algorithms.federated.methods import Method, Update, Work
+from ..algorithms.federated.methods import FedAvg, Method, Update, Work
+from ..algorithms.federated.spare import Spare
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.tree import Part, TreeSum
 from .sizes import Size, Sizer
@@ -59,6 +60,9 @@ class Player:
         self._task, self._codec, self._memories, self._largest_norm = task, codec, memories, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
+        self._spare = Spare()
+        if isinstance(self._method, FedAvg):
+            self._method.spare = self._spare
         self._sizer = Sizer()
         self._together = together
 
@@ -72,7 +76,7 @@ class Player:
 
     def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
-        block, tree = Block(), TreeSum(len(clients), first)
+        block, tree = Block(), TreeSum(len(clients), first, self._spare)
         expected = self._method.reply(down)
         for position, (client, work, trained) in enumerate(self._trained(number, clients, down), first):
             message = self._codec.up(number, trained, down, work.memory)

@@ -19,6 +19,7 @@ from ...core.errors import ConfigError
 from .flat import FlatModel
 from .local import EachLoss, Objective, Sgd, Trained, normaliser, train
 from .means import Means
+from .spare import Spare
 from .tree import Part
 
 Array = NDArray[Any]
@@ -130,6 +131,9 @@ class FedAvg:
     #: Trained parameters whose divergence is told, the first of the state; 0 = none is.
     measured = 0
 
+    #: Where the memory of summands comes from; None: it is new.
+    spare: Spare | None = None
+
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
 
@@ -170,7 +174,7 @@ class FedAvg:
 
     def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
         """``tensors`` times ``weight``; with how far the client went from ``down`` (None: 0) where that is told."""
-        part = _weighted(tensors, weight)
+        part = _weighted(tensors, weight, self.spare)
         if self.measured:
             part[SPREAD] = np.array([weight * _squared(tensors[FLOATS], down, self.measured)])
         return part
@@ -315,12 +319,13 @@ def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
     return flat.gradient + work.sgd.weight_decay * flat.trained
 
 
-def _weighted(tensors: Part, weight: int) -> Part:
+def _weighted(tensors: Part, weight: int, spare: Spare | None) -> Part:
     """Times ``weight``, integers as float64; with the weight itself, for the mean."""
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        part[name] = np.multiply(array, kind.type(weight), dtype=kind)
+        out = None if spare is None else spare.take(array.shape, kind)
+        part[name] = np.multiply(array, kind.type(weight), out=out, dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part
 

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .spare import Spare
+
 #: Named arrays; the ones of a sum belong to it and are added to in place.
 Part: TypeAlias = dict[str, NDArray[Any]]
 
@@ -27,10 +29,12 @@ class TreeSum:
         Positions of the cohort.
     first : int
         Position of the first leaf that is added here; a worker sums the block ``first … first + size - 1``.
+    spare : Spare, optional
+        Gets the arrays that were added to others.
     """
 
-    def __init__(self, size: int, first: int = 0) -> None:
-        self.size, self.first = size, first
+    def __init__(self, size: int, first: int = 0, spare: Spare | None = None) -> None:
+        self.size, self.first, self._spare = size, first, spare
         self._levels = (size - 1).bit_length() if size > 1 else 0
         if first % (1 << self._levels):
             raise ValueError(f"a block of {size} positions cannot begin at {first}")
@@ -86,9 +90,16 @@ class TreeSum:
                 self._waiting[level, index] = part
                 return
             other = self._waiting.pop(sibling)
-            part = joined(other, part) if index % 2 else joined(part, other)
+            part = self._joined(other, part) if index % 2 else self._joined(part, other)
             level, index = level + 1, index >> 1
         self._root, self.complete = part, True
+
+    def _joined(self, left: Part | None, right: Part | None) -> Part | None:
+        both = joined(left, right)
+        if self._spare is not None and left is not None and right is not None:
+            for array in right.values():
+                self._spare.give(array)
+        return both
 
 
 def joined(left: Part | None, right: Part | None) -> Part | None:

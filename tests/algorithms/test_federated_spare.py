@@ -1,0 +1,44 @@
+"""Memory of summands is used again, and no sum that somebody holds is ever overwritten."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from farshore.algorithms.federated.spare import Spare
+from farshore.algorithms.federated.tree import Part, TreeSum
+
+
+def _summed(size: int, spare: Spare | None, round_: int) -> tuple[Part | None, int]:
+    tree, seen = TreeSum(size, 0, spare), set()
+    rng = np.random.default_rng(round_)
+    for position in range(size):
+        values = rng.standard_normal(100).astype(np.float32)
+        array = np.empty_like(values) if spare is None else spare.take(values.shape, values.dtype)
+        array[:] = values
+        seen.add(array.__array_interface__["data"][0])
+        tree.add(position, {"floats": array})
+    return tree.total(), len(seen)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_sums_have_the_same_bits_as_with_new_memory(size: int) -> None:
+    spare = Spare()
+    totals = [(_summed(size, spare, n)[0], _summed(size, None, n)[0]) for n in range(4)]
+    for again, fresh in totals:  # looked at after later rounds, which must not have touched them
+        assert again is not None
+        assert fresh is not None
+        assert again["floats"].tobytes() == fresh["floats"].tobytes()
+
+
+def test_a_sum_of_many_takes_no_more_arrays_than_the_tree_has_levels() -> None:
+    assert _summed(64, Spare(), 0)[1] <= 8
+
+
+def test_memory_of_somebody_else_is_not_taken_over() -> None:
+    spare, whole = Spare(), np.zeros(8, np.float32)
+    spare.give(whole[:4])
+    whole.flags.writeable = False
+    spare.give(whole)
+    assert spare.take((4,), np.dtype(np.float32)).base is None
+    assert spare.take((8,), np.dtype(np.float32)) is not whole
