@@ -13,6 +13,7 @@ from torch import nn
 
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.local import Sgd, normaliser, train
+from farshore.algorithms.federated.means import Means
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Update, Work
 from farshore.algorithms.federated.tree import TreeSum
 from farshore.core.errors import ConfigError
@@ -206,6 +207,18 @@ def test_both_options_agree_where_a_round_is_one_step_on_all_data() -> None:
     assert np.allclose(first.state["control"], second.state["control"], atol=1e-5)
     assert np.allclose(first.state["floats"], second.state["floats"], atol=1e-5)
     assert np.abs(first.state["control"]).max() > 0.01
+
+
+def test_the_pass_over_all_data_is_not_told_as_training() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    flat, means = FlatModel(module), Means(["value"])
+
+    def told(batch: float) -> torch.Tensor:
+        means.add(torch.tensor(batch))
+        return module.weight.sum() * batch
+
+    work = Work(told, [1.0, 2.0], 2, SGD, means=means, whole=[(1.0, 9.0)])
+    assert Scaffold(option=1).local(flat, Scaffold().start(flat), work).figures == {"value": 1.5}
 
 
 def test_option_1_needs_a_task_that_gives_all_data() -> None:
