@@ -13,6 +13,7 @@ from torch import nn
 
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.local import Sgd, normaliser, train
+from farshore.algorithms.federated.means import Means
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Update, Work
 from farshore.algorithms.federated.tree import TreeSum
 from farshore.core.errors import ConfigError
@@ -166,6 +167,16 @@ def test_a_control_variate_after_one_full_batch_step_is_the_gradient() -> None:
         assert torch.allclose(memory["control"], gradient, atol=1e-6)
 
 
+def test_scaffolds_server_goes_its_own_share_of_the_way_in_parameters_alone() -> None:
+    whole, half = (Federation(lambda _, lr=lr: Scaffold(lr), norm=True) for lr in (1.0, 0.5))  # type: ignore[misc]
+    start, p = whole.state["floats"].copy(), whole.flat.layout.trainable
+    whole.round(SGD)
+    half.round(SGD)
+    assert np.allclose(half.state["floats"][:p], (start[:p] + whole.state["floats"][:p]) / 2, atol=1e-6)
+    assert np.array_equal(half.state["floats"][p:], whole.state["floats"][p:])
+    assert not np.allclose(start[:p], whole.state["floats"][:p])
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_option_1_takes_the_gradient_of_all_data_at_the_rounds_state(norm: bool) -> None:
     sgd = Sgd(0.1, weight_decay=0.05)
@@ -196,6 +207,18 @@ def test_both_options_agree_where_a_round_is_one_step_on_all_data() -> None:
     assert np.allclose(first.state["control"], second.state["control"], atol=1e-5)
     assert np.allclose(first.state["floats"], second.state["floats"], atol=1e-5)
     assert np.abs(first.state["control"]).max() > 0.01
+
+
+def test_the_pass_over_all_data_is_not_told_as_training() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    flat, means = FlatModel(module), Means(["value"])
+
+    def told(batch: float) -> torch.Tensor:
+        means.add(torch.tensor(batch))
+        return module.weight.sum() * batch
+
+    work = Work(told, [1.0, 2.0], 2, SGD, means=means, whole=[(1.0, 9.0)])
+    assert Scaffold(option=1).local(flat, Scaffold().start(flat), work).figures == {"value": 1.5}
 
 
 def test_option_1_needs_a_task_that_gives_all_data() -> None:
@@ -289,6 +312,22 @@ def test_fednova_weighs_directions_not_distances() -> None:
     expected = before - (p @ travelled) * sum(w * d for w, d in zip(p, directions, strict=True))
     assert np.allclose(nova.state["floats"], expected, atol=1e-6)
     assert not np.allclose(nova.state["floats"], sum(w * u.tensors["floats"] for w, u in zip(p, updates, strict=True)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"mu": 0.5}, {"momentum": 0.9, "mu": 0.5}], ids=str)
+def test_fednova_clients_tell_how_far_their_own_steps_went(settings: dict[str, float]) -> None:
+    sgd = Sgd(0.1, **settings)
+    nova = Federation(lambda f: FedNova(f.layout.trainable), steps=(2, 3, 5))
+    told = [float(update.tensors["normaliser"][0]) for update in nova.round(sgd)]
+    # On a constant gradient of -1 from w_r = 0, the way is eta times A_k.
+    for steps, found in zip((2, 3, 5), told, strict=True):
+        w = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([w], 0.1, momentum=sgd.momentum)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (sgd.mu / 2 * w.square() - w).sum().backward()
+            optimizer.step()
+        assert found == pytest.approx(float(w.detach()) / 0.1, rel=1e-5)
 
 
 def test_the_normaliser_has_the_published_values() -> None:

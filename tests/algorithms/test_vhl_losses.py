@@ -236,6 +236,19 @@ def test_virtual_labels_push_up_outputs_of_their_own():
     assert not logits.grad[:B].any()
 
 
+@pytest.mark.parametrize("virtual_classes", [2, 7])
+def test_virtual_outputs_come_after_the_natural_ones_however_many_there_are(virtual_classes):
+    loss = VHLLoss(C, virtual_classes)
+    assert loss.outputs == C + virtual_classes
+    y_v = torch.arange(virtual_classes)
+    assert loss.virtual_targets(y_v).tolist() == list(range(C, C + virtual_classes))
+    apart = VHLLoss(C, virtual_classes, LossOptions(class_match=False, noise_weight=0, weight=0, temperature=0.5))
+    features, y = normal(C + virtual_classes, D, seed=2), torch.arange(C)
+    logits = normal(C + virtual_classes, C + virtual_classes, seed=1)
+    # Nobody shares a label: all anchors are empty.
+    assert apart(logits, features, y, y_v).align.item() == 0
+
+
 def test_patched_labels_share_the_natural_outputs():
     logits, features, y, y_v = batch(C)
     loss = VHLLoss(C, options=LossOptions(label_style="patch"))
