@@ -11,17 +11,19 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..core.errors import ExitCode, RefusedError
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
 from ..runs.states import RunState
+from .comebacks import Comebacks
+from .restart_limit import RestartLimit
 from .run import Event, Run
+from .surroundings import Surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ _FOR_GOOD = (
     ExitCode.NOT_FOUND,
 )
 
-#: Ticket -> the node it is for, and the socket it leads to.
-Doors: TypeAlias = dict[str, tuple[str, Path]]
+#: Ticket -> the node it is for.
+Tickets: TypeAlias = dict[str, str]
 Verdict: TypeAlias = Literal["finished", "failed", "cancelled", "interrupted", "restart"]
 
 
@@ -56,40 +58,6 @@ class Outcome:
     verdict: Verdict
     reason: str = ""
     result: str = ""
-
-
-class Surroundings(Protocol):
-    """What a supervisor needs of the orchestrator."""
-
-    async def assign(self, run: Run) -> None:
-        """Return once the run has its nodes; its ``reason`` says what it waits for meanwhile."""
-
-    def specification(self, run: Run) -> dict[str, Any]:
-        """What the run process is told at its start, but for tickets."""
-
-    def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
-        """Tell a node to start; False if it cannot be told."""
-
-    def is_connected(self, node: str) -> bool:
-        """Whether a node can be told."""
-
-    def stop_programs(self, run: Run, reason: str) -> None:
-        """Tell every node of the run to stop its program."""
-
-    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
-        """Let whoever holds ``ticket`` through to the run process."""
-
-    def close_doors(self, run: Run) -> None:
-        """Forget the run's tickets."""
-
-    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
-        """A node's data connection came in at ``port`` from ``peer``."""
-
-    def count_sockets(self, run: Run) -> None:
-        """Write down what the data connections of the epoch carried."""
-
-    def save(self, run: Run) -> None:
-        """Store the run's state and tell followers."""
 
 
 class Supervisor:
@@ -113,17 +81,12 @@ class Supervisor:
     ) -> None:
         self._run = run
         self._around = surroundings
-        self._limit = restarts_per_hour
-        self._clock = clock
+        self._limit = RestartLimit(restarts_per_hour, clock)
         self._restartable = True
         self._direct_port = 0
         self._socket = Path()
         self._begun = 0  # the epoch of the run process
-        #: Of nodes whose programs are started again by themselves: when that happened, the epoch of the one that the
-        #: run process is told to expect, and who stays out.
-        self._returns: dict[str, deque[float]] = {}
-        self._expected: dict[str, int] = {}
-        self._out: set[str] = set()
+        self._comebacks = Comebacks(run, surroundings, self._limit)
 
     async def lead(self) -> None:
         """Take the run to its end, or to the early one that ``run.ending`` asks for."""
@@ -133,8 +96,10 @@ class Supervisor:
                 outcome = await self._wait_for_nodes() or await self._epoch()
                 if outcome.verdict == "restart" and run.one_epoch:
                     outcome = Outcome("failed", outcome.reason)
-                if outcome.verdict == "restart" and not self._may_restart(run.restarts):
-                    outcome = Outcome("failed", f"{outcome.reason}; restarted {self._limit} times within an hour")
+                if outcome.verdict == "restart" and not self._limit.allows(run.restarts):
+                    outcome = Outcome(
+                        "failed", f"{outcome.reason}; restarted {self._limit.per_hour} times within an hour"
+                    )
                 if outcome.verdict != "restart":
                     break
                 run.log.write("server", [f"{outcome.reason}: starting again as epoch {run.epoch + 1}"])
@@ -144,13 +109,6 @@ class Supervisor:
             _log.exception("run %s: its supervisor failed", run.id)
             outcome = Outcome("failed", f"internal error: {type(error).__name__}: {error}")
         self._end(outcome)
-
-    def _may_restart(self, restarts: deque[float]) -> bool:
-        now = self._clock()
-        while restarts and restarts[0] < now - 3600:
-            restarts.popleft()
-        restarts.append(now)
-        return len(restarts) <= self._limit
 
     async def _wait_for_nodes(self) -> Outcome | None:
         run = self._run
@@ -180,21 +138,19 @@ class Supervisor:
         while not run.inbox.empty():  # what is left of the epoch before
             run.inbox.get_nowait()
         self._restartable, self._begun = True, run.epoch
-        self._expected.clear()
-        self._out.clear()
+        self._comebacks.forget()
         self._set("starting", "starting the run process")
         child = await Child.start("farshore.server.run_process")
-        tickets = {node: secrets.token_urlsafe(24) for node in run.nodes}
+        tickets = {secrets.token_urlsafe(24): node for node in run.nodes}
         specification = self._around.specification(run)
-        child.send({**specification, "tickets": tickets})
+        child.send({**specification, "tickets": {node: ticket for ticket, node in tickets.items()}})
         self._socket = Path(specification["socket"])
-        doors = {ticket: (node, self._socket) for node, ticket in tickets.items()}
         jobs = [
             asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
             asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),
         ]
         try:
-            outcome = await self._watch(child, doors)
+            outcome = await self._watch(child, tickets)
             if outcome.verdict != "finished":
                 self._around.stop_programs(run, outcome.reason)
                 child.send({"type": "cancel", "reason": outcome.reason})
@@ -230,7 +186,7 @@ class Supervisor:
             self._run.log.write("run", [line])
             self._run.notify()
 
-    async def _watch(self, child: Child, doors: Doors) -> Outcome:
+    async def _watch(self, child: Child, tickets: Tickets) -> Outcome:
         """Look at what happens until the epoch is decided."""
         run = self._run
         while True:
@@ -239,15 +195,15 @@ class Supervisor:
             event = await run.inbox.get()
             if event.epoch != self._begun and event.kind not in _OF_NODES:
                 continue
-            outcome = await self._consider(event, child, doors)
+            outcome = await self._consider(event, child, tickets)
             if outcome is not None:
                 return outcome
 
-    async def _consider(self, event: Event, child: Child, doors: Doors) -> Outcome | None:
+    async def _consider(self, event: Event, child: Child, tickets: Tickets) -> Outcome | None:
         run = self._run
         match event.kind:
             case "ready":
-                return self._start_nodes(event, child, doors)
+                return self._start_nodes(event, child, tickets)
             case "running":
                 self._set("running", "")
             case "dialled":
@@ -265,28 +221,28 @@ class Supervisor:
                 return self._program_ended(event, child)
             case "lost":
                 return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
-            case "returned":
-                self._bring_back(event.node, child)
+            case "returned" if not self._restartable:
+                self._comebacks.bring_back(event.node, child)
             case "expecting":
-                self._start_again(event, child)
+                self._comebacks.start_again(event, child, self._start_program)
             case "unfit":
-                self._keep_out(str(event.details["node"]), str(event.details["reason"]), child)
+                self._comebacks.keep_out(str(event.details["node"]), str(event.details["reason"]), child)
         return None
 
-    def _start_nodes(self, event: Event, child: Child, doors: Doors) -> Outcome | None:
+    def _start_nodes(self, event: Event, child: Child, tickets: Tickets) -> Outcome | None:
         self._direct_port = int(event.details["port"])
         self._restartable = event.details["on_lost_node"] == "restart"
-        for ticket, (node, socket) in doors.items():
-            if not self._start_program(node, ticket, socket, event.epoch):
+        for ticket, node in tickets.items():
+            if not self._start_program(node, ticket, event.epoch):
                 outcome = self._node_lost(node, f"node {node} went away before it could start", child)
                 if outcome is not None:
                     return outcome
         self._set("starting", "waiting for the nodes' programs")
         return None
 
-    def _start_program(self, node: str, ticket: str, socket: Path, epoch: int) -> bool:
+    def _start_program(self, node: str, ticket: str, epoch: int) -> bool:
         run = self._run
-        self._around.open_door(ticket, run, node, socket)
+        self._around.open_door(ticket, run, node, self._socket)
         command = pb.StartProgram(
             run_id=run.id,
             workload=run.workload,
@@ -335,7 +291,7 @@ class Supervisor:
         if self._restartable:
             return Outcome("failed", reason)
         if event.code in _FOR_GOOD and child is not None:
-            self._keep_out(event.node, reason, child)
+            self._comebacks.keep_out(event.node, reason, child)
             return None
         return self._node_lost(event.node, reason, child)
 
@@ -344,39 +300,8 @@ class Supervisor:
             return Outcome("restart", reason)
         self._run.log.write("server", [f"{reason}; going on without it"])
         child.send({"type": "lost", "node": node, "reason": reason})
-        self._bring_back(node, child)
+        self._comebacks.bring_back(node, child)
         return None
-
-    # ---- nodes that come back by themselves --------------------------------------------------------------------
-
-    def _bring_back(self, node: str, child: Child) -> None:
-        """Have the run process expect a new program of a node that it goes on without, if there can be one."""
-        run = self._run
-        known = node in self._out or node in self._expected or node in run.programs
-        if self._restartable or known or not self._around.is_connected(node):
-            return
-        if not self._may_restart(self._returns.setdefault(node, deque())):
-            self._keep_out(
-                node, f"node {node}: its program was started again {self._limit} times within an hour", child
-            )
-            return
-        run.epoch += 1  # saved first: an epoch is never used twice
-        self._around.save(run)
-        self._expected[node] = run.epoch
-        ticket = secrets.token_urlsafe(24)
-        child.send({"type": "expect", "node": node, "ticket": ticket, "epoch": run.epoch})
-
-    def _start_again(self, event: Event, child: Child) -> None:
-        node, ticket, epoch = (event.details[name] for name in ("node", "ticket", "epoch"))
-        if self._expected.pop(node, None) == epoch:
-            self._run.log.write("server", [f"node {node}: starting its program again"])
-            if not self._start_program(node, ticket, self._socket, epoch):
-                child.send({"type": "lost", "node": node, "reason": f"node {node} went away before it could start"})
-
-    def _keep_out(self, node: str, reason: str, child: Child) -> None:
-        self._out.add(node)
-        self._run.log.write("server", [f"{reason}; going on without it for good"])
-        child.send({"type": "lost", "node": node, "reason": reason, "for_good": True})
 
     async def _let_nodes_end(self) -> None:
         """Node programs end by themselves; whoever does not in time is stopped."""

@@ -219,3 +219,14 @@ def cloud(start: Callable[..., Cloud]) -> Cloud:
 def until() -> Callable[..., Any]:
     """``until(what, seconds=30)``: wait until ``what()`` is true and return it."""
     return _until
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread: the number of threads is part of the bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from farshore.algorithms.federated.briefing import offer
 from farshore.algorithms.vhl.config import Virtual
@@ -31,12 +30,7 @@ SMALL: dict[str, Any] = {"rounds": 2, "per_round": 3, "local_epochs": 1, "batch"
 SMALL |= {"partition": {"kind": "iid"}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(rounds: int = 2, **virtual: Any) -> Any:

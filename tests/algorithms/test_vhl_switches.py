@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,7 @@ SMALL: dict[str, Any] = {"rounds": 3, "per_round": 2, "local_epochs": 2, "batch"
 SMALL |= {"partition": {"kind": "iid"}, "checkpoint_every": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(virtual: dict[str, Any] | None = None, **more: Any) -> Any:

@@ -1,9 +1,9 @@
+"""Images in Parquet files and in folders of classes: read pixel by pixel, or refused by name with a cure."""
+
 from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from farshore.core.errors import DataError, MissingExtraError
 from farshore.core.seeds import Seed
 from farshore.data import image_set
-from farshore.data.images import KNOWN, ImageSet, ImageTask, load_images
+from farshore.data.images import load_images
 
 Image = pytest.importorskip("PIL.Image")
 pa = pytest.importorskip("pyarrow")
@@ -27,10 +27,6 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def at(folder: Path) -> Callable[[str], Path]:
     return lambda name: folder
-
-
-def absent(name: str) -> Path:
-    raise DataError(f"no data set '{name}'", cure=f"join with --data {name}=PATH")
 
 
 def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -64,68 +60,6 @@ def parquet(tmp_path: Path) -> Path:
         images = [encoded(i) for i in pixels(count, 6, 5, 3)]
         write_parquet(tmp_path / f"{part}.parquet", images, [i % 10 for i in range(count)])
     return tmp_path
-
-
-# ---- the set itself
-
-
-def test_a_set_refuses_what_does_not_fit() -> None:
-    images, labels = pixels(2, 1, 4, 4), np.array([0, 1])
-    for wrong in (images.astype(np.float32), images[0], pixels(2, 4, 4, 4)):
-        with pytest.raises(DataError, match="uint8"):
-            ImageSet(wrong, labels, ("a", "b"), "")
-    with pytest.raises(DataError, match="int64"):
-        ImageSet(images, labels[:1], ("a", "b"), "")
-    with pytest.raises(DataError, match="label 1 "):
-        ImageSet(images, labels, ("a",), "")
-    with pytest.raises(DataError, match="label -1 "):
-        ImageSet(images, labels - 1, ("a", "b"), "")
-    with pytest.raises(DataError, match="no images"):
-        ImageSet(images[:0], labels[:0], ("a",), "")
-    ours = ImageSet(images, labels, ("a", "b"), "")
-    with pytest.raises(DataError, match="differ"):
-        ImageTask("t", ours, ImageSet(pixels(2, 3, 4, 4), labels, ("a", "b"), ""))
-
-
-def test_the_digest_depends_on_pixels_labels_order_and_shape() -> None:
-    images, labels = pixels(2, 1, 4, 2), np.array([0, 1])
-    sets = [
-        (images, labels),
-        (images[::-1], labels),
-        (images, labels[::-1]),
-        (images.reshape(2, 1, 2, 4), labels),
-        (images ^ np.uint8(1), labels),
-    ]
-    digests = [ImageSet(i, lab, ("a", "b"), "").digest() for i, lab in sets]
-    assert len(set(digests)) == len(sets)
-    assert ImageSet(images.copy(), labels.copy(), ("c", "d"), "other").digest() == digests[0]
-
-
-# ---- digits
-
-
-def test_digits_need_no_folder_and_are_split_with_the_class_frequencies_kept() -> None:
-    task = load_images("digits", absent, SEED)
-    assert task.train.images.shape == (1297, 1, 8, 8)
-    assert task.test.images.shape == (500, 1, 8, 8)
-    assert task.train.images.max() == task.test.images.max() == 255
-    assert task.classes == tuple("0123456789")
-    train, test = (np.bincount(s.labels, minlength=10) for s in (task.train, task.test))
-    assert np.all(np.abs(test - (train + test) * 500 / 1797) < 1)
-
-
-def test_digits_are_those_of_scikit_learn_and_each_is_in_one_part() -> None:
-    found = pytest.importorskip("sklearn.datasets").load_digits()
-    task = load_images("digits", absent, SEED)
-    both = np.concatenate([task.train.images, task.test.images])[:, 0].reshape(1797, 64)
-    labels = np.concatenate([task.train.labels, task.test.labels])
-    ours = sorted((*np.rint(b / 255 * 16).astype(int).tolist(), int(n)) for b, n in zip(both, labels, strict=True))
-    assert ours == sorted((*d.astype(int).tolist(), int(n)) for d, n in zip(found.data, found.target, strict=True))
-
-
-def test_the_split_of_digits_follows_the_seed() -> None:
-    first, again, other = (load_images("digits", absent, Seed(s)).test.digest() for s in (0, 0, 1))
-    assert first == again != other
 
 
 # ---- Parquet
@@ -342,28 +276,7 @@ def test_bad_folders_are_named_with_a_cure(tmp_path: Path) -> None:
     assert len(load_images("mine", at(folder), SEED).train.labels) == 4
 
 
-# ---- names and folders
-
-
-def test_without_a_format_the_cure_lists_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image data set 'cifar10'") as caught:
-        load_images("cifar10", at(tmp_path), SEED)
-    assert all(w in caught.value.cure for w in ("cifar-10-batches-py", "parquet", "train/<class>"))
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
-    with pytest.raises(DataError, match="no image data set") as caught:
-        load_images("cifar10", at(tmp_path), SEED)
-    assert "unpack cifar-10-python.tar.gz" in caught.value.cure
-
-
-def test_a_data_set_that_is_not_there_is_refused_and_the_nearest_name_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data set 'cifar10'") as caught:
-        load_images("cifar10", absent, SEED)
-    assert "--data cifar10=PATH" in caught.value.cure
-    with pytest.raises(DataError) as caught:
-        load_images("CIFAR-10", absent, SEED)
-    assert "did you mean 'cifar10'" in caught.value.cure
-    with pytest.raises(DataError, match="no folder"):
-        load_images("cifar10", at(tmp_path / "none"), SEED)
+# ---- packages
 
 
 @pytest.mark.parametrize("package", ["pyarrow", "PIL"])
@@ -378,23 +291,6 @@ def test_a_missing_package_is_named_with_its_extra(
     assert {"pyarrow": "'pyarrow'", "PIL": "'pillow'"}[package] in caught.value.message
 
 
-def test_importing_the_readers_loads_no_heavy_package() -> None:
-    code = (
-        "import sys, farshore.data.images, farshore.data.partition, farshore.data.partition_files, "
-        "farshore.data.partition_report\n"
-        "heavy = 'torch torchvision PIL sklearn scipy pandas pyarrow'.split()\n"
-        "print([name for name in heavy if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
-
-
 @pytest.mark.realdata
 def test_real_cifar_has_its_size_and_says_that_it_is_lossy(cifar10_folder: Path) -> None:
     task = load_images("cifar10", at(cifar10_folder), SEED)
@@ -406,8 +302,3 @@ def test_real_cifar_has_its_size_and_says_that_it_is_lossy(cifar10_folder: Path)
     # The published mean of each channel; a swap of channels or of axes would not keep it.
     means = task.train.images.mean(axis=(0, 2, 3)) / 255
     assert np.allclose(means, (0.4914, 0.4822, 0.4465), atol=0.003)
-
-
-def test_every_known_set_but_digits_has_an_official_format() -> None:
-    assert [name for name, known in KNOWN.items() if known.official is None] == ["digits"]
-    assert all(not k.names or len(k.names) == k.classes for k in KNOWN.values())

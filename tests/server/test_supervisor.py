@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from farshore.core.errors import ExitCode
 from farshore.proto import control_pb2 as pb
+from farshore.server.restart_limit import RestartLimit
 from farshore.server.run import Event, Run
 from farshore.server.run_log import RunLog
 from farshore.server.supervisor import Outcome, Supervisor
@@ -65,8 +67,7 @@ class _Stage:
         self.around, self.child = _Around(), _Child()
         self.run = Run("r", "m", "{}", 1, folder, RunLog(folder / "log.txt"), nodes=("a", "b"), epoch=3)
         self.supervisor = Supervisor(self.run, self.around, 2)
-        doors = {"ticket-a": ("a", folder / "s"), "ticket-b": ("b", folder / "s")}
-        self.doors = doors
+        self.tickets = {"ticket-a": "a", "ticket-b": "b"}
         assert self.look(Event("ready", epoch=3, details={"port": 0, "on_lost_node": on_lost_node})) is None
 
     def look(self, event: Event, *behind: Event) -> Outcome | None:
@@ -75,7 +76,7 @@ class _Stage:
                 self.run.inbox.put_nowait(other)
             if event.kind in ("exited", "lost"):  # the orchestrator forgets the program before it tells
                 self.run.programs.pop(event.node, None)
-            return await self.supervisor._consider(event, self.child, self.doors)  # type: ignore[arg-type]
+            return await self.supervisor._consider(event, self.child, self.tickets)  # type: ignore[arg-type]
 
         return asyncio.run(consider())
 
@@ -192,10 +193,9 @@ def test_without_such_a_verdict_the_run_restarts(restarting: _Stage, monkeypatch
     assert restarting.look(_server_failed(int(ExitCode.PEER_LOST))) == Outcome("restart", "b is gone")
 
 
-def test_restarts_are_counted_over_a_sliding_hour(tmp_path: Path) -> None:
+def test_restarts_are_counted_over_a_sliding_hour() -> None:
     now = [0.0]
-    run = Run("r", "m", "{}", 1, tmp_path, RunLog(tmp_path / "log.txt"))
-    supervisor = Supervisor(run, _Around(), 2, clock=lambda: now[0])
-    assert [supervisor._may_restart(run.restarts) for _ in range(3)] == [True, True, False]
+    limit, restarts = RestartLimit(2, lambda: now[0]), deque[float]()
+    assert [limit.allows(restarts) for _ in range(3)] == [True, True, False]
     now[0] = 3601.0
-    assert supervisor._may_restart(run.restarts)
+    assert limit.allows(restarts)

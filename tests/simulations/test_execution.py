@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from farshore.algorithms.federated import batched
 from farshore.algorithms.vhl.workload import WORKLOAD
@@ -20,17 +18,9 @@ from farshore.simulations.execution import Execution, choose
 from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 CLIENTS, COHORT = 80, 70  # three chunks, the last one short
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(execution: str, **more: Any) -> Any:

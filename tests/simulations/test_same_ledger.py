@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.seeds import Seed
@@ -19,7 +18,7 @@ from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 CLIENTS, COHORT, ROUNDS, SEED = 5, 2, 3, 7
 NODES = [f"client-{i}" for i in range(CLIENTS)]
@@ -41,14 +40,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fedprox, vhl, int8": {"method": "fedprox", "virtual": SEEDED, **INT8},
     "fednova, vhl shipped, lowrank": {"method": "fednova", "virtual": SHIPPED, **LOWRANK},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(case: str) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from farshore.algorithms.federated.fleet import cohort
 from farshore.algorithms.federated.memories import OwnMemories
@@ -27,18 +26,9 @@ from farshore.simulations.worker_process import Cast
 from farshore.simulations.workers import Workers
 
 pytest.importorskip("sklearn")
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 CLIENTS, SEED = 12, 4
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many as a worker has: the number of threads is part of the bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 SETTINGS: dict[str, Any] = {"rounds": 2, "per_round": 7, "local_epochs": 1, "lr": 0.1, "checkpoint_every": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from farshore.core.errors import RefusedError
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
 from farshore.wire.channel import Channel
+from farshore.wire.encodings import Layout, Sized, decode
 from farshore.wire.grpc_attach import OPTIONS, Dialer, attach_handler
 from farshore.wire.io import IoThread
 from farshore.wire.local import serve_local
@@ -230,3 +232,39 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def normal() -> Callable[..., NDArray[np.float32]]:
+    """``normal(*shape, seed=0)``: numbers of a normal distribution."""
+    return _normal
+
+
+@pytest.fixture
+def padded() -> Callable[..., NDArray[np.float32]]:
+    """``padded(lengths, *rest, longest=None)``: an array [B, T, …] whose padding is zero."""
+
+    def make(lengths: Sequence[int], *rest: int, longest: int | None = None) -> NDArray[np.float32]:
+        out = np.zeros((len(lengths), longest or max(lengths), *rest), np.float32)
+        for b, n in enumerate(lengths):
+            out[b, :n] = _normal(n, *rest, seed=b)
+        return out
+
+    return make
+
+
+@pytest.fixture
+def through() -> Callable[[Sized, NDArray[Any]], NDArray[Any]]:
+    """``through(encoding, array)``: encode, check the size promised, decode."""
+
+    def make(encoding: Sized, array: NDArray[Any]) -> NDArray[Any]:
+        encoded = encoding.encode(array)
+        body = np.ascontiguousarray(encoded.body).reshape(-1).view(np.uint8).data
+        assert len(encoded.side) + len(body) == encoding.size(array.shape, array.dtype)
+        return decode(encoding.name, memoryview(encoded.side), body, Layout(array.dtype, array.shape))
+
+    return make

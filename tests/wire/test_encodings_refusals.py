@@ -1,0 +1,147 @@
+"""What encodings refuse: settings, arrays that they cannot write, and bytes that no encoder writes."""
+
+import math
+
+import numpy as np
+import pytest
+
+from farshore.core.errors import ConfigError, WireError
+from farshore.wire.encodings import (
+    Bits,
+    Chain,
+    EncodeError,
+    Fp16,
+    Int2,
+    Int4,
+    Int8,
+    Layout,
+    LowRank,
+    Ragged,
+    Raw,
+    TopK,
+    decode,
+    parse,
+)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("encoding", [Int8(), Int4(scales=[1, 1]), Int4(groups=[3]), Int2(), LowRank(1), TopK(0.5)])
+def test_non_finite_values_are_refused(encoding, bad):
+    x = np.ones((3, 2), np.float32) if encoding.name != "lowrank" else np.ones((30, 20), np.float32)
+    x[1, 1] = bad
+    with pytest.raises(EncodeError, match="not finite"):
+        encoding.encode(x)
+
+
+def test_values_or_scales_beyond_float32_are_refused(normal):
+    with pytest.raises(EncodeError, match="not finite in float32"):
+        Int8().encode(np.full((2, 2), 1e300))
+    with pytest.raises(EncodeError, match="too large"):
+        Int4(grid="uniform16", scales=1e39).encode(normal(2, 2))
+    with pytest.raises(EncodeError, match="too far"):
+        Int4(groups=[2], scales=1e-36).encode(np.full((2, 2), 3e38, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Int4(rounding="stochastic"), "needs a seed"),
+        (lambda: Int4(rounding="up"), "rounding is"),
+        (lambda: Int4(grid="uniform"), "the grid is"),
+        (lambda: Int8(scales=[1.0, np.nan]), "finite"),
+        (lambda: Int8(scales=[-1.0]), "non-negative"),
+        (lambda: Ragged([[1, 2]]), "flat list"),
+        (lambda: Ragged([-1]), "between 0"),
+        (lambda: Ragged([1.5]), "flat list"),
+        (lambda: LowRank(0), "1 to 65535"),
+        (lambda: Bits(0), "1 to 32"),
+        (lambda: TopK(0), "above 0"),
+        (lambda: TopK(1.5), "at most 1"),
+        (lambda: TopK(math.nan), "at most 1"),
+        (lambda: Chain(Int4(), Raw()), "ends a chain"),
+        (lambda: Chain(Raw()), "two to four"),
+    ],
+)
+def test_wrong_settings_are_refused_when_they_are_made(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "array", "message"),
+    [
+        (Int4(), np.zeros((2, 2), np.int64), "floating-point arrays, not int64"),
+        (Fp16(), np.zeros(2, np.uint16), "floating-point"),
+        (Int4(scales=[1, 2, 3]), np.zeros((2, 2), np.float32), "3 scales for 2 channels"),
+        (Int4(groups=[1, 2]), np.zeros((2, 2), np.float32), "3 rows in all for 2 rows"),
+        (Ragged([1, 2]), np.zeros((3, 2), np.float32), "does not fit"),
+        (Ragged([1, 3]), np.zeros((2, 2), np.float32), "does not fit"),
+        (Bits(2), np.array([0, 4]), "writes 0 to 3, the array holds 0 to 4"),
+        (Bits(2), np.array([-1, 1]), "holds -1 to 1"),
+        (Bits(2), np.array([0.5]), "integers and booleans"),
+        (TopK(0.5), np.array([1, 2]), "floating-point arrays, not int64"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(encoding, array, message):
+    with pytest.raises(EncodeError, match=message):
+        encoding.encode(array)
+
+
+@pytest.mark.parametrize("spec", ["", "int5", "ragged", "bits", "lowrank:x", "int4:2", "int4|ragged", "topk", "topk:2"])
+def test_parse_refuses_what_it_cannot_make(spec):
+    with pytest.raises(ConfigError):
+        parse(spec, lengths=[1] if "|" in spec else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "body", "layout", "message"),
+    [
+        ("zip", b"", b"", Layout(np.dtype("f4"), ()), "'zip' is unknown"),
+        ("int4|raw", b"", b"", Layout(np.dtype("f4"), ()), "cannot stand before"),
+        ("ragged|" * 4 + "raw", b"", b"", Layout(np.dtype("f4"), ()), "more than 4 stages"),
+        ("raw", b"x", b"", Layout(np.dtype("f4"), (0,)), "side data of 'raw' has 1 bytes where 0"),
+        ("raw", b"", bytes(5), Layout(np.dtype("f4"), (1,)), "5 bytes where 4"),
+        ("raw", b"", b"\2", Layout(np.dtype("?"), (1,)), "neither 0 nor 1"),
+        ("fp16", b"", bytes(2), Layout(np.dtype("i4"), (1,)), "not int32"),
+        ("int4", b"\0", b"", Layout(np.dtype("f4"), (2, 2)), "2 scales need 6"),
+        ("int4", b"\x80\0" + bytes(4), bytes(2), Layout(np.dtype("f4"), (2, 2)), "unknown flags"),
+        ("int4", b"\2\0" + bytes(4), bytes(2), Layout(np.dtype("f4"), (2, 2)), "unknown flags"),
+        ("int4", bytes(6), bytes(3), Layout(np.dtype("f4"), (2, 2)), "3 bytes where 2"),
+        ("int4", bytes(7), bytes(2), Layout(np.dtype("f4"), (2, 2)), "7 bytes where 6"),
+        ("int8", b"\0\0\0\x7c", bytes(2), Layout(np.dtype("f4"), (2, 1)), "infinite"),
+        ("int8", b"\0\0\0\x80", bytes(2), Layout(np.dtype("f4"), (2, 1)), "negative"),
+        ("int8", b"\0\x7f\xff\x7b", bytes(2), Layout(np.dtype("f4"), (2, 1)), "infinite"),
+        (
+            "int8",
+            b"\1\0\0\0" + b"\xff" * 4,
+            bytes(2),
+            Layout(np.dtype("f4"), (2, 1)),
+            "4294967295 sentence scales",
+        ),
+        ("int8", b"\3\0\0\0", bytes(2), Layout(np.dtype("f4"), (2, 1)), "no outer encoding"),
+        ("int8", b"\1\0\0\0\1\0\0\0\x08\x05\xff", bytes(2), Layout(np.dtype("f4"), (2, 1)), "add up to 5"),
+        ("ragged", b"\x08\x03", b"", Layout(np.dtype("f4"), (1, 2)), "length of 3"),
+        ("ragged", b"\0", b"", Layout(np.dtype("f4"), (1, 2)), "0 bits"),
+        ("ragged", b"\x08", b"", Layout(np.dtype("f4"), (1, 2)), "within the lengths"),
+        ("ragged", b"", b"", Layout(np.dtype("f4"), (1, 2)), "before the lengths"),
+        ("ragged", b"\1", b"", Layout(np.dtype("f4"), (2,)), "two axes"),
+        ("ragged", b"\1", b"", Layout(np.dtype("u1"), (1 << 21, 1)), "more than"),
+        ("lowrank", b"\1", b"", Layout(np.dtype("f4"), (9, 9)), "before the rank"),
+        ("lowrank", b"\x09\0", b"", Layout(np.dtype("f4"), (9, 9)), "not be smaller"),
+        ("topk", b"\0", b"", Layout(np.dtype("f4"), (9,)), "before the number"),
+        ("topk", bytes(4), b"", Layout(np.dtype("i4"), (9,)), "not int32"),
+        ("topk", b"\x0a\0\0\0", b"", Layout(np.dtype("f4"), (9,)), "cannot send 10 of 9"),
+        ("topk", b"\2\0\0\0", bytes(8), Layout(np.dtype("f4"), (9,)), "within the places of 2"),
+        ("topk", b"\2\0\0\0\x33", bytes(8), Layout(np.dtype("f4"), (9,)), "do not ascend"),
+        ("topk", b"\2\0\0\0\x93", bytes(8), Layout(np.dtype("f4"), (9,)), "do not ascend within 9"),
+        ("topk", b"\3\0\0\0\3\0", bytes(12), Layout(np.dtype("f4"), (9,)), "marks 2 elements where it sends 3"),
+        ("topk", b"\2\0\0\0\x31\0", bytes(8), Layout(np.dtype("f4"), (9,)), "side data of 'raw'"),
+        ("topk", b"\2\0\0\0\x31", bytes(4), Layout(np.dtype("f4"), (9,)), "4 bytes where 8"),
+        ("bits", b"\0", b"", Layout(np.dtype("i4"), (9,)), "does not fit int32"),
+        ("bits", b"\x09", bytes(9), Layout(np.dtype("i1"), (8,)), "does not fit int8"),
+        ("bits", b"\1", bytes(1), Layout(np.dtype("f4"), (8,)), "integers and booleans"),
+    ],
+)
+def test_bytes_that_no_encoder_writes_are_refused(name, side, body, layout, message):
+    with pytest.raises(WireError, match=message):
+        decode(name, memoryview(side), memoryview(body), layout)
