@@ -21,6 +21,7 @@ from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.config import FederatedConfig
 from ..algorithms.federated.flat import FlatModel
 from ..algorithms.federated.fleet import Fleet, cohort
+from ..algorithms.federated.observed import Observed
 from ..algorithms.federated.task import Task
 from ..algorithms.federated.workload import FederatedWorkload, use_threads
 from ..core.errors import ConfigError, DataError, RunCancelledError
@@ -197,7 +198,8 @@ class Simulation:
             return work.samples, len(work.batches)
 
         remembers = bool(codec.remembers(task.method(flat), flat))
-        return Timing(self.devices.clock(self.clients, session.run.seed), count, codec, remembers)
+        reports = task.reports if isinstance(task, Observed) else ()
+        return Timing(self.devices.clock(self.clients, session.run.seed), count, codec, remembers, reports)
 
 
 class _Session:

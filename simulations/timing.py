@@ -37,12 +37,20 @@ class Timing:
     codec : Codec
     remembers : bool
         Whether clients keep something from round to round: then those whose reply comes too late train all the same.
+    reports : sequence of str
+        Names of the figures that clients tell with their updates.
     """
 
     def __init__(
-        self, clock: VirtualClock, count: Callable[[int, int], tuple[int, int]], codec: Codec, remembers: bool
+        self,
+        clock: VirtualClock,
+        count: Callable[[int, int], tuple[int, int]],
+        codec: Codec,
+        remembers: bool,
+        reports: Sequence[str] = (),
     ) -> None:
         self.clock, self.remembers = clock, remembers
+        self._figures = dict.fromkeys(reports, 1.0)
         self._count, self._codec, self._sizer = count, codec, Sizer()
 
     def trip(self, number: int, client: int, down: Part, size: Size, method: Method, begin: float) -> Trip:
@@ -53,7 +61,7 @@ class Timing:
     def update(self, number: int, client: int, down: Part, method: Method) -> Size:
         """The sizes of a client's update."""
         samples, steps = self._count(client, number)
-        update = Update(method.reply(down), samples, steps, 1.0)
+        update = Update(method.reply(down), samples, steps, 1.0, self._figures)
         return self._sizer.size(self._codec.up(number, update, down, {}))
 
     def told(self, plan: Plan, replies: int) -> dict[str, float]:

@@ -59,7 +59,8 @@ class Chronicle:
         """Loss and further figures of a round's clients, each weighted by its samples."""
         told = {"train_loss": _weighted([r.loss for r in replies], replies)}
         for name in self._observed.reports if self._observed else ():
-            if there := [r for r in replies if name in r.figures]:
+            # Clients say what they like: whoever tells no number takes nothing from what the others tell.
+            if there := [r for r in replies if math.isfinite(r.figures.get(name, math.nan))]:
                 told[name] = _weighted([r.figures[name] for r in there], there)
         return told
 
@@ -139,5 +140,6 @@ def spread_of(scores: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _weighted(values: Sequence[float], replies: Sequence[Reply]) -> float:
-    samples = np.array([r.samples for r in replies])
-    return float(np.array(values) @ samples / samples.sum()) if len(samples) else float("nan")
+    samples = np.array([r.samples for r in replies], np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.array(values) @ samples / samples.sum()) if len(samples) else float("nan")

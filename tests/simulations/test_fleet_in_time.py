@@ -55,6 +55,20 @@ def test_rounds_on_devices_are_told_in_time_and_bytes(tmp_path: Path) -> None:
     assert times == pytest.approx(list(np.cumsum([e["round_seconds"] for e in history])))
 
 
+def test_who_is_late_has_sent_the_bytes_that_it_would_have_sent_in_time(tmp_path: Path) -> None:
+    def frames(made: RunDirectory) -> dict[tuple[int, str], int]:
+        rows = made.read_ledger().to_pylist()
+        return {(r["round"], r["node"]): r["frame_bytes"] for r in rows if r["kind"] == "update"}
+
+    made = run(tmp_path / "timed", "fedavg", 3)
+    assert sum(entry["clients_late"] for entry in last(made)[1]) > 0
+    config = VHL.model_validate({**SETTINGS, "per_round": 8, "method": "fedavg", "rounds": 3, "lr": 0.1})
+    Simulation(WORKLOAD, config, tmp_path / "all", 8, seed=3).run()
+    everybodys = frames(RunDirectory.open(tmp_path / "all"))
+    found = frames(made)
+    assert found == {who: everybodys[who] for who in found}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedavg", "scaffold"])
 def test_workers_give_the_bits_the_times_and_the_ledger_of_one_player(tmp_path: Path, method: str) -> None:
