@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.errors import ConfigError
+from ...core.errors import MissingExtraError, RunFailedError, StorageError
+from ...runs import files
+from ...runs.model_states import load_state
 from .models import natural_part
+from .task import VHLTask
+
+#: Test images on which a file is compared with its model.
+CHECKED = 64
 
 
 class _Logits(nn.Module):
@@ -23,7 +35,9 @@ class _Logits(nn.Module):
         return logits
 
 
-def export_onnx(model: nn.Module, classes: int, shape: tuple[int, int, int], path: Path) -> None:
+def export_onnx(
+    model: nn.Module, classes: int, shape: tuple[int, int, int], path: Path, about: Mapping[str, str] | None = None
+) -> None:
     """Write what ``model`` makes of natural images; its decisions are those that ``acc_nat`` counts.
 
     Parameters
@@ -36,27 +50,109 @@ def export_onnx(model: nn.Module, classes: int, shape: tuple[int, int, int], pat
         Of an image.
     path : Path
         The file. Input ``images`` [B, channels, H, W] fp32, scaled as in training; output ``logits`` [B, C].
+    about : Mapping[str, str], optional
+        Goes into the file's metadata.
 
     Raises
     ------
     ConfigError
-        The packages that write ONNX are not there, or the model has no head called ``linear``.
+        The model has no head called ``linear``.
+    MissingExtraError
+        The packages that write ONNX are not there.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ConfigError("onnxscript, which writes ONNX, is not installed", cure="install farshore[export]") from None
+    _need("onnx", "onnxscript")
     part = _Logits(natural_part(model, classes)).eval()
     example = torch.zeros(2, *shape)
     batch = {0: torch.export.Dim("batch")}
-    torch.onnx.export(
+    program = torch.onnx.export(
         part,
         (example,),
-        path,
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=(batch,),
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    assert program is not None
+    program.model.metadata_props.update(about or {})
+    program.save(path, external_data=False)
+
+
+def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
+    """Write one of a run's states as ONNX, and compare file and model on test images.
+
+    Parameters
+    ----------
+    task : VHLTask
+        The run's.
+    state : Path
+        A safetensors file with the model's tensors.
+    path : Path
+        The ONNX file. Its metadata hold the classes' names, and ``mean`` and ``deviation``: the input is
+        (x/255 - mean)/deviation.
+
+    Returns
+    -------
+    dict
+        ``classes``, ``images`` compared, ``largest_difference`` of their logits, and what the state says about itself.
+
+    Raises
+    ------
+    MissingExtraError, StorageError, RunFailedError
+        See :class:`~farshore.core.exports.Exports`.
+    """
+    _need("onnx", "onnxscript", "onnxruntime")
+    model, told = _restored(task, state)
+    images = task.test_images(CHECKED)
+    about = {"classes": json.dumps(task.images.train.classes), **task.scaling}
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    difference = 0.0
+
+    def write(temporary: Path) -> None:
+        nonlocal difference
+        export_onnx(model, task.classes, shape, temporary, about)
+        difference = _compared(temporary, natural_part(model, task.classes), images)
+
+    files.replace(path, write)
+    return {"classes": task.classes, "images": len(images), "largest_difference": difference, **told}
+
+
+def _restored(task: VHLTask, state: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The model as it was in a state, and what that says about itself."""
+    tensors, told = load_state(state)
+    model = task.model().module
+    try:
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
+    except (RuntimeError, TypeError) as error:
+        said = " ".join(str(error).split("\n", 1)[-1].split())[:200]
+        raise StorageError(f"the state {state} is not one of this run's model: {said}") from error
+    return model.eval(), told
+
+
+@torch.no_grad()
+def _compared(path: Path, model: nn.Module, images: Tensor) -> float:
+    """The largest difference between a file's logits and a model's.
+
+    Raises
+    ------
+    RunFailedError
+        It is more than rounding, or an image is taken for another class.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    found: NDArray[np.float32] = session.run(["logits"], {"images": images.numpy()})[0]
+    expected: NDArray[np.float32] = model.eval()(images)[0].numpy()
+    apart = np.abs(found - expected)
+    if not apart.max() <= 1e-3 * max(1.0, float(np.abs(expected).max())):  # not a number is not close either
+        raise RunFailedError(
+            f"the ONNX file's outputs differ by {apart.max():.3g} from the model's; it was not kept",
+            cure="try other versions of onnxscript and onnxruntime, or take the state file itself",
+        )
+    return float(apart.max())
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -254,6 +255,15 @@ class VHLTask:
         describe_partition(folder, self.partition, self.images.train.labels, parts, self.classes)
         if self.recipe is not None:
             describe_virtual(folder, self.recipe, self.virtual_data.digest, shipped=self.ships)
+
+    def test_images(self, count: int) -> Tensor:
+        """The first test images as the network takes them, [count, channels, H, W] fp32."""
+        return self._prepare(self._test_x[:count])
+
+    @property
+    def scaling(self) -> dict[str, str]:
+        """``mean`` and ``deviation`` of natural images, JSON lists: a number per channel, or one for all."""
+        return {"mean": json.dumps(self._prepare.mean), "deviation": json.dumps(self._prepare.deviation)}
 
     @cached_property
     def test_parts(self) -> list[NDArray[np.int64]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
+from ...core.exports import Trained
 from ...core.seeds import Seed
 from ..federated.workload import FederatedWorkload
 from .config import VHL
@@ -15,6 +16,7 @@ from .config import VHL
 if TYPE_CHECKING:
     from ..federated.briefing import Briefing
     from ..federated.task import Task
+    from .task import VHLTask
 
 
 class VHLWorkload(FederatedWorkload[VHL]):
@@ -50,6 +52,15 @@ class VHLWorkload(FederatedWorkload[VHL]):
         from .scores import summary
 
         return {"rounds": len(history), **summary(history, config.targets)}
+
+    def export(self, trained: Trained, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
+        """The model as ONNX, with the natural classes' outputs alone."""
+        from .export import export_state
+
+        config = cast(VHL, trained.config)
+        return export_state(
+            cast("VHLTask", self.task(config, trained.seed, find, trained.clients)), trained.state, path
+        )
 
 
 WORKLOAD = VHLWorkload()

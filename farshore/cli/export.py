@@ -1,0 +1,114 @@
+"""``farshore export``: a run's model as a file that other programs run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..core.errors import ConfigError, DataError, NotFoundError
+from ..core.homes import server_home
+from .output import Json, emit, say
+
+if TYPE_CHECKING:
+    from ..runs.directory import RunDirectory
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its id on this machine's server.")],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="Write the model as ONNX to this file.")],
+    state: Annotated[
+        str, typer.Option(metavar="best|last|FILE", help="Which of the run's states, or a safetensors file.")
+    ] = "best",
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the run; its test images are needed.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Export a run's model, and compare the file with the model on test images."""
+    from .settings import data_paths
+
+    found = _directory(run, home or server_home())
+    path = onnx.expanduser().resolve()
+    told = _exported(found, _state(found, state), data_paths(data or ()), path)
+    if json_:
+        emit({"event": "exported", "run": found.info["id"], "onnx": str(path), **told})
+        return
+    say(f"run {found.info['id']}: its model is in {onnx}")
+    for name, value in told.items():
+        say(f"  {name.replace('_', ' '):<20} {value:.2g}" if isinstance(value, float) else f"  {name:<20} {value}")
+
+
+def _directory(run: str, home: Path) -> RunDirectory:
+    """A run by its directory or by its id.
+
+    Raises
+    ------
+    NotFoundError
+        There is none.
+    """
+    from ..runs.directory import RunDirectory
+
+    path = Path(run).expanduser()
+    if not path.is_dir() and (home / "runs" / run / "run.json").is_file():
+        return RunDirectory.open(home / "runs" / run)
+    if not path.is_dir():
+        raise NotFoundError(
+            f"'{run}' is neither a directory nor a run of the server with the home {home}",
+            cure="see 'farshore runs ls', or name the server's --home",
+        )
+    inside = sorted(entry.parent for entry in path.glob("*/run.json"))
+    if inside and not (path / "run.json").exists():
+        raise NotFoundError(f"{run} is a folder of runs", cure=f"name one of them, such as {inside[0]}")
+    return RunDirectory.open(path)
+
+
+def _state(run: RunDirectory, which: str) -> Path:
+    """The file of a state by its name or path.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    """
+    named = which in ("best", "last")
+    path = run.path / "states" / f"{which}.safetensors" if named else Path(which).expanduser()
+    if path.is_file():
+        return path
+    if not named:
+        raise NotFoundError(f"there is no state {which}", cure="give --state best, last or a safetensors file")
+    there = sorted(file.stem for file in (run.path / "states").glob("*.safetensors"))
+    raise NotFoundError(
+        f"run {run.info['id']} has no state '{which}'",
+        cure=f"give --state {there[0]}" if there else "a federated run writes its states with its first checkpoint",
+    )
+
+
+def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path) -> dict[str, Any]:
+    from ..core import workloads
+    from ..core.exports import Exports, Trained
+    from ..core.seeds import Seed
+    from .settings import resolve
+
+    info = run.info
+    workload = workloads.load(info["workload"])
+    if not isinstance(workload, Exports):
+        raise ConfigError(f"the models of '{workload.name}' cannot be exported", cure="take the run's files themselves")
+    config = resolve(workload.config, info["config"], ())
+    # A simulation has clients that are numbers, a real run has nodes.
+    trained = Trained(config, Seed(info["seed"]), int(info.get("clients") or len(info["nodes"])), state)
+    return dict(workload.export(trained, _finder(data), path))
+
+
+def _finder(data: dict[str, Path]) -> Callable[[str], Path]:
+    def find(name: str) -> Path:
+        if name not in data:
+            raise DataError(f"the data set '{name}' is not given", cure=f"give --data {name}=PATH")
+        return data[name]
+
+    return find
