@@ -33,6 +33,7 @@ class RunDirectory:
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process
         sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
+        states/               of a federated run: best.safetensors and last.safetensors, for other programs to read
         log.txt               lines for people
 
     Files appear when they are first written. Use :meth:`create` or :meth:`open`.

@@ -106,11 +106,13 @@ def _tell(name: str, scenario: Scenario, trials: Sequence[Trial], folder: Path, 
     if as_json:
         emit({"event": "compared", "folder": str(folder), "picture": picture and str(picture), **found})
         return
+    from ..runs.contents import contents
     from .comparison import show_comparison
 
     show_comparison(arms, curves, scenario.baseline)
     say("")
     say(f"runs and figures  {_short(folder)}")
+    say(f"each run holds    {', '.join(name for name, _ in contents(Path(trials[0].directory)))}")
     if picture:
         say(f"picture           {_short(picture)}")
     else:

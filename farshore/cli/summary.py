@@ -41,6 +41,18 @@ def describe(run: RunInfo) -> None:
     say(f"  directory {run.directory or '–'}")
     say(f"  config    {_short(run.config_json)}")
     outcome(run)
+    _files(run)
+
+
+def _files(run: RunInfo) -> None:
+    """Name what the run has left behind, where its directory is on this machine."""
+    from ..runs.contents import contents
+
+    found = contents(Path(run.directory)) if run.directory else []
+    if found:
+        say(f"files in {run.directory}")
+    for name, meaning in found:
+        say(f"  {name:<24} {meaning}")
 
 
 def outcome(run: RunInfo) -> None:

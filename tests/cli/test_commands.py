@@ -189,6 +189,18 @@ def test_runs_are_listed_newest_first_and_shown(farshore) -> None:
     assert "run r1: toy, waiting" in out
 
 
+def test_a_run_is_shown_with_the_files_that_it_left_on_this_machine(service, farshore, tmp_path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "states").mkdir()
+    for name in ("metrics.jsonl", "states/last.safetensors"):
+        (tmp_path / name).touch()
+    service.recorded.run.directory = str(tmp_path)
+    _, out, _ = farshore("runs", "show", "r1")
+    files = out.partition(f"files in {tmp_path}\n")[2].splitlines()
+    assert [line.split()[0] for line in files] == ["metrics.jsonl", "states/last.safetensors"]
+    assert all(len(line.split()) > 3 for line in files)
+
+
 def test_an_unknown_run_is_told_in_one_line(farshore) -> None:
     code, out, err = farshore("runs", "show", "r9")
     assert (code, out) == (ExitCode.NOT_FOUND, "")

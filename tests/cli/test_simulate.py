@@ -83,6 +83,17 @@ def test_what_init_writes_is_clean_and_checked(capsys: pytest.CaptureFixture[str
     assert "there is a method called 'vhl'" in capsys.readouterr().err
 
 
+def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    arm = "{rounds: 2, per_round: 2, local_epochs: 1, batch: 256, client_eval_every: 2}"
+    Path("s.yaml").write_text(f"method: vhl\narms: {{a: {arm}}}\nclients: 4\n")
+    assert cli.execute(["simulate", "s.yaml", "--out", "out"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("each run holds")]
+    names = [name.strip() for name in line.removeprefix("each run holds").split(",")]
+    assert {"metrics.jsonl", "clients.jsonl", "partition.json", "virtual.json", "ledger-*.arrows"} <= set(names)
+    assert {"states/best.safetensors", "states/last.safetensors"} <= set(names)
+    assert all(list(Path("out/a-seed-0").glob(name)) for name in names)
+
+
 def test_a_trial_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Its data set is missing: one line with the arm, the seed, the cause and the cure."""
     command = ["simulate", "vhl", "--arm", "FedAvg", "--seeds", "1", "--set", "dataset=cifar10", "--out", "out"]

@@ -1,0 +1,25 @@
+"""What the files of a run directory are, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: Patterns of names, and what such files hold; in the order in which they are told.
+_MEANINGS = {
+    "result.json": "what the run came to",
+    "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
+    "clients.jsonl": "each client's own score",
+    "states/best.safetensors": "the model with the best score so far",
+    "states/last.safetensors": "the model as of the last checkpoint",
+    "partition.json": "which samples each client holds",
+    "partition-report.json": "how many of which class, and how unlike the clients are",
+    "virtual.json": "what the virtual data are made by, and their digest",
+    "ledger-*.arrows": "every transfer",
+    "checkpoints": "what a killed run goes on from",
+    "log.txt": "lines for people",
+}
+
+
+def contents(folder: Path) -> list[tuple[str, str]]:
+    """Names of the files that are there, relative to a run's ``folder``, each with what it holds."""
+    return [(name, meaning) for name, meaning in _MEANINGS.items() if any(folder.glob(name))]
