@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ConfigError, DataError, NotFoundError
-from ..core.homes import server_home
 from .output import Json, emit, say
+from .report import Home, find
 
 if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
@@ -25,15 +25,13 @@ def export(
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the run; its test images are needed.")
     ] = None,
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")
-    ] = None,
+    home: Home = None,
     json_: Json = False,
 ) -> None:
     """Export a run's model, and compare the file with the model on test images."""
     from .settings import data_paths
 
-    found = _directory(run, home or server_home())
+    found = find(run, home)
     path = onnx.expanduser().resolve()
     told = _exported(found, _state(found, state), data_paths(data or ()), path)
     if json_:
@@ -42,30 +40,6 @@ def export(
     say(f"run {found.info['id']}: its model is in {onnx}")
     for name, value in told.items():
         say(f"  {name.replace('_', ' '):<20} {value:.2g}" if isinstance(value, float) else f"  {name:<20} {value}")
-
-
-def _directory(run: str, home: Path) -> RunDirectory:
-    """A run by its directory or by its id.
-
-    Raises
-    ------
-    NotFoundError
-        There is none.
-    """
-    from ..runs.directory import RunDirectory
-
-    path = Path(run).expanduser()
-    if not path.is_dir() and (home / "runs" / run / "run.json").is_file():
-        return RunDirectory.open(home / "runs" / run)
-    if not path.is_dir():
-        raise NotFoundError(
-            f"'{run}' is neither a directory nor a run of the server with the home {home}",
-            cure="see 'farshore runs ls', or name the server's --home",
-        )
-    inside = sorted(entry.parent for entry in path.glob("*/run.json"))
-    if inside and not (path / "run.json").exists():
-        raise NotFoundError(f"{run} is a folder of runs", cure=f"name one of them, such as {inside[0]}")
-    return RunDirectory.open(path)
 
 
 def _state(run: RunDirectory, which: str) -> Path:
