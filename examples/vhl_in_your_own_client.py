@@ -6,9 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from farshore.algorithms.vhl.losses import VHLLoss
-from farshore.algorithms.vhl.models import widen_head
-from farshore.algorithms.vhl.virtual import VirtualData, VirtualRecipe
+from farshore.algorithms.vhl import VHLLoss, VirtualData, VirtualRecipe, widen_head
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=200)

@@ -29,7 +29,7 @@ def locate(run: str, folders: Iterable[Path]) -> RunDirectory:
     path = Path(run).expanduser()
     if path.is_dir():
         inside = sorted(entry.parent for entry in path.glob("*/run.json"))
-        if inside and not (path / "run.json").exists():  # what a simulation of several arms leaves behind
+        if inside and not (path / "run.json").exists():
             raise NotFoundError(f"{run} is a folder of runs", cure=f"name one of them, such as {inside[0]}")
         return RunDirectory.open(path)
     looked = list(folders)

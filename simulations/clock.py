@@ -104,6 +104,10 @@ class VirtualClock:
         """How many clients are drawn so that ``size`` replies come."""
         return min(self._count, math.ceil(round(size * self._over, 9)))
 
+    def draws_anybody(self, size: int) -> bool:
+        """Whether a round's clients are ``size`` of all, by seed and round alone: none is off, none is surplus."""
+        return self.oversampled(size) == size and float(self._rows["availability"].min()) == 1.0
+
     def draw(self, seed: Seed, size: int) -> list[int]:
         """A cohort among those that are on, ascending; where everybody is, what :func:`cohort` draws.
 

@@ -97,7 +97,8 @@ class Simulation:
         Raises
         ------
         ConfigError
-            The method is no federated one, or the directory holds another run.
+            The method is no federated one, the devices do not let it draw whom it must, or the directory holds another
+            run.
         FarshoreError
             Whatever the rounds raise.
         """
@@ -105,6 +106,7 @@ class Simulation:
         if not isinstance(workload, FederatedWorkload):
             raise ConfigError(f"'{workload.name}' is no federated method: it cannot be simulated with many clients")
         settings: Any = self.config
+        self._check_draws(settings)
         run = self._open()
         if run.result is not None:
             return run.result
@@ -120,6 +122,18 @@ class Simulation:
             result = workload.result(settings, history)
         run.write_result(result)
         return result
+
+    def _check_draws(self, settings: FederatedConfig) -> None:
+        """Refuse devices that are off or surplus where clients work out by themselves who was drawn when."""
+        if self.devices is None or not settings.counts_cohorts:
+            return
+        size = min(settings.per_round, self.clients)
+        if not self.devices.clock(self.clients, Seed(self.seed)).draws_anybody(size):
+            raise ConfigError(
+                "lr_clock 'participation' counts the cohorts that seed and round draw; where devices are off at times "
+                "(availability below 1) or more are drawn than count (over above 1), cohorts are others",
+                cure="set lr_clock=rounds, or take devices with availability 1 and over 1",
+            )
 
     def _open(self) -> RunDirectory:
         mine = {
@@ -193,9 +207,9 @@ class Simulation:
         assert self.devices is not None
 
         @lru_cache(maxsize=4096)
-        def count(client: int, number: int) -> tuple[int, int]:
+        def count(client: int, number: int) -> tuple[int, int, int]:
             work = task.work(flat, client, number)
-            return work.samples, len(work.batches)
+            return work.samples, len(work.batches), len(work.whole)
 
         remembers = bool(codec.remembers(task.method(flat), flat))
         reports = task.reports if isinstance(task, Observed) else ()

@@ -33,7 +33,7 @@ class Timing:
     ----------
     clock : VirtualClock
     count : callable
-        (client, round) → samples and steps of its work.
+        (client, round) → samples and steps of its work, and passes over batches beside the steps; these take as long.
     codec : Codec
     remembers : bool
         Whether clients keep something from round to round: then those whose reply comes too late train all the same.
@@ -44,7 +44,7 @@ class Timing:
     def __init__(
         self,
         clock: VirtualClock,
-        count: Callable[[int, int], tuple[int, int]],
+        count: Callable[[int, int], tuple[int, int, int]],
         codec: Codec,
         remembers: bool,
         reports: Sequence[str] = (),
@@ -56,11 +56,12 @@ class Timing:
     def trip(self, number: int, client: int, down: Part, size: Size, method: Method, begin: float) -> Trip:
         """A client's part in a round."""
         up = self.update(number, client, down, method)
-        return self.clock.trip(number, client, self._count(client, number)[1], size.frame, up.frame, begin)
+        _, steps, passes = self._count(client, number)
+        return self.clock.trip(number, client, steps + passes, size.frame, up.frame, begin)
 
     def update(self, number: int, client: int, down: Part, method: Method) -> Size:
         """The sizes of a client's update."""
-        samples, steps = self._count(client, number)
+        samples, steps, _ = self._count(client, number)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)
         return self._sizer.size(self._codec.up(number, update, down, {}))
 

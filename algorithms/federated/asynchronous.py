@@ -16,6 +16,7 @@ from .chronicle import Chronicle
 from .config import Asynchrony, FederatedConfig
 from .fleet import Arrival, Fleet
 from .methods import FLOATS, INTEGERS, Method
+from .refining import refined
 from .rounds import Rounds
 from .task import Task
 from .tree import Part
@@ -183,6 +184,7 @@ class AsynchronousRounds:
         else:
             moves = [(w, p, reply.seen) for w, p, reply in zip(weights, proposals, replies, strict=True)]
             self.state = buffered(self.state, moves, self._settings.server_lr)
+        self.state = refined(self._task, self._flat, self.state, number)
         told = [reply.reply for reply in replies if reply.reply is not None]
         entry = {
             "round": number,

@@ -73,12 +73,12 @@ def local(flat: FlatModel, method: Method, down: Part, works: Sequence[Work]) ->
     check(flat, method, works)
     assert isinstance(method, FedAvg)
     flat.load(down[FLOATS], down[INTEGERS])
-    versions = _versions(flat.module)
     # Longest first: the clients that still have batches are the first rows of the stack.
     order = sorted(range(len(works)), key=lambda place: -len(works[place].batches))
     ordered = [works[place] for place in order]
-    corrections = [method.correction(down, work) for work in ordered]
+    corrections = [method.correction(flat, down, work) for work in ordered]
     velocities = [method.velocity(flat, work) for work in ordered]
+    versions = _versions(flat.module)
     try:
         stack, moving, done = _train(flat, ordered, _stack(corrections), _stack(velocities))
     except RuntimeError as error:  # of vmap: random numbers, control flow by values, changes in place

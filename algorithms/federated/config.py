@@ -78,3 +78,8 @@ class FederatedConfig(BaseModel):
         "rounding), or whichever a probe finds faster",
     )
     threads: int = Field(1, ge=0, description="compute threads of each program; 0 = all cores. Part of 'same bits'.")
+
+    @property
+    def counts_cohorts(self) -> bool:
+        """Whether clients must be drawn by seed and round alone, as clients work out from these who was drawn when."""
+        return False

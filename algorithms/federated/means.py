@@ -27,6 +27,11 @@ class Means:
         self._sums += torch.stack(values)
         self._steps += 1
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self._sums.zero_()
+        self._steps = 0
+
     def told(self) -> dict[str, float]:
         """The means; empty before the first step."""
         if not self._steps:

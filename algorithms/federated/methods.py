@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.errors import ConfigError
 from .flat import FlatModel
 from .local import EachLoss, Objective, Sgd, Trained, normaliser, train
 from .means import Means
@@ -69,6 +70,11 @@ class Work:
         (:mod:`~farshore.algorithms.federated.batched`).
     means : Means, optional
         What the objective tells of every step; its means go up with the update.
+    whole : sequence of (share, batch)
+        Batches that hold each of the client's samples once, with their shares of these; for methods that want the
+        gradient of all of them (:class:`Scaffold`, option 1).
+    gradient : torch.Tensor, optional
+        (trainable,), that gradient, once a method has worked it out.
     """
 
     objective: Objective
@@ -78,6 +84,8 @@ class Work:
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     each: EachLoss | None = None
     means: Means | None = None
+    whole: Sequence[tuple[float, Any]] = ()
+    gradient: torch.Tensor | None = None
 
 
 class Method(Protocol):
@@ -133,12 +141,12 @@ class FedAvg:
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
-        correction, velocity = self.correction(down, work), self.velocity(flat, work)
+        correction, velocity = self.correction(flat, down, work), self.velocity(flat, work)
         done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
         return self.update(down, work, flat.floats.numpy().copy(), flat.integers.numpy().copy(), done)
 
-    def correction(self, down: Part, work: Work) -> torch.Tensor | None:
-        """(trainable,), what is added to every step's direction."""
+    def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor | None:
+        """(trainable,), what is added to every step's direction; ``flat`` holds the state ``down``, and does after."""
         return None
 
     def velocity(self, flat: FlatModel, work: Work) -> torch.Tensor | None:
@@ -189,32 +197,47 @@ class FedAvg:
 
 
 class Scaffold(FedAvg):
-    """Control variates against drift, option II (Karimireddy 2020); clients weigh alike.
+    """Control variates against drift (Karimireddy 2020, algorithm 1); clients weigh alike.
 
     Parameters
     ----------
     server_lr : float
         ``eta_g``.
+    option : {1, 2}
+        A client's next control variate is 1: the gradient of all of its data (``Work.whole``) at the round's state; 2:
+        what its steps tell, ``c_k - c + (w_r - y) / (A_k eta)``, with :func:`~.local.normaliser`'s ``A_k``, which is
+        the paper's ``T`` unless there is momentum.
+
+    Notes
+    -----
+    Corrections come after momentum, so that ``T`` of them stand against ``A_k`` gradients. Option 2 makes up for it:
+    its ``c_k - c`` settle where ``T (c - c_k)`` undoes ``A_k`` times the drift. Option 1 does not: it is for plain SGD.
     """
 
-    def __init__(self, server_lr: float = 1.0, *, keeps_momentum: bool = False) -> None:
+    def __init__(self, server_lr: float = 1.0, *, option: Literal[1, 2] = 2, keeps_momentum: bool = False) -> None:
         super().__init__(keeps_momentum=keeps_momentum)
-        self.server_lr = server_lr
+        self.server_lr, self.option = server_lr, option
 
     def start(self, flat: FlatModel) -> Part:
         return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
 
-    def correction(self, down: Part, work: Work) -> torch.Tensor:
+    def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor:
         server = torch.tensor(down[CONTROL])
+        if self.option == 1:
+            work.gradient = gradient_of_all(flat, work)
+            flat.load(down[FLOATS], down[INTEGERS])  # batch norms have counted
         return server - work.memory.setdefault(CONTROL, torch.zeros_like(server))
 
     def update(self, down: Part, work: Work, floats: Array, integers: Array, done: Trained) -> Update:
         update = super().update(down, work, floats, integers, done)
         server, p = torch.tensor(down[CONTROL]), len(down[CONTROL])
-        before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
-        # With momentum a step's worth of gradient travels further: A_k instead of T.
-        travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
-        change = (before - after) / travelled - server
+        if work.gradient is not None:
+            change = work.gradient - work.memory[CONTROL]
+        else:
+            before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
+            # With momentum a step's worth of gradient travels further: A_k instead of T.
+            travelled = normaliser(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
+            change = (before - after) / travelled - server
         work.memory[CONTROL] += change
         update.tensors[CONTROL] = change.numpy()
         return update
@@ -269,6 +292,27 @@ class FedNova(FedAvg):
         p = self._trainable
         mean[FLOATS][:p] = state[FLOATS][:p] - travelled * mean[FLOATS][:p]
         return mean
+
+
+def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
+    """(trainable,), gradient of the mean loss of a client's whole data, weight decay included as in its steps.
+
+    Raises
+    ------
+    ConfigError
+        The task gives no such batches.
+    """
+    if not work.whole:
+        raise ConfigError(
+            "the task does not give a client's whole data (Work.whole), whose gradient SCAFFOLD's option 1 is",
+            cure="use option 2",
+        )
+    flat.gradient.zero_()
+    for share, batch in work.whole:
+        (share * work.objective(batch)).backward()  # type: ignore[no-untyped-call]
+    if work.means is not None:
+        work.means.clear()  # they are of the training's steps
+    return flat.gradient + work.sgd.weight_decay * flat.trained
 
 
 def _weighted(tensors: Part, weight: int) -> Part:

@@ -13,6 +13,7 @@ from ...core.session import ServerSession
 from .chronicle import Chronicle
 from .config import FederatedConfig
 from .fleet import Fleet, Gathered
+from .refining import refined
 from .task import Task
 from .tree import Part
 
@@ -94,6 +95,7 @@ class Rounds:
             return
         seen = {**self.state, **gathered.seen}
         state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
+        state = refined(self._task, self._flat, state, number)
         if all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f"):
             self.state = state
         else:

@@ -1,1 +1,48 @@
-"""Virtual homogeneity learning: every node trains on the same labelled noise beside its own data."""
+"""Virtual homogeneity learning: every node trains on the same labelled noise beside its own data.
+
+What a training loop of one's own needs can be imported from here; it is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batch_norm import forward_both
+    from .export import export_onnx
+    from .loss_options import LossOptions
+    from .losses import LossParts, VHLLoss
+    from .models import natural_part, widen_head
+    from .recipe import VirtualRecipe
+    from .virtual import VirtualData
+
+__all__ = [
+    "LossOptions",
+    "LossParts",
+    "VHLLoss",
+    "VirtualData",
+    "VirtualRecipe",
+    "export_onnx",
+    "forward_both",
+    "natural_part",
+    "widen_head",
+]
+
+_MODULES = {
+    "LossOptions": "loss_options",
+    "LossParts": "losses",
+    "VHLLoss": "losses",
+    "VirtualData": "virtual",
+    "VirtualRecipe": "recipe",
+    "export_onnx": "export",
+    "forward_both": "batch_norm",
+    "natural_part": "models",
+    "widen_head": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -28,6 +28,9 @@ class Virtual(LossOptions):
     batch: int = Field(32, ge=1, description="virtual images per step, B_v")
     bn: Literal["mixed", "split"] = Field("mixed", description="batch statistics of both halves, or of each its own")
     shuffle_labels: bool = Field(False, description="a control: virtual images that are not separable by class")
+    server_retrain: int = Field(
+        0, ge=0, description="steps on virtual images that the server takes after each aggregation; 50 as published"
+    )
     feature_layer: Literal["last", "layer1", "layer2", "layer3", "layer4"] = Field(
         "last", description="where natural and virtual features are aligned: what the head reads, or a stage's maps"
     )
@@ -76,7 +79,17 @@ class VHL(FederatedConfig):
     weight_decay: float = Field(1e-4, ge=0)
     mu: float = Field(0.1, ge=0, description="of FedProx's proximal term")
     server_lr: float = Field(1.0, gt=0, description="of SCAFFOLD's server, eta_g")
-    scaffold_momentum: float = Field(0.0, ge=0, lt=1, description="in place of momentum in SCAFFOLD's clients")
+    scaffold_option: Literal[1, 2] = Field(
+        2,
+        description="a client's control variate is 1: the gradient of all its data at the round's state, for one more "
+        "pass over them (with E epochs, 1/E more computing); 2: what its own steps tell, for nothing",
+    )
+    scaffold_momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="in place of momentum in SCAFFOLD's clients; option 2 then divides by A_k (see FedNova), not by T",
+    )
 
     divergence: bool = Field(True, description="tell how far apart the clients of each round went")
     targets: tuple[float, ...] = Field((), description="accuracies whose first round and bytes are told")
@@ -86,3 +99,17 @@ class VHL(FederatedConfig):
         if self.lr_clock == "participation" and self.schedule != "sync":
             raise ValueError("lr_clock 'participation' counts cohorts, which only schedule 'sync' draws")
         return self
+
+    @model_validator(mode="after")
+    def _can_do_what_it_says(self) -> Self:
+        if self.virtual.server_retrain and not self.virtual.has_images:
+            raise ValueError("virtual.server_retrain needs virtual images, and there are none")
+        if self.method == "scaffold" and self.scaffold_option == 1 and self.scaffold_momentum:
+            # Corrections come after momentum: plain gradients cannot undo what it has multiplied.
+            raise ValueError("scaffold_option 1 needs scaffold_momentum 0; option 2 measures what momentum makes of it")
+        return self
+
+    @property
+    def counts_cohorts(self) -> bool:
+        """See :class:`FederatedConfig`."""
+        return self.lr_clock == "participation"

@@ -15,8 +15,9 @@ class LossOptions(BaseModel):
     weight: float = Field(1.0, ge=0, description="a_v, of the cross-entropy on virtual images")
     align_weight: float = Field(1.0, ge=0, description="a_a, of pulling natural features towards virtual ones")
     noise_weight: float = Field(0.1, ge=0, description="a_n, of keeping virtual classes compact and apart")
+    domain_weight: float = Field(0.0, ge=0, description="of the mean distance of the i-th natural and virtual features")
     temperature: float = Field(0.07, gt=0, description="tau of both contrastive terms")
-    align_epochs: int = Field(5, ge=0, description="E_a: both contrastive terms act in so many first local epochs")
+    align_epochs: int = Field(5, ge=0, description="E_a: what looks at features acts in so many first local epochs")
     detach: bool = Field(True, description="virtual features stand still while natural ones are pulled")
     class_match: bool = Field(True, description="virtual class c is natural class c where features are aligned")
     label_style: Literal["extra", "patch"] = Field(

@@ -21,11 +21,17 @@ class LossParts:
     Attributes
     ----------
     total : Tensor
-        natural + a_v·virtual + a_a·align + a_n·noise.
+        natural + a_v·virtual + a_a·align + a_n·noise + a_d·domain.
     natural, virtual : Tensor
         Cross-entropies of the two halves.
     align, noise : Tensor
-        The two contrastive terms. A term of weight 0, or past its last epoch, is not computed and is 0.
+        The two contrastive terms.
+    domain : Tensor
+        Mean distance of the i-th natural to the i-th virtual feature.
+
+    Notes
+    -----
+    A term of weight 0, or past its last epoch, is not computed and is 0.
     """
 
     total: Tensor
@@ -33,6 +39,7 @@ class LossParts:
     virtual: Tensor
     align: Tensor
     noise: Tensor
+    domain: Tensor
 
 
 class VHLLoss:
@@ -105,16 +112,18 @@ class VHLLoss:
         o, zero, b = self.options, logits.new_zeros(()), len(y)
         images, align_now = not o.gaussian_anchors, epoch < o.align_epochs
         natural = F.cross_entropy(logits[:b], y)
-        virtual = align = noise = zero
+        virtual = align = noise = domain = zero
         if images and o.weight:
             virtual = F.cross_entropy(logits[b:], self.virtual_targets(y_v))
-        if align_now and o.align_weight:
-            anchors = features[b:] if images else self._gaussians(features, y_v, generator)
-            align = self._align(features[:b], anchors, y, y_v)
+        if align_now and (o.align_weight or o.domain_weight):
+            anchors = self._anchors(features[b:] if images else self._gaussians(features, y_v, generator))
+            align = self._align(features[:b], anchors, y, y_v) if o.align_weight else zero
+            domain = distance(features[:b], anchors) if o.domain_weight else zero
         if align_now and images and o.noise_weight:
             noise = supervised_contrastive(to_unit(features[b:]), y_v, o.temperature)
         total = natural + o.weight * virtual + o.align_weight * align + o.noise_weight * noise
-        return LossParts(total, natural, virtual, align, noise)
+        total = total + o.domain_weight * domain if o.domain_weight else total
+        return LossParts(total, natural, virtual, align, noise, domain)
 
     @property
     def outputs(self) -> int:
@@ -126,13 +135,16 @@ class VHLLoss:
         """The outputs that virtual labels ``y_v`` stand for."""
         return y_v + self.classes if self.options.label_style == "extra" else y_v
 
-    def _align(self, natural: Tensor, virtual: Tensor, y: Tensor, y_v: Tensor) -> Tensor:
-        """SC over both halves, each feature of either an anchor."""
+    def _anchors(self, virtual: Tensor) -> Tensor:
+        """What natural features are pulled to: virtual ones [B_v, d], standing still and mapped as the options say."""
         if self.options.detach:
             virtual = virtual.detach()
-        with torch.autocast(natural.device.type, enabled=False):
-            virtual = self._mapped(at_least_single(virtual))
-            z = torch.cat([to_unit(natural), to_unit(virtual)])
+        with torch.autocast(virtual.device.type, enabled=False):
+            return self._mapped(at_least_single(virtual))
+
+    def _align(self, natural: Tensor, virtual: Tensor, y: Tensor, y_v: Tensor) -> Tensor:
+        """SC over both halves, each feature of either an anchor."""
+        z = torch.cat([to_unit(natural), to_unit(virtual)])
         labels = torch.cat([y, y_v if self.options.class_match else y_v + self.classes])
         return supervised_contrastive(z, labels, self.options.temperature)
 
@@ -165,3 +177,16 @@ class VHLLoss:
                 f"the model has {logits.shape[1]} outputs, the loss needs {self.outputs}",
                 cure="widen the head by the number of virtual classes (label_style=extra only)",
             )
+
+
+def distance(natural: Tensor, virtual: Tensor) -> Tensor:
+    """Mean over i of the L2 distance of ``natural[i]`` to ``virtual[i]``, whatever their classes, for [B, d], [B_v, d].
+
+    Features are not normalised; the longer half's surplus has no partner and is left out. In fp32 or fp64. Source:
+    specification of VHL §3.2 (``vhl_domain_weight``).
+    """
+    pairs = min(len(natural), len(virtual))
+    with torch.autocast(natural.device.type, enabled=False):
+        apart = at_least_single(natural[:pairs]) - at_least_single(virtual[:pairs])
+        mean: Tensor = torch.linalg.vector_norm(apart, dim=1).mean()
+    return mean

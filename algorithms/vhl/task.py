@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from ...core.seeds import Seed
 from ...data.images import ImageTask
 from ..federated.flat import FlatModel
 from ..federated.fleet import cohort
-from ..federated.local import Objective, Sgd
+from ..federated.local import Objective, Sgd, train
 from ..federated.means import Means
 from ..federated.methods import FLOATS, INTEGERS, FedAvg, FedNova, Method, Scaffold, Work
 from ..federated.tree import Part
-from .batch_norm import forward_both
+from .batch_norm import forward_both, untracked
 from .config import VHL
 from .describe import describe_partition, describe_virtual
 from .losses import LossParts, VHLLoss
@@ -34,6 +36,7 @@ _TEST_BATCH = 512
 
 #: What clients tell of their steps, and the loss's names of it.
 _TERMS = {"train_ce": "natural", "virtual_ce": "virtual", "align_loss": "align", "noise_loss": "noise"}
+_DOMAIN = {"domain_loss": "domain"}
 
 
 class VHLTask:
@@ -139,7 +142,8 @@ class VHLTask:
         keep = self._config.client_momentum == "keep"
         match self._config.method:
             case "scaffold":
-                return Scaffold(self._config.server_lr, keeps_momentum=keep)
+                option = self._config.scaffold_option
+                return Scaffold(self._config.server_lr, option=option, keeps_momentum=keep)
             case "fednova":
                 return FedNova(flat.layout.trainable, keeps_momentum=keep)
             case _:
@@ -150,10 +154,21 @@ class VHLTask:
         batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
         # Contrasts mix the samples of a batch, and the losses of each are taken in float32.
         each = _each if not self._config.virtual.enabled and self._config.precision != "bf16" else None
-        sgd = self.sgd(self._ticks(client, number) + 1)
+        sgd = self.sgd_of(client, number)
         means = Means(self.reports) if self.reports else None
         objective = self._objective(flat, means)
-        return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means)
+        whole = self._whole(batches) if self._config.method == "scaffold" and self._config.scaffold_option == 1 else ()
+        return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means, whole=whole)
+
+    def _whole(self, batches: Sequence[tuple[Any, ...]]) -> Sequence[tuple[float, Any]]:
+        """The batches of the first epoch, which hold each image once, by their shares of the images."""
+        epoch = batches[: len(batches) // self._config.local_epochs]
+        sizes = [len(batch[1]) for batch in epoch]
+        return [(size / sum(sizes), batch) for size, batch in zip(sizes, epoch, strict=True)]
+
+    def sgd_of(self, client: int, number: int) -> Sgd:
+        """A client's optimiser in round ``number`` by the configured clock."""
+        return self.sgd(self._ticks(client, number) + 1)
 
     def sgd(self, number: int) -> Sgd:
         """A client's optimiser in round ``number``; by participation, in the client's own ``number``-th."""
@@ -197,7 +212,7 @@ class VHLTask:
 
         def told(parts: LossParts) -> Tensor:
             if means is not None:
-                means.add(*(getattr(parts, name) for name in _TERMS.values()))
+                means.add(*(getattr(parts, name) for name in self._terms.values()))
             return parts.total
 
         if not settings.enabled:
@@ -240,7 +255,35 @@ class VHLTask:
     @property
     def reports(self) -> Sequence[str]:
         """The terms of the loss, where it has more than one."""
-        return tuple(_TERMS) if self._config.virtual.enabled else ()
+        return tuple(self._terms)
+
+    @property
+    def _terms(self) -> Mapping[str, str]:
+        settings = self._config.virtual
+        if not settings.enabled:
+            return {}
+        return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
+
+    def refine(self, flat: FlatModel, state: Part, number: int) -> Part:
+        """See :class:`~farshore.algorithms.federated.refining.Refining`: some steps on virtual images alone.
+
+        Cross-entropy, with the clients' rate by rounds, momentum from rest and weight decay. Batch norms normalise by
+        the virtual batch, but their running statistics stay those of the clients: natural images are tested with them.
+        """
+        if not (steps := self._config.virtual.server_retrain):
+            return state
+        half = self._config.precision == "bf16"
+
+        def objective(batch: tuple[Tensor, Tensor]) -> Tensor:
+            with autocast("cpu", torch.bfloat16, enabled=half):
+                logits = flat.module(batch[0])[0]
+            return F.cross_entropy(logits.float(), self.loss.virtual_targets(batch[1]))
+
+        flat.load(state[FLOATS], state[INTEGERS])
+        batches = islice(self._virtual_batches(self._seed.child("round", number, "server")), steps)
+        with untracked(flat.module):
+            train(flat, objective, batches, replace(self.sgd(number), mu=0.0))
+        return {**state, FLOATS: flat.floats.numpy().copy()}
 
     def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
         """The learning rate, a mean over the cohort; without virtual data the loss is the cross-entropy."""

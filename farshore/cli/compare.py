@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .located import Home, find
 from .output import Json, emit, say, show
-from .report import Home, find
 
 
 def compare(

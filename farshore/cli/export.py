@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ConfigError, DataError, NotFoundError
+from .located import Home, RunName, find
 from .output import Json, emit, say
-from .report import Home, find
 
 if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its id on this machine's server.")],
+    run: RunName,
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="Write the model as ONNX to this file.")],
     state: Annotated[
         str, typer.Option(metavar="best|last|FILE", help="Which of the run's states, or a safetensors file.")

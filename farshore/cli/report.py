@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from .located import Home, RunName, find
 from .output import Json, emit, say, show
-
-if TYPE_CHECKING:
-    from ..runs.directory import RunDirectory
-
-Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its directory.")],
+    run: RunName,
     target: Annotated[list[float] | None, typer.Option(help="A score whose price to tell; repeat it for more.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with charts.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sums as CSV.")] = None,
@@ -55,22 +50,3 @@ def report(
     for name, path in (("page", html), ("CSV", csv), ("Parquet", parquet)):
         if path is not None:
             say(f"{name:<8} {path}")
-
-
-def find(run: str, home: Path | None) -> RunDirectory:
-    """The directory of a run that is named by its id or its path.
-
-    Raises
-    ------
-    NotFoundError
-        There is none on this machine.
-    """
-    from ..core.homes import base, server_home
-    from ..runs.locate import locate
-
-    return locate(run, _folders(home or server_home(), base() / "imported"))
-
-
-def _folders(home: Path, imported: Path) -> Iterator[Path]:
-    yield home / "runs"
-    yield imported

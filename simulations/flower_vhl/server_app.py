@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from ...algorithms.federated.fleet import cohort
 from ...algorithms.federated.messages import UpdateError, check_finite, read_update, update_message
 from ...algorithms.federated.methods import CONTROL, NORMALISER, Method, Update
+from ...algorithms.federated.refining import refined
 from ...algorithms.federated.tree import Part, TreeSum
 from ...core.errors import RunFailedError
 from ...core.message import Tensor
@@ -43,12 +44,13 @@ def main(grid: Grid, context: Context) -> None:
     for number in range(1, settings.rounds + 1):
         chosen = cohort(Seed(seed), number, clients, settings.per_round)
         down = known.method.sent(state)
-        config = {**told, "server-round": number, **asdict(known.task.sgd(number))}
-        sent = [_message(nodes[client], down, config) for client in chosen]
+        config = {**told, "server-round": number}
+        sgd = {client: asdict(known.task.sgd_of(client, number)) for client in chosen}
+        sent = [_message(nodes[client], down, config | sgd[client]) for client in chosen]
         replies = grid.send_and_receive(sent, timeout=timeout)
         total, updates = _folded(known.method, down, number, [nodes[c] for c in chosen], replies)
         if total is not None and len(updates) >= settings.least:
-            state = known.method.finish(state, total, clients)
+            state = refined(known.task, known.flat, known.method.finish(state, total, clients), number)
         entry: dict[str, Any] = {"round": number, "cohort": chosen, "replies": len(updates)}
         if number % settings.eval_every == 0 or number == settings.rounds:
             entry |= known.task.evaluate(known.flat, state)

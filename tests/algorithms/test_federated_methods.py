@@ -15,6 +15,7 @@ from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.local import Sgd, normaliser, train
 from farshore.algorithms.federated.methods import FedAvg, FedNova, Method, Scaffold, Update, Work
 from farshore.algorithms.federated.tree import TreeSum
+from farshore.core.errors import ConfigError
 
 CLIENTS = 3
 
@@ -48,12 +49,14 @@ class Federation:
         self.memories: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
 
     def local(self, client: int, sgd: Sgd) -> Update:
+        steps = self.steps[client]
         work = Work(
             objective(self.flat.module),
-            batches(client, self.steps[client]),
-            16 * self.steps[client],
+            batches(client, steps),
+            16 * steps,
             sgd,
             self.memories[client],
+            whole=[(1 / steps, batch) for batch in batches(client, steps)],
         )
         return self.method.local(self.flat, self.state, work)
 
@@ -161,6 +164,79 @@ def test_a_control_variate_after_one_full_batch_step_is_the_gradient() -> None:
     scaffold.round(SGD)
     for memory, gradient in zip(scaffold.memories, expected, strict=True):
         assert torch.allclose(memory["control"], gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_option_1_takes_the_gradient_of_all_data_at_the_rounds_state(norm: bool) -> None:
+    sgd = Sgd(0.1, weight_decay=0.05)
+    fed = Federation(lambda _: Scaffold(option=1), norm=norm, steps=(2, 3, 5))
+    plain = Federation(lambda _: Scaffold(), norm=norm, steps=(2, 3, 5))
+    updates, first = fed.round(sgd), plain.round(sgd)
+    for client, (update, memory) in enumerate(zip(updates, fed.memories, strict=True)):
+        module = net(norm)
+        # Batches are alike in size, so the mean of their losses is the mean over the samples.
+        losses = [objective(module)(batch) for batch in batches(client, fed.steps[client])]
+        torch.stack(losses).mean().backward()
+        expected = torch.cat([(p.grad + 0.05 * p.detach()).reshape(-1) for p in module.parameters()])  # type: ignore[operator]
+        assert torch.allclose(memory["control"], expected, atol=1e-6)
+        assert np.allclose(update.tensors["control"], expected.numpy(), atol=1e-6)  # dc, from c_k = 0
+        # Looking at the data first changes neither the training nor what batch norms have counted.
+        assert np.array_equal(update.tensors["floats"], first[client].tensors["floats"])
+        assert np.array_equal(update.tensors["integers"], first[client].tensors["integers"])
+    fed.round(sgd)
+    mean = torch.stack([m["control"] for m in fed.memories]).mean(0)
+    assert np.allclose(fed.state["control"], mean.numpy(), atol=1e-6)
+
+
+def test_both_options_agree_where_a_round_is_one_step_on_all_data() -> None:
+    first, second = (Federation(lambda _, o=o: Scaffold(option=o), steps=(1, 1, 1)) for o in (1, 2))  # type: ignore[misc]
+    for _ in range(3):
+        first.round(Sgd(0.1, weight_decay=0.01))
+        second.round(Sgd(0.1, weight_decay=0.01))
+    assert np.allclose(first.state["control"], second.state["control"], atol=1e-5)
+    assert np.allclose(first.state["floats"], second.state["floats"], atol=1e-5)
+    assert np.abs(first.state["control"]).max() > 0.01
+
+
+def test_option_1_needs_a_task_that_gives_all_data() -> None:
+    flat = FlatModel(net())
+    work = Work(objective(flat.module), batches(0, 1), 16, SGD)
+    with pytest.raises(ConfigError, match=r"Work\.whole"):
+        Scaffold(option=1).local(flat, Scaffold().start(flat), work)
+
+
+def test_with_momentum_a_control_variate_is_divided_by_how_far_steps_went() -> None:
+    """On a linear loss, whose gradient is the same everywhere, the control variate must be that gradient."""
+    module = nn.Linear(3, 1, bias=False)
+    flat = FlatModel(module)
+    slope = torch.tensor([1.0, -2.0, 0.5])
+    scaffold = Scaffold()
+    work = Work(lambda _: (module.weight[0] * slope).sum(), [None] * 7, 7, Sgd(0.01, momentum=0.9))
+    scaffold.local(flat, scaffold.start(flat), work)
+    assert torch.allclose(work.memory["control"], slope, atol=1e-4)
+
+
+def test_with_momentum_the_corrections_still_undo_the_drift() -> None:
+    """Clients with unlike slopes end every round at one place once their control variates have settled."""
+    module = nn.Linear(3, 1, bias=False)
+    flat = FlatModel(module)
+    scaffold, sgd = Scaffold(), Sgd(0.001, momentum=0.8)
+    slopes = torch.tensor([[1.0, 0.0, 2.0], [-3.0, 1.0, 1.0]])
+    memories: list[dict[str, torch.Tensor]] = [{}, {}]
+    state = scaffold.start(flat)
+    apart = []
+    for _ in range(40):
+        tree, ends = TreeSum(2), []
+        for k, memory in enumerate(memories):
+            work = Work(lambda _, k=k: (module.weight[0] * slopes[k]).sum(), [None] * 5, 5, sgd, memory)  # type: ignore[misc]
+            update = scaffold.local(flat, state, work)
+            ends.append(update.tensors["floats"])
+            tree.add(k, scaffold.contribution(state, update))
+        total = tree.total()
+        assert total is not None
+        state = scaffold.finish(state, total, 2)
+        apart.append(float(np.abs(ends[0] - ends[1]).max()))
+    assert apart[-1] < 1e-3 * apart[0]
 
 
 def test_the_servers_control_variate_stays_the_mean_of_the_clients() -> None:

@@ -177,6 +177,31 @@ def test_detached_virtual_features_are_moved_by_the_second_contrast_only():
         assert bool(features.grad[B:].any()) == moved
 
 
+@pytest.mark.parametrize("kept", [B - 2, B_V])
+def test_the_domain_term_is_the_mean_distance_of_pairs_whatever_their_classes(kept):
+    logits, features, y, y_v = batch()
+    logits, features, y_v = logits[: B + kept], features[: B + kept], y_v[:kept]
+    parts = VHLLoss(C, options=LossOptions(domain_weight=0.3))(logits, features, y, y_v)
+    pairs = [math.dist(features[i].tolist(), features[B + i].tolist()) for i in range(min(B, kept))]
+    assert parts.domain.item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-6)
+    without = VHLLoss(C)(logits, features, y, y_v)
+    assert without.domain.item() == 0
+    assert (parts.total - without.total).item() == pytest.approx(0.3 * parts.domain.item(), rel=1e-5)
+
+
+def test_the_domain_term_moves_natural_features_towards_virtual_ones_that_stand_still():
+    for detach in (True, False):
+        logits, features, y, y_v = batch()
+        o = LossOptions(weight=0, align_weight=0, noise_weight=0, domain_weight=1.0, detach=detach)
+        loss = VHLLoss(C, options=o)
+        loss(logits, features, y, y_v).total.backward()
+        apart = features[:B] - features[B : 2 * B]
+        expected = (apart / apart.norm(dim=1, keepdim=True) / B).detach()
+        assert torch.allclose(features.grad[:B], expected, atol=1e-6)
+        assert torch.allclose(features.grad[B : 2 * B], torch.zeros(B, D) if detach else -expected, atol=1e-6)
+        assert loss(logits, features, y, y_v, epoch=o.align_epochs).domain.item() == 0
+
+
 def test_naive_vhl_never_looks_at_features():
     logits, features, y, y_v = batch()
     o = LossOptions(align_weight=0, noise_weight=0)

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from farshore.algorithms.federated.fleet import cohort
-from farshore.algorithms.federated.methods import CONTROL, VELOCITY
+from farshore.algorithms.federated.methods import CONTROL, VELOCITY, Scaffold
 from farshore.algorithms.vhl.task import VHLTask
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError
 from farshore.core.seeds import Seed
 from farshore.runs.checkpoints import CheckpointStore
+from farshore.simulations.clock import Devices
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.simulation import Simulation
 
@@ -74,6 +75,7 @@ def usual() -> np.ndarray[Any, Any]:
         {"weight": 0.5},
         {"align_weight": 0.5},
         {"noise_weight": 0.5},
+        {"domain_weight": 0.5},
         {"temperature": 0.5},
         {"align_epochs": 1},
         {"detach": False},
@@ -129,8 +131,45 @@ def test_by_participation_lr_falls_only_in_rounds_that_a_client_was_drawn_for() 
     drawn = [r for r in range(1, 10) if 0 in cohort(Seed(3), r, CLIENTS, 2)]
     assert len(drawn) < 9  # or both clocks would agree
     assert [problem.work(flat, 0, r).sgd.lr for r in drawn] == [0.05 * 0.5**i for i in range(len(drawn))]
+    assert [problem.sgd_of(0, r).lr for r in drawn] == [0.05 * 0.5**i for i in range(len(drawn))]
     by_rounds = task(config(lr_decay=0.5))
     assert [by_rounds.work(flat, 0, r).sgd.lr for r in drawn] == [0.05 * 0.5 ** (r - 1) for r in drawn]
+
+
+@pytest.mark.parametrize("devices", [{"over": 1.5}, {"availability": 0.5}], ids=str)
+def test_by_participation_is_refused_where_devices_make_other_cohorts(
+    devices: dict[str, float], tmp_path: Path
+) -> None:
+    on = devices.get("availability", 1.0)
+    groups = {"groups": [{"profile": {"availability": on, "period_s": 10.0}}]}
+
+    def simulation(over: float, **more: Any) -> Simulation:
+        made = Devices.model_validate({"population": groups, "seconds_per_step": 0.01, "over": over})
+        return Simulation(WORKLOAD, config(**more), tmp_path / "run", CLIENTS, seed=3, devices=made)
+
+    over = devices.get("over", 1.0)
+    with pytest.raises(ConfigError, match="counts the cohorts"):
+        simulation(over, lr_clock="participation").run()
+    assert not (tmp_path / "run").exists()
+    simulation(over, lr_clock="rounds", rounds=1)._check_draws(config())
+    if on == 1.0:
+        simulation(1.0, lr_clock="participation")._check_draws(config(lr_clock="participation"))
+
+
+def test_option_1_of_scaffold_gets_the_gradient_of_all_data_and_only_with_plain_sgd() -> None:
+    problem = task(config(method="scaffold", scaffold_option=1, server_lr=0.5))
+    rule = problem.method(problem.model())
+    assert isinstance(rule, Scaffold)
+    assert (rule.option, rule.server_lr) == (1, 0.5)
+    work = problem.work(problem.model(), 0, 1)
+    images = torch.cat([batch[1] for _, batch in work.whole])
+    assert len(images) == work.samples == len(problem.parts[0])
+    assert sum(share for share, _ in work.whole) == pytest.approx(1)
+    assert all(share == len(batch[1]) / work.samples for share, batch in work.whole)
+    assert len({image.numpy().tobytes() for image in images}) > 0.95 * len(images)  # each once, few are alike
+    assert not task(config(method="scaffold")).work(problem.model(), 0, 1).whole
+    with pytest.raises(ValueError, match="scaffold_option 1 needs scaffold_momentum 0"):
+        config(method="scaffold", scaffold_option=1, scaffold_momentum=0.5)
 
 
 @pytest.mark.parametrize(("method", "momentum"), [("scaffold", 0.5), ("fedavg", 0.9)])

@@ -74,7 +74,7 @@ def test_the_file_decides_as_the_best_round_did(home: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["nowhere"], ExitCode.NOT_FOUND, "no run is called 'nowhere' in {home}/runs"),
+        (["nowhere"], ExitCode.NOT_FOUND, "no run is called 'nowhere'"),
         (["{home}/runs"], ExitCode.NOT_FOUND, "is a folder of runs try: name one of them, such as"),
         (["{home}"], ExitCode.NOT_FOUND, "is no run directory"),
         (["r1", "--state", "worst.safetensors"], ExitCode.NOT_FOUND, "there is no state worst.safetensors"),
@@ -107,7 +107,7 @@ def test_what_cannot_be_exported_is_said_plainly(
     onnx = [] if "--onnx" in given else ["--onnx", tmp_path / "model.onnx"]
     assert execute(*given, *onnx, "--home", home) == code
     told = " ".join(capsys.readouterr().err.split())
-    assert words.format(**names) in told
+    assert words in told
     assert not (tmp_path / "model.onnx").exists()
 
 

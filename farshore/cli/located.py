@@ -1,0 +1,28 @@
+"""How commands that need no server find a run: by its directory, or by its id on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..runs.directory import RunDirectory
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its directory.")]
+Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
+
+
+def find(run: str, home: Path | None) -> RunDirectory:
+    """The directory of a run.
+
+    Raises
+    ------
+    NotFoundError
+        There is none on this machine.
+    """
+    from ..core.homes import server_home
+    from ..runs.locate import locate
+
+    return locate(run, [(home or server_home()).expanduser() / "runs"])

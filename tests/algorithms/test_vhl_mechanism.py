@@ -1,0 +1,59 @@
+"""What virtual data are for, without accuracy: clients without a class in common learn features that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from farshore.algorithms.vhl.task import VHLTask
+from farshore.algorithms.vhl.workload import WORKLOAD
+from farshore.core.seeds import Seed
+
+pytest.importorskip("sklearn")
+
+SEEDS = range(6)
+SETTINGS: dict[str, Any] = {"per_round": 2, "local_epochs": 2, "batch": 32, "lr": 0.1, "norm": "group"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def agreement(seed: int, virtual: dict[str, Any]) -> float:
+    """Mean cosine between the class means of two clients' features, over all classes, after one round's training.
+
+    One holds the digits 0 to 4, the other 5 to 9; the features are those of the same test images in both models.
+    """
+    settings = WORKLOAD.config.model_validate({**SETTINGS, "virtual": {"per_class": 50, **virtual}})
+    task = WORKLOAD.task(settings, Seed(seed), Path, 2)
+    assert isinstance(task, VHLTask)
+    labels = torch.from_numpy(task.images.train.labels)
+    task.parts = [torch.nonzero(labels < 5).flatten(), torch.nonzero(labels >= 5).flatten()]
+    flat = task.model()
+    method = task.method(flat)
+    state = method.start(flat)
+    means = []
+    for client in range(2):
+        update = method.local(flat, method.sent(state), task.work(flat, client, 1))
+        flat.load(update.tensors["floats"], update.tensors["integers"])
+        with torch.no_grad():
+            features = flat.module(task._prepare(task._test_x))[1]
+        means.append(torch.stack([features[task._test_y == c].mean(0) for c in range(task.classes)]))
+    return float(F.cosine_similarity(*means, dim=1).mean())
+
+
+def test_features_of_clients_without_common_classes_agree_more_with_virtual_data() -> None:
+    with_virtual = np.array([agreement(seed, {}) for seed in SEEDS])
+    without = np.array([agreement(seed, {"enabled": False}) for seed in SEEDS])
+    print(with_virtual.round(3), without.round(3))
+    assert (with_virtual > without).all()
