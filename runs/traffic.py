@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from ..core.transfer import Recorder, Transfer
 
@@ -25,22 +26,35 @@ class Traffic:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._bytes = {"up": [0, 0, 0], "down": [0, 0, 0]}
+        self._waiting: deque[Transfer] = deque()
 
     def record(self, transfer: Transfer) -> None:
         """Take one transfer."""
         self._recorder(transfer)
-        if transfer.kind not in _OWN:
+        self._waiting.append(transfer)
+        if len(self._waiting) >= _MOST_WAITING:
             with self._lock:
+                self._add_up()
+
+    def bytes(self) -> dict[str, int]:
+        """``dense_up``, ``payload_up``, ``frame_up`` and the same ``down``, since this was made."""
+        with self._lock:
+            self._add_up()
+            return {f"{size}_{way}": sums[i] for way, sums in self._bytes.items() for i, size in enumerate(SIZES)}
+
+    def _add_up(self) -> None:
+        waiting = self._waiting
+        for _ in range(len(waiting)):  # only who holds the lock takes any away
+            transfer = waiting.popleft()
+            if transfer.kind not in _OWN:
                 sums = self._bytes[transfer.direction]
                 sums[0] += transfer.dense_bytes
                 sums[1] += transfer.payload_bytes
                 sums[2] += transfer.frame_bytes
 
-    def bytes(self) -> dict[str, int]:
-        """``dense_up``, ``payload_up``, ``frame_up`` and the same ``down``, since this was made."""
-        with self._lock:
-            return {f"{size}_{way}": sums[i] for way, sums in self._bytes.items() for i, size in enumerate(SIZES)}
 
+#: Transfers that are added up at once: a lock for each of them would cost more than the sums.
+_MOST_WAITING = 1024
 
 #: As in :class:`~farshore.core.transfer.Transfer`, in bytes.
 SIZES = ("dense", "payload", "frame")

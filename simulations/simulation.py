@@ -224,7 +224,8 @@ class _Session:
     def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
         self._simulation, self._directory = simulation, directory
         self._stack = ExitStack()
-        self.steps = directory.checkpoints.steps()
+        self._checkpoints = directory.checkpoints  # one for all: it knows which files it has read whole
+        self.steps = self._checkpoints.steps()
         self.resume_step = max(self.steps, default=None)
         name, seed = simulation.workload.name, Seed(simulation.seed)
         restarts = len(segments(directory.path))
@@ -242,10 +243,10 @@ class _Session:
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         self.ledger.flush()  # what a kill loses of the ledger must come again after a restart
-        self._directory.checkpoints.save(step, tensors, meta)
+        self._checkpoints.save(step, tensors, meta)
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        return self._directory.checkpoints.load(step)
+        return self._checkpoints.load(step)
 
     def resumed(self) -> Resumed:
         """What the ledger has to know of a run that goes on."""

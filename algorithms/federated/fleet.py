@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from ...core.seeds import Seed
 from .methods import Method, Update
@@ -17,8 +18,7 @@ def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
     return sorted(int(client) for client in drawn)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What the server keeps of a client's update.
 
     Attributes
@@ -35,7 +35,7 @@ class Reply:
     samples: int
     steps: int
     loss: float
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
     def of(cls, client: int, update: Update) -> Reply:

@@ -66,13 +66,12 @@ def read_update(message: Message, number: int, expected: Expected) -> Update:
         raise UpdateError("it does not say how many samples and steps it took, and with which loss")
     if not (samples > 0 and steps > 0):
         raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
-    return Update(tensors, samples, steps, loss, _figures(message.fields))
+    figures = _figures(message.fields) if len(message.fields) > len(_NEEDED) else {}
+    return Update(tensors, samples, steps, loss, figures)
 
 
 def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
     """What else a client tells; whoever reads it takes the names that it knows."""
-    if len(fields) == len(_NEEDED):
-        return {}
     if len(fields) > len(_NEEDED) + MOST_FIGURES:
         raise UpdateError(f"it tells {len(fields) - len(_NEEDED)} figures, more than {MOST_FIGURES}")
     return {name: value for name, value in fields.items() if name not in _NEEDED and isinstance(value, float)}

@@ -1,0 +1,38 @@
+"""What a run's own messages cost is the sum of them, whoever records and however many wait to be added up."""
+
+from __future__ import annotations
+
+import threading
+
+from farshore.core.transfer import Transfer
+from farshore.runs.traffic import CHANNEL_KINDS, Traffic
+
+
+def transfer(kind: str, direction: str, dense: int) -> Transfer:
+    return Transfer("a", direction, kind, "raw", 1, 0, 0, dense, 2 * dense, 3 * dense, 0, 0.0)  # type: ignore[arg-type]
+
+
+def test_bytes_are_those_of_every_transfer_but_the_channels_own() -> None:
+    passed: list[Transfer] = []
+    traffic = Traffic(passed.append)
+    assert set(traffic.bytes().values()) == {0}
+
+    def record() -> None:
+        for number in range(3000):
+            traffic.record(transfer("update", "up", number % 7))
+            traffic.record(transfer("model", "down", 1))
+            traffic.record(transfer(CHANNEL_KINDS[number % len(CHANNEL_KINDS)], "up", 1000))
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        traffic.bytes()
+    for thread in threads:
+        thread.join()
+    up = 4 * sum(number % 7 for number in range(3000))
+    assert traffic.bytes() == {
+        **{"dense_up": up, "payload_up": 2 * up, "frame_up": 3 * up},
+        **{"dense_down": 12000, "payload_down": 24000, "frame_down": 36000},
+    }
+    assert len(passed) == 4 * 9000
