@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
+from _trials import train
 from encoding_cost import LARGE, Cost, costs, update_bytes
 from encoding_cost import table as cost_table
 
@@ -30,7 +31,6 @@ from farshore.reports.account import ONCE, Account
 from farshore.reports.arms import Arm, compare
 from farshore.reports.curves import Curve, read_curve
 from farshore.runs.directory import RunDirectory
-from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial, folder_of
 
 CLAIM = (
@@ -110,16 +110,7 @@ def trials(options: argparse.Namespace) -> list[Trial]:
 def trained(options: argparse.Namespace) -> list[Trial]:
     """Train what has not finished."""
     wanted = trials(options)
-    left = [trial for trial in wanted if not trial.finished()]
-    done = len(wanted) - len(left)
-
-    def on_event(trial: Trial, event: Mapping[str, Any]) -> None:
-        nonlocal done
-        if event["type"] == "finished":
-            done += 1
-            print(f"[{done}/{len(wanted)}] {trial.name}: last10 {event['result']['acc_last10']:.4f}", flush=True)
-
-    Experiment(left, cores(), on_event).run()
+    train(wanted)
     return wanted
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
+from _trials import train
 
 from farshore.core.workloads import load
 from farshore.reports.arms import Arm, compare
 from farshore.reports.curves import Curve, read_curve
 from farshore.runs.directory import RunDirectory
-from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial, folder_of
 
 CLAIM = "drastically better convergence and accuracy on unlike clients (the paper's abstract; CIFAR-10, ResNet-18, GPU)"
@@ -67,16 +67,7 @@ def trials(options: argparse.Namespace) -> list[Trial]:
 def trained(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
     """Train what has not finished; arm -> seed -> curve."""
     wanted = trials(options)
-    left = [trial for trial in wanted if not trial.finished()]
-    done = len(wanted) - len(left)
-
-    def on_event(trial: Trial, event: Mapping[str, Any]) -> None:
-        nonlocal done
-        if event["type"] == "finished":
-            done += 1
-            print(f"[{done}/{len(wanted)}] {trial.name}: last10 {event['result']['acc_last10']:.4f}", flush=True)
-
-    Experiment(left, cores(), on_event).run()
+    train(wanted)
     curves: dict[str, dict[int, Curve]] = {}
     for trial in wanted:
         curves.setdefault(trial.arm, {})[trial.seed] = read_curve(RunDirectory(Path(trial.directory)), "acc")

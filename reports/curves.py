@@ -57,8 +57,10 @@ def speed_up(baseline: int | None, rounds: int | None) -> float | None:
     return baseline / rounds if baseline and rounds else None
 
 
-def read_curve(run: RunDirectory, score: str) -> Curve:
+def read_curve(run: RunDirectory, score: str, account: Account | None = None) -> Curve:
     """The curve of a run, from its metrics and its ledger.
+
+    An ``account`` whose windows are single rounds saves reading the ledger again.
 
     Raises
     ------
@@ -75,12 +77,13 @@ def read_curve(run: RunDirectory, score: str) -> Curve:
         raise DataError(f"the run {run.path.name} has no figure called '{score}'")
     rounds = sorted(scores)
     told = tuple(seconds[r] for r in rounds) if seconds.keys() == scores.keys() else ()
-    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(_payload_until(run, rounds)), told)
+    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(_payload_until(run, rounds, account)), told)
 
 
-def _payload_until(run: RunDirectory, rounds: Sequence[int]) -> list[int]:
+def _payload_until(run: RunDirectory, rounds: Sequence[int], account: Account | None) -> list[int]:
     """Sums of the method's own messages, each counted once, up to each of ``rounds``."""
-    account = Account.read(run.path, windows=_EVERY_ROUND)
+    if account is None or account.periods.width > 1:
+        account = Account.read(run.path, windows=_EVERY_ROUND)
     sums = account.by("window", parts=[ONCE])
     sent = [account.periods.span(row["window"])[1] for row in sums]
     ends = list(accumulate(row["payload_bytes"] for row in sums))

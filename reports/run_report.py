@@ -130,7 +130,7 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
     account = Account.read(run.path, windows)
     volume = communication(account, run.socket_bytes())
     baselines = (result or {}).get("baselines")
-    score, curve = _curve(run)
+    score, curve = _curve(run, account)
     wanted = dict.fromkeys((*info["config"].get("targets", ()), *targets))
     state, reason = _state(run)
     return RunReport(
@@ -149,10 +149,10 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
     )
 
 
-def _curve(run: RunDirectory) -> tuple[str, Curve | None]:
+def _curve(run: RunDirectory, account: Account) -> tuple[str, Curve | None]:
     for name in SCORES:
         try:
-            return name, read_curve(run, name)
+            return name, read_curve(run, name, account)
         except DataError:
             continue
     return "", None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from farshore.algorithms.federated.messages import MOST_FIGURES
 from farshore.algorithms.vhl.workload import VHLWorkload
@@ -19,21 +18,13 @@ from farshore.runs.checkpoints import CheckpointStore
 from farshore.simulations.in_process import InProcessRun
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 NODES = ("a", "b", "c")
 TERMS = ("train_ce", "virtual_ce", "align_loss", "noise_loss")
 SETTINGS: dict[str, Any] = {"rounds": 2, "per_round": 3, "local_epochs": 1, "batch": 256, "lr": 0.1, "eval_every": 2}
 SETTINGS |= {"virtual": {"per_class": 4, "batch": 16}, "partition": {"kind": "lda", "alpha": 0.5, "min_size": 20}}
 Fields = dict[str, Scalar]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Spied(VHLWorkload):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,10 @@ from farshore.core.seeds import Seed
 
 pytest.importorskip("sklearn")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEEDS = range(6)
 SETTINGS: dict[str, Any] = {"per_round": 2, "local_epochs": 2, "batch": 32, "lr": 0.1, "norm": "group"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def agreement(seed: int, virtual: dict[str, Any]) -> float:

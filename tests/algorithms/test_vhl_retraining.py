@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,11 @@ from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLIENTS, SEED, STEPS = 3, 3, 5
 SMALL: dict[str, Any] = {"rounds": 2, "per_round": 2, "local_epochs": 1, "batch": 128, "eval_every": 3, "lr": 0.05}
 SMALL |= {"partition": {"kind": "iid"}, "checkpoint_every": 1, "momentum": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(steps: int = STEPS, **more: Any) -> Any:

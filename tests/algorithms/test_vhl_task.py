@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,9 @@ from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL: dict[str, Any] = {"rounds": 1, "per_round": 2, "local_epochs": 1, "batch": 64, "partition": {"kind": "iid"}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**more: Any) -> Any:

@@ -88,7 +88,7 @@ def test_what_a_restarted_run_sent_again_counts_once(bench: ModuleType, tmp_path
     settings = {"rounds": 2, "per_round": 2, "method": "fedavg", "virtual": {"enabled": False}}
     config = MODEL.model_validate(settings).model_dump(mode="json")
     ran = [Trial("FedAvg, raw", 0, str(tmp_path / "run"), "vhl", config, 10, {})]
-    bench.Experiment(ran, 1, lambda trial, event: None).run()
+    bench.train(ran)
     once = bench.read(ran)[1]["FedAvg, raw"]
     assert (once.updates, once.payload) == (4, dict.fromkeys(("up", "down"), 4 * bench.update_bytes(Uplink())))
     directory = tmp_path / "run"

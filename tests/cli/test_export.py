@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,10 @@ from farshore.simulations.simulation import Simulation
 pytest.importorskip("sklearn")
 pytest.importorskip("onnxscript")
 runtime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("one_thread")]
 
 SETTINGS: dict[str, Any] = {"rounds": 3, "per_round": 2, "local_epochs": 1, "batch": 256, "lr": 0.2}
 SETTINGS |= {"virtual": {"per_class": 4, "batch": 16}, "partition": {"kind": "iid"}, "checkpoint_every": 1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,13 @@ from farshore.runs.model_states import load_state
 from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 CLIENTS, ROUNDS, SEED = 6, 6, 5
 #: Steps so large that the score falls again before the end.
 SETTINGS: dict[str, Any] = {"rounds": ROUNDS, "per_round": 3, "local_epochs": 1, "batch": 64, "lr": 0.5}
 SETTINGS |= {"checkpoint_every": 2, "partition": {"kind": "lda", "alpha": 0.3, "min_size": 20}}
 SETTINGS |= {"virtual": {"enabled": False}, "norm": "batch"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**settings: Any) -> Any:

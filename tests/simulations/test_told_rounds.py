@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,13 @@ from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.simulation import Simulation
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
 
 CLIENTS, COHORT, ROUNDS, SEED = 5, 3, 3, 7
 NODES = [f"client-{i}" for i in range(CLIENTS)]
 SMALL: dict[str, Any] = {"rounds": ROUNDS, "per_round": COHORT, "local_epochs": 1, "batch": 128, "lr": 0.1}
 SMALL |= {"checkpoint_every": 2, "partition": {"kind": "lda", "alpha": 0.3, "min_size": 20}}
 OFF, ON = {"enabled": False}, {"per_class": 4, "batch": 16}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**settings: Any) -> Any:
