@@ -89,6 +89,8 @@ class NodesService(NodesServicer):
 
     async def _listen(self, node: Node, events: AsyncIterator[pb.NodeEvent]) -> None:
         async for event in events:
+            if node.state == "lost":
+                return  # it woke up after it was given up: with the stream's end it connects again, as everybody does
             self._server.registry.touch(node)
             which = event.WhichOneof("event")
             if which == "heartbeat":

@@ -194,19 +194,34 @@ def proxy() -> Iterator[Callable[[str], Proxy]]:
         one.close()
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
-    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
+@contextlib.contextmanager
+def _clouds(folder: Path) -> Iterator[Callable[..., Cloud]]:
     clouds: list[Cloud] = []
 
     def begin(**options: Any) -> Cloud:
-        home = tmp_path / f"server-{len(clouds)}"
-        clouds.append(Cloud(tmp_path, ServeOptions(home=home, port=0, heartbeat_seconds=0.5, **options)))
+        home = folder / f"server-{len(clouds)}"
+        clouds.append(Cloud(folder, ServeOptions(**{"home": home, "port": 0, "heartbeat_seconds": 0.5, **options})))
         return clouds[-1].up()
 
-    yield begin
-    for one in clouds:
-        one.down()
+    try:
+        yield begin
+    finally:
+        for one in clouds:
+            one.down()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
+    with _clouds(tmp_path) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cloud]]:
+    """Like ``start``, for all tests of a module."""
+    with _clouds(tmp_path_factory.mktemp("cloud")) as begin:
+        yield begin
 
 
 @pytest.fixture

@@ -157,6 +157,18 @@ def test_a_killed_agent_takes_its_program_along_and_its_return_continues_the_run
     assert info.epoch >= 1
 
 
+def test_an_agent_that_slept_too_long_is_lost_and_connects_again_when_it_wakes_up(cloud: Any, until: Any) -> None:
+    cloud.join("a")
+    agent = psutil.Process(cloud.agents["a"].pid)
+    agent.suspend()
+    try:
+        until(lambda: cloud.node("a").state == "lost")
+    finally:
+        agent.resume()
+    until(lambda: cloud.node("a").state == "connected")  # over a connection that never broke
+    cloud.when(cloud.submit({"rounds": 1, "kilobytes": 1}, count=1), "finished")
+
+
 def test_a_killed_server_leaves_no_orphan_and_its_run_resumes_to_the_same_result(cloud: Any, until: Any) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit(_LONG, count=2)
