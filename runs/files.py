@@ -36,7 +36,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
+def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Put a new file in the place of ``path`` in one step.
 
     Parameters

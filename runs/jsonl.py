@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class JsonLines:
         StorageError
             The disk refuses, or the file is closed.
         """
-        line = json.dumps(finite(value), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        line = _line(value)
         with self._lock:
             if self._file < 0:
                 raise StorageError(f"{self._path} is closed; nothing can be written any more")
@@ -102,6 +102,24 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise files.storage_error(f"cannot read {path}", error) from error
+
+
+def keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave only the wanted objects in a file that nobody appends to now; a missing file stays missing.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read or written; it is then as it was.
+    """
+    if not path.exists():
+        return
+    lines = [_line(value) for value in read(path) if wanted(value)]
+    files.replace(path, lambda temporary: temporary.write_bytes(b"".join(lines)))
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(finite(value), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def finite(value: Any) -> Any:

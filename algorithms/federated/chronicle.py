@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import ConfigError
 from ...core.session import ServerSession
-from ...runs.jsonl import JsonLines
+from ...runs import jsonl
 from .config import FederatedConfig
 from .flat import FlatModel
 from .fleet import Reply
@@ -23,6 +23,8 @@ from .tree import Part
 
 #: Bytes that are the same for the same rounds, however often the run was resumed; frames are not.
 _LASTING = ("dense_up", "dense_down", "payload_up", "payload_down")
+#: Each client's own score, by round.
+_SCORES = "clients.jsonl"
 
 
 class Chronicle:
@@ -52,6 +54,9 @@ class Chronicle:
         if self._observed is not None:
             self._observed.describe(session.run.directory)
         self._states = KeptStates(session.run.directory / "states", flat.layout)
+        # Rounds behind the checkpoint are played again, and their scores are told then.
+        begun = session.resume_step or 0
+        jsonl.keep(session.run.directory / _SCORES, lambda line: line.get("round", 0) <= begun)
         self._traffic = dict(session.traffic())
         self._frames: dict[str, int] = {}
 
@@ -118,7 +123,7 @@ class Chronicle:
         scores = self._observed.by_client(self._flat, state)
         folder = self._session.run.directory
         folder.mkdir(parents=True, exist_ok=True)
-        lines = JsonLines(folder / "clients.jsonl")
+        lines = jsonl.JsonLines(folder / _SCORES)
         try:
             lines.append({"round": number, "acc": scores.tolist()})
         finally:

@@ -164,6 +164,20 @@ def test_a_missing_file_has_no_lines_and_an_unreadable_one_is_told(tmp_path: Pat
         list(jsonl.read(tmp_path))
 
 
+def test_lines_that_are_not_wanted_go_and_the_rest_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    jsonl.keep(path, lambda line: True)
+    assert not path.exists()
+    with jsonl.JsonLines(path) as lines:
+        for number in (1, 2, 3):
+            lines.append({"round": number, "acc": [0.5, None, "ü"]})
+    before = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(before) + b'{"round": 4, "a')
+    jsonl.keep(path, lambda line: line["round"] <= 2)
+    assert path.read_bytes() == b"".join(before[:2])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lines.jsonl"]
+
+
 def test_run_ids_are_distinct_and_sort_in_the_order_made() -> None:
     ids = [new_run_id() for _ in range(3000)]
     assert ids == sorted(set(ids))

@@ -30,3 +30,19 @@ def test_what_does_not_fit_is_refused_with_name_round_and_reason(shared: Any, fa
     # The sums have not seen them, and nobody lost their place by it.
     assert faults.same(state, faults.expected(play.config, absent))
     assert play.finish().epoch == 0
+
+
+@pytest.mark.slow
+def test_who_breaks_the_limits_of_the_wire_is_put_out_and_begins_again(shared: Any, faults: Any) -> None:
+    plan = {"a trained 2": "many tensors", "b trained 2": "long header", "c trained 2": "long payload"}
+    play = faults.play(shared, plan, least=3)
+    state, history = play.outcome()
+    absent = {(2, client) for client in range(3)}
+    assert faults.missing(history) == absent
+    breaches = "3 connections in a row broke the wire format: "
+    for node, why in {"a": "5000 tensors", "b": f"announces {1 << 21} + ", "c": f" + {1 << 40} bytes"}.items():
+        told = next(line for line in play.log.splitlines() if f"round 2: without {node}: " in line)
+        assert breaches in told
+        assert why in told
+        assert f"{node} is back" in play.log
+    assert faults.same(state, faults.expected(play.config, absent))
