@@ -56,7 +56,7 @@ class Cloud:
         (self.options.home / "address").unlink(missing_ok=True)
         self.server = _SPAWN.Process(target=serve, args=(self.options,), name="server")
         self.server.start()
-        _until((self.options.home / "address").exists)
+        _until((self.options.home / "address").exists, 90)
         # The same port after a restart, as an operator would have it.
         self.options = replace(self.options, port=int(self.local.address.rpartition(":")[2]))
         return self
@@ -85,7 +85,7 @@ class Cloud:
             process = _SPAWN.Process(target=run_agent, args=(options,), name=name)
             process.start()
             self.agents[name] = process
-        _until(lambda: all(self.node(name).state == "connected" for name in names))
+        _until(lambda: all(self.node(name).state == "connected" for name in names), 90)
 
     def node(self, name: str) -> pb.NodeInfo:
         with self.admin() as admin:
@@ -126,9 +126,16 @@ class Cloud:
 
 
 class Proxy:
-    """A TCP proxy whose connections can be cut."""
+    """A TCP proxy whose connections can be cut.
 
-    def __init__(self, target: str) -> None:
+    Attributes
+    ----------
+    rate : float
+        Most bytes per second of each connection on its way to the target; 0 = any.
+    """
+
+    def __init__(self, target: str, rate: float = 0.0) -> None:
+        self.rate = rate
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -148,13 +155,15 @@ class Proxy:
                     continue
                 with self._lock:
                     self._pairs.append((near, far))
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, sink), name="proxy", daemon=True).start()
+                for source, sink, rate in ((near, far, self.rate), (far, near, 0.0)):
+                    threading.Thread(target=self._carry, args=(source, sink, rate), name="proxy", daemon=True).start()
 
     @staticmethod
-    def _carry(source: socket.socket, sink: socket.socket) -> None:
+    def _carry(source: socket.socket, sink: socket.socket, rate: float) -> None:
         with contextlib.suppress(OSError):
-            while block := source.recv(1 << 16):
+            while block := source.recv(1 << 11 if rate else 1 << 16):
+                if rate:
+                    time.sleep(len(block) / rate)
                 sink.sendall(block)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -181,12 +190,12 @@ class Proxy:
 
 
 @pytest.fixture
-def proxy() -> Iterator[Callable[[str], Proxy]]:
-    """``proxy(address)``: a TCP proxy in front of it."""
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """``proxy(address, rate=0.0)``: a TCP proxy in front of it."""
     proxies: list[Proxy] = []
 
-    def make(target: str) -> Proxy:
-        proxies.append(Proxy(target))
+    def make(target: str, rate: float = 0.0) -> Proxy:
+        proxies.append(Proxy(target, rate))
         return proxies[-1]
 
     yield make

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .attachment import Attachment
 from .channel import Channel
+from .slow_start import SlowStart
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +121,12 @@ async def _reader(attachment: Attachment, read: Read, heard: _Heard) -> None:
 async def _writer(
     channel: Channel, attachment: Attachment, write: Write, work: asyncio.Event, beat_seconds: float
 ) -> None:
+    paced = SlowStart(write)
     while not attachment.ended:
         work.clear()
         stopped = channel.stopped  # looked at first: a goodbye queued during this round leaves with the next
         for chunk in attachment.outgoing():
-            await write(chunk)
+            await paced.write(chunk)
         if attachment.dropped or stopped:
             return
         try:

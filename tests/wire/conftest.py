@@ -51,6 +51,8 @@ class Proxy:
         Byte counts (both directions, per connection) after which each next connection is cut.
     frozen : bool
         Whether bytes are swallowed, as on a dead link.
+    rate : float
+        Most bytes per second of each connection and direction; 0 = any.
     """
 
     def __init__(self, io: IoThread, target: int, cuts: list[int]) -> None:
@@ -58,6 +60,7 @@ class Proxy:
         self.up = self.down = self.connections = 0
         self.cuts = cuts
         self.frozen = False
+        self.rate = 0.0
         self._writers: set[asyncio.StreamWriter] = set()
         self._server = io.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -88,7 +91,9 @@ class Proxy:
 
         async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
             with contextlib.suppress(ConnectionError):
-                while data := await source.read(1 << 16):
+                while data := await source.read(1 << 16 if not self.rate else 1 << 12):
+                    if self.rate:
+                        await asyncio.sleep(len(data) / self.rate)
                     if up:
                         self.up += len(data)
                     else:

@@ -85,6 +85,18 @@ def test_a_dead_link_is_noticed_and_replaced(wires: Any, kind: str) -> None:
     wires.check(ends.server.receive(20), 1, 1000)
 
 
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_slow_link_that_moves_is_not_taken_for_a_dead_one(wires: Any, way: str) -> None:
+    ends = wires.connect("relay", proxied=True, stall=1.5)
+    ends.node.send(wires.message(0))
+    wires.check(ends.server.receive(20), 0)
+    ends.proxy.rate = 100_000.0
+    sender, receiver = (ends.node, ends.server) if way == "up" else (ends.server, ends.node)
+    sender.send(wires.message(1, 400_000))  # one chunk, and almost three times as long as silence may last
+    wires.check(receiver.receive(60), 1, 400_000)
+    assert ends.proxy.connections == 1
+
+
 def test_heartbeats_keep_an_idle_connection(wires: Any) -> None:
     ends = wires.connect("direct", proxied=True, stall=1.5)
     ends.node.send(wires.message(0))

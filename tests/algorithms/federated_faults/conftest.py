@@ -33,11 +33,13 @@ class Play:
     id : str
     config : dict
         Of the run, without the plan.
+    workload : str
     """
 
     cloud: Any
     id: str
     config: dict[str, Any]
+    workload: str = "fitting"
 
     @property
     def log(self) -> str:
@@ -84,17 +86,18 @@ class Faults:
         self._folder = folder
         self._count = 0
 
-    def play(self, cloud: Any, plan: dict[str, str], **more: Any) -> Play:
+    def play(self, cloud: Any, plan: dict[str, str], workload: str = "fitting", **more: Any) -> Play:
         """Submit a run with that plan to a server that has the nodes."""
         self._count += 1
         folder = self._folder / f"plan-{self._count}"
         folder.mkdir(parents=True)
         config = {"rounds": 4, "per_round": 3, "least": 2, "checkpoint_every": 1, "folder": str(folder), **more}
-        return Play(cloud, cloud.submit({**config, "plan": plan}, method="fitting", nodes=NODES), config)
+        run_id = cloud.submit({**config, "plan": plan}, method=workload, nodes=NODES)
+        return Play(cloud, run_id, config, workload)
 
     @staticmethod
     def expected(
-        config: dict[str, Any],
+        play: Play,
         absent: Collection[tuple[int, int]] = (),
         remembers: Callable[[int, int], int] | None = None,
     ) -> Part:
@@ -102,14 +105,15 @@ class Faults:
 
         Parameters
         ----------
+        play : Play
         absent : collection of (round, client)
             Of whom nothing was added.
         remembers : callable, optional
             ``remembers(round, client)``: the round after which the client's memory was as it is before ``round``; by
             default that of its last one.
         """
-        workload: Any = load("fitting")
-        settings = workload.config(**config)
+        workload: Any = load(play.workload)
+        settings = workload.config(**play.config)
         torch.set_num_threads(1)
         task = workload.task(settings, Seed(7), Path, len(NODES))
         flat = task.model()
@@ -154,7 +158,9 @@ def method_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info.mkdir()
     (site / "fitting_method.py").write_text((Path(__file__).parent / "fitting_method.py").read_text())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fitting\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[farshore.workloads]\nfitting = fitting_method:WORKLOAD\n")
+    (info / "entry_points.txt").write_text(
+        "[farshore.workloads]\nfitting = fitting_method:FITTING\nplanned_vhl = fitting_method:VIRTUAL\n"
+    )
     return site
 
 

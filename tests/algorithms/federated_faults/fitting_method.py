@@ -1,4 +1,4 @@
-"""A method with a plan of what befalls whom: keyed by place in the run, done once in the life of the plan's folder.
+"""Methods with a plan of what befalls whom: keyed by place in the run, done once in the life of the plan's folder.
 
 Places are ``"b asked 2"``, ``"b trained 2"``, ``"b sent 2"`` on nodes, and ``"server begins"``, ``"server folds 2 1"``
 (before the first update of round 2 is added), ``"server before saving 2"``, ``"server saved 2"``.
@@ -26,17 +26,20 @@ from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.methods import FedAvg, Scaffold
 from farshore.algorithms.federated.supervised import Supervised
 from farshore.algorithms.federated.workload import FederatedWorkload
+from farshore.algorithms.vhl.config import VHL
+from farshore.algorithms.vhl.workload import VHLWorkload
 from farshore.core.message import Message, Tensor
 from farshore.wire.limits import Limits
 
 
 class Config(FederatedConfig):
     method: str = "fedavg"
+    width: int = 8
     folder: str
     plan: dict[str, str] = Field(default_factory=dict)
 
 
-def befall(config: Config, place: str) -> str:
+def befall(config: Any, place: str) -> str:
     """Let happen what is planned for a place, once; returns what is left to do for whoever asks."""
     what = config.plan.get(place, "")
     try:
@@ -93,7 +96,7 @@ def spoil(message: Message, what: str) -> Message:
 class Sending:
     """A node's channel on which what is sent meets its fate."""
 
-    def __init__(self, session: Any, config: Config) -> None:
+    def __init__(self, session: Any, config: Any) -> None:
         self._channel, self._config, self._node = session.channel, config, session.node
         self.receive = session.channel.receive
 
@@ -129,17 +132,8 @@ class Sending:
         self._channel._cut = lying
 
 
-class Fitting(FederatedWorkload[Config]):
-    name, summary, config = "fitting", "three lines to fit", Config
-
-    def task(self, config: Config, seed: Any, find: Any, population: int) -> Any:
-        generator = torch.Generator().manual_seed(5)
-        x = torch.randn(60, 6, generator=generator)
-        y = (x @ torch.randn(6, 3, generator=generator)).argmax(1)
-        build = lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))  # noqa: E731
-        method = (lambda _: Scaffold()) if config.method == "scaffold" else (lambda _: FedAvg())
-        parts = [np.arange(c, 60, population) for c in range(population)]
-        return Supervised(x, y, x, y, parts, seed, build, lambda n: Sgd(0.1), method, batch=8)
+class Planned(FederatedWorkload[Any]):
+    """The programs of a workload, to which befalls what is planned."""
 
     def node_program(self, session: Any, config: Any) -> None:
         task, channel, node = self.task, session.channel, session.node
@@ -187,4 +181,27 @@ class Fitting(FederatedWorkload[Config]):
         return super().server_program(session, config)
 
 
-WORKLOAD = Fitting()
+class Fitting(Planned):
+    name, summary, config = "fitting", "three lines to fit", Config
+
+    def task(self, config: Config, seed: Any, find: Any, population: int) -> Any:
+        generator = torch.Generator().manual_seed(5)
+        x = torch.randn(60, 6, generator=generator)
+        y = (x @ torch.randn(6, 3, generator=generator)).argmax(1)
+        w = config.width
+        build = lambda: nn.Sequential(nn.Linear(6, w), nn.ReLU(), nn.Linear(w, 3))  # noqa: E731
+        method = (lambda _: Scaffold()) if config.method == "scaffold" else (lambda _: FedAvg())
+        parts = [np.arange(c, 60, population) for c in range(population)]
+        return Supervised(x, y, x, y, parts, seed, build, lambda n: Sgd(0.1), method, batch=8)
+
+
+class VHLConfig(VHL):
+    folder: str
+    plan: dict[str, str] = Field(default_factory=dict)
+
+
+class PlannedVHL(Planned, VHLWorkload):
+    name, config = "planned_vhl", VHLConfig
+
+
+FITTING, VIRTUAL = Fitting(), PlannedVHL()

@@ -100,6 +100,6 @@ def test_an_upload_cut_or_damaged_at_any_byte_is_sent_again_and_costs_no_bit(
     assert between.done == [("cut", at) for at in CUTS] + [("damage", DAMAGED)]
     assert between.plan == []
     assert faults.missing(history) == set()
-    assert faults.same(state, faults.expected(play.config))
+    assert faults.same(state, faults.expected(play))
     assert play.updates() == [(number, node) for number in range(1, 9) for node in faults.nodes]
     assert play.finish().epoch == 0

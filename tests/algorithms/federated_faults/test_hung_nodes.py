@@ -35,7 +35,7 @@ def test_a_hung_program_is_named_at_the_deadline_and_takes_part_again_once_awake
     missing = faults.missing(history)
     # It is sent round 4 at once; rounds after that have it in any case.
     assert missing == {(2, 1), (3, 1)}
-    assert faults.same(state, faults.expected(play.config, missing))
+    assert faults.same(state, faults.expected(play, missing))
     assert play.finish().epoch == 0
     assert [where for where in play.updates() if where[1] == "b"] == [(n, "b") for n in (1, 2, 4, 5, 6)]
 
@@ -61,6 +61,6 @@ def test_a_suspended_machine_is_lost_by_its_heartbeats_and_takes_part_again_once
     state, history = play.outcome()
     missing = faults.missing(history)
     assert missing == {(2, 1), (3, 1), (4, 1)}  # round 4 had begun
-    assert faults.same(state, faults.expected(play.config, missing))
+    assert faults.same(state, faults.expected(play, missing))
     # What the program that woke up still had to send went nowhere.
     assert [where for where in play.updates() if where[1] == "b"] == [(n, "b") for n in (1, 5, 6)]

@@ -19,7 +19,7 @@ def test_an_update_whose_node_dies_once_it_was_taken_counts_once_and_costs_no_bi
     assert "node b: its program was killed by signal 9" in play.log
     assert "b is back" in play.log
     assert faults.missing(history) == set()
-    assert faults.same(state, faults.expected(play.config))
+    assert faults.same(state, faults.expected(play))
     # Everybody trained every round once: the round in which b died was not repeated.
     assert play.updates() == [(number, node) for number in (1, 2, 3, 4) for node in faults.nodes]
     assert {row["attempt"] for row in play.ledger() if row["node"] != "b"} == {0}
@@ -48,7 +48,7 @@ def test_a_killed_agent_that_joins_again_is_in_the_run_again(
     missing = faults.missing(history)
     assert (2, 1) in missing
     assert missing <= {(2, 1), (3, 1), (4, 1)}
-    assert faults.same(state, faults.expected(play.config, missing))
+    assert faults.same(state, faults.expected(play, missing))
     assert play.updates() == sorted(
         (number, node)
         for number in range(1, 7)

@@ -41,7 +41,7 @@ def test_a_server_killed_before_the_first_round_while_waiting_and_while_folding_
     state, history = play.outcome()
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
     assert faults.missing(history) == set()
-    assert faults.same(state, faults.expected(play.config))
+    assert faults.same(state, faults.expected(play))
     assert play.log.count("continuing from the checkpoint of step") == 2
 
 

@@ -28,7 +28,7 @@ def test_what_does_not_fit_is_refused_with_name_round_and_reason(shared: Any, fa
     ):
         assert line in play.log
     # The sums have not seen them, and nobody lost their place by it.
-    assert faults.same(state, faults.expected(play.config, absent))
+    assert faults.same(state, faults.expected(play, absent))
     assert play.finish().epoch == 0
 
 
@@ -45,4 +45,4 @@ def test_who_breaks_the_limits_of_the_wire_is_put_out_and_begins_again(shared: A
         assert breaches in told
         assert why in told
         assert f"{node} is back" in play.log
-    assert faults.same(state, faults.expected(play.config, absent))
+    assert faults.same(state, faults.expected(play, absent))

@@ -21,7 +21,7 @@ def test_a_node_that_dies_is_left_out_by_name_and_comes_back(shared: Any, faults
     if least == 3:  # the next round waits for it
         assert missing == {(2, 1)}
         assert "b is back" in play.log
-    assert faults.same(state, faults.expected(play.config, missing))
+    assert faults.same(state, faults.expected(play, missing))
     assert "round 2: without b: node b: its program was killed by signal 9" in play.log
     assert "node b: starting its program again" in play.log
     assert play.finish().epoch == 1
@@ -45,7 +45,7 @@ def test_a_killed_server_counts_no_update_twice_and_loses_none(
     state, history = play.outcome()
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
     assert all(entry["missing"] == {} for entry in history)
-    assert faults.same(state, faults.expected(play.config))
+    assert faults.same(state, faults.expected(play))
     assert json.loads(play.finish().result_json)["rounds"] == play.config["rounds"]
 
 
@@ -55,7 +55,7 @@ def test_a_users_mistake_is_told_with_its_line_and_costs_the_node_a_round(
 ) -> None:
     play = faults.play(shared, {"b asked 2": what}, least=3)
     state, _ = play.outcome()
-    assert faults.same(state, faults.expected(play.config, {(2, 1)}))
+    assert faults.same(state, faults.expected(play, {(2, 1)}))
     told = next(line for line in play.log.splitlines() if "round 2: without b" in line)
     assert why in told
     assert "fitting_method.py" in play.log
