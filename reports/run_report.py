@@ -140,7 +140,7 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
         result=result,
         communication=volume,
         account=account,
-        windows=_windows(account),
+        windows=windows_of(account),
         compressions=compressions(volume, baselines) if isinstance(baselines, dict) else (),
         links=on_links(account),
         score=score,
@@ -173,7 +173,8 @@ def _state(run: RunDirectory) -> tuple[str, str]:
     return str(last["kind"]), str(last.get("reason") or "")
 
 
-def _windows(account: Account) -> tuple[Window, ...]:
+def windows_of(account: Account) -> tuple[Window, ...]:
+    """What each round or step sent, or several together."""
     found: dict[int, dict[str, Any]] = {}
     for row in account.by("window", "direction", "kind", parts=[ONCE]):
         window = found.setdefault(row["window"], {"up": Volume(), "down": Volume(), "kinds": {}})
