@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from .metrics_port import MetricsPort
 from .options import OnReady, Ready, ServeOptions
 from .orchestrator import Orchestrator
 from .port import Port
@@ -22,21 +23,24 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     orchestrator = Orchestrator(options)
     port = Port(orchestrator)
+    metrics = MetricsPort(orchestrator)
     try:
+        metrics.open()
         await port.open()
         try:
             token = orchestrator.begin()
             if on_ready is not None:
-                on_ready(_ready(orchestrator, port, token))
+                on_ready(_ready(orchestrator, port, token, metrics.address))
             await stopping.wait()
         finally:
             await orchestrator.end()
             await port.close()
     finally:
+        await metrics.close()
         orchestrator.release()
 
 
-def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
+def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str) -> Ready:
     identity = orchestrator.identity
     return Ready(
         port.address,
@@ -46,4 +50,5 @@ def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
         identity.admin_token_file,
         identity.certificate_file,
         identity.home,
+        metrics,
     )

@@ -148,6 +148,27 @@ def import_(
     _moved("imported", import_run(file.expanduser(), folder, name=as_, **limits), as_json=json_)  # type: ignore[arg-type]
 
 
+@app.command("metrics")
+def metrics(
+    run: RunName,
+    to: Annotated[str, typer.Option("--to", metavar="csv|tensorboard|mlflow", help="What to write them for.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where files go [./RUN-figures].")] = None,
+    home: Home = None,
+    json_: Json = False,
+) -> None:
+    """Write the figures of a run on this machine for spreadsheets, TensorBoard or MLflow."""
+    from ..runs.sinks import send
+    from .located import find
+
+    found = find(run, home)
+    folder = (out or Path(f"{found.info['id']}-figures")).expanduser()
+    count = send(found, to, folder)
+    if json_:
+        emit({"event": "sent", "run": found.info["id"], "to": to, "lines": count, "folder": str(folder)})
+    else:
+        say(f"run {found.info['id']}: figures of {count} rounds or steps for {to} in {folder}")
+
+
 def _moved(what: str, moved: Moved, *, as_json: bool) -> None:
     if as_json:
         emit({"event": what, **asdict(moved)})
