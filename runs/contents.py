@@ -19,6 +19,7 @@ _MEANINGS = {
     "ledger-*.arrows": "every transfer",
     "checkpoints": "what a killed run goes on from",
     "log.txt": "lines for people",
+    "log-*.txt": "older lines",
 }
 
 

@@ -35,7 +35,7 @@ class RunDirectory:
         sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
         states/               of a federated run: best.safetensors and last.safetensors, for other programs to read
-        log.txt               lines for people
+        log.txt               lines for people; older ones in log-000000000000.txt, by the place of their first byte
 
     Files appear when they are first written. Use :meth:`create` or :meth:`open`.
     """

@@ -8,6 +8,7 @@ import signal
 from .metrics_port import MetricsPort
 from .options import OnReady, Ready, ServeOptions
 from .orchestrator import Orchestrator
+from .own_log import own_log
 from .port import Port
 
 
@@ -22,8 +23,15 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     orchestrator = Orchestrator(options)
-    port = Port(orchestrator)
-    metrics = MetricsPort(orchestrator)
+    try:
+        with own_log(options.home):
+            await _serve(orchestrator, on_ready, stopping)
+    finally:
+        orchestrator.release()
+
+
+async def _serve(orchestrator: Orchestrator, on_ready: OnReady | None, stopping: asyncio.Event) -> None:
+    port, metrics = Port(orchestrator), MetricsPort(orchestrator)
     try:
         metrics.open()
         await port.open()
@@ -37,7 +45,6 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
             await port.close()
     finally:
         await metrics.close()
-        orchestrator.release()
 
 
 def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str) -> Ready:
