@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli.follow import check_ended, display, follow, result
+from ..cli.follow import check_ended, follow, result
 from ..cli.output import note, say
+from ..cli.progress import display
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.version import installed

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farshore.cli.follow import ENDED, result
+from farshore.cli.follow import result
+from farshore.cli.progress import ENDED
 from farshore.cli.summary import account
 from farshore.client.admin import AdminClient
 from farshore.core.errors import ExitCode, RunFailedError
