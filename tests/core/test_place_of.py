@@ -29,8 +29,8 @@ def test_the_innermost_line_of_the_users_code_is_told(tmp_path: Path) -> None:
 
 
 def test_where_no_user_took_part_nothing_is_told() -> None:
-    try:
+    with pytest.raises(json.JSONDecodeError) as caught:
         json.loads("{")
-    except ValueError as error:
-        error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ else None
-        assert place_of(error) == ""
+    inside = caught.value.__traceback__
+    assert inside is not None
+    assert place_of(caught.value.with_traceback(inside.tb_next)) == ""
