@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -43,12 +43,15 @@ class Account:
         One row per direction, kind, encoding, part (strings) and window (int64: a number of ``periods``).
     nodes : pyarrow.Table
         The same by node too, over the windows of ``stretches``.
+    each : pyarrow.Table
+        Part and window alone, a window for each single round or step, however many there are.
     periods, stretches : Periods
         What the windows are; those of the nodes are wider where there are many nodes.
     """
 
     flow: pa.Table
     nodes: pa.Table
+    each: pa.Table
     periods: Periods
     stretches: Periods
 
@@ -82,6 +85,16 @@ class Account:
         stretches = periods.wider(max(_FEWEST, _NODES_TIMES_WINDOWS // max(1, len(names))))
         return cls(*_summed(read(), periods, stretches), periods, stretches)
 
+    def payload_until(self, rounds: Sequence[int]) -> list[int]:
+        """Payload bytes of the method's own messages, each counted once, up to the end of each round (or step)."""
+        import pyarrow.compute as pc
+
+        once = self.each.filter(pc.equal(self.each["part"], ONCE)).sort_by("window")
+        numbers = once["window"].to_numpy() + self.periods.first
+        ends = np.concatenate([[0], np.cumsum(once["payload_bytes"].to_numpy())])
+        found: list[int] = ends[np.searchsorted(numbers, rounds, side="right")].tolist()
+        return found
+
     def by(self, *columns: str, parts: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Sums by columns of :attr:`flow`, or of :attr:`nodes` if ``node`` is among them; sorted by these columns.
 
@@ -111,10 +124,16 @@ def _is_own(kinds: pa.DictionaryArray) -> NDArray[np.bool_]:
     return found
 
 
-def _summed(blocks: Iterable[pa.RecordBatch], periods: Periods, stretches: Periods) -> tuple[pa.Table, pa.Table]:
+def _summed(
+    blocks: Iterable[pa.RecordBatch], periods: Periods, stretches: Periods
+) -> tuple[pa.Table, pa.Table, pa.Table]:
     """The account's tables; messages that may have been sent again are set apart until all of them are known."""
     pa = pyarrow()
-    flow, nodes = _Sums([n for n in NAMES if n != "node"], periods), _Sums(NAMES, stretches)
+    sums = (
+        _Sums([n for n in NAMES if n != "node"], periods),
+        _Sums(NAMES, stretches),
+        _Sums([], replace(periods, width=1)),
+    )
     apart = list[Any]()
     for chunk in _chunks(blocks):
         own = _is_own(chunk["kind"].combine_chunks())
@@ -124,13 +143,14 @@ def _summed(blocks: Iterable[pa.RecordBatch], periods: Periods, stretches: Perio
             apart.append(_grouped(chunk.filter(pa.array(again)), [*_PLACE, "attempt"], SIZES))
             chunk, own = chunk.filter(pa.array(~again)), own[~again]
         chunk = chunk.append_column("part", pa.array(np.where(own, 0, 2).astype(np.int8)))
-        flow.add(chunk)
-        nodes.add(chunk)
+        for some in sums:
+            some.add(chunk)
     if apart:
         parted = _parted(apart)
-        flow.add(parted)
-        nodes.add(parted)
-    return flow.table(), nodes.table()
+        for some in sums:
+            some.add(parted)
+    flow, nodes, each = (some.table() for some in sums)
+    return flow, nodes, each
 
 
 class _Sums:

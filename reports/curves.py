@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import fmean
 
 from ..core.errors import DataError
 from ..runs.directory import RunDirectory
-from .account import ONCE, Account
-
-_EVERY_ROUND = 1 << 62
+from .account import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +55,7 @@ def speed_up(baseline: int | None, rounds: int | None) -> float | None:
 def read_curve(run: RunDirectory, score: str, account: Account | None = None) -> Curve:
     """The curve of a run, from its metrics and its ledger.
 
-    An ``account`` whose windows are single rounds saves reading the ledger again.
+    An ``account`` of the run saves reading the ledger again.
 
     Raises
     ------
@@ -75,17 +70,7 @@ def read_curve(run: RunDirectory, score: str, account: Account | None = None) ->
     seconds = {int(line["step"]): line["simulated_seconds"] for line in lines if "simulated_seconds" in line}
     if not scores:
         raise DataError(f"the run {run.path.name} has no figure called '{score}'")
+    account = account or Account.read(run.path)
     rounds = sorted(scores)
     told = tuple(seconds[r] for r in rounds) if seconds.keys() == scores.keys() else ()
-    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(_payload_until(run, rounds, account)), told)
-
-
-def _payload_until(run: RunDirectory, rounds: Sequence[int], account: Account | None) -> list[int]:
-    """Sums of the method's own messages, each counted once, up to each of ``rounds``."""
-    if account is None or account.periods.width > 1:
-        account = Account.read(run.path, windows=_EVERY_ROUND)
-    sums = account.by("window", parts=[ONCE])
-    sent = [account.periods.span(row["window"])[1] for row in sums]
-    ends = list(accumulate(row["payload_bytes"] for row in sums))
-    places = [bisect_right(sent, number) for number in rounds]
-    return [ends[place - 1] if place else 0 for place in places]
+    return Curve(tuple(rounds), tuple(scores[r] for r in rounds), tuple(account.payload_until(rounds)), told)

@@ -132,7 +132,7 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
     baselines = (result or {}).get("baselines")
     score, curve = _curve(run, account)
     wanted = dict.fromkeys((*info["config"].get("targets", ()), *targets))
-    state, reason = _state(run)
+    state, reason = state_of(run)
     return RunReport(
         info=info,
         state=state,
@@ -140,7 +140,7 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
         result=result,
         communication=volume,
         account=account,
-        windows=_windows(account),
+        windows=windows_of(account),
         compressions=compressions(volume, baselines) if isinstance(baselines, dict) else (),
         links=on_links(account),
         score=score,
@@ -163,8 +163,11 @@ def _target(curve: Curve, target: float) -> Target:
     return Target(target, *(hit or (None, None)))
 
 
-def _state(run: RunDirectory) -> tuple[str, str]:
-    """Of the last event that tells one; simulations write none, they have a result or go on."""
+def state_of(run: RunDirectory) -> tuple[str, str]:
+    """A run's state and the reason for it, by the last event that tells one.
+
+    Simulations write none: they have a result or go on.
+    """
     last = None
     for event in run.read_events():
         last = event if "epoch" in event else last
@@ -173,7 +176,8 @@ def _state(run: RunDirectory) -> tuple[str, str]:
     return str(last["kind"]), str(last.get("reason") or "")
 
 
-def _windows(account: Account) -> tuple[Window, ...]:
+def windows_of(account: Account) -> tuple[Window, ...]:
+    """What each round or step sent, or several together."""
     found: dict[int, dict[str, Any]] = {}
     for row in account.by("window", "direction", "kind", parts=[ONCE]):
         window = found.setdefault(row["window"], {"up": Volume(), "down": Volume(), "kinds": {}})

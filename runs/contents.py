@@ -8,6 +8,8 @@ from pathlib import Path
 _MEANINGS = {
     "result.json": "what the run came to",
     "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
+    "metrics.csv": "the same figures for spreadsheets",
+    "tensorboard": "the same figures for TensorBoard",
     "clients.jsonl": "each client's own score",
     "states/best.safetensors": "the model with the best score so far",
     "states/last.safetensors": "the model as of the last checkpoint",
@@ -17,6 +19,7 @@ _MEANINGS = {
     "ledger-*.arrows": "every transfer",
     "checkpoints": "what a killed run goes on from",
     "log.txt": "lines for people",
+    "log-*.txt": "older lines",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from .events import EventsWriter, read_events
 from .ledger import Ledger
 from .ledger_reader import read_ledger
 from .metrics import MetricsWriter, read_metrics
+from .sinks import open_sinks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +35,7 @@ class RunDirectory:
         sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
         states/               of a federated run: best.safetensors and last.safetensors, for other programs to read
-        log.txt               lines for people
+        log.txt               lines for people; older ones in log-000000000000.txt, by the place of their first byte
 
     Files appear when they are first written. Use :meth:`create` or :meth:`open`.
     """
@@ -166,9 +167,17 @@ class RunDirectory:
         rows = list(jsonl.read(self.path / "sockets.jsonl"))
         return {way: sum(int(row[way]) for row in rows) for way in ("up", "down")} if rows else {}
 
-    def open_metrics(self) -> MetricsWriter:
-        """Append to ``metrics.jsonl``."""
-        return MetricsWriter(self.path / "metrics.jsonl")
+    def open_metrics(self, sinks: Sequence[str] = ()) -> MetricsWriter:
+        """Append to ``metrics.jsonl``, and write to the named :mod:`~farshore.runs.sinks`.
+
+        Raises
+        ------
+        ConfigError, MissingExtraError
+            There is no such sink, or it cannot be used here.
+        StorageError
+            The disk refuses.
+        """
+        return MetricsWriter(self.path / "metrics.jsonl", open_sinks(sinks, self) if sinks else None)
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import jsonl
+from .sinks import Sinks
 
 
 class MetricsWriter:
@@ -17,6 +19,8 @@ class MetricsWriter:
     ----------
     path : Path
         The file.
+    sinks : Sinks, optional
+        Where the figures go too.
 
     Raises
     ------
@@ -24,8 +28,8 @@ class MetricsWriter:
         It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lines = jsonl.JsonLines(path)
+    def __init__(self, path: Path, sinks: Sinks | None = None) -> None:
+        self._lines, self._sinks = jsonl.JsonLines(path), sinks
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record named figures at ``step``; one that is not finite is written as ``null``.
@@ -36,11 +40,17 @@ class MetricsWriter:
             The disk refuses.
         """
         figures = {name: float(value) for name, value in values.items()}
-        self._lines.append({"step": int(step), "time": time.time(), **figures})
+        now = time.time()
+        self._lines.append({"step": int(step), "time": now, **figures})
+        if self._sinks is not None:
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+            self._sinks.write(int(step), now, finite)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the sinks."""
         self._lines.close()
+        if self._sinks is not None:
+            self._sinks.close()
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

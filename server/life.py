@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from .metrics_port import MetricsPort
 from .options import OnReady, Ready, ServeOptions
 from .orchestrator import Orchestrator
+from .own_log import own_log
 from .port import Port
 
 
@@ -21,22 +23,31 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     orchestrator = Orchestrator(options)
-    port = Port(orchestrator)
     try:
+        with own_log(options.home):
+            await _serve(orchestrator, on_ready, stopping)
+    finally:
+        orchestrator.release()
+
+
+async def _serve(orchestrator: Orchestrator, on_ready: OnReady | None, stopping: asyncio.Event) -> None:
+    port, metrics = Port(orchestrator), MetricsPort(orchestrator)
+    try:
+        metrics.open()
         await port.open()
         try:
             token = orchestrator.begin()
             if on_ready is not None:
-                on_ready(_ready(orchestrator, port, token))
+                on_ready(_ready(orchestrator, port, token, metrics.address))
             await stopping.wait()
         finally:
             await orchestrator.end()
             await port.close()
     finally:
-        orchestrator.release()
+        await metrics.close()
 
 
-def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
+def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str) -> Ready:
     identity = orchestrator.identity
     return Ready(
         port.address,
@@ -46,4 +57,5 @@ def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
         identity.admin_token_file,
         identity.certificate_file,
         identity.home,
+        metrics,
     )

@@ -43,6 +43,12 @@ class ServeOptions:
         How often a run may be restarted within an hour before it counts as failed.
     accept_apps : frozenset of str
         SHA-256 of apps (code that comes with a run) that may be executed here, whoever submits the run.
+    sinks : tuple of str
+        Where the figures of all runs go besides their ``metrics.jsonl``; see :mod:`farshore.runs.sinks`.
+    metrics_port : int or None
+        Where Prometheus reads the server's own figures over plain HTTP; 0 = any free port, None = nowhere.
+    metrics_host : str
+        Interface of that port. Whoever reaches it reads names of nodes and runs.
     ask : callable or None
         ``await ask(what, digest)``: asked about every other app; None = they are refused.
     """
@@ -63,6 +69,9 @@ class ServeOptions:
     restarts_per_hour: int = 20
     accept_apps: frozenset[str] = frozenset()
     ask: Callable[[str, str], Awaitable[bool]] | None = None
+    sinks: tuple[str, ...] = ()
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,8 @@ class Ready:
     certificate_file : Path or None
         PEM file to use as root when dialling; None when insecure.
     home : Path
+    metrics : str
+        Where Prometheus reads; empty = nowhere.
     """
 
     address: str
@@ -93,6 +104,7 @@ class Ready:
     admin_token_file: Path
     certificate_file: Path | None
     home: Path
+    metrics: str = ""
 
 
 OnReady = Callable[[Ready], None]

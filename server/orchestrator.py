@@ -11,6 +11,7 @@ from typing import Any
 from ..core.errors import ConfigError, FarshoreError, RefusedError
 from ..core.files import private_folder
 from ..proto import control_pb2 as pb
+from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
 from ..runs.store import RunStore
 from .book import Book
@@ -40,6 +41,7 @@ class Orchestrator:
 
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
+        check_sinks(options.sinks)
         self.identity: Identity = open_identity(options)
         self._store = _open_store(options)
         self.credentials = Credentials(self._store, self.identity.fingerprint)
@@ -265,6 +267,7 @@ class Orchestrator:
             "data": data,
             "admitted": run.code.digest if run.code and self.consent.given(run) else "",
             "direct": direct,
+            "sinks": list(self.options.sinks),
             "socket": str(self._sockets.socket(run.id, run.epoch)),
         }
 

@@ -56,7 +56,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     config = configuration(workload, str(specification["config"]))
     directory = RunDirectory(Path(specification["directory"]))
     ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
-    metrics = directory.open_metrics()
+    metrics = directory.open_metrics(specification.get("sinks", ()))
     stack.callback(metrics.close)
     traffic = Traffic(ledger.record)
     tally = Tally(traffic.record)

@@ -132,9 +132,8 @@ class RunProcessSession:
                 return
             self._told = now
         figures = {n: v if isinstance(v, str) else float(v) for n, v in values.items()}
-        self._parent.send(
-            {"type": "progress", "done": done, "total": total, "values": {**figures, **self._tally.figures()}}
-        )
+        told = {**figures, **self._tally.figures(), "kinds": self._tally.kinds()}
+        self._parent.send({"type": "progress", "done": done, "total": total, "values": told})
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Write this side's state after ``step``; the two newest are kept."""

@@ -262,7 +262,7 @@ class Supervisor:
         details = event.details
         if int(details["exit_code"]) != ExitCode.PEER_LOST:
             self._run.log.write("run", str(details["traceback"]).splitlines())
-            return Outcome("failed", f"server program: {details['error']}")
+            return Outcome("failed", f"server program{self._so_far}: {details['error']}")
         try:
             async with asyncio.timeout(VERDICT_SECONDS):
                 while True:
@@ -275,7 +275,13 @@ class Supervisor:
         except TimeoutError:
             if self._restartable:
                 return Outcome("restart", str(details["error"]))
-            return Outcome("failed", f"server program: {details['error']}")
+            return Outcome("failed", f"server program{self._so_far}: {details['error']}")
+
+    @property
+    def _so_far(self) -> str:
+        """How far the run was, for whoever asks in which round something failed; nothing before the first."""
+        run = self._run
+        return f", after {run.progress.get('unit', 'step')} {run.done} of {run.total}" if run.done else ""
 
     def _program_ended(self, event: Event, child: Child | None) -> Outcome | None:
         if event.code == 0:
@@ -286,7 +292,7 @@ class Supervisor:
         if event.code < 0 or event.code == ExitCode.PEER_LOST:
             how = f"ended: {event.text}" if event.text else _ending(event.code)
             return self._node_lost(event.node, f"node {event.node}: its program {how}", child)
-        reason = f"node {event.node}: {event.text or _ending(event.code)}"
+        reason = f"node {event.node}{self._so_far}: {event.text or _ending(event.code)}"
         self._run.log.write(event.node, str(event.details.get("traceback", "")).splitlines())
         if self._restartable:
             return Outcome("failed", reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 
 from ..core.transfer import Recorder, Transfer
 
@@ -21,13 +22,23 @@ class Tally:
         self._lock = threading.Lock()
         self._payload = {"up": 0, "down": 0}
         self._frame = {"up": 0, "down": 0}
+        self._kinds: dict[tuple[str, str], int] = defaultdict(int)
 
     def record(self, transfer: Transfer) -> None:
         """Take one transfer; from any thread."""
         with self._lock:
             self._payload[transfer.direction] += transfer.payload_bytes
             self._frame[transfer.direction] += transfer.frame_bytes
+            self._kinds[transfer.direction, transfer.kind] += transfer.frame_bytes
         self._recorder(transfer)
+
+    def kinds(self) -> dict[str, dict[str, int]]:
+        """Frame bytes of this epoch so far: direction -> kind -> bytes."""
+        found: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+        with self._lock:
+            for (direction, kind), size in self._kinds.items():
+                found[direction][kind] = size
+        return found
 
     def figures(self) -> dict[str, int]:
         """Bytes of this epoch so far."""

@@ -287,4 +287,4 @@ class _Session:
 
     def progress(self, done: int, total: int, **values: float | str) -> None:
         if self._simulation.on_progress:
-            self._simulation.on_progress(done, total, values)
+            self._simulation.on_progress(done, total, {**values, **self.counted.bytes()})

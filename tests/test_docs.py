@@ -88,7 +88,7 @@ def _commands() -> set[tuple[str, ...]]:
 
 
 def _takes_arguments(command: str) -> bool:
-    return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export"}
+    return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate"}
 
 
 def test_the_tutorial_shows_what_init_writes() -> None:

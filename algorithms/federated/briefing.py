@@ -6,10 +6,12 @@ it. So a client costs the same however many there are, and one that is never dra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ...core.message import Message, Scalar
+from ...core.transfer import Direction
 from .messages import UpdateError
 
 
@@ -25,6 +27,9 @@ class Briefing(Protocol):
 
     def goods(self, number: int) -> Message:
         """The thing itself, for a client that wants it in round ``number``."""
+
+    def planned(self) -> Sequence[tuple[Direction, Message]]:
+        """All that is said to a client that comes new, and by it, of the sizes that it will have; makes nothing."""
 
     def has(self, words: dict[str, Scalar]) -> bool:
         """On a client: whether what the server offers is here now."""

@@ -32,3 +32,11 @@ class Observed(Protocol):
 
     def describe(self, folder: Path) -> None:
         """Write into the run's ``folder`` what its data are: once, before the first round."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A task that knows how much its clients do without making their batches."""
+
+    def counts(self, client: int) -> tuple[int, int]:
+        """Samples and steps of a client, the same in every round: what ``work`` would hold."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel
 
+from ...core.errors import ConfigError
+from ...core.flows import Plan, Setting
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from .config import FederatedConfig
@@ -56,6 +58,25 @@ class FederatedWorkload(ABC, Generic[Config]):
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Data sets that each node must hold; none unless a method says otherwise."""
         return ()
+
+    def plan(self, config: Config, setting: Setting) -> Plan:
+        """What a run will send; see :class:`~farshore.core.flows.Plans`.
+
+        Raises
+        ------
+        ConfigError
+            The schedule is not ``sync``, cohorts are larger than the population, or something was assumed.
+        DataError
+            A data set is not there.
+        """
+        from .planned import RoundsPlan
+
+        if setting.assumed:
+            raise ConfigError("an estimate of federated rounds assumes nothing", cure="leave --assume out")
+        use_threads(config.threads)
+        task = self.task(config, setting.seed, setting.find, len(setting.nodes))
+        briefing = self.briefing(config, task, Path(), "the estimate")
+        return RoundsPlan(config, setting, task, self.codec(config, task.model()), briefing).plan()
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""

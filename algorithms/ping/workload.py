@@ -11,8 +11,10 @@ import numpy as np
 from pydantic import BaseModel
 
 from ...core.errors import RunFailedError
+from ...core.flows import Flow, Plan, Setting, greetings
 from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession, ServerSession
+from ...core.transfer import Direction
 from .config import PingConfig
 
 _START = bytes(32)
@@ -30,6 +32,20 @@ class Ping:
     def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
         """None: blocks are drawn from the seed."""
         return ()
+
+    def plan(self, config: BaseModel, setting: Setting) -> Plan:
+        """An empty trip and a block there and back, per round and node."""
+        settings = cast(PingConfig, config)
+        nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
+        block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
+        said: tuple[tuple[Direction, Message], ...] = (
+            ("down", Message("ping")),
+            ("up", Message("ping")),
+            ("down", Message("block", tensors=block)),
+            ("up", Message("echo", tensors=block, fields={"digest": _START})),
+        )
+        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in said]
+        return Plan("round", setting.nodes, [*greetings(setting.nodes), *flows])
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Ask every node in turn, ``rounds`` times; compare digests after each answer."""

@@ -18,7 +18,7 @@ from ...data.registry import task as task_entry
 from ..training_state import from_arrays, to_arrays
 from .agreement import SPARE, Offer, Schedule, settle, shares
 from .baselines import Volume
-from .codes import code_bytes, gradient_tensor, start_message, start_of
+from .codes import code_bytes, gradient_tensors, start_message, start_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .fronts import weight_tensors, weighted_mean
@@ -143,10 +143,7 @@ class Cloud:
             return
         seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
         gradients = inputs.gradients(f"edge '{node}' at step {message.step + 1}")
-        tensors = {"codes": gradient_tensor(gradients["codes"], self.config.down, inputs.groups, seed)}
-        if "sentence" in gradients:
-            bits = self.config.sentence_down
-            tensors["sentence"] = gradient_tensor(gradients["sentence"], bits, None, seed.child("sentence"))
+        tensors = gradient_tensors(gradients, inputs.groups, self.config, seed)
         reply = Message("gradient", step=message.step, micro=message.micro, tensors=tensors)
         self.session.channels[node].send(reply)
 

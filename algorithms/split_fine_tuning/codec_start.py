@@ -69,7 +69,7 @@ class CodecStart:
         RefusedError
             A name is missing or unknown, a shape is not the plan's, or a value is not finite.
         """
-        wanted = _shapes(plan)
+        wanted = start_shapes(plan)
         if tensors.keys() != wanted.keys():
             raise RefusedError(
                 f"the codec came with {', '.join(sorted(tensors))}, not with {', '.join(sorted(wanted))}",
@@ -88,7 +88,8 @@ class CodecStart:
         return cls(**tensors)
 
 
-def _shapes(plan: SplitPlan) -> dict[str, tuple[int, ...]]:
+def start_shapes(plan: SplitPlan) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a plan's codec starts from."""
     w, d, o = plan.width, plan.hidden, plan.options
     shapes: dict[str, tuple[int, ...]] = {"code_mean": (w,), "code_variance": (w,)}
     if not o.compressed or o.init != "pca":

@@ -7,6 +7,7 @@ per sentence, stochastically rounded, which keeps them unbiased.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,45 @@ def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[s
     else:
         encoding = Int2(rounding="nearest", scales=STEP_INT2 * deviation)
     return {"codes": Tensor(codes - mean.astype(np.float32), encoding), "mean": Tensor(mean)}
+
+
+def batch_tensors(
+    codes: Floats,
+    sentence: Floats | None,
+    lengths: Array,
+    labels: Array,
+    config: SplitFineTuning,
+    statistics: CodeStatistics,
+    longest: int,
+    classes: int,
+) -> dict[str, Tensor]:
+    """Tensors that a micro-batch is sent as.
+
+    Parameters
+    ----------
+    codes : float32 array [M, w]
+    sentence : float32 array [B, q] or None
+    lengths, labels : int arrays [B]
+    longest, classes : int
+        Tokens that a sentence may have, and classes that there are.
+    """
+    tensors = code_tensors(codes, config.up, statistics)
+    if sentence is not None:
+        tensors["sentence"] = Tensor(sentence, CASTS[config.sentence_up])
+    tensors["lengths"] = small_integers(lengths, longest)
+    tensors["labels"] = small_integers(labels, classes - 1)
+    return tensors
+
+
+def gradient_tensors(
+    gradients: Mapping[str, Floats], groups: Array, config: SplitFineTuning, seed: Seed
+) -> dict[str, Tensor]:
+    """Tensors that the gradients of a micro-batch's ``codes`` and maybe ``sentence`` vectors are sent as."""
+    tensors = {"codes": gradient_tensor(gradients["codes"], config.down, groups, seed)}
+    if "sentence" in gradients:
+        bits = config.sentence_down
+        tensors["sentence"] = gradient_tensor(gradients["sentence"], bits, None, seed.child("sentence"))
+    return tensors
 
 
 def codes_of(message: Message, name: str) -> torch.Tensor:

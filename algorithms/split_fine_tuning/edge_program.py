@@ -9,13 +9,13 @@ from typing import TypeAlias
 import torch
 
 from ...core.errors import RunFailedError, WireError
-from ...core.message import Array, Message, Tensor
+from ...core.message import Array, Message
 from ...core.session import NodeSession
 from ...data.batches import Batch, split_micro
 from ..training_state import from_arrays, to_arrays
 from .agreement import Offer, Schedule, digest_of, shares
 from .calibration import calibrate
-from .codes import CASTS, DTYPES, code_tensors, codes_of, small_integers, start_message, start_of
+from .codes import DTYPES, batch_tensors, codes_of, start_message, start_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
 from .fronts import CommonFront
@@ -145,11 +145,9 @@ class Edge:
     def _send(self, kind: str, step: int, micro: int, codes: Codes, batch: Batch, fields: dict[str, int]) -> None:
         tokens, sentence = codes
         self._expect_finite("codes", step, codes)
-        tensors = code_tensors(tokens.detach().numpy(), self.config.up, self.front.statistics)
-        if sentence is not None:
-            tensors["sentence"] = Tensor(sentence.detach().numpy(), CASTS[self.config.sentence_up])
-        tensors["lengths"] = small_integers(batch.lengths, self.max_length)
-        tensors["labels"] = small_integers(batch.labels, self.classes - 1)
+        vectors = None if sentence is None else sentence.detach().numpy()
+        numbers = tokens.detach().numpy(), vectors, batch.lengths, batch.labels
+        tensors = batch_tensors(*numbers, self.config, self.front.statistics, self.max_length, self.classes)
         self.session.channel.send(Message(kind, step=step, micro=micro, tensors=tensors, fields=fields))
 
     def _backward(self, number: int, codes: Codes, step: int, reply: Message) -> None:

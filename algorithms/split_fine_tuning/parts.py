@@ -27,6 +27,8 @@ from .trunk import Trunk
 
 DataLookup = Callable[[str], Path]
 Inputs = Mapping[str, torch.Tensor]
+#: Sentences of an evaluation's messages.
+EVALUATION_BATCH = 64
 
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -104,15 +106,15 @@ class Shard:
         """The batch of a step, counted from 0 through all epochs."""
         return make_batch(self.train, plan.at(step))
 
-    def held_out(self, batch_size: int = 64) -> Iterator[Batch]:
+    def held_out(self, batch_size: int = EVALUATION_BATCH) -> Iterator[Batch]:
         """All held-out examples of this shard."""
         return evaluation_batches(self.dev, batch_size)
 
-    def spare_batches(self, batch_size: int = 64) -> Iterator[Batch]:
+    def spare_batches(self, batch_size: int = EVALUATION_BATCH) -> Iterator[Batch]:
         """All spare examples of this shard."""
         return iter(()) if self.spare is None else evaluation_batches(self.spare, batch_size)
 
-    def samples(self, count: int, batch_size: int = 64) -> Iterator[Inputs]:
+    def samples(self, count: int, batch_size: int = EVALUATION_BATCH) -> Iterator[Inputs]:
         """Some training examples to calibrate on."""
         some = self.train.subset(min(count, len(self.train)), self.seed.child("calibration"))
         return map(inputs_of, evaluation_batches(some, batch_size))

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
+from ...core.flows import Plan, Setting
 from ...core.session import NodeSession, ServerSession
 from .config import SplitFineTuning
 
@@ -27,6 +28,12 @@ class SplitFineTuningWorkload:
         sentences = task(settings.task).data_names
         model = () if settings.model == "minilm" else (settings.model,)
         return tuple(names for names in (sentences, model) if names)
+
+    def plan(self, config: BaseModel, setting: Setting) -> Plan:
+        """What a run will send; see :class:`~farshore.core.flows.Plans`."""
+        from .planned import plan_run
+
+        return plan_run(cast(SplitFineTuning, config), setting)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Train the trunk; returns accuracy, loss and the baselines of the volume."""

@@ -10,8 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from ...core.errors import ConfigError, DataError, StorageError
-from ...core.message import Message, Scalar, Tensor
+from ...core.message import Array, Message, Scalar, Tensor
+from ...core.transfer import Direction
 from ...wire.limits import DEFAULT
+from ..federated.briefing import answer
 from .task import VHLTask
 from .virtual import VirtualData, VirtualRecipe
 
@@ -55,12 +57,26 @@ class Distribution:
                 f"virtual data of {self._recipe.nbytes:,} bytes are more than the {most:,} that a frame takes",
                 cure="make fewer, or have clients make them: virtual.distribution=seed",
             )
-        return {"recipe": self._recipe.model_dump_json(), "digest": self._data.digest, "ship": self.ships}
+        return self._words(self._data.digest)
 
     def goods(self, number: int) -> Message:
         """A byte per pixel and one per label."""
-        labels = self._data.labels.numpy().astype(_label_type(self._recipe))
-        tensors = {"images": Tensor(self._data.images.numpy()), "labels": Tensor(labels)}
+        return self._goods(number, self._data.images.numpy(), self._data.labels.numpy())
+
+    def planned(self) -> list[tuple[Direction, Message]]:
+        """Offer, answer and, where they are shipped, as many zeros as there are pixels and labels."""
+        offered = Message("control", fields={"what": "offer", **self._words("0" * 64)})
+        said: list[tuple[Direction, Message]] = [("down", offered), ("up", answer(0, has=not self.ships))]
+        if self.ships:
+            labels = np.zeros(self._recipe.count, np.uint8)
+            said.append(("down", self._goods(0, np.zeros(self._recipe.shape, np.uint8), labels)))
+        return said
+
+    def _words(self, digest: str) -> dict[str, Scalar]:
+        return {"recipe": self._recipe.model_dump_json(), "digest": digest, "ship": self.ships}
+
+    def _goods(self, number: int, images: Array, labels: Array) -> Message:
+        tensors = {"images": Tensor(images), "labels": Tensor(labels.astype(_label_type(self._recipe)))}
         return Message(KIND, round=number, tensors=tensors)
 
     def has(self, words: dict[str, Scalar]) -> bool:

@@ -160,6 +160,12 @@ class VHLTask:
         whole = self._whole(batches) if self._config.method == "scaffold" and self._config.scaffold_option == 1 else ()
         return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means, whole=whole)
 
+    def counts(self, client: int) -> tuple[int, int]:
+        """See :class:`~farshore.algorithms.federated.observed.Counted`."""
+        part = self.parts[client]
+        epoch = _cut(part, self._config.batch, alone=self.recipe is not None)
+        return len(part), self._config.local_epochs * len(epoch)
+
     def _whole(self, batches: Sequence[tuple[Any, ...]]) -> Sequence[tuple[float, Any]]:
         """The batches of the first epoch, which hold each image once, by their shares of the images."""
         epoch = batches[: len(batches) // self._config.local_epochs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,17 +57,17 @@ def simulate(
     from ..core.homes import base
     from ..runs.ids import new_run_id
     from ..simulations.flower_app import simulate_app
-    from .follow import Progress, display
+    from .progress import Meter, display
 
     if seeds is not None and not seeds.isdecimal():
         raise ConfigError(f"--seeds {seeds}: an app is simulated once", cure="give one number")
     settings = app_settings(app, pairs)
     folder = (out or base() / "simulations" / f"{app.resolve().name}-{new_run_id()}").expanduser().resolve()
+    meter = Meter()
     with display(app.resolve().name, as_json=as_json) as shown:
 
         def on_progress(done: int, total: int, figures: Any) -> None:
-            loss = figures.get("loss")
-            shown.show(Progress("running", "", done, total, loss, None, None, 0.0))
+            shown.show(meter.read(done, total, figures, time.monotonic()))
 
         result = simulate_app(settings, folder, clients or _CLIENTS, seed=int(seeds or 0), on_progress=on_progress)
     if as_json:

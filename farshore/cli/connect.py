@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from ..core.errors import ConfigError, RefusedError
+from ..core.errors import ConfigError, NotFoundError, RefusedError, UnreachableError
 from ..core.homes import server_home
 
 if TYPE_CHECKING:
@@ -41,14 +41,25 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def connected(command: Callable[Concatenate[AdminClient, P], None]) -> Callable[P, None]:
-    """Give ``command`` an :class:`AdminClient` as its first argument, made from options that this adds."""
+def connected(
+    command: Callable[Concatenate[AdminClient, P], None], from_disk: Callable[..., bool] | None = None
+) -> Callable[P, None]:
+    """Give ``command`` an :class:`AdminClient` as its first argument, made from options that this adds.
+
+    Where this machine's server is not there or does not know what was asked for, ``from_disk`` gets its home and the
+    command's arguments, and says whether it could answer instead.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         given = {name: kwargs.pop(name, None) for name in _OPTIONS}
-        with connect(**given) as admin:  # type: ignore[arg-type]
-            command(admin, *args, **kwargs)
+        try:
+            with connect(**given) as admin:  # type: ignore[arg-type]
+                command(admin, *args, **kwargs)
+        except (NotFoundError, UnreachableError):
+            local = from_disk is not None and given["server"] is None
+            if not (local and from_disk(given["home"], *args, **kwargs)):  # type: ignore[misc]
+                raise
 
     signature = inspect.signature(command, eval_str=True, globals=_evaluable(command))
     own = list(signature.parameters.values())[1:]

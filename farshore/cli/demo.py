@@ -57,6 +57,7 @@ def tell(outcome: Outcome) -> None:
     show(compression_table(compressions(split.report, split.result["baselines"])))
     say("")
     say(f"{split.result['steps']} steps; it took {duration(outcome.seconds)}")
+    say(f"report with charts: {split.page}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -74,7 +74,8 @@ def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: boo
     RunFailedError, RunCancelledError
         It ended so.
     """
-    from .follow import check_ended, display, follow
+    from .follow import check_ended, follow
+    from .progress import display
     from .summary import as_dict, outcome
 
     if as_json:

@@ -34,6 +34,13 @@ def up(
     store: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the run store [SQLite in the home].")] = None,
     token_hours: Annotated[float, typer.Option(min=0.01, help="Life of the first join token, hours.")] = 24.0,
     accept_apps: AcceptApps = None,
+    sink: Annotated[
+        list[str] | None, typer.Option(metavar="csv|tensorboard|mlflow", help="Where runs' figures go too; repeat it.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Let Prometheus read here, over HTTP; 0 = any free port.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Interface of --metrics-port.")] = "127.0.0.1",
     json_: Json = False,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
@@ -56,6 +63,9 @@ def up(
         token_hours=token_hours,
         accept_apps=accepted,
         ask=ask,
+        sinks=tuple(sink or ()),
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
     serve(options, on_ready=lambda ready: _announce(ready, as_json=json_))
 
@@ -99,12 +109,15 @@ def _announce(ready: Ready, *, as_json: bool) -> None:
                 "admin_token_file": str(ready.admin_token_file),
                 "certificate_file": str(ready.certificate_file) if ready.certificate_file else None,
                 "home": str(ready.home),
+                "metrics": ready.metrics or None,
             }
         )
         return
     say(f"server listens on {ready.address}")
     say(f"  fingerprint  {ready.fingerprint or 'none: it runs without TLS'}")
     say(f"  admin token  {ready.admin_token_file}")
+    if ready.metrics:
+        say(f"  metrics      {ready.metrics}")
     if ready.token:
         say("on each machine that shall be a node:")
         say(f"  farshore node join {ready.address} --token {ready.token}")

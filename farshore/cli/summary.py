@@ -11,6 +11,7 @@ from .output import duration, moment, say, show
 if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
     from ..reports.communication import CommunicationReport
+    from ..runs.directory import RunDirectory
 
 
 def as_dict(run: RunInfo) -> dict[str, Any]:
@@ -26,6 +27,27 @@ def as_dict(run: RunInfo) -> dict[str, Any]:
     for name in ("done", "total"):
         fields[name] = int(fields[name])  # JSON of protobuf writes 64-bit numbers as text
     return fields
+
+
+def stored(run: RunDirectory) -> RunInfo:
+    """A run as a server would tell it, from its directory alone."""
+    import json
+
+    from ..proto.control_pb2 import RunInfo
+    from ..reports.run_report import state_of
+
+    info, result, (state, reason) = run.info, run.result, state_of(run)
+    return RunInfo(
+        id=str(info["id"]),
+        workload=str(info["workload"]),
+        state=state,
+        reason=reason,
+        nodes=[str(node) for node in info["nodes"]],
+        created=float(info.get("created") or 0),
+        directory=str(run.path),
+        config_json=json.dumps(info["config"]),
+        result_json="" if result is None else json.dumps(result),
+    )
 
 
 def describe(run: RunInfo) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .output import duration, emit, say
+from .progress import Meter, PlainDisplay, Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -34,7 +37,10 @@ def trials_display(trials: Sequence[Trial], *, as_json: bool) -> TrialsDisplay:
 
 
 class JsonTrials:
-    """One JSON event a line."""
+    """One JSON event a line: progress as runs tell it, with arm and seed."""
+
+    def __init__(self) -> None:
+        self._meters: defaultdict[str, Meter] = defaultdict(Meter)
 
     def __enter__(self) -> JsonTrials:
         return self
@@ -44,16 +50,20 @@ class JsonTrials:
 
     def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
         said = {name: value for name, value in event.items() if name != "type"}
+        if event["type"] == "progress":
+            said |= asdict(_progress(self._meters[trial.name], event))
         emit({"event": event["type"], "arm": trial.arm, "seed": trial.seed, **said})
 
 
 class PlainTrials:
-    """A line for each trial that finished."""
+    """A line every few seconds for each trial that runs, and one for each that finished."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
         self._begun = time.monotonic()
         self._since: dict[str, float] = {}
+        self._meters: defaultdict[str, Meter] = defaultdict(Meter)
+        self._lines: dict[str, PlainDisplay] = {}
 
     def __enter__(self) -> PlainTrials:
         return self
@@ -69,21 +79,25 @@ class PlainTrials:
             left = (now - self._begun) / self._done * (self._total - self._done)
             eta = f", about {duration(left)} to go" if self._done < self._total else ""
             say(f"[{self._done}/{self._total}] {trial.name}: {duration(now - began)}{eta}")
+        elif event["type"] == "progress":
+            line = self._lines.setdefault(trial.name, PlainDisplay(trial.name))
+            line.show(_progress(self._meters[trial.name], event))
 
 
 class LiveTrials:
     """A bar for all trials, and one for each that runs."""
 
     def __init__(self, total: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
 
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
         )
+        self._meters: defaultdict[str, Meter] = defaultdict(Meter)
         self._all = self._bars.add_task("trials", total=total, figures="")
         self._running: dict[str, TaskID] = {}
         self._shares: dict[str, float] = {}
@@ -107,15 +121,10 @@ class LiveTrials:
             if name not in self._running:
                 self._running[name] = self._bars.add_task(f"  {name}", total=event["total"], figures="")
             self._shares[name] = event["done"] / max(1, event["total"])
-            shown = _figures(event.get("values", {}))
+            shown = "  ".join(_progress(self._meters[name], event).figures())
             self._bars.update(self._running[name], completed=event["done"], total=event["total"], figures=shown)
         self._bars.update(self._all, completed=sum(self._shares.values()))
 
 
-def _figures(values: Mapping[str, Any]) -> str:
-    parts = []
-    if isinstance(values.get("loss"), float):
-        parts.append(f"loss {values['loss']:.3f}")
-    if isinstance(values.get("acc"), float):
-        parts.append(f"acc {100 * values['acc']:.1f} %")
-    return "  ".join(parts)
+def _progress(meter: Meter, event: Mapping[str, Any]) -> Progress:
+    return meter.read(int(event["done"]), int(event["total"]), event.get("values", {}), time.monotonic())

