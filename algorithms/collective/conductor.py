@@ -119,7 +119,8 @@ class Conductor:
             return "peers"
         if self._transport == "peers":
             raise RunFailedError(
-                f"node {deaf[0]} may not listen for other nodes", cure="farshore node join --peer-listen IFACE, or transport=star"
+                f"node {deaf[0]} may not listen for other nodes",
+                cure="farshore node join --peer-listen IFACE, or transport=star",
             )
         return "star"
 

@@ -1,4 +1,4 @@
-"""The server's end of the star: adds up, passes on, in the order of ranks, so that a sum has the same bits each time."""
+"""The server's end of the star: adds up and passes on, in the order of ranks: a sum has the same bits each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ...core.errors import RunFailedError
-from ...core.message import Message
+from ...core.message import Message, Scalar
 from .tensors import from_wire, to_wire
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -146,7 +146,7 @@ class Hub:
                 self._reply(rank, message, {})
 
     def _reply(self, rank: int, asked: Message, tensors: Tensors) -> None:
-        fields = {"group": str(asked.fields["group"]), "generation": self._generation}
+        fields: dict[str, Scalar] = {"group": str(asked.fields["group"]), "generation": self._generation}
         packed = {name: to_wire(tensor) for name, tensor in tensors.items()}
         self._send(rank, Message(asked.kind, step=asked.step, micro=asked.micro, tensors=packed, fields=fields))
 
@@ -164,5 +164,5 @@ def _members(message: Message, ranks: int) -> tuple[int, ...]:
 def _index(message: Message, name: str, members: tuple[int, ...]) -> int:
     value = message.fields.get(name)
     if not isinstance(value, int) or not 0 <= value < len(members):
-        raise RunFailedError(f"a {message.kind} goes to rank {value} of {len(members)}")
+        raise RunFailedError(f"a {message.kind} goes to rank {value!r} of {len(members)}")
     return value

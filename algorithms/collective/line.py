@@ -39,12 +39,12 @@ class Answer:
         try:
             self.future.set_result(self._take(tensors))
         except Exception as error:
-            self.future.set_exception(error)
+            self.future.set_exception(error)  # type: ignore[arg-type]
 
     def fail(self, error: Exception) -> None:
         """There will be none."""
         if not self.future.done():
-            self.future.set_exception(error)
+            self.future.set_exception(error)  # type: ignore[arg-type]
 
 
 class Line:
@@ -195,4 +195,3 @@ class Line:
                 self._early[place, number] = tensors
         if answer is not None:
             answer.came(tensors)
-

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Scalar
@@ -62,7 +63,7 @@ class World:
     def __enter__(self) -> World:
         if self.transport == "star":
             register(self._line)
-            dist.init_process_group("star", store=dist.HashStore(), rank=self.rank, world_size=self.size)
+            dist.init_process_group("star", store=HashStore(), rank=self.rank, world_size=self.size)
         else:
             store = ChannelStore(self._line)
             dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
@@ -106,7 +107,7 @@ class World:
 
     def tell(self, what: str, **fields: Scalar) -> None:
         """Tell the server program something; it knows ``what``."""
-        self._line.tell(what, **fields)
+        self._line.tell(what, None, **fields)
 
     def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
         """Say that this rank has done its work, with the result if it is to give one; waits for all."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Work
 
 from .line import Answer, Line, Tensors
 from .tensors import copy_into
@@ -27,7 +28,7 @@ REDUCTIONS = {
 }
 
 
-class StarWork(dist._Work):
+class StarWork(Work):
     """A collective under way."""
 
     def __init__(self, answer: Answer) -> None:
@@ -79,22 +80,22 @@ class StarGroup(dist.ProcessGroup):
 
     # Names, arguments and results are torch's, see torch.distributed.ProcessGroup.
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> StarWork:
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         return self._reduced("all_reduce", tensors, opts, root=-1)
 
     def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> StarWork:
         return self._reduced("all_reduce", tensors, opts, root=-1)
 
-    def reduce(self, tensors: list[Tensor], opts: Any = None) -> StarWork:
+    def reduce(self, tensors: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         return self._reduced("reduce", tensors, opts, root=opts.rootRank)
 
-    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> StarWork:
+    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         root = opts.rootRank if opts is not None else 0
         if self._me == root:
             return self._collective("broadcast", _named(tensors), {"root": root}, None, tensors)
         return self._collective("broadcast", None, {}, _into(tensors), tensors)
 
-    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StarWork:
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         def take(found: Tensors) -> list[Tensor]:
             for index, given in enumerate(inputs):
                 for rank, target in enumerate(outputs[index]):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from ...core.message import Message
 from .line import Line
@@ -71,7 +71,7 @@ class SharedStore:
         self._send(node, Message("control", micro=number, fields={"what": "stored", "value": value}))
 
 
-class ChannelStore(dist.Store):
+class ChannelStore(Store):
     """A rank's side; what :func:`torch.distributed.init_process_group` takes as its store."""
 
     def __init__(self, line: Line) -> None:

@@ -1,4 +1,4 @@
-"""Which images a rank sees at a step: one order for all ranks, so that none is seen twice in an epoch, whoever is there."""
+"""Which images a rank sees at a step: one order for all ranks, so that none is seen twice in an epoch."""
 
 from __future__ import annotations
 

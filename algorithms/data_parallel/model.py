@@ -21,7 +21,9 @@ def check_name(name: str) -> None:
     """
     if name == "mlp" or name in _WIDE or _SMALL.fullmatch(name) or re.fullmatch(r"torchvision:\w+", name):
         return
-    raise ValueError(f"there is no model '{name}'; there are mlp, resnet20 … 110, {', '.join(_WIDE)} and torchvision:NAME")
+    raise ValueError(
+        f"there is no model '{name}'; there are mlp, resnet20 … 110, {', '.join(_WIDE)} and torchvision:NAME"
+    )
 
 
 def build(name: str, classes: int, channels: int, size: int, seed: int) -> nn.Module:

@@ -27,6 +27,9 @@ class Preconditioner(Protocol):
     def attach_ddp(self, ddp: DistributedDataParallel) -> None:
         """The model is wrapped."""
 
+    def saw(self, logits: Tensor) -> None:
+        """The forward pass is done, the backward pass comes."""
+
     def step(self) -> None:
         """Change the gradients."""
 
@@ -100,7 +103,10 @@ class Training:
             group["lr"] = self.lr(number)
         x, y = self.batches.at(number, self.rank, self.ranks)
         self.optimizer.zero_grad()
-        loss = functional.cross_entropy(self.wrapped(x), y)
+        logits = self.wrapped(x)
+        if self.preconditioner is not None:
+            self.preconditioner.saw(logits)
+        loss = functional.cross_entropy(logits, y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.preconditioner is not None:
             self.preconditioner.step()

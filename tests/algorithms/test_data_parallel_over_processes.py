@@ -1,4 +1,4 @@
-"""Data-parallel training on a real server and real nodes: the star's ranks, and what becomes of them when one is lost."""
+"""Data-parallel training on a real server and real nodes: ranks, and what becomes of them when one is lost."""
 
 from __future__ import annotations
 
