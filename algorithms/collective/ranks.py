@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import HashStore
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Scalar
 from ...core.session import NodeSession
+from . import peers
 from .line import Line, RanksChangedError
 from .star import register
 from .store import ChannelStore
@@ -65,8 +66,9 @@ class World:
             register(self._line)
             dist.init_process_group("star", store=HashStore(), rank=self.rank, world_size=self.size)
         else:
+            peers.register()
             store = ChannelStore(self._line)
-            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+            dist.init_process_group("peers", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         return self
 
     def __exit__(

@@ -67,7 +67,7 @@ class DataParallelWorkload:
         task = load_images(settings.dataset, session.data, session.run.seed.child("data"))
         from .training import Training
 
-        for world in worlds(session):
+        for world in worlds(session, session.peer_interface):
             with world:
                 make = self.preconditioner(settings, world.size)
                 training = Training(settings, task, session.run.seed, world.rank, world.size, make)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..collective.volumes import all_reduce_numbers, broadcast_copies
+
 
 @dataclass
 class Traffic:
@@ -33,27 +35,6 @@ class Done:
 
     def wait(self) -> None:
         """Nothing to wait for."""
-
-
-def chunk(numbers: int, ranks: int, rank: int) -> int:
-    """Numbers of a rank's chunk when all are cut as evenly as possible."""
-    return numbers // ranks + (rank < numbers % ranks)
-
-
-def all_reduce_numbers(numbers: int, ranks: int, rank: int) -> int:
-    """Numbers that a rank sends in a ring all-reduce; 2 (P - 1) n over all ranks."""
-    return 2 * (numbers - chunk(numbers, ranks, rank)) if ranks > 1 else 0
-
-
-def broadcast_copies(ranks: int, rank: int, source: int) -> int:
-    """How often a rank sends the buffer on in a binomial tree; P - 1 over all ranks."""
-    place = (rank - source) % ranks
-    copies, bit = 0, 1
-    while bit < ranks:
-        if place % (2 * bit) == 0 and place + bit < ranks:
-            copies += 1
-        bit *= 2
-    return copies
 
 
 class Collectives:
