@@ -18,7 +18,9 @@ from typing import Any
 from _common import Gate, Table, finish, gate, parser
 from dp_kfac_ranks import SCHEMES
 
-CLAIM = "against the best earlier distributed K-FAC: communication 2.79-3.15x, computing 1.55-1.65x, memory 1.14-1.47x less"
+CLAIM = (
+    "against the best earlier distributed K-FAC: communication 2.79-3.15x, computing 1.55-1.65x, memory 1.14-1.47x less"
+)
 MODELS = {"mlp": "perceptron 784-512-512-512-10, batch 32", "resnet20": "ResNet-20, batch 8"}
 
 
@@ -117,7 +119,9 @@ def main() -> int:
         limited = run(options, options.megabits)
         figures["limited"] = {"megabits": options.megabits, "steps": limited}
         for made in (table(limited, m, i) for m in options.models.split(",") for i in options.intervals.split(",")):
-            tables.append(Table(f"{made.title}, all ranks on a link of {options.megabits:g} Mbit/s", made.columns, made.rows))
+            tables.append(
+                Table(f"{made.title}, all ranks on a link of {options.megabits:g} Mbit/s", made.columns, made.rows)
+            )
     return finish(
         "dp_kfac",
         options,

@@ -1,6 +1,6 @@
 """What ``dp_kfac.py`` starts: four gloo processes in a network of their own, which measure one step of each scheme.
 
-    python benchmarks/dp_kfac_ranks.py SETTINGS        # the driver; SETTINGS is JSON
+python benchmarks/dp_kfac_ranks.py SETTINGS        # the driver; SETTINGS is JSON
 """
 
 from __future__ import annotations

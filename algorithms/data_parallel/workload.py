@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel
 
-from ...core.message import Array, Message
+from ...core.message import Message
 from ...core.session import NodeSession, ServerSession
 from .config import DataParallel
 
 if TYPE_CHECKING:
-    from ..collective.ranks import World
-    from .training import Make, Training
+    from .training import Make
 
 
 class DataParallelWorkload:
@@ -65,46 +64,14 @@ class DataParallelWorkload:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         task = load_images(settings.dataset, session.data, session.run.seed.child("data"))
+        from .loop import train
         from .training import Training
 
         for world in worlds(session, session.peer_interface):
             with world:
                 make = self.preconditioner(settings, world.size)
                 training = Training(settings, task, session.run.seed, world.rank, world.size, make)
-                _begin(training, world)
-                _train(training, world, settings)
-
-
-def _begin(training: Training, world: World) -> None:
-    arrays: Mapping[str, Array] = {}
-    if world.held:
-        arrays, _ = world.load()
-    training.load(arrays, world.step)
-    if world.source >= 0:
-        training.share(world.source)
-    training.wrap()
-
-
-def _train(training: Training, world: World, config: DataParallel) -> None:
-    for step in range(world.step, training.total):
-        world.at(step)
-        loss = training.step(step)
-        done = step + 1
-        if done % config.log_every == 0 or done == training.total:
-            loss = training.mean(loss)
-            if world.rank == 0:
-                extra = training.preconditioner.figures() if training.preconditioner else {}
-                world.at(done)
-                world.tell("figures", loss=loss, lr=training.lr(step), total=training.total, **extra)
-        if config.eval_every and done % config.eval_every == 0 and done < training.total and world.rank == 0:
-            world.tell("figures", **training.test())
-        if done % config.checkpoint_every == 0 and done < training.total:
-            world.boundary(done, training.arrays(), {})
-    world.at(training.total)
-    if world.rank == 0:
-        world.end(training.result(), **training.test(), steps=training.total)
-    else:
-        world.end({})
+                train(training, world, settings)
 
 
 def _save(session: ServerSession, final: Mapping[str, Any]) -> None:

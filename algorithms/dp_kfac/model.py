@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,10 +82,10 @@ def perceptron(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> n
 
 
 def autoencoder(sizes: Sequence[int] = (64, 100, 50, 10, 50, 100, 64)) -> nn.Sequential:
-    """The deep autoencoder of K-FAC's experiments, for 8 x 8 digits; (N, 64) to logits (N, 64)."""
+    """The deep autoencoder of K-FAC's experiments, for 8 x 8 digits; (N, 64) to (N, 64)."""
     return perceptron(sizes, nn.Tanh)
 
 
-def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
-    """Squared error of an image whose pixels are in 0 … 1, summed over pixels, halved, averaged over the batch."""
-    return 0.5 * (torch.sigmoid(logits) - images.flatten(1)).pow(2).sum(dim=1).mean()
+def reconstruction_loss(made: Tensor, images: Tensor) -> Tensor:
+    """Half the squared error, summed over pixels, averaged over the batch."""
+    return 0.5 * (made - images.flatten(1)).pow(2).sum(dim=1).mean()

@@ -56,7 +56,7 @@ def test_a_lost_node_is_done_without_and_one_that_comes_back_is_a_rank_again(clo
     cloud.join("a", "b", "c")
     run = cloud.submit({**CONFIG, "steps": 400, "checkpoint_every": 10}, method="data_parallel", count=3)
     cloud.when(run, "running", done=30, seconds=90)
-    (program,) = [p for p in children(cloud.agents["b"].pid) if "spawn_main" in " ".join(p.cmdline())]
+    (program,) = [p for p in children(cloud.agents["b"].pid) if "node_process" in " ".join(p.cmdline())]
     program.kill()
     info = cloud.when(run, "finished", seconds=100)
     log = cloud.log(info)
