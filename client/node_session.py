@@ -51,6 +51,7 @@ class NodeProcessSession:
     def __init__(self, specification: Json, parent: Agent) -> None:
         self.node = str(specification["node"])
         self.shard = (int(specification["shard"][0]), int(specification["shard"][1]))
+        self.peer_interface = str(specification["peer_interface"])
         self.resume_step: int | None = None
         directory = Path(specification["home"]) / "runs" / str(specification["run"])
         self.run = RunInfo(

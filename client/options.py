@@ -45,6 +45,9 @@ class AgentOptions:
         SHA-256 of apps (code that comes with a run) that may be executed here.
     ask : callable or None
         ``await ask(what, digest)``: asked about every other app; None = they are refused.
+    peer_listen : str
+        Network interface on which programs may listen for other nodes of their run, in plain text; empty: on none, but
+        on loopback where the server is there too.
     on_state : callable or None
         ``on_state(state, detail)``: told when the node joins, connects, loses the server, starts or ends a program.
     """
@@ -62,4 +65,5 @@ class AgentOptions:
     measure: Callable[[], NodeProfile] | None = None
     accept_apps: frozenset[str] = frozenset()
     ask: Callable[[str, str], Awaitable[bool]] | None = None
+    peer_listen: str = ""
     on_state: Callable[[State, str], None] | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ..core.address import loopback_interface
 from ..core.processes import Child, Json
 from ..proto import control_pb2 as pb
 from .join import Membership
@@ -189,6 +190,7 @@ def specification(options: AgentOptions, member: Membership, command: pb.StartPr
         "data": {name: str(path) for name, path in options.data.items()},
         "accept_apps": sorted(options.accept_apps),
         "ask": options.ask is not None,
+        "peer_interface": options.peer_listen or loopback_interface(host),
         "shard": list(shard),
         "link": options.profile.link.model_dump(),
         "run": command.run_id,

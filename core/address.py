@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 
 from .errors import ConfigError
+
+_LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -24,6 +27,11 @@ def parse_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """``host:port``, with brackets where the host is an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def loopback_interface(host: str) -> str:
+    """The network interface that reaches ``host`` if it is this machine and nothing else; else empty."""
+    return _LOOPBACK.get(sys.platform, "") if is_loopback(host.removeprefix("[").removesuffix("]")) else ""
 
 
 def is_loopback(host: str) -> bool:

@@ -132,6 +132,10 @@ class NodeSession(Session, Protocol):
     def shard(self) -> tuple[int, int]:
         """``(index, count)``: which part of a shared data set this node works on."""
 
+    @property
+    def peer_interface(self) -> str:
+        """Network interface on which other nodes of the run may reach this one; empty: none of them may."""
+
     def data(self, name: str) -> Path:
         """This node's own path of the data set ``name``.
 

@@ -12,6 +12,8 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
+    "data_parallel": "farshore.algorithms.data_parallel.workload:WORKLOAD",
+    "dp_kfac": "farshore.algorithms.dp_kfac.workload:WORKLOAD",
     "flower": "farshore.algorithms.flower.workload:WORKLOAD",
     "ping": "farshore.algorithms.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",

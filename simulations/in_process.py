@@ -73,6 +73,8 @@ class _NodeSession(_Session):
     node: str
     channel: Channel
     shard: tuple[int, int]
+    #: Threads of one process: none can be a rank of its own.
+    peer_interface: str = ""
 
 
 @dataclass

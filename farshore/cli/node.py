@@ -32,6 +32,12 @@ def join(
     home: Annotated[Path | None, typer.Option(help="Where its key lives [~/.farshore/nodes/NAME].")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust, not a fingerprint.")] = None,
     accept_apps: AcceptApps = None,
+    peer_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="IFACE", help="Let other nodes of a run reach this one there, in plain text: trusted networks only."
+        ),
+    ] = "",
     keep_runs: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of so many runs; the oldest go.")
     ] = 10,
@@ -57,6 +63,7 @@ def join(
         profile=DeviceProfile.read(profile) if profile else DeviceProfile(),
         accept_apps=accepted,
         ask=ask,
+        peer_listen=_interface(peer_listen),
         keep_runs=keep_runs,
         insecure=insecure,
         ca=certificate,
@@ -72,6 +79,17 @@ def _tell(state: str, detail: str) -> None:
 
 def _tell_json(state: str, detail: str) -> None:
     emit({"state": state, "detail": detail})
+
+
+def _interface(name: str) -> str:
+    import psutil
+
+    known = psutil.net_if_addrs()
+    if name and name not in known:
+        raise ConfigError(
+            f"--peer-listen {name}: there is no such network interface", cure=f"choose of {', '.join(known)}"
+        )
+    return name
 
 
 def _host_name() -> str:

@@ -1,0 +1,1 @@
+"""Data-parallel training of image classifiers: DistributedDataParallel whose ranks are nodes."""

@@ -1,0 +1,55 @@
+"""The preconditioner as a data-parallel run holds it: its state as named arrays, its figures for the run's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...core.message import Array
+from .config import DPKFACRun
+from .preconditioner import DPKFAC
+
+_PREFIX = "kfac."
+
+
+class OnNodes:
+    """See :class:`~farshore.algorithms.data_parallel.training.Preconditioner`."""
+
+    def __init__(self, config: DPKFACRun, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.kfac = DPKFAC(model, lr=optimizer, **config.settings())
+        self._sampled = config.fisher == "mc1"
+
+    def attach_ddp(self, ddp: DistributedDataParallel) -> None:
+        """The model is wrapped."""
+        self.kfac.attach_ddp(ddp)
+
+    def saw(self, logits: Tensor) -> None:
+        """The forward pass is done."""
+        if self._sampled:
+            self.kfac.sample_fisher(logits)
+
+    def step(self) -> None:
+        """Precondition."""
+        self.kfac.step()
+
+    def figures(self) -> Mapping[str, float]:
+        """ν and ⟨V, D⟩ of the last step, and what this rank keeps."""
+        told = {"nu": self.kfac.last["nu"], "product": self.kfac.last["product"]}
+        return {**told, "state_bytes": float(self.kfac.memory_usage()["total"])}
+
+    def arrays(self) -> dict[str, Array]:
+        """Factors and inverses of this rank's layers, as ``kfac.<layer>/<tensor>``."""
+        layers = self.kfac.state_dict()["layers"]
+        return {f"{_PREFIX}{layer}/{name}": t.numpy() for layer, parts in layers.items() for name, t in parts.items()}
+
+    def load(self, arrays: Mapping[str, Array], step: int) -> None:
+        """Take up this rank's layers as far as they are there; the others begin anew."""
+        layers: dict[str, dict[str, Tensor]] = {}
+        for key, array in arrays.items():
+            if key.startswith(_PREFIX):
+                layer, _, name = key.removeprefix(_PREFIX).rpartition("/")
+                layers.setdefault(layer, {})[name] = torch.from_numpy(array.copy())
+        self.kfac.load_state_dict({"steps": step, "inverse": self.kfac.options.inverse, "layers": layers})

@@ -1,0 +1,168 @@
+"""Four gloo processes that train one job after the other, for ``dp_kfac_convergence.py``."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RANKS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    ``kfac`` are the preconditioner's settings, None for plain SGD; ``skewed`` gives each rank a quarter of the labels.
+    With ``target`` it ends at the first test of the training loss (every ``every`` steps) that is below.
+    """
+
+    task: str
+    lr: float
+    seed: int
+    steps: int
+    batch: int = 32
+    momentum: float = 0.9
+    kfac: dict[str, Any] | None = None
+    skewed: bool = False
+    every: int = 0
+    images: str = ""
+    count: int = 0
+
+    def key(self) -> str:
+        """All of it, to find its result by."""
+        return str(sorted(asdict(self).items()))
+
+
+@dataclass
+class _Data:
+    x: Any
+    y: Any
+    shards: list[np.ndarray] = field(default_factory=list)
+
+
+def _digits() -> _Data:
+    import torch
+
+    from farshore.core.seeds import Seed
+    from farshore.data.images import load_images
+
+    train = load_images("digits", Path, Seed(0).child("data")).train
+    x = torch.from_numpy(train.images).float().flatten(1)
+    return _Data(x / x.max(), torch.from_numpy(train.labels).long())
+
+
+def _cifar10(folder: str, count: int) -> _Data:
+    import torch
+
+    from farshore.core.seeds import Seed
+    from farshore.data.images import load_images
+
+    train = load_images("cifar10", lambda _: Path(folder), Seed(0).child("data")).train
+    x = torch.from_numpy(train.images[:count]).float()
+    mean, deviation = x.mean(dim=(0, 2, 3), keepdim=True), x.std(dim=(0, 2, 3), keepdim=True)
+    return _Data((x - mean) / deviation, torch.from_numpy(train.labels[:count]).long())
+
+
+def _make(job: Job) -> tuple[Any, Any, _Data]:
+    """Model, loss and data of a job."""
+    import torch
+    from torch.nn import functional
+
+    from farshore.algorithms.dp_kfac.model import CifarResNet, autoencoder, perceptron, reconstruction_loss
+
+    torch.manual_seed(job.seed)
+    if job.task == "autoencoder":
+        data = _digits()
+        return autoencoder(), lambda out, x, y: reconstruction_loss(out, x), data
+    if job.task == "perceptron":
+        return perceptron((64, 128, 64, 10)), lambda out, x, y: functional.cross_entropy(out, y), _digits()
+    data = _cifar10(job.images, job.count)
+    return CifarResNet(20), lambda out, x, y: functional.cross_entropy(out, y), data
+
+
+def _train(job: Job, rank: int) -> list[float]:
+    """Loss on the whole training set at the end, or every so many steps."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    from farshore.algorithms.dp_kfac import DPKFAC
+
+    model, loss_of, data = _make(job)
+    base = torch.optim.SGD(model.parameters(), lr=job.lr, momentum=job.momentum)
+    kfac = None if job.kfac is None else DPKFAC(model, lr=base, **job.kfac)
+    wrapped = DistributedDataParallel(model)
+    if kfac is not None:
+        kfac.attach_ddp(wrapped)
+    order = np.argsort(data.y.numpy(), kind="stable")
+    shard = np.array_split(order, RANKS)[rank] if job.skewed else np.arange(len(data.y))
+    draw = np.random.default_rng((job.seed, rank))
+    told = []
+    for step in range(job.steps):
+        rows = torch.from_numpy(draw.choice(shard, job.batch, replace=False))
+        base.zero_grad()
+        loss_of(wrapped(data.x[rows]), data.x[rows], data.y[rows]).backward()
+        if kfac is not None:
+            kfac.step()
+        base.step()
+        if job.every and (step + 1) % job.every == 0:
+            told.append(_whole(model, loss_of, data))
+    return told or [_whole(model, loss_of, data)]
+
+
+def _whole(model: Any, loss_of: Any, data: _Data, size: int = 500) -> float:
+    """The mean loss over all training data, as the model is in training (batch statistics and all)."""
+    import torch
+
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        return float("inf")
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    with torch.no_grad():
+        total = sum(
+            float(loss_of(model(x), x, y)) * len(x)
+            for x, y in zip(torch.split(data.x, size), torch.split(data.y, size), strict=True)
+        )
+        for name, b in model.named_buffers():
+            b.copy_(buffers[name])
+    return total / len(data.x)
+
+
+def _rank_main(rank: int, folder: str, jobs: Sequence[Job], results: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    for job in jobs:
+        told = _train(job, rank)
+        if rank == 0:
+            results.put((job.key(), told))
+    dist.destroy_process_group()
+
+
+def train(jobs: Sequence[Job]) -> dict[str, list[float]]:
+    """Train all jobs, four ranks each; losses by :meth:`Job.key`."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [context.Process(target=_rank_main, args=(r, folder, jobs, results)) for r in range(RANKS)]
+        for process in ranks:
+            process.start()
+        found: dict[str, list[float]] = {}
+        while len(found) < len(jobs):
+            try:
+                key, told = results.get(timeout=5)
+                found[key] = told
+            except Exception:
+                if any(process.exitcode for process in ranks):
+                    raise SystemExit("a rank failed") from None
+        for process in ranks:
+            process.join()
+    return found

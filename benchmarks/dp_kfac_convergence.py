@@ -1,0 +1,196 @@
+"""How fast DP-KFAC learns, beside K-FAC with everybody's factors and tuned SGD: four gloo processes, equal trials each.
+
+Learning rates (and the KL bound) are chosen on one seed by as many trials for each method, and judged on others. With
+``--cifar10 DIR`` a ResNet-20 is trained too, and the steps to a given training loss are counted.
+
+    python benchmarks/dp_kfac_convergence.py --cifar10 DIR --json dp_kfac_convergence.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from _common import Gate, Table, finish, gate, parser
+from _training_ranks import Job, train
+
+CLAIM = "DP-KFAC keeps the convergence of K-FAC with everybody's factors (the paper's abstract)"
+KFAC = {"damping": 0.03, "factor_steps": 1, "inv_steps": 5, "grad_exchange": "owner"}
+EVERYBODY = {"damping": 0.03, "factor_steps": 1, "inv_steps": 5, "strategy": "mem_opt"}
+#: Method -> the preconditioner's settings, and whether shards are sorted by label.
+METHODS: dict[str, tuple[dict[str, Any] | None, bool]] = {
+    "SGD": (None, False),
+    "K-FAC, all factors": (EVERYBODY, False),
+    "DP-KFAC": (KFAC, False),
+    "K-FAC, all factors, sorted shards": (EVERYBODY, True),
+    "DP-KFAC, sorted shards": (KFAC, True),
+    "DP-KFAC reduce, sorted shards": ({**KFAC, "factor_source": "reduce"}, True),
+    "DP-KFAC rotate, sorted shards": ({**KFAC, "factor_source": "rotate"}, True),
+}
+TASKS = {"autoencoder": 150, "perceptron": 120}
+SGD_RATES = [10 ** (-3.0 + 0.25 * k) for k in range(12)]
+KFAC_TRIALS = list(itertools.product([0.03, 0.1, 0.3, 1.0], [1e-3, 1e-2, 1e-1]))
+
+
+def options_of() -> argparse.Namespace:
+    """Read the command line."""
+    made = parser(__doc__)
+    made.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[1, 2, 3])
+    made.add_argument("--tasks", default="autoencoder,perceptron")
+    made.add_argument("--cifar10", type=Path, metavar="DIR", help="train a ResNet-20 on it too")
+    made.add_argument("--cifar-steps", type=int, default=300)
+    made.add_argument("--cifar-images", type=int, default=10000)
+    options = made.parse_args()
+    if options.quick:
+        options.seeds, options.tasks, options.cifar10 = [1], "perceptron", None
+    return options
+
+
+def trials(task: str, method: str, steps: int, **more: Any) -> list[Job]:
+    """A method's trials, on seed 0."""
+    kfac, skewed = METHODS[method]
+    common: dict[str, Any] = {"task": task, "seed": 0, "steps": steps, "skewed": skewed, **more}
+    if kfac is None:
+        return [Job(lr=lr, **common) for lr in SGD_RATES]
+    return [Job(lr=lr, kfac={**kfac, "kl_clip": bound}, **common) for lr, bound in KFAC_TRIALS]
+
+
+def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Losses of each method's best trial on the other seeds."""
+    steps = 10 if options.quick else TASKS[task]
+    methods = list(METHODS)[:3] if options.quick else list(METHODS)
+    candidates = {m: trials(task, m, steps)[:: 6 if options.quick else 1] for m in methods}
+    first = train([job for jobs in candidates.values() for job in jobs])
+    best = {m: min(jobs, key=lambda job: _finite(first[job.key()][-1])) for m, jobs in candidates.items()}
+    again = {m: [replace(job, seed=seed) for seed in options.seeds] for m, job in best.items()}
+    second = train([job for jobs in again.values() for job in jobs])
+    return {
+        m: {
+            "losses": [second[job.key()][-1] for job in again[m]],
+            "lr": best[m].lr,
+            "kl_clip": (best[m].kfac or {}).get("kl_clip"),
+            "trials": len(candidates[m]),
+        }
+        for m in methods
+    }
+
+
+def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """A ResNet-20 on CIFAR-10: training loss every 20 steps, each method at the best of four rates."""
+    common: dict[str, Any] = {
+        "task": "resnet20",
+        "seed": 0,
+        "steps": options.cifar_steps,
+        "every": 20,
+        "images": str(options.cifar10),
+        "count": options.cifar_images,
+    }
+    slow = {"factor_steps": 5, "inv_steps": 25}
+    jobs = {
+        "SGD": [Job(lr=lr, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
+        "DP-KFAC": [Job(lr=lr, kfac={**KFAC, **slow, "kl_clip": 1e-2}, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
+    }
+    found = train([job for some in jobs.values() for job in some])
+    told = {}
+    for method, some in jobs.items():
+        best = min(some, key=lambda job: _finite(found[job.key()][-1]))
+        told[method] = {"lr": best.lr, "losses": found[best.key()], "every": 20}
+    return told
+
+
+def reached(losses: list[float], every: int, target: float) -> int | None:
+    """The first tested step whose loss is no more than the target."""
+    return next(((i + 1) * every for i, loss in enumerate(losses) if loss <= target), None)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else float("inf")
+
+
+def _mean(row: dict[str, Any]) -> float:
+    return statistics.fmean(row["losses"])
+
+
+def gates(found: dict[str, dict[str, dict[str, Any]]], judged: bool) -> list[Gate]:
+    """The specification's directions, on the autoencoder."""
+    rows = found.get("autoencoder", {})
+    if not rows:
+        return []
+    dp, everybody, sgd = (_mean(rows[m]) for m in ("DP-KFAC", "K-FAC, all factors", "SGD"))
+    local, reduced = (_mean(rows[f"DP-KFAC{m}, sorted shards"]) for m in ("", " reduce"))
+    shared = _mean(rows["K-FAC, all factors, sorted shards"])
+    return [
+        gate(
+            "loss, DP-KFAC / K-FAC with all factors",
+            dp / everybody,
+            "<= 1.05",
+            dp / everybody <= 1.05 if judged else None,
+        ),
+        gate("loss, DP-KFAC / tuned SGD", dp / sgd, "<= 0.85", dp / sgd <= 0.85 if judged else None),
+        gate("sorted shards: loss, local / shared factors", local / shared, "> 1", local > shared if judged else None),
+        gate(
+            "sorted shards: share of that gap left with factor_source=reduce",
+            abs(reduced - shared) / max(abs(local - shared), 1e-12),
+            "<= 0.5",
+            abs(reduced - shared) <= 0.5 * abs(local - shared) if judged else None,
+        ),
+    ]
+
+
+def main() -> int:
+    """Train, choose, train again, tell."""
+    options = options_of()
+    found = {task: tuned(task, options) for task in options.tasks.split(",")}
+    tables = []
+    for task, rows in found.items():
+        shown = [
+            [
+                m,
+                f"{_mean(row):.4g}",
+                f"{min(row['losses']):.4g} – {max(row['losses']):.4g}",
+                f"{row['lr']:.3g}",
+                "–" if row["kl_clip"] is None else f"{row['kl_clip']:g}",
+            ]
+            for m, row in rows.items()
+        ]
+        title = f"{task}, digits, training loss after {TASKS[task]} steps of 4 x 32"
+        tables.append(Table(title, ["method", "loss, mean", "range", "lr", "κ"], shown))
+    figures: dict[str, Any] = {"tuned": found}
+    made = gates(found, not options.quick and len(options.seeds) >= 2)
+    if options.cifar10:
+        curves = steps_to_loss(options)
+        figures["cifar10"] = curves
+        every = curves["SGD"]["every"]
+        target = curves["SGD"]["losses"][-1]
+        steps = {m: reached(row["losses"], every, target) for m, row in curves.items()}
+        rows = [[m, f"{row['losses'][-1]:.3f}", str(steps[m]), f"{row['lr']:g}"] for m, row in curves.items()]
+        title = f"ResNet-20, {options.cifar_images:,} images of CIFAR-10: steps to a training loss of {target:.3f}"
+        tables.append(Table(title, ["method", f"loss after {options.cifar_steps} steps", "steps to it", "lr"], rows))
+        if steps["DP-KFAC"]:
+            made.append(
+                gate(
+                    "CIFAR-10: steps to SGD's last loss, DP-KFAC / SGD",
+                    steps["DP-KFAC"] / steps["SGD"],
+                    "< 1",
+                    steps["DP-KFAC"] < steps["SGD"],
+                )
+            )
+    return finish(
+        "dp_kfac_convergence",
+        options,
+        scale=f"4 processes; seeds {','.join(map(str, options.seeds))}, {len(SGD_RATES)} trials a method on seed 0",
+        claim=CLAIM,
+        figures=figures,
+        gates=made,
+        tables=tables,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""What ``dp_kfac.py`` starts: four gloo processes in a network of their own, which measure one step of each scheme.
+
+python benchmarks/dp_kfac_ranks.py SETTINGS        # the driver; SETTINGS is JSON
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _own_network import enter, loopback_bytes
+
+RANKS = 4
+SCHEMES: dict[str, dict[str, Any] | None] = {
+    "SGD": None,
+    "COMM-OPT": {"strategy": "comm_opt"},
+    "HYBRID 0.5": {"strategy": "hybrid"},
+    "MEM-OPT": {"strategy": "mem_opt"},
+    "COMM-OPT symmetric": {"strategy": "comm_opt", "symmetry_aware": True},
+    "MEM-OPT symmetric": {"strategy": "mem_opt", "symmetry_aware": True},
+    "DP all-reduce": {},
+    "DP owner, reduce": {"grad_exchange": "owner", "exchange_way": "reduce"},
+    "DP owner": {"grad_exchange": "owner"},
+}
+
+
+def model_and_batch(name: str) -> tuple[Any, Any, Any]:
+    """A model of the specification's table, and one batch of noise."""
+    import torch
+
+    from farshore.algorithms.dp_kfac.model import CifarResNet, perceptron
+
+    torch.manual_seed(0)
+    if name == "mlp":
+        return perceptron((784, 512, 512, 512, 10)), torch.randn(32, 784), torch.randint(10, (32,))
+    return CifarResNet(20), torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+
+
+class Scheme:
+    """A model that is trained by one scheme."""
+
+    def __init__(self, model: str, settings: dict[str, Any] | None, interval: int) -> None:
+        import torch
+        from torch.nn.parallel import DistributedDataParallel
+
+        from farshore.algorithms.dp_kfac import DPKFAC
+
+        made, self.x, self.y = model_and_batch(model)
+        self.base = torch.optim.SGD(made.parameters(), lr=0.01, momentum=0.9)
+        self.kfac = None
+        # Before DDP, whose buckets then carry the gradients to their owners.
+        if settings is not None:
+            self.kfac = DPKFAC(made, lr=self.base, factor_steps=interval, inv_steps=interval, **settings)
+        self.model = DistributedDataParallel(made, broadcast_buffers=False)
+        if self.kfac is not None:
+            self.kfac.attach_ddp(self.model)
+
+    def step(self) -> None:
+        """One step."""
+        from torch.nn import functional
+
+        self.base.zero_grad()
+        functional.cross_entropy(self.model(self.x), self.y).backward()
+        if self.kfac is not None:
+            self.kfac.step()
+        self.base.step()
+
+
+def measure(scheme: Scheme, steps: int) -> tuple[float, float, float]:
+    """Loopback bytes and this process' CPU seconds of a step, and seconds by the clock; all ranks call it."""
+    import torch.distributed as dist
+
+    dist.barrier()
+    before, cpu, clock = loopback_bytes(), time.process_time(), time.perf_counter()
+    for _ in range(steps):
+        scheme.step()
+    cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    dist.barrier()
+    return (loopback_bytes() - before) / steps, cpu / steps, clock / steps
+
+
+def rank_main(rank: int, folder: str, settings: dict[str, Any], results: Any) -> None:
+    """One rank: every scheme, in turns."""
+    import torch
+    import torch.distributed as dist
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    found: dict[str, Any] = {}
+    for model in settings["models"]:
+        for interval in settings["intervals"]:
+            schemes = {name: Scheme(model, chosen, interval) for name, chosen in SCHEMES.items()}
+            for scheme in schemes.values():
+                for _ in range(2):
+                    scheme.step()
+            taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in schemes}
+            for _ in range(settings["rounds"]):
+                for name, scheme in schemes.items():
+                    taken[name].append(measure(scheme, max(settings["steps"], interval)))
+            for name, scheme in schemes.items():
+                told = [statistics.median(values) for values in zip(*taken[name], strict=True)]
+                state = scheme.kfac.memory_usage()["total"] if scheme.kfac else 0
+                counted = scheme.kfac.comm_bytes() if scheme.kfac else {}
+                found[f"{model}/{interval}/{name}"] = {
+                    "bytes": told[0],
+                    "cpu": told[1],
+                    "seconds": told[2],
+                    "state": state,
+                    "counted": {phase: traffic["sent"] for phase, traffic in counted.items()},
+                }
+    results.put((rank, found))
+    dist.destroy_process_group()
+
+
+def main() -> int:
+    """Enter a network, start the ranks, print what they found."""
+    settings = json.loads(sys.argv[1])
+    if not enter():
+        print("this system lets nobody make a network namespace: run it as root", file=sys.stderr)
+        return 2
+    if rate := settings.get("megabits"):
+        limit(rate)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [context.Process(target=rank_main, args=(r, folder, settings, results)) for r in range(RANKS)]
+        for process in ranks:
+            process.start()
+        found = dict(results.get() for _ in ranks)
+        for process in ranks:
+            process.join()
+    print(json.dumps([found[rank] for rank in range(RANKS)]))
+    return 0
+
+
+def limit(megabits: float) -> None:
+    """Let the loopback carry so much, all ranks together."""
+    import shutil
+    import subprocess
+
+    tc = shutil.which("tc") or "/sbin/tc"
+    if not Path(tc).exists():
+        raise SystemExit("'tc' is missing: install iproute2")
+    # A loopback's packets of 64 KiB are larger than a bucket may be: an Ethernet's are what a link sees.
+    for command in (
+        [tc, "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "2s"],
+    ):
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The same training under torchrun: two agents of one rank each, and one process, end with the same model."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from farshore.runs.model_states import load_state
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.slow]
+SETTINGS = ("model=mlp", "steps=12", "lr=0.05", "checkpoint_every=5", "schedule=constant")
+
+
+def command(method: str, out: Path, batch: int) -> list[str]:
+    pairs = [part for setting in (*SETTINGS, f"batch={batch}") for part in ("--set", setting)]
+    return ["-m", "farshore.torchrun", method, *pairs, "--out", str(out)]
+
+
+def agents(method: str, out: Path, port: int) -> list[str]:
+    """Two torchrun agents, as on two machines; what rank 0 printed."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
+    both = [
+        subprocess.Popen(
+            [*torchrun, *meeting, *command(method, out, 16)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    return "".join(printed).splitlines()
+
+
+@pytest.mark.parametrize("method", ["data_parallel", "dp_kfac"])
+def test_two_agents_train_what_one_process_trains(method: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    lines = [json.loads(line) for line in agents(method, tmp_path / "two", port) if line.startswith("{")]
+    assert [line["step"] for line in lines if "step" in line] == [10, 12]
+    assert lines[-1]["ended"]
+    two = load_state(tmp_path / "two" / "last.safetensors")[0]
+    if method == "dp_kfac":  # an owner's factors are those of its own batches
+        assert all(np.isfinite(array).all() for array in two.values())
+        return
+    subprocess.run([sys.executable, *command(method, tmp_path / "one", 32)], check=True, timeout=200)
+    one = load_state(tmp_path / "one" / "last.safetensors")[0]
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, rtol=0, atol=2e-6)
+
+
+def test_a_launch_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole = command("dp_kfac", tmp_path / "whole", 16)
+    subprocess.run([sys.executable, *whole], check=True, timeout=100)
+    subprocess.run(
+        [sys.executable, *command("dp_kfac", tmp_path / "cut", 16), "--set", "steps=8"], check=True, timeout=100
+    )
+    (tmp_path / "cut" / "last.safetensors").unlink()
+    again = subprocess.run(
+        [sys.executable, *command("dp_kfac", tmp_path / "cut", 16)],
+        check=True,
+        timeout=100,
+        capture_output=True,
+        text=True,
+    )
+    assert '"step": 10' in again.stdout
+    one, other = (load_state(tmp_path / name / "last.safetensors")[0] for name in ("whole", "cut"))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
