@@ -82,6 +82,9 @@ def read_curve(run: RunDirectory, score: str, account: Account | None = None) ->
 
 def _payload_until(run: RunDirectory, rounds: Sequence[int], account: Account | None) -> list[int]:
     """Sums of the method's own messages, each counted once, up to each of ``rounds``."""
+    if account is not None and account.paid is not None:
+        paid = [0, *accumulate(account.paid.tolist())]
+        return [paid[min(max(0, number - account.periods.first + 1), len(paid) - 1)] for number in rounds]
     if account is None or account.periods.width > 1:
         account = Account.read(run.path, windows=_EVERY_ROUND)
     sums = account.by("window", parts=[ONCE])

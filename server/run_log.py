@@ -24,7 +24,9 @@ class RunLog:
     def write(self, origin: str, lines: Iterable[str]) -> None:
         """Append lines from ``origin`` (``server``, ``run`` or a node's name)."""
         stamp = time.strftime("%H:%M:%S")
-        text = "".join(f"{stamp} {origin}: {line[:_LINE].rstrip()}\n" for line in lines)
+        # A line break inside a line would let a node write lines of another origin.
+        whole = (part for line in lines for part in line[:_LINE].splitlines() or [""])
+        text = "".join(f"{stamp} {origin}: {part.rstrip()}\n" for part in whole)
         with self._path.open("a", encoding="utf-8", errors="replace") as file:
             if file.tell() < _FILE:
                 file.write(text)
