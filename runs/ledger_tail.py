@@ -34,7 +34,7 @@ class LedgerTail:
         self._segment: _Segment | None = None
 
     def fresh(self, limit: int = 64 << 20) -> Iterator[pa.RecordBatch]:
-        """Whole blocks not yet given, at most about ``limit`` bytes of the files: what is left comes with the next call.
+        """Whole blocks not yet given, at most about ``limit`` bytes of the files; the rest comes with the next call.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class LedgerTail:
                 return
 
     def _begin_next(self) -> bool:
-        """Turn to the next segment, if there is one: the writer of the last one is gone, with whatever is torn there."""
+        """Turn to the next segment, if there is one: the last one's writer is gone, with whatever is torn there."""
         known = segments(self._directory)
         place = known.index(self._segment.path) + 1 if self._segment and self._segment.path in known else 0
         if place >= len(known):
@@ -91,7 +91,7 @@ class _Segment:
         return piece
 
     def _take(self, data: bytes) -> int:
-        """Hand whole messages to the reader; returns how many blocks are among them. What is torn waits for its rest."""
+        """Hand whole messages to the reader; returns how many blocks are among them. A torn one waits for its rest."""
         pa = pyarrow()
         source, end, blocks = pa.BufferReader(data), 0, 0
         while len(data) - end >= 8 and data[end : end + 8] != _END:

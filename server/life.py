@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from .dashboard_child import DashboardChild
 from .options import OnReady, Ready, ServeOptions
 from .orchestrator import Orchestrator
 from .port import Port
@@ -22,21 +23,23 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     orchestrator = Orchestrator(options)
     port = Port(orchestrator)
+    dashboard = DashboardChild(options.dashboard) if options.dashboard else None
     try:
         await port.open()
         try:
+            shown = await dashboard.start() if dashboard else ""
             token = orchestrator.begin()
             if on_ready is not None:
-                on_ready(_ready(orchestrator, port, token))
+                on_ready(_ready(orchestrator, port, token, shown))
             await stopping.wait()
         finally:
-            await orchestrator.end()
+            await asyncio.gather(orchestrator.end(), *([dashboard.stop()] if dashboard else []))
             await port.close()
     finally:
         orchestrator.release()
 
 
-def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
+def _ready(orchestrator: Orchestrator, port: Port, token: str, dashboard: str) -> Ready:
     identity = orchestrator.identity
     return Ready(
         port.address,
@@ -46,4 +49,5 @@ def _ready(orchestrator: Orchestrator, port: Port, token: str) -> Ready:
         identity.admin_token_file,
         identity.certificate_file,
         identity.home,
+        dashboard,
     )

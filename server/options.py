@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.homes import server_home
+from .dashboard.options import DashboardOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class ServeOptions:
         How often a run may be restarted within an hour before it counts as failed.
     accept_apps : frozenset of str
         SHA-256 of apps (code that comes with a run) that may be executed here, whoever submits the run.
+    dashboard : DashboardOptions or None
+        Show nodes and runs in a browser, from a process beside this one; None = do not.
     ask : callable or None
         ``await ask(what, digest)``: asked about every other app; None = they are refused.
     """
@@ -63,6 +66,7 @@ class ServeOptions:
     restarts_per_hour: int = 20
     accept_apps: frozenset[str] = frozenset()
     ask: Callable[[str, str], Awaitable[bool]] | None = None
+    dashboard: DashboardOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Ready:
     certificate_file : Path or None
         PEM file to use as root when dialling; None when insecure.
     home : Path
+    dashboard : str
+        What to open in a browser; empty without a dashboard.
     """
 
     address: str
@@ -93,6 +99,7 @@ class Ready:
     admin_token_file: Path
     certificate_file: Path | None
     home: Path
+    dashboard: str = ""
 
 
 OnReady = Callable[[Ready], None]

@@ -10,7 +10,23 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ExitCode
-from . import certs, compare, demo, doctor, export, init, methods, node, nodes, report, run, runs, server, simulate
+from . import (
+    certs,
+    compare,
+    dashboard,
+    demo,
+    doctor,
+    export,
+    init,
+    methods,
+    node,
+    nodes,
+    report,
+    run,
+    runs,
+    server,
+    simulate,
+)
 from .failures import tell
 
 app = typer.Typer(
@@ -56,6 +72,7 @@ app.add_typer(runs.app, name="runs")
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("dashboard")(dashboard.dashboard)
 app.command("methods")(methods.methods)
 app.add_typer(certs.app, name="certs")
 app.command("doctor")(doctor.doctor)

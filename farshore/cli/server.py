@@ -9,6 +9,7 @@ import typer
 
 from .connect import connected
 from .consent import AcceptApps, accepted_apps
+from .dashboard import LOGIN, DashboardHost, DashboardPort
 from .output import Json, duration, emit, say
 
 if TYPE_CHECKING:
@@ -34,16 +35,25 @@ def up(
     store: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the run store [SQLite in the home].")] = None,
     token_hours: Annotated[float, typer.Option(min=0.01, help="Life of the first join token, hours.")] = 24.0,
     accept_apps: AcceptApps = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Show nodes and runs in a browser, too.")] = False,
+    dashboard_host: DashboardHost = "127.0.0.1",
+    dashboard_port: DashboardPort = 50080,
+    dashboard_login: Annotated[bool, typer.Option("--dashboard-login", help=LOGIN)] = False,
     json_: Json = False,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
     from ..core.homes import server_home
     from ..server.api import ServeOptions, serve
+    from ..server.dashboard.options import DashboardOptions
     from .settings import data_paths
 
     accepted, ask = accepted_apps(accept_apps or ())
+    where = (home or server_home()).expanduser().resolve()
+    shown = DashboardOptions(
+        where, dashboard_host, dashboard_port, dashboard_login, tuple(name or ()), store, certificate, key
+    )
     options = ServeOptions(
-        home=(home or server_home()).expanduser().resolve(),
+        home=where,
         host=host,
         port=port,
         hostnames=tuple(name or ()),
@@ -56,6 +66,7 @@ def up(
         token_hours=token_hours,
         accept_apps=accepted,
         ask=ask,
+        dashboard=shown if dashboard else None,
     )
     serve(options, on_ready=lambda ready: _announce(ready, as_json=json_))
 
@@ -99,12 +110,15 @@ def _announce(ready: Ready, *, as_json: bool) -> None:
                 "admin_token_file": str(ready.admin_token_file),
                 "certificate_file": str(ready.certificate_file) if ready.certificate_file else None,
                 "home": str(ready.home),
+                "dashboard": ready.dashboard or None,
             }
         )
         return
     say(f"server listens on {ready.address}")
     say(f"  fingerprint  {ready.fingerprint or 'none: it runs without TLS'}")
     say(f"  admin token  {ready.admin_token_file}")
+    if ready.dashboard:
+        say(f"  dashboard    {ready.dashboard}")
     if ready.token:
         say("on each machine that shall be a node:")
         say(f"  farshore node join {ready.address} --token {ready.token}")
