@@ -125,7 +125,7 @@ class Watch:
     async def views(self, rows: Sequence[RunRow]) -> list[RunView]:
         """Some runs of the store as they are shown; the bytes of ended ones may come with a later call."""
         snapshot = await self.snapshot()
-        return [snapshot.open.get(row.id) or RunView(row, {}, *self._ended_bytes(row)) for row in rows]
+        return [snapshot.open.get(row.id) or self._ended(row) for row in rows]
 
     # ---- one look ------------------------------------------------------------------------------------------------
 
@@ -185,6 +185,10 @@ class Watch:
 
     # ---- bytes of runs that have ended ---------------------------------------------------------------------------
 
+    def _ended(self, row: RunRow) -> RunView:
+        result = _object(row.result_json)
+        return RunView(row, {name: value for name, value in result.items() if _is_figure(value)}, *self._ended_bytes(row))
+
     def _ended_bytes(self, row: RunRow) -> tuple[int | None, int | None]:
         key = row.id, row.ended
         if (known := self._bytes.get(key)) is not None:
@@ -229,8 +233,16 @@ def _newest(row: RunRow, told: pb.RunInfo | None) -> RunRow:
 
 
 def _figures(told: pb.RunInfo | None) -> dict[str, Any]:
-    value = json.loads(told.progress_json) if told is not None and told.progress_json else {}
+    return _object(told.progress_json) if told is not None else {}
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text) if text else {}
     return value if isinstance(value, dict) else {}
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _node(node: pb.NodeInfo, rates: Mapping[tuple[str, str], float]) -> NodeView:
