@@ -194,19 +194,29 @@ def proxy() -> Iterator[Callable[[str], Proxy]]:
         one.close()
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
-    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
+def _starting(folder: Path) -> Iterator[Callable[..., Cloud]]:
     clouds: list[Cloud] = []
 
     def begin(**options: Any) -> Cloud:
-        home = tmp_path / f"server-{len(clouds)}"
-        clouds.append(Cloud(tmp_path, ServeOptions(home=home, port=0, heartbeat_seconds=0.5, **options)))
+        home = folder / f"server-{len(clouds)}"
+        clouds.append(Cloud(folder, ServeOptions(home=home, port=0, heartbeat_seconds=0.5, **options)))
         return clouds[-1].up()
 
     yield begin
     for one in clouds:
         one.down()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
+    yield from _starting(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cloud]]:
+    """As ``start``, for all tests of a file."""
+    yield from _starting(tmp_path_factory.mktemp("cloud"))
 
 
 @pytest.fixture

@@ -187,7 +187,9 @@ class Watch:
 
     def _ended(self, row: RunRow) -> RunView:
         result = _object(row.result_json)
-        return RunView(row, {name: value for name, value in result.items() if _is_figure(value)}, *self._ended_bytes(row))
+        return RunView(
+            row, {name: value for name, value in result.items() if _is_figure(value)}, *self._ended_bytes(row)
+        )
 
     def _ended_bytes(self, row: RunRow) -> tuple[int | None, int | None]:
         key = row.id, row.ended

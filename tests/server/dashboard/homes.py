@@ -34,7 +34,9 @@ class Home:
     def node(self, name: str, **values: Any) -> None:
         self.store.save_node(NodeRow(name, b"HASH-SECRET-4", 1e9, **values))
 
-    def run(self, run_id: str, workload: str = "vhl", *, rounds: int = 3, state: str = "finished", **values: Any) -> Path:
+    def run(
+        self, run_id: str, workload: str = "vhl", *, rounds: int = 3, state: str = "finished", **values: Any
+    ) -> Path:
         """A run with a round trip per round for each of two nodes."""
         path = self.path / "runs" / run_id[:20].replace("/", "_")
         config = values.pop("config", {"rounds": rounds})

@@ -49,7 +49,9 @@ def test_empty_pages_say_what_to_do_next(client: TestClient) -> None:
 
 def test_runs_come_newest_first_in_pages_and_filtered(client: TestClient, home: Home) -> None:
     for number in range(30):
-        home.run(f"r{number:02}", "vhl" if number % 3 else "ping", state="failed" if number == 7 else "finished", rounds=1)
+        home.run(
+            f"r{number:02}", "vhl" if number % 3 else "ping", state="failed" if number == 7 else "finished", rounds=1
+        )
     first, second = client.get("/runs").text, client.get("/runs?page=2").text
     assert ids(first) == [f"r{n:02}" for n in range(29, 4, -1)]
     assert ids(second) == [f"r{n:02}" for n in range(4, -1, -1)]
@@ -92,11 +94,15 @@ def test_one_run_in_depth(client: TestClient, home: Home) -> None:
 def test_the_first_program_that_failed_comes_first_with_its_traceback(client: TestClient, home: Home) -> None:
     path = home.run("r1", state="failed", reason="node b: ValueError: bad", rounds=1)
     run = RunDirectory(path)
-    run.add_failure("b", 0, "ValueError: bad", "Traceback (most recent call last):\n  first <b>line</b>\nValueError: bad")
+    run.add_failure(
+        "b", 0, "ValueError: bad", "Traceback (most recent call last):\n  first <b>line</b>\nValueError: bad"
+    )
     run.add_failure("a", 0, "PeerLostError: gone", "Traceback: second")
     text = client.get("/runs/r1").text
     assert "First to fail" in text
-    assert text.index("Node b") < text.index("first &lt;b&gt;line&lt;/b&gt;") < text.index("Node a") < text.index("second")
+    assert (
+        text.index("Node b") < text.index("first &lt;b&gt;line&lt;/b&gt;") < text.index("Node a") < text.index("second")
+    )
 
 
 def test_a_run_whose_directory_is_gone_is_still_told_of(client: TestClient, home: Home) -> None:

@@ -126,7 +126,9 @@ class Looked(HTMLParser):
             self.suspects.append(tag)
 
 
-@pytest.mark.parametrize("path", [*PAGES, f"/runs?q={EVIL}&state={EVIL}", f"/nodes?q={EVIL}&sort={EVIL}", f"/runs/{EVIL}"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, f"/runs?q={EVIL}&state={EVIL}", f"/nodes?q={EVIL}&sort={EVIL}", f"/runs/{EVIL}"]
+)
 def test_names_of_runs_methods_metrics_and_kinds_are_text(client: TestClient, path: str) -> None:
     text = client.get(path).text
     looked = Looked(text)
@@ -167,13 +169,15 @@ def test_every_answer_has_its_headers(client: TestClient, path: str) -> None:
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert "server" not in answer.headers
-        assert answer.headers["cache-control"] == ("no-cache" if "page.css" in path or "plotly.js" in path else "no-store") or (
-            answer.status_code in (400, 405)
-        )
+        assert answer.headers["cache-control"] == (
+            "no-cache" if "page.css" in path or "plotly.js" in path else "no-store"
+        ) or (answer.status_code in (400, 405))
     assert "unsafe" not in POLICY
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "@127.0.0.1:x", "0x7f.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "@127.0.0.1:x", "0x7f.1"]
+)
 def test_a_name_that_is_not_ours_is_not_answered(client: TestClient, host: str) -> None:
     assert client.get("/runs", headers={"host": host}).status_code == 400
 
@@ -242,7 +246,9 @@ def test_guessing_is_slowed_down(home: Home) -> None:
         assert client.post("/login", data={"token": token}).status_code == 303
 
 
-@pytest.mark.parametrize("cookie", ["farshore=", "farshore=x", "farshore=;;;", "=", "farshore=" + "a" * 9000, "farshore=\xff"])
+@pytest.mark.parametrize(
+    "cookie", ["farshore=", "farshore=x", "farshore=;;;", "=", "farshore=" + "a" * 9000, "farshore=\xff"]
+)
 def test_a_cookie_that_is_made_up_opens_nothing(guarded: TestClient, cookie: str) -> None:
     assert guarded.get("/runs", headers={"cookie": cookie.encode("latin-1")}).status_code == 303
 
