@@ -45,15 +45,20 @@ class GrowingAccount:
         self._summing = Summing(periods, periods)
         self._paid: NDArray[np.int64] | None = np.zeros(0, np.int64)
 
-    def refresh(self, limit: int = 64 << 20) -> bool:
-        """Take in what was added, at most about ``limit`` bytes of it; returns whether there was anything.
+    @property
+    def behind(self) -> bool:
+        """Whether the last look left rows for the next one."""
+        return self._tail.behind
+
+    def refresh(self, rows: int = 1 << 62) -> bool:
+        """Take in what was added, about ``rows`` rows of it at most; returns whether there was anything.
 
         Raises
         ------
         MissingExtraError, NotFoundError, StorageError
             See :func:`~farshore.runs.ledger_reader.read_blocks`.
         """
-        blocks = list(self._tail.fresh(limit))
+        blocks = list(self._tail.fresh(rows))
         if not blocks:
             return False
         for block in numbers(blocks, self._names):
@@ -62,7 +67,7 @@ class GrowingAccount:
         if (known.unit, known.first, known.again) != (fresh.unit, fresh.first, fresh.again):
             # An earlier round, a first step, or a restart: what was summed up belongs elsewhere.
             self._begin(fresh)
-            return self.refresh(limit)
+            return self.refresh(rows)
         periods = known.longer(fresh.last, self._windows)
         most = most_stretches(len(self._names))
         stretches = replace(periods, width=max(periods.width, self._summing.stretches.width)).longer(fresh.last, most)

@@ -32,23 +32,24 @@ class LedgerTail:
         self._directory = directory
         self._columns = list(columns)
         self._segment: _Segment | None = None
+        self.behind = False
 
-    def fresh(self, limit: int = 64 << 20) -> Iterator[pa.RecordBatch]:
-        """Whole blocks not yet given, at most about ``limit`` bytes of the files; the rest comes with the next call.
+    def fresh(self, rows: int = 1 << 62) -> Iterator[pa.RecordBatch]:
+        """Whole blocks not yet given, about ``rows`` rows at most; :attr:`behind` tells whether there are more.
 
         Raises
         ------
         MissingExtraError, NotFoundError, StorageError
             See :func:`~farshore.runs.ledger_reader.read_blocks`.
         """
-        left = limit
-        while left > 0:
-            if self._segment is not None:
-                for count, block in self._segment.fresh(left):
-                    left -= count
-                    if block is not None:
-                        yield block.select(self._columns)
-            if left > 0 and not self._begin_next():
+        self.behind = True
+        while rows > 0:
+            block = self._segment.next() if self._segment is not None else None
+            if block is not None:
+                rows -= block.num_rows
+                yield block.select(self._columns)
+            elif not self._begin_next():
+                self.behind = False
                 return
 
     def _begin_next(self) -> bool:
@@ -71,14 +72,16 @@ class _Segment:
         self._rest = b""
         self._feed = _Feed()
         self._reader: Any = None
+        self._whole = 0
 
-    def fresh(self, limit: int) -> Iterator[tuple[int, Any]]:
-        """Pairs of bytes taken from the file and a block, or None where these bytes hold none."""
-        while limit > 0 and (piece := self._read(min(limit, _PIECE))):
-            limit -= len(piece)
-            yield len(piece), None
-            for _ in range(self._take(self._rest + piece)):
-                yield 0, self._reader.read_next_batch()
+    def next(self) -> Any:
+        """The next whole block, or None where there is none yet."""
+        while not self._whole:
+            if not (piece := self._read(_PIECE)):
+                return None
+            self._whole = self._take(self._rest + piece)
+        self._whole -= 1
+        return self._reader.read_next_batch()
 
     def _read(self, count: int) -> bytes:
         try:
@@ -126,14 +129,14 @@ class _Feed:
     closed = False
 
     def __init__(self) -> None:
-        self._data = b""
+        self._data = memoryview(b"")
 
     def add(self, data: bytes) -> None:
-        self._data += data
+        self._data = memoryview(bytes(self._data) + data)
 
     def read(self, count: int = -1) -> bytes:
-        taken, self._data = (self._data[:count], self._data[count:]) if count >= 0 else (self._data, b"")
-        return taken
+        taken, self._data = (self._data[:count], self._data[count:]) if count >= 0 else (self._data, memoryview(b""))
+        return bytes(taken)
 
     def readable(self) -> bool:
         return True

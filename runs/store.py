@@ -219,7 +219,7 @@ class RunStore:
         column = self._table("runs").c.state
         with self._reading() as connection:
             rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
-            return {state: count for state, count in rows}
+            return {str(state): int(count) for state, count in rows}
 
     def save_run(self, row: RunRow) -> None:
         """Write all fields of a run.

@@ -27,8 +27,8 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     try:
         await port.open()
         try:
-            shown = await dashboard.start() if dashboard else ""
             token = orchestrator.begin()
+            shown = await dashboard.start() if dashboard else ""
             if on_ready is not None:
                 on_ready(_ready(orchestrator, port, token, shown))
             await stopping.wait()

@@ -26,7 +26,7 @@ class RunLog:
         stamp = time.strftime("%H:%M:%S")
         # A line break inside a line would let a node write lines of another origin.
         whole = (part for line in lines for part in line[:_LINE].splitlines() or [""])
-        text = "".join(f"{stamp} {origin}: {part.rstrip()}\n" for part in whole)
+        text = "".join(f"{stamp} {origin}: {part}".rstrip() + "\n" for part in whole)
         with self._path.open("a", encoding="utf-8", errors="replace") as file:
             if file.tell() < _FILE:
                 file.write(text)

@@ -23,8 +23,8 @@ from .watch import RunView
 _EVENTS, _FAILURES, _LINES, _LOG = 50, 20, 200, 64 << 10
 #: Points of a metric that are kept; every second one goes when there are more.
 _POINTS, _METRICS = 600, 24
-#: Bytes of the ledger that one look takes in.
-_READ = 16 << 20
+#: Rows of the ledger that one look takes in.
+_ROWS = 500_000
 #: The pause after a look is so many times as long as the look.
 _PAUSE = 10
 
@@ -63,6 +63,8 @@ class RunSight:
     ----------
     report : RunReport or None
         None while its directory cannot be read; ``trouble`` says why.
+    behind : bool
+        Whether a long ledger has not been summed up to its end yet.
     charts : sequence of Chart
     metrics : Mapping
         Name -> points (step, value), the last of them the newest.
@@ -74,6 +76,7 @@ class RunSight:
 
     report: RunReport | None = None
     trouble: str = ""
+    behind: bool = False
     charts: Sequence[Chart] = ()
     metrics: Mapping[str, Sequence[tuple[int, float]]] | None = None
     events: Sequence[Mapping[str, Any]] = ()
@@ -111,12 +114,12 @@ class Desk:
                 self._state = state
                 self._sight = self._look()
                 ended = time.monotonic()
-                self._due = ended + max(0.9, _PAUSE * (ended - began))
+                self._due = ended if self._sight.behind else ended + max(0.9, _PAUSE * (ended - began))
             return self._sight
 
     def _look(self) -> RunSight:
         try:
-            grown = self._account.refresh(_READ)
+            grown = self._account.refresh(_ROWS)
             for line in self._metrics.fresh():
                 self._measure(line)
             self._happened.extendleft(self._events.fresh())
@@ -129,6 +132,7 @@ class Desk:
             return replace(self._sight, report=None, charts=(), trouble=error.message)
         return replace(
             sight,
+            behind=self._account.behind,
             metrics={name: series.drawn() for name, series in self._series.items()},
             events=tuple(self._happened),
             failures=tuple(self._failed),

@@ -11,6 +11,8 @@ from ...runs.ledger_tail import LedgerTail
 
 #: Seconds over which a rate is taken; the last one is left out, since a ledger's newest rows are still in memory.
 WINDOW = 10
+#: Rows that one look takes in.
+_ROWS = 2_000_000
 _COLUMNS = ("node", "direction", "frame_bytes", "dense_bytes", "payload_bytes", "time")
 
 
@@ -34,7 +36,7 @@ class Pulse:
         import pyarrow.compute as pc
 
         try:
-            blocks = list(self._tail.fresh())
+            blocks = list(self._tail.fresh(_ROWS))
         except FarshoreError:  # its directory is not there yet, or no longer
             return False
         self._recent = {second: sums for second, sums in self._recent.items() if second >= now - WINDOW - 1}

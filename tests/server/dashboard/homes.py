@@ -62,13 +62,11 @@ class Home:
 
     def force(self, row: RunRow) -> None:
         """Write a row in whatever state, as no server would at once."""
+        names = ("state", "reason", "started", "ended", "done", "total", "result_json", "count")
+        values = [getattr(row, name) for name in names]
         with sqlite3.connect(self.path / "runs.sqlite") as database:
-            database.execute(
-                "update runs set state=?, reason=?, started=?, ended=?, done=?, total=?, nodes=?, result_json=?, count=?"
-                " where id=?",
-                (row.state, row.reason, row.started, row.ended, row.done, row.total, json.dumps(row.nodes))
-                + (row.result_json, row.count, row.id),
-            )
+            told = ", ".join(f"{name}=?" for name in names)
+            database.execute(f"update runs set {told}, nodes=? where id=?", (*values, json.dumps(row.nodes), row.id))
 
     def dashboard(self, **options: Any) -> Dashboard:
         return Dashboard(DashboardOptions(self.path, **options))
