@@ -168,7 +168,7 @@ class Dashboard:
     async def _sign_in(self, request: Request) -> Response:
         if not self._sessions.needed:
             return RedirectResponse("/runs", 303)
-        values = {"file": TOKEN_FILE, "what": ""}
+        values = {"file": TOKEN_FILE, "what": "", "here": "login"}
         if request.method != "POST":
             return self._answer("login.html", values)
         peer = request.client.host if request.client else ""

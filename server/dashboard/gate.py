@@ -90,8 +90,9 @@ class Gate:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return PlainTextResponse("this dashboard does not answer to that name", 400)
-        if method not in ("GET", "HEAD") and not (method == "POST" and path in _WRITES):
-            return PlainTextResponse("this dashboard only shows", 405, headers={"allow": "GET, HEAD"})
+        allowed = ("GET",) if path.startswith("/live/") else ("GET", "HEAD")
+        if method not in allowed and not (method == "POST" and path in _WRITES):
+            return PlainTextResponse("this dashboard only shows", 405, headers={"allow": ", ".join(allowed)})
         if _is_foreign(headers, host, method):
             return PlainTextResponse("not from another site", 403)
         if path.startswith(_OPEN) or not self._sessions.needed or self._sessions.valid(self.session(headers)):

@@ -46,10 +46,10 @@ def figure(value: float, name: str = "") -> str:
 
 
 def own_figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a method tells with its progress, the first four of it."""
+    """What a method tells with its progress, the first three of it."""
     own = [(name, value) for name, value in figures.items() if name not in _COUNTED]
     told = [(n, figure(v, n) if isinstance(v, int | float) else str(v)[:40]) for n, v in own if _tellable(v)]
-    return told[:4]
+    return told[:3]
 
 
 def answers(figures: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ import httpx
 import psutil
 import pytest
 
-from farshore.core.errors import NotFoundError, PortInUseError
+from farshore.core.errors import MissingExtraError, NotFoundError, PortInUseError
+from farshore.server.dashboard import serving
 from farshore.server.dashboard.options import DashboardOptions
 from farshore.server.dashboard.serving import serve_dashboard
 
@@ -114,9 +116,9 @@ def test_a_dashboard_that_dies_takes_nothing_with_it_and_comes_back(
     until(back)
 
 
-def test_without_its_server_it_tells_what_is_remembered(cloud: Any, until: Callable[..., Any]) -> None:
+def test_off_loopback_and_without_its_server_it_tells_what_is_remembered(cloud: Any, until: Callable[..., Any]) -> None:
     command = "from farshore.cli.main import execute; import sys; sys.exit(execute(sys.argv[1:]))"
-    arguments = ["dashboard", "--json", "--port", "0", "--home", str(cloud.options.home), "--login"]
+    arguments = ["dashboard", "--json", "--port", "0", "--home", str(cloud.options.home), "--host", "0.0.0.0"]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -124,7 +126,10 @@ def test_without_its_server_it_tells_what_is_remembered(cloud: Any, until: Calla
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         token = Path(told["token_file"]).read_text()
-        with httpx.Client(base_url=told["address"]) as browser:
+        assert told["address"].startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(cloud.options.home / "certificate.pem"))
+        here = f"https://127.0.0.1:{told['address'].rstrip('/').rpartition(':')[2]}"
+        with httpx.Client(base_url=here, verify=trusted) as browser:
             until(lambda: _reachable(browser))
             assert browser.get("/runs").status_code == 303
             assert browser.post("/login", data={"token": token}).status_code == 303
@@ -153,3 +158,9 @@ def test_a_port_in_use_and_a_home_without_a_store_are_told(tmp_path: Path) -> No
         serve_dashboard(replace(options, port=taken.getsockname()[1]), lambda _: None)
     with pytest.raises(NotFoundError, match="no run store"):
         serve_dashboard(options, lambda _: None)
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else name)
+    with pytest.raises(MissingExtraError, match=r"'uvicorn' is not installed – pip install 'farshore\[dashboard\]'"):
+        serve_dashboard(DashboardOptions(tmp_path), lambda _: None)

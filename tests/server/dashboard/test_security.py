@@ -56,6 +56,8 @@ def test_no_method_but_get_reaches_any_page(client: TestClient, home: Home) -> N
     for path, method in itertools.product((*PAGES, *ODD), ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X")):
         if (method, path) != ("POST", "/login"):
             assert client.request(method, path).status_code == 405, (method, path)
+    assert client.head("/live/runs").status_code == 405
+    assert client.head("/runs").status_code == 200
     assert hashlib.sha256((home.path / "runs.sqlite").read_bytes()).digest() == before
 
 
