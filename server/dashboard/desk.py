@@ -25,8 +25,8 @@ _EVENTS, _FAILURES, _LINES, _LOG = 50, 20, 200, 64 << 10
 _POINTS, _METRICS = 600, 24
 #: Rows of the ledger that one look takes in.
 _ROWS = 500_000
-#: The pause after a look is so many times as long as the look.
-_PAUSE = 10
+#: The pause after a look is so many times as long as the look, but no longer than so many seconds.
+_PAUSE, _LONGEST = 10, 30.0
 
 
 class Series:
@@ -114,7 +114,7 @@ class Desk:
                 self._state = state
                 self._sight = self._look()
                 ended = time.monotonic()
-                self._due = ended if self._sight.behind else ended + max(0.9, _PAUSE * (ended - began))
+                self._due = ended if self._sight.behind else ended + max(0.9, min(_LONGEST, _PAUSE * (ended - began)))
             return self._sight
 
     def _look(self) -> RunSight:

@@ -18,8 +18,8 @@ from .link import ServerLink
 from .options import DashboardOptions
 from .pulse import Pulse
 
-#: Seconds between two looks, and how many times longer than a look takes the pause after it is.
-_SECONDS, _PAUSE = 1.0, 10
+#: Seconds between two looks; the pause is ten times as long as the look took, but no more than so many seconds.
+_SECONDS, _PAUSE, _LONGEST = 1.0, 10, 5.0
 #: Runs whose bytes are kept in mind, and open ones whose ledgers are followed.
 _KNOWN, _FOLLOWED = 5_000, 50
 _OPEN: tuple[RunState, ...] = ("waiting", "starting", "running")
@@ -119,7 +119,7 @@ class Watch:
                 began = time.monotonic()
                 self._snapshot = await self._look()
                 ended = time.monotonic()
-                self._due = ended + max(_SECONDS * 0.9, _PAUSE * (ended - began))
+                self._due = ended + max(_SECONDS * 0.9, min(_LONGEST, _PAUSE * (ended - began)))
             return self._snapshot
 
     async def views(self, rows: Sequence[RunRow]) -> list[RunView]:
