@@ -27,7 +27,7 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     try:
         await port.open()
         try:
-            # At once: runs come in from now on, and this takes those that it finds under way for runs of an earlier start.
+            # At once: runs come in from now on, and it takes those under way for runs of an earlier start.
             token = orchestrator.begin()
             shown = await dashboard.start() if dashboard else ""
             if on_ready is not None:
