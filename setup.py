@@ -12,6 +12,7 @@ setup(
     package_data={
         "farshore": ["py.typed", "template/*.txt"],
         "farshore.reports": ["templates/*"],
+        "farshore.server.dashboard": ["assets/*", "templates/*"],
         "farshore.simulations": ["scenarios/*.yaml", "profiles/*.yaml", "flower_vhl/pyproject.toml"],
     },
 )

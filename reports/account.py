@@ -25,7 +25,8 @@ _CHUNK = 500_000
 #: With many nodes their windows become fewer, down to this number.
 _NODES_TIMES_WINDOWS, _FEWEST = 40_000, 20
 _PLACE = (*NAMES, "round", "step", "micro")
-_COLUMNS = [*_PLACE, "dense_bytes", "payload_bytes", "frame_bytes", "attempt"]
+#: What of a ledger is summed up.
+COLUMNS = [*_PLACE, "dense_bytes", "payload_bytes", "frame_bytes", "attempt"]
 
 _Blocks: TypeAlias = "Callable[[], Iterable[pa.RecordBatch]]"
 
@@ -71,19 +72,21 @@ class Account:
             See :func:`~farshore.runs.ledger_reader.read_blocks`.
         """
         look = ("node", "kind", "round", "step", "attempt")
-        return cls._of(lambda: read_blocks(directory, look), lambda: read_blocks(directory, _COLUMNS), windows)
+        return cls._of(lambda: read_blocks(directory, look), lambda: read_blocks(directory, COLUMNS), windows)
 
     @classmethod
     def of(cls, ledger: pa.Table, windows: int = 200) -> Account:
         """Sum up a ledger that is in memory already; columns as :func:`~farshore.runs.ledger_reader.read_ledger`'s."""
-        return cls._of(ledger.to_batches, ledger.select(_COLUMNS).to_batches, windows)
+        return cls._of(ledger.to_batches, ledger.select(COLUMNS).to_batches, windows)
 
     @classmethod
     def _of(cls, look: _Blocks, read: _Blocks, windows: int) -> Account:
         names = set[str]()
-        periods = Periods.of(_numbers(look(), names), windows)
-        stretches = periods.wider(max(_FEWEST, _NODES_TIMES_WINDOWS // max(1, len(names))))
-        return cls(*_summed(read(), periods, stretches), periods, stretches)
+        periods = Periods.of(numbers(look(), names), windows)
+        stretches = periods.wider(most_stretches(len(names)))
+        summing = Summing(periods, stretches)
+        summing.add(read())
+        return cls(*summing.tables(), periods, stretches)
 
     def payload_until(self, rounds: Sequence[int]) -> list[int]:
         """Payload bytes of the method's own messages, each counted once, up to the end of each round (or step)."""
@@ -109,7 +112,7 @@ class Account:
         return cast(list[dict[str, Any]], sums.to_pylist())
 
 
-def _numbers(blocks: Iterable[pa.RecordBatch], names: set[str]) -> Iterator[tuple[NDArray[np.int64], ...]]:
+def numbers(blocks: Iterable[pa.RecordBatch], names: set[str]) -> Iterator[tuple[NDArray[np.int64], ...]]:
     """Round, step and attempt of the method's own messages, block by block; the nodes' names go to ``names``."""
     for block in blocks:
         if len(block["node"].dictionary) > len(names):  # dictionaries only grow within a segment
@@ -124,33 +127,48 @@ def _is_own(kinds: pa.DictionaryArray) -> NDArray[np.bool_]:
     return found
 
 
-def _summed(
-    blocks: Iterable[pa.RecordBatch], periods: Periods, stretches: Periods
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """The account's tables; messages that may have been sent again are set apart until all of them are known."""
-    pa = pyarrow()
-    sums = (
-        _Sums([n for n in NAMES if n != "node"], periods),
-        _Sums(NAMES, stretches),
-        _Sums([], replace(periods, width=1)),
-    )
-    apart = list[Any]()
-    for chunk in _chunks(blocks):
-        own = _is_own(chunk["kind"].combine_chunks())
-        again = own & periods.resent(chunk["round"].to_numpy(), chunk["step"].to_numpy())
-        chunk = chunk.append_column("frames", pa.array(np.ones(len(chunk), np.int64)))
-        if again.any():
-            apart.append(_grouped(chunk.filter(pa.array(again)), [*_PLACE, "attempt"], SIZES))
-            chunk, own = chunk.filter(pa.array(~again)), own[~again]
-        chunk = chunk.append_column("part", pa.array(np.where(own, 0, 2).astype(np.int8)))
-        for some in sums:
-            some.add(chunk)
-    if apart:
-        parted = _parted(apart)
-        for some in sums:
-            some.add(parted)
-    flow, nodes, each = (some.table() for some in sums)
-    return flow, nodes, each
+def most_stretches(nodes: int) -> int:
+    """Windows in which so many nodes are told apart."""
+    return max(_FEWEST, _NODES_TIMES_WINDOWS // max(1, nodes))
+
+
+class Summing:
+    """Makes an account's tables, block after block; messages that may have been sent again are set apart until then."""
+
+    def __init__(self, periods: Periods, stretches: Periods) -> None:
+        self.periods, self.stretches = periods, stretches
+        self._flow, self._nodes = _Sums([n for n in NAMES if n != "node"], periods), _Sums(NAMES, stretches)
+        self._each = _Sums([], replace(periods, width=1))
+        self._apart = list[Any]()
+
+    def add(self, blocks: Iterable[pa.RecordBatch]) -> None:
+        """Sum up blocks."""
+        pa = pyarrow()
+        for chunk in _chunks(blocks):
+            own = _is_own(chunk["kind"].combine_chunks())
+            again = own & self.periods.resent(chunk["round"].to_numpy(), chunk["step"].to_numpy())
+            chunk = chunk.append_column("frames", pa.array(np.ones(len(chunk), np.int64)))
+            if again.any():
+                self._apart.append(_grouped(chunk.filter(pa.array(again)), [*_PLACE, "attempt"], SIZES))
+                chunk, own = chunk.filter(pa.array(~again)), own[~again]
+            chunk = chunk.append_column("part", pa.array(np.where(own, 0, 2).astype(np.int8)))
+            for sums in (self._flow, self._nodes, self._each):
+                sums.add(chunk)
+
+    def widen(self, periods: Periods, stretches: Periods) -> None:
+        """Go on with longer periods that begin where the present ones do, each a number of them wide."""
+        self.periods, self.stretches = periods, stretches
+        self._flow.widen(periods)
+        self._nodes.widen(stretches)
+        self._each.widen(replace(periods, width=1))
+
+    def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """The account's three, with what had been set apart; more may be added later."""
+        parted = None
+        if self._apart:
+            self._apart = [_grouped(pyarrow().concat_tables(self._apart), [*_PLACE, "attempt"], SIZES)]
+            parted = _parted(self._apart[0])
+        return self._flow.table(parted), self._nodes.table(parted), self._each.table(parted)
 
 
 class _Sums:
@@ -164,25 +182,41 @@ class _Sums:
         self._fresh: list[Any] = []
 
     def add(self, chunk: pa.Table) -> None:
-        windows = self._periods.window(chunk["round"].to_numpy(), chunk["step"].to_numpy())
-        self._fresh.append(_grouped(chunk.append_column("window", pyarrow().array(windows)), self._keys, SIZES))
+        self._fresh.append(self._windowed(chunk))
         if sum(map(len, self._fresh)) > max(_CHUNK, 2 * len(self._sums)):
             self._sums, self._fresh = self._together(), []
 
-    def table(self) -> pa.Table:
+    def widen(self, periods: Periods) -> None:
+        factor, self._periods = periods.width // self._periods.width, periods
+        if factor > 1:
+            pa = pyarrow()
+            place = self._sums.schema.get_field_index("window")
+            whole = self._together()
+            windows = pa.array(whole["window"].to_numpy() // factor)
+            self._sums, self._fresh = _grouped(whole.set_column(place, "window", windows), self._keys, SIZES), []
+
+    def table(self, more: pa.Table | None) -> pa.Table:
+        """With ``more`` on top, which is not kept."""
         pa = pyarrow()
-        table = self._together().sort_by([(key, "ascending") for key in self._keys])
+        self._sums, self._fresh = self._together(), []
+        whole = self._sums
+        if more is not None:
+            whole = _grouped(pa.concat_tables([whole, self._windowed(more)]), self._keys, SIZES)
+        table = whole.sort_by([(key, "ascending") for key in self._keys])
         parts = np.array([ONCE, REPEATED, CHANNEL])[table["part"].to_numpy()]
         return table.set_column(table.schema.get_field_index("part"), "part", pa.array(parts, pa.string()))
+
+    def _windowed(self, chunk: pa.Table) -> pa.Table:
+        windows = self._periods.window(chunk["round"].to_numpy(), chunk["step"].to_numpy())
+        return _grouped(chunk.append_column("window", pyarrow().array(windows)), self._keys, SIZES)
 
     def _together(self) -> pa.Table:
         return _grouped(pyarrow().concat_tables([self._sums, *self._fresh]), self._keys, SIZES)
 
 
-def _parted(apart: Sequence[pa.Table]) -> pa.Table:
+def _parted(table: pa.Table) -> pa.Table:
     """Of messages that share a place, those of the newest attempt count, the others were repeated."""
     pa = pyarrow()
-    table = _grouped(pa.concat_tables(apart), [*_PLACE, "attempt"], SIZES)
     newest = table.group_by(list(_PLACE)).aggregate([("attempt", "max")])
     joined = table.join(newest, list(_PLACE))
     part = (joined["attempt"].to_numpy() < joined["attempt_max"].to_numpy()).astype(np.int8)

@@ -39,8 +39,8 @@ class Chart:
     layout: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"name": self.name, "traces": list(self.traces), "layout": dict(self.layout)}
+        """JSON-able; of names, Plotly's script shows signs that it would take for markup."""
+        return {"name": self.name, "traces": _plain(self.traces), "layout": dict(self.layout)}
 
 
 def charts(report: RunReport) -> list[Chart]:
@@ -179,6 +179,15 @@ def _flow(report: RunReport) -> Chart:
     }
     told = "Payload from senders on the left through kinds of messages to receivers on the right."
     return Chart("flow", "Who sent what to whom", told, [trace], {"height": 180 + 26 * len(places)})
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with each ``<`` and ``&`` in its strings escaped, at any depth; templates of hovers are ours."""
+    if isinstance(value, str):
+        return value.replace("&", "&amp;").replace("<", "&lt;")
+    if isinstance(value, Mapping):
+        return {name: entry if name == "hovertemplate" else _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def colour(place: int) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MissingExtraError
 from ..core.version import installed
@@ -16,6 +16,9 @@ from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
 from .run_report import RunReport
 from .side_by_side import SideBySide, score_over_bytes
 from .units import energy, ratio, share, size, span
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TALKERS = 20
 
@@ -31,44 +34,70 @@ def write_page(report: RunReport, path: Path) -> None:
         The file cannot be written.
     """
     drawn = charts(report)
-    told = {"talkers": _talkers(report), "network": _network(report)}
-    data = [chart.as_dict() for chart in drawn]
-    text = render("report.html", report=report, charts=drawn, data=data, **told)
+    text = _render("report.html", **told(report), charts=drawn, data=[chart.as_dict() for chart in drawn])
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 
 def write_comparison(found: SideBySide, path: Path) -> None:
     """Write the page of a comparison; errors as :func:`write_page`."""
-    chart = score_over_bytes(found)
-    data = [chart.as_dict()] if chart else []
-    text = render("comparison.html", found=found, chart=chart, data=data)
+    drawn = [chart] if (chart := score_over_bytes(found)) else []
+    text = _render("comparison.html", found=found, charts=drawn, data=[chart.as_dict() for chart in drawn])
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in one of the templates; every value is escaped.
+def told(report: RunReport) -> dict[str, Any]:
+    """What the templates of a report take, beside its charts."""
+    return {"report": report, "talkers": _talkers(report), "network": _network(report)}
+
+
+def _render(template: str, **values: Any) -> str:
+    made = environment("farshore.reports")
+    return str(made.get_template(template).render(plotly=plotly_script, asset=asset, **values))
+
+
+def environment(*packages: str) -> Environment:
+    """Templates of these packages, the first that has one; every value is escaped, and one that is missing an error.
 
     Raises
     ------
     MissingExtraError
-        plotly or Jinja2 is not installed.
+        Jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-        from plotly.offline import get_plotlyjs
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
     except ModuleNotFoundError as error:
-        raise MissingExtraError((error.name or "").split(".")[0], "reports") from error
-    environment = Environment(
-        loader=PackageLoader("farshore.reports"),
+        raise MissingExtraError("jinja2", "reports") from error
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "ratio": ratio, "share": share, "span": span, "energy": energy}
-    environment.filters["pretty"] = _pretty
-    assets = {"plotly": get_plotlyjs, "asset": _asset}
-    return environment.get_template(template).render(version=installed("farshore"), **assets, **values)
+    made.filters |= {"size": size, "ratio": ratio, "share": share, "span": span, "energy": energy}
+    made.filters["pretty"] = _pretty
+    made.globals["version"] = installed("farshore")
+    return made
+
+
+def plotly_script() -> str:
+    """What draws the charts.
+
+    Raises
+    ------
+    MissingExtraError
+        plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("plotly", "reports") from error
+    return str(get_plotlyjs())
+
+
+def asset(name: str, package: str = "farshore.reports", folder: str = "templates") -> str:
+    """A text file that comes with a package."""
+    return (resources.files(package) / folder / name).read_text(encoding="utf-8")
 
 
 def _talkers(report: RunReport) -> list[Any]:
@@ -82,10 +111,6 @@ def _network(report: RunReport) -> Mapping[str, Any]:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
-
-
-def _asset(name: str) -> str:
-    return (resources.files("farshore.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _write(path: Path, text: str) -> None:

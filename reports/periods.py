@@ -37,22 +37,10 @@ class Periods:
     @classmethod
     def of(cls, numbers: Iterable[tuple[NDArray[np.int64], ...]], windows: int) -> Periods:
         """Look through round, step and attempt of all messages, given block by block."""
-        low, high, again = [_NEVER[0]] * 2, [0, 0], _NEVER
+        bounds = Bounds()
         for block in numbers:
-            if not len(block[0]):
-                continue
-            *places, attempt = block
-            low = [min(a, int(b.min())) for a, b in zip(low, places, strict=True)]
-            high = [max(a, int(b.max())) for a, b in zip(high, places, strict=True)]
-            if attempt.any():
-                rounds, steps = (place[attempt > 0] for place in places)
-                first = int(rounds.min())
-                again = min(again, (first, int(steps[rounds == first].min())))
-        if low[0] == _NEVER[0]:
-            return cls()
-        unit, i = ("step", 1) if high[1] else ("round", 0)
-        width = -(-(high[i] - low[i] + 1) // windows)
-        return cls(unit, low[i], high[i], width, again)  # type: ignore[arg-type]
+            bounds.add(*block)
+        return bounds.periods(windows)
 
     @property
     def count(self) -> int:
@@ -62,6 +50,13 @@ class Periods:
     def wider(self, windows: int) -> Periods:
         """The same in at most ``windows`` windows, each of which is a number of these."""
         return replace(self, width=self.width * -(-self.count // windows))
+
+    def longer(self, last: int, windows: int) -> Periods:
+        """The same up to ``last``; windows become twice as wide, perhaps several times, while there are too many."""
+        longer = replace(self, last=last)
+        while longer.count > windows:
+            longer = replace(longer, width=2 * longer.width)
+        return longer
 
     def window(self, rounds: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the windows that messages belong to; what the channels sent of their own may belong to none."""
@@ -85,3 +80,31 @@ class Periods:
         """``7``, or ``21-30``."""
         first, last = self.span(window)
         return str(first) if first == last else f"{first}-{last}"
+
+
+class Bounds:
+    """The least and greatest round and step of messages, and the first that a restart sent again."""
+
+    def __init__(self) -> None:
+        self._low, self._high = [_NEVER[0]] * 2, [0, 0]
+        self._again = _NEVER
+
+    def add(self, rounds: NDArray[np.int64], steps: NDArray[np.int64], attempts: NDArray[np.int64]) -> None:
+        """Look at some messages."""
+        if not len(rounds):
+            return
+        places = (rounds, steps)
+        self._low = [min(a, int(b.min())) for a, b in zip(self._low, places, strict=True)]
+        self._high = [max(a, int(b.max())) for a, b in zip(self._high, places, strict=True)]
+        if attempts.any():
+            rounds, steps = (place[attempts > 0] for place in places)
+            first = int(rounds.min())
+            self._again = min(self._again, (first, int(steps[rounds == first].min())))
+
+    def periods(self, windows: int) -> Periods:
+        """In at most ``windows`` windows."""
+        if self._low[0] == _NEVER[0]:
+            return Periods()
+        step = bool(self._high[1])
+        first, last = self._low[step], self._high[step]
+        return Periods("step" if step else "round", first, last, -(-(last - first + 1) // windows), self._again)

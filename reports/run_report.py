@@ -126,8 +126,12 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
     StorageError
         A file cannot be read.
     """
+    return report_of(run, Account.read(run.path, windows), targets)
+
+
+def report_of(run: RunDirectory, account: Account, targets: Sequence[float] = ()) -> RunReport:
+    """The same as :func:`read_report`, from sums that were made already."""
     info, result = run.info, run.result
-    account = Account.read(run.path, windows)
     volume = communication(account, run.socket_bytes())
     baselines = (result or {}).get("baselines")
     score, curve = _curve(run, account)

@@ -16,6 +16,7 @@ _MEANINGS = {
     "partition.json": "which samples each client holds",
     "partition-report.json": "how many of which class, and how unlike the clients are",
     "virtual.json": "what the virtual data are made by, and their digest",
+    "failures.jsonl": "what programs died of, with tracebacks",
     "ledger-*.arrows": "every transfer",
     "checkpoints": "what a killed run goes on from",
     "log.txt": "lines for people",

@@ -21,6 +21,8 @@ from .sinks import open_sinks
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Bytes of failures.jsonl, and characters of an error and of a traceback in it.
+_FAILURES, _ERROR, _TRACEBACK = 4 << 20, 2_000, 64_000
 _NEEDED = ("id", "workload", "config", "seed", "nodes")
 
 
@@ -31,6 +33,7 @@ class RunDirectory:
         result.json           what the server program returned; absent until the run has finished
         metrics.jsonl         figures over steps: {"step", "time", name: number or null}
         events.jsonl          what happened: {"time", "kind", …}
+        failures.jsonl        what programs died of: {"time", "origin", "epoch", "error", "traceback"}
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process
         sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
@@ -178,6 +181,35 @@ class RunDirectory:
             The disk refuses.
         """
         return MetricsWriter(self.path / "metrics.jsonl", open_sinks(sinks, self) if sinks else None)
+
+    def add_failure(self, origin: str, epoch: int, error: str, traceback: str) -> None:
+        """Append to ``failures.jsonl`` what a program died of; a long traceback is cut, a file of 4 MiB takes no more.
+
+        Parameters
+        ----------
+        origin : str
+            A node's name, or ``run``.
+        epoch : int
+        error : str
+            One line.
+        traceback : str
+            Empty where there is none.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses.
+        """
+        path = self.path / "failures.jsonl"
+        if path.exists() and path.stat().st_size > _FAILURES:
+            return
+        told = {"error": error[:_ERROR], "traceback": traceback[-_TRACEBACK:]}
+        with jsonl.JsonLines(path) as lines:
+            lines.append({"time": time.time(), "origin": origin, "epoch": epoch, **told})
+
+    def read_failures(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``failures.jsonl``, oldest first."""
+        return jsonl.read(self.path / "failures.jsonl")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""

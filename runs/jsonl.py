@@ -90,10 +90,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    value = None
+                value = _parsed(line)
                 if isinstance(value, dict):
                     yield value
                 elif line.strip():
@@ -120,6 +117,47 @@ def keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(finite(value), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+class Tail:
+    """The objects that were appended to a file since the last look; broken lines are left out.
+
+    Parameters
+    ----------
+    path : Path
+        Need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def fresh(self, limit: int = 8 << 20) -> list[dict[str, Any]]:
+        """Whole lines not yet given, at most about ``limit`` bytes of them.
+
+        Raises
+        ------
+        StorageError
+            The file is there and cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                block = file.read(limit)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise files.storage_error(f"cannot read {self._path}", error) from error
+        whole = block[: block.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [value for line in whole.splitlines() if isinstance(value := _parsed(line), dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def finite(value: Any) -> Any:

@@ -115,6 +115,8 @@ class RunStore:
     ----------
     url : str or Path
         SQLAlchemy URL, or the path of an SQLite file, which is made if it is not there.
+    only_read : bool
+        Make and change nothing; SQLite itself refuses writes then.
     clock : callable
         Seconds since 1970; for tests.
 
@@ -126,7 +128,7 @@ class RunStore:
         The database cannot be used.
     """
 
-    def __init__(self, url: str | Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str | Path, clock: Callable[[], float] = time.time, *, only_read: bool = False) -> None:
         _check_installed()
         import sqlalchemy as sa
 
@@ -134,8 +136,9 @@ class RunStore:
         self._schema = _schema()
         with _telling("cannot open the run store"):
             where = sa.URL.create("sqlite", database=str(url)) if isinstance(url, Path) else sa.make_url(url)
-            self._engine = _engine(where)
-            self._schema.create_all(self._engine)
+            self._engine = _engine(where, only_read=only_read)
+            if not only_read:
+                self._schema.create_all(self._engine)
 
     def close(self) -> None:
         """Close all connections."""
@@ -181,6 +184,42 @@ class RunStore:
             query = query.where(table.c.state.in_(states))
         with self._reading() as connection:
             return [_run_row(row) for row in connection.execute(query).mappings()]
+
+    def page(
+        self, *, state: str = "", containing: str = "", limit: int = 50, offset: int = 0
+    ) -> tuple[list[RunRow], int]:
+        """Some runs, newest first, and how many there are of that kind.
+
+        Parameters
+        ----------
+        state : str
+            Only runs in that state; empty = in any.
+        containing : str
+            Only runs whose id or workload contains this; empty = all.
+        limit, offset : int
+            At most so many, after so many newer ones.
+        """
+        import sqlalchemy as sa
+
+        table = self._table("runs")
+        wanted = table.c.state == state if state else sa.true()
+        if containing:
+            named = table.c.id.contains(containing, autoescape=True)
+            wanted &= named | table.c.workload.contains(containing, autoescape=True)
+        query = table.select().where(wanted).order_by(table.c.created.desc(), table.c.id.desc())
+        with self._reading() as connection:
+            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(wanted)).scalar_one()
+            rows = connection.execute(query.limit(limit).offset(offset)).mappings()
+            return [_run_row(row) for row in rows], count
+
+    def states(self) -> dict[str, int]:
+        """How many runs are in each state that any is in."""
+        import sqlalchemy as sa
+
+        column = self._table("runs").c.state
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
+            return {str(state): int(count) for state, count in rows}
 
     def save_run(self, row: RunRow) -> None:
         """Write all fields of a run.
@@ -314,20 +353,25 @@ def _schema() -> sa.MetaData:
     return schema
 
 
-def _engine(url: sa.URL) -> sa.Engine:
+def _engine(url: sa.URL, *, only_read: bool) -> sa.Engine:
     import sqlalchemy as sa
     from sqlalchemy import event
 
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
     if url.database and url.database != ":memory:":
+        if only_read and not Path(url.database).is_file():
+            raise NotFoundError(
+                f"there is no run store {url.database}", cure="start a server with 'farshore server up'"
+            )
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin transactions too late for BEGIN IMMEDIATE
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(_BUSY_SECONDS * 1000)}"):
+        pragmas = ("query_only=ON",) if only_read else ("journal_mode=WAL", "synchronous=NORMAL")
+        for pragma in (*pragmas, f"busy_timeout={int(_BUSY_SECONDS * 1000)}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

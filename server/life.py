@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from .dashboard_child import DashboardChild
 from .metrics_port import MetricsPort
 from .options import OnReady, Ready, ServeOptions
 from .orchestrator import Orchestrator
@@ -25,29 +26,34 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     orchestrator = Orchestrator(options)
     try:
         with own_log(options.home):
-            await _serve(orchestrator, on_ready, stopping)
+            await _serve(orchestrator, options, on_ready, stopping)
     finally:
         orchestrator.release()
 
 
-async def _serve(orchestrator: Orchestrator, on_ready: OnReady | None, stopping: asyncio.Event) -> None:
+async def _serve(
+    orchestrator: Orchestrator, options: ServeOptions, on_ready: OnReady | None, stopping: asyncio.Event
+) -> None:
     port, metrics = Port(orchestrator), MetricsPort(orchestrator)
+    dashboard = DashboardChild(options.dashboard) if options.dashboard else None
     try:
         metrics.open()
         await port.open()
         try:
+            # At once: runs come in from now on, and it takes those under way for runs of an earlier start.
             token = orchestrator.begin()
+            shown = await dashboard.start() if dashboard else ""
             if on_ready is not None:
-                on_ready(_ready(orchestrator, port, token, metrics.address))
+                on_ready(_ready(orchestrator, port, token, metrics.address, shown))
             await stopping.wait()
         finally:
-            await orchestrator.end()
+            await asyncio.gather(orchestrator.end(), *([dashboard.stop()] if dashboard else []))
             await port.close()
     finally:
         await metrics.close()
 
 
-def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str) -> Ready:
+def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str, dashboard: str) -> Ready:
     identity = orchestrator.identity
     return Ready(
         port.address,
@@ -58,4 +64,5 @@ def _ready(orchestrator: Orchestrator, port: Port, token: str, metrics: str) -> 
         identity.certificate_file,
         identity.home,
         metrics,
+        dashboard,
     )

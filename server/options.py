@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.homes import server_home
+from .dashboard.options import DashboardOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class ServeOptions:
         Where Prometheus reads the server's own figures over plain HTTP; 0 = any free port, None = nowhere.
     metrics_host : str
         Interface of that port. Whoever reaches it reads names of nodes and runs.
+    dashboard : DashboardOptions or None
+        Show nodes and runs in a browser, from a process beside this one; None = do not.
     ask : callable or None
         ``await ask(what, digest)``: asked about every other app; None = they are refused.
     """
@@ -72,6 +75,7 @@ class ServeOptions:
     sinks: tuple[str, ...] = ()
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    dashboard: DashboardOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Ready:
     home : Path
     metrics : str
         Where Prometheus reads; empty = nowhere.
+    dashboard : str
+        What to open in a browser; empty without a dashboard.
     """
 
     address: str
@@ -105,6 +111,7 @@ class Ready:
     certificate_file: Path | None
     home: Path
     metrics: str = ""
+    dashboard: str = ""
 
 
 OnReady = Callable[[Ready], None]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.errors import StorageError
 from ..core.session import Code
 from ..proto import control_pb2 as pb
+from ..runs.directory import RunDirectory
 from ..runs.states import RunState
 from .run_log import RunLog
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,14 @@ class Run:
         """Ask the run's supervisor to end it."""
         self.ending = self.ending or (verdict, reason)
         self.inbox.put_nowait(Event(verdict))
+
+    def blame(self, origin: str, error: str, traceback: str) -> None:
+        """Write down what failed in a program of ``origin`` (``run`` or a node's name): for the log, and by itself."""
+        self.log.write(origin, traceback.splitlines())
+        try:
+            RunDirectory(self.directory).add_failure(origin, self.epoch, error, traceback)
+        except StorageError as failed:
+            _log.warning("run %s: %s", self.id, failed)
 
     def notify(self) -> None:
         """Wake whoever follows this run."""

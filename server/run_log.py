@@ -32,8 +32,9 @@ class RunLog:
     def write(self, origin: str, lines: Iterable[str]) -> None:
         """Append lines from ``origin`` (``server``, ``run`` or a node's name)."""
         stamp = time.strftime("%H:%M:%S")
-        for line in lines:
-            text = f"{stamp} {origin}: {line[:_LINE].rstrip()}\n"
+        # A line break inside a line would let a node write lines of another origin.
+        whole = (part for line in lines for part in line[:_LINE].splitlines() or [""])
+        for text in (f"{stamp} {origin}: {part}".rstrip() + "\n" for part in whole):
             with self._path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(text)
                 full = file.tell() >= self._part

@@ -261,7 +261,7 @@ class Supervisor:
         """The server program raised. If it lost a peer, that node knows better what happened."""
         details = event.details
         if int(details["exit_code"]) != ExitCode.PEER_LOST:
-            self._run.log.write("run", str(details["traceback"]).splitlines())
+            self._run.blame("run", str(details["error"]), str(details["traceback"]))
             return Outcome("failed", f"server program{self._so_far}: {details['error']}")
         try:
             async with asyncio.timeout(VERDICT_SECONDS):
@@ -293,7 +293,7 @@ class Supervisor:
             how = f"ended: {event.text}" if event.text else _ending(event.code)
             return self._node_lost(event.node, f"node {event.node}: its program {how}", child)
         reason = f"node {event.node}{self._so_far}: {event.text or _ending(event.code)}"
-        self._run.log.write(event.node, str(event.details.get("traceback", "")).splitlines())
+        self._run.blame(event.node, event.text or _ending(event.code), str(event.details.get("traceback", "")))
         if self._restartable:
             return Outcome("failed", reason)
         if event.code in _FOR_GOOD and child is not None:

@@ -227,8 +227,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
 
 
 @pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cloud]]:
-    """Like ``start``, for all tests of a module."""
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cloud]]:
+    """As ``start``, for all tests of a file."""
     with _clouds(tmp_path_factory.mktemp("cloud")) as begin:
         yield begin
 

@@ -13,6 +13,7 @@ from ..core.errors import ExitCode
 from . import (
     certs,
     compare,
+    dashboard,
     demo,
     doctor,
     estimate,
@@ -73,6 +74,7 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("estimate")(estimate.estimate)
 app.command("export")(export.export)
+app.command("dashboard")(dashboard.dashboard)
 app.command("methods")(methods.methods)
 app.add_typer(certs.app, name="certs")
 app.command("doctor")(doctor.doctor)

@@ -9,6 +9,7 @@ import typer
 
 from .connect import connected
 from .consent import AcceptApps, accepted_apps
+from .dashboard import LOGIN, DashboardHost, DashboardPort
 from .output import Json, duration, emit, say
 
 if TYPE_CHECKING:
@@ -41,16 +42,25 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="Let Prometheus read here, over HTTP; 0 = any free port.")
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Interface of --metrics-port.")] = "127.0.0.1",
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Show nodes and runs in a browser, too.")] = False,
+    dashboard_host: DashboardHost = "127.0.0.1",
+    dashboard_port: DashboardPort = 50080,
+    dashboard_login: Annotated[bool, typer.Option("--dashboard-login", help=LOGIN)] = False,
     json_: Json = False,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
     from ..core.homes import server_home
     from ..server.api import ServeOptions, serve
+    from ..server.dashboard.options import DashboardOptions
     from .settings import data_paths
 
     accepted, ask = accepted_apps(accept_apps or ())
+    where = (home or server_home()).expanduser().resolve()
+    shown = DashboardOptions(
+        where, dashboard_host, dashboard_port, dashboard_login, tuple(name or ()), store, certificate, key
+    )
     options = ServeOptions(
-        home=(home or server_home()).expanduser().resolve(),
+        home=where,
         host=host,
         port=port,
         hostnames=tuple(name or ()),
@@ -66,6 +76,7 @@ def up(
         sinks=tuple(sink or ()),
         metrics_port=metrics_port,
         metrics_host=metrics_host,
+        dashboard=shown if dashboard else None,
     )
     serve(options, on_ready=lambda ready: _announce(ready, as_json=json_))
 
@@ -110,6 +121,7 @@ def _announce(ready: Ready, *, as_json: bool) -> None:
                 "certificate_file": str(ready.certificate_file) if ready.certificate_file else None,
                 "home": str(ready.home),
                 "metrics": ready.metrics or None,
+                "dashboard": ready.dashboard or None,
             }
         )
         return
@@ -118,6 +130,8 @@ def _announce(ready: Ready, *, as_json: bool) -> None:
     say(f"  admin token  {ready.admin_token_file}")
     if ready.metrics:
         say(f"  metrics      {ready.metrics}")
+    if ready.dashboard:
+        say(f"  dashboard    {ready.dashboard}")
     if ready.token:
         say("on each machine that shall be a node:")
         say(f"  farshore node join {ready.address} --token {ready.token}")

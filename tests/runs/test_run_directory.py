@@ -201,3 +201,34 @@ print(*[name for name in ("pyarrow", "sqlalchemy", "torch", "pandas") if name in
 """
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_failures_are_kept_whole_and_bounded(tmp_path: Path) -> None:
+    info = {"id": "r", "workload": "x", "config": {}, "seed": 0, "nodes": []}
+    run = RunDirectory.create(tmp_path / "r", info)
+    assert list(run.read_failures()) == []
+    run.add_failure("a", 2, "it broke", "Traceback\n  line")
+    (told,) = run.read_failures()
+    assert {name: told[name] for name in ("origin", "epoch", "error", "traceback")} == {
+        "origin": "a",
+        "epoch": 2,
+        "error": "it broke",
+        "traceback": "Traceback\n  line",
+    }
+    for _ in range(200):
+        run.add_failure("a", 3, "e" * 10_000, "t" * 100_000 + "end")
+    assert (run.path / "failures.jsonl").stat().st_size < 5 << 20
+    assert [f["traceback"][-3:] for f in run.read_failures()][1:3] == ["end", "end"]
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    tail = jsonl.Tail(path)
+    assert tail.fresh() == []
+    path.write_bytes(b'{"a": 1}\nbroken\n[1]\n{"a": 2}\n{"a"')
+    assert tail.fresh() == [{"a": 1}, {"a": 2}]
+    assert tail.fresh() == []
+    with path.open("ab") as file:
+        file.write(b': 3}\n{"a": 4}\n')
+    assert tail.fresh(limit=12) == [{"a": 3}]
+    assert tail.fresh() == [{"a": 4}]

@@ -202,3 +202,31 @@ def test_a_missing_database_package_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("farshore.runs.store.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"SQLAlchemy.*farshore\[server\]"):
         RunStore(tmp_path / "x")
+
+
+def test_pages_of_runs_come_newest_first_and_say_how_many_there_are(store: RunStore, clock: Clock) -> None:
+    for number in range(7):
+        clock.now += 1
+        store.create_run("vhl" if number % 2 else "ping_100%", id=f"r{number}")
+    rows, count = store.page(limit=2, offset=1)
+    assert ([row.id for row in rows], count) == (["r5", "r4"], 7)
+    rows, count = store.page(containing="100%", limit=2)
+    assert ([row.id for row in rows], count) == (["r6", "r4"], 4)
+    assert store.page(containing="1__%")[1] == 0
+    assert store.page(state="failed") == ([], 0)
+    assert store.page(state="waiting", containing="r3")[1] == 1
+    assert store.states() == {"waiting": 7}
+
+
+def test_a_store_that_only_reads_sees_writes_and_makes_none(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    with pytest.raises(NotFoundError, match="no run store"):
+        RunStore(path, only_read=True)
+    assert not path.exists()
+    writer, reader = RunStore(path), RunStore(path, only_read=True)
+    row = writer.create_run("vhl")
+    assert reader.run(row.id) == row
+    for write in (lambda: reader.create_run("vhl"), lambda: reader.save_run(row), lambda: reader.use_token("t")):
+        with pytest.raises(StorageError, match="readonly"):
+            write()
+    assert writer.runs() == [row]

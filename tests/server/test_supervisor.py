@@ -11,6 +11,7 @@ import pytest
 
 from farshore.core.errors import ExitCode
 from farshore.proto import control_pb2 as pb
+from farshore.runs.directory import RunDirectory
 from farshore.server.restart_limit import RestartLimit
 from farshore.server.run import Event, Run
 from farshore.server.run_log import RunLog
@@ -208,3 +209,20 @@ def test_restarts_are_counted_over_a_sliding_hour() -> None:
     assert [limit.allows(restarts) for _ in range(3)] == [True, True, False]
     now[0] = 3601.0
     assert limit.allows(restarts)
+
+
+def test_what_programs_died_of_is_kept_with_its_traceback(continuing: _Stage) -> None:
+    details = {"traceback": "Traceback (most recent call last):\n  here\nValueError: no"}
+    continuing.look(Event("exited", "b", 3, 1, "ValueError: no", details))
+    server = {"exit_code": 1, "error": "KeyError: 'x'", "traceback": "Traceback: there"}
+    continuing.look(Event("failed", epoch=3, details=server))
+    told = [(f["origin"], f["error"], f["traceback"]) for f in RunDirectory(continuing.run.directory).read_failures()]
+    assert told == [("b", "ValueError: no", details["traceback"]), ("run", "KeyError: 'x'", "Traceback: there")]
+    assert "b:   here" in (continuing.run.directory / "log.txt").read_text()
+
+
+def test_a_node_cannot_write_a_line_of_another_origin(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log.txt")
+    log.write("b", ["fine\n10:00:00 server: finished", ""])
+    lines, _ = log.read(0)
+    assert [line.partition(" ")[2] for line in lines] == ["b: fine", "b: 10:00:00 server: finished", "b:"]

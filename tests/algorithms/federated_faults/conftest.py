@@ -175,8 +175,8 @@ def faults(method_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def shared(faults: Faults, start_shared: Callable[..., Any]) -> Any:
+def shared(faults: Faults, start_once: Callable[..., Any]) -> Any:
     """A server with the three nodes, for all tests of a module; heartbeats are too slow to be missed by accident."""
-    cloud = start_shared(heartbeat_seconds=2.0)
+    cloud = start_once(heartbeat_seconds=2.0)
     cloud.join(*NODES)
     return cloud
