@@ -180,6 +180,9 @@ class ServerSession(Session, Protocol):
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``; they reach ``metrics.jsonl`` and whoever follows the run."""
 
+    def account(self, node: str, kind: str, step: int, size: int) -> None:
+        """Write down ``size`` bytes that a node sent to other nodes, as it says; no channel saw them."""
+
     def traffic(self) -> Mapping[str, int]:
         """Bytes of the run's own messages since this program began: ``dense_up``, ``payload_up``, ``frame_up`` and the
         same ``down``; empty where nobody counts.

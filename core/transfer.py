@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Direction: TypeAlias = Literal["up", "down"]
+Direction: TypeAlias = Literal["up", "down", "peer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Transfer:
     ----------
     node : str
         The node at the far end.
-    direction : {"up", "down"}
-        ``up`` = node to server.
+    direction : {"up", "down", "peer"}
+        ``up`` = node to server; ``peer`` = node to other nodes, which no channel carried: as the node counted it.
     kind : str
         The message's kind; ``ack``, ``heartbeat`` and ``retransmission`` are the channel's own.
     encoding : str

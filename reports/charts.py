@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .account import ONCE
-from .units import size
+from .units import ARROWS, size
 
 if TYPE_CHECKING:
     from .run_report import RunReport
@@ -150,9 +150,8 @@ def _flow(report: RunReport) -> Chart:
     flows: dict[tuple[tuple[str, str], tuple[str, str]], int] = {}
     for row in rows:
         node = row["node"] if row["node"] in named else others
-        up = row["direction"] == "up"
-        kind = ("kind", f"{row['kind']} {'↑' if up else '↓'}")
-        sender, receiver = (node, "server") if up else ("server", node)
+        kind = ("kind", f"{row['kind']} {ARROWS[row['direction']][0]}")
+        sender, receiver = {"up": (node, "server"), "down": ("server", node), "peer": (node, "peers")}[row["direction"]]
         for ends in ((("from", sender), kind), (kind, ("to", receiver))):
             flows[ends] = flows.get(ends, 0) + row["payload_bytes"]
     flows = {ends: count for ends, count in flows.items() if count}

@@ -118,19 +118,21 @@ def on_links(account: Account, links: tuple[NamedLink, ...] = LINKS) -> tuple[On
     codes = {name: code for code, name in enumerate(dict.fromkeys(row["node"] for row in rows))}
     node = np.array([codes[row["node"]] for row in rows], np.int64)
     sizes = np.array([row["frame_bytes"] for row in rows], np.float64)
-    is_up = np.array([row["direction"] == "up" for row in rows], bool)
+    is_up, peer = (np.array([row["direction"] == way for row in rows], bool) for way in ("up", "peer"))
     shape = (account.stretches.count, max(1, len(codes)))
     periods = sum(last - first + 1 for first, last in map(account.stretches.span, sorted(set(window.tolist()))))
     found = []
     for link in links:
         profile = link.profile
-        each = 8e-6 * sizes / np.where(is_up, profile.up_mbps, profile.down_mbps)
+        # What one node sends another goes up one link and down another; in a ring both are alike.
+        up, down = np.where(is_up | peer, sizes, 0.0), np.where(is_up, 0.0, sizes)
+        each = 8e-6 * (up / profile.up_mbps + down / profile.down_mbps)
         busy = np.zeros(shape)
         np.add.at(busy, (window, node), each)
         seconds = float(busy.max(axis=1).sum()) + periods * 2e-3 * profile.latency_ms
         joule = None
         if link.energy_source:
-            per_byte = np.where(is_up, profile.up_joule_per_mb, profile.down_joule_per_mb) / 1e6
-            joule = float(sizes @ per_byte + link.watts * busy.sum())
+            spent = 1e-6 * (up.sum() * profile.up_joule_per_mb + down.sum() * profile.down_joule_per_mb)
+            joule = float(spent + link.watts * busy.sum())
         found.append(OnLink(link, seconds, account.stretches.width > 1, joule))
     return tuple(found)

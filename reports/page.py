@@ -15,7 +15,7 @@ from .charts import charts
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
 from .run_report import RunReport
 from .side_by_side import SideBySide, score_over_bytes
-from .units import energy, ratio, share, size, span
+from .units import ARROWS, energy, ratio, share, size, span
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -74,7 +74,7 @@ def environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"size": size, "ratio": ratio, "share": share, "span": span, "energy": energy}
+    made.filters |= {"arrow": ARROWS.get, "size": size, "ratio": ratio, "share": share, "span": span, "energy": energy}
     made.filters["pretty"] = _pretty
     made.globals["version"] = installed("farshore")
     return made

@@ -9,8 +9,8 @@ from ..runs.traffic import CHANNEL_KINDS
 from .communication import Line, Volume
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
 from .run_report import RunReport, Window
-from .tables import ARROWS, SIZE_COLUMNS, cells, compression_table, plain_table, sockets_told
-from .units import energy, size, span
+from .tables import SIZE_COLUMNS, cells, compression_table, plain_table, sockets_told
+from .units import ARROWS, energy, size, span
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,6 +17,10 @@ from .links import OnLink, on_links
 SCORES = ("acc", "score", "accuracy")
 
 
+#: Directions of a transfer.
+WAYS = ("up", "down", "peer")
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """What one round or step sent, or several together.
@@ -25,8 +29,8 @@ class Window:
     ----------
     label : str
         Its number, or the first and last.
-    up, down : Volume
-        The method's messages, each counted once.
+    up, down, peer : Volume
+        The method's messages, each counted once; ``peer``: between nodes.
     payload_by_kind : Mapping
         Kind -> payload bytes.
     """
@@ -34,11 +38,14 @@ class Window:
     label: str
     up: Volume
     down: Volume
+    peer: Volume
     payload_by_kind: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         sides = {"up": self.up.as_dict(), "down": self.down.as_dict()}
+        if self.peer.frames:
+            sides["peer"] = self.peer.as_dict()
         return {"label": self.label, **sides, "payload_by_kind": dict(self.payload_by_kind)}
 
 
@@ -184,7 +191,8 @@ def windows_of(account: Account) -> tuple[Window, ...]:
     """What each round or step sent, or several together."""
     found: dict[int, dict[str, Any]] = {}
     for row in account.by("window", "direction", "kind", parts=[ONCE]):
-        window = found.setdefault(row["window"], {"up": Volume(), "down": Volume(), "kinds": {}})
+        window = found.setdefault(row["window"], {**dict.fromkeys(WAYS, Volume()), "kinds": {}})
         window[row["direction"]] += Volume(row["frames"], row["dense_bytes"], row["payload_bytes"], row["frame_bytes"])
         window["kinds"][row["kind"]] = window["kinds"].get(row["kind"], 0) + row["payload_bytes"]
-    return tuple(Window(account.periods.label(w), v["up"], v["down"], v["kinds"]) for w, v in sorted(found.items()))
+    label = account.periods.label
+    return tuple(Window(label(w), v["up"], v["down"], v["peer"], v["kinds"]) for w, v in sorted(found.items()))

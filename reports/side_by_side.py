@@ -114,6 +114,8 @@ def _figures(reports: Sequence[RunReport], target: float | None) -> Iterator[Row
     yield _least("payload, each message once", [r.communication.once.payload_bytes for r in reports], size)
     yield _least("payload up", [s["up"].payload_bytes if "up" in s else 0 for s in sides], size)
     yield _least("payload down", [s["down"].payload_bytes if "down" in s else 0 for s in sides], size)
+    if any("peer" in s for s in sides):
+        yield _least("payload between nodes", [s["peer"].payload_bytes if "peer" in s else 0 for s in sides], size)
     yield _least("dense", [r.communication.once.dense_bytes for r in reports], size)
     yield _least("frames, all in all", [r.communication.total.frame_bytes for r in reports], size)
     yield _most("dense / payload", [r.communication.once.ratio for r in reports], ratio)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..runs.traffic import CHANNEL_KINDS
 from .communication import CommunicationReport, Compression, Volume
-from .units import ratio, share, size
+from .units import ARROWS, ratio, share, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 #: Columns that :func:`cells` fills.
 SIZE_COLUMNS = ("frames", "dense", "payload", "frame", "ratio", "overhead")
-ARROWS = {"up": "↑ up", "down": "↓ down"}
 
 
 def communication_table(report: CommunicationReport, title: str = "Communication") -> Table:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
+#: Directions as people read them: node to server, server to node, node to other nodes.
+ARROWS = {"up": "↑ up", "down": "↓ down", "peer": "↔ peers"}
+
 
 def size(count: int | float) -> str:
     """Bytes with three significant digits: ``999 B``, ``1.00 kB``, ``12.3 MB``; 1 kB is 1,000 bytes."""

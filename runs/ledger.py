@@ -51,15 +51,16 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What crossed so far, uplink and downlink."""
+    """What crossed so far, uplink and downlink, and between nodes."""
 
     up: Sizes = Sizes()
     down: Sizes = Sizes()
+    peer: Sizes = Sizes()
 
     def plus(self, rows: Sequence[Transfer]) -> Totals:
         """These totals with ``rows`` added."""
-        up = [t for t in rows if t.direction == "up"]
-        return Totals(self.up.plus(up), self.down.plus([t for t in rows if t.direction != "up"]))
+        up, down, peer = ([t for t in rows if t.direction == way] for way in ("up", "down", "peer"))
+        return Totals(self.up.plus(up), self.down.plus(down), self.peer.plus(peer))
 
 
 class Ledger:

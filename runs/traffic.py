@@ -25,7 +25,7 @@ class Traffic:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._lock = threading.Lock()
-        self._bytes = {"up": [0, 0, 0], "down": [0, 0, 0]}
+        self._bytes = {"up": [0, 0, 0], "down": [0, 0, 0], "peer": [0, 0, 0]}
         self._waiting: deque[Transfer] = deque()
 
     def record(self, transfer: Transfer) -> None:
@@ -37,7 +37,7 @@ class Traffic:
                 self._add_up()
 
     def bytes(self) -> dict[str, int]:
-        """``dense_up``, ``payload_up``, ``frame_up`` and the same ``down``, since this was made."""
+        """``dense_up``, ``payload_up``, ``frame_up`` and the same ``down`` and ``peer``, since this was made."""
         with self._lock:
             self._add_up()
             return {f"{size}_{way}": sums[i] for way, sums in self._bytes.items() for i, size in enumerate(SIZES)}

@@ -13,6 +13,7 @@ from ..core.message import Array, Message
 from ..core.processes import Parent
 from ..core.session import Channel as ChannelProtocol
 from ..core.session import Code, RunInfo
+from ..core.transfer import Transfer
 from ..runs.checkpoints import CheckpointStore
 from ..runs.traffic import Traffic
 from ..wire.channel import Channel, receive_any
@@ -119,6 +120,12 @@ class RunProcessSession:
     def metrics(self, step: int, **values: float) -> None:
         """Record named figures at ``step``."""
         self._record_metrics(step, {name: float(value) for name, value in values.items()})
+
+    def account(self, node: str, kind: str, step: int, size: int) -> None:
+        """Write down bytes that a node says it sent to other nodes."""
+        sizes = {"dense_bytes": size, "payload_bytes": size, "frame_bytes": size}
+        place = {"round": 0, "step": step, "micro": 0, "attempt": self.run.epoch}
+        self._tally.record(Transfer(node, "peer", kind, "raw", **place, **sizes, time=time.time()))
 
     def traffic(self) -> Mapping[str, int]:
         """Bytes of the run's own messages in this epoch so far."""

@@ -20,8 +20,8 @@ class Tally:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._lock = threading.Lock()
-        self._payload = {"up": 0, "down": 0}
-        self._frame = {"up": 0, "down": 0}
+        self._payload = {"up": 0, "down": 0, "peer": 0}
+        self._frame = {"up": 0, "down": 0, "peer": 0}
         self._kinds: dict[tuple[str, str], int] = defaultdict(int)
 
     def record(self, transfer: Transfer) -> None:
@@ -34,7 +34,7 @@ class Tally:
 
     def kinds(self) -> dict[str, dict[str, int]]:
         """Frame bytes of this epoch so far: direction -> kind -> bytes."""
-        found: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+        found: dict[str, dict[str, int]] = {"up": {}, "down": {}, "peer": {}}
         with self._lock:
             for (direction, kind), size in self._kinds.items():
                 found[direction][kind] = size

@@ -98,6 +98,9 @@ class _ServerSession(_Session):
         if self.on_metrics:
             self.on_metrics(step, values)
 
+    def account(self, node: str, kind: str, step: int, size: int) -> None:
+        """Threads send each other nothing."""
+
     def traffic(self) -> Mapping[str, int]:
         return self.counted.bytes() if self.counted else {}
 

@@ -150,6 +150,8 @@ class Conductor:
                 self._take(name, message)
             elif what == "store":
                 self._store.take(name, message)
+            elif what == "moved":
+                self._moved(name, message)
             elif what == "kept":
                 kept[name] = message.step
                 if len(kept) == len(self._members) and self._boundary(kept):
@@ -169,6 +171,11 @@ class Conductor:
             for member in self._members:
                 self._tell(member, "failed", why=error.message)
             raise
+
+    def _moved(self, name: str, message: Message) -> None:
+        for kind, size in message.fields.items():
+            if kind in KINDS and isinstance(size, int) and 0 <= size < 1 << 50:
+                self._session.account(name, kind, message.step, size)
 
     def _boundary(self, kept: dict[str, int]) -> bool:
         """All have kept a step: go on, or (True) form anew with those who have come."""

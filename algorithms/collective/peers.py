@@ -34,8 +34,15 @@ class Moved:
     bytes: int = 0
 
 
-#: By kind, since whoever reads it cleared it last; one process is one rank.
-MOVED: dict[str, Moved] = defaultdict(Moved)
+#: By kind, since :func:`taken` was called last; one process is one rank.
+_MOVED: dict[str, Moved] = defaultdict(Moved)
+
+
+def taken() -> dict[str, Moved]:
+    """What was sent since the last call."""
+    found = dict(_MOVED)
+    _MOVED.clear()
+    return found
 
 
 class PeerGroup(dist.ProcessGroup):
@@ -110,7 +117,7 @@ class PeerGroup(dist.ProcessGroup):
         return work
 
     def _count(self, kind: str, tensors: Sequence[Tensor], numbers: Any) -> None:
-        moved = MOVED[kind]
+        moved = _MOVED[kind]
         moved.calls += 1
         moved.bytes += sum(numbers(tensor.numel()) * tensor.element_size() for tensor in tensors)
 

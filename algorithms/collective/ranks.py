@@ -86,7 +86,14 @@ class World:
 
     def at(self, step: int) -> None:
         """Tell which step collectives belong to from now on."""
+        if step != self._line.step:
+            self._settle()
         self._line.step = step
+
+    def _settle(self) -> None:
+        """Tell what this node sent to others in the step that is over; the server sees it only so."""
+        if moved := peers.taken():
+            self._line.tell("moved", None, **{kind: one.bytes for kind, one in moved.items()})
 
     def load(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """This node's checkpoint of :attr:`step`."""
@@ -100,9 +107,9 @@ class World:
         RanksChangedError
             Nodes have come back: the ranks are formed anew, from here.
         """
+        self.at(step)
         self._session.save_checkpoint(step, tensors, meta)
         self._saved[:] = [*self._saved, step][-2:]
-        self._line.step = step
         self._line.tell("kept")
         if self._line.hear().fields.get("what") != "go":
             raise RanksChangedError("the ranks are formed anew")
@@ -113,6 +120,7 @@ class World:
 
     def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
         """Say that this rank has done its work, with the result if it is to give one; waits for all."""
+        self._settle()
         self._line.tell("end", {name: to_wire(tensor) for name, tensor in tensors.items()}, **fields)
         if self._line.hear().fields.get("what") != "done":
             raise RanksChangedError("the ranks are formed anew")

@@ -17,7 +17,7 @@ _COLUMNS = ("node", "direction", "frame_bytes", "dense_bytes", "payload_bytes", 
 
 
 class Pulse:
-    """Frame bytes of a run by node and direction (``up``, ``down``): all so far, and in the last seconds.
+    """Frame bytes of a run by node and direction (``up``, ``down``, ``peer``): all so far, and in the last seconds.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Pulse:
     def __init__(self, directory: Path) -> None:
         self._tail = LedgerTail(directory, _COLUMNS)
         self._recent: dict[int, dict[tuple[str, str], int]] = {}
-        self.bytes = {"up": 0, "down": 0}
+        self.bytes = {"up": 0, "down": 0, "peer": 0}
 
     def look(self, now: float) -> bool:
         """Take in what is new as of ``now``, seconds since 1970; returns whether anything was. In any one thread."""
