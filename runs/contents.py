@@ -8,6 +8,7 @@ from pathlib import Path
 _MEANINGS = {
     "result.json": "what the run came to",
     "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
+    "rounds.jsonl": "who took part in which round, who is missing and why, and what came of it",
     "clients.jsonl": "each client's own score",
     "states/best.safetensors": "the model with the best score so far",
     "states/last.safetensors": "the model as of the last checkpoint",

@@ -30,6 +30,7 @@ from ..core.seeds import Seed
 from ..core.session import Channel, Code, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from ..runs.history import read_history
 from ..runs.ledger_reader import segments
 from ..runs.traffic import Traffic
 from .clock import Devices
@@ -250,7 +251,7 @@ class _Session:
 
     def resumed(self) -> Resumed:
         """What the ledger has to know of a run that goes on."""
-        history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
+        history = read_history(self._directory.path, self.resume_step or 0)
         took_part = frozenset(client for entry in history for client in entry["cohort"])
         return Resumed(self.run.epoch, self.steps, took_part)
 

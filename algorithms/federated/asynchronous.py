@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
+from ...runs.history import History
 from .chronicle import Chronicle
 from .config import Asynchrony, FederatedConfig
 from .fleet import Arrival, Fleet
@@ -102,12 +103,12 @@ class AsynchronousRounds:
                 cure="lower asynchrony.concurrency or per_round, or let more nodes join",
             )
         self._wanted = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
-        self.history: list[dict[str, Any]] = []
+        self._history = History(session.run.directory, session.resume_step or 0)
         self._sent = 0
         if session.resume_step is not None:
             self.state, meta = session.load_checkpoint(session.resume_step)
-            self.history, self._sent = list(meta["history"]), int(meta["sent"])
-            fleet.resume(self.history)
+            self._sent = int(meta["sent"])
+            fleet.resume(self._history.entries)
         self._chronicle = Chronicle(session, task, self._flat, schedule)
         self._stream, self._method = fleet.stream(method), method
         self._busy: set[int] = set()
@@ -118,17 +119,23 @@ class AsynchronousRounds:
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last version; returns one entry per version."""
-        while len(self.history) < self._schedule.rounds:
-            self._session.check_cancelled()
-            self._dispatch()
-            if self._busy:
-                self._take(self._stream.next())
-            elif not self._buffer:
-                raise RunFailedError(f"version {len(self.history) + 1}: nobody is left who answers")
-            # Where nobody is left to ask, the version is made of fewer.
-            if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
-                self._update()
-        return self.history
+        with self._history as history:
+            while self._next <= self._schedule.rounds:
+                self._session.check_cancelled()
+                self._dispatch()
+                if self._busy:
+                    self._take(self._stream.next())
+                elif not self._buffer:
+                    raise RunFailedError(f"version {self._next}: nobody is left who answers")
+                # Where nobody is left to ask, the version is made of fewer.
+                if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
+                    self._update()
+        return history.entries
+
+    @property
+    def _next(self) -> int:
+        """The version that replies are gathered for."""
+        return len(self._history.entries) + 1
 
     def _refuse(self, method: Method) -> None:
         model = {FLOATS, INTEGERS}
@@ -144,7 +151,7 @@ class AsynchronousRounds:
             self._sent += 1
             self._busy.add(client)
             self._had.add(client)
-            self._stream.send(client, len(self.history) + 1, self._method.sent(self.state))
+            self._stream.send(client, self._next, self._method.sent(self.state))
 
     def _can_go_on(self) -> bool:
         return bool(self._busy) or len(self._gone | self._had) < self._fleet.population
@@ -168,12 +175,12 @@ class AsynchronousRounds:
             self._gone.add(arrival.client)
         if arrival.proposal is None:
             self._missing[str(arrival.client)] = arrival.missing
-            self._session.log(f"version {len(self.history) + 1}: nothing of client {arrival.client}: {arrival.missing}")
+            self._session.log(f"version {self._next}: nothing of client {arrival.client}: {arrival.missing}")
         else:
             self._buffer.append(arrival)
 
     def _update(self) -> None:
-        number = len(self.history) + 1
+        number = self._next
         # In the order of clients, so that who answered first within a version does not change its bits.
         replies = sorted(self._buffer, key=lambda arrival: (arrival.client, arrival.number))
         stale = [number - reply.number for reply in replies]
@@ -199,10 +206,11 @@ class AsynchronousRounds:
 
     def _tell(self, number: int, entry: dict[str, Any]) -> None:
         seconds = self._chronicle.complete(entry, self.state)
-        self.history.append(entry)
+        self._history.append(entry)
         figures = self._chronicle.tell(entry, {"test": seconds})
         if self._chronicle.checkpoint_due(number):
             self._fleet.keep(number)
             self._chronicle.keep(entry, self.state)
-            self._session.save_checkpoint(number, self.state, {"history": self.history, "sent": self._sent})
+            self._history.sync()
+            self._session.save_checkpoint(number, self.state, {"sent": self._sent})
         self._session.progress(number, self._schedule.rounds, unit="version", **figures)

@@ -38,12 +38,13 @@ def devices(*groups: dict[str, Any]) -> Devices:
 def simulated(path: Path, settings: dict[str, Any], made: Devices | None, clients: int = 3) -> Any:
     """Result, history, and the last state of a simulated run."""
     from farshore.runs.checkpoints import CheckpointStore
+    from farshore.runs.history import read_history
 
     config = VHL.model_validate({**SMALL, **settings})
     simulation = Simulation(WORKLOAD, config, path, clients, seed=1, devices=made)
     result = simulation.run()
-    state, meta = CheckpointStore(path / "checkpoints").load(config.rounds)
-    return result, meta["history"], state
+    state, _ = CheckpointStore(path / "checkpoints").load(config.rounds)
+    return result, read_history(path, config.rounds), state
 
 
 def test_old_replies_weigh_what_the_papers_say() -> None:

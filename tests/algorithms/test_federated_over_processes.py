@@ -17,6 +17,7 @@ from farshore.algorithms.federated.tree import Part, TreeSum
 from farshore.core.seeds import Seed
 from farshore.core.workloads import load
 from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.history import read_history
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -181,8 +182,8 @@ def expected(config: dict[str, Any], absent: Callable[[int, int], bool] = lambda
 
 def outcome(info: Any) -> tuple[Part, list[dict[str, Any]]]:
     """The last state and the history of a run that has ended."""
-    state, meta = CheckpointStore(Path(info.directory) / "checkpoints").load(ROUNDS)
-    return state, meta["history"]
+    folder = Path(info.directory)
+    return CheckpointStore(folder / "checkpoints").load(ROUNDS)[0], read_history(folder, ROUNDS)
 
 
 def play(start: Any, installed: Path, plan: dict[str, str], **more: Any) -> tuple[Any, Any, dict[str, Any]]:
