@@ -35,6 +35,7 @@ TITLES = {
     "vhl_accuracy": "Federated learning with virtual data",
     "update_encodings": "What update encodings save and cost",
     "simulation": "Cost of a simulated round",
+    "flat_rounds": "Cost of a round over rounds and clients",
 }
 
 
