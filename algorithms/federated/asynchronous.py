@@ -5,7 +5,7 @@ The clients are those of the rounds. A client is never given the same version tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...core.session import ServerSession
 from ...runs.history import History
 from .chronicle import Chronicle
 from .config import Asynchrony, FederatedConfig
-from .fleet import Arrival, Fleet
+from .fleet import Arrival, Fleet, Flight, UnderWay
 from .methods import FLOATS, INTEGERS, Method
 from .refining import refined
 from .rounds import Rounds
@@ -23,6 +23,7 @@ from .task import Task
 from .tree import Part
 
 _TRIES = 64
+_SEEN, _UNDER_WAY = "seen/", "under_way"
 
 
 def rounds_of(
@@ -72,6 +73,28 @@ def buffered(state: Part, moves: Sequence[tuple[float, Part, Part]], lr: float) 
     return {FLOATS: state[FLOATS] + np.float32(scale) * floats, INTEGERS: moved}
 
 
+def packed(state: Part, under_way: UnderWay | None) -> tuple[Part, dict[str, Any]]:
+    """A checkpoint's tensors and words: as many states as there are versions that clients still train from."""
+    if under_way is None:
+        return state, {}
+    states = {f"{_SEEN}{n}/{name}": array for n, seen in under_way.seen.items() for name, array in seen.items()}
+    return {**state, **states}, {_UNDER_WAY: under_way.flights}
+
+
+def unpacked(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, UnderWay | None]:
+    """What :func:`packed` was given."""
+    state, seen = Part(), dict[int, Part]()
+    for name, array in tensors.items():
+        if name.startswith(_SEEN):
+            number, own = name.removeprefix(_SEEN).split("/", 1)
+            seen.setdefault(int(number), {})[own] = array
+        else:
+            state[name] = array
+    if _UNDER_WAY not in meta:
+        return state, None
+    return state, UnderWay([Flight(*flight) for flight in meta[_UNDER_WAY]], seen)
+
+
 class AsynchronousRounds:
     """An asynchronous run on the server; a round is a version of the model.
 
@@ -105,13 +128,14 @@ class AsynchronousRounds:
         self._wanted = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
         self._history = History(session.run.directory, session.resume_step or 0)
         self._sent = 0
-        if session.resume_step is not None:
-            self.state, meta = session.load_checkpoint(session.resume_step)
-            self._sent = int(meta["sent"])
+        self._busy: set[int] = set()
+        saved = session.load_checkpoint(session.resume_step) if session.resume_step is not None else None
+        if saved is not None:
             fleet.resume(self._history.entries)
         self._chronicle = Chronicle(session, task, self._flat, schedule)
         self._stream, self._method = fleet.stream(method), method
-        self._busy: set[int] = set()
+        if saved is not None:
+            self._go_on(*saved)
         self._gone: set[int] = set()
         self._had: set[int] = set()  # who was given the current version
         self._buffer: list[Arrival] = []
@@ -131,6 +155,18 @@ class AsynchronousRounds:
                 if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
                     self._update()
         return history.entries
+
+    def _go_on(self, tensors: Part, meta: Mapping[str, Any]) -> None:
+        """From a checkpoint: what was under way then is so again where it was kept, and asked for anew otherwise."""
+        self._sent = int(meta["sent"])
+        self.state, under_way = unpacked(tensors, meta)
+        if under_way is not None:
+            self._stream.take_up(under_way)
+            self._busy = {flight.client for flight in under_way.flights}
+        else:
+            self._session.log(
+                f"going on after version {self._next - 1}: what clients had under way is lost, others are asked instead"
+            )
 
     @property
     def _next(self) -> int:
@@ -212,5 +248,6 @@ class AsynchronousRounds:
             self._fleet.keep(number)
             self._chronicle.keep(entry, self.state)
             self._history.sync()
-            self._session.save_checkpoint(number, self.state, {"sent": self._sent})
+            tensors, meta = packed(self.state, self._stream.under_way())
+            self._session.save_checkpoint(number, tensors, {"sent": self._sent, **meta})
         self._session.progress(number, self._schedule.rounds, unit="version", **figures)

@@ -10,7 +10,7 @@ from ...core.session import ServerSession
 from .briefing import Briefing, offer, wants
 from .codec import Codec
 from .contributed import contributed
-from .fleet import Arrival, Reply
+from .fleet import Arrival, Reply, UnderWay
 from .messages import UpdateError
 from .methods import Method
 from .tree import Part
@@ -97,6 +97,14 @@ class NodeStream:
     def figures(self) -> dict[str, float]:
         """Nothing: real time is told by the run's log."""
         return {}
+
+    def under_way(self) -> None:
+        """Nodes' programs begin anew with the server's, and what they were at is gone."""
+        return
+
+    def take_up(self, under_way: UnderWay) -> None:
+        """Never asked for: see :meth:`under_way`."""
+        raise RuntimeError("what real nodes had under way cannot be taken up")
 
     def _send(self, name: str, message: Message) -> None:
         try:
