@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+#: Share of the cores that others may use while something is measured; beyond it nothing is judged.
+BUSY_PERCENT = 10.0
+
 
 @dataclass(frozen=True)
 class Gate:

@@ -36,6 +36,7 @@ TITLES = {
     "update_encodings": "What update encodings save and cost",
     "simulation": "Cost of a simulated round",
     "report_scale": "Accounting at scale",
+    "flat_rounds": "Cost of a round over rounds and clients",
 }
 
 

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import psutil
-from _common import Gate, Table, finish, gate, parser
+from _common import BUSY_PERCENT, Gate, Table, finish, gate, parser
 from peers.measure import PEERS, Cost, Peers, become_reaper, measure
 from peers.work import Work, write_images
 
@@ -44,7 +44,6 @@ LARGE = [
 #: Rounds of a system as a share of a work's: where one costs so much more, fewer tell as well.
 SHARE = {"flower": 0.1, "flower, as it comes": 0.1, "pfl": 0.5}
 LARGE_SHARE = {"flower": 0.5, "flower, as it comes": 0.25}
-_BUSY_PERCENT = 10.0
 
 
 class Bench:
@@ -160,7 +159,7 @@ def main() -> int:
         bench.run([w for w in wanted if w is CROWD], ["farshore"], repeats)
         if "flower" in others and not options.quick:
             bench.run([w for w in wanted if w is LARGE[0]], ["flower, as it comes"], 1)
-    idle = bench.busy <= _BUSY_PERCENT
+    idle = bench.busy <= BUSY_PERCENT
     busy = "" if idle else f"; the machine was busy ({bench.busy:.0f} % before a run): nothing is judged"
     return finish(
         "simulation",

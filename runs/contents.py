@@ -10,6 +10,7 @@ _MEANINGS = {
     "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
     "metrics.csv": "the same figures for spreadsheets",
     "tensorboard": "the same figures for TensorBoard",
+    "rounds.jsonl": "who took part in which round, who is missing and why, and what came of it",
     "clients.jsonl": "each client's own score",
     "states/best.safetensors": "the model with the best score so far",
     "states/last.safetensors": "the model as of the last checkpoint",

@@ -32,6 +32,7 @@ class RunDirectory:
         run.json              id, workload, config, seed, nodes, versions, created (seconds since 1970)
         result.json           what the server program returned; absent until the run has finished
         metrics.jsonl         figures over steps: {"step", "time", name: number or null}
+        rounds.jsonl          of a federated run: each round's cohort, who is missing and why, scores and bytes
         events.jsonl          what happened: {"time", "kind", …}
         failures.jsonl        what programs died of: {"time", "origin", "epoch", "error", "traceback"}
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process

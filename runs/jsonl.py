@@ -27,6 +27,8 @@ class JsonLines:
     Parameters
     ----------
     path : Path
+    exact : bool
+        They are written as Python writes and reads them instead, for files of our own.
 
     Raises
     ------
@@ -34,8 +36,8 @@ class JsonLines:
         The file cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, exact: bool = False) -> None:
+        self._path, self._exact = path, exact
         self._lock = threading.Lock()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -52,7 +54,7 @@ class JsonLines:
         StorageError
             The disk refuses, or the file is closed.
         """
-        line = _line(value)
+        line = _line(value, exact=self._exact)
         with self._lock:
             if self._file < 0:
                 raise StorageError(f"{self._path} is closed; nothing can be written any more")
@@ -115,8 +117,9 @@ def keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
     files.replace(path, lambda temporary: temporary.write_bytes(b"".join(lines)))
 
 
-def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(finite(value), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def _line(value: Mapping[str, Any], *, exact: bool = False) -> bytes:
+    told = value if exact else finite(value)
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 class Tail:

@@ -11,7 +11,7 @@ from ..core.agreement import begin, hello
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder, Transfer
 from ..wire.pack import pack
-from .sizes import Size, size_of
+from .sizes import Size, Sizer, size_of
 
 #: Of larger populations the frames that all nodes exchange are left out of the ledger: a round must cost what its
 #: cohort costs, and nobody has so many real nodes to compare with.
@@ -59,12 +59,13 @@ class Conversation:
         self._recorder, self._briefing, self._resumed = recorder, briefing, resumed
         self._all = range(population if population <= NAMED else 0)
         self._met: set[int] = set()
+        self._sizer = Sizer()
         self._to_all("up", hello(resumed.steps))
         self._to_all("down", begin(max(resumed.steps, default=None)))
 
     def sent(self, message: Message, cohort: Sequence[int]) -> None:
         """The state to every client of a cohort; before a client's first, what it must hold."""
-        number, state = message.round, size_of(pack(message))
+        number, state = message.round, self._sizer.size(message)
         self._brief(number, [client for client in cohort if client not in self._met])
         for client in cohort:
             self.record(client, "down", message.kind, number, state)

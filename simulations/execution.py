@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..algorithms.federated import batched
@@ -92,7 +92,8 @@ def choose(
 
 def _short(work: Work) -> Work:
     """Its first steps; a probe need not take as long as a round."""
-    return Work(work.objective, work.batches[:_MOST_STEPS], work.samples, work.sgd, each=work.each)
+    batches, whole = work.batches[:_MOST_STEPS], work.whole[:_MOST_STEPS]
+    return replace(work, batches=batches, whole=whole, memory={}, means=None)
 
 
 def _seconds(what: Callable[[], Any]) -> float:

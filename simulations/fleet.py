@@ -15,9 +15,8 @@ from ..algorithms.federated.tree import Part
 from ..core.errors import ConfigError
 from ..core.seeds import Seed
 from ..core.transfer import Recorder
-from ..wire.pack import pack
 from .conversation import FRESH, Conversation, Resumed
-from .sizes import size_of
+from .sizes import Sizer
 from .stream import VirtualStream
 from .timing import Timing, Troupe
 
@@ -52,7 +51,7 @@ class SimulatedFleet:
         timing: Timing | None = None,
     ) -> None:
         self._troupe, self._population, self._codec = troupe, population, codec
-        self._timing, self._wanted = timing, population
+        self._timing, self._wanted, self._sizer = timing, population, Sizer()
         self._conversation = Conversation(recorder, population, briefing, resumed) if recorder else None
 
     @property
@@ -81,7 +80,7 @@ class SimulatedFleet:
             self._conversation.sent(message, cohort)
         if self._timing is None:
             return self._play(number, cohort, seen, method)
-        timing, now, size = self._timing, self._timing.clock.now, size_of(pack(message))
+        timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
         plan = timing.clock.round([timing.trip(number, c, seen, size, method, now) for c in cohort], self._wanted)
         gathered = self._play(number, plan.used, seen, method) if plan.used else Gathered(seen=seen)
         self._late(timing, number, plan.late, seen, method)

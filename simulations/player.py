@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from ..algorithms.federated import batched
 from ..algorithms.federated.codec import Codec
+from ..algorithms.federated.contributed import contributed
 from ..algorithms.federated.fleet import Reply
 from ..algorithms.federated.memories import Memories
-from ..algorithms.federated.messages import UpdateError, as_it_arrives, check_size
+from ..algorithms.federated.messages import UpdateError, as_it_arrives
 from ..algorithms.federated.methods import FedAvg, Method, Update, Work
 from ..algorithms.federated.spare import Spare
 from ..algorithms.federated.task import Task
@@ -49,7 +50,7 @@ class Player:
     memories : Memories
         What each client remembers from round to round.
     largest_norm : float
-        See :func:`~farshore.algorithms.federated.messages.check_size`.
+        See :func:`~farshore.algorithms.federated.contributed.contributed`.
     together : int
         Clients that are trained at once, a power of two; 1 = one after another.
     """
@@ -76,7 +77,7 @@ class Player:
 
     def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
         """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
-        block, tree = Block(), TreeSum(len(clients), first, self._spare)
+        block, tree = Block(), TreeSum(len(clients), first, self._spare.give_all)
         expected = self._method.reply(down)
         for position, (client, work, trained) in enumerate(self._trained(number, clients, down), first):
             message = self._codec.up(number, trained, down, work.memory)
@@ -84,8 +85,7 @@ class Player:
             block.sizes.append(self._sizer.size(message))
             try:
                 update = self._codec.read(as_it_arrives(message), number, down, expected)
-                part = self._method.contribution(down, update)
-                check_size(down, update, part, self._largest_norm)
+                part = contributed(self._method, down, update, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)

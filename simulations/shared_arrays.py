@@ -54,10 +54,6 @@ class SharedArrays:
         for name, mine in self.arrays.items():
             np.copyto(mine, arrays[name], casting="no")
 
-    def copies(self) -> dict[str, NDArray[Any]]:
-        """The arrays, in this process's own memory."""
-        return {name: array.copy() for name, array in self.arrays.items()}
-
     def close(self) -> None:
         """Let go of the memory; its maker also removes it."""
         self.arrays.clear()

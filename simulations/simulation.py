@@ -30,6 +30,7 @@ from ..core.seeds import Seed
 from ..core.session import Channel, Code, RunInfo, Workload
 from ..core.version import Versions
 from ..runs.directory import RunDirectory
+from ..runs.history import read_history
 from ..runs.ledger_reader import segments
 from ..runs.traffic import Traffic
 from .clock import Devices
@@ -250,9 +251,11 @@ class _Session:
 
     def resumed(self) -> Resumed:
         """What the ledger has to know of a run that goes on."""
-        history = self.load_checkpoint(self.resume_step)[1]["history"] if self.resume_step is not None else []
-        took_part = frozenset(client for entry in history for client in entry["cohort"])
-        return Resumed(self.run.epoch, self.steps, took_part)
+        history = read_history(self._directory.path, self.resume_step or 0)
+        took_part = {client for entry in history for client in (*entry["cohort"], *map(int, entry["missing"]))}
+        if self.resume_step is not None:  # clients that were sent a state by then, and have not answered
+            took_part |= {client for client, *_ in self.load_checkpoint(self.resume_step)[1].get("under_way", ())}
+        return Resumed(self.run.epoch, self.steps, frozenset(took_part))
 
     def admit(self, code: Code) -> None:
         """Whoever simulates on a machine runs what they chose."""

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass
 
 from ..algorithms.federated.codec import Codec
-from ..algorithms.federated.fleet import Arrival
+from ..algorithms.federated.fleet import Arrival, Flight, UnderWay
 from ..algorithms.federated.methods import Method
 from ..algorithms.federated.tree import Part
 from ..core.message import Message
@@ -78,6 +78,19 @@ class VirtualStream:
         self._counts["ok"] += 1
         proposal = self._method.finish(job.seen, block.total, self._population)
         return Arrival(client, job.number, proposal, job.seen, block.replies[0])
+
+    def under_way(self) -> UnderWay:
+        """Every job, by client."""
+        jobs = sorted((job for _, _, job in self._events), key=lambda job: job.trip.client)
+        trips = [Flight(j.trip.client, j.number, j.trip.end, j.trip.lost, j.trip.joule) for j in jobs]
+        return UnderWay(trips, {job.number: job.seen for job in jobs})
+
+    def take_up(self, under_way: UnderWay) -> None:
+        """Their frames were sent before the checkpoint, and are in the ledger already."""
+        for flight in under_way.flights:
+            trip = Trip(flight.client, flight.end, flight.lost, flight.joule)
+            job = _Job(trip, flight.number, under_way.seen[flight.number])
+            heapq.heappush(self._events, (flight.end, flight.client, job))
 
     def figures(self) -> dict[str, float]:
         """Times, energy and counts of the clients since the last call."""

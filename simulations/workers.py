@@ -23,6 +23,7 @@ from .player import Block
 from .shared_arrays import SharedArrays
 from .shared_memories import SharedMemories
 from .sizes import Size
+from .totals import Totals
 from .worker_process import Cast, main
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class Workers:
         self._cast, self._count, self._memories = cast, count, memories
         self._processes: dict[Connection, BaseProcess] = {}
         self._state: SharedArrays | None = None
-        self._totals: dict[Connection, SharedArrays] = {}
+        self._totals: Totals | None = None
+        self._places: dict[Connection, SharedArrays] = {}  # where each worker writes its sum to
         self._kept = 0
 
     def __enter__(self) -> Workers:
@@ -82,9 +84,10 @@ class Workers:
             if process.is_alive():
                 process.kill()
                 process.join()
-        for arrays in (*self._totals.values(), *([self._state] if self._state else [])):
-            arrays.close()
-        self._processes, self._totals, self._state = {}, {}, None
+        for shared in (self._totals, self._state):
+            if shared is not None:
+                shared.close()
+        self._processes, self._places, self._totals, self._state = {}, {}, None, None
 
     def play(self, number: int, cohort: Sequence[int], down: Part, method: Method) -> Block:
         """Round ``number`` for the whole cohort.
@@ -94,17 +97,21 @@ class Workers:
         RunFailedError
             A worker's task raised, or workers died again and again.
         """
-        self._share(down, method)
+        totals = self._share(down, method)
         cut = blocks(len(cohort), len(self._processes), self._cast.together)
         level = (cut[0][1] - 1).bit_length()
-        tree, done = TreeSum(len(cohort)), dict[int, dict[str, Any]]()
+        tree, done = TreeSum(len(cohort), spent=totals.give), dict[int, dict[str, Any]]()
         for first, answer, total in self._answers(number, cohort, cut):
             done[first] = answer
             if answer["empty"]:
                 tree.skip(first, level)
+                totals.give(total)
             else:
-                tree.add(first, total.copies(), level)
-        return _joined([done[first] for first, _ in cut], tree.total())
+                tree.add(first, total, level)
+        if (root := tree.total()) is not None:
+            totals.give(root)  # copied below, before anybody writes to it again
+            root = {name: array.copy() for name, array in root.items()}
+        return _joined([done[first] for first, _ in cut], root)
 
     def keep(self, number: int) -> None:
         """The checkpoint of round ``number`` was saved; workers hear of it with their next part."""
@@ -112,7 +119,7 @@ class Workers:
 
     def _answers(
         self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, dict[str, Any], SharedArrays]]:
+    ) -> Iterator[tuple[int, dict[str, Any], Part]]:
         """Hand the blocks out, each to whoever is idle, and yield what comes back."""
         left, busy, lost = list(reversed(cut)), dict[Connection, tuple[int, int]](), 0
         for connection in self._processes:
@@ -133,7 +140,7 @@ class Workers:
                     self._memories.restore(number - 1, set(cohort[first : first + count]))
                     busy[new] = self._ask(new, number, cohort, block)
                     continue
-                yield first, answer, self._totals[ready]
+                yield first, answer, self._places.pop(ready).arrays
                 if left:
                     busy[ready] = self._ask(ready, number, cohort, left.pop())
 
@@ -153,7 +160,7 @@ class Workers:
             process.kill()
         process.join()
         new = self._start(process.name)
-        self._totals[new] = self._totals.pop(lost)
+        self._places[new] = self._places.pop(lost)
         self._read(new)
         return new
 
@@ -161,12 +168,15 @@ class Workers:
         self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]
     ) -> tuple[int, int]:
         assert self._state is not None
+        assert self._totals is not None
         first, count = block
+        place = self._places.get(connection) or self._totals.take()
+        self._places[connection] = place
         asked: dict[str, Any] = {"round": number, "kept": self._kept, "first": first}
         asked |= {
             "clients": list(cohort[first : first + count]),
             "state": self._state.description(),
-            "total": self._totals[connection].description(),
+            "total": place.description(),
         }
         with suppress(OSError):  # whoever died is noticed where its answer is read
             connection.send_bytes(json.dumps(asked).encode())
@@ -183,12 +193,12 @@ class Workers:
             raise RunFailedError(f"{self._processes[connection].name} of the simulation: {answer['error']}")
         return answer
 
-    def _share(self, down: Part, method: Method) -> None:
-        if self._state is None:
+    def _share(self, down: Part, method: Method) -> Totals:
+        if self._state is None or self._totals is None:
             self._state = SharedArrays.like(down)
-            example = method.contribution(down, Update(method.reply(down), 1, 1, 0.0))
-            self._totals = {connection: SharedArrays.like(example) for connection in self._processes}
+            self._totals = Totals(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)))
         self._state.fill(down)
+        return self._totals
 
 
 def _joined(answers: list[dict[str, Any]], total: Part | None) -> Block:

@@ -5,16 +5,17 @@ The clients are those of the rounds. A client is never given the same version tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
+from ...runs.history import History
 from .chronicle import Chronicle
 from .config import Asynchrony, FederatedConfig
-from .fleet import Arrival, Fleet
+from .fleet import Arrival, Fleet, Flight, UnderWay
 from .methods import FLOATS, INTEGERS, Method
 from .refining import refined
 from .rounds import Rounds
@@ -22,6 +23,7 @@ from .task import Task
 from .tree import Part
 
 _TRIES = 64
+_SEEN, _UNDER_WAY = "seen/", "under_way"
 
 
 def rounds_of(
@@ -71,6 +73,28 @@ def buffered(state: Part, moves: Sequence[tuple[float, Part, Part]], lr: float) 
     return {FLOATS: state[FLOATS] + np.float32(scale) * floats, INTEGERS: moved}
 
 
+def packed(state: Part, under_way: UnderWay | None) -> tuple[Part, dict[str, Any]]:
+    """A checkpoint's tensors and words: as many states as there are versions that clients still train from."""
+    if under_way is None:
+        return state, {}
+    states = {f"{_SEEN}{n}/{name}": array for n, seen in under_way.seen.items() for name, array in seen.items()}
+    return {**state, **states}, {_UNDER_WAY: under_way.flights}
+
+
+def unpacked(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, UnderWay | None]:
+    """What :func:`packed` was given."""
+    state, seen = Part(), dict[int, Part]()
+    for name, array in tensors.items():
+        if name.startswith(_SEEN):
+            number, own = name.removeprefix(_SEEN).split("/", 1)
+            seen.setdefault(int(number), {})[own] = array
+        else:
+            state[name] = array
+    if _UNDER_WAY not in meta:
+        return state, None
+    return state, UnderWay([Flight(*flight) for flight in meta[_UNDER_WAY]], seen)
+
+
 class AsynchronousRounds:
     """An asynchronous run on the server; a round is a version of the model.
 
@@ -102,15 +126,16 @@ class AsynchronousRounds:
                 cure="lower asynchrony.concurrency or per_round, or let more nodes join",
             )
         self._wanted = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
-        self.history: list[dict[str, Any]] = []
+        self._history = History(session.run.directory, session.resume_step or 0)
         self._sent = 0
-        if session.resume_step is not None:
-            self.state, meta = session.load_checkpoint(session.resume_step)
-            self.history, self._sent = list(meta["history"]), int(meta["sent"])
-            fleet.resume(self.history)
+        self._busy: set[int] = set()
+        saved = session.load_checkpoint(session.resume_step) if session.resume_step is not None else None
+        if saved is not None:
+            fleet.resume(self._history.entries)
         self._chronicle = Chronicle(session, task, self._flat, schedule)
         self._stream, self._method = fleet.stream(method), method
-        self._busy: set[int] = set()
+        if saved is not None:
+            self._go_on(*saved)
         self._gone: set[int] = set()
         self._had: set[int] = set()  # who was given the current version
         self._buffer: list[Arrival] = []
@@ -118,17 +143,35 @@ class AsynchronousRounds:
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last version; returns one entry per version."""
-        while len(self.history) < self._schedule.rounds:
-            self._session.check_cancelled()
-            self._dispatch()
-            if self._busy:
-                self._take(self._stream.next())
-            elif not self._buffer:
-                raise RunFailedError(f"version {len(self.history) + 1}: nobody is left who answers")
-            # Where nobody is left to ask, the version is made of fewer.
-            if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
-                self._update()
-        return self.history
+        with self._history as history:
+            while self._next <= self._schedule.rounds:
+                self._session.check_cancelled()
+                self._dispatch()
+                if self._busy:
+                    self._take(self._stream.next())
+                elif not self._buffer:
+                    raise RunFailedError(f"version {self._next}: nobody is left who answers")
+                # Where nobody is left to ask, the version is made of fewer.
+                if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
+                    self._update()
+        return history.entries
+
+    def _go_on(self, tensors: Part, meta: Mapping[str, Any]) -> None:
+        """From a checkpoint: what was under way then is so again where it was kept, and asked for anew otherwise."""
+        self._sent = int(meta["sent"])
+        self.state, under_way = unpacked(tensors, meta)
+        if under_way is not None:
+            self._stream.take_up(under_way)
+            self._busy = {flight.client for flight in under_way.flights}
+        else:
+            self._session.log(
+                f"going on after version {self._next - 1}: what clients had under way is lost, others are asked instead"
+            )
+
+    @property
+    def _next(self) -> int:
+        """The version that replies are gathered for."""
+        return len(self._history.entries) + 1
 
     def _refuse(self, method: Method) -> None:
         model = {FLOATS, INTEGERS}
@@ -144,7 +187,7 @@ class AsynchronousRounds:
             self._sent += 1
             self._busy.add(client)
             self._had.add(client)
-            self._stream.send(client, len(self.history) + 1, self._method.sent(self.state))
+            self._stream.send(client, self._next, self._method.sent(self.state))
 
     def _can_go_on(self) -> bool:
         return bool(self._busy) or len(self._gone | self._had) < self._fleet.population
@@ -168,12 +211,12 @@ class AsynchronousRounds:
             self._gone.add(arrival.client)
         if arrival.proposal is None:
             self._missing[str(arrival.client)] = arrival.missing
-            self._session.log(f"version {len(self.history) + 1}: nothing of client {arrival.client}: {arrival.missing}")
+            self._session.log(f"version {self._next}: nothing of client {arrival.client}: {arrival.missing}")
         else:
             self._buffer.append(arrival)
 
     def _update(self) -> None:
-        number = len(self.history) + 1
+        number = self._next
         # In the order of clients, so that who answered first within a version does not change its bits.
         replies = sorted(self._buffer, key=lambda arrival: (arrival.client, arrival.number))
         stale = [number - reply.number for reply in replies]
@@ -199,10 +242,12 @@ class AsynchronousRounds:
 
     def _tell(self, number: int, entry: dict[str, Any]) -> None:
         seconds = self._chronicle.complete(entry, self.state)
-        self.history.append(entry)
+        self._history.append(entry)
         figures = self._chronicle.tell(entry, {"test": seconds})
         if self._chronicle.checkpoint_due(number):
             self._fleet.keep(number)
             self._chronicle.keep(entry, self.state)
-            self._session.save_checkpoint(number, self.state, {"history": self.history, "sent": self._sent})
+            self._history.sync()
+            tensors, meta = packed(self.state, self._stream.under_way())
+            self._session.save_checkpoint(number, tensors, {"sent": self._sent, **meta})
         self._session.progress(number, self._schedule.rounds, unit="version", **figures)

@@ -107,6 +107,34 @@ class Arrival:
     gone: bool = False
 
 
+class Flight(NamedTuple):
+    """What a simulated client has under way, which is all settled when it is sent something.
+
+    Attributes
+    ----------
+    client, number : int
+        ``number`` is what the model was sent as.
+    end, joule : float
+        When something comes of it in simulated seconds, and what it uses up until then.
+    lost : bool
+        It crashes on the way.
+    """
+
+    client: int
+    number: int
+    end: float
+    lost: bool
+    joule: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """All that is under way, and the states that it began from, by their number."""
+
+    flights: list[Flight]
+    seen: dict[int, Part]
+
+
 class Stream(Protocol):
     """Clients that train one by one; each trains one state at a time."""
 
@@ -121,6 +149,12 @@ class Stream(Protocol):
 
     def figures(self) -> dict[str, float]:
         """What there is to tell, besides the replies, since the last call."""
+
+    def under_way(self) -> UnderWay | None:
+        """What a run that goes on can take up again; None where only the clients themselves know."""
+
+    def take_up(self, under_way: UnderWay) -> None:
+        """Have it under way again, before anything else is sent."""
 
 
 class Fleet(Protocol):

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...core.message import Array, Message, Scalar, Tensor
+from ...core.message import Message, Scalar, Tensor
 from ...wire.pack import pack, unpack
-from .methods import FLOATS, Update
+from .methods import Update
 from .tree import Part
 
 #: Shapes and types by name.
@@ -77,32 +77,6 @@ def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
     return {name: value for name, value in fields.items() if name not in _NEEDED and isinstance(value, float)}
 
 
-def check_size(seen: Part, update: Update, contribution: Part, largest_norm: float) -> None:
-    """Refuse an update that would drown all others.
-
-    Parameters
-    ----------
-    seen : dict of arrays
-        What the client began from.
-    contribution : dict of arrays
-        The update as a summand.
-    largest_norm : float
-        Euclidean distance that ``floats`` may have moved; 0 = any.
-
-    Raises
-    ------
-    UpdateError
-        It moved further, or times its weight it is no finite number any more.
-    """
-    for name, array in contribution.items():
-        if not _finite(array):
-            raise UpdateError(f"its '{name}' times its weight are too large to be added")
-    if largest_norm:
-        moved = float(np.linalg.norm(np.subtract(update.tensors[FLOATS], seen[FLOATS], dtype=np.float64)))
-        if moved > largest_norm:
-            raise UpdateError(f"it moved the model by {moved:.3g}, more than the {largest_norm:g} that are allowed")
-
-
 def check_tensors(tensors: Part, expected: Expected) -> None:
     """Raise :class:`UpdateError` unless names, shapes and types are the expected ones."""
     if tensors.keys() != expected.keys():
@@ -111,17 +85,3 @@ def check_tensors(tensors: Part, expected: Expected) -> None:
         got = tensors[name]
         if (got.shape, got.dtype) != (shape, dtype):
             raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {dtype} {list(shape)}")
-
-
-def check_finite(tensors: Part) -> None:
-    """Raise :class:`UpdateError` where a number is infinite or none."""
-    for name, array in tensors.items():
-        if array.dtype.kind == "f" and not _finite(array):
-            raise UpdateError(f"its '{name}' are not finite")
-
-
-def _finite(array: Array) -> bool:
-    """A finite sum has finite summands; only where it is not are they looked at one by one."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(array, axis=None)
-    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())

@@ -13,8 +13,8 @@ from ...core.seeds import Seed
 from ...core.session import ServerSession
 from .briefing import Briefing
 from .codec import Codec
+from .contributed import contributed
 from .fleet import Gathered, cohort
-from .messages import check_size
 from .methods import Method, Update
 from .node_round import NodeRound
 from .node_stream import NodeStream
@@ -38,7 +38,7 @@ class NodeFleet:
     deadline : float
         Seconds that a round waits for replies; 0 = until everybody has answered or is lost.
     largest_norm : float
-        See :func:`~farshore.algorithms.federated.messages.check_size`.
+        See :func:`~farshore.algorithms.federated.contributed.contributed`.
     """
 
     def __init__(
@@ -90,9 +90,7 @@ class NodeFleet:
 
         def read(answer: Message) -> tuple[Update, Part]:
             update = self._codec.read(answer, number, seen, method.reply(seen))
-            part = method.contribution(seen, update)
-            check_size(seen, update, part, self._largest_norm)
-            return update, part
+            return update, contributed(method, seen, update, self._largest_norm)
 
         asked = {self._names[client]: (place, client) for place, client in enumerate(cohort)}
         played = NodeRound(self._session, self._busy, self._new, self._briefing, message, asked, read)

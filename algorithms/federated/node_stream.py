@@ -9,8 +9,9 @@ from ...core.message import Message
 from ...core.session import ServerSession
 from .briefing import Briefing, offer, wants
 from .codec import Codec
-from .fleet import Arrival, Reply
-from .messages import UpdateError, check_size
+from .contributed import contributed
+from .fleet import Arrival, Reply, UnderWay
+from .messages import UpdateError
 from .methods import Method
 from .tree import Part
 
@@ -36,7 +37,7 @@ class NodeStream:
     codec : Codec
     method : Method
     largest_norm : float
-        See :func:`~farshore.algorithms.federated.messages.check_size`.
+        See :func:`~farshore.algorithms.federated.contributed.contributed`.
     """
 
     def __init__(
@@ -97,6 +98,14 @@ class NodeStream:
         """Nothing: real time is told by the run's log."""
         return {}
 
+    def under_way(self) -> None:
+        """Nodes' programs begin anew with the server's, and what they were at is gone."""
+        return
+
+    def take_up(self, under_way: UnderWay) -> None:
+        """Never asked for: see :meth:`under_way`."""
+        raise RuntimeError("what real nodes had under way cannot be taken up")
+
     def _send(self, name: str, message: Message) -> None:
         try:
             self._session.channels[name].send(message)
@@ -115,8 +124,7 @@ class NodeStream:
         job, client = self._jobs[name], self._clients[name]
         try:
             update = self._codec.read(answer, job.number, job.seen, self._method.reply(job.seen))
-            part = self._method.contribution(job.seen, update)
-            check_size(job.seen, update, part, self._largest_norm)
+            part = contributed(self._method, job.seen, update, self._largest_norm)
         except UpdateError as error:
             return self._nothing(name, str(error))
         self._settle(name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...core.errors import RunFailedError
 from ...core.session import ServerSession
+from ...runs.history import History
 from .chronicle import Chronicle
 from .config import FederatedConfig
 from .fleet import Fleet, Gathered
@@ -39,19 +40,19 @@ class Rounds:
         self._flat = task.model()
         self._method = task.method(self._flat)
         self.state: Part = self._method.start(self._flat)
-        self.history: list[dict[str, Any]] = []
+        self._history = History(session.run.directory, session.resume_step or 0)
         if session.resume_step is not None:
-            self.state, meta = session.load_checkpoint(session.resume_step)
-            self.history = list(meta["history"])
-            fleet.resume(self.history)
+            self.state, _ = session.load_checkpoint(session.resume_step)
+            fleet.resume(self._history.entries)
         self._chronicle = Chronicle(session, task, self._flat, schedule)
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last round; returns one entry per round."""
-        for number in range(len(self.history) + 1, self._schedule.rounds + 1):
-            self._session.check_cancelled()
-            self._round(number)
-        return self.history
+        with self._history as history:
+            for number in range(len(history.entries) + 1, self._schedule.rounds + 1):
+                self._session.check_cancelled()
+                self._round(number)
+        return history.entries
 
     def _round(self, number: int) -> None:
         seed, began = self._session.run.seed, time.monotonic()
@@ -63,12 +64,13 @@ class Rounds:
         spent = {"aggregate": 0.0, **gathered.seconds}
         spent["aggregate"] += time.monotonic() - made
         spent["test"] = self._chronicle.complete(entry, self.state)
-        self.history.append(entry)
+        self._history.append(entry)
         figures = self._chronicle.tell(entry, spent)
         if self._chronicle.checkpoint_due(number):
             self._fleet.keep(number)
             self._chronicle.keep(entry, self.state)
-            self._session.save_checkpoint(number, self.state, {"history": self.history})
+            self._history.sync()
+            self._session.save_checkpoint(number, self.state, {})
         clients = {"ok": len(gathered.replies), "late": len(gathered.late)}
         clients["failed"] = len(chosen) - sum(clients.values())
         seconds = time.monotonic() - began

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .tree import Part
+
 
 class Spare:
     """Arrays by shape and type; it holds as many as were ever in use at once, one for each level of a tree."""
@@ -20,6 +22,11 @@ class Spare:
         """An array whose values mean nothing."""
         free = self._free.get((shape, dtype))
         return free.pop() if free else np.empty(shape, dtype)
+
+    def give_all(self, part: Part) -> None:
+        """Hand the arrays of a summand over."""
+        for array in part.values():
+            self.give(array)
 
     def give(self, array: NDArray[Any]) -> None:
         """Hand an array over; nobody may look at it any more. Views and read-only arrays are left alone."""

@@ -7,12 +7,11 @@ replies. A position that never comes is left out: its sibling moves up unchanged
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .spare import Spare
 
 #: Named arrays; the ones of a sum belong to it and are added to in place.
 Part: TypeAlias = dict[str, NDArray[Any]]
@@ -29,12 +28,12 @@ class TreeSum:
         Positions of the cohort.
     first : int
         Position of the first leaf that is added here; a worker sums the block ``first … first + size - 1``.
-    spare : Spare, optional
-        Gets the arrays that were added to others.
+    spent : callable, optional
+        Gets each part that was added to another and is needed no more.
     """
 
-    def __init__(self, size: int, first: int = 0, spare: Spare | None = None) -> None:
-        self.size, self.first, self._spare = size, first, spare
+    def __init__(self, size: int, first: int = 0, spent: Callable[[Part], None] | None = None) -> None:
+        self.size, self.first, self._spent = size, first, spent
         self._levels = (size - 1).bit_length() if size > 1 else 0
         if first % (1 << self._levels):
             raise ValueError(f"a block of {size} positions cannot begin at {first}")
@@ -96,9 +95,8 @@ class TreeSum:
 
     def _joined(self, left: Part | None, right: Part | None) -> Part | None:
         both = joined(left, right)
-        if self._spare is not None and left is not None and right is not None:
-            for array in right.values():
-                self._spare.give(array)
+        if self._spent is not None and left is not None and right is not None:
+            self._spent(right)
         return both
 
 

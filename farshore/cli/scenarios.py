@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import ConfigError
+from .output import note
 
 if TYPE_CHECKING:
     from ..simulations.scenario import Scenario
@@ -25,7 +26,7 @@ class Engine:
     Attributes
     ----------
     cores : int
-        Processes on this machine.
+        Processes, of so many threads each that they have a core.
     backend, address : str
         See :class:`~farshore.simulations.simulation.Simulation`.
     """
@@ -35,15 +36,25 @@ class Engine:
     address: str = ""
 
     @classmethod
-    def of(cls, workers: int, backend: str, address: str) -> Engine:
-        """As the options say; 0 workers = as many as there are cores."""
+    def of(cls, workers: int, backend: str, address: str, threads: int = 1) -> Engine:
+        """As the options say; 0 workers = as many as the cores have room for.
+
+        Processes of ``threads`` threads (0 = one a core) that were more than the cores would only take them from each
+        other, so there are fewer then, which is said. A Ray cluster knows its own cores.
+        """
         from ..simulations.experiment import cores
 
         if backend not in ("local", "ray"):
             raise ConfigError(f"there is no backend '{backend}'", cure="--backend local or --backend ray")
         if address and backend != "ray":
             raise ConfigError("--address is that of a Ray cluster", cure="give --backend ray too")
-        return cls(workers or cores(), "ray" if backend == "ray" else "local", address)
+        here = cores()
+        room = max(1, here // (threads or here))
+        if workers > room and not address:
+            each = "one thread" if threads == 1 else f"{threads or here} threads"
+            note(f"{workers} workers of {each} are more than the {here} cores here: {room} will do the work")
+            workers = room
+        return cls(workers or room, "ray" if backend == "ray" else "local", address)
 
     def plan(self, trials: int) -> tuple[int, int]:
         """Trials at once, and worker processes of each; on Ray one after another, each on all of it."""
@@ -103,16 +114,31 @@ def changed(
     return scenario.model_copy(update=update)
 
 
-def trials(
-    scenario: Scenario, pairs: Sequence[str], folder: Path, data: Mapping[str, Path], engine: Engine
-) -> list[Trial]:
-    """Every arm with every seed, seeds outermost, so that early results compare all arms."""
+def configs(scenario: Scenario, pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The resolved settings of every arm."""
     from ..core.workloads import load
-    from ..simulations.trial import Trial, folder_of
     from .settings import resolve
 
     model = load(scenario.method).config
-    configs = {a: resolve(model, scenario.values(a), pairs).model_dump(mode="json") for a in scenario.arms}
+    return {a: resolve(model, scenario.values(a), pairs).model_dump(mode="json") for a in scenario.arms}
+
+
+def threads_of(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    """Threads of the arm that wants most; 0 = all cores."""
+    wanted = [int(config.get("threads", 1)) for config in configs.values()]
+    return 0 if 0 in wanted else max(wanted)
+
+
+def trials(
+    scenario: Scenario,
+    configs: Mapping[str, dict[str, Any]],
+    folder: Path,
+    data: Mapping[str, Path],
+    engine: Engine,
+) -> list[Trial]:
+    """Every arm with every seed, seeds outermost, so that early results compare all arms."""
+    from ..simulations.trial import Trial, folder_of
+
     if len({folder_of(arm, 0) for arm in configs}) < len(configs):
         raise ConfigError("two arms have names that differ in punctuation only", cure="rename one of them")
     _, workers = engine.plan(len(configs) * len(scenario.seeds))

@@ -60,8 +60,9 @@ def simulate(
     name, wanted = scenarios.find(scenario)
     wanted = scenarios.changed(wanted, arms=arm, clients=clients, seeds=seeds)
     folder = (out or base() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
-    engine = scenarios.Engine.of(workers, backend, address)
-    trials = scenarios.trials(wanted, set_ or (), folder, data_paths(data or ()), engine)
+    configs = scenarios.configs(wanted, set_ or ())
+    engine = scenarios.Engine.of(workers, backend, address, scenarios.threads_of(configs))
+    trials = scenarios.trials(wanted, configs, folder, data_paths(data or ()), engine)
     _simulate(wanted, trials, engine, as_json=json_)
     _tell(name, wanted, trials, folder, as_json=json_)
 
@@ -85,7 +86,7 @@ def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as
     at_once, _ = engine.plan(len(trials))
     if not as_json:
         say(scenario.about or scenario.method)
-        say(f"{len(scenario.arms)} arms x {len(scenario.seeds)} seeds on {engine.cores} cores")
+        say(f"{len(scenario.arms)} arms x {len(scenario.seeds)} seeds in up to {engine.cores} processes")
     with trials_display(left, as_json=as_json) as shown:
         Experiment(left, at_once, shown.event).run()
 

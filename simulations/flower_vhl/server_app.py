@@ -14,8 +14,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from ...algorithms.federated.contributed import contributed
 from ...algorithms.federated.fleet import cohort
-from ...algorithms.federated.messages import UpdateError, check_finite, read_update, update_message
+from ...algorithms.federated.messages import UpdateError, read_update, update_message
 from ...algorithms.federated.methods import CONTROL, NORMALISER, Method, Update
 from ...algorithms.federated.refining import refined
 from ...algorithms.federated.tree import Part, TreeSum
@@ -94,11 +95,12 @@ def _folded(
     for position, node in enumerate(nodes):
         try:
             update = _update(came.get(node), number, method.reply(down))
+            summand = contributed(method, down, update)
         except UpdateError as error:
             _log.warning("round %d: without node %d: %s", number, node, error)
             tree.skip(position)
         else:
-            tree.add(position, method.contribution(down, update))
+            tree.add(position, summand)
             updates.append(update)
     return tree.total(), updates
 
@@ -115,9 +117,7 @@ def _update(reply: Message | None, number: int, expected: Part) -> Update:
     update = Update(tensors, samples, steps, loss)  # type: ignore[arg-type]  # checked as any node's update is
     carried = {name: Tensor(array) for name, array in tensors.items()}
     shapes = {name: (array.shape, array.dtype) for name, array in expected.items()}
-    checked = read_update(update_message(number, update, carried), number, shapes)
-    check_finite(checked.tensors)
-    return checked
+    return read_update(update_message(number, update, carried), number, shapes)
 
 
 def _metrics(reply: Message) -> MetricRecord:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from farshore.algorithms.federated.methods import FedAvg
 from farshore.algorithms.vhl.config import VHL
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError
+from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.simulations.clock import Devices
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.population import Groups
@@ -42,8 +46,8 @@ def simulated(path: Path, settings: dict[str, Any], made: Devices | None, client
     config = VHL.model_validate({**SMALL, **settings})
     simulation = Simulation(WORKLOAD, config, path, clients, seed=1, devices=made)
     result = simulation.run()
-    state, meta = CheckpointStore(path / "checkpoints").load(config.rounds)
-    return result, meta["history"], state
+    state, _ = CheckpointStore(path / "checkpoints").load(config.rounds)
+    return result, read_history(path, config.rounds), state
 
 
 def test_old_replies_weigh_what_the_papers_say() -> None:
@@ -97,17 +101,45 @@ def test_a_straggler_holds_up_rounds_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
-def test_real_programs_learn_digits_without_waiting_and_resume(tmp_path: Path, schedule: str) -> None:
+def test_real_programs_learn_digits_without_waiting_and_resume(
+    tmp_path: Path, schedule: str, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = {**SMALL, "schedule": schedule, "asynchrony": {"buffer": 2}, "checkpoint_every": 4}
     nodes = [f"n{i}" for i in range(4)]
     first = VHL.model_validate({**settings, "rounds": 8})
     InProcessRun(WORKLOAD, first, tmp_path / "run", nodes, seed=2).run()
     longer, told = VHL.model_validate({**settings, "rounds": 24}), list[int]()
     run = InProcessRun(WORKLOAD, longer, tmp_path / "run", nodes, seed=2, on_metrics=lambda n, _: told.append(n))
-    result = run.run()
+    with caplog.at_level("INFO"):
+        result = run.run()
+    assert "going on after version 8: what clients had under way is lost" in caplog.text
     assert told == list(range(9, 25))
     assert result["rounds"] == 24
     assert max(v for k, v in result.items() if "acc" in k and isinstance(v, float)) > 0.6
+
+
+@pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
+def test_a_simulation_that_goes_on_takes_up_what_was_under_way(tmp_path: Path, schedule: str) -> None:
+    settings = {**SMALL, "schedule": schedule, "asynchrony": {"buffer": 2, "concurrency": 4}, "checkpoint_every": 4}
+    config = VHL.model_validate({**settings, "rounds": 10, "eval_every": 10})
+    made = devices({"count": 2, "profile": {"compute_factor": 7}}, {"profile": {"crash_rate": 0.2}})
+
+    def on_progress(done: int, total: int, figures: Any) -> None:
+        if done == 6:  # as a kill would leave it
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    play = partial(Simulation, WORKLOAD, config, clients=8, seed=1, devices=made)
+    expected = play(directory=tmp_path / "whole", on_progress=on_progress).run()
+    tensors, meta = RunDirectory.open(tmp_path / "killed").checkpoints.load(4)
+    begun = {number for _, number, *_ in meta["under_way"]}
+    assert len(begun) > 1, "clients train from one version: this test would prove little"
+    assert {name.split("/")[1] for name in tensors if name.startswith("seen/")} == {str(number) for number in begun}
+    assert play(directory=tmp_path / "killed").run() == expected
+    assert read_history(tmp_path / "killed", 10) == read_history(tmp_path / "whole", 10)
+    ends = [RunDirectory.open(tmp_path / name).checkpoints.load(10) for name in ("whole", "killed")]
+    assert ends[0][1] == ends[1][1]
+    one, other = ({name: array.tobytes() for name, array in tensors.items()} for tensors, _ in ends)
+    assert one == other
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova"])

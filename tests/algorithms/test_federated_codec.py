@@ -16,6 +16,7 @@ from torch import nn
 
 from farshore.algorithms.federated.codec import Codec
 from farshore.algorithms.federated.config import Downlink, FederatedConfig, Uplink
+from farshore.algorithms.federated.contributed import contributed
 from farshore.algorithms.federated.flat import FlatModel
 from farshore.algorithms.federated.local import Sgd
 from farshore.algorithms.federated.memories import OwnMemories
@@ -154,7 +155,7 @@ def test_an_update_that_is_not_finite_is_refused_and_spoils_no_later_one(uplink:
     spoilt = update_of(state, seed=1)
     spoilt.tensors[FLOATS][3] = bad
     with pytest.raises(UpdateError, match="its 'floats' are not finite"):
-        arrives(codec, spoilt, state, memory)
+        contributed(FedAvg(), state, arrives(codec, spoilt, state, memory))
     assert torch.isfinite(memory["floats.lost"]).all()
     arrives(codec, update_of(state, seed=2), state, memory)
 

@@ -15,6 +15,7 @@ from farshore.algorithms.federated.messages import MOST_FIGURES
 from farshore.algorithms.vhl.workload import VHLWorkload
 from farshore.core.message import Message, Scalar
 from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.history import read_history
 from farshore.simulations.in_process import InProcessRun
 
 pytest.importorskip("sklearn")
@@ -55,8 +56,8 @@ def run(workload: Spied, path: Path) -> tuple[list[dict[str, Any]], dict[str, An
     config = workload.config.model_validate(SETTINGS)
     told = lambda step, values: metrics.append(dict(values))  # noqa: E731
     InProcessRun(workload, config, path, NODES, seed=1, recorder=lambda _: None, on_metrics=told).run()
-    state, meta = CheckpointStore(path / "server").load(2)
-    return meta["history"], state, metrics
+    state, _ = CheckpointStore(path / "server").load(2)
+    return read_history(path, 2), state, metrics
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from farshore.algorithms.federated.tree import Part, TreeSum
 
 
 def _summed(size: int, spare: Spare | None, round_: int) -> tuple[Part | None, int]:
-    tree, seen = TreeSum(size, 0, spare), set()
+    tree, seen = TreeSum(size, 0, None if spare is None else spare.give_all), set()
     rng = np.random.default_rng(round_)
     for position in range(size):
         values = rng.standard_normal(100).astype(np.float32)

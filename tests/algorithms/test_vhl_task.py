@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from farshore.algorithms.vhl.task import VHLTask
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.seeds import Seed
-from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.simulations.clock import Devices
 from farshore.simulations.simulation import Simulation
 
@@ -84,7 +84,7 @@ def test_a_pass_over_all_data_takes_devices_as_long_as_its_steps(tmp_path: Path)
         settings = config(method="scaffold", scaffold_option=option)
         made = Simulation(WORKLOAD, settings, tmp_path / str(option), 2, seed=3, devices=devices)
         made.run()
-        (entry,) = RunDirectory.open(tmp_path / str(option)).checkpoints.load(1)[1]["history"]
+        (entry,) = read_history(tmp_path / str(option), 1)
         seconds[option] = entry["round_seconds"]
     steps = max(len(task(config()).work(task(config()).model(), k, 1).batches) for k in range(2))
     assert seconds[2] == pytest.approx(0.01 * steps)

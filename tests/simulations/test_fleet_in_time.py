@@ -11,6 +11,7 @@ import pytest
 from farshore.algorithms.vhl.config import VHL
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.simulations.clock import Devices
 from farshore.simulations.population import Groups
 from farshore.simulations.simulation import Simulation
@@ -30,8 +31,8 @@ def run(path: Path, method: str, rounds: int, workers: int = 1, devices: Devices
 
 
 def last(made: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    state, meta = made.checkpoints.load(max(made.checkpoints.steps()))
-    return state, meta["history"]
+    step = max(made.checkpoints.steps())
+    return made.checkpoints.load(step)[0], read_history(made.path, step)
 
 
 def test_rounds_on_devices_are_told_in_time_and_bytes(tmp_path: Path) -> None:

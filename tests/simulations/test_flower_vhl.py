@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.simulations.flower_app import flower_run, simulate_app
 
 pytest.importorskip("flwr")
@@ -40,8 +41,7 @@ def _ours(changes: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[d
 
     settings = settings_of(Project.read(APP).fused(changes))
     Simulation(WORKLOAD, settings, folder, CLIENTS, seed=3).run()
-    state, meta = RunDirectory.open(folder).checkpoints.load(ROUNDS)
-    return state, meta["history"]
+    return RunDirectory.open(folder).checkpoints.load(ROUNDS)[0], read_history(folder, ROUNDS)
 
 
 def _same(out: Path, state: dict[str, Any], history: list[dict[str, Any]]) -> None:

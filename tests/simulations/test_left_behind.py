@@ -18,6 +18,7 @@ from farshore.core.seeds import Seed
 from farshore.data.partition_files import load_partition
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.runs.model_states import load_state
 from farshore.simulations.simulation import Simulation
 
@@ -45,8 +46,7 @@ def run(path: Path, settings: Any) -> RunDirectory:
 
 
 def history_of(made: RunDirectory) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = made.checkpoints.load(max(made.checkpoints.steps()))[1]["history"]
-    return found
+    return read_history(made.path, max(made.checkpoints.steps()))
 
 
 def states(made: RunDirectory) -> dict[str, Any]:

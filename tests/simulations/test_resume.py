@@ -82,7 +82,7 @@ def test_a_resumed_simulation_equals_the_uninterrupted_one(
     assert done.returncode == -9, done.stderr
     assert RunDirectory.open(tmp_path / "run").result is None
     children, memory = (line.split() for line in done.stdout.splitlines())
-    assert len(memory) == (workers > 1) * (workers + 1)
+    assert bool(memory) == (workers > 1)
     assert _gone([int(pid) for pid in children])
     assert not [name for name in memory if (Path("/dev/shm") / name.lstrip("/")).exists()]
 

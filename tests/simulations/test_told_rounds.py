@@ -15,8 +15,8 @@ from farshore.algorithms.federated.methods import FLOATS, NORMALISER
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
-from farshore.runs.checkpoints import CheckpointStore
 from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 from farshore.runs.model_states import load_state
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.simulation import Simulation
@@ -40,9 +40,8 @@ def simulated(path: Path, settings: Any, workers: int = 1) -> RunDirectory:
     return RunDirectory.open(path)
 
 
-def history_of(store: CheckpointStore) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = store.load(max(store.steps()))[1]["history"]
-    return found
+def history_of(folder: Path, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    return read_history(folder, rounds)
 
 
 def by_hand(settings: Any) -> list[float]:
@@ -76,16 +75,16 @@ def by_hand(settings: Any) -> list[float]:
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "fednova"])
 def test_divergence_is_how_far_the_clients_ended_from_their_mean(tmp_path: Path, method: str) -> None:
     settings = config(method=method, virtual=OFF, momentum=0.5)
-    told = [entry["divergence"] for entry in history_of(simulated(tmp_path, settings).checkpoints)]
+    told = [entry["divergence"] for entry in history_of(simulated(tmp_path, settings).path)]
     expected = by_hand(settings)
     assert told == pytest.approx(expected, rel=1e-3)
     assert min(expected) > 0.01
 
 
 def test_one_client_alone_does_not_diverge_and_nobody_is_told_what_is_switched_off(tmp_path: Path) -> None:
-    alone = history_of(simulated(tmp_path / "alone", config(virtual=OFF, per_round=1)).checkpoints)
+    alone = history_of(simulated(tmp_path / "alone", config(virtual=OFF, per_round=1)).path)
     assert max(entry["divergence"] for entry in alone) < 1e-3
-    off = history_of(simulated(tmp_path / "off", config(virtual=OFF, divergence=False)).checkpoints)
+    off = history_of(simulated(tmp_path / "off", config(virtual=OFF, divergence=False)).path)
     assert not any("divergence" in entry for entry in off)
 
 
@@ -105,9 +104,9 @@ def test_workers_and_real_programs_tell_the_same_of_every_round(
     one, two = (simulated(tmp_path / str(n), settings, n) for n in (1, 2))
     rows: list[Transfer] = []
     InProcessRun(WORKLOAD, settings, tmp_path / "real", NODES, seed=SEED, recorder=rows.append).run()
-    expected = history_of(one.checkpoints)
-    assert history_of(two.checkpoints) == expected
-    assert history_of(CheckpointStore(tmp_path / "real" / "server")) == expected
+    expected = history_of(one.path)
+    assert history_of(two.path) == expected
+    assert history_of(tmp_path / "real") == expected
     named = {"divergence", "lr", "train_ce", "payload_up", "dense_down", "client_acc_worst", "test_loss"}
     named |= {"virtual_ce", "align_loss", "noise_loss", "virtual_acc"} if virtual is ON else set()
     assert all(named <= entry.keys() for entry in expected)
@@ -127,13 +126,13 @@ def left_behind(folder: Path) -> list[Any]:
 
 def test_a_rounds_loss_is_the_sum_of_its_weighted_terms(tmp_path: Path) -> None:
     virtual = {**ON, "weight": 0.5, "align_weight": 0.7, "noise_weight": 0.2}
-    history = history_of(simulated(tmp_path, config(virtual=virtual)).checkpoints)
+    history = history_of(simulated(tmp_path, config(virtual=virtual)).path)
     for entry in history:
         terms = entry["train_ce"] + 0.5 * entry["virtual_ce"] + 0.7 * entry["align_loss"] + 0.2 * entry["noise_loss"]
         assert entry["train_loss"] == pytest.approx(terms, rel=1e-4)
         assert min(entry[name] for name in ("train_ce", "virtual_ce", "align_loss", "noise_loss")) > 0
     assert [entry["lr"] for entry in history] == pytest.approx([0.1 * 0.992**n for n in range(ROUNDS)])
-    plain = history_of(simulated(tmp_path / "plain", config(virtual=OFF)).checkpoints)
+    plain = history_of(simulated(tmp_path / "plain", config(virtual=OFF)).path)
     assert all(entry["train_ce"] == entry["train_loss"] for entry in plain)
 
 
@@ -152,7 +151,7 @@ def by_round(rows: list[dict[str, Any]]) -> list[Counter[str]]:
 def test_bytes_of_a_round_are_the_ledgers(tmp_path: Path, virtual: dict[str, Any]) -> None:
     made = simulated(tmp_path, config(virtual=virtual))
     sums, metrics = by_round(made.read_ledger().to_pylist()), list(made.read_metrics())
-    for entry, line in zip(history_of(made.checkpoints), metrics, strict=True):
+    for entry, line in zip(history_of(made.path), metrics, strict=True):
         expected = sums[entry["round"]]
         lasting = {name: count for name, count in expected.items() if not name.startswith("frame")}
         assert {name: entry[name] for name in lasting} == lasting
@@ -171,4 +170,4 @@ def test_seconds_are_told_by_phase_but_are_no_part_of_the_history(tmp_path: Path
         assert line["seconds_train"] > 0
         assert line["seconds_test"] > 0
         assert line["seconds_wait"] == 0  # it plays the clients itself
-    assert not any("seconds" in name for entry in history_of(made.checkpoints) for name in entry)
+    assert not any("seconds" in name for entry in history_of(made.path) for name in entry)

@@ -19,6 +19,7 @@ from farshore.core.seeds import Seed
 from farshore.core.workloads import load
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
 
 NODES = ("a", "b", "c")
 
@@ -59,9 +60,8 @@ class Play:
 
     def outcome(self) -> tuple[Part, list[dict[str, Any]]]:
         """The last state and the history of the run once it has finished."""
-        store = CheckpointStore(Path(self.finish().directory) / "checkpoints")
-        state, meta = store.load(self.config["rounds"])
-        return state, meta["history"]
+        folder, last = Path(self.finish().directory), self.config["rounds"]
+        return CheckpointStore(folder / "checkpoints").load(last)[0], read_history(folder, last)
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every transfer."""
