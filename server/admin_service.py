@@ -11,6 +11,7 @@ from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
 from ..runs.states import ENDED
 from .calls import Context, metadata, refuse
+from .method import Method
 from .run import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class AdminService(AdminServicer):
         """Take a new run."""
         by_operator = await self._check(context)
         try:
-            return self._server.submit(request, by_operator=by_operator).info()
+            method = await _method(request.workload, request.config_json or "{}")
+            return self._server.submit(request, method, by_operator=by_operator).info()
         except FarshoreError as error:
             await refuse(context, error, "a run")
 
@@ -78,7 +80,9 @@ class AdminService(AdminServicer):
         """Continue a run that ended early."""
         run = await self._run(request.id, context)
         try:
-            self._server.resume(run, by_operator=await self._check(context))
+            by_operator = await self._check(context)
+            method = await _method(run.workload, run.config_json)
+            self._server.resume(run, method, by_operator=by_operator)
         except FarshoreError as error:
             await refuse(context, error, "to resume")
         return run.info()
@@ -119,3 +123,8 @@ class AdminService(AdminServicer):
             error = NotFoundError(f"no run is called '{run_id[:40]}'", cure="see 'farshore runs ls'")
             await refuse(context, error, "a look at a run")
         return run
+
+
+async def _method(name: str, config_json: str) -> Method:
+    """A method and its configuration; importing its module may take a while, for which nodes and runs must not wait."""
+    return await asyncio.to_thread(Method.of, name, config_json)

@@ -93,19 +93,16 @@ class Orchestrator:
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: pb.SubmitRequest, *, by_operator: bool) -> Run:
+    def submit(self, request: pb.SubmitRequest, method: Method, *, by_operator: bool) -> Run:
         """Take a new run; what the operator of this server submits, they accept by that.
 
         Raises
         ------
-        NotFoundError, MissingExtraError
-            No workload has that name, or it needs a package that is not installed here.
         ConfigError
-            Its configuration is wrong, or the request contradicts itself.
+            The request contradicts itself.
         RefusedError
             It brings code that is not accepted here.
         """
-        method = Method.of(request.workload, request.config_json or "{}")
         self.consent.check(method.code, admitted=by_operator)
         count = len(request.nodes) or request.node_count or 1
         if len(set(request.nodes)) != len(request.nodes):
@@ -167,7 +164,7 @@ class Orchestrator:
         if run.state not in ENDED:
             run.end_early("cancelled", "cancelled by the operator")
 
-    def resume(self, run: Run, *, by_operator: bool) -> None:
+    def resume(self, run: Run, method: Method, *, by_operator: bool) -> None:
         """Continue a run that was interrupted, failed or cancelled, with the same nodes; see :meth:`submit`.
 
         Raises
@@ -179,7 +176,6 @@ class Orchestrator:
         """
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
-        method = Method.of(run.workload, run.config_json)
         if method.node_may_open:
             raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
         self.consent.check(method.code, admitted=run.admitted or by_operator)
