@@ -64,6 +64,7 @@ class Line:
         self._early: dict[tuple[str, int], Tensors] = {}
         self._numbers: dict[str, int] = defaultdict(int)
         self._broken: Exception | None = None
+        self._over = threading.Event()
         #: What the server said that answers no collective; a failure of the channel is the last of it.
         self.control: queue.Queue[Message | Exception] = queue.Queue()
         self._stored: queue.Queue[Message | Exception] = queue.Queue()
@@ -83,6 +84,7 @@ class Line:
             self._stored = queue.Queue()
             if isinstance(self._broken, RanksChangedError):
                 self._broken = None
+                self._over.clear()
 
     def dissolve(self, error: Exception) -> None:
         """End the group: whoever waits is told, and so is whoever asks."""
@@ -93,10 +95,16 @@ class Line:
         for answer in waiting:
             answer.fail(error)
         self._stored.put(error)
+        self._over.set()
 
     @property
     def broken(self) -> Exception | None:
         """Why nothing goes any more; None while it goes."""
+        return self._broken
+
+    def verdict(self, seconds: float) -> Exception | None:
+        """What broke the group, once the server says so; None if it says nothing in time."""
+        self._over.wait(seconds)
         return self._broken
 
     def number(self, place: str) -> int:

@@ -22,6 +22,8 @@ from .star import register
 from .store import ChannelStore
 from .tensors import to_wire
 
+#: Seconds in which the server notices what a rank has seen before it: that a peer is gone.
+NOTICE = 30.0
 #: Longest that a rank waits for another, node to node; a star needs none, the server knows who is lost.
 PATIENCE = datetime.timedelta(minutes=5)
 
@@ -77,8 +79,9 @@ class World:
         dist.destroy_process_group()
         if error is None:
             return False
-        # A collective inside a backward pass fails with an error of torch's own: the line knows the reason.
-        broken = self._line.broken
+        # A collective fails with an error of torch's own: the line knows the reason, or will when the server does.
+        peers_failed = self.transport == "peers" and isinstance(error, RuntimeError)
+        broken = self._line.verdict(NOTICE) if peers_failed else self._line.broken
         self.changed = isinstance(error, RanksChangedError) or isinstance(broken, RanksChangedError)
         if isinstance(broken, RunFailedError) and not isinstance(error, RunFailedError):
             raise broken from error
