@@ -26,8 +26,17 @@ class Answer:
     """What a collective is waited for by."""
 
     def __init__(self) -> None:
-        self.future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
+        self._came: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
         self._take: Callable[[Tensors], list[torch.Tensor]] = lambda tensors: list(tensors.values())
+        # An error set on a future from Python is a value to torch's C++, which takes it for tensors and crashes; one
+        # that a callback raises is an error there too.
+        self.future: torch.futures.Future[list[torch.Tensor]] = self._came.then(self._taken)
+
+    def _taken(self, came: torch.futures.Future[Tensors | Exception]) -> list[torch.Tensor]:
+        found = came.value()
+        if isinstance(found, Exception):
+            raise found
+        return self._take(found)
 
     def expects(self, take: Callable[[Tensors], list[torch.Tensor]]) -> Answer:
         """Say what is to be done with the tensors that come."""
@@ -36,15 +45,12 @@ class Answer:
 
     def came(self, tensors: Tensors) -> None:
         """The hub's answer."""
-        try:
-            self.future.set_result(self._take(tensors))
-        except Exception as error:
-            self.future.set_exception(error)  # type: ignore[arg-type]
+        self._came.set_result(tensors)
 
     def fail(self, error: Exception) -> None:
         """There will be none."""
-        if not self.future.done():
-            self.future.set_exception(error)  # type: ignore[arg-type]
+        if not self._came.done():
+            self._came.set_result(error)
 
 
 class Line:
@@ -65,6 +71,8 @@ class Line:
         self._numbers: dict[str, int] = defaultdict(int)
         self._broken: Exception | None = None
         self._over = threading.Event()
+        #: Called, from the thread that receives, when the group is over.
+        self.on_over: Callable[[], None] = _nothing
         #: What the server said that answers no collective; a failure of the channel is the last of it.
         self.control: queue.Queue[Message | Exception] = queue.Queue()
         self._stored: queue.Queue[Message | Exception] = queue.Queue()
@@ -96,6 +104,7 @@ class Line:
             answer.fail(error)
         self._stored.put(error)
         self._over.set()
+        self.on_over()
 
     @property
     def broken(self) -> Exception | None:
@@ -203,3 +212,7 @@ class Line:
                 self._early[place, number] = tensors
         if answer is not None:
             answer.came(tensors)
+
+
+def _nothing() -> None:
+    pass

@@ -5,11 +5,15 @@ gloo talks in plain text and listens on a port of its own: for one machine, or a
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import (
@@ -36,6 +40,30 @@ class Moved:
 
 #: By kind, since :func:`taken` was called last; one process is one rank.
 _MOVED: dict[str, Moved] = defaultdict(Moved)
+
+
+#: Connections that gloo has made, by descriptor: what :func:`hang_up` ends.
+_CONNECTIONS: dict[int, tuple[object, object]] = {}
+
+
+def hang_up() -> None:
+    """End all collectives under way, with an error; from any thread.
+
+    Gloo has no way to interrupt one that waits for a rank which waits for another: its ``abort`` leaves them waiting.
+    So the connections beneath them are shut down.
+    """
+    now = _connections()
+    for descriptor, ends in _CONNECTIONS.items():
+        if now.get(descriptor) == ends:  # else it was closed, and its number is another's
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as found:
+                found.shutdown(socket.SHUT_RDWR)
+    _CONNECTIONS.clear()
+
+
+def _connections() -> dict[int, tuple[object, object]]:
+    """This process' TCP connections: descriptor -> both addresses."""
+    found = psutil.Process().net_connections(kind="tcp")
+    return {c.fd: (c.laddr, c.raddr) for c in found if c.fd >= 0 and c.raddr}
 
 
 def taken() -> dict[str, Moved]:
@@ -129,5 +157,7 @@ def register() -> None:
 
 
 def _make(options: Any, _: Any) -> PeerGroup:
+    before = _connections()
     gloo = ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
+    _CONNECTIONS.update({fd: ends for fd, ends in _connections().items() if before.get(fd) != ends})
     return PeerGroup(gloo, options.group_rank, options.group_size)

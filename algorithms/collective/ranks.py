@@ -69,6 +69,7 @@ class World:
             dist.init_process_group("star", store=HashStore(), rank=self.rank, world_size=self.size)
         else:
             peers.register()
+            self._line.on_over = peers.hang_up
             store = ChannelStore(self._line)
             dist.init_process_group("peers", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         return self
@@ -76,6 +77,8 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        if error is not None and self.transport == "peers":
+            peers.hang_up()  # whoever waits for this rank shall not
         dist.destroy_process_group()
         if error is None:
             return False

@@ -40,8 +40,8 @@ class StarWork(Work):
 
         Raises
         ------
-        RanksChangedError
-            A rank was lost meanwhile.
+        RuntimeError
+            The ranks changed meanwhile; the line has the reason.
         """
         self._answer.future.wait()
         return True
@@ -187,8 +187,8 @@ def _into(tensors: Sequence[Tensor]) -> Any:
 
 
 def _done(tensors: Sequence[Tensor]) -> StarWork:
-    answer = Answer()
-    answer.future.set_result(list(tensors))
+    answer = Answer().expects(lambda _: list(tensors))
+    answer.came({})
     return StarWork(answer)
 
 

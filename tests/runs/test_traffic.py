@@ -33,6 +33,7 @@ def test_bytes_are_those_of_every_transfer_but_the_channels_own() -> None:
     up = 4 * sum(number % 7 for number in range(3000))
     assert traffic.bytes() == {
         **{"dense_up": up, "payload_up": 2 * up, "frame_up": 3 * up},
+        **{"dense_peer": 0, "payload_peer": 0, "frame_peer": 0},
         **{"dense_down": 12000, "payload_down": 24000, "frame_down": 36000},
     }
     assert len(passed) == 4 * 9000

@@ -66,10 +66,13 @@ def same(one: Any, other: Any) -> bool:
 def test_states_are_those_of_the_best_and_the_last_round(
     tmp_path: Path, norm: str, execution: str, rounds: int
 ) -> None:
-    settings = config(norm=norm, execution=execution, rounds=rounds)
-    made = run(tmp_path / "run", settings)
-    found, scores = states(made), [entry["acc"] for entry in history_of(made)]
-    best = int(np.argmax(scores)) + 1
+    # Which round is the best depends on the processor; with larger steps it is sooner or later not the last.
+    for lr in (0.3, 0.6, 1.2, 2.4):
+        settings = config(norm=norm, execution=execution, rounds=rounds, lr=lr)
+        made = run(tmp_path / f"run-{lr}", settings)
+        found, scores = states(made), [entry["acc"] for entry in history_of(made)]
+        if (best := int(np.argmax(scores)) + 1) < rounds:
+            break
     assert best < rounds, "the last round is the best one: this test would prove nothing"
     assert found["best"][1] == {"round": str(best), "acc": repr(max(scores))}
     assert found["last"][1] == {"round": str(rounds), "acc": repr(scores[-1])}

@@ -47,6 +47,7 @@ def test_the_servers_own_steps_need_virtual_images_which_are_never_trained_at_on
         ended(tmp_path / "run", {**RETRAINED, "execution": "batched"})
 
 
+@pytest.mark.slow
 def test_whole_gradients_have_the_same_bits_with_two_workers_and_nearly_so_at_once(tmp_path: Path) -> None:
     one, two = (ended(tmp_path / str(n), WHOLE, workers=n) for n in (1, 2))
     assert differing(one, two) == []

@@ -40,10 +40,8 @@ def url() -> str:
 
 @pytest.fixture(scope="module")
 def cloud(start_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, url: str) -> Any:
-    # The home is the first one that the fixture makes.
-    folder = tmp_path_factory.getbasetemp() / "cloud0" / "server-0"
-    started = start_once(dashboard=DashboardOptions(folder, port=int(url.rpartition(":")[2])))
-    assert started.options.home == folder
+    folder = tmp_path_factory.mktemp("home") / "server"
+    started = start_once(home=folder, dashboard=DashboardOptions(folder, port=int(url.rpartition(":")[2])))
     started.join("a", "b")
     return started
 

@@ -89,9 +89,8 @@ class Looker:
 
 @pytest.fixture(scope="module")
 def cloud(start_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.getbasetemp() / "cloud0" / "server-0"
-    started = start_once(dashboard=DashboardOptions(folder))
-    assert started.options.home == folder
+    folder = tmp_path_factory.mktemp("home") / "server"
+    started = start_once(home=folder, dashboard=DashboardOptions(folder))
     started.join("edge-1", "edge-2")
     return started
 

@@ -215,8 +215,8 @@ def test_rates_are_those_of_the_last_seconds(tmp_path: Path) -> None:
             ledger.record(transfer("a", "up", 1_000, age))
         ledger.record(transfer("b", "down", 5_000, 5))
     assert pulse.look(now)
-    assert pulse.bytes == {"up": 16_000, "down": 5_000}
+    assert pulse.bytes == {"up": 16_000, "down": 5_000, "peer": 0}
     assert pulse.rates(now) == {("a", "up"): 900.0, ("b", "down"): 500.0}
     assert not pulse.look(now + 30)
     assert pulse.rates(now + 30) == {}
-    assert pulse.bytes == {"up": 16_000, "down": 5_000}
+    assert pulse.bytes == {"up": 16_000, "down": 5_000, "peer": 0}
