@@ -36,6 +36,8 @@ TITLES = {
     "update_encodings": "What update encodings save and cost",
     "simulation": "Cost of a simulated round",
     "report_scale": "Accounting at scale",
+    "dp_kfac": "Bytes, memory and computing of a K-FAC step",
+    "dp_kfac_convergence": "How fast DP-KFAC learns",
     "flat_rounds": "Cost of a round over rounds and clients",
 }
 
