@@ -79,8 +79,10 @@ def test_a_lost_node_is_done_without_and_one_that_comes_back_is_a_rank_again(
     assert (result["ranks"], result["steps"]) == (4, 400)
     assert result["accuracy"] > 0.9
     kinds = {row["kind"] for row in RunDirectory.open(Path(info.directory)).read_ledger().to_pylist()}
-    assert {"all_reduce", "broadcast"} | ({"reduce", "all_to_all"} & kinds) <= kinds
-    assert method == "data_parallel" or kinds & {"reduce", "all_to_all"}
+    assert {"all_reduce", "broadcast"} <= kinds
+    # gloo's own reduce moves a quarter more than it must; the server's does not.
+    exchanged = {"data_parallel": set(), "dp_kfac": {"all_to_all"} if transport == "peers" else {"reduce"}}
+    assert kinds & {"reduce", "all_to_all"} == exchanged[method]
 
 
 @pytest.mark.slow
