@@ -149,3 +149,8 @@ def kl_scale(product: float, lr: float, bound: float | None) -> float:
     if bound is None or change == 0:
         return 1.0
     return float(min(1.0, (bound / change) ** 0.5))
+
+
+def inner(first: Tensor, second: Tensor) -> float:
+    """⟨first, second⟩ in float64."""
+    return float((first.double() * second.double()).sum())

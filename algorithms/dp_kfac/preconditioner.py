@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
@@ -19,13 +18,13 @@ from . import saving
 from .assignment import Cost, assign
 from .collectives import Collectives
 from .exchange import OwnerExchange, ReadyBuckets
-from .inverses import kl_scale
+from .inverses import inner, kl_scale
 from .inverter import Inverses
 from .layers import Layer, find_layers
 from .options import Options, Scheduled, at
-from .running import RunningFactors
+from .running import RunningFactors, pass_on
 from .sharing import Grid, share_factors, share_preconditioned
-from .statistics import Statistics
+from .statistics import Statistics, sampled_loss
 
 
 class DPKFAC:
@@ -136,8 +135,6 @@ class DPKFAC:
         if ddp is not None:
             self.attach_ddp(ddp)
 
-    # -- who does what --------------------------------------------------------------------------------------------
-
     @property
     def rank(self) -> int:
         """This process' place in the group."""
@@ -188,15 +185,10 @@ class DPKFAC:
         parameters = [p for layer in self._watched() if self._wants_factors(layer) for p in layer.parameters]
         if not parameters:
             return
-        draw = torch.Generator(device=logits.device).manual_seed(
-            (self.options.seed * 1_000_003 + self.steps) * 65_537 + self.rank
-        )
-        labels = torch.multinomial(logits.detach().float().softmax(dim=1), 1, generator=draw).squeeze(1)
-        loss = functional.cross_entropy(logits.float(), labels)
+        seed = (self.options.seed * 1_000_003 + self.steps) * 65_537 + self.rank
+        loss = sampled_loss(logits, seed)
         with self.statistics.sampling():
             torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-
-    # -- one step -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self) -> None:
@@ -274,7 +266,7 @@ class DPKFAC:
             if self.ranks > 1:
                 made[layer.name] = made[layer.name].to(self.options.bcast_dtype).to(gradient.dtype)
             if self.owners[layer.name] == self.rank:
-                product += _inner(made[layer.name], gradient)
+                product += inner(made[layer.name], gradient)
         return made, product
 
     def _hand_back(self, made: dict[str, Tensor], product: float) -> None:
@@ -298,7 +290,7 @@ class DPKFAC:
             product = float(total)
         elif clipped:
             # Everybody has every gradient: the same sum, in the same order, and nothing sent.
-            product = sum(_inner(v, layer.gradient()) for layer, v in sorted(received, key=lambda pair: pair[0].index))
+            product = sum(inner(v, layer.gradient()) for layer, v in sorted(received, key=lambda pair: pair[0].index))
         bound = None if self.options.kl_clip is None else at(self.options.kl_clip, self.steps)
         scale = kl_scale(product, self.lr, bound)
         for layer, v in received:
@@ -311,8 +303,6 @@ class DPKFAC:
         if isinstance(self._lr, torch.optim.Optimizer):
             return float(self._lr.param_groups[0]["lr"])
         return at(self._lr, self.steps)
-
-    # -- owners that change ---------------------------------------------------------------------------------------
 
     def reassign(self, alive_ranks: Sequence[int], process_group: dist.ProcessGroup | None = None) -> None:
         """Go on with the ranks that are left; layers of lost owners are dealt out and begin anew.
@@ -342,19 +332,9 @@ class DPKFAC:
         """Hand every layer's factors to the next rank, which inverts them in the next step."""
         if self.ranks == 1:
             return
-        ahead, behind = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
-        coming = [layer for layer in self.layers if self.owners[layer.name] == behind]
-        going = self.owned
-        out, into = self.factors.packed(going, self._like), self.factors.packed(coming, self._like, empty=True)
-        works = []
-        if going:
-            works.append(self.collectives.pass_on(out, self.rank, ahead, "rotated"))
-        if coming:
-            works.append(self.collectives.pass_on(into, behind, self.rank, "rotated"))
-        for work in works:
-            work.wait()
+        coming, factors = pass_on(self.factors, self.layers, self.owners, self.collectives, self._like)
         self.owners = {name: (owner + 1) % self.ranks for name, owner in self.owners.items()}
-        self.factors.unpack(coming, into)
+        self.factors.unpack(coming, factors)
         self._settle()
 
     def _enter(self, process_group: dist.ProcessGroup | None) -> None:
@@ -382,8 +362,6 @@ class DPKFAC:
     def _watched(self) -> list[Layer]:
         return self.layers if self.scheme.source in ("reduce", "allreduce") else self.owned
 
-    # -- state ----------------------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """This rank's factors and inverses by layer, with the step and the owners.
 
@@ -408,8 +386,6 @@ class DPKFAC:
         """The state of all ranks at one of them, None at the others; all must call it."""
         return saving.gathered(self, dst)
 
-    # -- what it tells --------------------------------------------------------------------------------------------
-
     def comm_bytes(self) -> dict[str, dict[str, int]]:
         """``{phase: {sent, received, calls}}``: bytes of this rank so far."""
         return self.collectives.told()
@@ -429,7 +405,3 @@ class DPKFAC:
         began = time.perf_counter()
         yield
         self._seconds[phase] += time.perf_counter() - began
-
-
-def _inner(first: Tensor, second: Tensor) -> float:
-    return float((first.double() * second.double()).sum())

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .collectives import Collectives
 from .layers import Layer
 from .sharing import Factors
 
@@ -94,3 +95,20 @@ class RunningFactors:
 
 def _identity_like(matrix: Tensor) -> Tensor:
     return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+
+
+def pass_on(
+    factors: RunningFactors, layers: Sequence[Layer], owners: Mapping[str, int], collectives: Collectives, like: Tensor
+) -> tuple[list[Layer], Tensor]:
+    """Send this rank's factors to the next one; returns the layers that come from the one before, and their factors."""
+    ahead, behind = (collectives.rank + 1) % collectives.ranks, (collectives.rank - 1) % collectives.ranks
+    going, coming = ([layer for layer in layers if owners[layer.name] == rank] for rank in (collectives.rank, behind))
+    out, into = factors.packed(going, like), factors.packed(coming, like, empty=True)
+    works = []
+    if going:
+        works.append(collectives.pass_on(out, collectives.rank, ahead, "rotated"))
+    if coming:
+        works.append(collectives.pass_on(into, behind, collectives.rank, "rotated"))
+    for work in works:
+        work.wait()
+    return coming, into

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from .factors import ConvScale, SeqReduction, input_factor, output_factor
@@ -155,3 +156,10 @@ class Statistics:
     def _part(self, layer: Layer, values: Tensor) -> Tensor:
         batched = values.dim() > (3 if isinstance(layer.module, nn.Conv2d) else 1)
         return values[: self._sample_rows] if self._sample_rows and batched else values
+
+
+def sampled_loss(logits: Tensor, seed: int) -> Tensor:
+    """Mean cross-entropy of logits (N, classes) against labels drawn from their own softmax."""
+    draw = torch.Generator(device=logits.device).manual_seed(seed)
+    labels = torch.multinomial(logits.detach().float().softmax(dim=1), 1, generator=draw).squeeze(1)
+    return functional.cross_entropy(logits.float(), labels)

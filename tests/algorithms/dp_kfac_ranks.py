@@ -59,6 +59,8 @@ class Training:
         alone = dist.get_world_size(group) == 1
         self.base = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
         settings = {"factor_steps": 1, "inv_steps": 1, **settings}
+        if "bcast_dtype" in settings:
+            settings["bcast_dtype"] = getattr(torch, settings["bcast_dtype"])
         self.kfac = DPKFAC(self.model, lr=self.base, process_group=group, **settings)
         self.wrapped: nn.Module = self.model
         if ddp and not alone:

@@ -258,5 +258,9 @@ def test_rotating_owners_see_every_shard(ranks: Ranks) -> None:
 
 
 def test_rounded_gradients_are_the_same_for_their_owner(ranks: Ranks) -> None:
-    results = ranks("train", ranks=4, steps=3, grad_exchange="owner")
+    results = ranks("train", ranks=4, steps=3, grad_exchange="owner", bcast_dtype="bfloat16")
     assert len({result["digest"] for result in results}) == 1
+    whole = ranks("train", ranks=4, steps=3, grad_exchange="owner")
+    assert results[0]["digest"] != whole[0]["digest"]
+    sent = [sum(result["traffic"]["preconditioned"]["sent"] for result in some) for some in (results, whole)]
+    assert 2 * sent[0] == sent[1]
