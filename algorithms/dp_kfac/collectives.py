@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,13 +21,6 @@ class Traffic:
     sent: int = 0
     received: int = 0
     calls: int = 0
-
-
-class Waitable(Protocol):
-    """A collective under way."""
-
-    def wait(self) -> Any:
-        """Until it is done."""
 
 
 class Done:
@@ -99,7 +92,7 @@ class Collectives:
         -------
         received : Tensor
             (ranks, own size), valid after waiting.
-        work : Waitable
+        work : Work
         """
         own = sizes[self.rank]
         if self.ranks == 1:

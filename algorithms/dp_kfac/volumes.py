@@ -23,10 +23,6 @@ class Volume:
     preconditioned: int
     scalars: int
 
-    def per_step(self, factor_steps: int = 1, inverse_steps: int = 1) -> float:
-        """Mean over steps, of which only some update factors and inverses; the scalars left out."""
-        return self.gradients + self.preconditioned + self.factors / factor_steps + self.inverses / inverse_steps
-
 
 @dataclass(frozen=True)
 class Scheme:
