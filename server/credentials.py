@@ -152,9 +152,14 @@ class Credentials:
             raise NotFoundError(f"no node is called '{name[:64]}'")
         self._keep_node(replace(self._nodes[name], revoked=self._clock()))
 
-    def nodes(self) -> dict[str, bool]:
-        """Every node that ever joined, by name; True = revoked."""
-        return {name: bool(row.revoked) for name, row in sorted(self._nodes.items())}
+    def saw(self, name: str, when: float) -> None:
+        """Remember when a node was last seen, seconds since 1970; of a node that is not known, nothing."""
+        if (row := self._nodes.get(name)) is not None and when > row.last_seen:
+            self._keep_node(replace(row, last_seen=when))
+
+    def nodes(self) -> list[NodeRow]:
+        """Every node that ever joined, by name."""
+        return [row for _, row in sorted(self._nodes.items())]
 
     # ---- inside ------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ class NodesService(NodesServicer):
         finally:
             listening.cancel()
             registry.disconnect(node, commands)
+            self._server.remember(node)
 
     async def _listen(self, node: Node, events: AsyncIterator[pb.NodeEvent]) -> None:
         async for event in events:

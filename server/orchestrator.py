@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, FarshoreError, RefusedError
+from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
 from ..proto import control_pb2 as pb
 from ..runs.sinks import check_sinks
@@ -59,8 +59,7 @@ class Orchestrator:
     def begin(self) -> str:
         """Take up what waited when the server went down; returns a join token at this home's first start, else ''."""
         first = not self.credentials.ever_used()
-        everyone = self.credentials.nodes()
-        self.registry.known([n for n, r in everyone.items() if not r], [n for n, r in everyone.items() if r])
+        self.registry.known(self.credentials.nodes())
         for run in self.book.open():
             self._take_up(run)
         self._watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
@@ -315,6 +314,7 @@ class Orchestrator:
 
     def node_connected(self, node: Node) -> None:
         """Compare what the node runs with what it should run, once its stream is open."""
+        self.remember(node)
         running = {program.run_id: program.epoch for program in node.hello.running}
         for run_id, epoch in running.items():
             run = self.book.find(run_id)
@@ -328,6 +328,13 @@ class Orchestrator:
                 asyncio.get_running_loop().call_later(1.0, self._program_missing, run, node.name, epoch)
             elif epoch < 0 and node.run == run.id:
                 run.inbox.put_nowait(Event("returned", node.name, run.epoch))
+
+    def remember(self, node: Node) -> None:
+        """Store when the node was last seen; a store that cannot be written costs that moment, not the node."""
+        try:
+            self.credentials.saw(node.name, node.seen_wall)
+        except StorageError as error:
+            _log.warning("when node %s was last seen is not stored: %s", node.name, error)
 
     def _program_missing(self, run: Run, node: str, epoch: int) -> None:
         if run.programs.get(node) == epoch:

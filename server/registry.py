@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..proto import control_pb2 as pb
+from ..runs.store import NodeRow
 
 NodeState: TypeAlias = Literal["connected", "lost", "revoked"]
 
@@ -86,12 +87,12 @@ class Registry:
         """The node called ``name``, if it was ever here."""
         return self._nodes.get(name)
 
-    def known(self, names: Iterable[str], revoked: Iterable[str]) -> None:
+    def known(self, rows: Iterable[NodeRow]) -> None:
         """Fill in the nodes that joined before this start; they are lost until they come back."""
-        for name in names:
-            self._nodes.setdefault(name, Node(name, "lost", "not seen since the server started"))
-        for name in revoked:
-            self._nodes[name] = Node(name, "revoked", "revoked")
+        for row in rows:
+            state: NodeState = "revoked" if row.revoked else "lost"
+            reason = "revoked" if row.revoked else "not seen since the server started"
+            self._nodes[row.name] = Node(row.name, state, reason, seen_wall=row.last_seen)
 
     def connect(self, name: str, hello: pb.Hello) -> tuple[Node, asyncio.Queue[pb.NodeCommand]]:
         """A node opened its control stream; a stream it had before is told goodbye."""

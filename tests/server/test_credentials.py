@@ -47,6 +47,17 @@ def test_the_store_and_its_journal_hold_no_secret(tmp_path: Path, credentials: C
         assert key.partition(":")[2].encode() not in content
 
 
+def test_when_a_node_was_last_seen_lives_on_and_never_goes_back(tmp_path: Path, clock: _Clock) -> None:
+    first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
+    key = first.join(_part(first.create_token(60)), "edge-1")
+    for when in (1200.0, 1100.0):
+        first.saw("edge-1", when)
+    first.saw("nobody", 1300.0)
+    second = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
+    assert [(row.name, row.last_seen) for row in second.nodes()] == [("edge-1", 1200.0)]
+    assert second.node_of(key) == "edge-1", "its key is still the same"
+
+
 def test_tokens_and_keys_live_on_in_the_store(tmp_path: Path, clock: _Clock) -> None:
     first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     token = first.create_token(60, uses=2)

@@ -75,6 +75,17 @@ def test_a_revoked_node_is_sent_away_and_does_not_come_back(cloud: Any, until: A
         run_agent(replace(cloud.agent_options("a"), token=None))
 
 
+def test_when_a_node_was_last_seen_is_told_after_the_server_stopped(cloud: Any, until: Any) -> None:
+    cloud.join("a")
+    came = cloud.node("a").last_seen
+    until(lambda: cloud.node("a").last_seen > came)
+    last = cloud.node("a").last_seen
+    cloud.down()
+    cloud.up()
+    told = cloud.node("a")
+    assert (told.state, told.last_seen >= last) == ("lost", True)
+
+
 def test_whoever_guesses_tokens_is_slowed_down(cloud: Any) -> None:
     options = cloud.agent_options("a")
     guess = f"fs1.00000000.guess.{options.token.rpartition('.')[2]}"
