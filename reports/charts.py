@@ -135,7 +135,7 @@ def _heat(report: RunReport) -> Chart:
         "height": 220 + 14 * len(nodes),
     }
     some = f" The {len(nodes)} busiest of {len(busiest)} nodes." if len(busiest) > len(nodes) else ""
-    told = f"Frame bytes of each node in each {report.unit}, both directions.{some}"
+    told = f"Frame bytes of each node in each {report.unit}, in all directions.{some}"
     return Chart("nodes", f"Who, and in which {report.unit}", told, [trace], layout)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..runs.traffic import CHANNEL_KINDS
 from .communication import Line, Volume
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
-from .run_report import RunReport, Window
+from .run_report import WAYS, RunReport, Window
 from .tables import SIZE_COLUMNS, cells, compression_table, plain_table, sockets_told
 from .units import ARROWS, energy, size, span
 
@@ -46,7 +46,7 @@ def _kinds(report: RunReport) -> Table:
     volume = report.communication
     for line in volume.by_direction:
         table.add_row("all", ARROWS[line.direction], "", *cells(line.volume))
-    table.add_row("all", "both", "", *cells(volume.total), style="bold")
+    table.add_row("all", "all", "", *cells(volume.total), style="bold")
     for name, part in (("sent again after a restart", volume.repeated), ("the channels' own", volume.channel)):
         if part.frames:
             table.add_row(f"of which {name}", "", "", *cells(part))
@@ -56,15 +56,16 @@ def _kinds(report: RunReport) -> Table:
 
 def _windows(report: RunReport) -> Table:
     kinds = sorted({kind for window in report.windows for kind in window.payload_by_kind})
+    ways = [way for way in WAYS if way != "peer" or any(window.peer.frames for window in report.windows)]
     table = plain_table(
         f"By {report.unit} (payload, each message once)",
         left=(report.unit,),
-        right=(*kinds, "↑ up", "↓ down", "frames with headers"),
+        right=(*kinds, *(ARROWS[way] for way in ways), "frames with headers"),
     )
     for label, windows in _put_together(report.windows):
-        up, down = sum((w.up for w in windows), Volume()), sum((w.down for w in windows), Volume())
+        sums = [sum((getattr(w, way) for w in windows), Volume()) for way in ways]
         by_kind = [sum(w.payload_by_kind.get(kind, 0) for w in windows) for kind in kinds]
-        sizes = (*by_kind, up.payload_bytes, down.payload_bytes, up.frame_bytes + down.frame_bytes)
+        sizes = (*by_kind, *(side.payload_bytes for side in sums), sum(side.frame_bytes for side in sums))
         table.add_row(label, *map(size, sizes))
     return table
 

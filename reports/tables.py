@@ -37,7 +37,7 @@ def communication_table(report: CommunicationReport, title: str = "Communication
     table.add_section()
     for line in report.by_direction:
         table.add_row("all", ARROWS[line.direction], "all", *cells(line.volume))
-    table.add_row("all", "both", "all", *cells(report.total), style="bold")
+    table.add_row("all", "all", "all", *cells(report.total), style="bold")
     parts = (("sent again after a restart", report.repeated), ("the channels' own", report.channel))
     for name, volume in parts:
         if volume.frames:
