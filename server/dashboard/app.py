@@ -48,6 +48,7 @@ _PARTS = {
         "nodes": "run_nodes.html",
         "details": "run_details.html",
     },
+    "compare": {"status": "status.html", "compared": "compared.html"},
 }
 
 
@@ -85,8 +86,8 @@ class Dashboard:
         return self._gate
 
     def _starlette(self) -> Starlette:
-        pages = {"runs": "/runs", "nodes": "/nodes", "run": "/runs/{run}"}
-        routes = [Route("/", self._home), Route("/compare", self._page("compare", self._pages.compare))]
+        pages = {"runs": "/runs", "nodes": "/nodes", "run": "/runs/{run}", "compare": "/compare"}
+        routes = [Route("/", self._home)]
         for name, path in pages.items():
             gather = getattr(self._pages, name)
             routes += [Route(path, self._page(name, gather)), Route(f"/live{path}", self._stream(name, gather))]
@@ -115,8 +116,8 @@ class Dashboard:
         async def page(request: Request) -> Response:
             values = await gather(request)
             query = f"?{request.url.query}" if request.url.query else ""
-            live = f"/live{request.url.path}{query}" if name in _PARTS else ""
-            return self._answer(f"{name}.html", {**values, "live": live, "here": name})
+            live = f"/live{request.url.path}{query}"
+            return self._answer(f"{name}.html", {"live": live, **values, "here": name})
 
         return page
 

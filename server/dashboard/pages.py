@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from ...core.errors import FarshoreError, NotFoundError
+from ...core.errors import NotFoundError
+from ...reports.charts import Chart
 from ...reports.page import told
-from ...reports.run_report import RunReport, read_report
-from ...reports.side_by_side import score_over_bytes, side_by_side
-from ...runs.directory import RunDirectory
+from ...reports.run_report import WAYS, RunReport
+from ...reports.side_by_side import SideBySide, score_over_bytes, side_by_side
 from ...runs.states import ENDED, FOLLOWERS
 from ...runs.store import RunRow
 from .asked import Asked, Paging
 from .desk import Desks, RunSight
-from .watch import NodeView, Snapshot, Watch
+from .watch import NodeView, RunView, Snapshot, Watch
 
 RUN_STATES = tuple(FOLLOWERS)
 NODE_STATES = ("connected", "lost", "revoked")
-SORTS = ("name", "work", "up", "down", "cpu", "seen")
+SORTS = ("name", "work", "up", "down", "peer", "cpu", "seen")
 _RUNS, _NODES, _COMPARED = 25, 100, 6
+#: Comparisons that are kept for the next look at them.
+_KEPT = 4
 
 Values = Mapping[str, Any]
+Compared = tuple[SideBySide, list[Chart]]
 
 
 class Pages:
@@ -41,14 +44,17 @@ class Pages:
         self._watch = watch
         self._desks = Desks()
         self._reading = asyncio.Semaphore(1)
+        self._known: OrderedDict[tuple[str, ...], tuple[Sequence[RunReport], Compared]] = OrderedDict()
 
     async def runs(self, request: Request) -> Values:
         """The runs, newest first."""
         asked, snapshot = Asked.of(request, RUN_STATES), await self._watch.snapshot()
         rows, paging = await asyncio.to_thread(self._run_rows, asked)
         views = await self._watch.views(rows)
-        speeds = {side: sum(getattr(view, side) for view in snapshot.open.values()) for side in ("up", "down")}
-        return {"snapshot": snapshot, "views": views, "paging": paging, "asked": asked, "speeds": speeds}
+        speeds = {way: sum(view.rates.get(way, 0.0) for view in snapshot.open.values()) for way in WAYS}
+        shown = _ways([speeds, *(view.bytes or {} for view in views)])
+        values = {"snapshot": snapshot, "views": views, "paging": paging, "asked": asked}
+        return {**values, "speeds": speeds, "ways": shown}
 
     async def nodes(self, request: Request) -> Values:
         """The nodes."""
@@ -57,7 +63,8 @@ class Pages:
         wanted.sort(key=_order(asked.sort))
         paging = Paging.of(asked.page, len(wanted), _NODES)
         shown = wanted[paging.first - 1 if wanted else 0 : paging.last]
-        return {"snapshot": snapshot, "nodes": shown, "paging": paging, "asked": asked, "counts": _counts(snapshot)}
+        values = {"snapshot": snapshot, "nodes": shown, "paging": paging, "asked": asked}
+        return {**values, "counts": _counts(snapshot), "ways": _ways([node.rates for node in snapshot.nodes])}
 
     async def run(self, request: Request) -> Values:
         """One run in depth."""
@@ -67,6 +74,7 @@ class Pages:
         cohort = set(view.row.nodes)
         nodes = [node for node in snapshot.nodes if node.name in cohort]
         values = {"snapshot": snapshot, "view": view, "sight": sight, "nodes": nodes, "ended": view.row.state in ENDED}
+        values["ways"] = _ways([view.rates, *(node.rates for node in nodes)])
         told_of = told(sight.report) if sight.report is not None else {"report": None}
         return {**values, **told_of, "charts": sight.charts, "data": [chart.as_dict() for chart in sight.charts]}
 
@@ -77,16 +85,16 @@ class Pages:
         rows = [await self._row(run_id) for run_id in ids]
         choice, _ = await asyncio.to_thread(lambda: self._watch.store.page(limit=_RUNS))
         values = {"snapshot": snapshot, "choice": choice, "chosen": ids, "trouble": "", "found": None}
-        values |= {"charts": [], "data": [], "most": _COMPARED}
+        values |= {"charts": [], "data": [], "most": _COMPARED, "behind": False}
         if len(rows) < 2:
-            return values
-        try:
-            async with self._reading:  # whole ledgers are read: one page at a time
-                found = side_by_side(await asyncio.to_thread(lambda: [_report(row) for row in rows]))
-        except FarshoreError as error:
-            return {**values, "trouble": error.message}
-        drawn = [chart] if (chart := score_over_bytes(found)) else []
-        return {**values, "found": found, "charts": drawn, "data": [chart.as_dict() for chart in drawn]}
+            return {**values, "live": ""}
+        async with self._reading:  # ledgers are read: one page at a time
+            sights = await asyncio.to_thread(self._looked_at, await self._watch.views(rows))
+        if trouble := next((sight.trouble for sight in sights if sight.report is None), ""):
+            return {**values, "trouble": trouble}
+        found, drawn = await asyncio.to_thread(self._compared, ids, [s.report for s in sights if s.report is not None])
+        values |= {"found": found, "behind": any(sight.behind for sight in sights)}
+        return {**values, "charts": drawn, "data": [chart.as_dict() for chart in drawn]}
 
     # ---- below ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +103,20 @@ class Pages:
             return await asyncio.to_thread(self._watch.store.run, run_id)
         except NotFoundError as error:
             raise HTTPException(404, error.message) from error
+
+    def _looked_at(self, views: Sequence[RunView]) -> list[RunSight]:
+        return [self._desks.of(view).look(view.row.state) for view in views]
+
+    def _compared(self, ids: Sequence[str], reports: Sequence[RunReport]) -> Compared:
+        """Side by side, and drawn; as long as no report is a new one, what was found before."""
+        before, compared = self._known.pop(tuple(ids), ((), None))
+        if compared is None or any(a is not b for a, b in zip(before, reports, strict=True)):
+            found = side_by_side(reports)
+            compared = found, [chart] if (chart := score_over_bytes(found)) else []
+        self._known[tuple(ids)] = reports, compared
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return compared
 
     def _run_rows(self, asked: Asked) -> tuple[Sequence[RunRow], Paging]:
         def page(number: int) -> tuple[list[RunRow], int]:
@@ -107,10 +129,6 @@ class Pages:
         return (rows if paging.page == asked.page else page(paging.page)[0]), paging
 
 
-def _report(row: RunRow) -> RunReport:
-    return read_report(RunDirectory.open(Path(row.directory)))
-
-
 def _wanted(node: NodeView, asked: Asked) -> bool:
     word = asked.containing.lower()
     named = not word or word in node.name.lower() or word in node.run or any(word in name.lower() for name in node.data)
@@ -120,8 +138,9 @@ def _wanted(node: NodeView, asked: Asked) -> bool:
 def _order(sort: str) -> Callable[[NodeView], Any]:
     orders: dict[str, Callable[[NodeView], Any]] = {
         "work": lambda node: (not node.run, node.run),
-        "up": lambda node: -node.up,
-        "down": lambda node: -node.down,
+        "up": lambda node: -node.rates.get("up", 0.0),
+        "down": lambda node: -node.rates.get("down", 0.0),
+        "peer": lambda node: -node.rates.get("peer", 0.0),
         "cpu": lambda node: -node.cpu,
         "seen": lambda node: -node.seen,
     }
@@ -132,6 +151,12 @@ def _order(sort: str) -> Callable[[NodeView], Any]:
 def _natural(name: str) -> tuple[str, int, str]:
     head = name.rstrip("0123456789")
     return head, int(name[len(head) :][:18] or 0), name
+
+
+def _ways(counts: Iterable[Mapping[str, float]]) -> list[str]:
+    """The directions that are shown: from node to node only where anything goes there."""
+    peers = any(count.get("peer") for count in counts)
+    return [way for way in WAYS if way != "peer" or peers]
 
 
 def _counts(snapshot: Snapshot) -> dict[str, int]:

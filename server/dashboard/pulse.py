@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ...core.errors import FarshoreError
+from ...reports.run_report import WAYS
 from ...runs.ledger_reader import totals
 from ...runs.ledger_tail import LedgerTail
 
@@ -28,7 +29,7 @@ class Pulse:
     def __init__(self, directory: Path) -> None:
         self._tail = LedgerTail(directory, _COLUMNS)
         self._recent: dict[int, dict[tuple[str, str], int]] = {}
-        self.bytes = {"up": 0, "down": 0, "peer": 0}
+        self.bytes = dict.fromkeys(WAYS, 0)
 
     def look(self, now: float) -> bool:
         """Take in what is new as of ``now``, seconds since 1970; returns whether anything was. In any one thread."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...proto import control_pb2 as pb
+from ...reports.run_report import WAYS
 from ...runs.states import ENDED, RunState
 from ...runs.store import RunRow, RunStore
 from .link import ServerLink
@@ -27,7 +28,7 @@ _OPEN: tuple[RunState, ...] = ("waiting", "starting", "running")
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as it is shown; rates in bytes per second, ``seen`` in seconds since 1970 (0 = never)."""
+    """A node as it is shown; rates in bytes per second by direction, ``seen`` in seconds since 1970 (0 = never)."""
 
     name: str
     state: str
@@ -41,20 +42,17 @@ class NodeView:
     cpu: float = 0.0
     memory_used: int = 0
     seen: float = 0.0
-    up: float = 0.0
-    down: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it is shown; bytes are frame bytes, None while they are not known; ``eta`` in seconds."""
+    """A run as it is shown; ``bytes`` are frame bytes by direction, None while not known; ``eta`` in seconds."""
 
     row: RunRow
     figures: Mapping[str, Any] = field(default_factory=dict)
-    up_bytes: int | None = None
-    down_bytes: int | None = None
-    up: float = 0.0
-    down: float = 0.0
+    bytes: Mapping[str, int] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
     eta: float | None = None
 
 
@@ -101,7 +99,7 @@ class Watch:
         self._due = 0.0
         self._pulses: dict[str, Pulse] = {}
         self._done: dict[str, deque[tuple[float, int]]] = {}
-        self._bytes: OrderedDict[tuple[str, float], tuple[int, int]] = OrderedDict()
+        self._bytes: OrderedDict[tuple[str, float], Mapping[str, int]] = OrderedDict()
         self._summing: dict[tuple[str, float], asyncio.Task[None]] = {}
         self._reading = asyncio.Semaphore(1)
 
@@ -157,9 +155,9 @@ class Watch:
         row = _newest(row, told)
         pulse = self._pulses.get(row.id)
         rates = pulse.rates(now) if pulse else {}
-        up, down = (sum(rate for (_, way), rate in rates.items() if way == side) for side in ("up", "down"))
-        sums = (pulse.bytes["up"], pulse.bytes["down"]) if pulse else (0, 0)
-        return RunView(row, _figures(told), *sums, up, down, self._eta(row))
+        ways = {way: sum(rate for (_, mine), rate in rates.items() if mine == way) for way in WAYS}
+        sums = dict(pulse.bytes) if pulse else dict.fromkeys(WAYS, 0)
+        return RunView(row, _figures(told), sums, ways, self._eta(row))
 
     def _eta(self, row: RunRow) -> float | None:
         """Seconds to go, at the rate of the last looks."""
@@ -188,24 +186,24 @@ class Watch:
     def _ended(self, row: RunRow) -> RunView:
         result = _object(row.result_json)
         return RunView(
-            row, {name: value for name, value in result.items() if _is_figure(value)}, *self._ended_bytes(row)
+            row, {name: value for name, value in result.items() if _is_figure(value)}, self._ended_bytes(row)
         )
 
-    def _ended_bytes(self, row: RunRow) -> tuple[int | None, int | None]:
+    def _ended_bytes(self, row: RunRow) -> Mapping[str, int] | None:
         key = row.id, row.ended
         if (known := self._bytes.get(key)) is not None:
             self._bytes.move_to_end(key)
             return known
         if key not in self._summing and row.state in ENDED:
             self._summing[key] = asyncio.create_task(self._sum_up(key, Path(row.directory)), name=f"bytes of {row.id}")
-        return None, None
+        return None
 
     async def _sum_up(self, key: tuple[str, float], directory: Path) -> None:
-        def whole() -> tuple[int, int]:
+        def whole() -> Mapping[str, int]:
             pulse = Pulse(directory)
             while pulse.look(0.0):
                 pass
-            return pulse.bytes["up"], pulse.bytes["down"]
+            return pulse.bytes
 
         try:
             async with self._reading:
@@ -262,6 +260,5 @@ def _node(node: pb.NodeInfo, rates: Mapping[tuple[str, str], float]) -> NodeView
         cpu=node.cpu_percent,
         memory_used=node.memory_used_bytes,
         seen=node.last_seen,
-        up=rates.get((node.name, "up"), 0.0),
-        down=rates.get((node.name, "down"), 0.0),
+        rates={way: rates.get((node.name, way), 0.0) for way in WAYS},
     )

@@ -15,6 +15,10 @@ _LONGEST, _DEEPEST, _MOST = 300, 8, 200
 _COUNTED = frozenset({"payload_up", "payload_down", "frame_up", "frame_down", "unit", "ok", "late", "failed"})
 
 
+#: Directions as they are told of all nodes together.
+FLOWS = {"up": "↑ from nodes", "down": "↓ to nodes", "peer": "↔ between nodes"}
+
+
 def speed(value: float) -> str:
     """Bytes per second: ``1.20 MB/s``; a dash for none."""
     return f"{size(value)}/s" if value >= 0.5 else "–"
@@ -86,6 +90,7 @@ def _tellable(value: Any) -> bool:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
+    "flow": FLOWS.__getitem__,
     "speed": speed,
     "moment": moment,
     "clock": clock,

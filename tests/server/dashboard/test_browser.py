@@ -162,6 +162,26 @@ def test_what_happens_is_seen_without_a_reload(chromium: Any, url: str, cloud: A
         assert looker.wrong + other.wrong == []
 
 
+def test_a_comparison_goes_on_while_its_runs_do(chromium: Any, url: str, cloud: Any, runs: dict[str, str]) -> None:
+    run = cloud.submit({"rounds": 20_000, "kilobytes": 1, "pause_ms": 20}, nodes=("edge-1",))
+    cloud.when(run, "running", done=1)
+    with Looker(chromium, url) as looker:
+        page = looker.go(f"/compare?run={runs['done']}&run={run}")
+        page.evaluate("window.kept = 1")
+        row = (
+            "[...document.querySelectorAll('#part-compared tr')].find(r => r.textContent.includes('each message once'))"
+        )
+        cells = f"[...{row}.querySelectorAll('td')].map(cell => cell.textContent)"
+        done, grows = page.evaluate(cells)
+        looker.until(f"{cells}[1] !== {json.dumps(grows)}")
+        assert page.evaluate(cells)[0] == done
+        with cloud.admin() as admin:
+            admin.cancel(run)
+        page.locator("#part-compared td", has_text="cancelled").wait_for()
+        assert page.evaluate("window.kept") == 1
+        assert looker.wrong == []
+
+
 def test_updates_leave_focus_marks_and_what_is_folded_out(
     chromium: Any, url: str, cloud: Any, runs: dict[str, str]
 ) -> None:

@@ -143,13 +143,17 @@ def test_so_many_streams_and_no_more() -> None:
 def test_the_stream_of_a_page_holds_the_parts_that_the_page_has(tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     home.run("r1")
+    home.run("r2")
+    drawn = "/runs/r1", "/compare?run=r1&run=r2"
     with home.client() as client:
-        pages = {path: client.get(path).text for path in ("/runs", "/nodes", "/runs/r1")}
+        pages = {path: client.get(path).text for path in ("/runs", "/nodes", *drawn)}
 
     async def scene(path: str) -> dict[str, Any]:
         dashboard, browser = home.dashboard(), Browser()
+        place, _, query = path.partition("?")
         headers = [(b"host", b"127.0.0.1")]
-        scope = {"type": "http", "method": "GET", "path": f"/live{path}", "query_string": b"", "headers": headers}
+        scope = {"type": "http", "method": "GET", "path": f"/live{place}"}
+        scope |= {"query_string": query.encode(), "headers": headers}
         task = asyncio.create_task(dashboard.application(scope, browser.receive, browser.send))  # type: ignore[arg-type]
         await until(lambda: browser.parts())
         dashboard.streams.end()
@@ -161,7 +165,7 @@ def test_the_stream_of_a_page_holds_the_parts_that_the_page_has(tmp_path: Path) 
         assert {name for name in parts if name != "charts"} == {
             piece.partition('"')[0] for piece in text.split('id="')[1:] if piece.startswith("part-")
         }
-        assert ("charts" in parts) == (path == "/runs/r1")
+        assert ("charts" in parts) == (path in drawn)
 
 
 # ---- looks

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from farshore.core.errors import NotFoundError
+from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
 from farshore.server.dashboard.words import settings
 
@@ -30,6 +32,15 @@ def client(home: Home) -> Iterator[TestClient]:
 
 def ids(text: str) -> list[str]:
     return re.findall(r'<tr id="(?:run|node)-([^"]*)"', text)
+
+
+def until(client: TestClient, address: str, words: str) -> str:
+    """A page, asked for until it says so."""
+    end = time.monotonic() + 20
+    while words not in (text := client.get(address).text):
+        assert time.monotonic() < end, words
+        time.sleep(0.05)
+    return text
 
 
 def test_a_home_without_a_store_is_told_so(tmp_path: Path) -> None:
@@ -67,11 +78,7 @@ def test_runs_come_newest_first_in_pages_and_filtered(client: TestClient, home: 
 def test_the_bytes_of_an_ended_run_are_summed_up_beside(client: TestClient, home: Home) -> None:
     home.run("r1", rounds=4)
     assert "summing up" in client.get("/runs").text
-    end = time.monotonic() + 20
-    while "summing up" in (text := client.get("/runs").text):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    assert "8.80 kB" in text  # 4 rounds × 2 nodes × 1,100 bytes up
+    text = until(client, "/runs", "8.80 kB")  # 4 rounds × 2 nodes × 1,100 bytes up
     assert "32.8 kB" in text
 
 
@@ -123,6 +130,32 @@ def test_runs_side_by_side(client: TestClient, home: Home) -> None:
     assert "20.0 kB" in text
     assert 'id="chart-pareto"' in text
     assert "Settings that differ" in text
+    assert 'data-live="/live/compare?run=r1&amp;run=r2"' in text
+    assert "data-live" not in choice
+
+
+def test_side_by_side_goes_on_with_what_the_runs_gain(client: TestClient, home: Home) -> None:
+    runs = [RunDirectory(home.run(name, rounds=2, state="running")) for name in ("r1", "r2")]
+    address = "/compare?run=r1&run=r2"
+    first = client.get(address).text
+    assert first.count("20.0 kB") >= 2
+    with runs[1].open_ledger() as ledger:
+        ledger.record(Transfer("a", "up", "update", "int8", 3, 0, 0, 4000, 3000, 3100, 0, 1.0))
+    assert "20.0 kB" in until(client, address, "23.0 kB")
+    runs[1].path.rename(runs[1].path.with_name("elsewhere"))
+    home.force(replace(home.store.run("r2"), state="failed"))
+    assert "data-live" in until(client, address, "They cannot be compared")  # another look may find it again
+
+
+def test_bytes_between_nodes_are_shown_where_there_are_any(client: TestClient, home: Home) -> None:
+    path = home.run("r1", rounds=1, state="running")
+    for page in ("/runs", "/runs/r1"):
+        assert not re.search("↔|between nodes", client.get(page).text)
+    with RunDirectory(path).open_ledger() as ledger:
+        ledger.record(Transfer("a", "peer", "gradient", "raw", 1, 0, 0, 70_000, 70_000, 70_000, 0, time.time() - 2))
+    runs, run = until(client, "/runs", "70.0 kB"), until(client, "/runs/r1", "7.00 kB/s")
+    assert "↔" in runs
+    assert "↔ between nodes" in run
 
 
 def test_a_thousand_nodes_come_in_pages(client: TestClient, home: Home) -> None:
