@@ -95,6 +95,7 @@ def finish(
     figures: Mapping[str, Any],
     gates: Iterable[Gate],
     tables: Iterable[Table] = (),
+    title: str = "",
 ) -> int:
     """Print tables and gates, write the JSON if it is wanted, and return the exit code: 1 if a goal was missed.
 
@@ -106,6 +107,8 @@ def finish(
         What the paper, or the goal, says; printed beside.
     figures : Mapping
         Everything measured, for machines.
+    title : str
+        What tells this run from others of the same script, on the page of results.
     """
     tables, gates = list(tables), list(gates)
     for table in tables:
@@ -116,6 +119,7 @@ def finish(
     if options.json:
         made = {
             "benchmark": name,
+            "title": title,
             "command": command(),
             "quick": options.quick,
             "scale": scale,

@@ -234,6 +234,7 @@ def main() -> int:
         figures={"rows": rows},
         gates=gates(rows, judged=full and not options.quick and not options.model),
         tables=[table(rows)],
+        title={"sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}.get(options.task, options.task),
     )
 
 
