@@ -47,6 +47,25 @@ class Flow:
         return cls(direction, message, np.tile(who, len(when)), np.repeat(when, len(who)))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PeerFlow:
+    """Bytes that nodes send to other nodes: one row of the ledger for each node and place.
+
+    Attributes
+    ----------
+    kind : str
+    size : int
+        Bytes.
+    nodes, places : int64 array, shape [n]
+        As of :class:`Flow`.
+    """
+
+    kind: str
+    size: int
+    nodes: Places
+    places: Places
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What an estimate knows beside the method's configuration.
@@ -83,6 +102,8 @@ class Plan:
         What was assumed, in words; empty where the sizes follow from configuration and data alone.
     baselines : Mapping
         Dense bytes of what the same training would have sent by other means.
+    peers : sequence of PeerFlow
+        What does not go through the server.
     """
 
     unit: Literal["round", "step"]
@@ -90,6 +111,7 @@ class Plan:
     flows: Sequence[Flow]
     notes: Sequence[str] = ()
     baselines: Mapping[str, int] = field(default_factory=dict)
+    peers: Sequence[PeerFlow] = ()
 
 
 def greetings(nodes: Sequence[str]) -> list[Flow]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.flows import Flow, Plan
+from ..core.flows import Flow, PeerFlow, Plan
 from ..core.message import Message
 from ..runs.ledger_reader import NAMES, NUMBERS, pyarrow, schema
 from ..wire.frame import PREFIX_BYTES
@@ -92,6 +92,7 @@ def planned_ledger(plan: Plan) -> Any:
     """
     pa = pyarrow()
     blocks = [_rows(pa, plan, *sized) for flow in plan.flows for sized in _sized(flow, plan.unit)]
+    blocks += [_rows(pa, plan, flow, _peer_sizes(flow)) for flow in plan.peers]
     return pa.Table.from_batches(blocks, schema()).unify_dictionaries()
 
 
@@ -116,12 +117,17 @@ def _sizes(message: Message, unit: str, place: int) -> dict[str, Any]:
     return {**sizes, "encoding": packed.encoding, "kind": at.kind, "micro": at.micro}
 
 
-def _rows(pa: Any, plan: Plan, flow: Flow, sizes: Mapping[str, Any]) -> Any:
+def _peer_sizes(flow: PeerFlow) -> dict[str, Any]:
+    sizes = dict.fromkeys(("dense_bytes", "payload_bytes", "frame_bytes"), flow.size)
+    return {**sizes, "encoding": "raw", "kind": flow.kind}
+
+
+def _rows(pa: Any, plan: Plan, flow: Flow | PeerFlow, sizes: Mapping[str, Any]) -> Any:
     count = len(flow.places)
     zeros = np.zeros(count, np.int64)
     texts: Mapping[str, tuple[NDArray[np.int64], Sequence[str]]] = {
         "node": (flow.nodes, plan.nodes),
-        "direction": (zeros, [flow.direction]),
+        "direction": (zeros, [flow.direction if isinstance(flow, Flow) else "peer"]),
         "kind": (zeros, [sizes["kind"]]),
         "encoding": (zeros, [sizes["encoding"]]),
     }

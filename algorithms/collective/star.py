@@ -125,7 +125,7 @@ class StarGroup(dist.ProcessGroup):
     def send(self, tensors: list[Tensor], target: int, tag: int) -> StarWork:
         place = f"{self._name}/{self._me}-{target}/{tag}"
         self._line.ask("send", place, self._line.number(place), _named(tensors), {**self._fields, "target": target})
-        return _done(tensors)
+        return done(tensors)
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> StarWork:
         place = f"{self._name}/{source}-{self._me}/{tag}"
@@ -148,7 +148,7 @@ class StarGroup(dist.ProcessGroup):
     ) -> StarWork:
         """One collective of all ranks: what is sent (None: nothing), and what is done with the answer (None: none)."""
         number = self._line.number(self._name)
-        work = _done(tensors)
+        work = done(tensors)
         if take is not None:
             work = StarWork(self._line.expect(self._name, number, Answer().expects(take)))
         if sent is not None:
@@ -186,7 +186,8 @@ def _into(tensors: Sequence[Tensor]) -> Any:
     return take
 
 
-def _done(tensors: Sequence[Tensor]) -> StarWork:
+def done(tensors: Sequence[Tensor]) -> StarWork:
+    """A collective that waits for nothing."""
     answer = Answer().expects(lambda _: list(tensors))
     answer.came({})
     return StarWork(answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +41,12 @@ class Preconditioner(Protocol):
 
     def load(self, arrays: Mapping[str, Array], step: int) -> None:
         """Take up :meth:`arrays`, or with none begin anew at a step."""
+
+    def kind_of(self, step: int) -> Hashable:
+        """What a step has in common with all that send as much."""
+
+    def pretend(self, step: int) -> None:
+        """The next step is this one; only what it sends counts, not what comes of it."""
 
 
 #: Makes a preconditioner for a model and its optimizer.

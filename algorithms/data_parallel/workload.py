@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel
 
+from ...core.flows import Plan, Setting
 from ...core.message import Message
 from ...core.session import NodeSession, ServerSession
 from .config import DataParallel
@@ -28,6 +29,12 @@ class DataParallelWorkload:
         """The images, unless they come as a package."""
         settings = cast(DataParallel, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
+
+    def plan(self, config: BaseModel, setting: Setting) -> Plan:
+        """What a run will send."""
+        from .planned import plan_run
+
+        return plan_run(cast(DataParallel, config), setting, self.preconditioner)
 
     def preconditioner(self, config: DataParallel, ranks: int) -> Make | None:
         """What is done to gradients; a method says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.message import Array
 from .config import DPKFACRun
+from .inverter import Inverses
+from .layers import Layer
 from .preconditioner import DPKFAC
+from .running import RunningFactors
 
 _PREFIX = "kfac."
+
+
+class _NoInverses(Inverses):
+    """As large on the wire as others, and made at once."""
+
+    def make(self, layers: Iterable[Layer], factors: RunningFactors, step: int) -> None:
+        pass
 
 
 class OnNodes:
@@ -21,6 +31,25 @@ class OnNodes:
     def __init__(self, config: DPKFACRun, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.kfac = DPKFAC(model, lr=optimizer, **config.settings())
         self._sampled = config.fisher == "mc1"
+        self._first_owners: Mapping[str, int] = {}
+
+    def kind_of(self, step: int) -> Hashable:
+        """Whether factors and inverses are due, and whose turn it is to own."""
+        options = self.kfac.options
+        turn = options.inv_steps * options.rotate_every if options.factor_source == "rotate" else 0
+        turned = (step // turn % self.kfac.ranks, (step + 1) % turn == 0) if turn else ()
+        return step % options.factor_steps == 0, step % options.inv_steps == 0, turned
+
+    def pretend(self, step: int) -> None:
+        """The next step is this one, and nothing is inverted in it."""
+        kfac, options = self.kfac, self.kfac.options
+        if not isinstance(kfac.inverses, _NoInverses):
+            kfac.inverses, self._first_owners = _NoInverses(options, kfac.counts), dict(kfac.owners)
+        kfac.steps = step
+        if options.factor_source == "rotate":
+            turns = step // (options.inv_steps * options.rotate_every)
+            kfac.owners = {name: (owner + turns) % kfac.ranks for name, owner in self._first_owners.items()}
+            kfac.settle()
 
     def attach_ddp(self, ddp: DistributedDataParallel) -> None:
         """The model is wrapped."""

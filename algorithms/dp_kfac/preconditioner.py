@@ -131,7 +131,7 @@ class DPKFAC:
             sampled_only=self.options.fisher == "mc1",
         )
         self.owners = assign(self.layers, self.ranks, self.options.assignment, self.cost(), self.options.node_speed)
-        self._settle()
+        self.settle()
         if ddp is not None:
             self.attach_ddp(ddp)
 
@@ -326,7 +326,7 @@ class DPKFAC:
         lost = {layer.name for layer in self.layers} - set(kept)
         # With factors of all layers everywhere nothing was lost but the inverse.
         self._missing = set(self.owners) if self.scheme.source == "allreduce" else lost
-        self._settle()
+        self.settle()
 
     def _rotate(self) -> None:
         """Hand every layer's factors to the next rank, which inverts them in the next step."""
@@ -335,7 +335,7 @@ class DPKFAC:
         coming, factors = pass_on(self.factors, self.layers, self.owners, self.collectives, self._like)
         self.owners = {name: (owner + 1) % self.ranks for name, owner in self.owners.items()}
         self.factors.unpack(coming, factors)
-        self._settle()
+        self.settle()
 
     def _enter(self, process_group: dist.ProcessGroup | None) -> None:
         self.collectives = Collectives(process_group)
@@ -346,7 +346,7 @@ class DPKFAC:
             self._buckets.close()
         self._buckets = None
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Hooks, state and gradient exchange for the owners as they are now."""
         watched = self._watched()
         self.statistics.watch(watched)
