@@ -63,6 +63,8 @@ class AdminClient:
 
     def __init__(self, address: str, token: str, certificate: bytes | None, *, name: str = SERVER_NAME) -> None:
         self.address = address
+        #: The server's, where it is on this machine and known by it.
+        self.home: Path | None = None
         self._metadata = (("farshore-admin", token),)
         if certificate is None:
             if not is_loopback(parse_address(address)[0]):
@@ -87,7 +89,9 @@ class AdminClient:
             See :meth:`farshore.core.homes.LocalServer.read`.
         """
         server = LocalServer.read(home)
-        return cls(server.address, server.token, server.certificate)
+        client = cls(server.address, server.token, server.certificate)
+        client.home = home
+        return client
 
     @classmethod
     def pinned(cls, address: str, token: str, fingerprint: str) -> AdminClient:

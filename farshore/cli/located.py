@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its directory.")]
 Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
+
+
+def on_disk(home: Path | None) -> list[RunDirectory]:
+    """All runs whose directories lie on this machine, newest first; damaged ones left out."""
+    from ..core.errors import FarshoreError
+    from ..core.homes import server_home
+    from ..runs.directory import RunDirectory
+
+    found = []
+    for path in (home or server_home()).expanduser().glob("runs/*/run.json"):
+        with contextlib.suppress(FarshoreError):
+            found.append(RunDirectory.open(path.parent))
+    return sorted(found, key=lambda run: float(run.info.get("created") or 0), reverse=True)
 
 
 def find(run: str, home: Path | None) -> RunDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,35 @@ app = typer.Typer(help="The runs of a server.", no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 
+def _listed_from_disk(home: Path | None, json_: bool = False) -> bool:
+    """List the runs that lie on this machine, where no server answers; whether there are any."""
+    found = _others(home, ())
+    if found:
+        _list(found, json_)
+    return bool(found)
+
+
 @app.command("ls")
-@connected
+@partial(connected, from_disk=_listed_from_disk)
 def ls(admin: AdminClient, json_: Json = False) -> None:
-    """List runs, newest first, each with the reason for its state."""
+    """List runs, newest first, each with the reason for its state; imported ones too."""
+    found = list(admin.runs())
+    if admin.home is not None:
+        found += _others(admin.home, [run.id for run in found])
+    _list(sorted(found, key=lambda run: -run.created), json_)
+
+
+def _others(home: Path | None, known: Sequence[str]) -> list[RunInfo]:
+    """Runs of this machine that its server does not know, as their directories tell of them."""
+    from .located import on_disk
+    from .summary import stored
+
+    return [stored(run) for run in on_disk(home) if run.info["id"] not in known]
+
+
+def _list(found: Sequence[RunInfo], json_: bool) -> None:
     from .summary import as_dict
 
-    found = admin.runs()
     if json_:
         emit([as_dict(run) for run in found])
         return
@@ -139,7 +162,7 @@ def import_(
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Unpack an exported run on this machine, so that report, compare, export and runs show find it by its id."""
+    """Unpack an exported run on this machine, so that report, compare, export, runs ls and runs show find it."""
     from ..core.homes import server_home
     from ..runs.archive import import_run
 

@@ -18,6 +18,7 @@ from farshore.core import workloads
 from farshore.core.errors import ExitCode
 from farshore.proto import control_pb2 as pb
 from farshore.proto.control_pb2_grpc import AdminServicer, add_AdminServicer_to_server
+from farshore.runs.directory import RunDirectory
 from farshore.server.certificates import fingerprint, self_signed
 
 TOKEN = "the-admin-token"
@@ -187,6 +188,20 @@ def test_runs_are_listed_newest_first_and_shown(farshore) -> None:
     assert "waiting for 1 of 1 nodes" in out
     _, out, _ = farshore("runs", "show", "r1")
     assert "run r1: toy, waiting" in out
+
+
+def test_runs_that_were_imported_are_listed_beside_the_servers_own(service, farshore) -> None:
+    for name, created in (("moved", 5e9), ("r1", 6e9)):
+        told = {"id": name, "workload": "toy", "config": {}, "seed": 0, "nodes": ["x"], "created": created}
+        RunDirectory.create(service.home / "runs" / name, told)
+    (service.home / "runs" / "broken").mkdir()
+    (service.home / "runs" / "broken" / "run.json").write_text("{")
+    _, out, _ = farshore("runs", "ls", "--json")
+    assert [run["id"] for run in json.loads(out)] == ["moved", "r1", "r0"]
+    service.stop(None).wait()
+    code, out, _ = farshore("runs", "ls")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["r1", "moved"]
 
 
 def test_a_run_is_shown_with_the_files_that_it_left_on_this_machine(service, farshore, tmp_path) -> None:

@@ -45,3 +45,9 @@ def test_an_imported_run_is_reported_compared_and_shown(
     assert '"rounds": 2' in told_of
     assert "checksum" in told_of
     assert execute(["runs", "show", "three"]) == ExitCode.NOT_FOUND
+    capsys.readouterr()
+    assert execute(["runs", "ls", "--json"]) == 0
+    assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
+        "one": "finished",
+        "two": "finished",
+    }
