@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import platform
 import shutil
 import socket
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..core.errors import ExitCode
 from ..core.version import installed
@@ -69,6 +70,7 @@ def examine(home: Path, port: int) -> list[Check]:
         check_disk(home),
         check_writable(home),
         check_handshake(),
+        check_ranks(),
     ]
 
 
@@ -216,6 +218,66 @@ def check_handshake() -> Check:
         server.stop(None).wait()
         pool.shutdown()
     return Check("TLS", "ok", f"gRPC hand-shake on loopback in {(time.monotonic() - started) * 1000:.0f} ms")
+
+
+def check_ranks() -> Check:
+    """How nodes could talk as ranks of a collective run: always through the server; node to node where gloo works."""
+    if not installed("torch"):
+        detail = "no rank without torch; nodes talk through the server only"
+        return Check("node to node", "absent", detail, "pip install 'farshore[train]'")
+    trouble, seconds = _try_gloo()
+    if trouble:
+        return Check("node to node", "absent", f"gloo does not work: {trouble}; ranks talk through the server")
+    detail = f"gloo adds up on loopback in {seconds * 1000:.0f} ms"
+    names = _interfaces()
+    allowed = f"; other machines need node join --peer-listen {'|'.join(names)}" if names else ""
+    return Check("node to node", "ok", detail + allowed)
+
+
+def _try_gloo() -> tuple[str, float]:
+    """What keeps two ranks from adding up on loopback, empty if nothing does; and how many seconds they took."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_gloo_available()):
+        return "this torch is built without it", 0.0
+    from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
+
+    gloo: Any = ProcessGroupGloo
+    store = HashStore()
+    patience = datetime.timedelta(seconds=_HANDSHAKE_SECONDS)
+
+    def added(rank: int) -> float:
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname="127.0.0.1")]
+        options._timeout = patience
+        group, number = gloo(store, rank, 2, options), torch.ones(1)
+        group.allreduce([number]).wait()
+        return float(number)
+
+    started = time.monotonic()
+    try:
+        with ThreadPoolExecutor(2, thread_name_prefix="doctor") as pool:
+            sums = list(pool.map(added, range(2)))
+    except RuntimeError as error:
+        return str(error).partition("\n")[0], 0.0
+    return ("" if sums == [2.0, 2.0] else f"1 + 1 is {sums[0]:g}"), time.monotonic() - started
+
+
+def _interfaces() -> list[str]:
+    """Network interfaces that reach other machines."""
+    import psutil
+
+    up = [name for name, found in psutil.net_if_stats().items() if found.isup]
+    families = {socket.AF_INET, socket.AF_INET6}
+    addresses = {name: [a for a in found if a.family in families] for name, found in psutil.net_if_addrs().items()}
+    return [
+        n
+        for n in up
+        if any(not ipaddress.ip_address(a.address.partition("%")[0]).is_loopback for a in addresses.get(n, ()))
+    ]
 
 
 def _existing(path: Path) -> Path:

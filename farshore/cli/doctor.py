@@ -16,7 +16,7 @@ def doctor(
     home: Annotated[Path | None, typer.Option(help="Folder of all homes [~/.farshore].")] = None,
     json_: Json = False,
 ) -> None:
-    """Check versions, extras, port, clock, certificates, disk and TLS; ends with the first broken check's exit code."""
+    """Check versions, extras, port, clock, certificates, disk, TLS, gloo; ends with the first broken one's exit code."""
     from ..core.homes import base
     from .checks import examine
 
@@ -26,10 +26,11 @@ def doctor(
         emit({"ok": not broken, "checks": [asdict(check) for check in checks]})
     else:
         signs = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}
+        width = max(len(check.name) for check in checks)
         for check in checks:
-            say(f"{signs[check.state]} {check.name:<14} {check.detail}")
+            say(f"{signs[check.state]} {check.name:<{width}} {check.detail}")
             if check.cure:
-                say(f"{'':>23}try: {check.cure}")
+                say(f"{'':>{width + 9}}try: {check.cure}")
         say("something is broken" if broken else "all is well")
     if broken:
         raise typer.Exit(int(broken[0].exit_code))

@@ -112,6 +112,19 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_found(
     assert checks.check_writable(file).state == "broken"
 
 
+def test_whether_nodes_could_be_ranks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+
+    found = checks.check_ranks()
+    assert found.state == "ok"
+    assert "gloo adds up on loopback" in found.detail
+    monkeypatch.setattr(dist, "is_gloo_available", lambda: False)
+    assert "built without it" in checks.check_ranks().detail
+    monkeypatch.setattr(checks, "installed", lambda name: "")
+    found = checks.check_ranks()
+    assert (found.state, found.cure) == ("absent", "pip install 'farshore[train]'")
+
+
 def test_the_extras_of_the_doctor_are_those_of_the_package() -> None:
     import tomllib
 
