@@ -16,7 +16,7 @@ def doctor(
     home: Annotated[Path | None, typer.Option(help="Folder of all homes [~/.farshore].")] = None,
     json_: Json = False,
 ) -> None:
-    """Check versions, extras, port, clock, certificates, disk, TLS, gloo; ends with the first broken one's exit code."""
+    """Check versions, extras, port, clock, certificates, disk, TLS, gloo; ends with the first broken one's code."""
     from ..core.homes import base
     from .checks import examine
 
