@@ -83,7 +83,10 @@ class Training:
             last = index == len(parts) - 1
             quiet = isinstance(self.wrapped, DistributedDataParallel) and not last
             with self.wrapped.no_sync() if quiet else contextlib.nullcontext():
-                loss = functional.cross_entropy(self.wrapped(px), py) / self.accumulation
+                logits = self.wrapped(px)
+                if self.kfac.options.fisher == "mc1":
+                    self.kfac.sample_fisher(logits)
+                loss = functional.cross_entropy(logits, py) / self.accumulation
                 loss.backward()
             total += float(loss)
             if not last:

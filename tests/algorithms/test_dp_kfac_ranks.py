@@ -257,6 +257,22 @@ def test_rotating_owners_see_every_shard(ranks: Ranks) -> None:
     assert moved(results, "rotated") == 2 * sum(layer.factors for layer in LAYERS)
 
 
+@pytest.mark.parametrize("ddp", [False, True])
+@pytest.mark.parametrize("exchange", ["allreduce", "owner"])
+def test_labels_are_drawn_on_every_rank_and_nothing_more_is_sent(ranks: Ranks, exchange: str, ddp: bool) -> None:
+    settings = {"ddp": ddp, "grad_exchange": exchange, "same": True}
+    true = ranks("train", ranks=4, **settings)
+    drawn = ranks("train", ranks=4, fisher="mc1", **settings)
+    assert len({result["digest"] for result in drawn}) == 1
+    assert drawn[0]["digest"] != true[0]["digest"]
+    assert [result["traffic"] for result in drawn] == [result["traffic"] for result in true]
+    # One batch at all ranks: with true labels an owner's factors are the mean of everybody's, with drawn ones they are
+    # not, since each rank draws its own.
+    shared = {**settings, "factor_source": "allreduce"}
+    assert close(ranks("train", ranks=4, **shared)[0]["parameters"], true[0]["parameters"], 1e-4)
+    assert not close(ranks("train", ranks=4, fisher="mc1", **shared)[0]["parameters"], drawn[0]["parameters"], 1e-3)
+
+
 def test_rounded_gradients_are_the_same_for_their_owner(ranks: Ranks) -> None:
     results = ranks("train", ranks=4, steps=3, grad_exchange="owner", bcast_dtype="bfloat16")
     assert len({result["digest"] for result in results}) == 1

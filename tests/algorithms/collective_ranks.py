@@ -1,0 +1,97 @@
+"""Ranks in a network of their own: what each collective moves by the account, and by the kernel's counters.
+
+python collective_ranks.py RANKS        # prints {kind: [bytes told, bytes counted]}, or {} where no network may be made
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from _own_network import enter, loopback_bytes
+
+#: Not a multiple of any number of ranks: chunks are unlike.
+NUMBERS = 500_009
+
+
+def collectives(rank: int, ranks: int) -> Mapping[str, Callable[[], Any]]:
+    """Each kind, with half a million numbers of a rank."""
+    import torch
+    import torch.distributed as dist
+
+    numbers = torch.ones(NUMBERS)
+
+    def all_to_all() -> None:
+        sizes = [NUMBERS // (r + 1) for r in range(ranks)]
+        dist.all_to_all_single(torch.empty(ranks * sizes[rank]), torch.ones(sum(sizes)), [sizes[rank]] * ranks, sizes)
+
+    def send() -> None:
+        """Around: even ranks speak first."""
+        for speaks in (rank % 2 == 0, rank % 2 == 1):
+            if speaks and rank + 1 < ranks:
+                dist.send(numbers, rank + 1)
+            elif not speaks and rank:
+                dist.recv(numbers, rank - 1)
+
+    return {
+        "all_reduce": lambda: dist.all_reduce(numbers),
+        "reduce": lambda: dist.reduce(numbers, ranks - 1),
+        "broadcast": lambda: dist.broadcast(numbers, ranks - 1),
+        "all_gather": lambda: dist.all_gather([torch.empty(NUMBERS) for _ in range(ranks)], numbers),
+        "all_to_all": all_to_all,
+        "send": send,
+    }
+
+
+def rank_main(rank: int, ranks: int, folder: str, told: Any) -> None:
+    import torch.distributed as dist
+
+    from farshore.algorithms.collective import peers
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    peers.register()
+    store = dist.FileStore(f"{folder}/store", ranks)
+    dist.init_process_group("peers", store=store, rank=rank, world_size=ranks)
+    for kind, run in collectives(rank, ranks).items():
+        dist.barrier()
+        before = loopback_bytes()
+        dist.barrier()
+        peers.taken()
+        run()
+        dist.barrier()
+        moved = peers.taken()
+        told.put((kind, sum(one.bytes for one in moved.values()), before, loopback_bytes()))
+        assert set(moved) <= {kind}, moved
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(ranks: int) -> dict[str, list[int]]:
+    if not enter():
+        return {}
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        told = context.Queue()
+        processes = [context.Process(target=rank_main, args=(rank, ranks, folder, told)) for rank in range(ranks)]
+        for process in processes:
+            process.start()
+        rows: dict[str, list[tuple[int, int, int]]] = {}
+        for _ in range(ranks * len(collectives(0, ranks))):
+            kind, moved, before, after = told.get(timeout=120)
+            rows.setdefault(kind, []).append((moved, before, after))
+        for process in processes:
+            process.join()
+    # The counter is the network's, not a rank's: from the first that looked to the last.
+    return {k: [sum(r[0] for r in rs), max(r[2] for r in rs) - min(r[1] for r in rs)] for k, rs in rows.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]))))
