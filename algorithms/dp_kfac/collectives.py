@@ -54,13 +54,14 @@ class Collectives:
         self.device = torch.device("cuda" if self.backend == "nccl" else "cpu")
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
 
-    def all_reduce(self, tensor: Tensor, phase: str) -> Any:
-        """Sum over all ranks, in place; asynchronous."""
+    def all_reduce(self, tensor: Tensor, phase: str, *, least: bool = False) -> Any:
+        """Sum over all ranks, or the least of them, in place; asynchronous."""
         if self.ranks == 1:
             return Done()
         moved = all_reduce_numbers(tensor.numel(), self.ranks, self.rank) * tensor.element_size()
         self._count(phase, moved, moved)
-        return dist.all_reduce(tensor, group=self.group, async_op=True)
+        operation = dist.ReduceOp.MIN if least else dist.ReduceOp.SUM
+        return dist.all_reduce(tensor, operation, group=self.group, async_op=True)
 
     def reduce(self, tensor: Tensor, target: int, phase: str) -> Any:
         """Sum over all ranks at one of them, in place there; asynchronous."""

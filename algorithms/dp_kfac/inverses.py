@@ -115,7 +115,8 @@ def _inverted(factor: Tensor, damping: float) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(damped)
     if failed.any() or not torch.isfinite(root).all():
         raise InverseError("a damped factor is not positive definite")
-    return torch.cholesky_inverse(root)
+    # LAPACK's lies column by column; see _eigh.
+    return torch.cholesky_inverse(root).contiguous()
 
 
 def _eigh(factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,10 +75,10 @@ class OnNodes:
         return {f"{_PREFIX}{layer}/{name}": t.numpy() for layer, parts in layers.items() for name, t in parts.items()}
 
     def load(self, arrays: Mapping[str, Array], step: int) -> None:
-        """Take up this rank's layers as far as they are there; the others begin anew."""
+        """Take up what was this rank's part; layers go to whoever owns them now, those that nobody has begin anew."""
         layers: dict[str, dict[str, Tensor]] = {}
         for key, array in arrays.items():
             if key.startswith(_PREFIX):
                 layer, _, name = key.removeprefix(_PREFIX).rpartition("/")
                 layers.setdefault(layer, {})[name] = torch.from_numpy(array.copy())
-        self.kfac.load_state_dict({"steps": step, "inverse": self.kfac.options.inverse, "layers": layers})
+        self.kfac.load_parts({"steps": step, "inverse": self.kfac.options.inverse, "layers": layers})

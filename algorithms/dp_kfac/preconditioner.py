@@ -382,6 +382,19 @@ class DPKFAC:
         saving.load(self, state)
         self._missing = {layer.name for layer in self.layers if layer.name not in state["layers"]}
 
+    def load_parts(self, part: Mapping[str, Any]) -> None:
+        """Take up a state of which each rank has what was its own part; all must call it.
+
+        Ranks, their number and the owners may be others than when it was saved: each layer goes to whoever owns it now.
+        Layers that nobody has begin anew.
+
+        Raises
+        ------
+        ConfigError
+            It is of another model.
+        """
+        self.load_state_dict(saving.handed_over(self, part))
+
     def consolidate(self, dst: int = 0) -> dict[str, Any] | None:
         """The state of all ranks at one of them, None at the others; all must call it."""
         return saving.gathered(self, dst)

@@ -47,26 +47,69 @@ def gathered(kfac: DPKFAC, dst: int) -> dict[str, Any] | None:
     for layer in kfac.layers:
         present = names[0 if has[layer.index, 0] else 2 : 2 + 3 * int(has[layer.index, 1])]
         for name in present:
-            tensor = _passed(kfac, layer, name, mine["layers"].get(layer.name, {}), dst)
+            tensor = _passed(kfac, layer, name, mine["layers"].get(layer.name, {}), kfac.owners[layer.name], dst)
             if tensor is not None:
                 layers.setdefault(layer.name, {})[name] = tensor
     return {**mine, "layers": layers} if kfac.rank == dst else None
 
 
-def _passed(
-    kfac: DPKFAC, layer: Layer, name: str, tensors: Mapping[str, torch.Tensor], dst: int
+def handed_over(kfac: DPKFAC, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of which each rank has some layers, with what each rank needs of it now; all must call it."""
+    own: Mapping[str, Mapping[str, torch.Tensor]] = state["layers"]
+    if kfac.ranks == 1:
+        return dict(state)
+    parts = (("A", "G"), _INVERSES[kfac.options.inverse])
+    # The first rank that has something gives it; nobody has what stays at the number of ranks.
+    first = torch.full((len(kfac.layers), len(parts)), kfac.ranks, dtype=torch.int32)
+    for layer in kfac.layers:
+        for place, names in enumerate(parts):
+            if all(name in own.get(layer.name, {}) for name in names):
+                first[layer.index, place] = kfac.rank
+    first = first.to(kfac.collectives.device)
+    kfac.collectives.all_reduce(first, "saving", least=True).wait()
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for layer in kfac.layers:
+        for place, names in enumerate(parts):
+            if (source := int(first[layer.index, place])) == kfac.ranks:
+                continue
+            # Here too where nothing of it is kept here: all ranks must agree on which layers begin anew.
+            found = layers.setdefault(layer.name, {})
+            for name in names:
+                tensor = _brought(kfac, layer, name, own.get(layer.name, {}), source)
+                if tensor is not None:
+                    found[name] = tensor
+    return {**state, "inverse": kfac.options.inverse, "layers": layers}
+
+
+def _brought(
+    kfac: DPKFAC, layer: Layer, name: str, tensors: Mapping[str, torch.Tensor], source: int
 ) -> torch.Tensor | None:
-    """One tensor from a layer's owner to ``dst``, at ``dst``."""
-    owner = kfac.owners[layer.name]
-    if kfac.rank not in (owner, dst):
+    """One tensor from the rank that has it to those that need it."""
+    everywhere = kfac.scheme.source == "allreduce" if name in ("A", "G") else kfac.scheme.workers > 1
+    if not everywhere:
+        return _passed(kfac, layer, name, tensors, source, kfac.owners[layer.name])
+    tensor = tensors[name].contiguous() if kfac.rank == source else _room(kfac, layer, name)
+    kfac.collectives.broadcast(tensor, source, "saving").wait()
+    return tensor
+
+
+def _passed(
+    kfac: DPKFAC, layer: Layer, name: str, tensors: Mapping[str, torch.Tensor], source: int, dst: int
+) -> torch.Tensor | None:
+    """One tensor from the rank that has it to ``dst``, at ``dst``."""
+    if kfac.rank not in (source, dst):
         return None
-    tensor = tensors.get(name) if kfac.rank == owner else None
+    tensor = tensors.get(name) if kfac.rank == source else None
     if tensor is None:
-        kind = kfac.factors.dtype_of(layer) if name in ("A", "G") else kfac.options.inv_dtype
-        tensor = torch.empty(_shape(layer, name), dtype=kind, device=layer.module.weight.device)
-    if owner != dst:
-        kfac.collectives.pass_on(tensor.contiguous(), owner, dst, "saving").wait()
+        tensor = _room(kfac, layer, name)
+    if source != dst:
+        kfac.collectives.pass_on(tensor.contiguous(), source, dst, "saving").wait()
     return tensor if kfac.rank == dst else None
+
+
+def _room(kfac: DPKFAC, layer: Layer, name: str) -> torch.Tensor:
+    kind = kfac.factors.dtype_of(layer) if name in ("A", "G") else kfac.options.inv_dtype
+    return torch.empty(_shape(layer, name), dtype=kind, device=layer.module.weight.device)
 
 
 def _shape(layer: Layer, name: str) -> tuple[int, int]:

@@ -209,6 +209,32 @@ def survived(alive: list[int], **settings: Any) -> Any:
     return {**training.told(losses), "before": before}
 
 
+def handed(saved_by: list[int], ranks: list[int], **settings: Any) -> Any:
+    """Train 3 steps on some ranks; others go on, each with what its own part was."""
+    options = {"model": "small", "ddp": False, "batch": 8, "same": True, **settings}
+    first, second = group_of(tuple(saved_by)), group_of(tuple(ranks))
+    part: dict[str, Any] = {"steps": 3, "inverse": settings.get("inverse", "eigen"), "layers": {}}
+    model: dict[str, Any] = {}
+    if dist.get_rank() in saved_by:
+        training = Training(first, **options)
+        for _ in range(3):
+            training.step()
+        model = {"model": training.model.state_dict(), "base": training.base.state_dict()}
+        part = training.kfac.state_dict()
+    held = [model]
+    dist.broadcast_object_list(held, saved_by[0])
+    if dist.get_rank() not in ranks:
+        return None
+    training = Training(second, **options)
+    training.model.load_state_dict(held[0]["model"])
+    training.base.load_state_dict(held[0]["base"])
+    training.kfac.load_parts(part)
+    training.step_number = 3
+    before = {name: [t.tolist() for t in training.kfac.factors.get(name) or ()] for name in training.kfac.owners}
+    told = training.told([training.step() for _ in range(2)])
+    return {**told, "before": before, "held": {n: len(p) for n, p in part["layers"].items()}}
+
+
 def factors(ranks: int, **settings: Any) -> Any:
     """Factors after one step, of every layer that this rank has any of."""
     group = group_of(tuple(range(ranks)))
@@ -220,7 +246,7 @@ def factors(ranks: int, **settings: Any) -> Any:
     return {name: [f.tolist() for f in kfac.factors.get(name) or ()] for name in kfac.factors.names()}
 
 
-TASKS = {task.__name__: task for task in (train, spied, resumed, survived, factors)}
+TASKS = {task.__name__: task for task in (train, spied, resumed, survived, handed, factors)}
 
 
 def main() -> None:

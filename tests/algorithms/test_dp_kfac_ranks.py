@@ -33,6 +33,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "comm_opt": {"strategy": "comm_opt"},
     "comm_opt, symmetric": {"strategy": "comm_opt", "symmetry_aware": True},
 }
+#: With others whose mathematics is not the same.
+ALL = {**SCHEMES, "comm_opt, Cholesky": {"strategy": "comm_opt", "inverse": "cholesky"}}
 
 
 class Ranks:
@@ -93,9 +95,9 @@ def close(first: list[float], second: list[float], tolerance: float = 1e-5) -> b
 
 
 @pytest.mark.parametrize("ddp", [False, True])
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", ALL)
 def test_all_ranks_end_with_the_same_bits(ranks: Ranks, name: str, ddp: bool) -> None:
-    results = ranks("train", ranks=4, ddp=ddp, model="conv", **SCHEMES[name])
+    results = ranks("train", ranks=4, ddp=ddp, model="conv", **ALL[name])
     assert len({result["digest"] for result in results}) == 1
     assert not any(result["counts"] for result in results)
 
@@ -163,16 +165,17 @@ def test_only_owners_have_factors_hooks_and_inverses(ranks: Ranks) -> None:
         assert result["memory"]["total"] == 4 * expected
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", ALL)
 def test_counters_are_the_formulas(ranks: Ranks, name: str) -> None:
-    results = ranks("train", ranks=4, steps=3, inv_steps=1, **SCHEMES[name])
-    chosen = SCHEMES[name]
+    results = ranks("train", ranks=4, steps=3, inv_steps=1, **ALL[name])
+    chosen = ALL[name]
     strategy = chosen.get("strategy", "dp")
     scheme = Scheme(
         source=chosen.get("factor_source", "local") if strategy == "dp" else "allreduce",
         workers={"hybrid": 2, "comm_opt": 4}.get(strategy, 1),
         exchange=chosen.get("grad_exchange", "allreduce"),
         symmetric=chosen.get("symmetry_aware", False),
+        inverse=chosen.get("inverse", "eigen"),
     )
     expected = volume(LAYERS, PARAMETERS, 4, scheme)
     assert moved(results, "gradients") == 3 * expected.gradients
@@ -245,6 +248,33 @@ def test_layers_of_a_lost_owner_find_new_ones(ranks: Ranks, name: str) -> None:
     # The lost layers have factors again, though the next update of factors is due at step 10 only.
     assert set(owners) == {layer for result in results for layer in result["factors"]}
     assert set(owners) == {layer for result in results for layer in result["inverses"]}
+
+
+@pytest.mark.parametrize("inverse", ["eigen", "cholesky"])
+@pytest.mark.parametrize("name", ["dp", "dp, owner", "reduce", "allreduce", "hybrid", "comm_opt"])
+def test_ranks_that_come_get_their_layers_from_those_that_have_them(ranks: Ranks, name: str, inverse: str) -> None:
+    settings = {"inverse": inverse, "inv_steps": 4, "factor_steps": 2, **SCHEMES[name]}
+    (expected, *_) = ranks("train", ranks=4, steps=5, same=True, **settings)
+    results = ranks("handed", saved_by=[0, 1], ranks=[0, 1, 2, 3], **settings)
+    assert len({result["digest"] for result in results}) == 1
+    assert close(results[0]["parameters"], expected["parameters"], 1e-5)
+    assert not all(result["held"] for result in results)
+
+
+@pytest.mark.parametrize("name", ["dp", "reduce", "allreduce"])
+def test_ranks_that_are_left_bring_what_they_have(ranks: Ranks, name: str) -> None:
+    settings = {"inv_steps": 4, "factor_steps": 4, **SCHEMES[name]}
+    results = ranks("handed", saved_by=[0, 1, 2, 3], ranks=[0, 1, 3], **settings)
+    assert len({result["digest"] for result in results}) == 1
+    held = {layer for result in results for layer, tensors in result["held"].items() if tensors}
+    had = {layer for result in results for layer, factors in result["before"].items() if factors}
+    owners = results[0]["owners"]
+    assert had == held
+    assert (held == set(owners)) == (name == "allreduce")  # else the lost one's are lost
+    for result in results if name != "allreduce" else ():
+        assert {n for n, found in result["before"].items() if found} == {n for n in held if owners[n] == result["rank"]}
+    # Layers that nobody had have factors again, though the next update is due at step 4 only.
+    assert {layer for result in results for layer in result["factors"]} == set(owners)
 
 
 def test_rotating_owners_see_every_shard(ranks: Ranks) -> None:
