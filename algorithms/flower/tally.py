@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ...core.session import ServerSession
-from .compat import Message, MetricRecord
+from .compat import ErrorCode, Message, MetricRecord
 
 #: The key by which Flower's strategies weight what clients report.
 _WEIGHT = "num-examples"
@@ -16,6 +17,10 @@ _WEIGHT = "num-examples"
 class _Round:
     replies: int = 0
     failures: int = 0
+    #: Nodes by what became of what they were asked: a node that failed once has failed.
+    ok: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
     sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
 
@@ -32,16 +37,21 @@ class Tally:
     def __init__(self, session: ServerSession, rounds: int) -> None:
         self._session, self._rounds = session, rounds
         self._number, self._current = 0, _Round()
+        self._told_at = time.monotonic()
 
     def add(self, reply: Message, number: int) -> None:
         """Take a reply of round ``number`` into account."""
         if number > self._number:
             self.tell()
             self._number, self._current = number, _Round()
+        node = reply.metadata.src_node_id
         if reply.has_error():
             self._current.failures += 1
+            expired = reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+            (self._current.late if expired else self._current.failed).add(node)
             return
         self._current.replies += 1
+        self._current.ok.add(node)
         what = reply.metadata.message_type.partition(".")[0]
         for record in reply.content.values():
             if isinstance(record, MetricRecord):
@@ -63,4 +73,10 @@ class Tally:
         means = {name: total / weight for name, (total, weight) in current.sums.items() if weight}
         losses = [mean for name, mean in means.items() if name.startswith("train_") and "loss" in name]
         self._session.metrics(self._number, replies=current.replies, failures=current.failures, **means)
-        self._session.progress(self._number, max(self._rounds, self._number), **({"loss": losses[0]} if losses else {}))
+        told: dict[str, float] = {"loss": losses[0]} if losses else {}
+        clients = {"failed": len(current.failed), "late": len(current.late - current.failed)}
+        clients = {"ok": len(current.ok - current.failed - current.late), **clients}
+        now = time.monotonic()
+        told |= {**clients, "seconds": now - self._told_at}
+        self._told_at = now
+        self._session.progress(self._number, max(self._rounds, self._number), unit="round", **told)

@@ -33,6 +33,7 @@ class Session:
     lines: list[str] = field(default_factory=list)
     spoke: threading.Event = field(default_factory=threading.Event)
     told: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    shown: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
 
     def receive_any(self, nodes: Any, timeout: float | None = None) -> Any:
         return receive_any({n: self.channels[n] for n in nodes}, timeout)
@@ -48,7 +49,7 @@ class Session:
         self.told.append((step, values))
 
     def progress(self, done: int, total: int, **values: Any) -> None:
-        pass
+        self.shown.append((done, total, values))
 
 
 class House:
@@ -139,6 +140,21 @@ def test_a_message_that_outlives_its_ttl_is_answered_with_an_error_and_a_late_re
     house.answer("a")
     assert _from(result()) == ["a"]
     assert any("not waited for" in line for line in house.session.lines)
+
+
+def test_who_answered_was_late_or_failed_is_told_with_the_round(house: House) -> None:
+    messages = [house.message("a"), house.message("b", ttl=0.3), house.message("c")]
+    result = _later(lambda: house.grid.send_and_receive(messages, timeout=3600))
+    house.answer("a")
+    house.session.channels["c"].fail(PeerLostError("node c: its program was killed by signal 9"))
+    result()
+    result = _later(lambda: house.grid.send_and_receive([house.message("a", group="2")]))  # a second round
+    house.answer("a")
+    result()
+    ((done, total, told),) = house.session.shown
+    assert (done, total, told["unit"]) == (1, 1, "round")
+    assert [told[name] for name in ("ok", "late", "failed")] == [1, 1, 1]
+    assert 0.2 < told["seconds"] < 10
 
 
 def test_a_timeout_returns_what_there_is_and_forgets_the_rest(house: House) -> None:
