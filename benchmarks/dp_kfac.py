@@ -1,7 +1,8 @@
 """Bytes, state and CPU of a K-FAC step by scheme: four gloo processes in a network of their own, one step's median.
 
 The baselines are the algorithmic modes of kfac-pytorch 0.4.2 (KAISA), here on the same code, so that only what is sent
-and who computes it differs. ``--megabits`` lets all ranks share a link of that rate.
+and who computes it differs; the package itself stands beside them where it is installed. ``--megabits`` lets all ranks
+share a link of that rate, and tells how long a step waits for it.
 
     python benchmarks/dp_kfac.py --json dp_kfac.json
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
-from dp_kfac_ranks import SCHEMES
+from dp_kfac_ranks import schemes
 
 CLAIM = (
     "against the best earlier distributed K-FAC: communication 2.79-3.15x, computing 1.55-1.65x, memory 1.14-1.47x less"
@@ -67,7 +68,7 @@ def table(found: dict[str, dict[str, Any]], model: str, interval: str) -> Table:
     """One model's schemes, beside the one that is ours."""
     base = found[f"{model}/{interval}/DP owner"]
     rows = []
-    for name in SCHEMES:
+    for name in schemes():
         own = found[f"{model}/{interval}/{name}"]
         rows.append(
             [
@@ -79,9 +80,29 @@ def table(found: dict[str, dict[str, Any]], model: str, interval: str) -> Table:
                 f"{own['seconds']:.2f}",
             ]
         )
-    title = f"{MODELS[model]}, factors and inverses every {interval} step{'s' * (interval != '1')}"
     columns = ["scheme", "MB a step, all ranks", "to DP owner", "state MB, largest rank", "CPU s, all ranks", "seconds"]
-    return Table(title, columns, rows)
+    return Table(_title(model, interval), columns, rows)
+
+
+def link_table(
+    free: dict[str, dict[str, Any]], limited: dict[str, dict[str, Any]], model: str, interval: str, megabits: float
+) -> Table:
+    """What a link adds to a step: the time that communication takes beyond what computing hides."""
+    added = {
+        name: limited[key]["seconds"] - free[key]["seconds"]
+        for name in schemes()
+        for key in [f"{model}/{interval}/{name}"]
+    }
+    rows = []
+    for name in schemes():
+        at = limited[f"{model}/{interval}/{name}"]["seconds"]
+        rows.append([name, f"{at:.2f}", f"{added[name]:.2f}", f"{added[name] / added['DP owner']:.2f}"])
+    title = f"{_title(model, interval)}, all ranks on a link of {megabits:g} Mbit/s"
+    return Table(title, ["scheme", "seconds a step", "of these for the link", "to DP owner"], rows)
+
+
+def _title(model: str, interval: str) -> str:
+    return f"{MODELS[model]}, factors and inverses every {interval} step{'s' * (interval != '1')}"
 
 
 def gates(found: dict[str, dict[str, Any]], judged: bool) -> list[Gate]:
@@ -118,10 +139,8 @@ def main() -> int:
     if options.megabits:
         limited = run(options, options.megabits)
         figures["limited"] = {"megabits": options.megabits, "steps": limited}
-        for made in (table(limited, m, i) for m in options.models.split(",") for i in options.intervals.split(",")):
-            tables.append(
-                Table(f"{made.title}, all ranks on a link of {options.megabits:g} Mbit/s", made.columns, made.rows)
-            )
+        for model in options.models.split(","):
+            tables += [link_table(found, limited, model, i, options.megabits) for i in options.intervals.split(",")]
     return finish(
         "dp_kfac",
         options,

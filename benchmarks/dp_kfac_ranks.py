@@ -5,6 +5,7 @@ python benchmarks/dp_kfac_ranks.py SETTINGS        # the driver; SETTINGS is JSO
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,18 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "DP owner": {"grad_exchange": "owner"},
 }
 
+#: kfac-pytorch itself, where it is installed.
+PACKAGE: dict[str, dict[str, Any]] = {
+    "kfac-pytorch COMM-OPT": {"grad_worker_fraction": "COMM_OPT"},
+    "kfac-pytorch MEM-OPT": {"grad_worker_fraction": "MEM_OPT"},
+    "kfac-pytorch MEM-OPT symmetric": {"grad_worker_fraction": "MEM_OPT", "symmetry_aware": True},
+}
+
+
+def schemes() -> list[str]:
+    """All that can be measured here."""
+    return [*SCHEMES, *(PACKAGE if importlib.util.find_spec("kfac") else ())]
+
 
 def model_and_batch(name: str) -> tuple[Any, Any, Any]:
     """A model of the specification's table, and one batch of noise."""
@@ -46,7 +60,7 @@ def model_and_batch(name: str) -> tuple[Any, Any, Any]:
 class Scheme:
     """A model that is trained by one scheme."""
 
-    def __init__(self, model: str, settings: dict[str, Any] | None, interval: int) -> None:
+    def __init__(self, model: str, name: str, interval: int) -> None:
         import torch
         from torch.nn.parallel import DistributedDataParallel
 
@@ -54,13 +68,15 @@ class Scheme:
 
         made, self.x, self.y = model_and_batch(model)
         self.base = torch.optim.SGD(made.parameters(), lr=0.01, momentum=0.9)
-        self.kfac = None
+        self.kfac: Any = None
         # Before DDP, whose buckets then carry the gradients to their owners.
-        if settings is not None:
+        if (settings := SCHEMES.get(name)) is not None:
             self.kfac = DPKFAC(made, lr=self.base, factor_steps=interval, inv_steps=interval, **settings)
         self.model = DistributedDataParallel(made, broadcast_buffers=False)
         if self.kfac is not None:
             self.kfac.attach_ddp(self.model)
+        elif name in PACKAGE:
+            self.kfac = _of_the_package(self.model, interval, **PACKAGE[name])
 
     def step(self) -> None:
         """One step."""
@@ -71,6 +87,16 @@ class Scheme:
         if self.kfac is not None:
             self.kfac.step()
         self.base.step()
+
+
+def _of_the_package(model: Any, interval: int, grad_worker_fraction: str, **settings: Any) -> Any:
+    warnings.filterwarnings("ignore", message="NVIDIA Apex")
+    from kfac.enums import DistributedStrategy
+    from kfac.preconditioner import KFACPreconditioner
+
+    strategy = DistributedStrategy[grad_worker_fraction]
+    steps = {"factor_update_steps": interval, "inv_update_steps": interval}
+    return KFACPreconditioner(model, lr=0.01, grad_worker_fraction=strategy, **steps, **settings)
 
 
 def measure(scheme: Scheme, steps: int) -> tuple[float, float, float]:
@@ -97,18 +123,18 @@ def rank_main(rank: int, folder: str, settings: dict[str, Any], results: Any) ->
     found: dict[str, Any] = {}
     for model in settings["models"]:
         for interval in settings["intervals"]:
-            schemes = {name: Scheme(model, chosen, interval) for name, chosen in SCHEMES.items()}
-            for scheme in schemes.values():
+            trained = {name: Scheme(model, name, interval) for name in schemes()}
+            for scheme in trained.values():
                 for _ in range(2):
                     scheme.step()
-            taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in schemes}
+            taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in trained}
             for _ in range(settings["rounds"]):
-                for name, scheme in schemes.items():
+                for name, scheme in trained.items():
                     taken[name].append(measure(scheme, max(settings["steps"], interval)))
-            for name, scheme in schemes.items():
+            for name, scheme in trained.items():
                 told = [statistics.median(values) for values in zip(*taken[name], strict=True)]
                 state = scheme.kfac.memory_usage()["total"] if scheme.kfac else 0
-                counted = scheme.kfac.comm_bytes() if scheme.kfac else {}
+                counted = scheme.kfac.comm_bytes() if SCHEMES.get(name) is not None else {}
                 found[f"{model}/{interval}/{name}"] = {
                     "bytes": told[0],
                     "cpu": told[1],
@@ -149,11 +175,8 @@ def limit(megabits: float) -> None:
     tc = shutil.which("tc") or "/sbin/tc"
     if not Path(tc).exists():
         raise SystemExit("'tc' is missing: install iproute2")
-    # A loopback's packets of 64 KiB are larger than a bucket may be: an Ethernet's are what a link sees.
-    for command in (
-        [tc, "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "2s"],
-    ):
-        subprocess.run(command, check=True)
+    command = [tc, "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb"]
+    subprocess.run([*command, "latency", "2s"], check=True)
 
 
 if __name__ == "__main__":
