@@ -1,7 +1,8 @@
-"""The same training under torchrun: two agents of one rank each, and one process, end with the same model."""
+"""The same training under torchrun, in Ray's actors and in one process ends with the same model."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from farshore.runs.model_states import load_state
+from farshore.torchrun import train
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.slow]
 SETTINGS = ("model=mlp", "steps=12", "lr=0.05", "checkpoint_every=5", "schedule=constant")
@@ -56,6 +58,44 @@ def test_two_agents_train_what_one_process_trains(method: str, tmp_path: Path) -
     one = load_state(tmp_path / "one" / "last.safetensors")[0]
     for name, array in one.items():
         np.testing.assert_allclose(two[name], array, rtol=0, atol=2e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_two_actors_of_ray_train_what_one_process_trains(tmp_path: Path) -> None:
+    settings = {"model": "mlp", "steps": 12, "lr": 0.05, "checkpoint_every": 5, "schedule": "constant"}
+    script = tmp_path / "on_ray.py"
+    script.write_text(ON_RAY)
+    told = json.dumps({**settings, "batch": 16})
+    done = subprocess.run([sys.executable, str(script), told, str(tmp_path / "two")], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    train("data_parallel", {**settings, "batch": 32}, tmp_path / "one")
+    one, two = (load_state(tmp_path / name / "last.safetensors")[0] for name in ("one", "two"))
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, rtol=0, atol=2e-6)
+
+
+#: A process of its own: Ray leaves threads behind, and a process group is one for all.
+ON_RAY = """
+import json, os, sys
+from pathlib import Path
+import ray
+
+@ray.remote
+class Rank:
+    def train(self, rank, settings, out):
+        import torch.distributed as dist
+        from farshore.torchrun import train
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+        train("data_parallel", settings, Path(out))
+        dist.destroy_process_group()
+
+settings, out = json.loads(sys.argv[1]), sys.argv[2]
+Path(out).mkdir()
+where = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+ray.init(num_cpus=2, include_dashboard=False, runtime_env=where)
+ray.get([rank.train.remote(place, settings, out) for place, rank in enumerate([Rank.remote(), Rank.remote()])])
+"""
 
 
 def test_a_launch_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
