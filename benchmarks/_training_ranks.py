@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-RANKS = 4
+from _gloo_ranks import RANKS, over_ranks
 
 
 @dataclass(frozen=True)
@@ -133,36 +129,13 @@ def _whole(model: Any, loss_of: Any, data: _Data, size: int = 500) -> float:
     return total / len(data.x)
 
 
-def _rank_main(rank: int, folder: str, jobs: Sequence[Job], results: Any) -> None:
-    import torch
-    import torch.distributed as dist
-
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+def _all(rank: int, tell: Callable[[Any], None], jobs: Sequence[Job]) -> None:
     for job in jobs:
         told = _train(job, rank)
         if rank == 0:
-            results.put((job.key(), told))
-    dist.destroy_process_group()
+            tell((job.key(), told))
 
 
 def train(jobs: Sequence[Job]) -> dict[str, list[float]]:
     """Train all jobs, four ranks each; losses by :meth:`Job.key`."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = [context.Process(target=_rank_main, args=(r, folder, jobs, results)) for r in range(RANKS)]
-        for process in ranks:
-            process.start()
-        found: dict[str, list[float]] = {}
-        while len(found) < len(jobs):
-            try:
-                key, told = results.get(timeout=5)
-                found[key] = told
-            except Exception:
-                if any(process.exitcode for process in ranks):
-                    raise SystemExit("a rank failed") from None
-        for process in ranks:
-            process.join()
-    return found
+    return dict(over_ranks(_all, jobs))

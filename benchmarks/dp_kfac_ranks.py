@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
-import os
 import statistics
 import sys
-import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _gloo_ranks import RANKS, over_ranks
 from _own_network import enter, loopback_bytes
 
-RANKS = 4
 SCHEMES: dict[str, dict[str, Any] | None] = {
     "SGD": None,
     "COMM-OPT": {"strategy": "comm_opt"},
@@ -112,14 +110,8 @@ def measure(scheme: Scheme, steps: int) -> tuple[float, float, float]:
     return (loopback_bytes() - before) / steps, cpu / steps, clock / steps
 
 
-def rank_main(rank: int, folder: str, settings: dict[str, Any], results: Any) -> None:
+def all_schemes(rank: int, tell: Callable[[Any], None], settings: dict[str, Any]) -> None:
     """One rank: every scheme, in turns."""
-    import torch
-    import torch.distributed as dist
-
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     found: dict[str, Any] = {}
     for model in settings["models"]:
         for interval in settings["intervals"]:
@@ -142,8 +134,7 @@ def rank_main(rank: int, folder: str, settings: dict[str, Any], results: Any) ->
                     "state": state,
                     "counted": {phase: traffic["sent"] for phase, traffic in counted.items()},
                 }
-    results.put((rank, found))
-    dist.destroy_process_group()
+    tell((rank, found))
 
 
 def main() -> int:
@@ -154,15 +145,7 @@ def main() -> int:
         return 2
     if rate := settings.get("megabits"):
         limit(rate)
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = [context.Process(target=rank_main, args=(r, folder, settings, results)) for r in range(RANKS)]
-        for process in ranks:
-            process.start()
-        found = dict(results.get() for _ in ranks)
-        for process in ranks:
-            process.join()
+    found = dict(over_ranks(all_schemes, settings))
     print(json.dumps([found[rank] for rank in range(RANKS)]))
     return 0
 
