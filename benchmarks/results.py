@@ -33,6 +33,7 @@ TITLES = {
     "wire": "Throughput of the wire",
     "ledger": "Cost of the ledger",
     "vhl_accuracy": "Federated learning with virtual data",
+    "vhl_cifar10": "Federated learning with virtual data on CIFAR-10",
     "update_encodings": "What update encodings save and cost",
     "simulation": "Cost of a simulated round",
     "report_scale": "Accounting at scale",
