@@ -87,6 +87,30 @@ def assign(
     return owners
 
 
+def reassigned(
+    layers: Sequence[Layer],
+    owners: Mapping[str, int],
+    alive: Sequence[int],
+    rule: Rule | Mapping[str, int],
+    cost: Cost,
+    speed: Sequence[float] | None,
+) -> tuple[dict[str, int], set[str]]:
+    """Owners among the ranks that are left, and the layers whose owners are not.
+
+    Parameters
+    ----------
+    owners : mapping of str
+        Before, by their old ranks; who is left keeps what it has.
+    alive : sequence of int
+        Old ranks, in the order of the new ones.
+    """
+    place = {old: new for new, old in enumerate(alive)}
+    kept = {name: place[owner] for name, owner in owners.items() if owner in place}
+    left = None if speed is None else [speed[old] for old in alive]
+    found = assign(layers, len(alive), rule if isinstance(rule, str) else "lpt", cost, left, kept)
+    return found, set(owners) - set(kept)
+
+
 def _given(layers: Sequence[Layer], ranks: int, owners: Mapping[str, int]) -> dict[str, int]:
     names = {layer.name for layer in layers}
     if wrong := sorted(set(owners) ^ names):

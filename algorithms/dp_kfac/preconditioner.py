@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
 from . import saving
-from .assignment import Cost, assign
+from .assignment import Cost, assign, reassigned
 from .collectives import Collectives
 from .exchange import OwnerExchange, ReadyBuckets
 from .inverses import inner, kl_scale
@@ -314,16 +314,13 @@ class DPKFAC:
         process_group : ProcessGroup, optional
             The new group; default: the new world.
         """
-        place = {old: new for new, old in enumerate(alive_ranks)}
-        kept = {name: place[owner] for name, owner in self.owners.items() if owner in place}
-        speed = self.options.node_speed
         self._enter(process_group)
         if len(alive_ranks) != self.ranks:
             raise ConfigError(f"{len(alive_ranks)} ranks are alive, the group has {self.ranks}")
-        left = None if speed is None else [speed[old] for old in alive_ranks]
-        rule = self.options.assignment if isinstance(self.options.assignment, str) else "lpt"
-        self.owners = assign(self.layers, self.ranks, rule, self.cost(), left, kept)
-        lost = {layer.name for layer in self.layers} - set(kept)
+        options = self.options
+        self.owners, lost = reassigned(
+            self.layers, self.owners, alive_ranks, options.assignment, self.cost(), options.node_speed
+        )
         # With factors of all layers everywhere nothing was lost but the inverse.
         self._missing = set(self.owners) if self.scheme.source == "allreduce" else lost
         self.settle()
