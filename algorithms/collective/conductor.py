@@ -54,6 +54,8 @@ class Conductor:
         self._store = SharedStore(self._say)
         self._final: Mapping[str, Tensor] = {}
         self._results: dict[str, Mapping[str, Any]] = {}
+        #: Where each formation began: step, ranks, transport.
+        self.formations: list[tuple[int, int, Transport]] = []
 
     def run(self) -> tuple[Mapping[str, Tensor], dict[str, Mapping[str, Any]]]:
         """Until the ranks have ended; returns what the first of them sent, and each one's last words."""
@@ -89,6 +91,7 @@ class Conductor:
                 source=-1 if whole else holders[0],
                 transport=transport,
             )
+        self.formations.append((step, len(self._members), transport))
         way = "through the server" if transport == "star" else "node to node"
         self._session.log(f"{len(self._members)} ranks from step {step}, {way}: {', '.join(self._members)}")
 

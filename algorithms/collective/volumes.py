@@ -13,6 +13,13 @@ def all_reduce_numbers(numbers: int, ranks: int, rank: int) -> int:
     return 2 * (numbers - chunk(numbers, ranks, rank)) if ranks > 1 else 0
 
 
+def all_reduced(numbers: int, ranks: int, transport: str) -> int:
+    """Numbers that all-reducing as many takes: around a ring of ranks, or up to the server and down again."""
+    if ranks == 1:
+        return 0
+    return 2 * ranks * numbers if transport == "star" else 2 * (ranks - 1) * numbers
+
+
 def broadcast_copies(ranks: int, rank: int, source: int) -> int:
     """How often a rank sends the buffer on in a binomial tree; P - 1 over all ranks."""
     place = (rank - source) % ranks

@@ -64,7 +64,7 @@ def train(training: Training, world: World, config: DataParallel) -> None:
             world.boundary(done, training.arrays(), {})
     world.at(training.total)
     if world.rank == 0:
-        world.end(training.result(), **training.test(), steps=training.total)
+        world.end(training.result(), **training.test(), steps=training.total, parameters=training.parameters)
     else:
         world.end({})
 

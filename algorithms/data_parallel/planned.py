@@ -16,6 +16,7 @@ from ...data.images import load_images
 from ..collective.dry import Sent, answers, dry_rank
 from ..collective.tensors import to_wire
 from ..training_state import from_arrays, to_arrays
+from .baseline import baselines
 from .batches import Batches
 from .config import DataParallel
 from .training import Make, Preconditioner, Training
@@ -52,6 +53,8 @@ class DryRun:
         What the first rank tells, values apart.
     result : Message
         Its model.
+    parameters : int
+        Numbers that are trained.
     """
 
     def __init__(self, config: DataParallel, task: ImageTask, setting: Setting, make: Maker) -> None:
@@ -64,6 +67,7 @@ class DryRun:
         self.sent: dict[int, list[Sent]] = defaultdict(list)
         self.figures: Mapping[str, Scalar] = {}
         self.result = Message("control")
+        self.parameters = 0
         for rank in range(self.size):
             self._rank(rank)
 
@@ -107,7 +111,9 @@ class DryRun:
         extra = training.preconditioner.figures() if training.preconditioner else {}
         self.figures = {"what": "figures", "loss": 0.5, "lr": 0.5, "total": self.total, **extra}
         tensors = {name: to_wire(tensor) for name, tensor in training.result().items()}
+        self.parameters = training.parameters
         fields: dict[str, Scalar] = {"what": "end", "test_loss": 0.5, "accuracy": 0.5, "steps": self.total}
+        fields["parameters"] = self.parameters
         self.result = Message("control", tensors=tensors, fields=fields)
 
 
@@ -135,7 +141,8 @@ def plan_run(config: DataParallel, setting: Setting, make: Maker) -> Plan:
             flows += [_flow("up", _moved(moved), rank, where) for rank, moved in enumerate(sent) if moved]
         else:
             flows += list(_through(sent, where))
-    return Plan("step", setting.nodes, flows, notes, {}, peers)
+    plain = baselines([(0, run.size, run.transport)], run.total, run.parameters)
+    return Plan("step", setting.nodes, flows, notes, plain, peers)
 
 
 def _around(config: DataParallel, run: DryRun, names: Sequence[str]) -> Iterator[Flow]:

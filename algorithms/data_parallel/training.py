@@ -82,6 +82,11 @@ class Training:
         self.preconditioner = make(self.model, self.optimizer) if make else None
         self.wrapped: nn.Module = self.model
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
     def wrap(self) -> None:
         """Let DDP average the gradients; the model's state is as it shall be by now."""
         if self.ranks == 1:

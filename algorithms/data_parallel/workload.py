@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ...core.flows import Plan, Setting
 from ...core.message import Message
 from ...core.session import NodeSession, ServerSession
+from .baseline import baselines
 from .config import DataParallel
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class DataParallelWorkload:
         final, words = conductor.run()
         _save(session, final)
         first = next((told for told in words.values() if "accuracy" in told), {})
-        return {**latest, **{k: v for k, v in first.items() if isinstance(v, int | float)}, "ranks": len(words)}
+        told_last = {k: v for k, v in first.items() if isinstance(v, int | float)}
+        steps, numbers = int(told_last.get("steps", 0)), int(told_last.get("parameters", 0))
+        plain = baselines(conductor.formations, steps, numbers)
+        return {**latest, **told_last, "ranks": len(words), "baselines": plain}
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
         """Train as a rank, and as another one when the ranks change."""

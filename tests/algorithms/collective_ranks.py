@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from _own_network import enter, loopback_bytes
 
 #: Not a multiple of any number of ranks: chunks are unlike.
 NUMBERS = 500_009
+#: The least of so many counts: on a busy machine TCP sends some segments twice, 64 KiB each.
+TURNS = 4
 
 
 def collectives(rank: int, ranks: int) -> Mapping[str, Callable[[], Any]]:
@@ -61,15 +64,16 @@ def rank_main(rank: int, ranks: int, folder: str, told: Any) -> None:
     store = dist.FileStore(f"{folder}/store", ranks)
     dist.init_process_group("peers", store=store, rank=rank, world_size=ranks)
     for kind, run in collectives(rank, ranks).items():
-        dist.barrier()
-        before = loopback_bytes()
-        dist.barrier()
-        peers.taken()
-        run()
-        dist.barrier()
-        moved = peers.taken()
-        told.put((kind, sum(one.bytes for one in moved.values()), before, loopback_bytes()))
-        assert set(moved) <= {kind}, moved
+        for turn in range(TURNS):
+            dist.barrier()
+            before = loopback_bytes()
+            dist.barrier()
+            peers.taken()
+            run()
+            dist.barrier()
+            moved = peers.taken()
+            told.put((kind, turn, sum(one.bytes for one in moved.values()), before, loopback_bytes()))
+            assert set(moved) <= {kind}, moved
     dist.barrier()
     dist.destroy_process_group()
 
@@ -83,14 +87,18 @@ def main(ranks: int) -> dict[str, list[int]]:
         processes = [context.Process(target=rank_main, args=(rank, ranks, folder, told)) for rank in range(ranks)]
         for process in processes:
             process.start()
-        rows: dict[str, list[tuple[int, int, int]]] = {}
-        for _ in range(ranks * len(collectives(0, ranks))):
-            kind, moved, before, after = told.get(timeout=120)
-            rows.setdefault(kind, []).append((moved, before, after))
+        rows: dict[str, dict[int, list[tuple[int, int, int]]]] = defaultdict(lambda: defaultdict(list))
+        for _ in range(TURNS * ranks * len(collectives(0, ranks))):
+            kind, turn, *figures = told.get(timeout=120)
+            rows[kind][turn].append(tuple(figures))
         for process in processes:
             process.join()
-    # The counter is the network's, not a rank's: from the first that looked to the last.
-    return {k: [sum(r[0] for r in rs), max(r[2] for r in rs) - min(r[1] for r in rs)] for k, rs in rows.items()}
+    return {kind: min(map(counted, turns.values()), key=lambda pair: pair[1]) for kind, turns in rows.items()}
+
+
+def counted(rows: list[tuple[int, int, int]]) -> list[int]:
+    """What all ranks told, and what the network carried from the first that looked at its counter to the last."""
+    return [sum(row[0] for row in rows), max(row[2] for row in rows) - min(row[1] for row in rows)]
 
 
 if __name__ == "__main__":

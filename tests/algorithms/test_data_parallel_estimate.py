@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from farshore.algorithms.data_parallel.baseline import baselines
 from farshore.core import workloads
 from farshore.core.errors import ConfigError, DataError
 from farshore.core.flows import Plan, Plans, Setting
@@ -62,11 +64,13 @@ def sums(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[Any, ...]]:
 
 def check(cloud: Any, method: str, changes: Mapping[str, Any], count: int) -> None:
     config, names = {**CONFIG, **changes}, tuple("abcd"[:count])
-    expected = planned_ledger(planned(method, config, names)).to_pylist()
+    plan = planned(method, config, names)
+    expected = planned_ledger(plan).to_pylist()
     cloud.join(*names)
     info = cloud.when(cloud.submit(config, method=method, count=count), "finished", seconds=120)
     rows = RunDirectory.open(Path(info.directory)).read_ledger().to_pylist()
     assert sums(expected) == sums(rows)
+    assert plan.baselines == json.loads(info.result_json)["baselines"]
     told, sent = ([row for row in some if row["kind"] not in CHANNEL_KINDS] for some in (expected, rows))
     if changes["transport"] == "star":  # else the ranks ask each other's addresses, as often as they have to
         assert len(told) == len(sent)
@@ -86,6 +90,14 @@ def test_a_run_sends_what_was_estimated(cloud: Any, case: str) -> None:
 @pytest.mark.parametrize("case", SLOW_CASES)
 def test_whatever_it_is_told(cloud: Any, case: str) -> None:
     check(cloud, *SLOW_CASES[case])
+
+
+def test_the_baseline_counts_each_step_once_with_the_ranks_of_its_time() -> None:
+    formed = [(0, 4, "peers"), (20, 3, "peers"), (30, 4, "star")]
+    # A ring of P moves 2 (P - 1) n, a star n up and n down for each rank.
+    assert baselines(formed, 40, 100) == {"plain data-parallel SGD": 4 * 100 * (20 * 6 + 10 * 4 + 10 * 8)}
+    assert baselines([(7, 2, "peers")], 10, 100) == baselines([(0, 2, "peers")], 10, 100)
+    assert baselines([(0, 1, "star")], 10, 100) == {"plain data-parallel SGD": 0}
 
 
 def test_where_the_way_is_not_told_it_is_the_servers_and_says_so() -> None:
