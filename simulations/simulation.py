@@ -120,7 +120,7 @@ class Simulation:
             fleet = self._fleet(stack, session, task)
             history = rounds_of(session, task, fleet, settings).run()
             fleet.done()
-            result = workload.result(settings, history)
+            result = workload.outcome(settings, task, history)
         run.write_result(result)
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
@@ -55,6 +56,16 @@ class FederatedWorkload(ABC, Generic[Config]):
         """What the run tells at its end: the last round's figures unless a method says otherwise."""
         return {"rounds": len(history), **{n: v for n, v in history[-1].items() if isinstance(v, float)}}
 
+    def plain(self, config: Config, task: Task) -> FlatModel:
+        """The model that FedAvg alone would train, to compare bytes with; the task's own unless a method differs."""
+        return task.model()
+
+    def outcome(self, config: Config, task: Task, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """:meth:`result`, and the bytes that reports compare with."""
+        from .baseline import baselines, messages
+
+        return {**self.result(config, history), "baselines": baselines(self.plain(config, task), *messages(history))}
+
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Data sets that each node must hold; none unless a method says otherwise."""
         return ()
@@ -69,6 +80,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         DataError
             A data set is not there.
         """
+        from .baseline import baselines
         from .planned import RoundsPlan
 
         if setting.assumed:
@@ -76,7 +88,9 @@ class FederatedWorkload(ABC, Generic[Config]):
         use_threads(config.threads)
         task = self.task(config, setting.seed, setting.find, len(setting.nodes))
         briefing = self.briefing(config, task, Path(), "the estimate")
-        return RoundsPlan(config, setting, task, self.codec(config, task.model()), briefing).plan()
+        plan = RoundsPlan(config, setting, task, self.codec(config, task.model()), briefing).plan()
+        trips = config.rounds * config.per_round
+        return replace(plan, baselines=baselines(self.plain(config, task), trips, trips))
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Run the rounds; returns :meth:`result`."""
@@ -99,7 +113,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         )
         history = rounds_of(session, task, fleet, settings).run()
         fleet.done()
-        return self.result(settings, history)
+        return self.outcome(settings, task, history)
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
         """Be one client."""

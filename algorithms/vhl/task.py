@@ -30,6 +30,7 @@ from .describe import describe_partition, describe_virtual
 from .losses import LossParts, VHLLoss
 from .models import build, show, widen_head
 from .preparation import Recipe, recipes, resized
+from .staged import StagedNet
 from .virtual import VirtualData, VirtualRecipe
 
 _TEST_BATCH = 512
@@ -124,13 +125,20 @@ class VHLTask:
 
     def model(self) -> FlatModel:
         """The network with the run's first weights; with virtual data, a head that has room for them."""
-        _, channels, size, _ = self._x.shape
-        weights = self._seed.child("weights").value
-        module = build(self._config.model, self.classes, channels, norm=self._config.norm, seed=weights, size=size)
+        module, weights = self._module(), self._seed.child("weights").value
         if self.recipe is not None and (extra := self.loss.outputs - self.classes):
             widen_head(module, extra, seed=weights)
         show(module, self._config.virtual.feature_layer)
         return FlatModel(module.train())
+
+    def plain(self) -> FlatModel:
+        """The network as it is trained without virtual data."""
+        return FlatModel(self._module().train())
+
+    def _module(self) -> StagedNet:
+        _, channels, size, _ = self._x.shape
+        weights = self._seed.child("weights").value
+        return build(self._config.model, self.classes, channels, norm=self._config.norm, seed=weights, size=size)
 
     def method(self, flat: FlatModel) -> Method:
         """The base method."""

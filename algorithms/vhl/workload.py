@@ -15,6 +15,7 @@ from .config import VHL
 
 if TYPE_CHECKING:
     from ..federated.briefing import Briefing
+    from ..federated.flat import FlatModel
     from ..federated.task import Task
     from .task import VHLTask
 
@@ -46,6 +47,10 @@ class VHLWorkload(FederatedWorkload[VHL]):
         from .task import VHLTask
 
         return Distribution(cast(VHLTask, task), folder, who)
+
+    def plain(self, config: VHL, task: Task) -> FlatModel:
+        """The network without room for virtual classes."""
+        return cast("VHLTask", task).plain()
 
     def result(self, config: VHL, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""

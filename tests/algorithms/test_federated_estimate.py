@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from farshore.algorithms.federated.baseline import messages
 from farshore.algorithms.ping.workload import WORKLOAD as PING
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError, DataError
@@ -60,17 +61,39 @@ def counted(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[Any, ...]]:
 
 
 def run(workload: Any, settings: Any, folder: Path) -> list[Transfer]:
+    return ended(workload, settings, folder)[0]
+
+
+def ended(workload: Any, settings: Any, folder: Path) -> tuple[list[Transfer], Any]:
     rows: list[Transfer] = []
-    InProcessRun(workload, settings, folder, NODES, seed=SEED, recorder=rows.append).run()
-    return rows
+    result = InProcessRun(workload, settings, folder, NODES, seed=SEED, recorder=rows.append).run()
+    return rows, result
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_sends_frame_by_frame_what_was_estimated(tmp_path: Path, case: str) -> None:
     plan = WORKLOAD.plan(config(case), setting())
-    rows = run(WORKLOAD, config(case), tmp_path / "run")
+    rows, result = ended(WORKLOAD, config(case), tmp_path / "run")
+    assert plan.baselines == result["baselines"]
     assert counted(planned_ledger(plan).to_pylist()) == counted(map(asdict, rows))
     assert not plan.notes
+
+
+def test_the_baseline_is_what_fedavg_alone_sends(tmp_path: Path) -> None:
+    rows, result = ended(WORKLOAD, config("fedavg"), tmp_path / "run")
+    alone = {"uncompressed FedAvg": sum(row.dense_bytes for row in rows)}
+    assert result["baselines"] == alone == {"uncompressed FedAvg": sum(row.payload_bytes for row in rows)}
+    # Neither encodings nor virtual classes nor control variates move it.
+    for case in CASES:
+        assert WORKLOAD.plan(config(case), setting()).baselines == alone, case
+
+
+def test_clients_of_whom_nothing_came_were_sent_a_state_and_no_more() -> None:
+    waited = {"cohort": [3, 5, 8], "missing": {"5": "late"}}
+    did_not = {"cohort": [3, 8], "missing": {"5": "lost"}}
+    assert messages([waited]) == (3, 2)
+    assert messages([did_not]) == (3, 2)
+    assert messages([waited, did_not, {"cohort": [1], "missing": {}}]) == (7, 5)
 
 
 def test_a_ping_sends_what_was_estimated(tmp_path: Path) -> None:
