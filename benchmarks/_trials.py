@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from farshore.reports.curves import Curve, read_curve
+from farshore.runs.directory import RunDirectory
 from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial
 
@@ -21,3 +24,12 @@ def train(wanted: Sequence[Trial]) -> None:
             print(f"[{done}/{len(wanted)}] {trial.name}: last10 {event['result']['acc_last10']:.4f}", flush=True)
 
     Experiment(left, cores(), on_event).run()
+
+
+def trained(wanted: Sequence[Trial]) -> dict[str, dict[int, Curve]]:
+    """Train what has not finished; arm -> seed -> accuracy by round."""
+    train(wanted)
+    curves: dict[str, dict[int, Curve]] = {}
+    for trial in wanted:
+        curves.setdefault(trial.arm, {})[trial.seed] = read_curve(RunDirectory(Path(trial.directory)), "acc")
+    return curves

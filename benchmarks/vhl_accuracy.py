@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
-from _trials import train
+from _trials import trained
 
 from farshore.core.workloads import load
 from farshore.reports.arms import Arm, compare
-from farshore.reports.curves import Curve, read_curve
-from farshore.runs.directory import RunDirectory
+from farshore.reports.curves import Curve
 from farshore.simulations.trial import Trial, folder_of
 
 CLAIM = "drastically better convergence and accuracy on unlike clients (the paper's abstract; CIFAR-10, ResNet-18, GPU)"
@@ -62,16 +61,6 @@ def trials(options: argparse.Namespace) -> list[Trial]:
         for seed in options.seeds
         for name, config in configs.items()
     ]
-
-
-def trained(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
-    """Train what has not finished; arm -> seed -> curve."""
-    wanted = trials(options)
-    train(wanted)
-    curves: dict[str, dict[int, Curve]] = {}
-    for trial in wanted:
-        curves.setdefault(trial.arm, {})[trial.seed] = read_curve(RunDirectory(Path(trial.directory)), "acc")
-    return curves
 
 
 def compared(curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, Arm]:
@@ -153,7 +142,7 @@ def main() -> int:
         if options.results is None:
             options.results = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="farshore-vhl-")))
         options.results = options.results.resolve()
-        curves = trained(options)
+        curves = trained(trials(options))
     found = compared(curves)
     return finish(
         "vhl_accuracy",

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from _common import finish, parser
-from _trials import train
+from _trials import trained
 from vhl_accuracy import gains, table
 
 from farshore.core.workloads import load
 from farshore.reports.arms import compare
-from farshore.reports.curves import Curve, read_curve
-from farshore.runs.directory import RunDirectory
 from farshore.simulations.trial import Trial, folder_of
 
 CLAIM = (
@@ -66,16 +64,6 @@ def trials(options: argparse.Namespace) -> list[Trial]:
     ]
 
 
-def trained(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
-    """Train what has not finished; arm -> seed -> curve."""
-    wanted = trials(options)
-    train(wanted)
-    curves: dict[str, dict[int, Curve]] = {}
-    for trial in wanted:
-        curves.setdefault(trial.arm, {})[trial.seed] = read_curve(RunDirectory(Path(trial.directory)), "acc")
-    return curves
-
-
 def options_of() -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__)
@@ -97,7 +85,7 @@ def main() -> int:
         if options.results is None:
             options.results = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="farshore-vhl-")))
         options.results, options.cifar10 = options.results.resolve(), options.cifar10.resolve()
-        curves = trained(options)
+        curves = trained(trials(options))
     found = {arm.name: arm for arm in compare(curves, "BN FedAvg")}
     return finish(
         "vhl_cifar10",
