@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,14 +16,16 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its 
 Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
 
 
-def on_disk(home: Path | None) -> list[RunDirectory]:
-    """All runs whose directories lie on this machine, newest first; damaged ones left out."""
+def on_disk(home: Path | None, known: Collection[str] = ()) -> list[RunDirectory]:
+    """Runs whose directories lie on this machine, newest first; known ids are not opened, damaged ones left out."""
     from ..core.errors import FarshoreError
     from ..core.homes import server_home
     from ..runs.directory import RunDirectory
 
     found = []
     for path in (home or server_home()).expanduser().glob("runs/*/run.json"):
+        if path.parent.name in known:
+            continue
         with contextlib.suppress(FarshoreError):
             found.append(RunDirectory.open(path.parent))
     return sorted(found, key=lambda run: float(run.info.get("created") or 0), reverse=True)

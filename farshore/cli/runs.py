@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -38,16 +38,16 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
     """List runs, newest first, each with the reason for its state; imported ones too."""
     found = list(admin.runs())
     if admin.home is not None:
-        found += _others(admin.home, [run.id for run in found])
+        found += _others(admin.home, {run.id for run in found})
     _list(sorted(found, key=lambda run: -run.created), json_)
 
 
-def _others(home: Path | None, known: Sequence[str]) -> list[RunInfo]:
+def _others(home: Path | None, known: Collection[str]) -> list[RunInfo]:
     """Runs of this machine that its server does not know, as their directories tell of them."""
     from .located import on_disk
     from .summary import stored
 
-    return [stored(run) for run in on_disk(home) if run.info["id"] not in known]
+    return [stored(run) for run in on_disk(home, known)]
 
 
 def _list(found: Sequence[RunInfo], json_: bool) -> None:
