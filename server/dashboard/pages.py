@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from ...runs.states import ENDED, FOLLOWERS
 from ...runs.store import RunRow
 from .asked import Asked, Paging
 from .desk import Desks, RunSight
-from .watch import NodeView, RunView, Snapshot, Watch
+from .watch import NodeView, Snapshot, Watch
 
 RUN_STATES = tuple(FOLLOWERS)
 NODE_STATES = ("connected", "lost", "revoked")
@@ -88,8 +89,9 @@ class Pages:
         values |= {"charts": [], "data": [], "most": _COMPARED, "behind": False}
         if len(rows) < 2:
             return {**values, "live": ""}
+        looks = [partial(self._desks.of(view).look, view.row.state) for view in await self._watch.views(rows)]
         async with self._reading:  # ledgers are read: one page at a time
-            sights = await asyncio.to_thread(self._looked_at, await self._watch.views(rows))
+            sights = await asyncio.to_thread(lambda: [look() for look in looks])
         if trouble := next((sight.trouble for sight in sights if sight.report is None), ""):
             return {**values, "trouble": trouble}
         found, drawn = await asyncio.to_thread(self._compared, ids, [s.report for s in sights if s.report is not None])
@@ -103,9 +105,6 @@ class Pages:
             return await asyncio.to_thread(self._watch.store.run, run_id)
         except NotFoundError as error:
             raise HTTPException(404, error.message) from error
-
-    def _looked_at(self, views: Sequence[RunView]) -> list[RunSight]:
-        return [self._desks.of(view).look(view.row.state) for view in views]
 
     def _compared(self, ids: Sequence[str], reports: Sequence[RunReport]) -> Compared:
         """Side by side, and drawn; as long as no report is a new one, what was found before."""
