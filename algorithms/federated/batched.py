@@ -118,12 +118,12 @@ def _train(
         (direction,) = torch.autograd.grad(loss.sum(), leaf)
         losses[rows] += loss.detach()
         step(
-            weights[rows],
-            direction,
+            [weights[rows]],
+            [direction],
             sgd,
-            start if sgd.mu else None,
-            None if moving is None else moving[rows],
-            None if correction is None else correction[rows],
+            [start.expand_as(direction)] if sgd.mu else None,
+            None if moving is None else [moving[rows]],
+            None if correction is None else [correction[rows]],
         )
     return weights, moving, [Trained(len(w.batches), float(loss)) for w, loss in zip(works, losses, strict=True)]
 

@@ -74,8 +74,8 @@ class FlatModel:
         (p + b,) float32: trained parameters, frozen parameters, float buffers.
     integers : torch.Tensor
         (n_t,) int64.
-    gradient : torch.Tensor
-        (trainable,) float32: the trained parameters' ``.grad`` are views of it; ``gradient.zero_()`` clears all.
+    parameters : list of torch.Tensor
+        The trained ones, in the order of the layout.
 
     Raises
     ------
@@ -99,14 +99,26 @@ class FlatModel:
         for (_, tensor), view in zip((*floats, *integers), (*views[0], *views[1]), strict=True):
             home = self.floats if tensor.is_floating_point() else self.integers
             tensor.data = home[view.start : view.start + view.count].view(view.shape)
-        self.gradient = torch.zeros(self.layout.trainable)
-        for (_, parameter), view in zip(trained, views[0], strict=False):
-            parameter.grad = self.gradient[view.start : view.start + view.count].view(view.shape)
+        self.parameters: list[torch.Tensor] = [parameter for _, parameter in trained]
 
     def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
         """Take over a state that may be read-only, of the shapes and types of this one."""
         np.copyto(self.floats.numpy(), floats, casting="no")
         np.copyto(self.integers.numpy(), integers, casting="no")
+
+    def clear_gradients(self) -> None:
+        """Forget the parameters' gradients: the next ones are then kept as they come, not added to zeros."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def gradients(self) -> list[torch.Tensor]:
+        """One for each of ``parameters``, zeros where a loss did not depend on it."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+
+    def cut(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Views of a vector (trainable,), one for each of ``parameters`` and of its shape."""
+        pieces = torch.split(vector, [p.numel() for p in self.parameters])
+        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
 
     @property
     def trained(self) -> torch.Tensor:

@@ -1,18 +1,23 @@
 """What a client does in a round: some epochs of SGD on a flat model, from the state that the server sent.
 
-Written over the flat buffer, so that a step costs the same few operations however many layers a model has. Momentum and
-weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
+A step is a few calls of torch's ``_foreach`` operations (its manual's *Foreach Operations*), each of which takes all
+layers at once. Gradients are used as they come: adding them to a zeroed buffer would read and write a large model twice
+more.
+Momentum and weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from .flat import FlatModel
+
+#: Of all layers, or of several clients.
+Tensors: TypeAlias = list[torch.Tensor]
 
 #: ``objective(batch)``: the loss of a batch, a scalar that can be differentiated.
 Objective = Callable[[Any], torch.Tensor]
@@ -72,51 +77,55 @@ def train(
         (trainable,), momentum that a client kept from its last round; changed in place. None: starts from rest.
     """
     start = flat.trained.clone() if sgd.mu else None
-    moving = velocity if velocity is not None else torch.zeros_like(flat.gradient) if sgd.momentum else None
+    moving = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
+    kept = [None if vector is None else flat.cut(vector) for vector in (start, moving, correction)]
     done = Trained()
     for batch in batches:
-        flat.gradient.zero_()
+        flat.clear_gradients()
         loss = objective(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            step(flat.trained, flat.gradient, sgd, start, moving, correction)
+            step(flat.parameters, flat.gradients(), sgd, *kept)
         done.steps += 1
         done.loss += float(loss.detach())
+    flat.clear_gradients()
     return done
 
 
 def step(
-    weights: torch.Tensor,
-    direction: torch.Tensor,
+    weights: Tensors,
+    direction: Tensors,
     sgd: Sgd,
-    start: torch.Tensor | None,
-    moving: torch.Tensor | None,
-    correction: torch.Tensor | None,
+    start: Tensors | None,
+    moving: Tensors | None,
+    correction: Tensors | None,
 ) -> None:
-    """One step in place, of one client (trainable,) or of several (K, trainable).
+    """One step in place, of tensors of any shapes, the same in all lists.
 
     Parameters
     ----------
-    weights : torch.Tensor
-    direction : torch.Tensor
-        The gradient; overwritten.
+    weights : list of torch.Tensor
+    direction : list of torch.Tensor
+        The gradients; overwritten.
     sgd : Sgd
-    start : torch.Tensor, optional
-        (trainable,), the proximal term's ``w_r``.
-    moving : torch.Tensor, optional
-        Momentum, as ``weights``.
-    correction : torch.Tensor, optional
-        As ``weights``; added after momentum.
+    start : list of torch.Tensor, optional
+        The proximal term's ``w_r``.
+    moving : list of torch.Tensor, optional
+        Momentum; changed.
+    correction : list of torch.Tensor, optional
+        Added after momentum.
     """
     if sgd.weight_decay:
-        direction.add_(weights, alpha=sgd.weight_decay)
+        torch._foreach_add_(direction, weights, alpha=sgd.weight_decay)
     if start is not None:
-        direction.add_(weights - start, alpha=sgd.mu)
+        torch._foreach_add_(direction, torch._foreach_sub(weights, start), alpha=sgd.mu)
     if moving is not None:
-        direction = moving.mul_(sgd.momentum).add_(direction)
+        torch._foreach_mul_(moving, sgd.momentum)
+        torch._foreach_add_(moving, direction)
+        direction = moving
     if correction is not None:
-        direction = direction + correction
-    weights.add_(direction, alpha=-sgd.lr)
+        direction = list(torch._foreach_add(direction, correction))
+    torch._foreach_add_(weights, direction, alpha=-sgd.lr)
 
 
 def normaliser(steps: int, sgd: Sgd) -> float:

@@ -311,12 +311,14 @@ def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
             "the task does not give a client's whole data (Work.whole), whose gradient SCAFFOLD's option 1 is",
             cure="use option 2",
         )
-    flat.gradient.zero_()
+    flat.clear_gradients()
     for share, batch in work.whole:
         (share * work.objective(batch)).backward()  # type: ignore[no-untyped-call]
     if work.means is not None:
         work.means.clear()  # they are of the training's steps
-    return flat.gradient + work.sgd.weight_decay * flat.trained
+    gradient = torch.cat([torch.empty(0), *(piece.reshape(-1) for piece in flat.gradients())])
+    flat.clear_gradients()
+    return gradient + work.sgd.weight_decay * flat.trained
 
 
 def _weighted(tensors: Part, weight: int, spare: Spare | None) -> Part:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from farshore.algorithms.federated.flat import FlatModel
+from farshore.algorithms.federated.local import Sgd, train
 from farshore.core.errors import ConfigError
 
 
@@ -32,12 +33,30 @@ def test_outputs_gradients_and_statistics_are_those_of_the_module(x: torch.Tenso
     assert torch.equal(flat.module(x), plain(x))
     for (name, p), q in zip(plain.named_parameters(), flat.module.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad), name  # type: ignore[arg-type]
-    expected = torch.cat([p.grad.reshape(-1) for p in plain.parameters() if p.grad is not None])
-    assert torch.equal(flat.gradient, expected)
+    assert all(torch.equal(g, p.grad) for g, p in zip(flat.gradients(), plain.parameters(), strict=True))  # type: ignore[arg-type]
     assert plain.state_dict().keys() == flat.module.state_dict().keys()
     assert all(torch.equal(v, flat.module.state_dict()[n]) for n, v in plain.state_dict().items())
-    flat.gradient.zero_()
-    assert all(not p.grad.any() for p in flat.module.parameters() if p.grad is not None)
+    flat.clear_gradients()
+    assert not any(gradient.any() for gradient in flat.gradients())
+
+
+def test_a_vector_is_cut_like_the_parameters() -> None:
+    flat = FlatModel(net())
+    pieces = flat.cut(flat.trained)
+    assert all(torch.equal(piece, p) for piece, p in zip(pieces, flat.module.parameters(), strict=True))
+    assert all(piece.data_ptr() == p.data_ptr() for piece, p in zip(pieces, flat.parameters, strict=True))
+
+
+@pytest.mark.parametrize("sgd", [Sgd(0.1), Sgd(0.1, momentum=0.9), Sgd(0.1, weight_decay=0.01), Sgd(0.1, mu=0.5)])
+def test_a_layer_that_a_loss_leaves_out_is_stepped_with_a_gradient_of_zero(sgd: Sgd, x: torch.Tensor) -> None:
+    layers = net(), net()
+    flat = FlatModel(nn.ModuleList(layers))
+    before = [p.clone() for p in layers[1].parameters()]
+    train(flat, lambda batch: layers[0](batch).square().mean(), [x, x], sgd)
+    factor = (1 - sgd.lr * sgd.weight_decay) ** 2
+    for after, p in zip(layers[1].parameters(), before, strict=True):
+        torch.testing.assert_close(after, factor * p)
+    assert not any(torch.equal(a, b) for a, b in zip(layers[0][4].parameters(), layers[1][4].parameters(), strict=True))
 
 
 def test_the_buffers_are_the_state(x: torch.Tensor) -> None:
