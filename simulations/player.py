@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..algorithms.federated import batched
 from ..algorithms.federated.codec import Codec
 from ..algorithms.federated.contributed import contributed
@@ -75,8 +77,12 @@ class Player:
         """The checkpoint of round ``number`` was saved."""
         self._memories.keep()
 
-    def play_part(self, number: int, first: int, clients: Sequence[int], down: Part) -> Block:
-        """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …"""
+    def play_part(self, number: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None) -> Block:
+        """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …
+
+        ``into`` holds arrays like a sum's; where the method lets it, the sum is made in them.
+        """
+        self._spare.prefer(into or {})
         block, tree = Block(), TreeSum(len(clients), first, self._spare.give_all)
         expected = self._method.reply(down)
         for position, (client, work, trained) in enumerate(self._trained(number, clients, down), first):
@@ -90,10 +96,17 @@ class Player:
                 tree.skip(position)
                 block.missing[client] = str(error)
             else:
+                self._recycle(trained.tensors, part)
                 tree.add(position, part)
                 block.replies.append(Reply.of(client, update))
         block.total = tree.total()
         return block
+
+    def _recycle(self, tensors: Part, part: Part) -> None:
+        """Take an update's arrays back, but for those that its summand is made of."""
+        for array in tensors.values():
+            if not any(np.may_share_memory(array, kept) for kept in part.values()):
+                self._spare.give(array)
 
     def _trained(self, number: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
         """Train all clients, in chunks that follow from their places in the cohort alone."""

@@ -50,9 +50,10 @@ class SharedArrays:
         return {"memory": self._memory.name, "layout": self._layout}
 
     def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Copy arrays of the same names, shapes and types in."""
+        """Copy arrays of the same names, shapes and types in, but for those that are these."""
         for name, mine in self.arrays.items():
-            np.copyto(mine, arrays[name], casting="no")
+            if arrays[name] is not mine:
+                np.copyto(mine, arrays[name], casting="no")
 
     def close(self) -> None:
         """Let go of the memory; its maker also removes it."""

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import ConfigError, DataError
 from ..core.seeds import Seed
 from ..core.workloads import load_local
+from ..wire.allocator import keep_freed_memory
 from .player import Player
 from .shared_arrays import SharedArrays
 from .shared_memories import SharedMemories
@@ -79,6 +80,7 @@ class Cast:
 
 def main(connection: Connection, cast_json: str) -> None:
     """Play until the other end closes the connection."""
+    keep_freed_memory()
     cast = Cast(**json.loads(cast_json))
     opened: dict[str, SharedArrays] = {}
     kept = 0
@@ -110,7 +112,7 @@ def _open(opened: dict[str, SharedArrays], description: dict[str, Any]) -> Share
 
 
 def _play(player: Player, asked: dict[str, Any], state: SharedArrays, total: SharedArrays) -> dict[str, Any]:
-    block = player.play_part(asked["round"], asked["first"], asked["clients"], state.arrays)
+    block = player.play_part(asked["round"], asked["first"], asked["clients"], state.arrays, total.arrays)
     if block.total is not None:
         total.fill(block.total)
     return {

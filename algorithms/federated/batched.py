@@ -92,9 +92,9 @@ def local(flat: FlatModel, method: Method, down: Part, works: Sequence[Work]) ->
         raise _refusal("the model changes its buffers while it trains")
     updates: dict[int, Update] = {}
     for place, row, trained in zip(order, stack, done, strict=True):
-        floats = down[FLOATS].copy()
+        floats = method.copied(down[FLOATS])
         floats[: flat.layout.trainable] = row.numpy()
-        updates[place] = method.update(down, works[place], floats, down[INTEGERS].copy(), trained)
+        updates[place] = method.update(down, works[place], floats, method.copied(down[INTEGERS]), trained)
     return [updates[place] for place in range(len(works))]
 
 

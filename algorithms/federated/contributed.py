@@ -39,7 +39,7 @@ def contributed(method: Method, seen: Part, update: Update, largest_norm: float 
     with np.errstate(over="ignore", invalid="ignore"):
         part = method.contribution(seen, update)
     for name, array in part.items():
-        if not _finite(array):
+        if not is_finite(array):
             check_finite(update.tensors)
             raise UpdateError(f"its '{name}' times its weight are too large to be added")
     if largest_norm:
@@ -52,7 +52,7 @@ def contributed(method: Method, seen: Part, update: Update, largest_norm: float 
 def check_finite(tensors: Part) -> None:
     """Raise :class:`UpdateError` where a number is infinite or none."""
     for name, array in tensors.items():
-        if array.dtype.kind == "f" and not _finite(array):
+        if array.dtype.kind == "f" and not is_finite(array):
             raise UpdateError(f"its '{name}' are not finite")
 
 
@@ -62,7 +62,7 @@ def _is_plain(method: Method) -> bool:
     return getattr(kind, "contribution", None) in _PLAIN and kind.summand is FedAvg.summand
 
 
-def _finite(array: Array) -> bool:
+def is_finite(array: Array) -> bool:
     """A finite sum has finite summands; only where it is not are they looked at one by one."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.add.reduce(array, axis=None)

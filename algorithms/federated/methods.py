@@ -35,7 +35,8 @@ class Update:
     Attributes
     ----------
     tensors : dict of arrays
-        What crosses the wire; ``floats`` and ``integers`` are the client's state after its round.
+        What crosses the wire; ``floats`` and ``integers`` are the client's state after its round. They are handed over:
+        once the update was added, their memory may hold another client's.
     samples : int
         ``n_k``.
     steps : int
@@ -131,7 +132,7 @@ class FedAvg:
     #: Trained parameters whose divergence is told, the first of the state; 0 = none is.
     measured = 0
 
-    #: Where the memory of summands comes from; None: it is new.
+    #: Where the memory of updates and summands comes from; None: it is new.
     spare: Spare | None = None
 
     def __init__(self, *, keeps_momentum: bool = False) -> None:
@@ -147,7 +148,11 @@ class FedAvg:
         flat.load(down[FLOATS], down[INTEGERS])
         correction, velocity = self.correction(flat, down, work), self.velocity(flat, work)
         done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
-        return self.update(down, work, flat.floats.numpy().copy(), flat.integers.numpy().copy(), done)
+        return self.update(down, work, self.copied(flat.floats.numpy()), self.copied(flat.integers.numpy()), done)
+
+    def copied(self, array: Array) -> Array:
+        """A copy for an update."""
+        return array.copy() if self.spare is None else self.spare.copied(array)
 
     def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor | None:
         """(trainable,), what is added to every step's direction; ``flat`` holds the state ``down``, and does after."""
@@ -326,7 +331,7 @@ def _weighted(tensors: Part, weight: int, spare: Spare | None) -> Part:
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        out = None if spare is None else spare.take(array.shape, kind)
+        out = None if spare is None else spare.summand(name, array.shape, kind)
         part[name] = np.multiply(array, kind.type(weight), out=out, dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part

@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ...core.errors import RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
 from .chronicle import Chronicle
 from .config import FederatedConfig
+from .contributed import is_finite
 from .fleet import Fleet, Gathered
 from .refining import refined
 from .task import Task
@@ -98,7 +97,7 @@ class Rounds:
         seen = {**self.state, **gathered.seen}
         state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
         state = refined(self._task, self._flat, state, number)
-        if all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f"):
+        if all(is_finite(array) for array in state.values() if array.dtype.kind == "f"):
             self.state = state
         else:
             self._session.log(f"round {number}: the sum of the updates is not finite; the model stays as it was")

@@ -29,7 +29,7 @@ class Echo(FedAvg):
     """Clients send the model back as it came."""
 
     def local(self, flat: FlatModel, down: Any, work: ClientWork) -> Update:
-        return Update({name: down[name].copy() for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
+        return Update({name: self.copied(down[name]) for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
 
 
 class Task:

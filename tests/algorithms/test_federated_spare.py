@@ -37,8 +37,31 @@ def test_a_sum_of_many_takes_no_more_arrays_than_the_tree_has_levels() -> None:
 
 def test_memory_of_somebody_else_is_not_taken_over() -> None:
     spare, whole = Spare(), np.zeros(8, np.float32)
-    spare.give(whole[:4])
-    whole.flags.writeable = False
-    spare.give(whole)
-    assert spare.take((4,), np.dtype(np.float32)).base is None
-    assert spare.take((8,), np.dtype(np.float32)) is not whole
+    for array in (whole, whole[:4]):
+        spare.give(array)
+        assert spare.take(array.shape, array.dtype) is not array
+
+
+def test_an_array_is_lent_to_one_at_a_time() -> None:
+    spare = Spare()
+    array = spare.copied(np.arange(8.0))
+    spare.give(array)
+    spare.give(array)
+    assert [spare.take((8,), np.dtype(float)) is array for _ in range(2)] == [True, False]
+
+
+def test_a_preferred_array_is_written_to_once_and_stays_the_callers() -> None:
+    spare, mine = Spare(), np.zeros(8)
+    spare.prefer({"floats": mine})
+    assert spare.summand("other", (8,), mine.dtype) is not mine
+    assert spare.summand("floats", (8,), mine.dtype) is mine
+    spare.give(mine)
+    assert spare.summand("floats", (8,), mine.dtype) is not mine
+
+
+def test_a_preferred_array_of_another_shape_or_type_is_left_alone() -> None:
+    spare = Spare()
+    for shape, kind in (((7,), np.float64), ((8,), np.float32)):
+        spare.prefer({"floats": np.zeros(8)})
+        taken = spare.summand("floats", shape, np.dtype(kind))
+        assert (taken.shape, taken.dtype) == (shape, np.dtype(kind))
