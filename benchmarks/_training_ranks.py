@@ -16,7 +16,7 @@ class Job:
     """One training.
 
     ``kfac`` are the preconditioner's settings, None for plain SGD; ``skewed`` gives each rank a quarter of the labels.
-    With ``target`` it ends at the first test of the training loss (every ``every`` steps) that is below.
+    The training loss is told every ``every`` steps, of the first ``tested`` samples; 0: at the end, of all.
     """
 
     task: str
@@ -30,6 +30,7 @@ class Job:
     every: int = 0
     images: str = ""
     count: int = 0
+    tested: int = 0
 
     def key(self) -> str:
         """All of it, to find its result by."""
@@ -84,7 +85,7 @@ def _make(job: Job) -> tuple[Any, Any, _Data]:
 
 
 def _train(job: Job, rank: int) -> list[float]:
-    """Loss on the whole training set at the end, or every so many steps."""
+    """The training loss at the end, or every so many steps."""
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
@@ -108,25 +109,28 @@ def _train(job: Job, rank: int) -> list[float]:
             kfac.step()
         base.step()
         if job.every and (step + 1) % job.every == 0:
-            told.append(_whole(model, loss_of, data))
-    return told or [_whole(model, loss_of, data)]
+            told.append(_tested(model, loss_of, data, job.tested, rank))
+    return told or [_tested(model, loss_of, data, job.tested, rank)]
 
 
-def _whole(model: Any, loss_of: Any, data: _Data, size: int = 500) -> float:
-    """The mean loss over all training data, as the model is in training (batch statistics and all)."""
+def _tested(model: Any, loss_of: Any, data: _Data, count: int, rank: int, size: int = 500) -> float:
+    """The mean loss of training data, as the model is in training (batch statistics and all); ranks share the work."""
     import torch
+    import torch.distributed as dist
 
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         return float("inf")
     buffers = {name: b.clone() for name, b in model.named_buffers()}
+    count = count or len(data.x)
+    pairs = list(zip(torch.split(data.x[:count], size), torch.split(data.y[:count], size), strict=True))
     with torch.no_grad():
-        total = sum(
-            float(loss_of(model(x), x, y)) * len(x)
-            for x, y in zip(torch.split(data.x, size), torch.split(data.y, size), strict=True)
-        )
+        total = torch.zeros((), dtype=torch.float64)
+        for x, y in pairs[rank::RANKS]:
+            total += loss_of(model(x), x, y) * len(x)
+        dist.all_reduce(total)
         for name, b in model.named_buffers():
             b.copy_(buffers[name])
-    return total / len(data.x)
+    return float(total) / count
 
 
 def _all(rank: int, tell: Callable[[Any], None], jobs: Sequence[Job]) -> None:
@@ -138,4 +142,8 @@ def _all(rank: int, tell: Callable[[Any], None], jobs: Sequence[Job]) -> None:
 
 def train(jobs: Sequence[Job]) -> dict[str, list[float]]:
     """Train all jobs, four ranks each; losses by :meth:`Job.key`."""
-    return dict(over_ranks(_all, jobs))
+    found: dict[str, list[float]] = {}
+    for key, losses in over_ranks(_all, jobs):
+        found[key] = losses
+        print(f"[{len(found)}/{len(jobs)}] loss {losses[-1]:.4g}", flush=True)
+    return found

@@ -82,7 +82,7 @@ def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """A ResNet-20 on CIFAR-10: training loss every 20 steps, each method at the best of four rates."""
+    """A ResNet-20 on CIFAR-10: loss of 2,000 training images every 20 steps, each method at the best of four rates."""
     common: dict[str, Any] = {
         "task": "resnet20",
         "seed": 0,
@@ -90,6 +90,7 @@ def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "every": 20,
         "images": str(options.cifar10),
         "count": options.cifar_images,
+        "tested": min(2_000, options.cifar_images),
     }
     slow = {"factor_steps": 5, "inv_steps": 25}
     jobs = {
@@ -172,15 +173,10 @@ def main() -> int:
         rows = [[m, f"{row['losses'][-1]:.3f}", str(steps[m]), f"{row['lr']:g}"] for m, row in curves.items()]
         title = f"ResNet-20, {options.cifar_images:,} images of CIFAR-10: steps to a training loss of {target:.3f}"
         tables.append(Table(title, ["method", f"loss after {options.cifar_steps} steps", "steps to it", "lr"], rows))
-        if steps["DP-KFAC"]:
-            made.append(
-                gate(
-                    "CIFAR-10: steps to SGD's last loss, DP-KFAC / SGD",
-                    steps["DP-KFAC"] / steps["SGD"],
-                    "< 1",
-                    steps["DP-KFAC"] < steps["SGD"],
-                )
-            )
+        reach = steps["DP-KFAC"] or options.cifar_steps + every  # not reached: at least so many
+        share = reach / steps["SGD"]
+        holds = None if options.quick else share < 1
+        made.append(gate("CIFAR-10: steps to SGD's last loss, DP-KFAC / SGD", share, "< 1", holds))
     return finish(
         "dp_kfac_convergence",
         options,

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
@@ -191,11 +191,11 @@ def gates(
 
 def accuracy_table(found: Mapping[str, Arm], curves: Mapping[str, Mapping[int, Curve]]) -> Table:
     """A row per arm."""
-    columns = ["method, uplink", "best, %", "last 10, %", "last 10 - raw by seed, points", "rounds to raw's best"]
+    columns = ["method, uplink", "best, %", "last 10, %", "last 10 - raw, points ± s.e.", "rounds to raw's best"]
     rows = []
     for name, arm in found.items():
         base = f"{name.partition(', ')[0]}, raw"
-        apart = ", ".join(f"{d:+.1f}" for d in differences(curves, name, base)["last10"]) if name != base else "–"
+        apart = error_of(differences(curves, name, base)["last10"]) if name != base else "–"
         rows.append([name, _spread(arm.best), _spread(arm.last10), apart, _rounds(arm)])
     return Table("Accuracy with encoded updates", columns, rows)
 
@@ -216,6 +216,12 @@ def _volume_rows(found: Mapping[str, Arm], volumes: Mapping[str, Volume]) -> Ite
         ]
         until = "–" if arm.payload_to is None else f"{arm.payload_to / 1e6:.1f}"
         yield [name, *a_round, f"{times['up']:.1f}", f"{times['both']:.2f}", until]
+
+
+def error_of(by_seed: Sequence[float]) -> str:
+    """Mean and standard error of paired differences, which is what tells them from chance."""
+    error = f" ± {stdev(by_seed) / len(by_seed) ** 0.5:.1f}" if len(by_seed) > 1 else ""
+    return f"{fmean(by_seed):+.1f}{error}"
 
 
 def _spread(value: Any) -> str:

@@ -135,8 +135,8 @@ def test_tables_compare_each_method_with_its_own_raw_updates(bench: ModuleType) 
     volumes = {name: bench.volume(rows(25 if "int8" in name else 100), seeds=2, rounds=4) for name in curves}
     found = bench.compared(curves)
     told = {row[0]: row[1:] for row in bench.accuracy_table(found, curves).rows}
-    assert told["FedAvg, int8"][2:] == ["+1.0, -2.0", "2 (1/2)"]
-    assert told["SCAFFOLD, int8"][2:] == ["+0.0, +1.0", "2 (2/2)"]
+    assert told["FedAvg, int8"][2:] == ["-0.5 ± 1.5", "2 (1/2)"]
+    assert told["SCAFFOLD, int8"][2:] == ["+0.5 ± 0.5", "2 (2/2)"]
     assert told["SCAFFOLD, raw"][2] == "–"
     sizes = {row[0]: row[1:] for row in bench.volume_table(found, volumes).rows}
     assert sizes["FedAvg, int8"] == ["0.2 / 1.0", "0.3 / 0.0", "4.0", "1.60", "0.0"]
