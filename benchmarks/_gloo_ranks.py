@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,9 +52,16 @@ def _rank(rank: int, folder: str, told: Any, work: Callable[..., None], given: t
     import torch
     import torch.distributed as dist
 
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     work(rank, lambda value: told.put(("told", value)), *given)
     dist.destroy_process_group()
     told.put(("ended", rank))
+
+
+def _end_with(parent: Any) -> None:
+    """A rank whose parent was killed would train on for nobody."""
+    parent.join()
+    os._exit(1)
