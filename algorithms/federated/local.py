@@ -2,8 +2,7 @@
 
 A step is a few calls of torch's ``_foreach`` operations (its manual's *Foreach Operations*), each of which takes all
 layers at once. Gradients are used as they come: adding them to a zeroed buffer would read and write a large model twice
-more.
-Momentum and weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
+more. Momentum and weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
 """
 
 from __future__ import annotations
