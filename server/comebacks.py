@@ -15,6 +15,9 @@ from .restart_limit import RestartLimit
 from .run import Event, Run
 from .surroundings import Surroundings
 
+#: A program that dies so often in a row of one error, and nothing was done in between, would for ever.
+_SAME_DEATHS = 3
+
 
 class Comebacks:
     """Who of a run's nodes is on the way back, and who stays out.
@@ -36,6 +39,8 @@ class Comebacks:
         #: The epoch of the program that the run process is told to expect.
         self._expected: dict[str, int] = {}
         self._out: set[str] = set()
+        #: What each node's program died of last, how far the run was, and how often that came in a row.
+        self._died: dict[str, tuple[str, int, int]] = {}
 
     def forget(self) -> None:
         """All programs begin anew, so nobody is on the way and nobody is out; past returns still count."""
@@ -57,6 +62,13 @@ class Comebacks:
         self._expected[node] = run.epoch
         ticket = secrets.token_urlsafe(24)
         child.send({"type": "expect", "node": node, "ticket": ticket, "epoch": run.epoch})
+
+    def is_broken(self, node: str, error: str) -> bool:
+        """Note what a node's program died of; whether it is of no use to start it again."""
+        last, done, times = self._died.get(node, ("", -1, 0))
+        times = times + 1 if (last, done) == (error, self._run.done) else 1
+        self._died[node] = error, self._run.done, times
+        return times >= _SAME_DEATHS
 
     def start_again(self, event: Event, child: Child, start: Callable[[str, str, int], bool]) -> None:
         """Start the program that the run process now expects.

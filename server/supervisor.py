@@ -296,7 +296,8 @@ class Supervisor:
         self._run.blame(event.node, event.text or _ending(event.code), str(event.details.get("traceback", "")))
         if self._restartable:
             return Outcome("failed", reason)
-        if event.code in _FOR_GOOD and child is not None:
+        broken = self._comebacks.is_broken(event.node, event.text) or event.code in _FOR_GOOD
+        if broken and child is not None:
             self._comebacks.keep_out(event.node, reason, child)
             return None
         return self._node_lost(event.node, reason, child)

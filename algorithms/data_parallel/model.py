@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ def check_name(name: str) -> None:
 
 
 def build(name: str, classes: int, channels: int, size: int, seed: int) -> nn.Module:
-    """A model on the CPU; the global generator is left as it was.
+    """A model on the CPU that makes logits (B, classes) of images; the global generator is left as it was.
 
     Parameters
     ----------
@@ -37,27 +38,46 @@ def build(name: str, classes: int, channels: int, size: int, seed: int) -> nn.Mo
     Raises
     ------
     ConfigError
-        torchvision has no such model.
+        torchvision has no such classifier, or it cannot take these images.
     """
     import torch
 
-    from ...core.errors import ConfigError
     from ..dp_kfac.model import CifarResNet, perceptron
     from ..vhl.models import build as wide
 
     if name in _WIDE:
-        return wide(name, classes, channels, seed=seed, size=size)
+        shows_features = wide(name, classes, channels, seed=seed, size=size)
+        shows_features.register_forward_hook(lambda module, images, both: both[0])
+        return shows_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
             return perceptron((channels * size * size, 256, 128, classes))
         if name.startswith("torchvision:"):
-            from ...data.extras import vision_module
-
-            models = vision_module("torchvision.models")
-            try:
-                made: nn.Module = models.get_model(name.removeprefix("torchvision:"), weights=None, num_classes=classes)
-            except ValueError as error:
-                raise ConfigError(f"torchvision has no model '{name}': {error}") from error
-            return made
+            return _of_torchvision(name.removeprefix("torchvision:"), classes, (channels, size, size))
         return CifarResNet(int(name.removeprefix("resnet")), classes, channels)
+
+
+def _of_torchvision(name: str, classes: int, image: tuple[int, int, int]) -> nn.Module:
+    """A model that takes an image, tried with two: torchvision's say what is wrong only when they run."""
+    import torch
+
+    from ...core.errors import ConfigError
+    from ...data.extras import vision_module
+
+    models = vision_module("torchvision.models")
+    if name not in models.list_models(module=models):
+        raise ConfigError(f"torchvision has no classifier '{name}'", cure="torchvision.models.list_models() has all")
+    made: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    try:
+        with torch.no_grad():  # a copy: batch norms count
+            logits = copy.deepcopy(made).train()(torch.zeros(2, *image))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"torchvision's '{name}' cannot take images of {_shape(image)}: {error}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise ConfigError(f"torchvision's '{name}' makes several outputs, one is trained", cure="choose another model")
+    return made
+
+
+def _shape(image: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, image))

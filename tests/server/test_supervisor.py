@@ -165,7 +165,7 @@ def test_a_node_that_was_away_is_started_again_when_it_is_back(continuing: _Stag
 
 def test_a_program_that_keeps_dying_or_cannot_work_stays_out(continuing: _Stage) -> None:
     for epoch in (4, 5):
-        continuing.look(Event("exited", "b", 3, 1, "ValueError: no"))
+        continuing.look(Event("exited", "b", 3, 1, f"ValueError: no {epoch}"))
         expect = continuing.child.sent[-1]
         assert expect["epoch"] == epoch
         continuing.look(Event("expecting", epoch=3, details=expect))
@@ -176,6 +176,25 @@ def test_a_program_that_keeps_dying_or_cannot_work_stays_out(continuing: _Stage)
     assert (continuing.child.sent[-1]["node"], continuing.child.sent[-1]["for_good"]) == ("a", True)
     assert continuing.look(Event("returned", "a")) is None
     assert continuing.child.sent[-1]["type"] == "lost"
+
+
+def test_a_program_that_dies_of_one_error_again_and_again_stays_out_unless_something_was_done_in_between(
+    continuing: _Stage,
+) -> None:
+    def dies(epoch: int) -> dict[str, Any]:
+        continuing.look(Event("exited", "b", epoch, 1, "ValueError: no"))
+        said: dict[str, Any] = continuing.child.sent[-1]
+        if said["type"] == "expect":
+            continuing.look(Event("expecting", epoch=3, details=said))
+        return said
+
+    continuing.supervisor._comebacks._limit = RestartLimit(100, lambda: 0.0)
+    assert [dies(3)["type"], dies(4)["type"]] == ["expect", "expect"]
+    continuing.run.done += 1
+    assert [dies(5)["type"], dies(6)["type"]] == ["expect", "expect"]
+    last = dies(7)
+    assert last["for_good"], "three times in a row"
+    assert "ValueError: no" in last["reason"]
 
 
 def test_whoever_waits_for_a_program_that_ended_well_is_told(restarting: _Stage) -> None:
