@@ -16,6 +16,7 @@ class Job:
     """One training.
 
     ``kfac`` are the preconditioner's settings, None for plain SGD; ``skewed`` gives each rank a quarter of the labels.
+    With ``falling`` the rate falls to nothing, in a straight line.
     The training loss is told every ``every`` steps, of the first ``tested`` samples; 0: at the end, of all.
     """
 
@@ -26,6 +27,7 @@ class Job:
     batch: int = 32
     momentum: float = 0.9
     kfac: dict[str, Any] | None = None
+    falling: bool = False
     skewed: bool = False
     every: int = 0
     images: str = ""
@@ -102,6 +104,8 @@ def _train(job: Job, rank: int) -> list[float]:
     draw = np.random.default_rng((job.seed, rank))
     told = []
     for step in range(job.steps):
+        if job.falling:
+            base.param_groups[0]["lr"] = job.lr * (1 - step / job.steps)
         rows = torch.from_numpy(draw.choice(shard, job.batch, replace=False))
         base.zero_grad()
         loss_of(wrapped(data.x[rows]), data.x[rows], data.y[rows]).backward()

@@ -1,7 +1,8 @@
 """How fast DP-KFAC learns, beside K-FAC with everybody's factors and tuned SGD: four gloo processes, equal trials each.
 
-Learning rates (and the KL bound) are chosen on one seed by as many trials for each method, and judged on others. With
-``--cifar10 DIR`` a ResNet-20 is trained too, and the steps to a given training loss are counted.
+Rate, momentum, whether the rate falls (and K-FAC's KL bound) are chosen on one seed by as many trials for each method,
+and judged on others. With ``--cifar10 DIR`` a ResNet-20 is trained too, and the steps to a given training loss are
+counted.
 
     python benchmarks/dp_kfac_convergence.py --cifar10 DIR --json dp_kfac_convergence.json
 """
@@ -21,8 +22,8 @@ from _common import Gate, Table, finish, gate, parser
 from _training_ranks import Job, train
 
 CLAIM = "DP-KFAC keeps the convergence of K-FAC with everybody's factors (the paper's abstract)"
-KFAC = {"damping": 0.03, "factor_steps": 1, "inv_steps": 5, "grad_exchange": "owner"}
-EVERYBODY = {"damping": 0.03, "factor_steps": 1, "inv_steps": 5, "strategy": "mem_opt"}
+KFAC = {"factor_steps": 1, "inv_steps": 5, "grad_exchange": "owner"}
+EVERYBODY = {"factor_steps": 1, "inv_steps": 5, "strategy": "mem_opt"}
 #: Method -> the preconditioner's settings, and whether shards are sorted by label.
 METHODS: dict[str, tuple[dict[str, Any] | None, bool]] = {
     "SGD": (None, False),
@@ -34,8 +35,13 @@ METHODS: dict[str, tuple[dict[str, Any] | None, bool]] = {
     "DP-KFAC rotate, sorted shards": ({**KFAC, "factor_source": "rotate"}, True),
 }
 TASKS = {"autoencoder": 150, "perceptron": 120}
-SGD_RATES = [10 ** (-3.0 + 0.25 * k) for k in range(12)]
-KFAC_TRIALS = list(itertools.product([0.03, 0.1, 0.3, 1.0], [1e-3, 1e-2, 1e-1]))
+#: Half the squared error has a quarter of the whole one's factors, so a quarter of its damping (0.03) does the same.
+DAMPING = {"autoencoder": 0.0075, "perceptron": 0.03, "resnet20": 0.03}
+#: Of every method: momentum and whether the rate falls; of SGD: rates; of K-FAC, whose bound sets the length of most
+#: steps: fewer rates, and bounds.
+COMMON_TRIALS = list(itertools.product([0.5, 0.9], [False, True]))
+SGD_TRIALS: list[tuple[float, float | None]] = [(10 ** (-1.75 + 0.25 * k), None) for k in range(8)]
+KFAC_TRIALS: list[tuple[float, float | None]] = list(itertools.product([0.03, 0.1], [3e-4, 1e-3, 3e-3, 1e-2]))
 
 
 def options_of() -> argparse.Namespace:
@@ -52,20 +58,33 @@ def options_of() -> argparse.Namespace:
     return options
 
 
-def trials(task: str, method: str, steps: int, **more: Any) -> list[Job]:
+def steps_of(task: str, options: argparse.Namespace) -> int:
+    """How long a training is."""
+    return 10 if options.quick else TASKS[task]
+
+
+def trials(task: str, method: str, steps: int) -> list[Job]:
     """A method's trials, on seed 0."""
     kfac, skewed = METHODS[method]
-    common: dict[str, Any] = {"task": task, "seed": 0, "steps": steps, "skewed": skewed, **more}
-    if kfac is None:
-        return [Job(lr=lr, **common) for lr in SGD_RATES]
-    return [Job(lr=lr, kfac={**kfac, "kl_clip": bound}, **common) for lr, bound in KFAC_TRIALS]
+    common: dict[str, Any] = {"task": task, "seed": 0, "steps": steps, "skewed": skewed}
+    own = SGD_TRIALS if kfac is None else KFAC_TRIALS
+    return [
+        Job(
+            lr=lr,
+            momentum=momentum,
+            falling=falling,
+            kfac=None if kfac is None else {**kfac, "damping": DAMPING[task], "kl_clip": bound},
+            **common,
+        )
+        for (lr, bound), (momentum, falling) in itertools.product(own, COMMON_TRIALS)
+    ]
 
 
 def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Losses of each method's best trial on the other seeds."""
-    steps = 10 if options.quick else TASKS[task]
+    steps = steps_of(task, options)
     methods = list(METHODS)[:3] if options.quick else list(METHODS)
-    candidates = {m: trials(task, m, steps)[:: 6 if options.quick else 1] for m in methods}
+    candidates = {m: trials(task, m, steps)[:: 11 if options.quick else 1] for m in methods}
     first = train([job for jobs in candidates.values() for job in jobs])
     best = {m: min(jobs, key=lambda job: _finite(first[job.key()][-1])) for m, jobs in candidates.items()}
     again = {m: [replace(job, seed=seed) for seed in options.seeds] for m, job in best.items()}
@@ -74,6 +93,8 @@ def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         m: {
             "losses": [second[job.key()][-1] for job in again[m]],
             "lr": best[m].lr,
+            "momentum": best[m].momentum,
+            "falling": best[m].falling,
             "kl_clip": (best[m].kfac or {}).get("kl_clip"),
             "trials": len(candidates[m]),
         }
@@ -92,7 +113,7 @@ def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "count": options.cifar_images,
         "tested": min(2_000, options.cifar_images),
     }
-    slow = {"factor_steps": 5, "inv_steps": 25}
+    slow = {"damping": DAMPING["resnet20"], "factor_steps": 5, "inv_steps": 25}
     jobs = {
         "SGD": [Job(lr=lr, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
         "DP-KFAC": [Job(lr=lr, kfac={**KFAC, **slow, "kl_clip": 1e-2}, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
@@ -144,6 +165,11 @@ def gates(found: dict[str, dict[str, dict[str, Any]]], judged: bool) -> list[Gat
     ]
 
 
+def trials_each(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """How many trials each method had: one number, since all have as many."""
+    return "/".join(sorted({str(row["trials"]) for rows in found.values() for row in rows.values()}))
+
+
 def main() -> int:
     """Train, choose, train again, tell."""
     options = options_of()
@@ -155,13 +181,14 @@ def main() -> int:
                 m,
                 f"{_mean(row):.4g}",
                 f"{min(row['losses']):.4g} – {max(row['losses']):.4g}",
-                f"{row['lr']:.3g}",
+                f"{row['lr']:.3g}{', falls' if row['falling'] else ''}",
+                f"{row['momentum']:g}",
                 "–" if row["kl_clip"] is None else f"{row['kl_clip']:g}",
             ]
             for m, row in rows.items()
         ]
-        title = f"{task}, digits, training loss after {TASKS[task]} steps of 4 x 32"
-        tables.append(Table(title, ["method", "loss, mean", "range", "lr", "κ"], shown))
+        title = f"{task}, digits, training loss after {steps_of(task, options)} steps of 4 x 32"
+        tables.append(Table(title, ["method", "loss, mean", "range", "lr", "momentum", "κ"], shown))
     figures: dict[str, Any] = {"tuned": found}
     made = gates(found, not options.quick and len(options.seeds) >= 2)
     if options.cifar10:
@@ -180,7 +207,7 @@ def main() -> int:
     return finish(
         "dp_kfac_convergence",
         options,
-        scale=f"4 processes; seeds {','.join(map(str, options.seeds))}, {len(SGD_RATES)} trials a method on seed 0",
+        scale=f"4 processes; seeds {','.join(map(str, options.seeds))}, {trials_each(found)} trials a method on seed 0",
         claim=CLAIM,
         figures=figures,
         gates=made,

@@ -108,7 +108,7 @@ def gates(curves: Mapping[str, Mapping[int, Curve]], found: Mapping[str, Arm], j
 def table(found: Mapping[str, Arm]) -> Table:
     """A row per method: alone -> with VHL."""
     columns = ["norm and method", "seeds", "best, %", "last 10, %", "rounds to FedAvg's best", "MB until then"]
-    return Table("Federated learning with and without virtual data", columns, list(_rows(found)))
+    return Table("Federated learning, without → with virtual data", columns, list(_rows(found)))
 
 
 def _rows(found: Mapping[str, Arm]) -> Iterator[list[str]]:
