@@ -32,7 +32,6 @@ SETTINGS: dict[str, Any] = {
     "dataset": "cifar10",
     "partition": {"kind": "lda", "alpha": 0.1, "min_size": 10},
     "model": "conv3",
-    "per_round": 5,
     "local_epochs": 1,
     "batch": 64,
     "momentum": 0.9,
@@ -46,7 +45,7 @@ CLIENTS = 10
 def trials(options: argparse.Namespace) -> list[Trial]:
     """Both arms with every seed, seeds outermost."""
     model = load("vhl").config
-    common = {**SETTINGS, "rounds": options.rounds, "lr": options.lr}
+    common = {**SETTINGS, "rounds": options.rounds, "per_round": options.per_round, "lr": options.lr}
     arms = {"BN FedAvg": {**common, "virtual": {"enabled": False}}, "BN FedAvg + VHL": {**common, "virtual": VIRTUAL}}
     configs = {name: model(**settings).model_dump(mode="json") for name, settings in arms.items()}
     return [
@@ -71,6 +70,7 @@ def options_of() -> argparse.Namespace:
     made.add_argument("--results", type=Path, metavar="DIR", help="runs are kept here")
     made.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     made.add_argument("--rounds", type=int, default=100)
+    made.add_argument("--per-round", type=int, default=5, help="clients that train in a round")
     made.add_argument("--lr", type=float, default=0.05)
     options = made.parse_args()
     if options.quick:
@@ -90,8 +90,8 @@ def main() -> int:
     return finish(
         "vhl_cifar10",
         options,
-        scale=f"all of CIFAR-10, conv3, {CLIENTS} clients, LDA 0.1, {options.rounds} rounds, lr {options.lr:g}, "
-        f"seeds {','.join(map(str, options.seeds))}",
+        scale=f"all of CIFAR-10, conv3, {CLIENTS} clients, {options.per_round} a round, LDA 0.1, "
+        f"{options.rounds} rounds, lr {options.lr:g}, seeds {','.join(map(str, options.seeds))}",
         claim=CLAIM,
         figures={
             "arms": [arm.as_dict() for arm in found.values()],
