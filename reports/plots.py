@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError as error:
         raise MissingExtraError("matplotlib", "plots") from error
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -47,6 +48,7 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
         _over_rounds(left, arm, by_seed, style)
         _over_bytes(right, arm, by_seed, style)
     left.set(xlabel="round", ylabel=score)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="payload, MB (both directions, all nodes)")
     for axes in (left, right):
         axes.grid(alpha=0.25)
@@ -62,7 +64,7 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
 
 def _over_rounds(axes: Axes, arm: str, by_seed: Mapping[int, Curve], style: dict[str, Any]) -> None:
     rounds, means = averaged(by_seed)
-    axes.plot(rounds, means, label=arm, linewidth=1.8, **style)
+    _line(axes, rounds, means, arm, style)
     if len(by_seed) > 1:
         wanted = set(rounds)
         kept = [[s for r, s in zip(c.rounds, c.scores, strict=True) if r in wanted] for c in by_seed.values()]
@@ -75,4 +77,8 @@ def _over_bytes(axes: Axes, arm: str, by_seed: Mapping[int, Curve], style: dict[
     rounds, means = averaged(by_seed)
     by_round = [dict(zip(c.rounds, c.payload, strict=True)) for c in by_seed.values()]
     megabytes = [sum(known[r] for known in by_round) / len(by_round) / 1e6 for r in rounds]
-    axes.plot(megabytes, means, label=arm, linewidth=1.8, **style)
+    _line(axes, megabytes, means, arm, style)
+
+
+def _line(axes: Axes, x: Sequence[float], means: Sequence[float], arm: str, style: dict[str, Any]) -> None:
+    axes.plot(x, means, label=arm, linewidth=1.8, marker="o" if len(x) == 1 else "", **style)  # one point has no line

@@ -17,7 +17,7 @@ from ..core.errors import ExitCode, RunFailedError
 from ..core.processes import Child
 from .trial import Trial
 
-#: ``on_event(trial, event)``: ``progress`` with done, total and values; ``finished`` with result.
+#: ``on_event(trial, event)``: ``begun``; ``progress`` with done, total and values; ``finished`` with result.
 OnEvent = Callable[[Trial, dict[str, Any]], None]
 
 _STOP_SECONDS = 5.0
@@ -71,6 +71,7 @@ class Experiment:
             while self._trials:
                 trial = self._trials.popleft()
                 child.send({"type": "trial", "trial": trial.as_dict()})
+                self._on_event(trial, {"type": "begun"})
                 await self._attend(trial, messages, said)
         finally:
             listening.cancel()

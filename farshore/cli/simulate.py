@@ -86,7 +86,8 @@ def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as
     at_once, _ = engine.plan(len(trials))
     if not as_json:
         say(scenario.about or scenario.method)
-        say(f"{len(scenario.arms)} arms x {len(scenario.seeds)} seeds in up to {engine.cores} processes")
+        of = f"{_several(len(scenario.arms), 'arm')} x {_several(len(scenario.seeds), 'seed')}"
+        say(f"{of} in up to {_several(engine.cores, 'process')}")
     with trials_display(left, as_json=as_json) as shown:
         Experiment(left, at_once, shown.event).run()
 
@@ -130,6 +131,11 @@ def _draw(curves: Any, path: Path, scenario: Scenario) -> Path | None:
     except MissingExtraError:
         return None
     return path
+
+
+def _several(count: int, what: str) -> str:
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count} {what}{ending}"
 
 
 def _short(path: Path) -> str:

@@ -26,7 +26,7 @@ class TrialsDisplay(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
-        """A trial told its progress, or finished."""
+        """A trial was begun, told its progress, or finished."""
 
 
 def trials_display(trials: Sequence[Trial], *, as_json: bool) -> TrialsDisplay:
@@ -117,7 +117,7 @@ class LiveTrials:
             self._shares[name] = 1.0
             if name in self._running:
                 self._bars.remove_task(self._running.pop(name))
-        else:
+        elif event["type"] == "progress":
             if name not in self._running:
                 self._running[name] = self._bars.add_task(f"  {name}", total=event["total"], figures="")
             self._shares[name] = event["done"] / max(1, event["total"])

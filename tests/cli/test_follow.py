@@ -93,15 +93,22 @@ def test_seconds_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_simulated_trials_are_told_as_runs_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulated_trials_are_told_as_runs_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
     values = {"unit": "round", "loss": 0.5, "ok": 4, "late": 1, "failed": 0, "seconds": 2.0}
     event = {"type": "progress", "done": 2, "total": 4, "values": {**values, "frame_up": 1_500_000, "frame_down": 2e4}}
     line = "round 2/4  clients 4 ok, 1 late, 0 failed  loss 0.500  2.0 s  up 1.50 MB  down 20.0 kB"
+    now = 1.0
+    monkeypatch.setattr("farshore.cli.trials.time.monotonic", lambda: now)
     with PlainTrials(1) as plain:
+        plain.event(trial, {"type": "begun"})
         plain.event(trial, event)
+        now = 185.0
         plain.event(trial, {"type": "finished", "result": {}})
-    assert capsys.readouterr().out.splitlines() == [f"FedAvg, seed 3: {line}", "[1/1] FedAvg, seed 3: 0 s"]
+    monkeypatch.undo()
+    assert capsys.readouterr().out.splitlines() == [f"FedAvg, seed 3: {line}", "[1/1] FedAvg, seed 3: 3 min 04 s"]
     with JsonTrials() as shown, JsonDisplay() as of_run:
         shown.event(trial, event)
         of_run.show(Meter().read(2, 4, event["values"], 0.0))
@@ -114,6 +121,7 @@ def test_a_terminal_gets_one_line_a_trial_with_the_same_figures(monkeypatch: pyt
     monkeypatch.setenv("TERM", "xterm")
     trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
     with LiveTrials(2) as live:
+        live.event(trial, {"type": "begun"})
         live.event(trial, {"type": "progress", "done": 1, "total": 4, "values": {"loss": 0.5, "frame_up": 1000}})
         (every, mine) = live._bars.tasks
         assert mine.fields["figures"] == "loss 0.500"

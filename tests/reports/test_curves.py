@@ -107,3 +107,12 @@ def test_the_picture_is_written(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     draw_comparison({"a": {0: flat(0.1, 0.9), 1: flat(0.2, 0.8)}, "b": {0: flat(0.5)}}, path, title="t", score="acc")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_of_one_round_is_a_point_not_nothing(tmp_path: Path) -> None:
+    def pixels(score: float) -> bytes:
+        path = tmp_path / f"{score}.png"
+        draw_comparison({"a": {0: flat(0.2, 0.8)}, "b": {0: flat(score)}}, path, title="t", score="acc")
+        return path.read_bytes()
+
+    assert pixels(0.4) != pixels(0.6)
