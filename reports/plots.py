@@ -48,7 +48,7 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
         _over_rounds(left, arm, by_seed, style)
         _over_bytes(right, arm, by_seed, style)
     left.set(xlabel="round", ylabel=score)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     right.set(xlabel="payload, MB (both directions, all nodes)")
     for axes in (left, right):
         axes.grid(alpha=0.25)
