@@ -1,9 +1,9 @@
 """FedAvg with and without virtual data on the whole of CIFAR-10, at a scale that two cores can train.
 
 The specification's tiny setting (4,000 images of 16 x 16, 34 % at best) says nothing about VHL. This one takes all
-50,000 images at their own size and a small convolutional net with batch norm, and trains until it is well past that:
-ten clients, LDA 0.1, five a round, one local epoch, on paired seeds. No goal is set: what is found is told, gain or
-none. Finished runs are kept in --results, a killed one goes on from its checkpoint.
+50,000 images at their own size, a small convolutional net with batch norm and a hundred rounds: ten clients, LDA 0.1,
+five a round, one local epoch, on paired seeds. No goal is set: what is found is told, gain or none. Finished runs are
+kept in --results, a killed one goes on from its checkpoint.
 
     python benchmarks/vhl_cifar10.py --cifar10 DIR --results vhl_cifar10 --json vhl_cifar10.json
 """
