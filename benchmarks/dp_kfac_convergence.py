@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[dict[str, Any] | None, bool]] = {
 TASKS = {"autoencoder": 150, "perceptron": 120}
 #: Half the squared error has a quarter of the whole one's factors, so a quarter of its damping (0.03) does the same.
 DAMPING = {"autoencoder": 0.0075, "perceptron": 0.03, "resnet20": 0.03}
+CIFAR_RATES = (0.01, 0.03, 0.1, 0.3)
 #: Of every method: momentum and whether the rate falls; of SGD: rates; of K-FAC, whose bound sets the length of most
 #: steps: fewer rates, and bounds.
 COMMON_TRIALS = list(itertools.product([0.5, 0.9], [False, True]))
@@ -115,8 +116,8 @@ def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
     slow = {"damping": DAMPING["resnet20"], "factor_steps": 5, "inv_steps": 25}
     jobs = {
-        "SGD": [Job(lr=lr, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
-        "DP-KFAC": [Job(lr=lr, kfac={**KFAC, **slow, "kl_clip": 1e-2}, **common) for lr in (0.03, 0.1, 0.3, 1.0)],
+        "SGD": [Job(lr=lr, **common) for lr in CIFAR_RATES],
+        "DP-KFAC": [Job(lr=lr, kfac={**KFAC, **slow, "kl_clip": 1e-2}, **common) for lr in CIFAR_RATES],
     }
     found = train([job for some in jobs.values() for job in some])
     told = {}
