@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-ROOMS  := algorithms client core data edge proto reports runs server simulations wire
+# The sub-packages, read from their one list.
+FOLDERS := $(shell sed -n 's/^\([a-z]*\) = .*/\1/p' packages.toml | grep -v "^farshore$$")
 
 .PHONY: demo test test-slow lint types check proto install clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed .pkg
 
-$(VENV)/.installed: pyproject.toml setup.py
+$(VENV)/.installed: pyproject.toml setup.py packages.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.5'
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[all]' --group dev
@@ -20,7 +21,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 .pkg:
 	@mkdir -p .pkg/farshore
 	@for f in farshore/*; do ln -sfn ../../$$f .pkg/farshore/$$(basename $$f); done
-	@for r in $(ROOMS); do ln -sfn ../../$$r .pkg/farshore/$$r; done
+	@for r in $(FOLDERS); do ln -sfn ../../$$r .pkg/farshore/$$r; done
 
 demo: install
 	@$(BIN)/farshore demo

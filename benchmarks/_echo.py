@@ -10,13 +10,13 @@ import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
-from farshore.algorithms.federated.config import FederatedConfig
-from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.local import Sgd
-from farshore.algorithms.federated.methods import FLOATS, INTEGERS, FedAvg, Method, Update, Work
-from farshore.algorithms.federated.tree import Part
-from farshore.algorithms.federated.workload import FederatedWorkload
 from farshore.core.seeds import Seed
+from farshore.engines.federated.config import FederatedConfig
+from farshore.engines.federated.local import Sgd
+from farshore.engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
+from farshore.engines.federated.tree import Part
+from farshore.engines.federated.workload import FederatedWorkload
+from farshore.models.flat_params import FlatModel
 
 
 class EchoConfig(FederatedConfig):
@@ -34,7 +34,7 @@ class EchoMethod(FedAvg):
 
 
 class EchoTask:
-    """See :class:`~farshore.algorithms.federated.task.Task`."""
+    """See :class:`~farshore.engines.federated.task.Task`."""
 
     notes = ()
 
@@ -46,7 +46,7 @@ class EchoTask:
         module.register_parameter("w", nn.Parameter(torch.linspace(-1, 1, self._parameters)))
         return FlatModel(module)
 
-    def method(self, flat: FlatModel) -> Method:
+    def method(self, flat: FlatModel) -> FederatedMethod:
         return EchoMethod()
 
     def work(self, flat: FlatModel, client: int, number: int) -> Work:

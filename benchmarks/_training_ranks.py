@@ -74,7 +74,8 @@ def _make(job: Job) -> tuple[Any, Any, _Data]:
     import torch
     from torch.nn import functional
 
-    from farshore.algorithms.dp_kfac.model import CifarResNet, autoencoder, perceptron, reconstruction_loss
+    from farshore.models.cifar_resnet import CifarResNet
+    from farshore.models.mlp import autoencoder, perceptron, reconstruction_loss
 
     torch.manual_seed(job.seed)
     if job.task == "autoencoder":

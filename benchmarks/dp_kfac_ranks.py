@@ -47,7 +47,8 @@ def model_and_batch(name: str) -> tuple[Any, Any, Any]:
     """A model of the specification's table, and one batch of noise."""
     import torch
 
-    from farshore.algorithms.dp_kfac.model import CifarResNet, perceptron
+    from farshore.models.cifar_resnet import CifarResNet
+    from farshore.models.mlp import perceptron
 
     torch.manual_seed(0)
     if name == "mlp":

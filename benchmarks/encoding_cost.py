@@ -20,13 +20,13 @@ import torch
 from _common import Table
 from torch import nn
 
-from farshore.algorithms.federated.codec import Codec
-from farshore.algorithms.federated.config import Uplink
-from farshore.algorithms.federated.flat import FlatModel, Layout
-from farshore.algorithms.federated.methods import FLOATS, FedAvg, Update
-from farshore.algorithms.federated.pieces import cut_for
-from farshore.algorithms.federated.tree import Part
-from farshore.algorithms.vhl.models import build
+from farshore.engines.federated.codec import UpdateCodec
+from farshore.engines.federated.config import Uplink
+from farshore.engines.federated.methods import FLOATS, FedAvg, Update
+from farshore.engines.federated.tensor_partition import cut_for
+from farshore.engines.federated.tree import Part
+from farshore.models.flat_params import FlatLayout, FlatModel
+from farshore.models.image_classifiers import build
 from farshore.wire.encodings import Sized
 from farshore.wire.pack import pack, unpack
 
@@ -93,7 +93,7 @@ def mcmahan_cnn() -> nn.Module:
     )  # fmt: skip
 
 
-def update_bytes(uplink: Uplink, layout: Layout | None = None) -> int:
+def update_bytes(uplink: Uplink, layout: FlatLayout | None = None) -> int:
     """Exact payload bytes of a FedAvg update by the size functions alone; of the digits model unless told."""
     layout = layout or FlatModel(digits_model()).layout
     cut = cut_for(uplink)
@@ -118,7 +118,7 @@ def costs(uplinks: Mapping[str, Uplink], repeats: int) -> list[Cost]:
 
 
 def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) -> Cost:
-    codec = Codec(uplink, layout=flat.layout)
+    codec = UpdateCodec(uplink, layout=flat.layout)
     seen = FedAvg().start(flat)
     update, memory = moved(seen, flat.layout), dict[str, torch.Tensor]()
     raw = b"".join(array.tobytes() for array in update.tensors.values())
@@ -141,7 +141,9 @@ def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) 
     return Cost(state, name, len(raw), len(packed[1]), len(small), **took)
 
 
-def _written(codec: Codec, update: Update, seen: Part, memory: dict[str, torch.Tensor]) -> tuple[bytes, memoryview]:
+def _written(
+    codec: UpdateCodec, update: Update, seen: Part, memory: dict[str, torch.Tensor]
+) -> tuple[bytes, memoryview]:
     packed = pack(codec.up(1, update, seen, memory))
     return packed.header, memoryview(b"".join(packed.payload))
 
@@ -152,7 +154,7 @@ def _copies(raw: bytes) -> None:
         array.copy()
 
 
-def moved(seen: Part, layout: Layout) -> Update:
+def moved(seen: Part, layout: FlatLayout) -> Update:
     """The state after a step: every layer moved by normal noise of a hundredth of its own spread."""
     rng = np.random.default_rng(0)
     after = seen[FLOATS].copy()

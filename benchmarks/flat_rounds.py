@@ -25,7 +25,7 @@ import psutil
 from _common import BUSY_PERCENT, Table, finish, gate, parser
 from _echo import ECHO
 
-from farshore.simulations.simulation import Simulation
+from farshore.simulations.federated.simulation import Simulation
 
 _PARAMETERS, _COHORT = 10_000, 100
 

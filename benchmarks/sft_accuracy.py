@@ -23,8 +23,8 @@ from typing import Any
 from _common import Gate, finish, gate, parser
 from sft_arms import Arm, Result, Results, arms, chosen, summary, table
 
+from farshore.algorithms.split_fine_tuning.builders import Builder
 from farshore.algorithms.split_fine_tuning.config import SplitFineTuning
-from farshore.algorithms.split_fine_tuning.parts import Builder
 from farshore.algorithms.split_fine_tuning.unsplit import train_unsplit
 from farshore.algorithms.split_fine_tuning.workload import WORKLOAD
 from farshore.core.errors import DataError

@@ -30,15 +30,15 @@ from typing import Any
 
 from _common import Gate, Table, finish, gate, parser
 
+from farshore.algorithms.split_fine_tuning.builders import Builder
 from farshore.algorithms.split_fine_tuning.config import SplitFineTuning
-from farshore.algorithms.split_fine_tuning.parts import Builder
 from farshore.algorithms.split_fine_tuning.unsplit import train_unsplit
 from farshore.algorithms.split_fine_tuning.workload import WORKLOAD
 from farshore.cli.follow import check_ended
 from farshore.client.admin import AdminClient
 from farshore.core.errors import DataError
 from farshore.core.seeds import Seed
-from farshore.demo.household import Household
+from farshore.demo.local_cluster import LocalCluster
 from farshore.runs.directory import RunDirectory
 from farshore.simulations.in_process import InProcessRun
 
@@ -167,7 +167,7 @@ class Measured:
 class Machines:
     """A server and two nodes on this machine; the link of one of them is slow."""
 
-    def __init__(self, setting: Setting, house: Household) -> None:
+    def __init__(self, setting: Setting, house: LocalCluster) -> None:
         self._setting, self._house = setting, house
         profile = setting.folder / "slow.yaml"
         profile.write_text(f"link: {{up_mbps: {MBPS}, down_mbps: {MBPS}, latency_ms: {LATENCY_MS}}}\n")
@@ -307,7 +307,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         figures["one process"], found = one_process(setting)
         gates += found
     if set("bc") & set(options.parts):
-        with Household(folder) as house:
+        with LocalCluster(folder) as house:
             machines = Machines(setting, house)
             if "b" in options.parts:
                 figures["two processes"], found = two_processes(setting, machines)

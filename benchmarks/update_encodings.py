@@ -25,8 +25,8 @@ from _trials import train
 from encoding_cost import LARGE, Cost, costs, update_bytes
 from encoding_cost import table as cost_table
 
-from farshore.algorithms.federated.config import Uplink
 from farshore.core.workloads import load
+from farshore.engines.federated.config import Uplink
 from farshore.reports.account import ONCE, Account
 from farshore.reports.arms import Arm, compare
 from farshore.reports.curves import Curve, read_curve

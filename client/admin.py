@@ -21,7 +21,7 @@ from ..core.errors import (
     UnreachableError,
     VersionError,
 )
-from ..core.homes import LocalServer
+from ..core.paths import LocalServer
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminStub
 from .join import SERVER_NAME, check_fingerprint
@@ -86,7 +86,7 @@ class AdminClient:
         Raises
         ------
         NotFoundError, StorageError
-            See :meth:`farshore.core.homes.LocalServer.read`.
+            See :meth:`farshore.core.paths.LocalServer.read`.
         """
         server = LocalServer.read(home)
         client = cls(server.address, server.token, server.certificate)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from ..core.agreement import hello, read_begin
 from ..core.errors import DataError, RefusedError, RunCancelledError
+from ..core.handshake import hello, read_begin
 from ..core.message import Array
 from ..core.processes import Json
 from ..core.profiles import LinkProfile

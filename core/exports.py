@@ -13,7 +13,7 @@ from .seeds import Seed
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedModel:
     """A run as far as its model depends on it, and one of its states.
 
     Attributes
@@ -37,7 +37,7 @@ class Trained:
 class Exports(Protocol):
     """A workload that can write its models as ONNX."""
 
-    def export(self, trained: Trained, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
+    def export(self, trained: TrainedModel, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
         """Write the model to ``path``, checked against what it was made from; returns what there is to tell of it.
 
         Parameters

@@ -199,7 +199,7 @@ class Workload(Protocol):
     programs. A method with the attribute ``node_may_open = True`` lets a node open a run for itself alone, with a
     user's own process as the node program; such a run is not restarted. One whose runs bring code has a method
     ``code(config) -> Code``, so that a server refuses at once what its operator has not accepted. One that knows
-    beforehand what its runs send has a method ``plan``, see :class:`~farshore.core.flows.Plans`.
+    beforehand what its runs send has a method ``plan``, see :class:`~farshore.core.traffic_plan.Plans`.
     """
 
     @property

@@ -12,12 +12,12 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
-    "data_parallel": "farshore.algorithms.data_parallel.workload:WORKLOAD",
+    "data_parallel": "farshore.engines.data_parallel.workload:WORKLOAD",
     "dp_kfac": "farshore.algorithms.dp_kfac.workload:WORKLOAD",
-    "flower": "farshore.algorithms.flower.workload:WORKLOAD",
-    "ping": "farshore.algorithms.ping.workload:WORKLOAD",
+    "flower": "farshore.engines.flower.workload:WORKLOAD",
+    "ping": "farshore.engines.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
-    "split_segment": "farshore.algorithms.split_segment.workload:WORKLOAD",
+    "split_segment": "farshore.engines.split.workload:WORKLOAD",
     "vhl": "farshore.algorithms.vhl.workload:WORKLOAD",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .draws import IntArray, cut
+from .sampling import IntArray, cut
 
 
 def like_train(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core.extras import vision_module
 from ..core.seeds import Seed
-from .extras import vision_module
 from .image_set import Pixels, Reading
 
 #: Images in the test set; the other 1,297 are for training.

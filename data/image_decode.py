@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from ..core.errors import DataError
-from .extras import vision_module
+from ..core.extras import vision_module
 from .image_set import Bytes, check_size
 
 #: The only formats that PIL may try: fewer decoders, fewer ways in for a bad file.

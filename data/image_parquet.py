@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from .extras import vision_module
+from ..core.extras import vision_module
 from .image_decode import ImageStack
 from .image_set import LARGEST_SET, Pixels, Reading
 

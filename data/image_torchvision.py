@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from .extras import missing_vision, vision_module
+from ..core.extras import missing_vision, vision_module
 from .image_set import Pixels, Reading
 
 _NOTE = "official files, checksums verified"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.errors import ConfigError
 from . import partitioners
 from .client_tests import like_train
-from .draws import IntArray
+from .sampling import IntArray
 
 Kind = Literal["lda", "lda_disjoint", "classes_per_client", "subset", "shards", "quantity", "iid", "label_dirichlet"]
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.errors import DataError
 from ..core.files import write_file
-from .draws import IntArray
 from .partition import Partition
+from .sampling import IntArray
 
 #: A larger file is not read; 10 million indices take about 90 MB.
 _LARGEST_FILE = 256 << 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .draws import IntArray
+from .sampling import IntArray
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.errors import ConfigError
-from .draws import IntArray, by_class, cut, deal_classes, dirichlet_draw, draw_without_replacement, redraw
+from .sampling import IntArray, by_class, cut, deal_classes, dirichlet_draw, draw_without_replacement, redraw
 
 #: Clients that share a group in :func:`lda_disjoint`.
 GROUP = 10
@@ -41,7 +41,7 @@ def lda(
     Raises
     ------
     ConfigError
-        No draw of :data:`farshore.data.draws.DRAWS` satisfied ``min_size``.
+        No draw of :data:`farshore.data.sampling.DRAWS` satisfied ``min_size``.
     """
     groups = by_class(labels)
     return redraw(

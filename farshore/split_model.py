@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .core.errors import ConfigError, FarshoreError, MissingExtraError
-from .core.homes import node_home
+from .core.paths import node_home
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .algorithms.split_segment.attach import Attachment
     from .client.interactive import InteractiveNode
+    from .engines.split.attach import AttachedSegment
 
     Model = TypeVar("Model", bound=nn.Module)
 else:
@@ -92,7 +92,7 @@ def split(
     Returns
     -------
     nn.Module
-        ``model``; its attribute ``farshore`` is a :class:`Connection`.
+        ``model``; its attribute ``farshore`` is a :class:`SplitConnection`.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def split(
         The server does not take this node.
     """
     try:
-        from .algorithms.split_segment import attach as at
+        from .engines.split import attach as at
     except ModuleNotFoundError as error:
         if error.name in ("torch", "transformers"):
             raise MissingExtraError(error.name, "text") from error
@@ -126,14 +126,14 @@ def split(
     except BaseException:
         node.close()
         raise
-    model.farshore = Connection(node, attachment)  # type: ignore[assignment]
+    model.farshore = SplitConnection(node, attachment)  # type: ignore[assignment]
     return model
 
 
-class Connection:
+class SplitConnection:
     """A split model's way to the cloud; it is closed at the process's end, by :meth:`close`, or by a ``with`` block."""
 
-    def __init__(self, node: InteractiveNode, attachment: Attachment) -> None:
+    def __init__(self, node: InteractiveNode, attachment: AttachedSegment) -> None:
         self._node = node
         self._attachment = attachment
         self._process = os.getpid()
@@ -173,7 +173,7 @@ class Connection:
         except FarshoreError as error:
             _log.warning("the split model could not be closed in good order: %s", error)
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> SplitConnection:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

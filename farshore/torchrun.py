@@ -21,16 +21,16 @@ import torch
 import torch.distributed as dist
 import typer
 
-from .algorithms.data_parallel.config import DataParallel
-from .algorithms.data_parallel.loop import train as run_steps
-from .algorithms.data_parallel.training import Training
-from .algorithms.data_parallel.workload import DataParallelWorkload
 from .cli.failures import tell
 from .core import workloads
 from .core.errors import ConfigError, DataError
 from .core.message import Array, Scalar
 from .core.seeds import Seed
 from .data.images import load_images
+from .engines.data_parallel.config import DataParallel
+from .engines.data_parallel.loop import train as run_steps
+from .engines.data_parallel.training import Training
+from .engines.data_parallel.workload import DataParallelWorkload
 from .runs.checkpoints import CheckpointStore
 from .runs.model_states import save_state
 

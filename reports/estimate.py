@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.flows import Flow, PeerFlow, Plan
 from ..core.message import Message
+from ..core.traffic_plan import Flow, PeerFlow, TrafficPlan
 from ..runs.ledger_reader import NAMES, NUMBERS, pyarrow, schema
 from ..wire.frame import PREFIX_BYTES
 from ..wire.pack import pack
@@ -43,7 +43,7 @@ class Estimate:
         return {**self.report.as_dict(), "assumed": list(self.notes)}
 
 
-def estimate(plan: Plan, workload: str, config: Mapping[str, Any], seed: int) -> Estimate:
+def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: int) -> Estimate:
     """Sum up a plan.
 
     Parameters
@@ -82,7 +82,7 @@ def estimate(plan: Plan, workload: str, config: Mapping[str, Any], seed: int) ->
     return Estimate(report, tuple(plan.notes))
 
 
-def planned_ledger(plan: Plan) -> Any:
+def planned_ledger(plan: TrafficPlan) -> Any:
     """The rows that a run would write, as :func:`~farshore.runs.ledger_reader.read_ledger` gives them; times are 0.
 
     Raises
@@ -122,7 +122,7 @@ def _peer_sizes(flow: PeerFlow) -> dict[str, Any]:
     return {**sizes, "encoding": "raw", "kind": flow.kind}
 
 
-def _rows(pa: Any, plan: Plan, flow: Flow | PeerFlow, sizes: Mapping[str, Any]) -> Any:
+def _rows(pa: Any, plan: TrafficPlan, flow: Flow | PeerFlow, sizes: Mapping[str, Any]) -> Any:
     count = len(flow.places)
     zeros = np.zeros(count, np.int64)
     texts: Mapping[str, tuple[NDArray[np.int64], Sequence[str]]] = {

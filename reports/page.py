@@ -12,9 +12,9 @@ from ..core.errors import MissingExtraError
 from ..core.version import installed
 from ..runs import files
 from .charts import charts
+from .compare import Comparison, score_over_bytes
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
 from .run_report import RunReport
-from .side_by_side import SideBySide, score_over_bytes
 from .units import ARROWS, energy, ratio, share, size, span
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_page(report: RunReport, path: Path) -> None:
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 
-def write_comparison(found: SideBySide, path: Path) -> None:
+def write_comparison(found: Comparison, path: Path) -> None:
     """Write the page of a comparison; errors as :func:`write_page`."""
     drawn = [chart] if (chart := score_over_bytes(found)) else []
     text = _render("comparison.html", found=found, charts=drawn, data=[chart.as_dict() for chart in drawn])

@@ -10,9 +10,9 @@ from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedErro
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
 from ..runs.states import ENDED
-from .calls import Context, metadata, refuse
-from .method import Method
+from .rpc_errors import Context, metadata, refuse
 from .run import Run
+from .submission import Submission
 
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator
@@ -125,6 +125,6 @@ class AdminService(AdminServicer):
         return run
 
 
-async def _method(name: str, config_json: str) -> Method:
+async def _method(name: str, config_json: str) -> Submission:
     """A method and its configuration; importing its module may take a while, for which nodes and runs must not wait."""
-    return await asyncio.to_thread(Method.of, name, config_json)
+    return await asyncio.to_thread(Submission.of, name, config_json)

@@ -1,10 +1,10 @@
 """The server room's front door.
 
 ``serve(options, on_ready)`` blocks until SIGTERM or SIGINT, then stops every run process and returns within five
-seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.Ready` as soon as the port is open. Its
-operator, at the same machine, needs three files of the home only: ``address`` (``host:port``; there while the server
-runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without TLS) and
-``operator.token``. Other submitters get a copy of ``admin.token``.
+seconds. It prints nothing; ``on_ready`` gets a :class:`~farshore.server.options.ServerReady` as soon as the port is
+open. Its operator, at the same machine, needs three files of the home only: ``address`` (``host:port``; there while
+the server runs), ``certificate.pem`` (root to dial with, the name to verify is ``farshore-server``; absent without
+TLS) and ``operator.token``. Other submitters get a copy of ``admin.token``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import os
 
-from .options import OnReady, Ready, ServeOptions
+from .options import OnReady, ServeOptions, ServerReady
 
-__all__ = ["OnReady", "Ready", "ServeOptions", "serve"]
+__all__ = ["OnReady", "ServeOptions", "ServerReady", "serve"]
 
 
 def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
@@ -31,6 +31,6 @@ def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     """
     # gRPC's own log says in another way, and in several lines, what our errors say in one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from .life import live
+    from .lifecycle import live
 
     asyncio.run(live(options, on_ready))

@@ -14,7 +14,7 @@ from ..wire.relay import relay
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Route:
     """Where a ticket leads: to the socket of the process of a run, as one of its nodes."""
 
     run_id: str
@@ -22,7 +22,7 @@ class Door:
     socket: Path
 
 
-def data_handler(doors: Mapping[str, Door], dialled: Callable[[Door, str], None]) -> Any:
+def data_handler(doors: Mapping[str, Route], dialled: Callable[[Route, str], None]) -> Any:
     """The data service: relays whoever has a ticket in ``doors``, which may change all the time.
 
     ``dialled(door, peer)`` is told before.

@@ -13,10 +13,10 @@ from ..core.errors import FarshoreError, RefusedError
 from ..core.version import Versions
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
-from .calls import Context, metadata, peer, refuse
-from .failures import FailureLimit
-from .method import Method
+from .rate_limit import RateLimit
 from .registry import Node
+from .rpc_errors import Context, metadata, peer, refuse
+from .submission import Submission
 
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator
@@ -34,7 +34,7 @@ class NodesService(NodesServicer):
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._server = orchestrator
-        self._failures = FailureLimit()
+        self._failures = RateLimit()
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:  # noqa: N802
         """Trade a join token for a node key."""
@@ -142,12 +142,12 @@ def _compare(theirs: pb.Versions, whose: str) -> None:
     Versions.here().check(other, whose=whose)
 
 
-async def _opened_method(request: pb.OpenRun) -> Method:
+async def _opened_method(request: pb.OpenRun) -> Submission:
     name = request.workload
     if len(request.config_json) > _LONGEST_CONFIGURATION or len(name) > _LONGEST_NAME:
         raise RefusedError(f"a run's configuration may have {_LONGEST_CONFIGURATION} characters")
     # Importing a method's module may take a while; nodes and runs must not wait for it.
-    method = await asyncio.to_thread(Method.of, name, request.config_json)
+    method = await asyncio.to_thread(Submission.of, name, request.config_json)
     if not method.node_may_open:
         raise RefusedError(f"a node may not open a run of '{name}'", cure="submit it with 'farshore run'")
     return method

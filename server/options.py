@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.homes import server_home
+from ..core.paths import server_home
 from .dashboard.options import DashboardOptions
 
 
@@ -79,7 +79,7 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ServerReady:
     """What a server tells once it listens.
 
     Attributes
@@ -114,4 +114,4 @@ class Ready:
     dashboard: str = ""
 
 
-OnReady = Callable[[Ready], None]
+OnReady = Callable[[ServerReady], None]

@@ -14,25 +14,25 @@ from ..proto import control_pb2 as pb
 from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
 from ..runs.store import RunStore
-from .book import Book
-from .consent import Consent
+from .code_approval import CodeApproval
 from .credentials import Credentials
-from .data_service import Door
+from .data_service import Route
 from .identity import Identity, open_identity
-from .method import Method
 from .options import ServeOptions
 from .registry import Node, Registry
 from .run import Event, Run
+from .run_repository import RunRepository
 from .scheduler import Candidate, Choice, Demand, choose
 from .socket_count import SocketCount
 from .socket_folder import SocketFolder
+from .submission import Submission
 from .supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """One server, in one asyncio loop: :mod:`~farshore.server.life` runs it, the ``*_service.py`` call it.
+    """One server, in one asyncio loop: :mod:`~farshore.server.lifecycle` runs it, the ``*_service.py`` call it.
 
     Parameters
     ----------
@@ -45,10 +45,10 @@ class Orchestrator:
         self.identity: Identity = open_identity(options)
         self._store = _open_store(options)
         self.credentials = Credentials(self._store, self.identity.fingerprint)
-        self.consent = Consent(options.accept_apps, options.ask)
+        self.consent = CodeApproval(options.accept_apps, options.ask)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.book = Book(self._store, private_folder(options.runs_directory or options.home / "runs"))
-        self.doors: dict[str, Door] = {}
+        self.book = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
+        self.doors: dict[str, Route] = {}
         self._sockets = SocketFolder(self.identity.server_id)
         self._counted = SocketCount()
         self._leading: dict[str, asyncio.Task[None]] = {}
@@ -92,7 +92,7 @@ class Orchestrator:
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: pb.SubmitRequest, method: Method, *, by_operator: bool) -> Run:
+    def submit(self, request: pb.SubmitRequest, method: Submission, *, by_operator: bool) -> Run:
         """Take a new run; what the operator of this server submits, they accept by that.
 
         Raises
@@ -119,7 +119,7 @@ class Orchestrator:
         self._lead(run)
         return run
 
-    def open_run(self, node: Node, request: pb.OpenRun, method: Method) -> Run:
+    def open_run(self, node: Node, request: pb.OpenRun, method: Submission) -> Run:
         """Take a run that a node opens with itself as the only one; its method allows that.
 
         Raises
@@ -148,7 +148,7 @@ class Orchestrator:
     def _take_up(self, run: Run) -> None:
         """Lead a run that waited when the server went down."""
         try:
-            method = Method.of(run.workload, run.config_json)
+            method = Submission.of(run.workload, run.config_json)
             self.consent.check(method.code, admitted=False)
             run.needs, run.code = method.needs, method.code
         except FarshoreError as error:
@@ -163,7 +163,7 @@ class Orchestrator:
         if run.state not in ENDED:
             run.end_early("cancelled", "cancelled by the operator")
 
-    def resume(self, run: Run, method: Method, *, by_operator: bool) -> None:
+    def resume(self, run: Run, method: Submission, *, by_operator: bool) -> None:
         """Continue a run that was interrupted, failed or cancelled, with the same nodes; see :meth:`submit`.
 
         Raises
@@ -291,7 +291,7 @@ class Orchestrator:
 
     def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
         """Let whoever holds ``ticket`` through to the run process."""
-        self.doors[ticket] = Door(run.id, node, socket)
+        self.doors[ticket] = Route(run.id, node, socket)
 
     def close_doors(self, run: Run) -> None:
         """Forget the run's tickets."""

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..core.agreement import begin, common_step, own_step, read_hello
 from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
+from ..core.handshake import begin, common_step, own_step, read_hello
 from ..core.message import Message
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
@@ -25,11 +25,11 @@ from ..wire.channel import Channel
 from ..wire.io import IoThread
 from ..wire.local import serve_local
 from .direct_port import open_direct_port
-from .doors import Doors
-from .method import configuration
-from .returning import Returning
+from .rejoin import Rejoin
 from .session import RunProcessSession
+from .submission import configuration
 from .tally import Tally
+from .ticket_router import TicketRouter
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     data = {name: Path(path) for name, path in specification["data"].items()}
     admitted, kept = str(specification["admitted"]), directory.checkpoints
     session = RunProcessSession(run, channels, kept, metrics.write, tally, traffic, data, parent, admitted)
-    returning = Returning(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
+    returning = Rejoin(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
     session.use(returning)
-    doors = Doors()
+    doors = TicketRouter()
     for node, ticket in specification["tickets"].items():
         doors.open(ticket, channels[node])
 
@@ -109,7 +109,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     return result
 
 
-def _listen(io: IoThread, parent: Parent, specification: Json, doors: Doors, on_lost_node: str) -> None:
+def _listen(io: IoThread, parent: Parent, specification: Json, doors: TicketRouter, on_lost_node: str) -> None:
     """Open the doors for the nodes' connections and tell the supervisor where they are."""
 
     def dialled(ticket: str, peer: str) -> None:

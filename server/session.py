@@ -17,8 +17,8 @@ from ..core.transfer import Transfer
 from ..runs.checkpoints import CheckpointStore
 from ..runs.traffic import Traffic
 from ..wire.channel import Channel, receive_any
-from .consent import refusal
-from .returning import Returning
+from .code_approval import refusal
+from .rejoin import Rejoin
 from .tally import Tally
 
 #: Progress is told at most so often, in seconds.
@@ -71,7 +71,7 @@ class RunProcessSession:
         self._data = data
         self._parent = parent
         self._admitted = admitted
-        self._returning: Returning | None = None
+        self._returning: Rejoin | None = None
         self._cancelled = ""
         self._told = 0.0
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class RunProcessSession:
         """End the conversation with a node; its program is told why."""
         self._channels[node].close(0.0, reason)
 
-    def use(self, returning: Returning) -> None:
+    def use(self, returning: Rejoin) -> None:
         """Let nodes come back."""
         self._returning = returning
 

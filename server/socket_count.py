@@ -6,7 +6,7 @@ import asyncio
 
 from ..core.errors import StorageError
 from ..runs.directory import RunDirectory
-from ..wire.sockets import Accepted, SocketMeter, peer_of
+from ..wire.tcp_info import Accepted, SocketMeter, peer_of
 from .run import Run
 
 

@@ -20,10 +20,10 @@ from ..core.errors import ExitCode, RefusedError
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
 from ..runs.states import RunState
-from .comebacks import Comebacks
+from .rejoin_policy import RejoinPolicy
 from .restart_limit import RestartLimit
 from .run import Event, Run
-from .surroundings import Surroundings
+from .supervisor_host import SupervisorHost
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Supervisor:
     def __init__(
         self,
         run: Run,
-        surroundings: Surroundings,
+        surroundings: SupervisorHost,
         restarts_per_hour: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,7 +86,7 @@ class Supervisor:
         self._direct_port = 0
         self._socket = Path()
         self._begun = 0  # the epoch of the run process
-        self._comebacks = Comebacks(run, surroundings, self._limit)
+        self._comebacks = RejoinPolicy(run, surroundings, self._limit)
 
     async def lead(self) -> None:
         """Take the run to its end, or to the early one that ``run.ending`` asks for."""

@@ -57,7 +57,7 @@ class Trip:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RoundSchedule:
     """A round's outcome in time.
 
     Attributes
@@ -158,7 +158,7 @@ class VirtualClock:
             joule += up_bytes / 1e6 * row["up_joule_per_mb"]
         return Trip(client, begin + spent, lost, joule)
 
-    def round(self, trips: Sequence[Trip], wanted: int) -> Plan:
+    def round(self, trips: Sequence[Trip], wanted: int) -> RoundSchedule:
         """Whom the server waits for, and until when; time passes.
 
         The first ``wanted`` replies count, ties by client number, until the deadline. With fewer, the round ends when
@@ -171,7 +171,7 @@ class VirtualClock:
         else:
             end = min(limit, max((trip.end for trip in trips), default=self.now))
         used = {client for _, client in arrivals}
-        plan = Plan(
+        plan = RoundSchedule(
             [t.client for t in trips if t.client in used],
             [t.client for t in trips if t.client not in used and not t.lost],
             [t.client for t in trips if t.lost],

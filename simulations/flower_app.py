@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.flower.archive import pack_app
-from ..algorithms.flower.config import FlowerRun, Value
-from ..algorithms.flower.project import Project
-from ..algorithms.flower.workload import WORKLOAD
+from ..engines.flower.archive import pack_app
+from ..engines.flower.config import FlowerRun, Value
+from ..engines.flower.project import Project
+from ..engines.flower.workload import WORKLOAD
 from ..runs.directory import RunDirectory
 from .in_process import InProcessRun, OnProgress
 

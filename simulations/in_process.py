@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from ..core.agreement import begin, common_step, hello, own_step, read_begin, read_hello
 from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
+from ..core.handshake import begin, common_step, hello, own_step, read_begin, read_hello
 from ..core.message import Array, Message
 from ..core.seeds import Seed
 from ..core.session import Channel, Code, RunInfo, Workload

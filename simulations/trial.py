@@ -29,7 +29,7 @@ class Trial:
     workers : int
         Processes that play the clients; 1 = the trial's own.
     backend, address : str
-        See :class:`~farshore.simulations.simulation.Simulation`.
+        See :class:`~farshore.simulations.federated.simulation.Simulation`.
     devices : dict or None
         Resolved; see :class:`~farshore.simulations.clock.Devices`.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.processes import Json, Parent
 from ..core.workloads import load
 from .clock import Devices
-from .simulation import Simulation
+from .federated.simulation import Simulation
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ import pytest
 from farshore.client.admin import AdminClient
 from farshore.client.agent import AgentOptions
 from farshore.client.agent import run as run_agent
-from farshore.core.homes import LocalServer
+from farshore.core.paths import LocalServer
 from farshore.proto import control_pb2 as pb
 from farshore.server.api import ServeOptions, serve
 

@@ -13,11 +13,11 @@ from typing import get_args
 import pytest
 import yaml
 
-from farshore.algorithms.federated.config import Uplink
 from farshore.cli.init import filled
 from farshore.cli.settings import resolve
 from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
+from farshore.engines.federated.config import Uplink
 from farshore.reports.links import LINKS
 from farshore.simulations.scenario import parse as parse_scenario
 from farshore.wire.encodings import parse

@@ -14,11 +14,11 @@ from typing import Literal
 from ..core.errors import PeerLostError
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder
-from .accounts import Accountant
-from .attachment import Attachment
 from .chunks import CHUNK_BYTES, cut
+from .connection import Connection
 from .frame import PREFIX_BYTES, FrameType, make_prefix
 from .inbox import Inbox, receive_any
+from .ledger_recorder import LedgerRecorder
 from .limits import DEFAULT, Limits
 from .outbox import Outbox
 from .pack import Packed, Summary, pack, unpack
@@ -74,7 +74,7 @@ class Channel:
         self.inbox = Inbox()
         self.outward: Direction = "down" if side == "server" else "up"
         self.inward: Direction = "up" if side == "server" else "down"
-        self.accounts = Accountant(node, epoch, recorder)
+        self.accounts = LedgerRecorder(node, epoch, recorder)
         self.chunk_bytes = chunk_bytes
         self.lock = threading.Condition()
         self.outbox = Outbox(window_bytes)
@@ -85,7 +85,7 @@ class Channel:
         self._taken_bytes = self._told_bytes = 0
         #: Whether somebody here waits for the other program to take everything.
         self.asking = False
-        self._attachment: Attachment | None = None
+        self._attachment: Connection | None = None
         self._closed = False
         self.reason = ""
         #: How many connections have worked so far.
@@ -235,7 +235,7 @@ class Channel:
 
     # ---- what connections see ------------------------------------------------------------------------------------
 
-    def attach(self, wake: Callable[[], None]) -> Attachment:
+    def attach(self, wake: Callable[[], None]) -> Connection:
         """Take a new connection into use; an older one is dropped.
 
         Parameters
@@ -245,7 +245,7 @@ class Channel:
         """
         with self.lock:
             old = self._attachment
-            self._attachment = new = Attachment(self, wake)
+            self._attachment = new = Connection(self, wake)
             if self._closed:
                 new.say_goodbye()
             self.lock.notify_all()
@@ -253,7 +253,7 @@ class Channel:
             old.drop()
         return new
 
-    def detach(self, attachment: Attachment) -> None:
+    def detach(self, attachment: Connection) -> None:
         """A connection is gone; what it had not delivered goes out again on the next."""
         with self.lock:
             if self._attachment is attachment:

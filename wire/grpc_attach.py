@@ -51,7 +51,7 @@ _REFUSALS = (
 #: Gets the ticket and the connection's two ends, and serves it until it ends.
 Serve = Callable[[str, Read, Write], Awaitable[None]]
 
-#: Gets the ticket and gRPC's name of whoever dialled, see :func:`farshore.wire.sockets.peer_of`.
+#: Gets the ticket and gRPC's name of whoever dialled, see :func:`farshore.wire.tcp_info.peer_of`.
 Dialled = Callable[[str, str], None]
 
 

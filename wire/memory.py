@@ -11,10 +11,10 @@ import threading
 from ..core.errors import PeerLostError
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder
-from .accounts import Accountant
 from .channel import WINDOW_BYTES
 from .frame import PREFIX_BYTES
 from .inbox import Inbox
+from .ledger_recorder import LedgerRecorder
 from .limits import DEFAULT, Limits
 from .pack import Summary, pack, unpack
 
@@ -23,7 +23,7 @@ class MemoryChannel:
     """One end of a conversation in memory; made by :func:`pair`."""
 
     def __init__(
-        self, peer: str, direction: Direction, accounts: Accountant, window_bytes: int, limits: Limits
+        self, peer: str, direction: Direction, accounts: LedgerRecorder, window_bytes: int, limits: Limits
     ) -> None:
         self.peer = peer
         self.inbox = Inbox()
@@ -84,7 +84,7 @@ def pair(
     attempt: int = 0,
 ) -> tuple[MemoryChannel, MemoryChannel]:
     """The server's and the node's end of a conversation; every frame is recorded once."""
-    accounts = Accountant(node, attempt, recorder)
+    accounts = LedgerRecorder(node, attempt, recorder)
     server = MemoryChannel(node, "down", accounts, window_bytes, limits)
     mine = MemoryChannel("server", "up", accounts, window_bytes, limits)
     server._other, mine._other = mine, server

@@ -18,7 +18,7 @@ from ..core.errors import WireError
 from ..core.message import Encoded, Message, Scalar, Tensor
 from ..proto import frame_pb2 as pb
 from .dtypes import DTYPES, lookup, name_of
-from .encodings.base import EncodeError, Layout, little
+from .encodings.base import ArrayLayout, EncodeError, little
 from .encodings.raw import Raw
 from .encodings.registry import check_name, decode
 from .limits import DEFAULT, Limits
@@ -203,7 +203,7 @@ def _entry(name: str, tensor: Tensor, encoded: Encoded, offset: int) -> pb.Tenso
     )
 
 
-def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, list[Layout]]:
+def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, list[ArrayLayout]]:
     """Parse a header and check all of it that can be checked without the payload."""
     _at_most("header bytes", len(header), limits.header_bytes)
     try:
@@ -224,7 +224,7 @@ def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, l
     return parsed, _check_table(parsed, limits)
 
 
-def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[Layout]:
+def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
     """Check the tensor table; returns what each tensor will be."""
     end = dense = 0
     seen: set[str] = set()
@@ -259,14 +259,14 @@ def _check_range(entry: pb.TensorEntry, end: int, limits: Limits) -> None:
     _at_most("payload bytes", entry.offset + entry.length, limits.payload_bytes)
 
 
-def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> Layout:
+def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> ArrayLayout:
     """The layout, if such an array is welcome. Axes of length 0 count as 1: they must not hide a huge one."""
     if len(shape) > limits.rank:
         raise WireError(f"{len(shape)} axes are more than {limits.rank}")
     room = math.prod(max(1, int(n)) for n in shape) * dtype.itemsize
     if room > limits.dense_bytes:
         raise WireError(f"an array of shape {list(shape)} is larger than {limits.dense_bytes} bytes")
-    return Layout(dtype, tuple(int(n) for n in shape))
+    return ArrayLayout(dtype, tuple(int(n) for n in shape))
 
 
 def _at_most(what: str, got: int, most: int) -> None:

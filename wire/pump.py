@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from .attachment import Attachment
 from .channel import Channel
+from .connection import Connection
 from .slow_start import SlowStart
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ async def _watch(heard: _Heard, stall_seconds: float) -> None:
     logger.warning("nothing arrived for %g s; the connection is given up", stall_seconds)
 
 
-async def _reader(attachment: Attachment, read: Read, heard: _Heard) -> None:
+async def _reader(attachment: Connection, read: Read, heard: _Heard) -> None:
     loop = asyncio.get_running_loop()
     while (chunk := await read()) is not None:
         heard.time = loop.time()
@@ -119,7 +119,7 @@ async def _reader(attachment: Attachment, read: Read, heard: _Heard) -> None:
 
 
 async def _writer(
-    channel: Channel, attachment: Attachment, write: Write, work: asyncio.Event, beat_seconds: float
+    channel: Channel, attachment: Connection, write: Write, work: asyncio.Event, beat_seconds: float
 ) -> None:
     paced = SlowStart(write)
     while not attachment.ended:

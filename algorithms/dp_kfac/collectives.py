@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..collective.volumes import all_reduce_numbers, broadcast_copies
+from ...engines.collective.volumes import all_reduce_numbers, broadcast_copies
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..data_parallel.config import DataParallel
+from ...engines.data_parallel.config import DataParallel
 
 
 class DPKFACRun(DataParallel):

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .communication import Grid
 from .inverses import CholeskyInverse, EigenInverse, Inverse, InverseError, cholesky_inverse, eigen_inverse
 from .layers import Layer
 from .options import Options, at
-from .running import RunningFactors
-from .sharing import Grid
+from .running_average import RunningFactors
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
-from . import saving
+from . import state_dict
 from .assignment import Cost, assign, reassigned
 from .collectives import Collectives
+from .communication import Grid, share_factors, share_preconditioned
 from .exchange import OwnerExchange, ReadyBuckets
 from .inverses import inner, kl_scale
 from .inverter import Inverses
 from .layers import Layer, find_layers
 from .options import Options, Scheduled, at
-from .running import RunningFactors, pass_on
-from .sharing import Grid, share_factors, share_preconditioned
+from .running_average import RunningFactors, pass_on
 from .statistics import Statistics, sampled_loss
 
 
@@ -364,7 +364,7 @@ class DPKFAC:
 
         Inverses are in it so that a run with ``inv_steps`` above 1 goes on with the very same steps.
         """
-        return saving.saved(self)
+        return state_dict.saved(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state: this rank's own part, or that of all ranks (:meth:`consolidate`), of however many.
@@ -376,7 +376,7 @@ class DPKFAC:
         ConfigError
             It is of another model.
         """
-        saving.load(self, state)
+        state_dict.load(self, state)
         self._missing = {layer.name for layer in self.layers if layer.name not in state["layers"]}
 
     def load_parts(self, part: Mapping[str, Any]) -> None:
@@ -390,11 +390,11 @@ class DPKFAC:
         ConfigError
             It is of another model.
         """
-        self.load_state_dict(saving.handed_over(self, part))
+        self.load_state_dict(state_dict.handed_over(self, part))
 
     def consolidate(self, dst: int = 0) -> dict[str, Any] | None:
         """The state of all ranks at one of them, None at the others; all must call it."""
-        return saving.gathered(self, dst)
+        return state_dict.gathered(self, dst)
 
     def comm_bytes(self) -> dict[str, dict[str, int]]:
         """``{phase: {sent, received, calls}}``: bytes of this rank so far."""

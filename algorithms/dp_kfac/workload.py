@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
 
-from ..data_parallel.config import DataParallel
-from ..data_parallel.workload import DataParallelWorkload
+from ...engines.data_parallel.config import DataParallel
+from ...engines.data_parallel.workload import DataParallelWorkload
 from .config import DPKFACRun
 
 if TYPE_CHECKING:
-    from ..data_parallel.training import Make
+    from ...engines.data_parallel.training import Make
 
 
 class DPKFACWorkload(DataParallelWorkload):
@@ -24,9 +24,9 @@ class DPKFACWorkload(DataParallelWorkload):
 
     def preconditioner(self, config: DataParallel, ranks: int) -> Make:
         """K-FAC by the layers' owners."""
-        from .on_nodes import OnNodes
+        from .node_adapter import NodeAdapter
 
-        return partial(OnNodes, cast(DPKFACRun, config))
+        return partial(NodeAdapter, cast(DPKFACRun, config))
 
 
 WORKLOAD = DPKFACWorkload()

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ...core.errors import DataError, MissingExtraError
-from .families import family_of
+from ...engines.split.architectures import architecture_of
 
 #: Names that resolve to a model folder inside an installed package: name -> (package, distribution, folder,
 #: extra).
@@ -119,7 +119,7 @@ def load_backbone(
     """
     folder = model_folder(name_or_path)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    family = family_of(config)
+    family = architecture_of(config)
     origin = Origin(config.num_hidden_layers, _fingerprint_folder(folder, config))
     for name in family.hidden_dropout:
         setattr(config, name, hidden_dropout)
@@ -192,7 +192,7 @@ def _fingerprint_folder(folder: Path, config: PreTrainedConfig) -> str:
 
 def _digest(config: PreTrainedConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    family = family_of(config)
+    family = architecture_of(config)
     skip = {*_VOLATILE, *family.hidden_dropout, *family.attention_dropout}
     plain = {key: value for key, value in config.to_dict().items() if key not in skip}
     digest.update(json.dumps(plain, sort_keys=True, default=str).encode())

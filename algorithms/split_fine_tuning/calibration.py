@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import DataError
+from ...engines.split.architectures import ARCHITECTURES
+from ...engines.split.factors import fix_signs, principal_directions
 from .codec_start import CodecStart
-from .factors import fix_signs, principal_directions
-from .families import FAMILIES
 from .front import Front, OpenedBlock
 from .plan import SplitPlan
 
@@ -203,7 +203,7 @@ def _sentence_directions(moments: Moments, rank: int, q: int) -> Tensor:
 @contextmanager
 def _stream(front: Front) -> Iterator[Callable[[], Tensor | None]]:
     """The residual stream of the opened block at its last pass, where it is not the features themselves."""
-    family = FAMILIES[front.plan.family]
+    family = ARCHITECTURES[front.plan.family]
     opened = [m for m in front.model.modules() if isinstance(m, OpenedBlock)]
     seen: list[Tensor] = []
     if not family.stream_norm or not opened:

@@ -15,19 +15,19 @@ from ...core.message import Array, Message
 from ...core.session import ServerSession
 from ...data.metrics import score
 from ...data.registry import task as task_entry
-from ..training_state import from_arrays, to_arrays
-from .agreement import SPARE, Offer, Schedule, settle, shares
+from ...models.state_arrays import from_arrays, to_arrays
 from .baselines import Volume
-from .codes import code_bytes, gradient_tensors, start_message, start_of
+from .builders import Builder
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .fronts import weight_tensors, weighted_mean
+from .front_averaging import weight_tensors, weighted_mean
+from .handshake import SPARE, Offer, Schedule, settle, shares
 from .inputs import Inputs, expect
-from .optimiser import make_optimiser, make_schedule
-from .parts import Builder
+from .optimizer import make_optimizer, make_schedule
+from .wire_codec import code_bytes, gradient_tensors, start_message, start_of
 
 
-class Cloud:
+class CloudProgram:
     """Trains the trunk with whatever edges the session has.
 
     Micro-batches are worked through in one fixed order (micro-batch by micro-batch, edges in cohort order), not in
@@ -47,7 +47,7 @@ class Cloud:
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
         self.schedule = self._agree()
-        self.optimiser, self.scheduler = make_optimiser(self.trunk, config, self.schedule.total)
+        self.optimiser, self.scheduler = make_optimizer(self.trunk, config, self.schedule.total)
         self.first_step = 0
         if session.resume_step is not None:
             self._load(session.resume_step)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .factors import Basis
+from ...engines.split.factors import Basis
 from .heads import masked_mean
 from .plan import SplitPlan
 

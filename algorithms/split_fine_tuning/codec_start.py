@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import RefusedError
-from .factors import Basis, basis_of
-from .families import FAMILIES
+from ...engines.split.architectures import ARCHITECTURES
+from ...engines.split.factors import Basis, basis_of
 from .plan import SplitPlan
 
 
@@ -97,6 +97,6 @@ def start_shapes(plan: SplitPlan) -> dict[str, tuple[int, ...]]:
     shapes |= {"directions": (w, d), "mean": (d,)}
     if o.sentence_vector:
         shapes["sentence"] = (o.sentence_vector, d)
-    if FAMILIES[plan.family].stream_norm and o.how == "ffn_svd":
+    if ARCHITECTURES[plan.family].stream_norm and o.how == "ffn_svd":
         shapes |= {"stream_weight": (d, w), "stream_bias": (d,)}
     return shapes

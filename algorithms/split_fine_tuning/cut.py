@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...engines.split.architectures import (
+    Architecture,
+    NoPositions,
+    PassThrough,
+    find_blocks,
+    first_matrix,
+    with_blocks,
+)
+from ...engines.split.factors import Basis, random_basis, svd_basis
 from .backbone import LOADING, load_backbone
 from .codec import Decoder, Encoder, FullProjection
-from .factors import Basis, random_basis, svd_basis
-from .families import Family, NoPositions, PassThrough, find_blocks, first_matrix, with_blocks
 from .front import Front, OpenedBlock, Tap
 from .heads import Classifier, Pooling
 from .plan import CutOptions, DecoderKind, How, Init, Residual, SplitPlan
@@ -137,7 +144,7 @@ class _Opened(NamedTuple):
     weights: tuple[Tensor, Tensor] | None
 
 
-def _open(mine: list[nn.Module], family: Family, plan: SplitPlan) -> _Opened:
+def _open(mine: list[nn.Module], family: Architecture, plan: SplitPlan) -> _Opened:
     """Take the last of ``mine`` apart: its rest leaves, a tap takes the first matrix's place."""
     block = mine[-1]
     first = block.get_submodule(family.first)
@@ -156,14 +163,14 @@ def _decoder(plan: SplitPlan) -> Decoder | FullProjection | None:
     return FullProjection(plan) if plan.options.how == "ffn" and plan.options.residual == "project" else None
 
 
-def _front_model(model: PreTrainedModel, blocks: list[nn.Module], family: Family) -> PreTrainedModel:
+def _front_model(model: PreTrainedModel, blocks: list[nn.Module], family: Architecture) -> PreTrainedModel:
     front = with_blocks(model, blocks)
     for name in family.tail:
         setattr(front, name, None if name == "pooler" else nn.Identity())
     return front
 
 
-def _trunk_model(model: PreTrainedModel, blocks: list[nn.Module], family: Family) -> PreTrainedModel:
+def _trunk_model(model: PreTrainedModel, blocks: list[nn.Module], family: Architecture) -> PreTrainedModel:
     trunk = with_blocks(model, blocks)
     for name in family.embeddings:
         stands_in: nn.Module = {"wpe": NoPositions, "drop": nn.Identity}.get(name, PassThrough)()

@@ -12,24 +12,24 @@ from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
 from ...core.session import NodeSession
 from ...data.batches import Batch, split_micro
-from ..training_state import from_arrays, to_arrays
-from .agreement import Offer, Schedule, digest_of, shares
+from ...models.state_arrays import from_arrays, to_arrays
+from .builders import Builder, inputs_of
 from .calibration import calibrate
-from .codes import DTYPES, batch_tensors, codes_of, start_message, start_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .fronts import CommonFront
-from .optimiser import make_optimiser, make_schedule
-from .parts import Builder, inputs_of
+from .front_averaging import FrontAverage
+from .handshake import Offer, Schedule, digest_of, shares
+from .optimizer import make_optimizer, make_schedule
 from .ragged import flatten
 from .row_gradients import RowGradients
 from .training import freeze
+from .wire_codec import DTYPES, batch_tensors, codes_of, start_message, start_of
 
 #: Codes of a micro-batch's tokens ``[M, w]`` and, where the plan has them, of its sentences ``[B, q]``.
 Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class Edge:
+class EdgeProgram:
     """Trains one edge's front against the cloud's trunk."""
 
     def __init__(self, session: NodeSession, config: SplitFineTuning) -> None:
@@ -50,12 +50,12 @@ class Edge:
         self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
         self.gradients = RowGradients(self.front)
         if self.trains:
-            self.optimiser, self.scheduler = make_optimiser(self.front, config, self.schedule.total)
+            self.optimiser, self.scheduler = make_optimizer(self.front, config, self.schedule.total)
         self.first_step = session.resume_step or 0
         saved = None if session.resume_step is None else self._load(session.resume_step)
         if saved is None:
             self._settle_codec()
-        self.common = CommonFront(self.front, config.average_encoding) if config.average_every else None
+        self.common = FrontAverage(self.front, config.average_encoding) if config.average_every else None
         if self.common and saved is not None:
             self.common.from_arrays(saved)
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...engines.split.architectures import ARCHITECTURES
 from .codec import Encoder
 from .codec_start import CodecStart
-from .families import FAMILIES
 from .plan import SplitPlan
 from .statistics import CodeStatistics
 
@@ -75,7 +75,7 @@ class Front(nn.Module):
         self.model = model
         self.codec = codec
         self.statistics = CodeStatistics(plan.width)
-        self._token_types = FAMILIES[plan.family].token_types
+        self._token_types = ARCHITECTURES[plan.family].token_types
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """What the codec encodes: the block's output, or its first matrix's input (or, for ``ffn``, output),

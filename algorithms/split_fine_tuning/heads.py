@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...core.errors import ConfigError
+from ...engines.split.architectures import architecture_of
 from .backbone import Origin, origin_of
-from .families import family_of
 
 Pooling = Literal["auto", "mean", "pooler", "last"]
 
@@ -96,7 +96,7 @@ class Classifier(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.family = family_of(backbone.config)
+        self.family = architecture_of(backbone.config)
         self.origin: Origin = origin_of(backbone)
         if head == "auto":
             head = "last" if self.family.pre_norm else "mean"

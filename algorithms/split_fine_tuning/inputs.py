@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
-from .codes import codes_of
 from .plan import SplitPlan
 from .ragged import mask_of, unflatten
+from .wire_codec import codes_of
 
 
 class Inputs:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
 from ...core.errors import ConfigError, RefusedError
-from .families import FAMILIES
+from ...engines.split.architectures import ARCHITECTURES
 
 How = Literal["boundary", "ffn", "ffn_svd", "codec"]
 Residual = Literal["drop", "project"]
@@ -153,8 +153,8 @@ def _check(plan: SplitPlan) -> None:
     for name, value in numbers:
         if type(value) is not int or value < 0:
             raise ConfigError(f"{name}={value!r} is not a whole number of zero or more")
-    if plan.family not in FAMILIES:
-        raise ConfigError(f"models of type {plan.family!r} cannot be split", cure=f"use one of {sorted(FAMILIES)}")
+    if plan.family not in ARCHITECTURES:
+        raise ConfigError(f"models of type {plan.family!r} cannot be split", cure=f"use one of {sorted(ARCHITECTURES)}")
     if not 1 <= o.block <= plan.layers:
         raise ConfigError(f"block={o.block} is not in the model", cure=f"choose 1 to {plan.layers}")
     if o.compressed:
@@ -173,7 +173,7 @@ def _check_pre_norm(plan: SplitPlan) -> None:
     """A pre-norm block's residual is the stream before the norm, which a code of the normed input does not
     determine."""
     o = plan.options
-    if not FAMILIES[plan.family].pre_norm or o.how not in ("ffn", "ffn_svd"):
+    if not ARCHITECTURES[plan.family].pre_norm or o.how not in ("ffn", "ffn_svd"):
         return
     if o.decoder == "mlp":
         raise ConfigError(f"decoder=mlp with how={o.how} needs a post-norm model", cure="use how=codec")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .families import FAMILIES
+from ...engines.split.architectures import ARCHITECTURES
 from .front import Front
 
 Freeze = Literal["none", "embeddings", "front", "front+codec"]
@@ -31,7 +31,7 @@ def freeze(front: Front, what: Freeze) -> bool:
     """
     model = front.model
     if what == "embeddings":
-        for name in FAMILIES[front.plan.family].embeddings:
+        for name in ARCHITECTURES[front.plan.family].embeddings:
             model.get_submodule(name).requires_grad_(False)
     elif what != "none":
         model.requires_grad_(False)

@@ -17,13 +17,13 @@ from ...core.errors import DataError
 from ...core.seeds import Seed
 from ...data.batches import Batch, evaluation_batches
 from ...data.encoded import EncodedSet
+from ...models.state_arrays import from_arrays, to_arrays
 from ...runs.checkpoints import CheckpointStore
-from ..training_state import from_arrays, to_arrays
-from .agreement import SPARE, Schedule, shares
+from .builders import Builder, TaskData, inputs_of
 from .config import SplitFineTuning
 from .dropout import DropoutSeeds
-from .optimiser import make_optimiser, make_schedule
-from .parts import Builder, TaskData, inputs_of
+from .handshake import SPARE, Schedule, shares
+from .optimizer import make_optimizer, make_schedule
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
 
@@ -83,7 +83,7 @@ class Whole:
         steps = max(shard.natural_steps(part) for shard, part in zip(self.shards, parts, strict=True))
         self.schedule = Schedule(steps, config)
         self.plans = [shard.plan(part, steps) for shard, part in zip(self.shards, parts, strict=True)]
-        self.optimiser, self.scheduler = make_optimiser(self.model, config, self.schedule.total)
+        self.optimiser, self.scheduler = make_optimizer(self.model, config, self.schedule.total)
         self.dropout = DropoutSeeds(self.model, builder.seed.child("dropout", "whole"))
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []

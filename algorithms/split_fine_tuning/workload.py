@@ -6,8 +6,8 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
-from ...core.flows import Plan, Setting
 from ...core.session import NodeSession, ServerSession
+from ...core.traffic_plan import Setting, TrafficPlan
 from .config import SplitFineTuning
 
 
@@ -29,23 +29,23 @@ class SplitFineTuningWorkload:
         model = () if settings.model == "minilm" else (settings.model,)
         return tuple(names for names in (sentences, model) if names)
 
-    def plan(self, config: BaseModel, setting: Setting) -> Plan:
-        """What a run will send; see :class:`~farshore.core.flows.Plans`."""
-        from .planned import plan_run
+    def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
+        """What a run will send; see :class:`~farshore.core.traffic_plan.Plans`."""
+        from .estimate import plan_run
 
         return plan_run(cast(SplitFineTuning, config), setting)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Train the trunk; returns accuracy, loss and the baselines of the volume."""
-        from .cloud_program import Cloud
+        from .cloud_program import CloudProgram
 
-        return Cloud(session, cast(SplitFineTuning, config)).run()
+        return CloudProgram(session, cast(SplitFineTuning, config)).run()
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
         """Train this edge's front."""
-        from .edge_program import Edge
+        from .edge_program import EdgeProgram
 
-        Edge(session, cast(SplitFineTuning, config)).run()
+        EdgeProgram(session, cast(SplitFineTuning, config)).run()
 
 
 WORKLOAD = SplitFineTuningWorkload()

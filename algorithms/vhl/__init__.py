@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batch_norm import forward_both
     from .export import export_onnx
+    from .heads import natural_part, widen_head
     from .loss_options import LossOptions
     from .losses import LossParts, VHLLoss
-    from .models import natural_part, widen_head
     from .recipe import VirtualRecipe
     from .virtual import VirtualData
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ...data.partition import Partition
-from ..federated.config import FederatedConfig
+from ...engines.federated.config import FederatedConfig
 from .loss_options import LossOptions
 
 Method = Literal["fedavg", "fedprox", "scaffold", "fednova"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .initial import seeded
+from ...models.initialization import seeded
 
 #: Side to which images are shrunk before their pixels are compared.
 COMPARED = 8

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from ...core.errors import ConfigError, DataError, StorageError
 from ...core.message import Array, Message, Scalar, Tensor
 from ...core.transfer import Direction
+from ...engines.federated.assets import answer
 from ...wire.limits import DEFAULT
-from ..federated.briefing import answer
 from .task import VHLTask
 from .virtual import VirtualData, VirtualRecipe
 
@@ -21,7 +21,7 @@ KIND = "virtual"
 
 
 class Distribution:
-    """See :class:`~farshore.algorithms.federated.briefing.Briefing`.
+    """See :class:`~farshore.engines.federated.assets.Assets`.
 
     Parameters
     ----------

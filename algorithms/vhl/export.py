@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.errors import MissingExtraError, RunFailedError, StorageError
+from ...core.errors import StorageError
+from ...models.onnx_export import largest_difference, require, write_onnx
 from ...runs import files
 from ...runs.model_states import load_state
-from .models import natural_part
+from .heads import natural_part
 from .task import VHLTask
 
 #: Test images on which a file is compared with its model.
@@ -60,22 +58,7 @@ def export_onnx(
     MissingExtraError
         The packages that write ONNX are not there.
     """
-    _need("onnx", "onnxscript")
-    part = _Logits(natural_part(model, classes)).eval()
-    example = torch.zeros(2, *shape)
-    batch = {0: torch.export.Dim("batch")}
-    program = torch.onnx.export(
-        part,
-        (example,),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=(batch,),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props.update(about or {})
-    program.save(path, external_data=False)
+    write_onnx(_Logits(natural_part(model, classes)).eval(), shape, path, about)
 
 
 def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
@@ -101,7 +84,7 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
     MissingExtraError, StorageError, RunFailedError
         See :class:`~farshore.core.exports.Exports`.
     """
-    _need("onnx", "onnxscript", "onnxruntime")
+    require("onnx", "onnxscript", "onnxruntime")
     model, told = _restored(task, state)
     images = task.test_images(CHECKED)
     about = {"classes": json.dumps(task.images.train.classes), **task.scaling}
@@ -111,7 +94,7 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
     def write(temporary: Path) -> None:
         nonlocal difference
         export_onnx(model, task.classes, shape, temporary, about)
-        difference = _compared(temporary, natural_part(model, task.classes), images)
+        difference = largest_difference(temporary, _Logits(natural_part(model, task.classes)), images)
 
     files.replace(path, write)
     return {"classes": task.classes, "images": len(images), "largest_difference": difference, **told}
@@ -127,32 +110,3 @@ def _restored(task: VHLTask, state: Path) -> tuple[nn.Module, dict[str, str]]:
         said = " ".join(str(error).split("\n", 1)[-1].split())[:200]
         raise StorageError(f"the state {state} is not one of this run's model: {said}") from error
     return model.eval(), told
-
-
-@torch.no_grad()
-def _compared(path: Path, model: nn.Module, images: Tensor) -> float:
-    """The largest difference between a file's logits and a model's.
-
-    Raises
-    ------
-    RunFailedError
-        It is more than rounding, or an image is taken for another class.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = session.run(["logits"], {"images": images.numpy()})[0]
-    expected: NDArray[np.float32] = model.eval()(images)[0].numpy()
-    apart = np.abs(found - expected)
-    if not apart.max() <= 1e-3 * max(1.0, float(np.abs(expected).max())):  # not a number is not close either
-        raise RunFailedError(
-            f"the ONNX file's outputs differ by {apart.max():.3g} from the model's; it was not kept",
-            cure="try other versions of onnxscript and onnxruntime, or take the state file itself",
-        )
-    return float(apart.max())
-
-
-def _need(*packages: str) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "export")

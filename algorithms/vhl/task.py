@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, autocast
 
 from ...core.seeds import Seed
+from ...data.image_transforms import Recipe, recipes, resized
 from ...data.images import ImageTask
-from ..federated.flat import FlatModel
-from ..federated.fleet import cohort
-from ..federated.local import Objective, Sgd, train
-from ..federated.means import Means
-from ..federated.methods import FLOATS, INTEGERS, FedAvg, FedNova, Method, Scaffold, Work
-from ..federated.tree import Part
+from ...engines.federated.client_pool import cohort
+from ...engines.federated.local import Objective, Sgd, train
+from ...engines.federated.means import Means
+from ...engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, FedNova, Scaffold, Work
+from ...engines.federated.tree import Part
+from ...models.flat_params import FlatModel
+from ...models.image_classifiers import build
+from ...models.staged import StagedNet
 from .batch_norm import forward_both, untracked
 from .config import VHL
 from .describe import describe_partition, describe_virtual
+from .heads import show_features, widen_head
 from .losses import LossParts, VHLLoss
-from .models import build, show, widen_head
-from .preparation import Recipe, recipes, resized
-from .staged import StagedNet
 from .virtual import VirtualData, VirtualRecipe
 
 _TEST_BATCH = 512
@@ -41,7 +42,7 @@ _DOMAIN = {"domain_loss": "domain"}
 
 
 class VHLTask:
-    """See :class:`~farshore.algorithms.federated.task.Task`.
+    """See :class:`~farshore.engines.federated.task.Task`.
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ class VHLTask:
         module, weights = self._module(), self._seed.child("weights").value
         if self.recipe is not None and (extra := self.loss.outputs - self.classes):
             widen_head(module, extra, seed=weights)
-        show(module, self._config.virtual.feature_layer)
+        show_features(module, self._config.virtual.feature_layer)
         return FlatModel(module.train())
 
     def plain(self) -> FlatModel:
@@ -140,7 +141,7 @@ class VHLTask:
         weights = self._seed.child("weights").value
         return build(self._config.model, self.classes, channels, norm=self._config.norm, seed=weights, size=size)
 
-    def method(self, flat: FlatModel) -> Method:
+    def method(self, flat: FlatModel) -> FederatedMethod:
         """The base method."""
         method = self._method(flat)
         method.measured = flat.layout.trainable if self._config.divergence else 0
@@ -169,7 +170,7 @@ class VHLTask:
         return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means, whole=whole)
 
     def counts(self, client: int) -> tuple[int, int]:
-        """See :class:`~farshore.algorithms.federated.observed.Counted`."""
+        """See :class:`~farshore.engines.federated.observed.Counted`."""
         part = self.parts[client]
         epoch = _cut(part, self._config.batch, alone=self.recipe is not None)
         return len(part), self._config.local_epochs * len(epoch)
@@ -279,7 +280,7 @@ class VHLTask:
         return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
 
     def refine(self, flat: FlatModel, state: Part, number: int) -> Part:
-        """See :class:`~farshore.algorithms.federated.refining.Refining`: some steps on virtual images alone.
+        """See :class:`~farshore.engines.federated.refining.Refining`: some steps on virtual images alone.
 
         Cross-entropy, with the clients' rate by rounds, momentum from rest and weight decay. Batch norms normalise by
         the virtual batch, but their running statistics stay those of the clients: natural images are tested with them.
@@ -329,7 +330,7 @@ class VHLTask:
         return self.partition.split_test(self.images.train.labels, parts, self.images.test.labels)
 
     def by_client(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
-        """See :class:`~farshore.algorithms.federated.observed.Observed`; a virtual winner is an error."""
+        """See :class:`~farshore.engines.federated.observed.Observed`; a virtual winner is an error."""
         flat.load(state[FLOATS], state[INTEGERS])
         decided = self._decided(flat, self._test_x, self._prepare)
         right = (decided == self._test_y).numpy()

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from ...core.exports import Trained
+from ...core.exports import TrainedModel
 from ...core.seeds import Seed
-from ..federated.workload import FederatedWorkload
+from ...engines.federated.workload import FederatedWorkload
 from .config import VHL
 
 if TYPE_CHECKING:
-    from ..federated.briefing import Briefing
-    from ..federated.flat import FlatModel
-    from ..federated.task import Task
+    from ...engines.federated.assets import Assets
+    from ...engines.federated.task import Task
+    from ...models.flat_params import FlatModel
     from .task import VHLTask
 
 
@@ -39,7 +39,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
 
-    def briefing(self, config: VHL, task: Task, folder: Path, who: str) -> Briefing | None:
+    def briefing(self, config: VHL, task: Task, folder: Path, who: str) -> Assets | None:
         """The virtual data, where there are any."""
         if not config.virtual.has_images:
             return None
@@ -58,7 +58,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return {"rounds": len(history), **summary(history, config.targets)}
 
-    def export(self, trained: Trained, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
+    def export(self, trained: TrainedModel, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
         """The model as ONNX, with the natural classes' outputs alone."""
         from .export import export_state
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from work import Work, build, images
 
-from farshore.algorithms.federated.config import FederatedConfig
-from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.local import Sgd
-from farshore.algorithms.federated.methods import FLOATS, INTEGERS, FedAvg, Update
-from farshore.algorithms.federated.methods import Work as ClientWork
-from farshore.algorithms.federated.workload import FederatedWorkload
 from farshore.core.seeds import Seed
+from farshore.engines.federated.config import FederatedConfig
+from farshore.engines.federated.local import Sgd
+from farshore.engines.federated.methods import FLOATS, INTEGERS, FedAvg, Update
+from farshore.engines.federated.methods import Work as ClientWork
+from farshore.engines.federated.workload import FederatedWorkload
+from farshore.models.flat_params import FlatModel
 
 
 class Config(FederatedConfig):

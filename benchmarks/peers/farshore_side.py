@@ -11,7 +11,7 @@ from work import Work, stamp
 
 from farshore.core.projects import use_project
 from farshore.core.workloads import load
-from farshore.simulations.simulation import Simulation
+from farshore.simulations.federated.simulation import Simulation
 
 WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
 WORKERS = int(sys.argv[3]) if len(sys.argv) > 3 else 2

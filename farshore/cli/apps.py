@@ -11,7 +11,7 @@ from ..core.errors import ConfigError
 from .output import emit, note, say
 
 if TYPE_CHECKING:
-    from ..algorithms.flower.config import FlowerRun
+    from ..engines.flower.config import FlowerRun
 
 #: Nodes of a simulation unless --clients says otherwise.
 _CLIENTS = 10
@@ -31,8 +31,8 @@ def app_settings(app: Path, pairs: Sequence[str]) -> FlowerRun:
     ConfigError
         It is no Flower app, or a key or value is wrong.
     """
-    from ..algorithms.flower.config import FlowerRun
-    from ..algorithms.flower.project import Project
+    from ..engines.flower.config import FlowerRun
+    from ..engines.flower.project import Project
     from ..simulations.flower_app import flower_run
     from .settings import read_pair
 
@@ -54,7 +54,7 @@ def simulate(
     app: Path, pairs: Sequence[str], clients: int | None, seeds: str | None, out: Path | None, *, as_json: bool
 ) -> None:
     """Run an app on simulated nodes, and say what came of it."""
-    from ..core.homes import base
+    from ..core.paths import base
     from ..runs.ids import new_run_id
     from ..simulations.flower_app import simulate_app
     from .progress import Meter, display

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .located import Home, find
 from .output import Json, emit, say, show
+from .run_lookup import Home, find
 
 
 def compare(
@@ -18,10 +18,10 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare runs: what each sent, what each byte brought, and where their settings differ."""
+    from ..reports.compare import compare_runs, comparison_tables
     from ..reports.run_report import read_report
-    from ..reports.side_by_side import comparison_tables, side_by_side
 
-    found = side_by_side([read_report(find(run, home)) for run in runs])
+    found = compare_runs([read_report(find(run, home)) for run in runs])
     if html is not None:
         from ..reports.page import write_comparison
 

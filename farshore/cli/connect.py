@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from ..core.errors import ConfigError, NotFoundError, RefusedError, UnreachableError
-from ..core.homes import server_home
+from ..core.paths import server_home
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient

@@ -26,7 +26,7 @@ def dashboard(
     json_: Json = False,
 ) -> None:
     """Show a server's nodes and runs in a browser, until Ctrl-C; the server need not be running."""
-    from ..core.homes import server_home
+    from ..core.paths import server_home
     from ..server.dashboard.options import TOKEN_FILE, DashboardOptions
     from ..server.dashboard.serving import serve_dashboard
 

@@ -11,7 +11,7 @@ import typer
 from .output import Json, duration, emit, say, show, table
 
 if TYPE_CHECKING:
-    from ..demo.show import Outcome
+    from ..demo.run_demo import Outcome
 
 #: Chosen so that the demonstration takes less than three minutes on two cores.
 STEPS = 100
@@ -23,7 +23,7 @@ def demo(
     json_: Json = False,
 ) -> None:
     """A server and two edges on this machine fine-tune a real transformer; accuracy and bytes at the end."""
-    from ..demo.show import demonstrate, figures
+    from ..demo.run_demo import demonstrate, figures
 
     # Killed politely, it cleans up as for Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -17,7 +17,7 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Check versions, extras, port, clock, certificates, disk, TLS, gloo; ends with the first broken one's code."""
-    from ..core.homes import base
+    from ..core.paths import base
     from .checks import examine
 
     checks = examine((home or base()).expanduser(), port)

@@ -28,8 +28,8 @@ def estimate(
 ) -> None:
     """Tell what a run would send, by kind, round or step and on links that people have, without running it."""
     from ..core import workloads
-    from ..core.flows import Plans, Setting
     from ..core.seeds import Seed
+    from ..core.traffic_plan import Plans, Setting
     from ..reports.estimate import estimate as estimated
     from .settings import build, data_paths
 

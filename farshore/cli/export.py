@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ConfigError, DataError, NotFoundError
-from .located import Home, RunName, find
 from .output import Json, emit, say
+from .run_lookup import Home, RunName, find
 
 if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
@@ -65,7 +65,7 @@ def _state(run: RunDirectory, which: str) -> Path:
 
 def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path) -> dict[str, Any]:
     from ..core import workloads
-    from ..core.exports import Exports, Trained
+    from ..core.exports import Exports, TrainedModel
     from ..core.seeds import Seed
     from .settings import resolve
 
@@ -75,7 +75,7 @@ def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path)
         raise ConfigError(f"the models of '{workload.name}' cannot be exported", cure="take the run's files themselves")
     config = resolve(workload.config, info["config"], ())
     # A simulation has clients that are numbers, a real run has nodes.
-    trained = Trained(config, Seed(info["seed"]), int(info.get("clients") or len(info["nodes"])), state)
+    trained = TrainedModel(config, Seed(info["seed"]), int(info.get("clients") or len(info["nodes"])), state)
     return dict(workload.export(trained, _finder(data), path))
 
 

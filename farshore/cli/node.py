@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigError
-from .consent import AcceptApps, accepted_apps
+from .code_approval import AcceptApps, accepted_apps
 from .output import Json, emit, say
 
 app = typer.Typer(help="Make this machine a node.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def join(
 ) -> None:
     """Join a server and work for it until Ctrl-C or SIGTERM. A token is needed the first time only."""
     from ..client.agent import AgentOptions, run
-    from ..core.homes import node_home
+    from ..core.paths import node_home
     from ..core.profiles import DeviceProfile
     from ..edge.measure import measure_node
     from .settings import data_paths

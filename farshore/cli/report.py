@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .located import Home, RunName, find
 from .output import Json, emit, say, show
+from .run_lookup import Home, RunName, find
 
 
 def report(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .connect import connected
-from .located import Home, RunName
 from .output import Json, duration, emit, moment, say, table
+from .run_lookup import Home, RunName
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -44,7 +44,7 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
 
 def _others(home: Path | None, known: Collection[str]) -> list[RunInfo]:
     """Runs of this machine that its server does not know, as their directories tell of them."""
-    from .located import on_disk
+    from .run_lookup import on_disk
     from .summary import stored
 
     return [stored(run) for run in on_disk(home, known)]
@@ -63,7 +63,7 @@ def _list(found: Sequence[RunInfo], json_: bool) -> None:
 def _shown_from_disk(home: Path | None, run_id: str, json_: bool = False) -> bool:
     """Show a run that lies on this machine but that no server of it knows, an imported one; whether there is one."""
     from ..core.errors import NotFoundError
-    from .located import find
+    from .run_lookup import find
     from .summary import as_dict, describe, stored
 
     try:
@@ -147,7 +147,7 @@ def export(
 ) -> None:
     """Write a run's directory on this machine as one file, for another machine to import."""
     from ..runs.archive import export_run
-    from .located import find
+    from .run_lookup import find
 
     path = file.expanduser().absolute()
     _moved("exported", export_run(find(run, home), path, checkpoints=checkpoints), as_json=json_)
@@ -163,7 +163,7 @@ def import_(
     json_: Json = False,
 ) -> None:
     """Unpack an exported run on this machine, so that report, compare, export, runs ls and runs show find it."""
-    from ..core.homes import server_home
+    from ..core.paths import server_home
     from ..runs.archive import import_run
 
     folder = (home or server_home()).expanduser() / "runs"
@@ -181,7 +181,7 @@ def metrics(
 ) -> None:
     """Write the figures of a run on this machine for spreadsheets, TensorBoard or MLflow."""
     from ..runs.sinks import send
-    from .located import find
+    from .run_lookup import find
 
     found = find(run, home)
     folder = (out or Path(f"{found.info['id']}-figures")).expanduser()

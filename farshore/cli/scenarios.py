@@ -28,7 +28,7 @@ class Engine:
     cores : int
         Processes, of so many threads each that they have a core.
     backend, address : str
-        See :class:`~farshore.simulations.simulation.Simulation`.
+        See :class:`~farshore.simulations.federated.simulation.Simulation`.
     """
 
     cores: int

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .code_approval import AcceptApps, accepted_apps
 from .connect import connected
-from .consent import AcceptApps, accepted_apps
 from .dashboard import LOGIN, DashboardHost, DashboardPort
 from .output import Json, duration, emit, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
-    from ..server.options import Ready
+    from ..server.options import ServerReady
 
 app = typer.Typer(help="The server: listen for nodes and runs, and hand out join tokens.", no_args_is_help=True)
 token = typer.Typer(help="Join tokens: with one, a machine becomes a node.", no_args_is_help=True)
@@ -49,7 +49,7 @@ def up(
     json_: Json = False,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
-    from ..core.homes import server_home
+    from ..core.paths import server_home
     from ..server.api import ServeOptions, serve
     from ..server.dashboard.options import DashboardOptions
     from .settings import data_paths
@@ -109,7 +109,7 @@ def revoke(
     say(f"revoked join token {token_id}")
 
 
-def _announce(ready: Ready, *, as_json: bool) -> None:
+def _announce(ready: ServerReady, *, as_json: bool) -> None:
     if as_json:
         emit(
             {

@@ -47,7 +47,7 @@ def simulate(
         raise ConfigError(
             "no scenario was named", cure="try 'farshore simulate vhl', or see 'farshore simulate --list'"
         )
-    from ..core.homes import base
+    from ..core.paths import base
     from ..runs.ids import new_run_id
     from . import scenarios
     from .settings import data_paths

@@ -23,14 +23,14 @@ from starlette.types import ASGIApp
 from ...core.address import is_loopback
 from ...core.errors import FarshoreError
 from ...reports.page import asset, environment, plotly_script
-from ..failures import FailureLimit
-from .gate import Gate
-from .live import Live, Streams
+from ..rate_limit import RateLimit
+from .formatting import FILTERS
+from .middleware import SecurityMiddleware
 from .options import TOKEN_FILE, DashboardOptions
 from .pages import NODE_STATES, RUN_STATES, Pages, Values
 from .sessions import Sessions
-from .watch import Watch
-from .words import FILTERS
+from .snapshot import SnapshotCache
+from .sse import Live, Streams
 
 _HERE = "farshore.server.dashboard"
 _LONGEST_FORM = 4096
@@ -67,18 +67,20 @@ class Dashboard:
         Something that it needs is not installed, or the store cannot be read.
     """
 
-    def __init__(self, options: DashboardOptions, failures: FailureLimit | None = None) -> None:
+    def __init__(self, options: DashboardOptions, failures: RateLimit | None = None) -> None:
         self._options = options
-        self.watch = Watch(options)
+        self.watch = SnapshotCache(options)
         self.streams = Streams()
         self._pages = Pages(self.watch)
         self._templates = _templates()
         self._files = _files()
         self._sessions = Sessions(options.token())
-        self._failures = failures or FailureLimit()
+        self._failures = failures or RateLimit()
         self._secure = options.pair() is not None
         everyone = () if is_loopback(options.host) else (options.host, socket.gethostname(), "*")
-        self._gate = Gate(self._starlette(), self._sessions, (*options.hostnames, *everyone), secure=self._secure)
+        self._gate = SecurityMiddleware(
+            self._starlette(), self._sessions, (*options.hostnames, *everyone), secure=self._secure
+        )
 
     @property
     def application(self) -> ASGIApp:

@@ -13,14 +13,14 @@ from starlette.requests import Request
 
 from ...core.errors import NotFoundError
 from ...reports.charts import Chart
+from ...reports.compare import Comparison, compare_runs, score_over_bytes
 from ...reports.page import told
 from ...reports.run_report import WAYS, RunReport
-from ...reports.side_by_side import SideBySide, score_over_bytes, side_by_side
 from ...runs.states import ENDED, FOLLOWERS
 from ...runs.store import RunRow
-from .asked import Asked, Paging
-from .desk import Desks, RunSight
-from .watch import NodeView, Snapshot, Watch
+from .query_params import Paging, QueryParams
+from .run_detail import RunDetails, RunSight
+from .snapshot import NodeView, Snapshot, SnapshotCache
 
 RUN_STATES = tuple(FOLLOWERS)
 NODE_STATES = ("connected", "lost", "revoked")
@@ -30,7 +30,7 @@ _RUNS, _NODES, _COMPARED = 25, 100, 6
 _KEPT = 4
 
 Values = Mapping[str, Any]
-Compared = tuple[SideBySide, list[Chart]]
+Compared = tuple[Comparison, list[Chart]]
 
 
 class Pages:
@@ -41,15 +41,15 @@ class Pages:
     watch : Watch
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: SnapshotCache) -> None:
         self._watch = watch
-        self._desks = Desks()
+        self._desks = RunDetails()
         self._reading = asyncio.Semaphore(1)
         self._known: OrderedDict[tuple[str, ...], tuple[Sequence[RunReport], Compared]] = OrderedDict()
 
     async def runs(self, request: Request) -> Values:
         """The runs, newest first."""
-        asked, snapshot = Asked.of(request, RUN_STATES), await self._watch.snapshot()
+        asked, snapshot = QueryParams.of(request, RUN_STATES), await self._watch.snapshot()
         rows, paging = await asyncio.to_thread(self._run_rows, asked)
         views = await self._watch.views(rows)
         speeds = {way: sum(view.rates.get(way, 0.0) for view in snapshot.open.values()) for way in WAYS}
@@ -59,7 +59,7 @@ class Pages:
 
     async def nodes(self, request: Request) -> Values:
         """The nodes."""
-        asked, snapshot = Asked.of(request, NODE_STATES, SORTS), await self._watch.snapshot()
+        asked, snapshot = QueryParams.of(request, NODE_STATES, SORTS), await self._watch.snapshot()
         wanted = [node for node in snapshot.nodes if _wanted(node, asked)]
         wanted.sort(key=_order(asked.sort))
         paging = Paging.of(asked.page, len(wanted), _NODES)
@@ -110,14 +110,14 @@ class Pages:
         """Side by side, and drawn; as long as no report is a new one, what was found before."""
         before, compared = self._known.pop(tuple(ids), ((), None))
         if compared is None or any(a is not b for a, b in zip(before, reports, strict=True)):
-            found = side_by_side(reports)
+            found = compare_runs(reports)
             compared = found, [chart] if (chart := score_over_bytes(found)) else []
         self._known[tuple(ids)] = reports, compared
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return compared
 
-    def _run_rows(self, asked: Asked) -> tuple[Sequence[RunRow], Paging]:
+    def _run_rows(self, asked: QueryParams) -> tuple[Sequence[RunRow], Paging]:
         def page(number: int) -> tuple[list[RunRow], int]:
             return self._watch.store.page(
                 state=asked.state, containing=asked.containing, limit=_RUNS, offset=(number - 1) * _RUNS
@@ -128,7 +128,7 @@ class Pages:
         return (rows if paging.page == asked.page else page(paging.page)[0]), paging
 
 
-def _wanted(node: NodeView, asked: Asked) -> bool:
+def _wanted(node: NodeView, asked: QueryParams) -> bool:
     word = asked.containing.lower()
     named = not word or word in node.name.lower() or word in node.run or any(word in name.lower() for name in node.data)
     return named and (not asked.state or node.state == asked.state)

@@ -8,8 +8,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from ...algorithms.federated.local import Sgd
-from ...algorithms.federated.methods import CONTROL, NORMALISER
+from ...engines.federated.local import Sgd
+from ...engines.federated.methods import CONTROL, NORMALISER
 from .learning import Learning, learning, part, record
 
 app = ClientApp()

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from ...algorithms.federated.flat import FlatModel
-from ...algorithms.federated.methods import Method
-from ...algorithms.federated.tree import Part
-from ...algorithms.federated.workload import use_threads
 from ...algorithms.vhl.config import VHL
 from ...algorithms.vhl.task import VHLTask
 from ...algorithms.vhl.workload import WORKLOAD
 from ...core.errors import DataError
 from ...core.seeds import Seed
+from ...engines.federated.methods import FederatedMethod
+from ...engines.federated.tree import Part
+from ...engines.federated.workload import use_threads
+from ...models.flat_params import FlatModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Learning:
 
     task: VHLTask
     flat: FlatModel
-    method: Method
+    method: FederatedMethod
     digest: str
 
 

@@ -1,4 +1,4 @@
-"""The server's half: our cohorts, our sums in cohort order, and :meth:`Method.finish`, over Flower's grid."""
+"""The server's half: our cohorts, our sums in cohort order, and :meth:`FederatedMethod.finish`, over Flower's grid."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from ...algorithms.federated.contributed import contributed
-from ...algorithms.federated.fleet import cohort
-from ...algorithms.federated.messages import UpdateError, read_update, update_message
-from ...algorithms.federated.methods import CONTROL, NORMALISER, Method, Update
-from ...algorithms.federated.refining import refined
-from ...algorithms.federated.tree import Part, TreeSum
 from ...core.errors import RunFailedError
 from ...core.message import Tensor
 from ...core.seeds import Seed
+from ...engines.federated.client_pool import cohort
+from ...engines.federated.messages import UpdateError, read_update, update_message
+from ...engines.federated.methods import CONTROL, NORMALISER, FederatedMethod, Update
+from ...engines.federated.task_hooks import refined
+from ...engines.federated.tree import Part, TreeSum
+from ...engines.federated.update_validation import contributed
 from .learning import learning, part, record, settings_of
 
 app = ServerApp()
@@ -87,7 +87,7 @@ def _message(node: int, down: Part, config: dict[str, Any]) -> Message:
 
 
 def _folded(
-    method: Method, down: Part, number: int, nodes: list[int], replies: Iterable[Message]
+    method: FederatedMethod, down: Part, number: int, nodes: list[int], replies: Iterable[Message]
 ) -> tuple[Part | None, list[Update]]:
     """The sum over the cohort, in its order, and what it is a sum of."""
     tree, came = TreeSum(len(nodes)), {reply.metadata.src_node_id: reply for reply in replies}

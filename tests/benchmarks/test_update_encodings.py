@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farshore.algorithms.federated.codec import Codec
-from farshore.algorithms.federated.config import Uplink
-from farshore.algorithms.federated.flat import FlatModel
-from farshore.algorithms.federated.methods import FLOATS, FedAvg
 from farshore.core.transfer import Transfer
 from farshore.core.workloads import load
+from farshore.engines.federated.codec import UpdateCodec
+from farshore.engines.federated.config import Uplink
+from farshore.engines.federated.methods import FLOATS, FedAvg
+from farshore.models.flat_params import FlatModel
 from farshore.reports.curves import Curve
 from farshore.runs.ledger import Ledger
 from farshore.runs.ledger_reader import read_ledger
@@ -147,7 +147,7 @@ def test_sizes_are_known_before_anything_is_written(bench: ModuleType, cost: Mod
         model = FlatModel(cost.digits_model())
         seen = FedAvg().start(model)
         update = cost.moved(seen, model.layout)
-        packed = pack(Codec(uplink, layout=model.layout).up(1, update, seen, {}))
+        packed = pack(UpdateCodec(uplink, layout=model.layout).up(1, update, seen, {}))
         assert cost.update_bytes(uplink, model.layout) == packed.payload_bytes, uplink
 
 

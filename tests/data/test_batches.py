@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from farshore.core.errors import ConfigError, DataError
 from farshore.core.seeds import Seed
-from farshore.data.batches import (
-    Batch,
-    BatchPlan,
-    evaluation_batches,
-    make_batch,
-    natural_steps,
-    split_micro,
-)
+from farshore.data.batches import Batch, BatchPlan, evaluation_batches, make_batch, natural_steps, split_micro
 from farshore.data.encoded import EncodedSet
 from farshore.data.glue import load_glue
 from farshore.data.text import encode

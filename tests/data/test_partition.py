@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farshore.core.errors import ConfigError, DataError
-from farshore.data import draws, partitioners
+from farshore.data import partitioners, sampling
 from farshore.data.partition import Partition
 from farshore.data.partition_files import load_partition, save_partition
 from farshore.data.partition_report import report
@@ -207,7 +207,7 @@ def test_extreme_alphas_end_in_parts_or_in_a_clear_refusal(kind: str, alpha: flo
 
 def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    real = draws.dirichlet_draw
+    real = sampling.dirichlet_draw
 
     def counted(*args: Any, **options: Any) -> Any:
         drawn.append(real(*args, **options))
@@ -216,7 +216,7 @@ def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(m
     monkeypatch.setattr(partitioners, "dirichlet_draw", counted)
     with pytest.raises(ConfigError) as caught:
         Partition(alpha=0.05, min_size=100).split(LABELS, 10)
-    assert len(drawn) == draws.DRAWS
+    assert len(drawn) == sampling.DRAWS
     best = max(min(len(p) for p in parts) for parts in drawn if parts)
     assert f"at most {best}" in caught.value.message
     assert f"min_size={best} or less" in caught.value.cure

@@ -59,7 +59,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     import asyncio
     import socket
 
-    from farshore.server.life import live
+    from farshore.server.lifecycle import live
     from farshore.server.options import ServeOptions
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -1,7 +1,7 @@
 """The registry: who is connected, who is lost, and that one node has one stream."""
 
 from farshore.proto import control_pb2 as pb
-from farshore.server.failures import FailureLimit
+from farshore.server.rate_limit import RateLimit
 from farshore.server.registry import Registry
 
 
@@ -66,7 +66,7 @@ def test_a_node_that_does_not_read_cannot_fill_the_memory() -> None:
 
 def test_failures_block_a_peer_for_a_while_and_no_other() -> None:
     clock = _Clock()
-    limit = FailureLimit(most=3, seconds=60, clock=clock)
+    limit = RateLimit(most=3, seconds=60, clock=clock)
     for _ in range(3):
         assert limit.blocked("x") == 0
         limit.failed("x")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from farshore.server.own_log import own_log
 from farshore.server.run_log import RunLog
+from farshore.server.server_log import server_log
 
 
 def read_all(log: RunLog, offset: int = 0, limit: int = 1 << 20) -> tuple[list[str], int]:
@@ -65,7 +65,7 @@ def test_nothing_written_yet(tmp_path: Path) -> None:
 
 def test_the_servers_own_log_is_bounded_too(tmp_path: Path) -> None:
     logger = logging.getLogger("farshore.server.test")
-    with own_log(tmp_path):
+    with server_log(tmp_path):
         for number in range(300):
             logger.info("%d %s", number, "x" * 100_000)
     logger.info("after")

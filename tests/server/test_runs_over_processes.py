@@ -19,11 +19,11 @@ from typing import Any
 import psutil
 import pytest
 
-from farshore.algorithms.ping.workload import WORKLOAD as PING
 from farshore.core.errors import ConfigError, NotFoundError
 from farshore.core.profiles import DeviceProfile, LinkProfile
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
+from farshore.engines.ping.workload import WORKLOAD as PING
 from farshore.runs.directory import RunDirectory
 from farshore.server.certificates import certs_init, certs_issue
 from farshore.simulations.in_process import InProcessRun

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
 MODULE = """
 import time
 from pathlib import Path
-from farshore.algorithms.ping.workload import WORKLOAD
+from farshore.engines.ping.workload import WORKLOAD
 
 folder = Path(__file__).parent
 (folder / "importing").touch()

@@ -17,8 +17,8 @@ from farshore.simulations.flower_app import flower_run, simulate_app
 
 pytest.importorskip("flwr")
 from farshore.algorithms.vhl.workload import WORKLOAD
+from farshore.simulations.federated.simulation import Simulation
 from farshore.simulations.flower_vhl.learning import settings_of
-from farshore.simulations.simulation import Simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "simulations" / "flower_vhl"
@@ -37,7 +37,7 @@ def _engine() -> Any:
 
 def _ours(changes: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """State and history of our own engine."""
-    from farshore.algorithms.flower.project import Project
+    from farshore.engines.flower.project import Project
 
     settings = settings_of(Project.read(APP).fused(changes))
     Simulation(WORKLOAD, settings, folder, CLIENTS, seed=3).run()

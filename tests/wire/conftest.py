@@ -19,7 +19,7 @@ from farshore.core.errors import RefusedError
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
 from farshore.wire.channel import Channel
-from farshore.wire.encodings import Layout, Sized, decode
+from farshore.wire.encodings import ArrayLayout, Sized, decode
 from farshore.wire.grpc_attach import OPTIONS, Dialer, attach_handler
 from farshore.wire.io import IoThread
 from farshore.wire.local import serve_local
@@ -270,6 +270,6 @@ def through() -> Callable[[Sized, NDArray[Any]], NDArray[Any]]:
         encoded = encoding.encode(array)
         body = np.ascontiguousarray(encoded.body).reshape(-1).view(np.uint8).data
         assert len(encoded.side) + len(body) == encoding.size(array.shape, array.dtype)
-        return decode(encoding.name, memoryview(encoded.side), body, Layout(array.dtype, array.shape))
+        return decode(encoding.name, memoryview(encoded.side), body, ArrayLayout(array.dtype, array.shape))
 
     return make

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
-from farshore.wire.attachment import Attachment
 from farshore.wire.channel import WINDOW_BYTES, Channel
 from farshore.wire.chunks import Assembler
+from farshore.wire.connection import Connection
 from farshore.wire.frame import FrameType, make_prefix
 from farshore.wire.limits import DEFAULT
 from farshore.wire.pump import pump
@@ -50,7 +50,7 @@ class Bench:
 
     def connect(self) -> None:
         """A new connection; what was under way on the old one is lost."""
-        self.attached: dict[str, Attachment] = {d: c.attach(lambda: None) for d, c in self.ends.items()}
+        self.attached: dict[str, Connection] = {d: c.attach(lambda: None) for d, c in self.ends.items()}
         self.leaving: dict[str, Iterator[bytes]] = {}
         self.under_way: dict[str, deque[bytes]] = {"up": deque(), "down": deque()}
 
@@ -182,13 +182,13 @@ def test_a_goodbye_that_is_queued_just_as_the_writer_finds_nothing_left_is_writt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     channel = Channel("server", "edge", "node")
-    looked = Attachment.outgoing
+    looked = Connection.outgoing
 
-    def outgoing(self: Attachment) -> Iterator[bytes]:
+    def outgoing(self: Connection) -> Iterator[bytes]:
         yield from looked(self)
         channel.close(0)
 
-    monkeypatch.setattr(Attachment, "outgoing", outgoing)
+    monkeypatch.setattr(Connection, "outgoing", outgoing)
     written: list[bytes] = []
 
     async def connection() -> None:

@@ -12,20 +12,7 @@ from farshore.core.errors import WireError
 from farshore.core.message import Message, Tensor
 from farshore.proto import frame_pb2 as pb
 from farshore.wire.dtypes import DTYPES
-from farshore.wire.encodings import (
-    Bf16,
-    Bits,
-    Chain,
-    EncodeError,
-    Fp16,
-    Int2,
-    Int4,
-    Int8,
-    LowRank,
-    Ragged,
-    Raw,
-    TopK,
-)
+from farshore.wire.encodings import Bf16, Bits, Chain, EncodeError, Fp16, Int2, Int4, Int8, LowRank, Ragged, Raw, TopK
 from farshore.wire.encodings.registry import LEAVES, TRANSFORMS
 from farshore.wire.limits import Limits
 from farshore.wire.pack import inspect, pack, unpack

@@ -1,19 +1,20 @@
 """Ways to write arrays as bytes; each tells its exact size and its error bound."""
 
-from .base import EncodeError, Layout, Sized
+from .base import ArrayLayout, EncodeError, Sized
 from .bits import Bits
 from .chain import Chain
 from .half import Bf16, Fp16
 from .lowrank import LowRank
 from .parse import parse
 from .prepared import Prepared, prepare
-from .quantise import Int2, Int4, Int8
+from .quantize import Int2, Int4, Int8
 from .ragged import Ragged
 from .raw import Raw
 from .registry import decode
 from .topk import TopK
 
 __all__ = [
+    "ArrayLayout",
     "Bf16",
     "Bits",
     "Chain",
@@ -22,7 +23,6 @@ __all__ = [
     "Int2",
     "Int4",
     "Int8",
-    "Layout",
     "LowRank",
     "Prepared",
     "Ragged",

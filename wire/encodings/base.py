@@ -28,7 +28,7 @@ class EncodeError(WireError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class ArrayLayout:
     """What an array will be once decoded.
 
     Attributes
@@ -67,7 +67,7 @@ class Sized(Encoding, Protocol):
 
 #: ``(side, body, layout) -> array``; raises WireError, and allocates nothing larger than a small multiple
 #: of the layout.
-Leaf: TypeAlias = Callable[[memoryview, memoryview, Layout], Array]
+Leaf: TypeAlias = Callable[[memoryview, memoryview, ArrayLayout], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Transform:
         ``(side, inner array, layout) -> array``.
     """
 
-    inner: Callable[[memoryview, Layout], tuple[int, Layout]]
-    restore: Callable[[memoryview, Array, Layout], Array]
+    inner: Callable[[memoryview, ArrayLayout], tuple[int, ArrayLayout]]
+    restore: Callable[[memoryview, Array, ArrayLayout], Array]
 
 
 def no_error(array: Array) -> Bound:
@@ -101,7 +101,7 @@ def need_floats(array: Array, encoding: str) -> None:
         )
 
 
-def expect_floats(layout: Layout, encoding: str) -> None:
+def expect_floats(layout: ArrayLayout, encoding: str) -> None:
     """Raise :class:`WireError` when a frame says that ``encoding`` gave another type than floating point."""
     if layout.dtype.kind != "f":
         raise WireError(f"'{encoding}' holds floating-point numbers, not {layout.dtype}")
@@ -120,10 +120,10 @@ def little(array: Array) -> Array:
 
 
 __all__ = [
+    "ArrayLayout",
     "Bound",
     "EncodeError",
     "Encoded",
-    "Layout",
     "Leaf",
     "Shape",
     "Sized",

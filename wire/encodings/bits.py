@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, expect_bytes, no_error
+from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, no_error
 from .bitpack import pack_bits, packed_bytes, unpack_bits
 
 
@@ -66,7 +66,7 @@ class Bits:
         return no_error(array)
 
 
-def decode_bits(side: memoryview, body: memoryview, layout: Layout) -> Array:
+def decode_bits(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     """Unpack to the layout's type."""
     expect_bytes("side data of 'bits'", len(side), 1)
     width, kind = side[0], layout.dtype.kind

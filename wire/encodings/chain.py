@@ -7,9 +7,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...core.errors import ConfigError
 from ...core.message import Array, Encoded
-from .base import Bound, Layout, Shape, Sized
+from .base import ArrayLayout, Bound, Shape, Sized
 from .lowrank import LowRank
-from .quantise import Int2, Int4, Int8
+from .quantize import Int2, Int4, Int8
 from .ragged import Ragged
 from .registry import decode
 from .topk import TopK
@@ -81,6 +81,6 @@ class Chain:
             return first.spread_bound(array, inner.error_bound(first.encode(array).body))
         encoded = self.encode(array)
         body = np.ascontiguousarray(encoded.body).reshape(-1).view(np.uint8).data
-        again = decode(self.name, memoryview(encoded.side), body, Layout(array.dtype, array.shape))
+        again = decode(self.name, memoryview(encoded.side), body, ArrayLayout(array.dtype, array.shape))
         norm = np.linalg.norm((array.astype(np.float64) - again.astype(np.float64)).reshape(-1))
         return np.full((1,) * array.ndim, norm)

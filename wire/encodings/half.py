@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, expect_bytes, expect_floats, need_floats
+from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, expect_floats, need_floats
 
 #: Elements converted at a time, so that intermediates stay in the processor's cache.
 _PART = 1 << 14
@@ -156,7 +156,7 @@ def _repair(body: Array, single: Array, special: Array) -> None:
         raise EncodeError("a value would round to infinity in 'bf16'", cure="send it raw")
 
 
-def decode_fp16(side: memoryview, body: memoryview, layout: Layout) -> Array:
+def decode_fp16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     """Widen to the layout's type."""
     expect_floats(layout, "fp16")
     expect_bytes("side data of 'fp16'", len(side), 0)
@@ -164,7 +164,7 @@ def decode_fp16(side: memoryview, body: memoryview, layout: Layout) -> Array:
     return np.frombuffer(body, "<f2").astype(layout.dtype).reshape(layout.shape)
 
 
-def decode_bf16(side: memoryview, body: memoryview, layout: Layout) -> Array:
+def decode_bf16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     """Widen to the layout's type."""
     expect_floats(layout, "bf16")
     expect_bytes("side data of 'bf16'", len(side), 0)

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, Transform, expect_floats, need_floats
+from .base import ArrayLayout, Bound, EncodeError, Shape, Transform, expect_floats, need_floats
 
 #: Extra directions that the iteration carries; they make the first ``rank`` ones accurate (Halko et al.
 #: 2011).
@@ -97,7 +97,7 @@ class LowRank:
     def error_bound(self, array: Array) -> Bound:
         """The Frobenius norm of this array's own residual, which no element exceeds."""
         encoded = self.encode(array)
-        again = _restore(memoryview(encoded.side), encoded.body, Layout(array.dtype, array.shape))
+        again = _restore(memoryview(encoded.side), encoded.body, ArrayLayout(array.dtype, array.shape))
         norm = np.linalg.norm((array.astype(np.float64) - again.astype(np.float64)).reshape(-1))
         return np.full((1,) * array.ndim, norm)
 
@@ -123,7 +123,7 @@ def _shrinks(shape: Shape, rank: int) -> bool:
     return rank * (m + n) < m * n
 
 
-def _inner(side: memoryview, layout: Layout) -> tuple[int, Layout]:
+def _inner(side: memoryview, layout: ArrayLayout) -> tuple[int, ArrayLayout]:
     expect_floats(layout, "lowrank")
     if len(side) < 2:
         raise WireError("the side data ends before the rank")
@@ -132,10 +132,10 @@ def _inner(side: memoryview, layout: Layout) -> tuple[int, Layout]:
         return 2, layout
     if not _shrinks(layout.shape, rank):
         raise WireError(f"'lowrank' of rank {rank} would not be smaller than an array of shape {list(layout.shape)}")
-    return 2, Layout(layout.dtype, (math.prod(layout.shape[:-1]) + layout.shape[-1], rank))
+    return 2, ArrayLayout(layout.dtype, (math.prod(layout.shape[:-1]) + layout.shape[-1], rank))
 
 
-def _restore(side: memoryview, inner: Array, layout: Layout) -> Array:
+def _restore(side: memoryview, inner: Array, layout: ArrayLayout) -> Array:
     if not int.from_bytes(side[:2], "little"):
         return inner
     m = math.prod(layout.shape[:-1])

@@ -12,7 +12,7 @@ from .bits import Bits
 from .chain import Chain
 from .half import Bf16, Fp16
 from .lowrank import LowRank
-from .quantise import Int2, Int4, Int8
+from .quantize import Int2, Int4, Int8
 from .ragged import Ragged
 from .raw import Raw
 from .topk import TopK

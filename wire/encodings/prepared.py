@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.message import Array, Encoded, Encoding, Tensor
-from .base import Layout, little
+from .base import ArrayLayout, little
 from .registry import decode
 
 
@@ -26,7 +26,7 @@ class Prepared:
     def decode(self, array: Array) -> Array:
         """What arrives of ``array``, the one that was encoded."""
         body = self.encoded.body.reshape(-1).view(np.uint8).data
-        return decode(self.name, memoryview(self.encoded.side), body, Layout(array.dtype, array.shape))
+        return decode(self.name, memoryview(self.encoded.side), body, ArrayLayout(array.dtype, array.shape))
 
 
 def prepare(array: Array, encoding: Encoding) -> Tensor:

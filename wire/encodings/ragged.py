@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ...core.errors import WireError
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, Transform, no_error
+from .base import ArrayLayout, Bound, EncodeError, Shape, Transform, no_error
 from .lengths import as_lengths, lengths_bytes, pack_lengths, unpack_lengths
 
 #: Positions restored at a time, so that index arrays stay small beside the result.
@@ -88,16 +88,16 @@ class Ragged:
             )
 
 
-def _inner(side: memoryview, layout: Layout) -> tuple[int, Layout]:
+def _inner(side: memoryview, layout: ArrayLayout) -> tuple[int, ArrayLayout]:
     if len(layout.shape) < 2:
         raise WireError(f"'ragged' needs two axes or more, not shape {list(layout.shape)}")
     used, lengths = unpack_lengths(side, layout.shape[0])
     if int(lengths.max(initial=0)) > layout.shape[1]:
         raise WireError(f"'ragged' has a length of {int(lengths.max())} where the axis has {layout.shape[1]}")
-    return used, Layout(layout.dtype, (int(lengths.sum()), *layout.shape[2:]), lengths)
+    return used, ArrayLayout(layout.dtype, (int(lengths.sum()), *layout.shape[2:]), lengths)
 
 
-def _restore(side: memoryview, inner: Array, layout: Layout) -> Array:
+def _restore(side: memoryview, inner: Array, layout: ArrayLayout) -> Array:
     batch, time = layout.shape[:2]
     _, lengths = unpack_lengths(side, batch)
     out: Array = np.zeros(layout.shape, layout.dtype)

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from ...core.errors import WireError
 from ...core.message import Array, Encoded
-from .base import Bound, Layout, Shape, expect_bytes, little, no_error
+from .base import ArrayLayout, Bound, Shape, expect_bytes, little, no_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Raw:
         return no_error(array)
 
 
-def decode_raw(side: memoryview, body: memoryview, layout: Layout) -> Array:
+def decode_raw(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     """View ``body`` as an array; see :data:`~farshore.wire.encodings.base.Leaf`."""
     expect_bytes("side data of 'raw'", len(side), 0)
     expect_bytes("the body of 'raw'", len(body), layout.nbytes)

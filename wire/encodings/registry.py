@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ...core.errors import WireError
 from ...core.message import Array
-from .base import Layout, Leaf, Transform
+from .base import ArrayLayout, Leaf, Transform
 from .bits import decode_bits
 from .half import decode_bf16, decode_fp16
 from .lowrank import LOWRANK
-from .quantise import leaf
+from .quantize import leaf
 from .ragged import RAGGED
 from .raw import decode_raw
 from .topk import TOPK
@@ -39,7 +39,7 @@ def check_name(name: str) -> None:
         raise WireError(f"encoding '{name}' has more than {_DEEPEST} stages")
 
 
-def decode(name: str, side: memoryview, body: memoryview, layout: Layout) -> Array:
+def decode(name: str, side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     """Decode one tensor.
 
     Parameters
@@ -65,7 +65,7 @@ def decode(name: str, side: memoryview, body: memoryview, layout: Layout) -> Arr
     return _decode(name.split("|"), side, body, layout)
 
 
-def _decode(parts: list[str], side: memoryview, body: memoryview, layout: Layout) -> Array:
+def _decode(parts: list[str], side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
     if not parts:
         return decode_raw(side, body, layout)
     if parts[0] in LEAVES:

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
-from .base import Bound, EncodeError, Layout, Shape, Transform, expect_floats, need_floats, no_error
+from .base import ArrayLayout, Bound, EncodeError, Shape, Transform, expect_floats, need_floats, no_error
 from .bitpack import pack_bits, packed_bytes, unpack_bits
 
 _COUNT_BYTES = 4
@@ -136,7 +136,7 @@ def _unpack_places(side: memoryview, count: int, size: int) -> NDArray[np.int64]
     return places
 
 
-def _split(side: memoryview, layout: Layout) -> tuple[int, int]:
+def _split(side: memoryview, layout: ArrayLayout) -> tuple[int, int]:
     """``(side bytes used, elements sent)``, checked."""
     expect_floats(layout, "topk")
     if len(side) < _COUNT_BYTES:
@@ -150,12 +150,12 @@ def _split(side: memoryview, layout: Layout) -> tuple[int, int]:
     return used, count
 
 
-def _inner(side: memoryview, layout: Layout) -> tuple[int, Layout]:
+def _inner(side: memoryview, layout: ArrayLayout) -> tuple[int, ArrayLayout]:
     used, count = _split(side, layout)
-    return used, Layout(layout.dtype, (count,))
+    return used, ArrayLayout(layout.dtype, (count,))
 
 
-def _restore(side: memoryview, inner: Array, layout: Layout) -> Array:
+def _restore(side: memoryview, inner: Array, layout: ArrayLayout) -> Array:
     _, count = _split(side, layout)
     places = _unpack_places(side[_COUNT_BYTES:], count, layout.size)
     out: Array = np.zeros(layout.size, layout.dtype)

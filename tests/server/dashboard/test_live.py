@@ -13,10 +13,10 @@ import pytest
 
 from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
-from farshore.server.dashboard import live
-from farshore.server.dashboard.desk import Desk, Series
-from farshore.server.dashboard.live import Live, Streams
-from farshore.server.dashboard.pulse import Pulse
+from farshore.server.dashboard import sse
+from farshore.server.dashboard.run_detail import RunDetail, Series
+from farshore.server.dashboard.sse import Live, Streams
+from farshore.server.dashboard.throughput import Throughput
 
 from .homes import Home
 
@@ -47,7 +47,7 @@ class Browser:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_LOOK", 0.01)
+    monkeypatch.setattr(sse, "_LOOK", 0.01)
 
 
 def run_live(streams: Streams, browser: Browser, look: Any) -> asyncio.Task[None]:
@@ -107,7 +107,7 @@ def test_a_slow_browser_skips_and_nothing_queues_up() -> None:
 
 
 def test_a_browser_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_TAKE", 0.05)
+    monkeypatch.setattr(sse, "_TAKE", 0.05)
 
     async def scene() -> None:
         browser, streams = Browser(), Streams(most=1)
@@ -174,7 +174,7 @@ def test_the_stream_of_a_page_holds_the_parts_that_the_page_has(tmp_path: Path) 
 def test_a_desk_follows_a_run(tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     path = home.run("r1", state="running", rounds=2)
-    desk, run = Desk(path), RunDirectory(path)
+    desk, run = RunDetail(path), RunDirectory(path)
     first = desk.look("running")
     assert first.report is not None
     assert first.report.communication.once.payload_bytes == 2 * 2 * 5000
@@ -208,7 +208,7 @@ def test_a_long_metric_is_thinned_out_and_keeps_its_ends() -> None:
 
 def test_rates_are_those_of_the_last_seconds(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "r", {"id": "r", "workload": "x", "config": {}, "seed": 0, "nodes": []})
-    pulse, now = Pulse(run.path), 1_000_000.0
+    pulse, now = Throughput(run.path), 1_000_000.0
 
     def transfer(node: str, way: str, size: int, age: float) -> Transfer:
         return Transfer(node, way, "k", "raw", 1, 0, 0, size, size, size, 0, now - age)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from farshore.core.errors import NotFoundError
 from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
-from farshore.server.dashboard.words import settings
+from farshore.server.dashboard.formatting import settings
 
 from .homes import Home
 

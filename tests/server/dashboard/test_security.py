@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from farshore.core.errors import ConfigError, RefusedError, StorageError
 from farshore.runs.store import RunStore
 from farshore.server.dashboard.app import Dashboard
-from farshore.server.dashboard.gate import POLICY
+from farshore.server.dashboard.middleware import POLICY
 from farshore.server.dashboard.options import TOKEN_FILE, DashboardOptions
-from farshore.server.failures import FailureLimit
+from farshore.server.rate_limit import RateLimit
 
 from .homes import EVIL, SECRETS, Home
 
@@ -238,7 +238,7 @@ def test_a_token_in_an_address_signs_nobody_in(guarded: TestClient, home: Home) 
 
 def test_guessing_is_slowed_down(home: Home) -> None:
     now = [0.0]
-    dashboard = Dashboard(DashboardOptions(home.path, login=True), FailureLimit(clock=lambda: now[0]))
+    dashboard = Dashboard(DashboardOptions(home.path, login=True), RateLimit(clock=lambda: now[0]))
     token = (home.path / TOKEN_FILE).read_text().strip()
     with TestClient(dashboard.application, base_url="http://127.0.0.1", follow_redirects=False) as client:
         codes = [client.post("/login", data={"token": f"guess {n}"}).status_code for n in range(12)]

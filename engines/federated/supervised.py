@@ -1,0 +1,96 @@
+"""Classifying rows of tensors that are divided among clients: the common case, for own methods and models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...core.seeds import Seed
+from ...models.flat_params import FlatModel
+from .local import Sgd
+from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
+from .tree import Part
+
+_TEST_BATCH = 1024
+
+
+def _each(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def _fedavg(_: FlatModel) -> FederatedMethod:
+    return FedAvg()
+
+
+@dataclass
+class Supervised:
+    """See :class:`~farshore.engines.federated.task.Task`; clients minimise the cross-entropy of what they hold.
+
+    Parameters
+    ----------
+    x, y : torch.Tensor
+        Training inputs (N, …) float32 and their classes (N,) int64.
+    test_x, test_y : torch.Tensor
+        The same for testing.
+    parts : sequence of int array
+        The rows of each client.
+    seed : Seed
+        The run's; sets first weights and the order of every client's batches.
+    build : callable
+        Makes the module: inputs → logits (B, C). Random first weights come from the global generator, seeded here.
+    sgd : callable
+        The optimiser of a round.
+    method : callable
+        Makes the federated method; FedAvg unless given.
+    batch, epochs : int
+        Of a client's round.
+    notes : list of str
+        What whoever reads the run's log should know of the data.
+    """
+
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    parts: Sequence[NDArray[np.int64]]
+    seed: Seed
+    build: Callable[[], nn.Module]
+    sgd: Callable[[int], Sgd]
+    method: Callable[[FlatModel], FederatedMethod] = _fedavg
+    batch: int = 32
+    epochs: int = 1
+    notes: Sequence[str] = ()
+
+    def model(self) -> FlatModel:
+        """A fresh model; the global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed.child("weights").value)
+            return FlatModel(self.build().train())
+
+    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+        """The client's rows, shuffled anew in each epoch."""
+        rows = torch.from_numpy(self.parts[client])
+        generator = torch.Generator().manual_seed(self.seed.child("round", number, "client", client).value)
+        orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
+        batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
+        sgd = self.sgd(number)
+        return Work(lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, each=_each)
+
+    @torch.no_grad()
+    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+        """``acc`` and ``test_loss`` on the test rows."""
+        flat.load(state[FLOATS], state[INTEGERS])
+        flat.module.eval()
+        right, loss = 0, 0.0
+        for x, y in zip(*(torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y)), strict=True):
+            logits = flat.module(x)
+            right += int((logits.argmax(1) == y).sum())
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        flat.module.train()
+        return {"acc": right / len(self.test_y), "test_loss": loss / len(self.test_y)}

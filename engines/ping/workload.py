@@ -1,0 +1,129 @@
+"""The two programs of a ping. Both ends chain a digest over every block: a lost, doubled or changed byte shows."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from statistics import median
+from typing import Any, Literal, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from ...core.errors import RunFailedError
+from ...core.message import Array, Message, Tensor
+from ...core.session import NodeSession, ServerSession
+from ...core.traffic_plan import Flow, Setting, TrafficPlan, greetings
+from ...core.transfer import Direction
+from .config import PingConfig
+
+_START = bytes(32)
+
+
+class Ping:
+    """Round-trip time and throughput; see :class:`PingConfig`."""
+
+    name = "ping"
+    summary = "measure round-trip time and throughput between the server and its nodes"
+    config: type[BaseModel] = PingConfig
+    on_lost_node: Literal["restart", "continue"] = "restart"
+    uses_torch = False
+
+    def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
+        """None: blocks are drawn from the seed."""
+        return ()
+
+    def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
+        """An empty trip and a block there and back, per round and node."""
+        settings = cast(PingConfig, config)
+        nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
+        block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
+        said: tuple[tuple[Direction, Message], ...] = (
+            ("down", Message("ping")),
+            ("up", Message("ping")),
+            ("down", Message("block", tensors=block)),
+            ("up", Message("echo", tensors=block, fields={"digest": _START})),
+        )
+        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in said]
+        return TrafficPlan("round", setting.nodes, [*greetings(setting.nodes), *flows])
+
+    def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
+        """Ask every node in turn, ``rounds`` times; compare digests after each answer."""
+        settings = cast(PingConfig, config)
+        digests = dict.fromkeys(session.channels, _START)
+        first = 0
+        if session.resume_step is not None:
+            tensors, _ = session.load_checkpoint(session.resume_step)
+            digests = {node: tensors[node].tobytes() for node in session.channels}
+            first = session.resume_step
+        trips: dict[str, list[float]] = {node: [] for node in session.channels}
+        rates: dict[str, list[float]] = {node: [] for node in session.channels}
+        for done in range(first + 1, settings.rounds + 1):
+            session.check_cancelled()
+            for node in session.channels:
+                trip, rate, digests[node] = _ask(session, node, done, settings, digests[node])
+                trips[node].append(trip)
+                rates[node].append(rate)
+            latest = {"rtt_ms": 1e3 * max(t[-1] for t in trips.values())}
+            session.metrics(done, **latest)
+            session.progress(done, settings.rounds, **latest)
+            if done % settings.checkpoint_every == 0:
+                session.save_checkpoint(done, {n: _as_array(d) for n, d in digests.items()}, {})
+            if settings.pause_ms:
+                time.sleep(settings.pause_ms / 1e3)
+        nodes = {n: {"rtt_ms": _ms(trips[n]), "echo_megabytes_per_second": _median(rates[n])} for n in trips}
+        return {"checksum": _chain(*digests.values()).hex(), "nodes": nodes}
+
+    def node_program(self, session: NodeSession, config: BaseModel) -> None:
+        """Echo every block with the digest so far."""
+        settings = cast(PingConfig, config)
+        digest, first = _START, 0
+        if session.resume_step is not None:
+            digest = session.load_checkpoint(session.resume_step)[0]["digest"].tobytes()
+            first = session.resume_step
+        for done in range(first + 1, settings.rounds + 1):
+            session.channel.send(Message("ping", round=session.channel.receive().round))
+            block = session.channel.receive().array("block")
+            digest = _chain(digest, block.tobytes())
+            echo = Message("echo", round=done, tensors={"block": Tensor(block)}, fields={"digest": digest})
+            session.channel.send(echo)
+            if done % settings.checkpoint_every == 0:
+                session.save_checkpoint(done, {"digest": _as_array(digest)}, {})
+
+
+def _ask(
+    session: ServerSession, node: str, number: int, settings: PingConfig, digest: bytes
+) -> tuple[float, float, bytes]:
+    """One round with one node: seconds of an empty round trip, echoed MB/s (10^6), digest after it."""
+    channel = session.channels[node]
+    block = session.run.seed.child("round", number, "node", node).numpy().bytes(settings.kilobytes << 10)
+    expected = _chain(digest, block)
+    start = time.perf_counter()
+    channel.send(Message("ping", round=number))
+    channel.receive()
+    between = time.perf_counter()
+    channel.send(Message("block", round=number, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
+    echo = channel.receive()
+    end = time.perf_counter()
+    if echo.round != number or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
+        raise RunFailedError(f"node {node}, round {number}: the echo is not what was sent")
+    return between - start, 2 * len(block) / (end - between) / 1e6, expected
+
+
+def _chain(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=32).digest()
+
+
+def _as_array(digest: bytes) -> Array:
+    return np.frombuffer(digest, np.uint8)
+
+
+def _ms(seconds: list[float]) -> float:
+    return round(1e3 * _median(seconds), 3)
+
+
+def _median(values: list[float]) -> float:
+    return round(median(values), 6) if values else 0.0
+
+
+WORKLOAD = Ping()

@@ -1,0 +1,162 @@
+"""The book of runs: every run this server knows, in memory, in the run store and as a run directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..core.errors import ConfigError, StorageError
+from ..runs.directory import RunDirectory
+from ..runs.ids import new_run_id
+from ..runs.states import ENDED
+from ..runs.store import RunRow, RunStore
+from .run import Run
+from .run_log import RunLog
+
+logger = logging.getLogger(__name__)
+
+
+class RunRepository:
+    """The runs of one server, oldest first.
+
+    Parameters
+    ----------
+    store : RunStore
+    folder : Path
+        Where run directories go.
+    """
+
+    def __init__(self, store: RunStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._runs: dict[str, Run] = {}
+        self._noted: dict[str, tuple[str, int, str]] = {}
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._runs.values()))
+
+    def find(self, run_id: str) -> Run | None:
+        """The run of that id."""
+        return self._runs.get(run_id)
+
+    def waiting(self) -> list[Run]:
+        """Runs that wait for nodes, oldest first."""
+        return [run for run in self._runs.values() if run.state == "waiting"]
+
+    def open(self) -> list[Run]:
+        """Read the runs of earlier starts; returns those that still wait for their first nodes.
+
+        A run that was under way when the server went down is interrupted now.
+        """
+        for row in self._store.runs():
+            run = _run(row)
+            self._runs[run.id] = run
+            self._noted[run.id] = run.state, run.epoch, run.reason
+            if run.state not in ENDED and (run.state != "waiting" or run.nodes):
+                run.state, run.ended = "interrupted", time.time()
+                run.reason = "the server went down while it ran; 'farshore runs resume' continues it"
+                self.save(run)
+        return self.waiting()
+
+    def create(
+        self,
+        *,
+        workload: str,
+        config_json: str,
+        seed: int,
+        count: int,
+        wanted: tuple[str, ...],
+        data: dict[str, str],
+    ) -> Run:
+        """Make a new run and its directory.
+
+        Raises
+        ------
+        ConfigError
+            The configuration is no JSON object.
+        StorageError
+            The disk or the store refuses.
+        """
+        try:
+            config = json.loads(config_json)
+        except ValueError as error:
+            raise ConfigError(f"the configuration is no JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ConfigError("the configuration is no JSON object")
+        run_id = new_run_id()
+        path = self._folder / run_id
+        created = time.time()
+        info = {"id": run_id, "workload": workload, "config": config, "seed": seed, "nodes": [], "created": created}
+        RunDirectory.create(path, info)
+        row = self._store.create_run(
+            workload,
+            id=run_id,
+            config_json=config_json,
+            seed=seed,
+            directory=str(path),
+            count=count,
+            wanted=wanted,
+            data=data,
+            created=created,
+        )
+        run = self._runs[run_id] = _run(row)
+        return run
+
+    def save(self, run: Run) -> None:
+        """Store what has changed of a run, and tell its followers."""
+        self._store.save_run(_row(run))
+        if run.state == "starting":
+            RunDirectory(run.directory).update(nodes=list(run.nodes), epoch=run.epoch)
+        self._note(run)
+        run.notify()
+
+    def _note(self, run: Run) -> None:
+        """Write what has happened into the run's directory; what waits for a full disk must not end a run."""
+        what = run.state, run.epoch, run.reason
+        if self._noted.get(run.id) == what:
+            return
+        self._noted[run.id] = what
+        try:
+            events = RunDirectory(run.directory).open_events()
+            try:
+                events.write(run.state, epoch=run.epoch, reason=run.reason, nodes=list(run.nodes))
+            finally:
+                events.close()
+        except StorageError as error:
+            logger.warning("run %s: %s", run.id, error)
+
+
+def _run(row: RunRow) -> Run:
+    directory = Path(row.directory)
+    run = Run(row.id, row.workload, row.config_json, row.seed, directory, RunLog(directory / "log.txt"))
+    run.count, run.wanted, run.data, run.nodes = row.count, row.wanted, dict(row.data), row.nodes
+    run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
+    run.created, run.started, run.ended = row.created, row.started, row.ended
+    run.done, run.total, run.result_json = row.done, row.total, row.result_json
+    return run
+
+
+def _row(run: Run) -> RunRow:
+    return RunRow(
+        id=run.id,
+        workload=run.workload,
+        config_json=run.config_json,
+        seed=run.seed,
+        directory=str(run.directory),
+        count=run.count,
+        wanted=run.wanted,
+        data=run.data,
+        state=run.state,
+        reason=run.reason,
+        created=run.created,
+        started=run.started,
+        ended=run.ended,
+        nodes=run.nodes,
+        epoch=run.epoch,
+        done=run.done,
+        total=run.total,
+        result_json=run.result_json,
+    )

@@ -1,0 +1,132 @@
+"""A simulated population: clients are numbers, a round costs what its cohort costs, the ledger is a real run's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...core.errors import ConfigError
+from ...core.seeds import Seed
+from ...core.transfer import Recorder
+from ...engines.federated.assets import Assets
+from ...engines.federated.client_pool import RoundResult
+from ...engines.federated.client_pool import cohort as any_cohort
+from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.methods import FederatedMethod
+from ...engines.federated.tree import Part
+from ..sizes import Sizer
+from .simulated_traffic import FRESH, Resumed, SimulatedTraffic
+from .stream import VirtualStream
+from .timing import ClientExecutor, Timing
+
+
+class SimulatedPool:
+    """Clients ``0 … population - 1``; see :class:`~farshore.engines.federated.client_pool.ClientPool`.
+
+    Parameters
+    ----------
+    troupe : Troupe
+        Plays them: a player in this process, or workers.
+    population : int
+    codec : Codec
+    recorder : callable, optional
+        Gets a row for every frame that a real run would have sent; see :class:`SimulatedTraffic`.
+    briefing : Briefing, optional
+        What every client must hold before its first round; the troupe holds it already.
+    resumed : Resumed
+        What is known of a run that goes on.
+    timing : Timing, optional
+        Tells who answers in time; without it, everybody does.
+    """
+
+    def __init__(
+        self,
+        troupe: ClientExecutor,
+        population: int,
+        codec: UpdateCodec,
+        recorder: Recorder | None = None,
+        briefing: Assets | None = None,
+        resumed: Resumed = FRESH,
+        timing: Timing | None = None,
+    ) -> None:
+        self._troupe, self._population, self._codec = troupe, population, codec
+        self._timing, self._wanted, self._sizer = timing, population, Sizer()
+        self._conversation = SimulatedTraffic(recorder, population, briefing, resumed) if recorder else None
+
+    @property
+    def population(self) -> int:
+        """How many clients there are."""
+        return self._population
+
+    def draw(self, seed: Seed, number: int, size: int) -> list[int]:
+        """Those that are on, more than ``size`` of them where the clock over-samples."""
+        self._wanted = size
+        if self._timing is None:
+            return any_cohort(seed, number, self._population, size)
+        clock = self._timing.clock
+        return clock.draw(seed.child("cohort", number), clock.oversampled(size))
+
+    def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Set the clock to the end of the last round."""
+        if self._timing is not None and history:
+            self._timing.clock.now = history[-1]["simulated_seconds"]
+
+    def round(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+        """Play the cohort, or those of it who answer in time."""
+        message = self._codec.down(number, down)
+        seen = self._codec.seen(message, down)
+        if self._conversation:
+            self._conversation.sent(message, cohort)
+        if self._timing is None:
+            return self._play(number, cohort, seen, method)
+        timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
+        plan = timing.clock.round([timing.trip(number, c, seen, size, method, now) for c in cohort], self._wanted)
+        gathered = self._play(number, plan.used, seen, method) if plan.used else RoundResult(seen=seen)
+        self._late(timing, number, plan.late, seen, method)
+        gathered.late = plan.late
+        gathered.missing |= dict.fromkeys(plan.late, "its reply came too late")
+        gathered.missing |= dict.fromkeys(plan.lost, "it was lost")
+        gathered.figures = timing.told(plan, len(gathered.replies))
+        return gathered
+
+    def stream(self, method: FederatedMethod) -> VirtualStream:
+        """The same clients, one by one.
+
+        Raises
+        ------
+        ConfigError
+            Nothing tells the time.
+        """
+        if self._timing is None:
+            raise ConfigError(
+                "who answers first depends on the devices, and the simulation has none", cure="name them: --devices"
+            )
+        return VirtualStream(self._troupe, self._population, self._codec, self._timing, method, self._conversation)
+
+    def keep(self, number: int) -> None:
+        """Clients are told to save what they remember."""
+        self._troupe.keep(number)
+        if self._conversation:
+            self._conversation.keep(number)
+
+    def done(self) -> None:
+        """Say goodbye."""
+        if self._conversation:
+            self._conversation.done()
+
+    def _play(self, number: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
+        began = time.monotonic()
+        block = self._troupe.play(number, clients, seen, method)
+        seconds = {"train": time.monotonic() - began, "wait": 0.0}
+        if self._conversation:
+            self._conversation.answered(number, clients, block.sizes)
+        return RoundResult(block.total, block.replies, block.missing, seen, seconds=seconds)
+
+    def _late(self, timing: Timing, number: int, late: Sequence[int], seen: Part, method: FederatedMethod) -> None:
+        """Late replies arrive and count as bytes; who remembers nothing need not train for that."""
+        if late and timing.remembers:
+            self._play(number, late, seen, method)
+        elif self._conversation:
+            sizes = [timing.update(number, client, seen, method) for client in late]
+            self._conversation.answered(number, late, sizes)

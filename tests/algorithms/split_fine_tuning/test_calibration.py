@@ -1,0 +1,215 @@
+"""Calibration: the directions follow the data, and few tensors carry it to the trunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from farshore.algorithms.split_fine_tuning.calibration import calibrate, collect, settle
+from farshore.algorithms.split_fine_tuning.codec_start import CodecStart
+from farshore.algorithms.split_fine_tuning.cut import cut
+from farshore.algorithms.split_fine_tuning.wire_codec import start_message, start_of
+from farshore.core.errors import DataError, RefusedError
+from farshore.wire.limits import DEFAULT
+from farshore.wire.pack import pack, unpack
+
+
+def through(split: Any, batch: Any) -> torch.Tensor:
+    z, sentence = split.front.codes(batch["input_ids"], batch["attention_mask"])
+    return split.trunk(z, batch["attention_mask"], sentence)
+
+
+def samples(count: int = 40, seed: int = 7) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(count):
+        ids = torch.randint(3, 99, (4, 8), generator=generator)
+        mask = (torch.arange(8) < torch.tensor([8, 5, 3, 7])[:, None]).long()
+        batches.append({"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask})
+    return batches
+
+
+def calibrated(model: Any, batches: Any, **options: Any) -> tuple[Any, Any]:
+    split = cut(model, **{"block": 2, "how": "ffn_svd", "init": "pca", **options})
+    calibration = calibrate(split.front, batches)
+    split.trunk.take(calibration.start)
+    return split, calibration
+
+
+@pytest.mark.parametrize("decoder", ["linear", "mlp"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_a_calibrated_code_of_full_rank_equals_the_whole_model(tiny, batch, family, decoder):
+    model = tiny(family).eval()
+    expected = model(batch["input_ids"], batch["attention_mask"])
+    split, calibration = calibrated(model, samples(), rank=32, decoder=decoder)
+    assert (through(split, batch) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert calibration.kept == pytest.approx(1.0)
+
+
+def test_the_calibrated_code_loses_less_than_the_papers(tiny, batch):
+    """On held-out sentences, at the same rank: projected residual + PCA < projected + SVD < dropped
+    (§3.4)."""
+    held_out = samples(5, seed=99)
+    errors = {}
+    for name, options in {
+        "paper": {"init": "svd", "residual": "drop"},
+        "svd": {"init": "svd", "residual": "project"},
+        "pca": {"init": "pca", "residual": "project"},
+    }.items():
+        model = tiny("bert").eval()
+        reference = cut(tiny("bert").eval(), block=2, how="boundary").front
+        split, _ = calibrated(model, samples(), rank=8, **options)
+        lost = []
+        for b in held_out:
+            keep = b["attention_mask"].bool()
+            intact = reference(b["input_ids"], b["attention_mask"])[keep]
+            rebuilt = split.trunk._hidden(split.front(b["input_ids"], b["attention_mask"]), None)[keep]
+            lost.append(float(((rebuilt - intact).norm() / intact.norm()).detach()))
+        errors[name] = sum(lost) / len(lost)
+    assert errors["pca"] < 0.95 * errors["svd"]
+    assert errors["pca"] < 0.8 * errors["paper"]
+
+
+def test_padding_does_not_enter_the_moments(tiny):
+    front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
+    batches = samples(3)
+    moments = collect(front, batches)
+    front.eval()
+    kept = torch.cat([front.features(**b)[b["attention_mask"].bool()] for b in batches]).double()
+    assert moments.tokens == len(kept) == 3 * 23
+    assert torch.allclose(moments.mean, kept.mean(0))
+    assert torch.allclose(moments.covariance, torch.cov(kept.T, correction=0), atol=1e-8)
+
+
+def test_dropout_does_not_disturb_calibration_and_the_mode_comes_back(tiny):
+    front = cut(tiny("bert", dropout=0.5), block=2, how="ffn_svd", rank=4, init="pca").front.train()
+    assert torch.equal(collect(front, samples(2)).total, collect(front, samples(2)).total)
+    assert all(m.training for m in front.modules())
+
+
+@pytest.mark.parametrize(("family", "stream"), [("bert", 0), ("gpt2", 32 * 4 + 32)])
+def test_only_directions_and_moments_leave_the_edge(tiny, family, stream):
+    _, calibration = calibrated(tiny(family), samples(), rank=4)
+    assert sum(t.numel() for t in calibration.start.tensors().values()) == 4 * 32 + 32 + stream + 4 + 4
+    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in calibration.start.tensors().values())
+
+
+def test_the_first_matrix_stays_in_the_cloud_until_the_code_is_settled(tiny):
+    split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
+    weight, bias = (t.double() for t in split.trunk.factorised)
+    assert not any(t.shape == (64, 32) for n, t in split.front.state_dict().items() if "layer.1." in n)
+    start = calibrate(split.front, samples()).start
+    split.trunk.take(start)
+    assert split.trunk.factorised is None
+    v, mean = start.directions.double(), start.mean.double()
+    assert torch.allclose(split.trunk.codec.expand.weight.double(), weight @ v.T, atol=1e-6)
+    assert torch.allclose(split.trunk.codec.expand.bias.double(), bias + weight @ (mean - v.T @ (v @ mean)), atol=1e-6)
+
+
+def test_what_travels_in_bf16_is_what_both_ends_start_from(tiny):
+    split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
+    start = calibrate(split.front, samples(), torch.bfloat16).start
+    received = start_of(unpack_of(start_message(start, "bf16")), split.plan)
+    for name, tensor in start.tensors().items():
+        assert torch.equal(received.tensors()[name], tensor), name
+    assert torch.equal(split.front.codec.directions.weight, start.directions)
+
+
+def unpack_of(message):
+    packed = pack(message, DEFAULT)
+    return unpack(packed.header, memoryview(b"".join(packed.payload)), DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("how", "init"),
+    [
+        ("ffn_svd", "svd"),
+        ("ffn_svd", "random"),
+        ("ffn_svd", "pca"),
+        ("codec", "random"),
+        ("codec", "pca"),
+        ("boundary", "pca"),
+        ("ffn", "pca"),
+    ],
+)
+def test_code_statistics_are_those_of_the_codes(tiny, how, init):
+    rank = 4 if how in ("ffn_svd", "codec") else None
+    split = cut(tiny("bert").eval(), block=2, how=how, rank=rank, init=init)
+    batches = samples(10)
+    calibration = calibrate(split.front, batches)
+    split.front.eval()
+    codes = torch.cat([split.front(**b)[b["attention_mask"].bool()] for b in batches]).detach()
+    assert torch.allclose(calibration.start.code_mean, codes.mean(0), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(split.front.statistics.deviation, codes.std(0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_pre_norm_stream_is_fitted_by_least_squares(tiny):
+    """GPT-2: the residual rebuilt from the code is the best linear guess at the stream before the norm."""
+    batches = samples(30)
+    split, _ = calibrated(tiny("gpt2").eval(), batches, rank=8)
+    seen: list[torch.Tensor] = []
+    block = split.front.model.h[-1].block
+    block.ln_2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    codes = [split.front(**b)[b["attention_mask"].bool()] for b in batches]
+    stream = [h[b["attention_mask"].bool()] for h, b in zip(seen, batches, strict=True)]
+    z, h = torch.cat(codes).detach().double(), torch.cat(stream).detach().double()
+    design = torch.cat([z, torch.ones(len(z), 1, dtype=torch.float64)], 1)
+    best = torch.linalg.lstsq(design, h).solution
+    rebuilt = split.trunk.codec.residual(z.float()).double()
+    assert torch.allclose(rebuilt, design @ best, atol=1e-3 * float(h.std()))
+
+
+def test_two_edges_share_one_code(tiny, batch):
+    one = cut(tiny("bert").eval(), block=2, how="ffn_svd", rank=4, init="pca").front.eval()
+    two = cut(tiny("bert").eval(), block=2, how="ffn_svd", rank=4, init="pca").front.eval()
+    calibration = calibrate(one, samples())
+    assert not torch.equal(
+        one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
+    )
+    two.take(calibration.start)
+    assert torch.equal(
+        one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"directions": torch.zeros(5, 32)}, "(5, 32), not (4, 32)"),
+        ({"extra": torch.zeros(3)}, "extra"),
+        ({"mean": torch.full((32,), float("nan"))}, "not finite"),
+        ({"mean": torch.zeros(32, dtype=torch.int64)}, "int64"),
+        ({"mean": None}, "not with code_mean, code_variance, directions, mean"),
+    ],
+)
+def test_a_wrong_codec_from_a_peer_is_refused(tiny, change, word):
+    plan = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").plan
+    right = {
+        "code_mean": torch.zeros(4),
+        "code_variance": torch.ones(4),
+        "directions": torch.zeros(4, 32),
+        "mean": torch.zeros(32),
+    }
+    CodecStart.of(right, plan)
+    tensors = {n: t for n, t in (right | change).items() if t is not None}
+    with pytest.raises(RefusedError) as caught:
+        CodecStart.of(tensors, plan)
+    assert word in str(caught.value)
+
+
+def test_values_that_fit_no_fp16_are_named(tiny):
+    front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
+    moments = collect(front, samples())
+    moments.total *= 1e6
+    with pytest.raises(DataError, match="codec_encoding=bf16"):
+        settle(front, moments, torch.float16)
+
+
+def test_too_few_samples_are_named(tiny):
+    front = cut(tiny("bert"), block=2, how="ffn_svd", rank=32, init="pca").front
+    with pytest.raises(DataError, match="23 tokens for a code of width 32"):
+        calibrate(front, samples(1))
+    with pytest.raises(DataError, match="0 tokens"):
+        calibrate(front, [])

@@ -1,0 +1,182 @@
+"""Runs of a method with a plan of faults (``fitting_method.py``) over real processes, and what must come of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from farshore.core.seeds import Seed
+from farshore.core.workloads import load
+from farshore.engines.federated.client_pool import cohort
+from farshore.engines.federated.tree import Part, TreeSum
+from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
+
+NODES = ("a", "b", "c")
+
+
+@dataclass
+class Play:
+    """A run that was submitted with a plan.
+
+    Attributes
+    ----------
+    cloud : Cloud
+    id : str
+    config : dict
+        Of the run, without the plan.
+    workload : str
+    """
+
+    cloud: Any
+    id: str
+    config: dict[str, Any]
+    workload: str = "fitting"
+
+    @property
+    def log(self) -> str:
+        return str(self.cloud.log(self.cloud.run(self.id)))
+
+    def befell(self, place: str) -> bool:
+        """Whether the plan came to a place."""
+        return (Path(self.config["folder"]) / place.replace(" ", "-")).exists()
+
+    def release(self) -> None:
+        """Let whoever holds go on."""
+        (Path(self.config["folder"]) / "release").touch()
+
+    def finish(self) -> Any:
+        """The run's information once it has finished."""
+        return self.cloud.when(self.id, "finished", seconds=150)
+
+    def outcome(self) -> tuple[Part, list[dict[str, Any]]]:
+        """The last state and the history of the run once it has finished."""
+        folder, last = Path(self.finish().directory), self.config["rounds"]
+        return CheckpointStore(folder / "checkpoints").load(last)[0], read_history(folder, last)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every transfer."""
+        return list(RunDirectory.open(Path(self.finish().directory)).read_ledger().to_pylist())
+
+    def updates(self) -> list[tuple[int, str]]:
+        """Round and node of every update that arrived."""
+        return sorted((row["round"], row["node"]) for row in self.ledger() if row["kind"] == "update")
+
+    def program(self, node: str) -> psutil.Process:
+        """The process of a node's program."""
+        below = psutil.Process(self.cloud.agents[node].pid).children()
+        return next(p for p in below if p.is_running() and "farshore.client.node_process" in p.cmdline())
+
+
+class Faults:
+    """Makes runs with plans; ``folder`` holds what each has done of its plan."""
+
+    nodes = NODES
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def play(self, cloud: Any, plan: dict[str, str], workload: str = "fitting", **more: Any) -> Play:
+        """Submit a run with that plan to a server that has the nodes."""
+        self._count += 1
+        folder = self._folder / f"plan-{self._count}"
+        folder.mkdir(parents=True)
+        config = {"rounds": 4, "per_round": 3, "least": 2, "checkpoint_every": 1, "folder": str(folder), **more}
+        run_id = cloud.submit({**config, "plan": plan}, method=workload, nodes=NODES)
+        return Play(cloud, run_id, config, workload)
+
+    @staticmethod
+    def expected(
+        play: Play,
+        absent: Collection[tuple[int, int]] = (),
+        remembers: Callable[[int, int], int] | None = None,
+    ) -> Part:
+        """The rounds by hand; one with fewer than ``least`` replies changes nothing.
+
+        Parameters
+        ----------
+        play : Play
+        absent : collection of (round, client)
+            Of whom nothing was added.
+        remembers : callable, optional
+            ``remembers(round, client)``: the round after which the client's memory was as it is before ``round``; by
+            default that of its last one.
+        """
+        workload: Any = load(play.workload)
+        settings = workload.config(**play.config)
+        torch.set_num_threads(1)
+        task = workload.task(settings, Seed(7), Path, len(NODES))
+        flat = task.model()
+        method = task.method(flat)
+        state = method.start(flat)
+        kept: list[list[dict[str, torch.Tensor]]] = [[{}] for _ in NODES]  # after every round, from 0
+        for number in range(1, settings.rounds + 1):
+            chosen = cohort(Seed(7), number, len(NODES), settings.per_round)
+            tree, replies = TreeSum(len(chosen)), 0
+            for client, memories in enumerate(kept):
+                after = number - 1 if remembers is None else remembers(number, client)
+                memories.append({name: tensor.clone() for name, tensor in memories[after].items()})
+            for place, client in enumerate(chosen):
+                if (number, client) in absent:
+                    tree.skip(place)
+                    continue
+                work = task.work(flat, client, number)
+                work.memory = kept[client][number]
+                tree.add(place, method.contribution(state, method.local(flat, state, work)))
+                replies += 1
+            total = tree.total()
+            if total is not None and replies >= settings.least:
+                state = method.finish(state, total, len(NODES))
+        return state
+
+    @staticmethod
+    def missing(history: list[dict[str, Any]]) -> set[tuple[int, int]]:
+        """Round and client of all of whom nothing was added."""
+        return {(entry["round"], int(client)) for entry in history for client in entry["missing"]}
+
+    @staticmethod
+    def same(state: Part, other: Part) -> bool:
+        """Whether two states have the same bits."""
+        return state.keys() == other.keys() and all(np.array_equal(state[n], other[n]) for n in state)
+
+
+@pytest.fixture(scope="session")
+def method_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the method is installed."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "fitting-1.dist-info"
+    info.mkdir()
+    (site / "fitting_method.py").write_text((Path(__file__).parent / "fitting_method.py").read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fitting\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[farshore.workloads]\nfitting = fitting_method:FITTING\nplanned_vhl = fitting_method:VIRTUAL\n"
+    )
+    return site
+
+
+@pytest.fixture(scope="module")
+def faults(method_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    """Runs with plans; every process that is started from here has the method."""
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(method_site), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.syspath_prepend(str(method_site))
+        yield Faults(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.fixture(scope="module")
+def shared(faults: Faults, start_once: Callable[..., Any]) -> Any:
+    """A server with the three nodes, for all tests of a module; heartbeats are too slow to be missed by accident."""
+    cloud = start_once(heartbeat_seconds=2.0)
+    cloud.join(*NODES)
+    return cloud

@@ -1,0 +1,132 @@
+"""Flower apps on a real server and real nodes: accepted by hash, told by the log, and going on without who is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farshore.client.admin import AdminClient
+from farshore.core.errors import RefusedError
+from farshore.engines.flower.config import FlowerRun
+from farshore.runs.directory import RunDirectory
+from farshore.simulations.flower_app import flower_run, simulate_app
+
+pytest.importorskip("flwr")
+pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
+APPS = Path(__file__).parent / "flower_apps"
+
+
+def _weight(directory: Path) -> Any:
+    with np.load(directory / "fedavg.npz") as found:
+        return found["weight"]
+
+
+def test_real_nodes_end_where_simulated_ones_do_byte_for_byte(cloud: Any, tmp_path: Path) -> None:
+    config = flower_run(APPS / "message", {"nodes": 2})
+    cloud.join("client-0", "client-1", accept_apps=frozenset({config.digest}))
+    info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=2), "finished")
+    simulate_app(config, tmp_path / "run", 2)
+    real, simulated = (RunDirectory.open(p) for p in (Path(info.directory), tmp_path / "run"))
+    np.testing.assert_allclose(_weight(real.path), _weight(simulated.path), rtol=0, atol=1e-6)
+    assert json.loads(info.result_json) == simulated.result == {"messages": 8, "failures": 0}
+    names = ("node", "kind", "direction", "round", "dense_bytes", "payload_bytes")
+
+    def sizes(run: RunDirectory) -> list[tuple[Any, ...]]:
+        rows = run.read_ledger().to_pylist()
+        return sorted(tuple(r[n] for n in names) for r in rows if r["kind"] in ("train", "evaluate"))
+
+    assert sizes(real) == sizes(simulated)
+    assert len(sizes(real)) == 16
+
+
+def test_a_node_that_does_not_accept_the_app_says_its_hash_and_the_flag_and_executes_nothing(cloud: Any) -> None:
+    config = flower_run(APPS / "message", {"nodes": 2})
+    cloud.join("client-0", accept_apps=frozenset({"0" * 64}))
+    info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=1), "failed")
+    assert f"node client-0 does not accept a Flower app with the hash {config.digest}" in info.reason
+    assert f"--accept-apps {config.digest}" in info.reason
+    assert not list((cloud.folder / "nodes").rglob("client_app.py"))
+
+
+def _telling_app(folder: Path, marker: Path) -> Path:
+    """The app, with a line more: whoever imports its ServerApp leaves a file behind."""
+    app = shutil.copytree(APPS / "message", folder)
+    module = app / "digits_app" / "server_app.py"
+    module.write_text(f"{module.read_text()}\nPath({str(marker)!r}).touch()\n")
+    return app
+
+
+def _submit(admin: AdminClient, config: FlowerRun) -> Any:
+    return admin.submit("flower", config.model_dump(), node_count=1, seed=7)
+
+
+def test_a_server_executes_the_apps_of_others_only_when_their_hash_is_accepted(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    marker = tmp_path / "imported"
+    app = _telling_app(tmp_path / "app", marker)
+    config = flower_run(app, {"nodes": 1, "num-server-rounds": 1})
+    strict, cloud = start(), start(accept_apps=frozenset({config.digest}))
+    with strict.submitter() as admin, pytest.raises(RefusedError) as refused:
+        _submit(admin, config)
+    assert f"the server does not accept a Flower app with the hash {config.digest}" in refused.value.message
+    assert f"farshore server up … --accept-apps {config.digest}" in refused.value.cure
+    with strict.admin() as admin:
+        assert admin.runs() == []
+    cloud.join("client-0", accept_apps=frozenset({config.digest}))
+    with cloud.submitter() as admin:
+        assert not marker.exists()
+        info = cloud.when(_submit(admin, config).id, "finished")
+        assert marker.exists()
+        marker.unlink()
+        with (app / "digits_app" / "client_app.py").open("a") as file:
+            file.write("# changed\n")
+        changed = flower_run(app, dict(config.run_config))
+        with pytest.raises(RefusedError, match=changed.digest):
+            _submit(admin, changed)
+        # Other files under the hash that is accepted get no further than the run's own process.
+        forged = cloud.when(_submit(admin, config.model_copy(update={"archive": changed.archive})).id, "failed")
+    assert json.loads(info.result_json)["failures"] == 0
+    assert f"have the hash {changed.digest}, not {config.digest}" in forged.reason
+    assert not marker.exists()
+
+
+def test_what_the_operator_has_submitted_is_not_resumed_by_others_after_a_restart(cloud: Any, tmp_path: Path) -> None:
+    marker = tmp_path / "imported"
+    config = flower_run(_telling_app(tmp_path / "app", marker), {"nodes": 1, "num-server-rounds": 1})
+    with cloud.admin() as operator:
+        run = _submit(operator, config).id
+        assert operator.cancel(run).state == "cancelled"
+    with cloud.submitter() as admin:
+        assert admin.resume(run).state == "waiting"
+        admin.cancel(run)
+    cloud.server.kill()
+    cloud.server.join()
+    cloud.up()
+    with cloud.submitter() as admin, pytest.raises(RefusedError, match="--accept-apps"):
+        admin.resume(run)
+    assert cloud.run(run).state == "cancelled"
+    cloud.join("client-0", accept_apps=frozenset({config.digest}))
+    with cloud.admin() as operator:
+        operator.resume(run)
+    cloud.when(run, "finished")
+    assert marker.exists()
+
+
+@pytest.mark.slow
+def test_a_client_killed_in_mid_round_costs_its_reply_and_nothing_else(cloud: Any) -> None:
+    config = flower_run(APPS / "message", {"nodes": 2, "fault": "die", "num-server-rounds": 3})
+    cloud.join("client-0", "client-1", "client-2", accept_apps=frozenset({config.digest}))
+    info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=3), "finished")
+    log = cloud.log(info)
+    assert json.loads(info.result_json)["failures"] == 1
+    assert "aggregate_train: Received 2 results and 1 failures" in log
+    assert "configure_train: Sampled 2 nodes (out of 2)" in log
+    # Long before its timeout of a minute; a killed process is noticed when it ends.
+    assert info.ended - info.started < 30

@@ -1,0 +1,173 @@
+"""What a run tells of its rounds is true, and the same whoever plays: divergence, bytes, seconds, terms of the loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from farshore.algorithms.vhl.workload import WORKLOAD
+from farshore.core.seeds import Seed
+from farshore.core.transfer import Transfer
+from farshore.engines.federated.client_pool import cohort
+from farshore.engines.federated.methods import FLOATS, NORMALISER
+from farshore.runs.directory import RunDirectory
+from farshore.runs.history import read_history
+from farshore.runs.model_states import load_state
+from farshore.simulations.federated.simulation import Simulation
+from farshore.simulations.in_process import InProcessRun
+
+pytest.importorskip("sklearn")
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("one_thread")]
+
+CLIENTS, COHORT, ROUNDS, SEED = 5, 3, 3, 7
+NODES = [f"client-{i}" for i in range(CLIENTS)]
+SMALL: dict[str, Any] = {"rounds": ROUNDS, "per_round": COHORT, "local_epochs": 1, "batch": 128, "lr": 0.1}
+SMALL |= {"checkpoint_every": 2, "partition": {"kind": "lda", "alpha": 0.3, "min_size": 20}}
+OFF, ON = {"enabled": False}, {"per_class": 4, "batch": 16}
+
+
+def config(**settings: Any) -> Any:
+    return WORKLOAD.config.model_validate({**SMALL, **settings})
+
+
+def simulated(path: Path, settings: Any, workers: int = 1) -> RunDirectory:
+    Simulation(WORKLOAD, settings, path, CLIENTS, SEED, workers=workers).run()
+    return RunDirectory.open(path)
+
+
+def history_of(folder: Path, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    return read_history(folder, rounds)
+
+
+def by_hand(settings: Any) -> list[float]:
+    """Each round's divergence, from the clients' updates themselves."""
+    task = WORKLOAD.task(settings, Seed(SEED), Path, CLIENTS)
+    flat = task.model()
+    method, p = task.method(flat), flat.layout.trainable
+    state, found = method.start(flat), []
+    memories: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
+    for number in range(1, ROUNDS + 1):
+        updates = []
+        for client in cohort(Seed(SEED), number, CLIENTS, COHORT):
+            work = task.work(flat, client, number)
+            work.memory = memories[client]
+            updates.append(method.local(flat, state, work))
+        ends = np.array([u.tensors[FLOATS][:p] for u in updates], np.float64)
+        share = np.array([1.0 if settings.method == "scaffold" else u.samples for u in updates], np.float64)
+        share /= share.sum()
+        if settings.method == "fednova":
+            far = np.array([u.tensors[NORMALISER][0] for u in updates])
+            ends = (state[FLOATS][:p] - ends) / far[:, None] * (share @ far)
+        found.append(float(np.sqrt(share @ np.square(ends - share @ ends).sum(1))))
+        total: dict[str, Any] = {}
+        for update in updates:
+            part = method.contribution(state, update)
+            total = {name: total.get(name, 0) + array for name, array in part.items()}
+        state = method.finish(state, total, CLIENTS)
+    return found
+
+
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fednova"])
+def test_divergence_is_how_far_the_clients_ended_from_their_mean(tmp_path: Path, method: str) -> None:
+    settings = config(method=method, virtual=OFF, momentum=0.5)
+    told = [entry["divergence"] for entry in history_of(simulated(tmp_path, settings).path)]
+    expected = by_hand(settings)
+    assert told == pytest.approx(expected, rel=1e-3)
+    assert min(expected) > 0.01
+
+
+def test_one_client_alone_does_not_diverge_and_nobody_is_told_what_is_switched_off(tmp_path: Path) -> None:
+    alone = history_of(simulated(tmp_path / "alone", config(virtual=OFF, per_round=1)).path)
+    assert max(entry["divergence"] for entry in alone) < 1e-3
+    off = history_of(simulated(tmp_path / "off", config(virtual=OFF, divergence=False)).path)
+    assert not any("divergence" in entry for entry in off)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("method", "virtual"),
+    [
+        pytest.param("scaffold", ON, marks=pytest.mark.slow),
+        pytest.param("fednova", OFF, marks=pytest.mark.slow),
+        pytest.param("fedavg", ON, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_and_real_programs_tell_the_same_of_every_round(
+    tmp_path: Path, method: str, virtual: dict[str, Any]
+) -> None:
+    settings = config(method=method, virtual=virtual, client_eval_every=1)
+    one, two = (simulated(tmp_path / str(n), settings, n) for n in (1, 2))
+    rows: list[Transfer] = []
+    InProcessRun(WORKLOAD, settings, tmp_path / "real", NODES, seed=SEED, recorder=rows.append).run()
+    expected = history_of(one.path)
+    assert history_of(two.path) == expected
+    assert history_of(tmp_path / "real") == expected
+    named = {"divergence", "lr", "train_ce", "payload_up", "dense_down", "client_acc_worst", "test_loss"}
+    named |= {"virtual_ce", "align_loss", "noise_loss", "virtual_acc"} if virtual is ON else set()
+    assert all(named <= entry.keys() for entry in expected)
+    left = left_behind(one.path)
+    assert left_behind(two.path) == left
+    assert left_behind(tmp_path / "real") == left
+
+
+def left_behind(folder: Path) -> list[Any]:
+    """What is in the files beside the history's; a state's words about itself are written in any order."""
+    found: list[Any] = [(folder / name).read_bytes() for name in ("clients.jsonl", "partition.json")]
+    for which in ("best", "last"):
+        tensors, about = load_state(folder / "states" / f"{which}.safetensors")
+        found += [about, {name: array.tobytes() for name, array in tensors.items()}]
+    return found
+
+
+def test_a_rounds_loss_is_the_sum_of_its_weighted_terms(tmp_path: Path) -> None:
+    virtual = {**ON, "weight": 0.5, "align_weight": 0.7, "noise_weight": 0.2}
+    history = history_of(simulated(tmp_path, config(virtual=virtual)).path)
+    for entry in history:
+        terms = entry["train_ce"] + 0.5 * entry["virtual_ce"] + 0.7 * entry["align_loss"] + 0.2 * entry["noise_loss"]
+        assert entry["train_loss"] == pytest.approx(terms, rel=1e-4)
+        assert min(entry[name] for name in ("train_ce", "virtual_ce", "align_loss", "noise_loss")) > 0
+    assert [entry["lr"] for entry in history] == pytest.approx([0.1 * 0.992**n for n in range(ROUNDS)])
+    plain = history_of(simulated(tmp_path / "plain", config(virtual=OFF)).path)
+    assert all(entry["train_ce"] == entry["train_loss"] for entry in plain)
+
+
+def by_round(rows: list[dict[str, Any]]) -> list[Counter[str]]:
+    """The ledger's sums from one round's last update to the next one's; what comes before and after is of no round."""
+    sums = [Counter[str]() for _ in range(ROUNDS + 2)]
+    ends = {row["round"]: i for i, row in enumerate(rows) if row["kind"] == "update"}
+    for i, row in enumerate(rows):
+        number = 1 + sum(i > end for end in ends.values()) if row["round"] else 0
+        for size in ("dense", "payload", "frame"):
+            sums[number][f"{size}_{row['direction']}"] += row[f"{size}_bytes"]
+    return sums
+
+
+@pytest.mark.parametrize("virtual", [OFF, {**ON, "distribution": "ship"}], ids=["plain", "shipped"])
+def test_bytes_of_a_round_are_the_ledgers(tmp_path: Path, virtual: dict[str, Any]) -> None:
+    made = simulated(tmp_path, config(virtual=virtual))
+    sums, metrics = by_round(made.read_ledger().to_pylist()), list(made.read_metrics())
+    for entry, line in zip(history_of(made.path), metrics, strict=True):
+        expected = sums[entry["round"]]
+        lasting = {name: count for name, count in expected.items() if not name.startswith("frame")}
+        assert {name: entry[name] for name in lasting} == lasting
+        assert {name: line[f"{name}_bytes"] for name in expected} == expected
+        assert not any(name.startswith("frame") for name in entry)
+    assert len(sums[1]) == 6
+    # Every client is sent the virtual data before its first round, in none after that.
+    assert (sums[1]["dense_down"] > sums[1]["dense_up"]) == ("distribution" in virtual)
+
+
+def test_seconds_are_told_by_phase_but_are_no_part_of_the_history(tmp_path: Path) -> None:
+    made = simulated(tmp_path, config(virtual=OFF))
+    phases = {f"seconds_{phase}" for phase in ("train", "wait", "aggregate", "test")}
+    for line in made.read_metrics():
+        assert phases <= line.keys()
+        assert line["seconds_train"] > 0
+        assert line["seconds_test"] > 0
+        assert line["seconds_wait"] == 0  # it plays the clients itself
+    assert not any("seconds" in name for entry in history_of(made.path) for name in entry)
