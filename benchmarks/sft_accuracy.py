@@ -2,7 +2,7 @@
 
 Every arm runs through the programs that real edges and servers run, with one edge; payload and frame bytes come from
 the rows of its ledger. Dev and so many training sentences that no arm has seen are scored at the end, the split arms
-through the quantised wire. Finished trainings are kept in --results, a killed one goes on from its checkpoint.
+through the quantized wire. Finished trainings are kept in --results, a killed one goes on from its checkpoint.
 
     python benchmarks/sft_accuracy.py --task sst2 --glue GLUE --results sst2.jsonl --json sst2.json
 """
@@ -80,7 +80,7 @@ class Trainer:
     def find(self, name: str) -> Path:
         """Path of a data set by name."""
         if name not in self.data:
-            raise DataError(f"there is no data set called '{name}' here", cure=f"give --{name} DIR")
+            raise DataError(f"there is no data set called '{name}' here", hint=f"give --{name} DIR")
         return Path(self.data[name])
 
     def train(self, arm: Arm, seed: int) -> Result:
@@ -140,7 +140,7 @@ def training_bytes(ledger: Path, steps: int) -> tuple[int, int]:
     for direction, kind in (("up", "activation"), ("down", "gradient")):
         seen = len({key[2] for key in once if key[:2] == (kind, direction)})
         if seen != steps:
-            raise DataError(f"{ledger} has the {kind}s of {seen} steps, not of {steps}", cure="delete it, train again")
+            raise DataError(f"{ledger} has the {kind}s of {seen} steps, not of {steps}", hint="delete it, train again")
     return sum(r["payload_bytes"] for r in once.values()), sum(r["frame_bytes"] for r in once.values())
 
 

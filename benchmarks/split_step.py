@@ -70,7 +70,7 @@ class Setting:
     def find(self, name: str) -> Path:
         """Path of a data set by name."""
         if name not in self.data:
-            raise DataError(f"there is no data set called '{name}' here", cure=f"give --{name} DIR")
+            raise DataError(f"there is no data set called '{name}' here", hint=f"give --{name} DIR")
         return self.data[name]
 
     def made(self, **changes: Any) -> SplitFineTuning:
@@ -216,7 +216,7 @@ def one_process(setting: Setting) -> tuple[dict[str, Any], list[Gate]]:
 
 def two_processes(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
     """Part (b)."""
-    # Embeddings and their optimiser weigh about a block: both halves take as long at two thirds of MiniLM.
+    # Embeddings and their optimizer weigh about a block: both halves take as long at two thirds of MiniLM.
     balanced = round(2 * Builder(setting.made(), Seed(SEED), setting.find).layers / 3)
     split, whole = turns(
         setting.repeats,

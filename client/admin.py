@@ -70,7 +70,7 @@ class AdminClient:
             if not is_loopback(parse_address(address)[0]):
                 raise RefusedError(
                     f"{address} is not on this machine, so it needs TLS",
-                    cure="give --fingerprint or --certificate",
+                    hint="give --fingerprint or --certificate",
                 )
             self._channel = grpc.insecure_channel(address)
         else:
@@ -237,17 +237,17 @@ def translate(error: grpc.RpcError, address: str) -> FarshoreError:
         if "certificate" in details.lower() or "handshake" in details.lower():
             return RefusedError(
                 f"the server at {address} shows another certificate than the pinned one",
-                cure="check its fingerprint, or whether another server runs there now",
+                hint="check its fingerprint, or whether another server runs there now",
             )
         return UnreachableError(
             f"no server answers at {address}",
-            cure="check the address, and that 'farshore server up' runs there",
+            hint="check the address, and that 'farshore server up' runs there",
         )
     kind = _CODES.get(code)
     if kind is None:
         return FarshoreError(
-            f"the server at {address} failed ({code.name.lower()}): {details[:400]}", cure="see the server's log"
+            f"the server at {address} failed ({code.name.lower()}): {details[:400]}", hint="see the server's log"
         )
-    # The server writes an error as "message – cure".
-    message, dash, cure = details.rpartition(" – ")
-    return kind(message, cure=cure) if dash else kind(details or f"{address} answered {code.name.lower()}")
+    # The server writes an error as "message – hint".
+    message, dash, hint = details.rpartition(" – ")
+    return kind(message, hint=hint) if dash else kind(details or f"{address} answered {code.name.lower()}")

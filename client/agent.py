@@ -50,7 +50,7 @@ def run(options: AgentOptions) -> None:
     """
     for name, path in options.data.items():
         if not path.exists():
-            raise DataError(f"the data set '{name}' is not at {path}", cure="give its path with --data NAME=PATH")
+            raise DataError(f"the data set '{name}' is not at {path}", hint="give its path with --data NAME=PATH")
     # gRPC's own log says in another way, and in several lines, what our errors say in one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}

@@ -103,7 +103,7 @@ class InteractiveNode:
             command = started.result(_START_SECONDS)
         except TimeoutError:
             raise RunFailedError(
-                f"the server did not start the run within {_START_SECONDS:.0f} s", cure="see 'farshore runs ls' there"
+                f"the server did not start the run within {_START_SECONDS:.0f} s", hint="see 'farshore runs ls' there"
             ) from None
         session = NodeProcessSession(specification(self._options, self._member, command), self._hosted)
         self._session = session
@@ -156,7 +156,7 @@ class InteractiveNode:
                 self._connected.set_result(None)
         elif state == "disconnected":
             reason = f"the server at {self._options.address} is gone: {detail}"
-            error = PeerLostError(reason, cure="is it still up? what the cloud held of this run is lost")
+            error = PeerLostError(reason, hint="is it still up? what the cloud held of this run is lost")
             if not self._connected.done():
                 self._lose(error)
             elif self._expiry is None:
@@ -265,6 +265,6 @@ def _lock_home(options: AgentOptions) -> int:
     except OSError:
         os.close(descriptor)
         raise ConfigError(
-            f"another process is the node '{options.name}' at the moment", cure="give this one another name="
+            f"another process is the node '{options.name}' at the moment", hint="give this one another name="
         ) from None
     return descriptor

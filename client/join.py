@@ -71,7 +71,7 @@ class Token:
         """
         parts = text.strip().split(".")
         if len(parts) != 4 or parts[0] != "fs1" or not parts[1] or not parts[2] or len(parts[3]) not in (0, 64):
-            raise RefusedError("this is not a join token", cure="copy the whole line that begins with 'fs1.'")
+            raise RefusedError("this is not a join token", hint="copy the whole line that begins with 'fs1.'")
         return cls(f"{parts[1]}.{parts[2]}", parts[3].lower())
 
 
@@ -101,11 +101,11 @@ def join(options: AgentOptions) -> Membership:
     """Trade ``options.token`` for a key, whatever the home holds; errors as for :func:`membership`."""
     host, _ = parse_address(options.address)
     if options.insecure and not is_loopback(host):
-        raise RefusedError(f"{host} is not this machine", cure="without TLS only loopback addresses are dialled")
+        raise RefusedError(f"{host} is not this machine", hint="without TLS only loopback addresses are dialled")
     if not options.token:
         raise RefusedError(
             f"the node '{options.name}' has no key for {options.address} yet",
-            cure="give a join token (--token)",
+            hint="give a join token (--token)",
         )
     token = Token.parse(options.token)
     root = None if options.insecure else _root(options, token.fingerprint)
@@ -128,7 +128,7 @@ def refusal(error: grpc.RpcError, address: str) -> FarshoreError:
         return VersionError(f"{address} refused: {details}")
     if code in _REFUSALS:
         return RefusedError(f"{address} refused: {details}")
-    return UnreachableError(f"no answer from {address}: {details}", cure="is the server up, and the address right?")
+    return UnreachableError(f"no answer from {address}: {details}", hint="is the server up, and the address right?")
 
 
 def fetch_certificate(address: str) -> str:
@@ -144,12 +144,12 @@ def fetch_certificate(address: str) -> str:
         return ssl.get_server_certificate((host, port), timeout=_CALL_SECONDS)
     except ssl.SSLError as error:
         raise UnreachableError(
-            f"{address} does not speak TLS: {error.reason}", cure="does the server run with --insecure?"
+            f"{address} does not speak TLS: {error.reason}", hint="does the server run with --insecure?"
         ) from error
     except OSError as error:
         reason = error.strerror or str(error) or "no answer"
         raise UnreachableError(
-            f"nobody answers at {address}: {reason}", cure="is the server up, and the address right?"
+            f"nobody answers at {address}: {reason}", hint="is the server up, and the address right?"
         ) from error
 
 
@@ -166,7 +166,7 @@ def check_fingerprint(address: str, expected: str) -> bytes:
     if not hmac.compare_digest(found, expected):
         raise RefusedError(
             f"the certificate of {address} has the fingerprint {found[:16]}…, expected {expected[:16]}…",
-            cure="this may be another server, or somebody in between; ask the server's operator for a new token",
+            hint="this may be another server, or somebody in between; ask the server's operator for a new token",
         )
     return pem.encode()
 
@@ -190,7 +190,7 @@ def _root(options: AgentOptions, expected: str) -> bytes:
         except OSError as error:
             raise StorageError(f"cannot read {options.ca}: {error.strerror}") from error
     if not expected:
-        raise RefusedError("the join token carries no fingerprint", cure="its server runs without TLS: use --insecure")
+        raise RefusedError("the join token carries no fingerprint", hint="its server runs without TLS: use --insecure")
     return check_fingerprint(options.address, expected)
 
 
@@ -220,9 +220,9 @@ def _kept(options: AgentOptions) -> Membership | None:
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is damaged", cure="remove it and join again with a token") from error
+        raise StorageError(f"{path} is damaged", hint="remove it and join again with a token") from error
     if name != options.name:
-        raise RefusedError(f"{options.home} belongs to the node '{name}'", cure="give this node another --home")
+        raise RefusedError(f"{options.home} belongs to the node '{name}'", hint="give this node another --home")
     if tls == options.insecure:
         return None  # the server changed; joining again needs a token
     return Membership(name, key, root, pinned)

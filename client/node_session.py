@@ -118,7 +118,7 @@ class NodeProcessSession:
             known = ", ".join(sorted(self._data)) or "none"
             raise DataError(
                 f"node {self.node} has no data set '{name}' (it has: {known})",
-                cure=f"start it with --data {name}=PATH",
+                hint=f"start it with --data {name}=PATH",
             ) from None
 
     def admit(self, code: Code) -> None:
@@ -131,7 +131,7 @@ class NodeProcessSession:
                 return
         raise RefusedError(
             f"node {self.node} does not accept {code.what} with the hash {code.digest}",
-            cure=f"its operator can: farshore node join … --accept-apps {code.digest}",
+            hint=f"its operator can: farshore node join … --accept-apps {code.digest}",
         )
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:

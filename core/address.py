@@ -20,7 +20,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"'{text}' is not an address", cure="write host:port, e.g. 192.0.2.7:50051 or [::1]:50051")
+        raise ConfigError(f"'{text}' is not an address", hint="write host:port, e.g. 192.0.2.7:50051 or [::1]:50051")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -1,6 +1,6 @@
 """One family of errors, each with the exit code that the command line ends with.
 
-A message says what failed and where; ``cure`` says what to do about it. ``docs/exit-codes.md`` explains each code.
+A message says what failed and where; ``hint`` says what to do about it. ``docs/exit-codes.md`` explains each code.
 """
 
 from enum import IntEnum
@@ -35,19 +35,19 @@ class FarshoreError(Exception):
     ----------
     message : str
         What failed, and where (node, run, round or step).
-    cure : str, optional
+    hint : str, optional
         What the reader can do about it; one sentence.
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
 
-    def __init__(self, message: str, *, cure: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.cure = cure
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} – {self.cure}" if self.cure else self.message
+        return f"{self.message} – {self.hint}" if self.hint else self.message
 
 
 class ConfigError(FarshoreError):
@@ -68,7 +68,7 @@ class MissingExtraError(FarshoreError):
     exit_code = ExitCode.MISSING_EXTRA
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"the package '{package}' is not installed", cure=f"pip install 'farshore[{extra}]'")
+        super().__init__(f"the package '{package}' is not installed", hint=f"pip install 'farshore[{extra}]'")
 
 
 class WireError(FarshoreError):

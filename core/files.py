@@ -35,7 +35,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600, new: bool = Fal
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if new and path.exists():
-            raise StorageError(f"{path} exists already", cure="choose another folder or remove it by hand")
+            raise StorageError(f"{path} exists already", hint="choose another folder or remove it by hand")
         temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -63,9 +63,9 @@ class LocalServer:
         except FileNotFoundError as error:
             raise NotFoundError(
                 f"no server runs with the home {home}",
-                cure="start one with 'farshore server up', or name one with --home or --server",
+                hint="start one with 'farshore server up', or name one with --home or --server",
             ) from error
         except OSError as error:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise StorageError(f"a file in {home} is damaged", cure="start the server again") from error
+            raise StorageError(f"a file in {home} is damaged", hint="start the server again") from error

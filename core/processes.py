@@ -155,7 +155,7 @@ class Parent:
             descriptor, pid = (int(part) for part in os.environ.pop(_VARIABLE).split(":"))
             connection = socket.socket(fileno=descriptor)
         except (KeyError, ValueError, OSError) as error:
-            raise WireError("this program is started by farshore itself", cure="see 'farshore --help'") from error
+            raise WireError("this program is started by farshore itself", hint="see 'farshore --help'") from error
         os.set_inheritable(descriptor, False)
         _die_with_parent(pid)
         return cls(connection)

@@ -54,7 +54,7 @@ class Versions:
             if mine != theirs:
                 raise VersionError(
                     f"{whose} has {name} {theirs or 'none'}, this end has {name} {mine or 'none'}",
-                    cure=f"install the same {'farshore' if name == 'protocol' else name} on both ends",
+                    hint=f"install the same {'farshore' if name == 'protocol' else name} on both ends",
                 )
 
 

@@ -55,7 +55,7 @@ def load(name: str) -> Workload:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else "see 'farshore methods'"
-        raise NotFoundError(f"no method is called '{name}'", cure=hint)
+        raise NotFoundError(f"no method is called '{name}'", hint=hint)
     return _imported(table[name])
 
 

@@ -130,9 +130,9 @@ class BatchPlan:
         window: int = 50,
     ) -> None:
         if batch_size < 1 or window < 1 or (steps is not None and steps < 1):
-            raise ConfigError(f"batches of {batch_size} in windows of {window} are not possible", cure="use at least 1")
+            raise ConfigError(f"batches of {batch_size} in windows of {window} are not possible", hint="use at least 1")
         if not len(lengths):
-            raise DataError("there are no sentences to make batches of", cure="check the data set and its shard")
+            raise DataError("there are no sentences to make batches of", hint="check the data set and its shard")
         self._lengths, self._seed, self._window = lengths, seed, window
         self._steps = steps or natural_steps(len(lengths), batch_size, drop_last=drop_last)
         used = min(max(len(lengths), self._steps), self._steps * batch_size)
@@ -189,7 +189,7 @@ def split_micro(batch: Batch, count: int) -> list[Batch]:
     """
     count = min(count, len(batch))
     if count < 1:
-        raise ConfigError("a batch cannot be divided into no micro-batches", cure="use at least 1")
+        raise ConfigError("a batch cannot be divided into no micro-batches", hint="use at least 1")
     ends = np.cumsum(batch.lengths, dtype=np.int64)
     bounds = [0]
     for part in range(1, count):

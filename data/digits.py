@@ -10,7 +10,7 @@ from .image_set import Pixels, Reading
 
 #: Images in the test set; the other 1,297 are for training.
 TEST_SIZE = 500
-#: Grey values in the original run from 0 to this.
+#: Gray values in the original run from 0 to this.
 _WHITE = 16
 
 
@@ -31,7 +31,7 @@ def load_digits(seed: Seed) -> Reading:
     images = np.rint(found.images * (255 / _WHITE)).astype(np.uint8)[:, None]
     labels = found.target.astype(np.int64)
     chosen = _stratified(labels, TEST_SIZE, seed.child("digits", "test").numpy())
-    note = "the digits of scikit-learn, grey values 0-16 scaled to 0-255"
+    note = "the digits of scikit-learn, gray values 0-16 scaled to 0-255"
     train, test = (Pixels(images[part], labels[part], note) for part in (~chosen, chosen))
     return Reading(train, test)
 

@@ -131,7 +131,7 @@ def build_corpus(
     if len(gathered) < 3:
         raise DataError(
             f"the docstring task needs 3 installed packages with enough sentences, and found {len(gathered)}",
-            cure="pip install 'farshore[demo]', which brings numpy, torch, transformers and scikit-learn",
+            hint="pip install 'farshore[demo]', which brings numpy, torch, transformers and scikit-learn",
         )
     parts = _without_shared(list(gathered.values()))
     train = min(train_size, *(len(part.train) for part in parts))

@@ -1,4 +1,4 @@
-"""Tokenised sentences, compactly: one flat token array with offsets instead of a list per sentence."""
+"""Tokenized sentences, compactly: one flat token array with offsets instead of a list per sentence."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ class EncodedSet:
         if count < 1 or not 0 <= index < count:
             raise ConfigError(
                 f"there is no shard {index} of {count}",
-                cure="shards count from 0: use 0/2 and 1/2 for two nodes",
+                hint="shards count from 0: use 0/2 and 1/2 for two nodes",
             )
         if len(self) < count:
             raise DataError(
                 f"{len(self)} sentences cannot be shared out over {count} nodes",
-                cure="use fewer nodes or more data",
+                hint="use fewer nodes or more data",
             )
         return self.take(np.arange(index, len(self), count, dtype=np.int64))
 
@@ -113,7 +113,7 @@ class EncodedSet:
         if not 0 <= size <= len(self):
             raise DataError(
                 f"{size} sentences were asked for, but the set has {len(self)}",
-                cure=f"ask for at most {len(self)}",
+                hint=f"ask for at most {len(self)}",
             )
         order = seed.numpy().permutation(len(self)).astype(np.int64)
         return self.take(np.sort(order[:size])), self.take(np.sort(order[size:]))

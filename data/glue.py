@@ -93,7 +93,7 @@ def load_glue(task: str, directory: Path) -> TextTask:
         A file is missing or a line is not as it should be; the message names file and line.
     """
     if task not in LAYOUTS:
-        raise NotFoundError(f"no GLUE task is called '{task}'", cure=f"use one of {', '.join(LAYOUTS)}")
+        raise NotFoundError(f"no GLUE task is called '{task}'", hint=f"use one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[task]
     folder = _folder(layout, Path(directory))
     train = list(_read(folder / layout.train, layout))
@@ -105,7 +105,7 @@ def _folder(layout: GlueLayout, directory: Path) -> Path:
     if not directory.is_dir():
         raise DataError(
             f"the data folder {directory} does not exist or is no folder",
-            cure=f"give the folder that holds {layout.folder}/{layout.train}",
+            hint=f"give the folder that holds {layout.folder}/{layout.train}",
         )
     inner = directory / layout.folder
     folder = inner if inner.is_dir() else directory
@@ -113,7 +113,7 @@ def _folder(layout: GlueLayout, directory: Path) -> Path:
     if missing:
         raise DataError(
             f"{folder} holds no {' and no '.join(missing)}",
-            cure=f"give the folder that holds {layout.folder}/ with {layout.train} and {layout.dev}",
+            hint=f"give the folder that holds {layout.folder}/ with {layout.train} and {layout.dev}",
         )
     return folder
 
@@ -129,18 +129,18 @@ def _read(path: Path, layout: GlueLayout) -> Iterator[Example]:
         if len(row) < needed:
             raise DataError(
                 f"{path}, line {number}: {len(row)} columns where at least {needed} belong",
-                cure="the file must be tab-separated and complete; copy it again from the GLUE archive",
+                hint="the file must be tab-separated and complete; copy it again from the GLUE archive",
             )
         label = classes.get(row[layout.label])
         if label is None:
             raise DataError(
                 f"{path}, line {number}: the label {row[layout.label]!r} is none of {', '.join(classes)}",
-                cure=f"check that the file belongs to {layout.folder} and has labels (test files have none)",
+                hint=f"check that the file belongs to {layout.folder} and has labels (test files have none)",
             )
         found += 1
         yield Example(row[layout.text], None if layout.text_pair is None else row[layout.text_pair], label)
     if not found:
-        raise DataError(f"{path} holds no examples", cure="copy it again from the GLUE archive")
+        raise DataError(f"{path} holds no examples", hint="copy it again from the GLUE archive")
 
 
 def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) -> None:
@@ -150,7 +150,7 @@ def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) 
         raise DataError(
             f"{path}, line {number}: the header should name the columns {', '.join(layout.header)}, not "
             f"{', '.join(repr(n) for n in names)}",
-            cure=f"check that the file belongs to {layout.folder} and starts with its header line",
+            hint=f"check that the file belongs to {layout.folder} and starts with its header line",
         )
 
 
@@ -162,14 +162,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", cure="check the file's permissions") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint="check the file's permissions") from error
     with file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason})", cure="convert the file to UTF-8"
+                    f"{path}, line {number}: not UTF-8 ({error.reason})", hint="convert the file to UTF-8"
                 ) from error
             if line.strip():
                 yield number, line.rstrip("\r\n").split("\t")

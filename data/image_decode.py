@@ -33,7 +33,7 @@ def decode(encoded: bytes, where: str) -> tuple[Bytes, bool]:
     Returns
     -------
     uint8 array (ch, H, W), bool
-        Grey images have one channel, all others three; transparency is dropped. True if the format is lossy.
+        Gray images have one channel, all others three; transparency is dropped. True if the format is lossy.
 
     Raises
     ------
@@ -42,12 +42,12 @@ def decode(encoded: bytes, where: str) -> tuple[Bytes, bool]:
     """
     pil = vision_module("PIL.Image")
     if len(encoded) > _LARGEST_FILE:
-        raise DataError(f"{where}: {len(encoded) >> 20} MiB for one image", cure="scale the images down")
+        raise DataError(f"{where}: {len(encoded) >> 20} MiB for one image", hint="scale the images down")
     try:
         with pil.open(io.BytesIO(encoded), formats=FORMATS) as image:
             check_size(1, (image.height, image.width), where)
             if image.mode not in _MODES:
-                raise DataError(f"{where}: pixels of kind {image.mode}", cure="convert the images to 8 bits a channel")
+                raise DataError(f"{where}: pixels of kind {image.mode}", hint="convert the images to 8 bits a channel")
             pixels = np.asarray(image.convert(_MODES[image.mode]), np.uint8)
             lossy = image.format == "JPEG"
     except DataError:
@@ -55,7 +55,7 @@ def decode(encoded: bytes, where: str) -> tuple[Bytes, bool]:
     except Exception as error:  # decoders raise whatever they stumble on: OSError, SyntaxError, struct.error …
         raise DataError(
             f"{where}: no {', '.join(FORMATS)} image, or a damaged one ({type(error).__name__})",
-            cure="copy the file again, or convert it to PNG",
+            hint="copy the file again, or convert it to PNG",
         ) from error
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), lossy
 
@@ -86,7 +86,7 @@ class ImageStack:
             raise DataError(
                 f"{where}: an image of shape {image.shape} among others of {self._images.shape[1:]} "
                 f"(channels, height, width)",
-                cure="bring all images to one size and one number of channels",
+                hint="bring all images to one size and one number of channels",
             )
         self._images[self._filled] = image
         self._filled += 1
@@ -103,7 +103,7 @@ class ImageStack:
         if self._images is None or self._filled != self._count:
             raise DataError(
                 f"{self._source} holds {self._filled} images where {self._count or 'some'} belong",
-                cure="copy the data set again",
+                hint="copy the data set again",
             )
         return self._images
 

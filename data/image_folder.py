@@ -34,17 +34,17 @@ def read_folder(folder: Path) -> Reading:
     if unknown:
         raise DataError(
             f"{folder}/test has the class {unknown[0]}, which {folder}/train lacks",
-            cure="name the class folders alike in both",
+            hint="name the class folders alike in both",
         )
     return Reading(_part(folder / "train", classes), _part(folder / "test", classes), classes)
 
 
 def _class_folders(part: Path) -> tuple[str, ...]:
     if not part.is_dir():
-        raise DataError(f"there is no folder {part}", cure="lay the images out as train/<class>/ and test/<class>/")
+        raise DataError(f"there is no folder {part}", hint="lay the images out as train/<class>/ and test/<class>/")
     names = sorted(f.name for f in part.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not names:
-        raise DataError(f"{part} holds no folders of classes", cure="lay the images out as train/<class>/*.png")
+        raise DataError(f"{part} holds no folders of classes", hint="lay the images out as train/<class>/*.png")
     if all(n.isascii() and n.isdigit() for n in names):
         names.sort(key=lambda n: (int(n), n))
     return tuple(names)
@@ -57,7 +57,7 @@ def _part(part: Path, classes: tuple[str, ...]) -> Pixels:
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}", cure="check its permissions") from error
+            raise DataError(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from error
         stack.add(content, str(file))
     return Pixels(stack.images(), np.array([label for _, label in files], np.int64), stack.note)
 
@@ -69,6 +69,6 @@ def _images(folder: Path) -> list[Path]:
     for file in files:
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
             raise DataError(
-                f"{file} is no image file ({', '.join(SUFFIXES)})", cure="convert it to PNG, or take it away"
+                f"{file} is no image file ({', '.join(SUFFIXES)})", hint="convert it to PNG, or take it away"
             )
     return files

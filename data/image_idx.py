@@ -63,7 +63,7 @@ def _part(folder: Path, part: str, checksums: Mapping[str, str]) -> Pixels:
     labels, also = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
     if len(images) != len(labels):
         raise DataError(
-            f"{folder} has {len(images)} {part} images and {len(labels)} labels", cure="copy its four files again"
+            f"{folder} has {len(images)} {part} images and {len(labels)} labels", hint="copy its four files again"
         )
     note = "official files, checksums verified" if whole and also else "official format, unpacked: no checksum to check"
     return Pixels(images[:, None], labels.astype(np.int64), note)
@@ -81,9 +81,9 @@ def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str
         with plain.open("rb") as file:
             return _parse(file, path, dimensions), False
     except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {name}", cure="copy the four IDX files there") from error
+        raise DataError(f"{folder} holds no {name}", hint="copy the four IDX files there") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}", cure="copy the file again") from error
+        raise DataError(f"{path} cannot be read: {error}", hint="copy the file again") from error
 
 
 def _check_md5(path: Path, expected: str) -> None:
@@ -92,7 +92,7 @@ def _check_md5(path: Path, expected: str) -> None:
     if found != expected:
         raise DataError(
             f"{path} is not the published file: MD5 {found} where {expected} belongs",
-            cure="download it again; a file that was packed anew can be unpacked, then no checksum is checked",
+            hint="download it again; a file that was packed anew can be unpacked, then no checksum is checked",
         )
 
 
@@ -103,7 +103,7 @@ def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:
         raise DataError(
             f"{path} starts with {magic}, where an IDX file of bytes in {dimensions} dimensions starts with "
             f"{2048 + dimensions}",
-            cure="check that it is the file that its name says",
+            hint="check that it is the file that its name says",
         )
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
     check_size(shape[0], tuple(shape[1:]), str(path))
@@ -112,6 +112,6 @@ def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:
     if len(content) < size or file.read(1):
         more = "more than " if len(content) == size else ""
         raise DataError(
-            f"{path} holds {more}{len(content)} bytes where its header promises {size}", cure="copy the file again"
+            f"{path} holds {more}{len(content)} bytes where its header promises {size}", hint="copy the file again"
         )
     return np.frombuffer(content, np.uint8).reshape(shape).copy()

@@ -35,7 +35,7 @@ def locate_parquet(folder: Path) -> Path | None:
     below = [f for f in sorted(folder.iterdir()) if f.is_dir() and _files(f, "train")]
     if len(below) > 1:
         raise DataError(
-            f"{folder} holds several data sets: {', '.join(f.name for f in below)}", cure="give one of these folders"
+            f"{folder} holds several data sets: {', '.join(f.name for f in below)}", hint="give one of these folders"
         )
     return below[0] if below else None
 
@@ -61,7 +61,7 @@ def read_parquet(folder: Path) -> Reading:
     if also and also != classes:
         raise DataError(
             f"{folder}: the train and test files name other classes, or in another order",
-            cure="save both parts with the same class names",
+            hint="save both parts with the same class names",
         )
     return Reading(train, test, classes)
 
@@ -74,7 +74,7 @@ def _part(folder: Path, part: str) -> tuple[Pixels, tuple[str, ...]]:
     arrow, parquet = vision_module("pyarrow"), vision_module("pyarrow.parquet")
     paths = _files(folder, part)
     if not paths:
-        raise DataError(f"{folder} holds no {part}*.parquet", cure="copy all files of the data set")
+        raise DataError(f"{folder} holds no {part}*.parquet", hint="copy all files of the data set")
     _check_numbers(folder, paths)
     current = paths[0]
     try:
@@ -89,7 +89,7 @@ def _part(folder: Path, part: str) -> tuple[Pixels, tuple[str, ...]]:
     except (arrow.ArrowException, OSError) as error:
         raise DataError(
             f"{current} is no Parquet file or a damaged one: {str(error).splitlines()[0] if str(error) else error!r}",
-            cure="copy the file again",
+            hint="copy the file again",
         ) from error
     return Pixels(stack.images(), np.array(labels, np.int64), stack.note), _class_names(files[0][1])
 
@@ -102,14 +102,14 @@ def _check_numbers(folder: Path, paths: list[Path]) -> None:
         if missing:
             raise DataError(
                 f"{folder} lacks part {min(missing)} of the {int(match[2])} files like {match.string}",
-                cure="copy all files of the data set",
+                hint="copy all files of the data set",
             )
 
 
 def _check_bytes(folder: Path, files: list[tuple[Path, Any]]) -> None:
     total = sum(f.metadata.row_group(g).total_byte_size for _, f in files for g in range(f.metadata.num_row_groups))
     if total > LARGEST_SET:
-        raise DataError(f"{folder} holds {total >> 20} MiB of images", cure=f"use at most {LARGEST_SET >> 20} MiB")
+        raise DataError(f"{folder} holds {total >> 20} MiB of images", hint=f"use at most {LARGEST_SET >> 20} MiB")
 
 
 def _rows(path: Path, file: Any) -> Iterator[tuple[str, bytes, int]]:
@@ -120,9 +120,9 @@ def _rows(path: Path, file: Any) -> Iterator[tuple[str, bytes, int]]:
         for content, found in zip(encoded, batch.column(label).to_pylist(), strict=True):
             where = f"{path}, row {number}"
             if content is None:
-                raise DataError(f"{where}: no image bytes", cure="save the data set with its images embedded")
+                raise DataError(f"{where}: no image bytes", hint="save the data set with its images embedded")
             if found is None or not 0 <= found < 1 << 31:
-                raise DataError(f"{where}: {found} is no label", cure="labels are whole numbers from 0")
+                raise DataError(f"{where}: {found} is no label", hint="labels are whole numbers from 0")
             yield where, content, found
             number += 1
 
@@ -136,17 +136,17 @@ def _columns(path: Path, schema: Any) -> tuple[str, str]:
         lacking = _IMAGE_COLUMNS if image is None else _LABEL_COLUMNS
         raise DataError(
             f"{path} has the columns {', '.join(schema.names)}, and none of them is {' or '.join(lacking)}",
-            cure="rename the column",
+            hint="rename the column",
         )
     kind = schema.field(image).type
     content = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
     if content is None or not (types.is_binary(content) or types.is_large_binary(content)):
         raise DataError(
             f"{path}: the column {image} is {kind}, not struct<bytes: binary, path: string>",
-            cure="save the images as encoded files, as the hub does",
+            hint="save the images as encoded files, as the hub does",
         )
     if not types.is_integer(schema.field(label).type):
-        raise DataError(f"{path}: the column {label} is {schema.field(label).type}", cure="save labels as integers")
+        raise DataError(f"{path}: the column {label} is {schema.field(label).type}", hint="save labels as integers")
     return image, label
 
 

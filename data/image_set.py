@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the limits that a file's claims are held to before memory is taken."""
+"""Labeled images in memory, and the limits that a file's claims are held to before memory is taken."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageSet:
     Attributes
     ----------
     images : uint8 array (N, ch, H, W)
-        ch is 1 (grey) or 3 (red, green, blue).
+        ch is 1 (gray) or 3 (red, green, blue).
     labels : int64 array (N,)
         Index into ``classes``.
     classes : tuple of str
@@ -53,12 +53,12 @@ class ImageSet:
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"{len(images)} images need as many int64 labels, not {labels.dtype} {labels.shape}")
         if not len(labels):
-            raise DataError("there are no images", cure="check the data set's files")
+            raise DataError("there are no images", hint="check the data set's files")
         if labels.min() < 0 or labels.max() >= len(self.classes):
             wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
             raise DataError(
                 f"the label {wrong} is none of the {len(self.classes)} classes, which count from 0",
-                cure="check that the files belong to this data set",
+                hint="check that the files belong to this data set",
             )
 
     def digest(self) -> str:
@@ -95,7 +95,7 @@ class ImageTask:
         if ours != theirs or self.train.classes != self.test.classes:
             raise DataError(
                 f"train and test images of '{self.name}' differ: {ours} and {theirs} (channels, height, width)",
-                cure="bring them to one size and one number of channels",
+                hint="bring them to one size and one number of channels",
             )
 
     @property
@@ -133,12 +133,12 @@ def check_size(count: int, shape: tuple[int, ...], where: str) -> None:
     if not all(0 < side <= LARGEST_SIDE for side in shape):
         raise DataError(
             f"{where}: an image of {' x '.join(map(str, shape))} where sides of 1 to {LARGEST_SIDE} are allowed",
-            cure="scale the images down",
+            hint="scale the images down",
         )
     total = count * int(np.prod(shape, dtype=np.int64))
     if total > LARGEST_SET:
         raise DataError(
             f"{where}: {count} images of {' x '.join(map(str, shape))} are {total >> 20} MiB, and {LARGEST_SET >> 20} "
             f"MiB are allowed",
-            cure="use fewer or smaller images",
+            hint="use fewer or smaller images",
         )

@@ -21,7 +21,7 @@ _SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
 def locate_cifar10(folder: Path) -> Path | None:
-    """The folder, at or below ``folder``, that holds ``data_batch_1`` … or any of its neighbours."""
+    """The folder, at or below ``folder``, that holds ``data_batch_1`` … or any of its neighbors."""
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
     return _holder(folder, ("cifar-10-batches-py",), names)
 
@@ -86,20 +86,20 @@ def _open(reader: Any, folder: Path, files: Iterable[Any], **options: Any) -> An
     except ModuleNotFoundError as error:
         raise missing_vision(error) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} cannot be read: {error}", cure="copy the data set again") from error
+        raise DataError(f"{folder} cannot be read: {error}", hint="copy the data set again") from error
 
 
 def _diagnosis(folder: Path, files: Iterable[Any]) -> DataError:
     intact = vision_module("torchvision.datasets.utils").check_integrity
     for name, md5 in files:
         if not (folder / name).is_file():
-            return DataError(f"{folder} holds no {name}", cure="unpack the official archive again")
+            return DataError(f"{folder} holds no {name}", hint="unpack the official archive again")
         if not intact(str(folder / name), md5):
             return DataError(
                 f"{folder / name} is not the published file: its MD5 is not {md5}",
-                cure="download and unpack the official archive again",
+                hint="download and unpack the official archive again",
             )
-    return DataError(f"torchvision cannot read {folder}", cure="download and unpack the official archive again")
+    return DataError(f"torchvision cannot read {folder}", hint="download and unpack the official archive again")
 
 
 def _cifar_pixels(dataset: Any) -> Pixels:

@@ -71,7 +71,7 @@ def recipes(dataset: str, normalize: Literal["matched", "official"], augment: Ch
     if dataset not in OFFICIAL:
         raise ConfigError(
             f"no official recipe is published for '{dataset}'",
-            cure=f"use normalize=matched and augment=none, or one of {', '.join(OFFICIAL)}",
+            hint=f"use normalize=matched and augment=none, or one of {', '.join(OFFICIAL)}",
         )
     official, varied = OFFICIAL[dataset], augment == "official"
     scale = official if normalize == "official" else MATCHED

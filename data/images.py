@@ -56,7 +56,7 @@ _CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_IDX = "train-images-idx3-ubyte.gz and its three neighbours"
+_IDX = "train-images-idx3-ubyte.gz and its three neighbors"
 
 #: The published data sets by name.
 KNOWN: dict[str, KnownImages] = {
@@ -112,14 +112,14 @@ def load_images(name: str, find: Find, seed: Seed) -> ImageTask:
         try:
             place = format_.locate(folder)
         except OSError as error:
-            raise DataError(f"{folder} cannot be read: {error.strerror}", cure="check its permissions") from error
+            raise DataError(f"{folder} cannot be read: {error.strerror}", hint="check its permissions") from error
         if place is not None:
             return _task(name, known, format_.read(place), str(place))
     archives = sorted(f.name for f in folder.iterdir() if f.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")))
     choices = "; ".join(f.words for f in (*official, *_ANY))
     raise DataError(
         f"{folder} holds no image data set '{name}'",
-        cure=f"unpack {archives[0]} there" if archives else f"give a folder that holds {choices}",
+        hint=f"unpack {archives[0]} there" if archives else f"give a folder that holds {choices}",
     )
 
 
@@ -130,11 +130,11 @@ def _folder(name: str, find: Find) -> Path:
         near = difflib.get_close_matches(name.lower().replace("-", ""), KNOWN, n=1)
         if name in KNOWN or not near:
             raise
-        raise DataError(error.message, cure=f"did you mean '{near[0]}'?") from error
+        raise DataError(error.message, hint=f"did you mean '{near[0]}'?") from error
     if not folder.is_dir():
         raise DataError(
             f"the data set '{name}' is at {folder}, which does not exist or is no folder",
-            cure="give the folder that holds its files",
+            hint="give the folder that holds its files",
         )
     return folder
 
@@ -148,7 +148,7 @@ def _task(name: str, known: KnownImages | None, found: Reading, where: str) -> I
     if known and len(classes) != known.classes:
         raise DataError(
             f"{where} has {len(classes)} classes, and '{name}' has {known.classes}",
-            cure="give the data set a name of its own, or complete it",
+            hint="give the data set a name of its own, or complete it",
         )
     order = np.arange(len(classes))
     if known and set(known.names) == set(classes):
@@ -158,7 +158,7 @@ def _task(name: str, known: KnownImages | None, found: Reading, where: str) -> I
         train, test = (_set(p, order, classes) for p in (found.train, found.test))
         return ImageTask(name, train, test)
     except DataError as error:
-        raise DataError(f"{where}: {error.message}", cure=error.cure) from error
+        raise DataError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _set(part: Pixels, order: np.ndarray, classes: tuple[str, ...]) -> ImageSet:

@@ -48,7 +48,7 @@ def score(metric: str, labels: ArrayLike, predictions: ArrayLike) -> float:
         scikit-learn is not installed.
     """
     if metric not in METRICS:
-        raise NotFoundError(f"no metric is called '{metric}'", cure=f"use one of {', '.join(METRICS)}")
+        raise NotFoundError(f"no metric is called '{metric}'", hint=f"use one of {', '.join(METRICS)}")
     return METRICS[metric](labels, predictions)
 
 

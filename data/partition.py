@@ -54,7 +54,7 @@ class Partition(BaseModel):
         Raises
         ------
         ConfigError
-            There is no such partition, or none was found in a bounded number of draws; the cure names the nearest
+            There is no such partition, or none was found in a bounded number of draws; the hint names the nearest
             values that work.
         """
         classes = _checked(labels, clients, self.min_size)
@@ -93,15 +93,15 @@ def _checked(labels: npt.ArrayLike, clients: int, min_size: int) -> IntArray:
     if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.min() < 0:
         raise ConfigError(
             f"labels must be a row of whole numbers from 0, not {found.dtype} of shape {found.shape}",
-            cure="give the labels of an ImageSet",
+            hint="give the labels of an ImageSet",
         )
     if clients < 1:
-        raise ConfigError(f"{clients} clients cannot share a data set", cure="set clients=1 or more")
+        raise ConfigError(f"{clients} clients cannot share a data set", hint="set clients=1 or more")
     if clients * min_size > len(found):
         fewer = f"clients={len(found) // min_size} or less" if len(found) >= min_size else ""
         smaller = f"min_size={len(found) // clients} or less" if len(found) >= clients else ""
         raise ConfigError(
             f"{len(found)} samples cannot give {clients} clients {min_size} each",
-            cure="set " + " or ".join(c for c in (smaller, fewer) if c) if smaller or fewer else "use more data",
+            hint="set " + " or ".join(c for c in (smaller, fewer) if c) if smaller or fewer else "use more data",
         )
     return found.astype(np.int64)

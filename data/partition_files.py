@@ -73,18 +73,18 @@ def load_partition(path: Path, labels: npt.ArrayLike) -> tuple[Partition, list[I
     """
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise DataError(f"the partition {path} is larger than {_LARGEST_FILE >> 20} MiB", cure="save it again")
+            raise DataError(f"the partition {path} is larger than {_LARGEST_FILE >> 20} MiB", hint="save it again")
         saved = _Saved.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"the partition {path} cannot be read: {error.strerror}", cure="check the path") from error
+        raise DataError(f"the partition {path} cannot be read: {error.strerror}", hint="check the path") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"the partition {path} is wrong: {where}: {first['msg']}", cure="save it again") from error
+        raise DataError(f"the partition {path} is wrong: {where}: {first['msg']}", hint="save it again") from error
     if saved.samples != len(np.asarray(labels)) or saved.labels_sha256 != _digest(labels):
         raise DataError(
             f"the partition {path} was drawn for other labels ({saved.samples} samples)",
-            cure="use the data set that it was drawn for, or draw it anew",
+            hint="use the data set that it was drawn for, or draw it anew",
         )
     parts = _indices(path, saved)
     return saved.partition, parts
@@ -97,9 +97,9 @@ def _indices(path: Path, saved: _Saved) -> list[IntArray]:
         parts = [np.array([-1], np.int64)]
     every = np.concatenate([np.empty(0, np.int64), *parts])
     if len(every) and not (every.min() >= 0 and every.max() < saved.samples):
-        raise DataError(f"the partition {path} has an index outside its {saved.samples} samples", cure="save it again")
+        raise DataError(f"the partition {path} has an index outside its {saved.samples} samples", hint="save it again")
     if len(np.unique(every)) != len(every):
-        raise DataError(f"the partition {path} gives a sample to a client twice or to two", cure="save it again")
+        raise DataError(f"the partition {path} gives a sample to a client twice or to two", hint="save it again")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Ways to deal labelled samples out to clients, each a pure function of labels, clients and generator.
+"""Ways to deal labeled samples out to clients, each a pure function of labels, clients and generator.
 
 They take NumPy's legacy ``RandomState``, whose streams never change: the published partitions were drawn with it, and a
 draw of today is the draw of any later release (specification of virtual homogeneous learning §3.5).
@@ -99,13 +99,13 @@ def classes_per_client(
     groups = by_class(labels)
     if classes > len(groups):
         raise ConfigError(
-            f"a client cannot hold {classes} classes of {len(groups)}", cure=f"set classes={len(groups)} or less"
+            f"a client cannot hold {classes} classes of {len(groups)}", hint=f"set classes={len(groups)} or less"
         )
     if clients * classes < len(groups):
         least = -(-len(groups) // clients)
         raise ConfigError(
             f"{clients} clients with {classes} classes each leave some of the {len(groups)} classes to nobody",
-            cure=f"set classes={least} or more, or at least {-(-len(groups) // classes)} clients",
+            hint=f"set classes={least} or more, or at least {-(-len(groups) // classes)} clients",
         )
 
     def draw() -> list[IntArray]:
@@ -126,12 +126,12 @@ def subset(
     """Long tail: client k has much of class k mod C and a little of every other.
 
     The K/C main clients of a class have weight alpha / (K/C) each, the others (1 - alpha / (K/C)) / (K - K/C);
-    weights are renormalised. Parameters, result and errors otherwise as for :func:`lda`.
+    weights are renormalized. Parameters, result and errors otherwise as for :func:`lda`.
 
     Raises
     ------
     ConfigError
-        K is no multiple of the number of classes, or ``alpha`` is no share or favours the others.
+        K is no multiple of the number of classes, or ``alpha`` is no share or favors the others.
     """
     groups = by_class(labels)
     count = len(groups)
@@ -140,7 +140,7 @@ def subset(
         near = f"{below} or {above}" if below else f"{above}"
         raise ConfigError(
             f"kind=subset needs a multiple of {count} clients, one main class each, and {clients} is none",
-            cure=f"set clients={near}",
+            hint=f"set clients={near}",
         )
     mains = clients // count
     main = alpha / mains
@@ -149,7 +149,7 @@ def subset(
         raise ConfigError(
             f"with alpha={alpha} the main clients of a class would have {'all and more' if main > 1 else 'less'} of it "
             f"than the others",
-            cure="set an alpha below 1 and well above the share of one class, for example alpha=0.9",
+            hint="set an alpha below 1 and well above the share of one class, for example alpha=0.9",
         )
 
     def draw() -> list[IntArray]:
@@ -179,7 +179,7 @@ def shards(
     if total > len(labels):
         raise ConfigError(
             f"{len(labels)} samples cannot be cut into {clients} x {shards} shards",
-            cure=f"set shards={len(labels) // clients} or less",
+            hint=f"set shards={len(labels) // clients} or less",
         )
     pieces = np.array_split(np.argsort(labels, kind="stable").astype(np.int64), total)
 

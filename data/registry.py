@@ -74,7 +74,7 @@ class TaskEntry:
         names = " nor ".join(f"'{n}'" for n in self.data_names)
         raise DataError(
             f"the task '{self.name}' needs a data set, and there is no {names}",
-            cure=f"join with --data glue=PATH, the folder that holds {LAYOUTS[self.name].folder}/",
+            hint=f"join with --data glue=PATH, the folder that holds {LAYOUTS[self.name].folder}/",
         )
 
 
@@ -110,5 +110,5 @@ def task(name: str) -> TaskEntry:
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower().replace("-", ""), TASKS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(TASKS)}"
-        raise NotFoundError(f"no task is called '{name}'", cure=hint)
+        raise NotFoundError(f"no task is called '{name}'", hint=hint)
     return TASKS[name]

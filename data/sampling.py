@@ -73,7 +73,7 @@ def draw_without_replacement(
 
 
 def redraw(
-    draw: Callable[[], list[IntArray] | None], least: int, cure: Callable[[int], str], draws: int = DRAWS
+    draw: Callable[[], list[IntArray] | None], least: int, hint: Callable[[int], str], draws: int = DRAWS
 ) -> list[IntArray]:
     """The first draw whose smallest part has ``least`` samples, every part sorted."""
     best = 0
@@ -84,4 +84,4 @@ def redraw(
             return [np.sort(p) for p in parts]
         best = max(best, smallest)
     often = f"in {draws} draws the smallest client never had" if draws > 1 else "the smallest client would not have"
-    raise ConfigError(f"{often} {least} samples, but at most {best}", cure=cure(best))
+    raise ConfigError(f"{often} {least} samples, but at most {best}", hint=hint(best))

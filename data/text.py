@@ -1,4 +1,4 @@
-"""Text classification tasks: examples as strings, and their way through a model's own tokeniser."""
+"""Text classification tasks: examples as strings, and their way through a model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .encoded import EncodedSet
 
 __all__ = ["EncodedSet", "Example", "TextTask", "Tokenizer", "encode"]
 
-#: Sentences handed to the tokeniser at once: enough for its threads, few enough for a small device.
+#: Sentences handed to the tokenizer at once: enough for its threads, few enough for a small device.
 _CHUNK = 4096
 
 
@@ -50,7 +50,7 @@ class TextTask:
 
 
 class Tokenizer(Protocol):
-    """The part of a transformers fast tokeniser that is used here."""
+    """The part of a transformers fast tokenizer that is used here."""
 
     @property
     def pad_token_id(self) -> Any: ...
@@ -62,13 +62,13 @@ class Tokenizer(Protocol):
 
 
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> EncodedSet:
-    """Tokenise ``examples``, cutting each to ``max_length`` tokens (special tokens included).
+    """Tokenize ``examples``, cutting each to ``max_length`` tokens (special tokens included).
 
     Parameters
     ----------
     examples : sequence of Example
         Either all have a second sentence or none has.
-    tokenizer : transformers fast tokeniser
+    tokenizer : transformers fast tokenizer
         The model's own.
     max_length : int
         Longer ones are cut, never dropped: train and dev keep their size (spec section 6).
@@ -81,7 +81,7 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -
     pairs = {e.text_pair is not None for e in examples}
     if len(pairs) != 1:
         what = "some examples have a second sentence and some have none" if pairs else "there are no examples"
-        raise DataError(f"cannot tokenise: {what}", cure="check the data set's files")
+        raise DataError(f"cannot tokenize: {what}", hint="check the data set's files")
     sentences: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     starts: list[int] = []
     for at in range(0, len(examples), _CHUNK):
@@ -95,7 +95,7 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -
             return_attention_mask=False,
         )
         sentences += [np.asarray(row, np.int32) for row in out["input_ids"]]
-        # RoBERTa and GPT-2 tokenisers give no types, and their models want none.
+        # RoBERTa and GPT-2 tokenizers give no types, and their models want none.
         if second is not None and "token_type_ids" in out:
             starts += [row.index(1) if 1 in row else len(row) for row in out["token_type_ids"]]
     return _pack(examples, sentences, starts, tokenizer)
@@ -110,7 +110,7 @@ def _pack(
     lengths = np.fromiter((len(s) for s in sentences), np.int64, len(sentences))
     if not lengths.all():
         empty = int(np.argmin(lengths))
-        raise DataError(f"example {empty} ({examples[empty].text!r}) has no tokens", cure="remove the empty line")
+        raise DataError(f"example {empty} ({examples[empty].text!r}) has no tokens", hint="remove the empty line")
     pad = next((p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id) if p is not None), 0)
     return EncodedSet(
         tokens=np.concatenate(sentences),

@@ -51,7 +51,7 @@ def split(
 
     The model is changed in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
     do ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
-    optimiser that holds ``model.parameters()`` is taken in the cloud too, with the learning rate of that moment. Token
+    optimizer that holds ``model.parameters()`` is taken in the cloud too, with the learning rate of that moment. Token
     ids and labels never leave this process.
 
     Parameters
@@ -108,7 +108,7 @@ def split(
             raise MissingExtraError(error.name, "text") from error
         raise
     if hasattr(model, "farshore"):
-        raise ConfigError("the model is split already", cure="call farshore.split once, on a whole model")
+        raise ConfigError("the model is split already", hint="call farshore.split once, on a whole model")
     place = at.Place.find(model, cut)
     everything = rank is None and encoding == "raw"
     settings = at.settings(
@@ -116,7 +116,7 @@ def split(
         rank=rank,
         encoding=encoding,
         ragged=not everything if skip_padding is None else skip_padding,
-        optimiser={"name": optimizer, **(optimizer_options or {})},
+        optimizer={"name": optimizer, **(optimizer_options or {})},
         device=device,
     )
     node = _node(server, token=token, name=name, home=home, ca=ca, insecure=insecure)

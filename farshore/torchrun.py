@@ -110,13 +110,13 @@ def train(
     """
     workload = workloads.load(method)
     if not isinstance(workload, DataParallelWorkload):
-        raise ConfigError(f"'{method}' is no data-parallel method", cure="use data_parallel or dp_kfac")
+        raise ConfigError(f"'{method}' is no data-parallel method", hint="use data_parallel or dp_kfac")
     config = cast(DataParallel, workload.config.model_validate(dict(settings)))
     paths = dict(data or {})
 
     def find(name: str) -> Path:
         if name not in paths:
-            raise DataError(f"there is no data set called '{name}' here", cure=f"give --data {name}=PATH")
+            raise DataError(f"there is no data set called '{name}' here", hint=f"give --data {name}=PATH")
         return Path(paths[name])
 
     ranks = dist.get_world_size() if dist.is_initialized() else 1

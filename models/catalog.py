@@ -68,7 +68,7 @@ def _of_torchvision(name: str, classes: int, image: tuple[int, int, int]) -> nn.
 
     models = vision_module("torchvision.models")
     if name not in models.list_models(module=models):
-        raise ConfigError(f"torchvision has no classifier '{name}'", cure="torchvision.models.list_models() has all")
+        raise ConfigError(f"torchvision has no classifier '{name}'", hint="torchvision.models.list_models() has all")
     made: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     try:
         with torch.no_grad():  # a copy: batch norms count
@@ -76,7 +76,7 @@ def _of_torchvision(name: str, classes: int, image: tuple[int, int, int]) -> nn.
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ConfigError(f"torchvision's '{name}' cannot take images of {_shape(image)}: {error}") from error
     if not isinstance(logits, torch.Tensor):
-        raise ConfigError(f"torchvision's '{name}' makes several outputs, one is trained", cure="choose another model")
+        raise ConfigError(f"torchvision's '{name}' makes several outputs, one is trained", hint="choose another model")
     return made
 
 

@@ -1,6 +1,6 @@
 """A model as one float buffer and one integer buffer, its parameters and buffers being views of them.
 
-So a state is copied, averaged and sent in one piece, and an optimiser's step over all parameters is a handful of
+So a state is copied, averaged and sent in one piece, and an optimizer's step over all parameters is a handful of
 operations however many layers there are.
 """
 

@@ -49,10 +49,10 @@ def build(
         There is no such model, or the images are too small for it.
     """
     if name not in NAMES:
-        raise ConfigError(f"there is no model called '{name}'", cure=f"choose one of {', '.join(NAMES)}")
+        raise ConfigError(f"there is no model called '{name}'", hint=f"choose one of {', '.join(NAMES)}")
     if name == "lenet" and size < 16:
         raise ConfigError(
-            f"lenet cannot see images of {size} pixels a side", cure="choose conv3, or images of 16 or more"
+            f"lenet cannot see images of {size} pixels a side", hint="choose conv3, or images of 16 or more"
         )
     make: Callable[[], StagedNet]
     if name == "conv3":

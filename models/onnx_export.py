@@ -81,7 +81,7 @@ def largest_difference(path: Path, module: nn.Module, images: Tensor) -> float:
     if not apart.max() <= 1e-3 * max(1.0, float(np.abs(expected).max())):  # NaN must fail, too
         raise RunFailedError(
             f"the ONNX file's outputs differ by {apart.max():.3g} from the model's; it was not kept",
-            cure="try other versions of onnxscript and onnxruntime, or use the state file itself",
+            hint="try other versions of onnxscript and onnxruntime, or use the state file itself",
         )
     return float(apart.max())
 

@@ -1,4 +1,4 @@
-"""A module's and its optimiser's state as named arrays, ready for a checkpoint and exact on the way back."""
+"""A module's and its optimizer's state as named arrays, ready for a checkpoint and exact on the way back."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from torch import nn
 from ..core.errors import StorageError
 from ..core.message import Array
 
-_MODEL, _OPTIMISER = "model.", "optimiser."
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+#: The same prefix in checkpoints that were written before it had its present spelling.
+_OLD_OPTIMIZER = "optimiser."
 
 
-def to_arrays(module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Array]:
-    """Copy parameters, buffers and per-parameter optimiser state (e.g. Adam's moments) into NumPy arrays.
+def to_arrays(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Array]:
+    """Copy parameters, buffers and per-parameter optimizer state (e.g. Adam's moments) into NumPy arrays.
 
-    The keys are ``model.<name>`` and ``optimiser.<name>/<slot>``.
+    The keys are ``model.<name>`` and ``optimizer.<name>/<slot>``.
     """
     arrays: dict[str, Array] = {_MODEL + n: t.detach().cpu().numpy().copy() for n, t in module.state_dict().items()}
-    if optimiser is None:
+    if optimizer is None:
         return arrays
     for name, parameter in module.named_parameters():
-        for slot, value in optimiser.state.get(parameter, {}).items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
             tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value)
-            arrays[f"{_OPTIMISER}{name}/{slot}"] = tensor.detach().cpu().numpy().copy()
+            arrays[f"{_OPTIMIZER}{name}/{slot}"] = tensor.detach().cpu().numpy().copy()
     return arrays
 
 
-def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
-    """Put back what :func:`to_arrays` gave.
+def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Put back what :func:`to_arrays` gave; other keys are ignored.
 
     Raises
     ------
@@ -43,12 +45,12 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimiser: torch
     except RuntimeError as error:
         raise StorageError(
             f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}",
-            cure="start the run anew, or resume it with the configuration it began with",
+            hint="start the run anew, or resume it with the configuration it began with",
         ) from error
-    if optimiser is None:
+    if optimizer is None:
         return
     parameters = dict(module.named_parameters())
     for key, array in arrays.items():
-        if key.startswith(_OPTIMISER):
-            name, _, slot = key.removeprefix(_OPTIMISER).rpartition("/")
-            optimiser.state[parameters[name]][slot] = torch.from_numpy(np.array(array))
+        if key.startswith((_OPTIMIZER, _OLD_OPTIMIZER)):
+            name, _, slot = key.partition(".")[2].rpartition("/")
+            optimizer.state[parameters[name]][slot] = torch.from_numpy(np.array(array))

@@ -12,8 +12,8 @@ from .units import ARROWS, size
 if TYPE_CHECKING:
     from .run_report import RunReport
 
-#: Told apart with every common kind of colour vision (Okabe and Ito, 2008), on white and on black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C")
+#: Told apart with every common kind of color vision (Okabe and Ito, 2008), on white and on black.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C")
 #: Nodes that a heat map or a flow shows by name.
 _HEAT_NODES, _FLOW_NODES = 60, 10
 
@@ -29,7 +29,7 @@ class Chart:
     told : str
         What it shows, in a sentence: for those who do not see it.
     traces, layout : JSON-able
-        As Plotly takes them; colours of text and grid are the page's.
+        As Plotly takes them; colors of text and grid are the page's.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _by_kind(report: RunReport) -> Chart:
             "name": kind,
             "x": labels,
             "y": [window.payload_by_kind.get(kind, 0) for window in report.windows],
-            "marker": {"color": colour(place)},
+            "marker": {"color": color(place)},
             "hovertemplate": "%{y:.4s}B<extra>%{fullData.name}</extra>",
         }
         for place, kind in enumerate(kinds)
@@ -92,7 +92,7 @@ def _score_over_bytes(report: RunReport) -> Chart:
         "y": list(curve.scores),
         "text": [f"{report.unit} {number}" for number in curve.rounds],
         "hovertemplate": "%{text}: %{y:.4f} after %{x:.4s}B<extra></extra>",
-        "line": {"color": colour(0)},
+        "line": {"color": color(0)},
         "marker": {"size": 5},
     }
     layout = {
@@ -157,7 +157,7 @@ def _flow(report: RunReport) -> Chart:
     flows = {ends: count for ends, count in flows.items() if count}
     places = {end: number for number, end in enumerate(dict.fromkeys(end for ends in flows for end in ends))}
     kinds = [end for end in places if end[0] == "kind"]
-    shade = {end: colour(kinds.index(end)) if end in kinds else "#8C8C8C" for end in places}
+    shade = {end: color(kinds.index(end)) if end in kinds else "#8C8C8C" for end in places}
     trace = {
         "type": "sankey",
         "arrangement": "snap",
@@ -189,9 +189,9 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def colour(place: int) -> str:
+def color(place: int) -> str:
     """Of the ``place``-th thing told apart."""
-    return COLOURS[place % len(COLOURS)]
+    return COLORS[place % len(COLORS)]
 
 
 def _faded(shade: str) -> str:

@@ -208,7 +208,7 @@ def compression(
     """
     sent = {line.kind: line.volume.payload_bytes for line in report.once_by_kind}
     if missing := [kind for kind in kinds if kind not in sent]:
-        raise NotFoundError(f"the run sent no '{missing[0]}'", cure=f"it sent these kinds: {', '.join(sent) or 'none'}")
+        raise NotFoundError(f"the run sent no '{missing[0]}'", hint=f"it sent these kinds: {', '.join(sent) or 'none'}")
     payload = sum(sent[kind] for kind in dict.fromkeys(kinds or sent))
     return Compression(baseline, baseline_bytes, payload, tuple(dict.fromkeys(kinds)))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from .arms import percent
-from .charts import Chart, colour
+from .charts import Chart, color
 from .run_report import RunReport
 from .tables import plain_table
 from .units import ratio, size, span
@@ -90,7 +90,7 @@ def compare_runs(reports: Sequence[RunReport]) -> Comparison:
         There is but one.
     """
     if len(reports) < 2:
-        raise ConfigError("one run cannot be compared", cure="name two runs or more")
+        raise ConfigError("one run cannot be compared", hint="name two runs or more")
     curves = [report.curve for report in reports]
     best = [curve.best if curve else None for curve in curves]
     target = percent(min(b for b in best if b is not None)) if None not in best else None
@@ -197,7 +197,7 @@ def score_over_bytes(found: Comparison) -> Chart | None:
                 "y": list(report.curve.scores),
                 "text": [f"{report.unit} {number}" for number in report.curve.rounds],
                 "hovertemplate": "%{text}: %{y:.4f} after %{x:.4s}B<extra>%{fullData.name}</extra>",
-                "line": {"color": colour(place)},
+                "line": {"color": color(place)},
             }
         )
         traces.append(_frontier(report, name, place))
@@ -233,5 +233,5 @@ def _frontier(report: RunReport, name: str, place: int) -> dict[str, Any]:
         "y": [score for _, score in points],
         "hoverinfo": "skip",
         "showlegend": False,
-        "marker": {"color": colour(place), "size": 6},
+        "marker": {"color": color(place), "size": 6},
     }

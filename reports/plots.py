@@ -13,8 +13,8 @@ from .curves import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Told apart with every common kind of colour vision (Okabe and Ito, 2008), without the yellow that white swallows.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+#: Told apart with every common kind of color vision (Okabe and Ito, 2008), without the yellow that white swallows.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -44,7 +44,7 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for place, (arm, by_seed) in enumerate(curves.items()):
-        style = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)]}
+        style = {"color": _COLORS[place % len(_COLORS)], "linestyle": _STYLES[place // len(_COLORS) % len(_STYLES)]}
         _over_rounds(left, arm, by_seed, style)
         _over_bytes(right, arm, by_seed, style)
     left.set(xlabel="round", ylabel=score)

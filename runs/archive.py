@@ -32,7 +32,7 @@ NAME_BYTES, DEPTH, FILES = 100, 8, 100_000
 TOTAL_BYTES, JSON_BYTES = 64 << 30, 64 << 20
 _BLOCK, _CHUNK = tarfile.BLOCKSIZE, 1 << 20
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CURE = "have it exported and copied once more"
+_HINT = "have it exported and copied once more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def import_run(
         _rename(path, unpacked, run_id, renamed=run_id != manifest.get("id"))
         target = folder / run_id
         if target.exists():
-            raise StorageError(f"{folder} already holds a run '{run_id}'", cure="give it another id: --as ID")
+            raise StorageError(f"{folder} already holds a run '{run_id}'", hint="give it another id: --as ID")
         unpacked.rename(target)
     except OSError as error:
         raise files.storage_error(f"cannot unpack {path} into {folder}", error) from error
@@ -157,14 +157,14 @@ def _members(folder: Path, archive: Path, *, checkpoints: bool) -> Iterator[tupl
         if any(part.startswith(".") for part in relative.parts) or path == archive.absolute():
             continue
         if path.is_symlink():
-            raise StorageError(f"{path} is a link, and links do not travel", cure="put the file itself there")
+            raise StorageError(f"{path} is a link, and links do not travel", hint="put the file itself there")
         if not checkpoints and relative.parts[0] == "checkpoints":
             continue
         if path.is_file():
             try:
                 yield _name(relative.as_posix()), path
             except ValueError as error:
-                raise StorageError(f"{path} cannot travel: {error}", cure="move that file out of the run") from None
+                raise StorageError(f"{path} cannot travel: {error}", hint="move that file out of the run") from None
 
 
 def _append(archive: _Counted, name: str, file: IO[bytes], size: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _append(archive: _Counted, name: str, file: IO[bytes], size: int) -> dict[st
     while left:
         chunk = file.read(min(left, _CHUNK))
         if not chunk:
-            raise StorageError(f"{name} became shorter while it was read", cure="export the run once it has ended")
+            raise StorageError(f"{name} became shorter while it was read", hint="export the run once it has ended")
         digest.update(chunk)
         archive.write(chunk)
         left -= len(chunk)
@@ -215,7 +215,7 @@ class _Counted:
         data = self._file.read(size)
         self._digest.update(data)
         if len(data) != size:
-            raise StorageError("the archive ends in the middle of a file", cure=_CURE)
+            raise StorageError("the archive ends in the middle of a file", hint=_HINT)
         return data
 
     def rest(self) -> None:
@@ -223,7 +223,7 @@ class _Counted:
         while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
             if chunk.strip(b"\0"):
-                raise StorageError("the archive goes on after its end", cure=_CURE)
+                raise StorageError("the archive goes on after its end", hint=_HINT)
 
 
 def _unpack(archive: _Counted, folder: Path, room: int) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
@@ -235,7 +235,7 @@ def _unpack(archive: _Counted, folder: Path, room: int) -> tuple[dict[str, Any],
     while any(block := archive.read(_BLOCK)):
         name, size = _member(block)
         if name in found:
-            raise StorageError(f"the archive holds '{name}' twice", cure=_CURE)
+            raise StorageError(f"the archive holds '{name}' twice", hint=_HINT)
         if len(found) >= FILES:
             raise StorageError(f"the archive holds more than {FILES:,} files")
         if name == MANIFEST:
@@ -244,10 +244,10 @@ def _unpack(archive: _Counted, folder: Path, room: int) -> tuple[dict[str, Any],
         if room < 0 or (name == "run.json" and size > JSON_BYTES):
             raise StorageError(
                 f"the archive's '{name}' has {size:,} bytes, more than there is room for",
-                cure="free some space, or allow more with --max-gb",
+                hint="free some space, or allow more with --max-gb",
             )
         found[name] = size, _write(archive, folder / name, size)
-    raise StorageError(f"it is no archive of a run: it does not end with {MANIFEST}", cure=_CURE)
+    raise StorageError(f"it is no archive of a run: it does not end with {MANIFEST}", hint=_HINT)
 
 
 def _member(block: bytes) -> tuple[str, int]:
@@ -261,7 +261,7 @@ def _member(block: bytes) -> tuple[str, int]:
             raise ValueError("a size below zero")
         return _name(info.name), info.size
     except (tarfile.TarError, ValueError) as error:
-        raise StorageError(f"it is no archive of a run: {error}", cure=_CURE) from None
+        raise StorageError(f"it is no archive of a run: {error}", hint=_HINT) from None
 
 
 def _name(text: str) -> str:
@@ -298,13 +298,13 @@ def _manifest(archive: _Counted, size: int) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"the archive's {MANIFEST} is damaged: {error}", cure=_CURE) from None
+        raise StorageError(f"the archive's {MANIFEST} is damaged: {error}", hint=_HINT) from None
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != FORMAT
         or not isinstance(manifest.get("files"), dict)
     ):
-        raise StorageError(f"the archive's {MANIFEST} is of another version", cure="import it with that version")
+        raise StorageError(f"the archive's {MANIFEST} is of another version", hint="import it with that version")
     return manifest
 
 
@@ -312,15 +312,15 @@ def _check(
     path: Path, manifest: Mapping[str, Any], found: Mapping[str, tuple[int, str]], digest: str, wanted: str
 ) -> None:
     if wanted and digest != wanted:
-        raise StorageError(f"{path} has the SHA-256 {digest}, not {wanted}", cure=_CURE)
+        raise StorageError(f"{path} has the SHA-256 {digest}, not {wanted}", hint=_HINT)
     told = {n: (e.get("size"), e.get("sha256")) for n, e in manifest["files"].items() if isinstance(e, dict)}
     if differing := sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name)):
-        raise StorageError(f"'{differing[0]}' in {path} is not what was exported", cure=_CURE)
+        raise StorageError(f"'{differing[0]}' in {path} is not what was exported", hint=_HINT)
 
 
 def _id(path: Path, name: str) -> str:
     if not _ID.fullmatch(name):
-        raise StorageError(f"the run in {path} is called '{name[:80]!a}', which is no id", cure="give it one: --as ID")
+        raise StorageError(f"the run in {path} is called '{name[:80]!a}', which is no id", hint="give it one: --as ID")
     return name
 
 
@@ -331,4 +331,4 @@ def _rename(path: Path, folder: Path, run_id: str, *, renamed: bool) -> None:
         if renamed or run.info["id"] != run_id:
             run.update(id=run_id, exported_as=str(run.info["id"]))
     except (NotFoundError, StorageError, RecursionError) as error:
-        raise StorageError(f"{path} holds no sound run: {getattr(error, 'message', error)}", cure=_CURE) from None
+        raise StorageError(f"{path} holds no sound run: {getattr(error, 'message', error)}", hint=_HINT) from None

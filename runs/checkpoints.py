@@ -22,7 +22,7 @@ from . import files
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{12,})\.safetensors")
-_CURE = "resume from another step, or delete that file"
+_HINT = "resume from another step, or delete that file"
 
 
 class CheckpointStore:
@@ -152,9 +152,9 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
         meta = json.loads(head["meta"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise StorageError(f"the checkpoint {path} is damaged: {error}", cure=_CURE) from error
+        raise StorageError(f"the checkpoint {path} is damaged: {error}", hint=_HINT) from error
     if head.get("checksum") != _checksum(head["meta"], tensors) or not isinstance(meta, dict):
-        raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", cure=_CURE)
+        raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", hint=_HINT)
     return tensors, meta
 
 
@@ -168,7 +168,7 @@ def _laid_out(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "biufc":
         raise StorageError(
             f"cannot checkpoint '{name}': its dtype is {array.dtype}",
-            cure="a checkpoint holds numbers and bools only",
+            hint="a checkpoint holds numbers and bools only",
         )
     return array
 
@@ -187,4 +187,4 @@ def _from_library(what: str, error: SafetensorError) -> Exception:
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number:
         return OSError(int(number[1]), str(error))
-    return StorageError(f"{what}: {error}", cure="a tensor must be an array of numbers or bools")
+    return StorageError(f"{what}: {error}", hint="a tensor must be an array of numbers or bools")

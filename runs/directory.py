@@ -69,7 +69,7 @@ class RunDirectory:
             raise StorageError(f"cannot make the run directory {path}: it was not told {', '.join(missing)}")
         run = cls(path)
         if run._run_json.exists():
-            raise StorageError(f"the directory {path} already holds a run", cure="choose another, or resume that run")
+            raise StorageError(f"the directory {path} already holds a run", hint="choose another, or resume that run")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,7 +90,7 @@ class RunDirectory:
         """
         run = cls(path)
         if not run._run_json.is_file():
-            raise NotFoundError(f"{path} is no run directory: it holds no run.json", cure="see 'farshore runs ls'")
+            raise NotFoundError(f"{path} is no run directory: it holds no run.json", hint="see 'farshore runs ls'")
         missing = [name for name in _NEEDED if name not in run.info]
         if missing:
             raise StorageError(f"{run._run_json} is damaged: it lacks {', '.join(missing)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import NotFoundError, StorageError
 
-_CURES = {
+_HINTS = {
     errno.ENOSPC: "free some space on that disk, then resume the run",
     errno.EDQUOT: "your disk quota is used up: free some space, then resume the run",
     errno.EROFS: "that file system is read-only: choose another directory",
@@ -23,8 +23,8 @@ _CURES = {
 
 def storage_error(what: str, error: OSError) -> StorageError:
     """The error that says ``what`` failed, why, and what to do about it."""
-    cure = _CURES.get(error.errno or 0, "check that disk and the directory's permissions")
-    return StorageError(f"{what}: {error.strerror or error}", cure=cure)
+    hint = _HINTS.get(error.errno or 0, "check that disk and the directory's permissions")
+    return StorageError(f"{what}: {error.strerror or error}", hint=hint)
 
 
 def sync(path: Path) -> None:
@@ -75,7 +75,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise StorageError(f"cannot write {path}: {error}", cure="only JSON-able values belong there") from error
+        raise StorageError(f"cannot write {path}: {error}", hint="only JSON-able values belong there") from error
     replace(path, lambda temporary: _write_text(temporary, text))
 
 
@@ -96,9 +96,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise storage_error(f"cannot read {path}", error) from error
     except ValueError as error:
-        raise StorageError(f"{path} is damaged: {error}", cure="restore it, or start the run anew") from error
+        raise StorageError(f"{path} is damaged: {error}", hint="restore it, or start the run anew") from error
     if not isinstance(value, dict):
-        raise StorageError(f"{path} is damaged: it holds no JSON object", cure="restore it, or start the run anew")
+        raise StorageError(f"{path} is damaged: it holds no JSON object", hint="restore it, or start the run anew")
     return value
 
 

@@ -105,7 +105,7 @@ def _read(path: Path, last: int) -> tuple[list[dict[str, Any]], int]:
     if len(entries) < last:
         raise StorageError(
             f"{path} is damaged: it lacks round {len(entries) + 1}, and the checkpoint is of round {last}",
-            cure="put the file back if it was moved away, or begin the run anew",
+            hint="put the file back if it was moved away, or begin the run anew",
         )
     return entries, size
 

@@ -129,7 +129,7 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
             wanted = [number for number, name in enumerate(schema().names) if name in names]
             # Before the columns are read, or a file with fewer of them would be an index out of range.
             if pa.ipc.open_stream(source).schema != schema():
-                raise StorageError(f"{path} is no ledger of this version", cure=_FOREIGN)
+                raise StorageError(f"{path} is no ledger of this version", hint=_FOREIGN)
             source.seek(0)
             # Blocks are small: threads would cost more than they save.
             options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
@@ -138,7 +138,7 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
                 count += 1
                 yield batch.select(list(names))
     except pa.ArrowInvalid as error:
-        raise StorageError(f"{path} is no ledger: {error}", cure=_FOREIGN) from error
+        raise StorageError(f"{path} is no ledger: {error}", hint=_FOREIGN) from error
     except OSError as error:
         raise files.storage_error(f"cannot read the ledger {path}", error) from error
 

@@ -30,7 +30,7 @@ def locate(run: str, folders: Iterable[Path]) -> RunDirectory:
     if path.is_dir():
         inside = sorted(entry.parent for entry in path.glob("*/run.json"))
         if inside and not (path / "run.json").exists():
-            raise NotFoundError(f"{run} is a folder of runs", cure=f"name one of them, such as {inside[0]}")
+            raise NotFoundError(f"{run} is a folder of runs", hint=f"name one of them, such as {inside[0]}")
         return RunDirectory.open(path)
     looked = list(folders)
     if path.name == run and run not in ("", ".", ".."):  # an id is one name: no way out of the folders
@@ -40,5 +40,5 @@ def locate(run: str, folders: Iterable[Path]) -> RunDirectory:
     places = ", ".join(map(str, looked))
     raise NotFoundError(
         f"no run is called '{run}' in {places}",
-        cure="give the run's directory; 'farshore runs show RUN' tells where it is",
+        hint="give the run's directory; 'farshore runs show RUN' tells where it is",
     )

@@ -38,7 +38,7 @@ def save_state(path: Path, tensors: Mapping[str, NDArray[Any]], about: Mapping[s
         try:
             save_file(arrays, temporary, metadata=dict(about))
         except SafetensorError as error:
-            raise StorageError(f"cannot write the state {path}: {error}", cure="check that disk") from error
+            raise StorageError(f"cannot write the state {path}: {error}", hint="check that disk") from error
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,4 +73,4 @@ def _read(path: Path, *, whole: bool) -> tuple[dict[str, NDArray[Any]], dict[str
             names = list(file.keys()) if whole else []
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise StorageError(f"the state {path} is damaged: {error}", cure="export another state") from error
+        raise StorageError(f"the state {path} is damaged: {error}", hint="export another state") from error

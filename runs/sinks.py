@@ -58,13 +58,13 @@ def check_sinks(names: Sequence[str]) -> None:
     for name in names:
         if name not in _NEEDS:
             near = difflib.get_close_matches(name, SINKS, n=1)
-            cure = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SINKS)}"
-            raise ConfigError(f"no metrics sink is called '{name}'", cure=cure)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SINKS)}"
+            raise ConfigError(f"no metrics sink is called '{name}'", hint=hint)
         needed = _NEEDS[name]
         if needed is not None and find_spec(needed[0]) is None:
             raise MissingExtraError(*needed)
         if name == "mlflow" and not os.environ.get(_MLFLOW):
-            raise ConfigError("nothing says where MLflow is", cure=f"set {_MLFLOW}, e.g. to http://localhost:5000")
+            raise ConfigError("nothing says where MLflow is", hint=f"set {_MLFLOW}, e.g. to http://localhost:5000")
 
 
 def open_sinks(names: Sequence[str], run: RunDirectory, folder: Path | None = None) -> Sinks:
@@ -104,7 +104,7 @@ def send(run: RunDirectory, name: str, folder: Path) -> int:
     count = 0
     try:
         if (folder / "metrics.csv").exists() and name == "csv":
-            raise StorageError(f"{folder / 'metrics.csv'} exists already", cure="choose another folder: --out DIR")
+            raise StorageError(f"{folder / 'metrics.csv'} exists already", hint="choose another folder: --out DIR")
         folder.mkdir(parents=True, exist_ok=True)
         sink = _MAKERS[name](run, folder)
         for line in run.read_metrics():
@@ -116,9 +116,9 @@ def send(run: RunDirectory, name: str, folder: Path) -> int:
     except (ConfigError, StorageError):
         raise
     except Exception as error:
-        raise StorageError(f"the sink '{name}' failed: {error}", cure="see that it is there") from error
+        raise StorageError(f"the sink '{name}' failed: {error}", hint="see that it is there") from error
     if not count:
-        raise NotFoundError(f"run {run.info['id']} has no figures yet", cure="its first round or step has to end first")
+        raise NotFoundError(f"run {run.info['id']} has no figures yet", hint="its first round or step has to end first")
     return count
 
 

@@ -33,5 +33,5 @@ def check_transition(run: str, old: str, new: str) -> None:
     if new not in FOLLOWERS:
         raise ConfigError(f"run {run}: there is no state '{new}'")
     if new != old and new not in FOLLOWERS[old]:
-        cure = "submit it again as a new run" if old == "finished" else ""
-        raise ConfigError(f"run {run} is {old} and cannot become {new}", cure=cure)
+        hint = "submit it again as a new run" if old == "finished" else ""
+        raise ConfigError(f"run {run} is {old} and cannot become {new}", hint=hint)

@@ -275,7 +275,7 @@ class RunStore:
         table = self._table("runs")
         found = connection.execute(table.select().where(table.c.id == run_id)).mappings().one_or_none()
         if found is None:
-            raise NotFoundError(f"no run is called '{run_id[:40]}'", cure="see 'farshore runs ls'")
+            raise NotFoundError(f"no run is called '{run_id[:40]}'", hint="see 'farshore runs ls'")
         return _run_row(found)
 
     def _write(self, connection: sa.Connection, row: RunRow) -> None:
@@ -362,7 +362,7 @@ def _engine(url: sa.URL, *, only_read: bool) -> sa.Engine:
     if url.database and url.database != ":memory:":
         if only_read and not Path(url.database).is_file():
             raise NotFoundError(
-                f"there is no run store {url.database}", cure="start a server with 'farshore server up'"
+                f"there is no run store {url.database}", hint="start a server with 'farshore server up'"
             )
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
@@ -391,8 +391,8 @@ def _telling(what: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ModuleNotFoundError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        cure = "check the URL of the store, that its disk has room and that this user may write there"
-        raise StorageError(f"{what}: {reason}", cure=cure) from error
+        hint = "check the URL of the store, that its disk has room and that this user may write there"
+        raise StorageError(f"{what}: {reason}", hint=hint) from error
 
 
 def _check_installed() -> None:

@@ -112,7 +112,7 @@ class AdminService(AdminServicer):
         """Turn away whoever has no token; returns whether it is the operator's."""
         identity, token = self._server.identity, metadata(context, "farshore-admin")
         if not identity.is_admin(token):
-            error = RefusedError("the admin token is wrong or missing", cure="it is in the server's home: admin.token")
+            error = RefusedError("the admin token is wrong or missing", hint="it is in the server's home: admin.token")
             await refuse(context, error, "an admin call")
         return identity.is_operator(token)
 
@@ -120,7 +120,7 @@ class AdminService(AdminServicer):
         await self._check(context)
         run = self._server.book.find(run_id)
         if run is None:
-            error = NotFoundError(f"no run is called '{run_id[:40]}'", cure="see 'farshore runs ls'")
+            error = NotFoundError(f"no run is called '{run_id[:40]}'", hint="see 'farshore runs ls'")
             await refuse(context, error, "a look at a run")
         return run
 

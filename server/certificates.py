@@ -88,7 +88,7 @@ def issue(authority: Pair, hostnames: Sequence[str], *, days: int = 825) -> Pair
         raise ConfigError(f"the authority is not a PEM certificate with its key: {error}") from error
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise ConfigError(
-            "the authority's key is not an elliptic-curve key", cure="make one with 'farshore certs init'"
+            "the authority's key is not an elliptic-curve key", hint="make one with 'farshore certs init'"
         )
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(hostnames[0] if hostnames else SERVER_NAME, root.subject, key.public_key(), days)
@@ -124,7 +124,7 @@ def certs_issue(folder: Path, hostnames: Sequence[str]) -> tuple[Path, Path]:
     try:
         authority = Pair((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
     except OSError as error:
-        raise StorageError(f"no authority in {folder}: {error.strerror}", cure="run 'farshore certs init'") from error
+        raise StorageError(f"no authority in {folder}: {error.strerror}", hint="run 'farshore certs init'") from error
     pair = issue(authority, hostnames)
     stem = hostnames[0] if hostnames else SERVER_NAME
     write_file(folder / f"{stem}.key", pair.key)

@@ -14,7 +14,7 @@ def refusal(code: Code) -> RefusedError:
     """What whoever brought the code is told."""
     return RefusedError(
         f"the server does not accept {code.what} with the hash {code.digest}",
-        cure=f"its operator can: farshore server up … --accept-apps {code.digest}",
+        hint=f"its operator can: farshore server up … --accept-apps {code.digest}",
     )
 
 

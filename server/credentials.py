@@ -46,7 +46,7 @@ def check_name(name: str) -> str:
         shown = "".join(c if c.isprintable() else "?" for c in name[:80])
         raise RefusedError(
             f"'{shown}' is no name for a node",
-            cure="use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
+            hint="use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
         )
     return name
 
@@ -111,13 +111,13 @@ class Credentials:
         node = self._nodes.get(name)
         if node is not None and not node.revoked:
             raise RefusedError(
-                f"the name '{name}' belongs to another node", cure="choose another name, or revoke that node first"
+                f"the name '{name}' belongs to another node", hint="choose another name, or revoke that node first"
             )
         if node is not None and row.created <= node.revoked:
-            raise RevokedError(f"the node '{name}' was revoked after this token was made", cure="ask for a new token")
+            raise RevokedError(f"the node '{name}' was revoked after this token was made", hint="ask for a new token")
         used = self._store.use_token(token_id)
         if used is None:
-            raise RefusedError("the join token was used up or revoked just now", cure="ask for a new one")
+            raise RefusedError("the join token was used up or revoked just now", hint="ask for a new one")
         self._tokens[token_id] = used
         key = secrets.token_urlsafe(32)
         self._keep_node(NodeRow(name, _hash(key), self._clock()))
@@ -135,9 +135,9 @@ class Credentials:
         node = self._nodes.get(name)
         known = hmac.compare_digest(node.key_hash if node else bytes(32), _hash(secret))
         if node is None or not known:
-            raise RefusedError("the node key is not known here", cure="join again with a token")
+            raise RefusedError("the node key is not known here", hint="join again with a token")
         if node.revoked:
-            raise RevokedError(f"the node '{name}' was revoked", cure="ask the server's operator for a new token")
+            raise RevokedError(f"the node '{name}' was revoked", hint="ask the server's operator for a new token")
         return name
 
     def revoke_node(self, name: str) -> None:
@@ -174,15 +174,15 @@ class Credentials:
     def _check_token(self, token_id: str, secret: str) -> TokenRow:
         row = self._tokens.get(token_id)
         right = hmac.compare_digest(row.secret_hash if row else bytes(32), _hash(secret))
-        cure = "ask the server's operator for a new one"
+        hint = "ask the server's operator for a new one"
         if row is None or not right:
-            raise RefusedError("the join token is not known here", cure="check that it was copied whole")
+            raise RefusedError("the join token is not known here", hint="check that it was copied whole")
         if row.revoked:
-            raise RefusedError("the join token was revoked", cure=cure)
+            raise RefusedError("the join token was revoked", hint=hint)
         if row.expires <= self._clock():
-            raise RefusedError("the join token has expired", cure=cure)
+            raise RefusedError("the join token has expired", hint=hint)
         if row.uses_left == 0:
-            raise RefusedError("the join token is used up", cure=cure)
+            raise RefusedError("the join token is used up", hint=hint)
         return row
 
 

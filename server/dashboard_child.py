@@ -76,7 +76,7 @@ class DashboardChild:
         except TimeoutError:
             pass
         child.kill()
-        raise StorageError("the dashboard does not start", cure="try 'farshore dashboard' to see why")
+        raise StorageError("the dashboard does not start", hint="try 'farshore dashboard' to see why")
 
     async def _keep(self) -> None:
         """Start it again whenever it dies, but not for ever."""

@@ -46,5 +46,5 @@ async def open_direct_port(settings: dict[str, Any], serve: Serve, dialled: Dial
         _open.append(server)
         return port
     raise PortInUseError(
-        f"no port from {settings['first']} to {settings['last']} is free", cure="give the server a wider --data-ports"
+        f"no port from {settings['first']} to {settings['last']} is free", hint="give the server a wider --data-ports"
     )

@@ -66,7 +66,7 @@ class GrpcServer:
         if options.insecure and not is_loopback(options.host):
             raise RefusedError(
                 f"will not listen on {options.host} without TLS",
-                cure="leave --insecure out, or use --host 127.0.0.1",
+                hint="leave --insecure out, or use --host 127.0.0.1",
             )
         server = grpc.aio.server(options=_OPTIONS)
         add_NodesServicer_to_server(NodesService(self._orchestrator), server)
@@ -84,7 +84,7 @@ class GrpcServer:
                 raise ConfigError("the certificate and its key do not fit together") from error
             raise PortInUseError(
                 f"cannot listen on {target}: another program does, or this machine has no such address",
-                cure="choose another --port, or stop the other program",
+                hint="choose another --port, or stop the other program",
             ) from error
         await server.start()
         self._server = server

@@ -98,14 +98,14 @@ def _lock(home: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise RefusedError(f"another server uses {home}", cure="stop it, or choose another --home") from error
+        raise RefusedError(f"another server uses {home}", hint="stop it, or choose another --home") from error
     return descriptor
 
 
 def _pair(options: ServeOptions) -> Pair:
     home = options.home
     if (options.certificate is None) != (options.key is None):
-        raise ConfigError("a certificate needs its key", cure="give both --certificate and --key, or neither")
+        raise ConfigError("a certificate needs its key", hint="give both --certificate and --key, or neither")
     if options.certificate and options.key:
         try:
             pair = Pair(options.certificate.read_bytes(), options.key.read_bytes())

@@ -65,7 +65,7 @@ class MetricsPort:
         except OSError as error:
             raise PortInUseError(
                 f"cannot listen for Prometheus on {target}: {error.strerror or error}",
-                cure="choose another --metrics-port",
+                hint="choose another --metrics-port",
             ) from error
         number = self._serving[0].server_address[1]
         self.address = f"http://{join_address(options.metrics_host, number)}/metrics"

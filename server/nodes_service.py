@@ -149,7 +149,7 @@ async def _opened_method(request: pb.OpenRun) -> Submission:
     # Importing a method's module may take a while; nodes and runs must not wait for it.
     method = await asyncio.to_thread(Submission.of, name, request.config_json)
     if not method.node_may_open:
-        raise RefusedError(f"a node may not open a run of '{name}'", cure="submit it with 'farshore run'")
+        raise RefusedError(f"a node may not open a run of '{name}'", hint="submit it with 'farshore run'")
     return method
 
 

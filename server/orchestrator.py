@@ -132,7 +132,7 @@ class Orchestrator:
         self.consent.check(method.code, admitted=False)
         # One that still works for it is not in the way: a process that came back waits until its old run has ended.
         if any(run.wanted == (node.name,) for run in self.book.waiting()):
-            raise ConfigError(f"a run of the node '{node.name}' waits already", cure="wait for it or cancel it")
+            raise ConfigError(f"a run of the node '{node.name}' waits already", hint="wait for it or cancel it")
         run = self.book.create(
             workload=request.workload,
             config_json=method.config_json,
@@ -176,7 +176,7 @@ class Orchestrator:
         if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
             raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
         if method.node_may_open:
-            raise ConfigError(f"run {run.id} was a user's process and the cloud together", cure="run the script again")
+            raise ConfigError(f"run {run.id} was a user's process and the cloud together", hint="run the script again")
         self.consent.check(method.code, admitted=run.admitted or by_operator)
         run.needs, run.code, run.admitted = method.needs, method.code, run.admitted or by_operator
         run.wanted = run.nodes or run.wanted

@@ -28,7 +28,6 @@ from .direct_port import open_direct_port
 from .rejoin import Rejoin
 from .session import RunProcessSession
 from .submission import configuration
-from .tally import Tally
 from .ticket_router import TicketRouter
 
 _log = logging.getLogger(__name__)
@@ -59,9 +58,8 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     metrics = directory.open_metrics(specification.get("sinks", ()))
     stack.callback(metrics.close)
     traffic = Traffic(ledger.record)
-    tally = Tally(traffic.record)
     epoch = int(specification["epoch"])
-    channels = {n: Channel(n, n, "server", epoch=epoch, recorder=tally.record) for n in specification["nodes"]}
+    channels = {n: Channel(n, n, "server", epoch=epoch, recorder=traffic.record) for n in specification["nodes"]}
     run = RunInfo(
         id=str(specification["run"]),
         workload=workload.name,
@@ -72,7 +70,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
     )
     data = {name: Path(path) for name, path in specification["data"].items()}
     admitted, kept = str(specification["admitted"]), directory.checkpoints
-    session = RunProcessSession(run, channels, kept, metrics.write, tally, traffic, data, parent, admitted)
+    session = RunProcessSession(run, channels, kept, metrics.write, traffic, data, parent, admitted)
     returning = Rejoin(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
     session.use(returning)
     doors = TicketRouter()
@@ -88,7 +86,7 @@ def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any
             reason = str(message.get("reason", f"node {node} is lost"))
             returning.lost(node, reason, for_good=bool(message.get("for_good")))
         elif kind == "expect" and node in channels:
-            again = Channel(node, node, "server", epoch=int(message["epoch"]), recorder=tally.record)
+            again = Channel(node, node, "server", epoch=int(message["epoch"]), recorder=traffic.record)
             returning.expect(node, again)
             doors.open(str(message["ticket"]), again)
             parent.send({**message, "type": "expecting"})

@@ -19,7 +19,6 @@ from ..runs.traffic import Traffic
 from ..wire.channel import Channel, receive_any
 from .code_approval import refusal
 from .rejoin import Rejoin
-from .tally import Tally
 
 #: Progress is told at most so often, in seconds.
 _PROGRESS_SECONDS = 0.1
@@ -36,10 +35,8 @@ class RunProcessSession:
     checkpoints : CheckpointStore
     record_metrics : callable
         ``record_metrics(step, values)``.
-    tally : Tally
-        Bytes so far, told with the progress.
     traffic : Traffic
-        Bytes so far of the run's own messages.
+        Counts the run's bytes.
     data : Mapping[str, Path]
         The server's data sets.
     parent : Parent
@@ -54,7 +51,6 @@ class RunProcessSession:
         channels: Mapping[str, Channel],
         checkpoints: CheckpointStore,
         record_metrics: Callable[[int, Mapping[str, float]], None],
-        tally: Tally,
         traffic: Traffic,
         data: Mapping[str, Path],
         parent: Parent,
@@ -67,7 +63,7 @@ class RunProcessSession:
         self._channels = channels
         self._checkpoints = checkpoints
         self._record_metrics = record_metrics
-        self._tally, self._traffic = tally, traffic
+        self._traffic = traffic
         self._data = data
         self._parent = parent
         self._admitted = admitted
@@ -106,10 +102,10 @@ class RunProcessSession:
             known = ", ".join(sorted(self._data)) or "none"
             raise DataError(
                 f"the server has no data set '{name}' (it has: {known})",
-                cure=f"start it with --data {name}=PATH, or give the run --server-data {name}=PATH",
+                hint=f"start it with --data {name}=PATH, or give the run --server-data {name}=PATH",
             ) from None
         if not path.exists():
-            raise DataError(f"the server's data set '{name}' is not at {path}", cure="correct its path")
+            raise DataError(f"the server's data set '{name}' is not at {path}", hint="correct its path")
         return path
 
     def admit(self, code: Code) -> None:
@@ -125,7 +121,7 @@ class RunProcessSession:
         """Write down bytes that a node says it sent to other nodes."""
         sizes = {"dense_bytes": size, "payload_bytes": size, "frame_bytes": size}
         place = {"round": 0, "step": step, "micro": 0, "attempt": self.run.epoch}
-        self._tally.record(Transfer(node, "peer", kind, "raw", **place, **sizes, time=time.time()))
+        self._traffic.record(Transfer(node, "peer", kind, "raw", **place, **sizes, time=time.time()))
 
     def traffic(self) -> Mapping[str, int]:
         """Bytes of the run's own messages in this epoch so far."""
@@ -139,7 +135,7 @@ class RunProcessSession:
                 return
             self._told = now
         figures = {n: v if isinstance(v, str) else float(v) for n, v in values.items()}
-        told = {**figures, **self._tally.figures(), "kinds": self._tally.kinds()}
+        told = {**figures, **self._traffic.progress(), "kinds": self._traffic.kinds()}
         self._parent.send({"type": "progress", "done": done, "total": total, "values": told})
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:

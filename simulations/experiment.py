@@ -90,7 +90,7 @@ class Experiment:
             if kind == "finished":
                 return
         last = f": {said[-1]}" if said else ""
-        raise RunFailedError(f"{trial.name}: its process died{last}", cure="run the same command again: it goes on")
+        raise RunFailedError(f"{trial.name}: its process died{last}", hint="run the same command again: it goes on")
 
 
 def plan(trials: int, cores: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class _Session:
             return self.paths[name]
         except KeyError:
             raise DataError(
-                f"{self.owner} has no data set called '{name}'", cure=f"give it one: --data {name}=PATH"
+                f"{self.owner} has no data set called '{name}'", hint=f"give it one: --data {name}=PATH"
             ) from None
 
 

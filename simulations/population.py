@@ -147,7 +147,7 @@ def _text(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         return Path(name).read_text(encoding="utf-8")
     if name not in ready():
-        raise ConfigError(f"there are no devices '{name}'", cure=f"give a YAML file, or one of {', '.join(ready())}")
+        raise ConfigError(f"there are no devices '{name}'", hint=f"give a YAML file, or one of {', '.join(ready())}")
     return str((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
 
 

@@ -84,7 +84,7 @@ def find(name: str) -> tuple[str, Scenario]:
         return name, known[name]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else "see 'farshore simulate --list'"
-    raise NotFoundError(f"there is no scenario '{name}'", cure=hint)
+    raise NotFoundError(f"there is no scenario '{name}'", hint=hint)
 
 
 def parse(text: str, where: str) -> Scenario:
@@ -103,5 +103,5 @@ def parse(text: str, where: str) -> Scenario:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         known = ", ".join(Scenario.model_fields)
-        cure = f"a scenario's keys are {known}" if first["type"] in ("extra_forbidden", "missing", "model_type") else ""
-        raise ConfigError(f"the scenario {where} is wrong: {key}: {first['msg']}", cure=cure) from error
+        hint = f"a scenario's keys are {known}" if first["type"] in ("extra_forbidden", "missing", "model_type") else ""
+        raise ConfigError(f"the scenario {where} is wrong: {key}: {first['msg']}", hint=hint) from error

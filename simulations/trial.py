@@ -74,7 +74,7 @@ class Trial:
         if differing:
             raise ConfigError(
                 f"{path} holds a trial with another {' and '.join(differing)}",
-                cure="give another folder: --out DIR",
+                hint="give another folder: --out DIR",
             )
         return run.result is not None
 

@@ -48,10 +48,10 @@ def name_of(dtype: np.dtype[Any], name: str | None = None) -> str:
     little = dtype.newbyteorder("<")
     if name is None:
         if little not in _NAMES:
-            raise WireError(f"element type {dtype} cannot travel", cure=f"convert it to one of {', '.join(DTYPES)}")
+            raise WireError(f"element type {dtype} cannot travel", hint=f"convert it to one of {', '.join(DTYPES)}")
         return _NAMES[little]
     if name not in DTYPES:
-        raise WireError(f"element type '{name}' is unknown", cure=f"use one of {', '.join(DTYPES)}")
+        raise WireError(f"element type '{name}' is unknown", hint=f"use one of {', '.join(DTYPES)}")
     if DTYPES[name][1] != little:
         raise WireError(f"element type '{name}' is carried by {DTYPES[name][1]}, but the array is {dtype}")
     return name

@@ -112,7 +112,7 @@ def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
     if magic != MAGIC:
         raise WireError(
             f"these bytes are no frame of this version (they begin with {bytes(magic)!r})",
-            cure="install the same farshore on both ends",
+            hint="install the same farshore on both ends",
         )
     if reserved or kind not in FrameType._value2member_map_:
         raise WireError(f"a frame has the unknown type {kind}.{reserved}")

@@ -1,6 +1,6 @@
 """Channels over gRPC: one bidirectional stream of raw chunks per channel, opened by the node with a ticket.
 
-The service ``/farshore.data.v1.Data/Attach`` has no messages: its serialisers are the identity, because a protobuf
+The service ``/farshore.data.v1.Data/Attach`` has no messages: its serializers are the identity, because a protobuf
 ``bytes`` field would cost a copy of everything.
 """
 

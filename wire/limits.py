@@ -12,7 +12,7 @@ class Limits:
     Attributes
     ----------
     header_bytes, payload_bytes : int
-        Most bytes of the serialised header, and of the payload.
+        Most bytes of the serialized header, and of the payload.
     dense_bytes : int
         Most bytes that all tensors of a frame have together once decoded. This is what stops a small
         frame from growing large: a decoder's working memory is a small multiple of it at most.

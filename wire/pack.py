@@ -1,6 +1,6 @@
 """Messages to bytes and back: a small protobuf header with the tensor table, and a payload of raw parts.
 
-The same message always gives the same bytes: tensors stand in a fixed order and the header is serialised
+The same message always gives the same bytes: tensors stand in a fixed order and the header is serialized
 deterministically. Tensors without side data come first, widest elements first, so each starts at a
 multiple of its element size without a byte of padding; the rest follow by name.
 """
@@ -89,7 +89,7 @@ def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
             _at_most("decoded bytes", dense, limits.dense_bytes)
             rows.append((name, tensor, _encode(tensor)))
         except WireError as error:
-            raise type(error)(_where(message.kind, name) + error.message, cure=error.cure) from error
+            raise type(error)(_where(message.kind, name) + error.message, hint=error.hint) from error
     rows.sort(key=lambda row: (-row[2].body.itemsize if not row[2].side else 0, row[0]))
     parts: list[memoryview] = []
     offset = 0
@@ -140,7 +140,7 @@ def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEF
         try:
             array = decode(entry.encoding or "raw", side, body, layout)
         except WireError as error:
-            raise WireError(_where(parsed.kind, entry.name) + error.message, cure=error.cure) from error
+            raise WireError(_where(parsed.kind, entry.name) + error.message, hint=error.hint) from error
         tensors[entry.name] = Tensor(array, dtype="bf16" if entry.dtype == pb.BF16 else None)
     fields = {key: _value(parsed.kind, key, scalar) for key, scalar in sorted(parsed.fields.items())}
     return Message(parsed.kind, parsed.round, parsed.step, parsed.micro, tensors, fields)
@@ -242,7 +242,7 @@ def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
             _at_most("decoded bytes", dense, limits.dense_bytes)
             _check_range(entry, end, limits)
         except WireError as error:
-            raise WireError(_where(parsed.kind, entry.name[:64]) + error.message, cure=error.cure) from error
+            raise WireError(_where(parsed.kind, entry.name[:64]) + error.message, hint=error.hint) from error
         end += entry.length
         layouts.append(layout)
     return layouts

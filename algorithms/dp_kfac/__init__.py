@@ -1,4 +1,4 @@
-"""DP-KFAC: second-order optimisation whose extra work is spread over ranks, with the traffic of plain SGD.
+"""DP-KFAC: second-order optimization whose extra work is spread over ranks, with the traffic of plain SGD.
 
 Usable in any DistributedDataParallel script: ``from farshore.algorithms.dp_kfac import DPKFAC``. What is imported from
 here is loaded when it is first asked for.

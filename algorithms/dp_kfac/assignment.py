@@ -74,7 +74,7 @@ def assign(
         return {**owners, **{layer.name: layer.index % ranks for layer in free}}
     speeds = list(speed) if speed is not None else [1.0] * ranks
     if len(speeds) != ranks or min(speeds) <= 0:
-        raise ConfigError(f"node_speed has {len(speeds)} numbers for {ranks} ranks", cure="give each rank one above 0")
+        raise ConfigError(f"node_speed has {len(speeds)} numbers for {ranks} ranks", hint="give each rank one above 0")
     cost = cost or Cost()
     loads = [0.0] * ranks
     for layer in layers:
@@ -116,7 +116,7 @@ def _given(layers: Sequence[Layer], ranks: int, owners: Mapping[str, int]) -> di
     if wrong := sorted(set(owners) ^ names):
         what = "is no layer" if wrong[0] in owners else "has no owner"
         raise ConfigError(
-            f"assignment: '{wrong[0]}' {what}", cure="name every Linear and Conv2d once, and nothing else"
+            f"assignment: '{wrong[0]}' {what}", hint="name every Linear and Conv2d once, and nothing else"
         )
     if outside := [name for name, rank in owners.items() if not 0 <= rank < ranks]:
         raise ConfigError(f"assignment: '{outside[0]}' goes to rank {owners[outside[0]]} of {ranks}")

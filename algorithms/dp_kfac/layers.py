@@ -118,7 +118,7 @@ def find_layers(
     if unused:
         shown = ", ".join(sorted(p.pattern for p in unused))
         raise ConfigError(
-            f"no module is called {shown}", cure="skip_layers takes names of the model's modules or classes"
+            f"no module is called {shown}", hint="skip_layers takes names of the model's modules or classes"
         )
     return layers, plain
 

@@ -60,20 +60,20 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("factor_steps", "inv_steps", "accumulation_steps", "rotate_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", cure="give 1 or more")
+                raise ConfigError(f"{name} is {getattr(self, name)}", hint="give 1 or more")
         for name in ("damping", "ema_old", "kl_clip"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not (0 <= value <= 1 if name == "ema_old" else value > 0):
                 raise ConfigError(
-                    f"{name} is {value}", cure="give a number above 0" + ", at most 1" * (name == "ema_old")
+                    f"{name} is {value}", hint="give a number above 0" + ", at most 1" * (name == "ema_old")
                 )
         if self.fuse_mb <= 0:
-            raise ConfigError(f"fuse_mb is {self.fuse_mb}", cure="give a size above 0")
+            raise ConfigError(f"fuse_mb is {self.fuse_mb}", hint="give a size above 0")
         if self.strategy != "dp" and self.factor_source != "local":
             raise ConfigError(f"factor_source='{self.factor_source}' is for strategy 'dp', not '{self.strategy}'")
         if self.strategy != "dp" and self.grad_exchange == "owner":
             raise ConfigError(
-                f"strategy '{self.strategy}' needs all gradients everywhere", cure="grad_exchange='allreduce'"
+                f"strategy '{self.strategy}' needs all gradients everywhere", hint="grad_exchange='allreduce'"
             )
         if self.inv_steps % self.factor_steps:
             warnings.warn(
@@ -97,6 +97,6 @@ class Options:
             if workers < 1 or ranks % workers:
                 raise ConfigError(
                     f"grad_worker_fraction {self.grad_worker_fraction} of {ranks} ranks makes {workers} workers",
-                    cure="give a fraction whose workers divide the ranks",
+                    hint="give a fraction whose workers divide the ranks",
                 )
         return Scheme(source, workers, self.grad_exchange, self.symmetry_aware, self.inverse)

@@ -102,13 +102,13 @@ class DPKFAC:
         try:
             self.options = Options(**settings)
         except TypeError as error:
-            raise ConfigError(f"DPKFAC: {error}", cure="see help(DPKFAC)") from error
+            raise ConfigError(f"DPKFAC: {error}", hint="see help(DPKFAC)") from error
         ddp = model if isinstance(model, DistributedDataParallel) else None
         self.model: nn.Module = model if ddp is None else cast("nn.Module", ddp.module)
         self._lr = lr
         self.layers, self.plain = find_layers(self.model, self.options.skip_layers, self.options.exclude_out_features)
         if not self.layers:
-            raise ConfigError("the model has no Linear or Conv2d for K-FAC", cure="see skip_layers")
+            raise ConfigError("the model has no Linear or Conv2d for K-FAC", hint="see skip_layers")
         self.steps = 0
         self.counts: Counter[str] = Counter()
         self.inverses = Inverses(self.options, self.counts)

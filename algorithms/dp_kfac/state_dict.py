@@ -129,7 +129,7 @@ def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     found = list(parts)
     if len({part["steps"] for part in found}) != 1:
         raise ConfigError(
-            f"the parts are of steps {sorted({part['steps'] for part in found})}", cure="save all at one step"
+            f"the parts are of steps {sorted({part['steps'] for part in found})}", hint="save all at one step"
         )
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for part in found:
@@ -143,7 +143,7 @@ def load(kfac: DPKFAC, state: Mapping[str, Any]) -> None:
     known = {layer.name: layer for layer in kfac.layers}
     if strange := sorted(set(state["layers"]) - set(known)):
         raise ConfigError(
-            f"the state has a layer '{strange[0]}', the model has none", cure="load it into the same model"
+            f"the state has a layer '{strange[0]}', the model has none", hint="load it into the same model"
         )
     for name, tensors in state["layers"].items():
         _check(known[name], tensors)
@@ -167,5 +167,5 @@ def _check(layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
         wanted = _shape(layer, name) if name in allowed else None
         if wanted is None or tuple(tensor.shape) != wanted:
             raise ConfigError(
-                f"{layer.name}: {name} of shape {tuple(tensor.shape)} does not fit", cure=f"expected {wanted}"
+                f"{layer.name}: {name} of shape {tuple(tensor.shape)} does not fit", hint=f"expected {wanted}"
             )

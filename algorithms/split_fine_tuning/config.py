@@ -14,13 +14,13 @@ Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 class SplitFineTuning(BaseModel):
     """Configuration of the method.
 
-    The recipe: rank 32 in 4 bits at the last block but one, projected residual, PCA initialisation, five times the
+    The recipe: rank 32 in 4 bits at the last block but one, projected residual, PCA initialization, five times the
     learning rate for the codec (specification of split fine-tuning §9; ``benchmarks/sft_accuracy.py`` measures it).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # what is learnt
+    # what is learned
     task: str = Field("docstrings", description="sst2, cola, rte … or docstrings, which needs no data set")
     model: str = Field("minilm", description="'minilm' or the name of a data set that holds a transformers model")
     train_samples: int = Field(0, ge=0, description="use so many training examples, drawn with the seed; 0 = all")
@@ -39,7 +39,7 @@ class SplitFineTuning(BaseModel):
     decoder: Literal["linear", "mlp"] = "linear"
     sentence_vector: int = Field(0, ge=0, description="numbers per sentence beside the codes; 0 = none")
     codec_encoding: Literal["raw", "fp16", "bf16"] = Field("bf16", description="of the code's first values, sent once")
-    calibration_samples: int = Field(256, ge=1, description="local examples that the PCA initialisation looks at")
+    calibration_samples: int = Field(256, ge=1, description="local examples that the PCA initialization looks at")
     head: Literal["auto", "mean", "pooler", "last"] = Field("auto", description="how tokens become one vector")
     freeze: Literal["none", "embeddings", "front", "front+codec"] = "none"
 
@@ -91,6 +91,6 @@ class SplitFineTuning(BaseModel):
         if not 1 <= k <= blocks:
             raise ConfigError(
                 f"block={self.block} is not one of the model's {blocks} blocks",
-                cure=f"choose 1 to {blocks}, or -1 (the last but one) to {1 - blocks}",
+                hint=f"choose 1 to {blocks}, or -1 (the last but one) to {1 - blocks}",
             )
         return k

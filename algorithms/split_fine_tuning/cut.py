@@ -77,7 +77,7 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
         _start(front, trunk, opened.weights)
     if options.init == "pca" and opened.weights is not None and encoder is not None:
         weight, bias = opened.weights
-        trunk.factorised = weight.detach().clone(), bias.detach().clone()
+        trunk.factorized = weight.detach().clone(), bias.detach().clone()
     front.train(classifier.training)
     trunk.train(classifier.training)
     return SplitModel(front, trunk, plan)

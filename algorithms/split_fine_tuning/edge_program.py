@@ -1,4 +1,4 @@
-"""The node program: raw text, tokeniser and the front of the model stay here; codes go up, gradients come down."""
+"""The node program: raw text, tokenizer and the front of the model stay here; codes go up, gradients come down."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EdgeProgram:
         self.plan = self.shard.plan(share, self.schedule.steps_per_epoch)
         self.gradients = RowGradients(self.front)
         if self.trains:
-            self.optimiser, self.scheduler = make_optimizer(self.front, config, self.schedule.total)
+            self.optimizer, self.scheduler = make_optimizer(self.front, config, self.schedule.total)
         self.first_step = session.resume_step or 0
         saved = None if session.resume_step is None else self._load(session.resume_step)
         if saved is None:
@@ -99,7 +99,7 @@ class EdgeProgram:
         self._told("done")  # nothing may be lost by leaving early
 
     def _step(self, step: int) -> None:
-        """One optimiser step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B).
+        """One optimizer step, micro-batches in flight: backward whenever a gradient waits, else forward (1F1B).
 
         A frozen front has no backward: its codes leave as fast as the channel's window lets them.
         """
@@ -119,7 +119,7 @@ class EdgeProgram:
             if self.trains:
                 flying.append((number, codes))
         if self.trains:
-            self.optimiser.step()
+            self.optimizer.step()
             self.scheduler.step()
             self.gradients.clear()
 
@@ -170,7 +170,7 @@ class EdgeProgram:
         if not all(torch.isfinite(t).all() for t in tensors if t is not None):
             raise RunFailedError(
                 f"edge '{self.session.node}': the {what} of step {step + 1} are not finite",
-                cure="lower learning_rate or codec_lr_factor",
+                hint="lower learning_rate or codec_lr_factor",
             )
 
     # ---- after a step --------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class EdgeProgram:
             self._save(done)
 
     def _save(self, done: int) -> None:
-        arrays = to_arrays(self.front, self.optimiser if self.trains else None)
+        arrays = to_arrays(self.front, self.optimizer if self.trains else None)
         if self.common:
             arrays |= self.common.to_arrays()
         self.session.save_checkpoint(done, arrays, {})
@@ -210,7 +210,7 @@ class EdgeProgram:
 
     def _load(self, step: int) -> dict[str, Array]:
         arrays, _ = self.session.load_checkpoint(step)
-        from_arrays(arrays, self.front, self.optimiser if self.trains else None)
+        from_arrays(arrays, self.front, self.optimizer if self.trains else None)
         if self.trains:
-            self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, step)
+            self.scheduler = make_schedule(self.optimizer, self.config, self.schedule.total, step)
         return arrays

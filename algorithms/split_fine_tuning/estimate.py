@@ -88,7 +88,7 @@ def _encoded(config: SplitFineTuning, setting: Setting, builder: Builder, tokeni
     except DataError as error:
         raise DataError(
             f"how much is sent depends on the sentences: {error.message}",
-            cure=f"give --data {task_entry(config.task).data_names[0]}=PATH, or say what to take for them: "
+            hint=f"give --data {task_entry(config.task).data_names[0]}=PATH, or say what to take for them: "
             "--assume examples=N --assume tokens=MEAN",
         ) from error
     count = len(setting.nodes)
@@ -105,15 +105,15 @@ def _assumed(config: SplitFineTuning, setting: Setting, builder: Builder) -> Tas
     """Sentences of equal lengths, but for the rounding that makes their mean the one that was asked for."""
     told = setting.assumed
     if unknown := [name for name in told if name not in ASSUMED]:
-        raise ConfigError(f"nothing is assumed by the name '{unknown[0]}'", cure=f"use {', '.join(ASSUMED)}")
+        raise ConfigError(f"nothing is assumed by the name '{unknown[0]}'", hint=f"use {', '.join(ASSUMED)}")
     if not told.get("examples") or not told.get("tokens"):
-        raise ConfigError("an estimate needs both", cure="give --assume examples=N and --assume tokens=MEAN")
+        raise ConfigError("an estimate needs both", hint="give --assume examples=N and --assume tokens=MEAN")
     longest = config.max_length or task_entry(config.task).max_length
     examples, held_out, tokens = int(told["examples"]), int(told.get("held_out", 0)), float(told["tokens"])
     if not 1 <= tokens <= longest or examples < len(setting.nodes) or held_out < 0:
         raise ConfigError(
             f"examples={examples} of tokens={tokens:g} cannot be",
-            cure=f"assume 1 to {longest} tokens, and an example for each edge",
+            hint=f"assume 1 to {longest} tokens, and an example for each edge",
         )
     examples, spare = min(examples, config.train_samples or examples), 0
     if config.spare_samples:

@@ -66,7 +66,7 @@ class Front(nn.Module):
     codec : Encoder or None
         None where everything is sent.
     statistics : CodeStatistics
-        Running mean and deviation of each code channel, for quantisers.
+        Running mean and deviation of each code channel, for quantizers.
     """
 
     def __init__(self, plan: SplitPlan, model: PreTrainedModel, codec: Encoder | None) -> None:

@@ -75,7 +75,7 @@ class FrontAverage:
             if saved is None or saved.shape != tuple(common.shape):
                 raise StorageError(
                     f"the checkpoint lacks the common weight '{name}'",
-                    cure="start the run anew, or resume it with the configuration it began with",
+                    hint="start the run anew, or resume it with the configuration it began with",
                 )
             common.copy_(torch.from_numpy(np.array(saved)))
 
@@ -107,7 +107,7 @@ def weighted_mean(parts: Iterable[tuple[str, float, Message]]) -> dict[str, Arra
             raise WireError(f"edge '{node}' sent weights of other names or shapes than the edges before it")
         if not all(np.isfinite(a).all() for a in arrays.values()):
             raise RunFailedError(
-                f"edge '{node}' sent weights that are not finite", cure="lower learning_rate or codec_lr_factor"
+                f"edge '{node}' sent weights that are not finite", hint="lower learning_rate or codec_lr_factor"
             )
         for name, array in arrays.items():
             part = array.astype(np.float64) * weight

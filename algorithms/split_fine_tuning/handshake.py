@@ -84,7 +84,7 @@ class Schedule:
 
     @property
     def total(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimizer steps of the whole run."""
         everything = self.steps_per_epoch * (self.config.epochs or task_entry(self.config.task).epochs)
         return min(everything, self.config.steps) if self.config.steps else everything
 
@@ -127,11 +127,11 @@ def settle(offers: Mapping[str, Offer], plan: SplitPlan, config: SplitFineTuning
         try:
             plan.require_equal(offer.plan)
         except RefusedError as error:
-            raise RefusedError(f"edge '{node}' and the cloud: {error.message}", cure=error.cure) from error
+            raise RefusedError(f"edge '{node}' and the cloud: {error.message}", hint=error.hint) from error
         if offer.labels != reference.labels:
             raise RefusedError(
                 f"the edges '{first}' and '{node}' have different classes for the task '{config.task}'",
-                cure="give both the same data set; docstrings needs the same packages on both",
+                hint="give both the same data set; docstrings needs the same packages on both",
             )
     parts = shares(config.batch_size, len(offers))
     steps = max(natural_steps(o.examples, b) for o, b in zip(offers.values(), parts, strict=True))
@@ -147,5 +147,5 @@ def shares(batch_size: int, edges: int) -> list[int]:
         There are more edges than examples in a step.
     """
     if edges > batch_size:
-        raise ConfigError(f"batch_size={batch_size} cannot be shared by {edges} edges", cure="raise batch_size")
+        raise ConfigError(f"batch_size={batch_size} cannot be shared by {edges} edges", hint="raise batch_size")
     return [batch_size // edges + (i < batch_size % edges) for i in range(edges)]

@@ -54,7 +54,7 @@ class Head(nn.Module):
             vector = hidden[torch.arange(len(hidden), device=hidden.device), last]
         else:
             if pooled is None:
-                raise ConfigError("the head asks for the pooler, but the model has none", cure="set head=mean")
+                raise ConfigError("the head asks for the pooler, but the model has none", hint="set head=mean")
             vector = pooled
         logits: Tensor = self.linear(self.dropout(vector))
         return logits
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
             head = "last" if self.family.pre_norm else "mean"
         has_pooler = getattr(backbone, "pooler", None) is not None
         if head == "pooler" and not has_pooler:
-            raise ConfigError(f"a {self.family.name} backbone has no pooler", cure="set head=mean")
+            raise ConfigError(f"a {self.family.name} backbone has no pooler", hint="set head=mean")
         if head != "pooler" and has_pooler:
             cast(Any, backbone).pooler = None
         backbone.config.use_cache = False

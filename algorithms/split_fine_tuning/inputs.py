@@ -68,7 +68,7 @@ class Inputs:
         sentence = codes_of(message, "sentence") if plan.options.sentence_vector else None
         if not all(torch.isfinite(t).all() for t in (codes, sentence) if t is not None):
             raise RunFailedError(
-                f"{where} sent codes that are not finite", cure="lower learning_rate or codec_lr_factor"
+                f"{where} sent codes that are not finite", hint="lower learning_rate or codec_lr_factor"
             )
         return cls(codes, sentence, lengths, torch.from_numpy(labels), ragged)
 
@@ -92,7 +92,7 @@ class Inputs:
                 continue
             if not torch.isfinite(tensor.grad).all():
                 raise RunFailedError(
-                    f"the gradients for {where} are not finite", cure="lower learning_rate or codec_lr_factor"
+                    f"the gradients for {where} are not finite", hint="lower learning_rate or codec_lr_factor"
                 )
             found[name] = tensor.grad.numpy()
         return found

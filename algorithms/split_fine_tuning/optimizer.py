@@ -16,7 +16,7 @@ from .training import parameter_groups
 def make_optimizer(
     module: nn.Module, config: SplitFineTuning, total: int, done: int = 0
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """Optimiser and schedule of one side.
+    """Optimizer and schedule of one side.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ def make_optimizer(
         module, config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
     )
     # Fused: one pass over the memory. Plain AdamW took 18 % of a step of MiniLM, whose embeddings are half of it.
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)
-    return optimiser, make_schedule(optimiser, config, total, done)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)
+    return optimizer, make_schedule(optimizer, config, total, done)
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, config: SplitFineTuning, total: int, done: int = 0) -> LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, config: SplitFineTuning, total: int, done: int = 0) -> LambdaLR:
     """The learning-rate schedule, as it stands after ``done`` steps."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     warmup = round(config.warmup * total)
     make: Callable[..., LambdaLR] = get_linear_schedule_with_warmup  # not annotated
-    return make(optimiser, warmup, total, last_epoch=done - 1 if done else -1)
+    return make(optimizer, warmup, total, last_epoch=done - 1 if done else -1)

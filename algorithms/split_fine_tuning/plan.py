@@ -25,7 +25,7 @@ class CutOptions:
     block : int
         The block k that is cut open, 1-based; for ``boundary`` and ``codec`` the last block of the front.
     how : {"boundary", "ffn", "ffn_svd", "codec"}
-        Send the block's output; the output of its first matrix; a rank-r factorisation of that matrix; or r
+        Send the block's output; the output of its first matrix; a rank-r factorization of that matrix; or r
         linear combinations of the block's output (the right choice for pre-norm models).
     rank : int, optional
         Code width r; needed by ``ffn_svd`` and ``codec`` only.
@@ -133,7 +133,7 @@ class SplitPlan:
             if theirs[name] != value:
                 raise RefusedError(
                     f"the two ends split differently: {name} is {value!r} here and {theirs[name]!r} there",
-                    cure="start both ends from the same model and settings",
+                    hint="start both ends from the same model and settings",
                 )
 
 
@@ -147,25 +147,25 @@ def _check(plan: SplitPlan) -> None:
     o = plan.options
     for name, allowed in (("how", How), ("residual", Residual), ("init", Init), ("decoder", DecoderKind)):
         if getattr(o, name) not in get_args(allowed):
-            raise ConfigError(f"{name}={getattr(o, name)!r} is unknown", cure=f"use one of {get_args(allowed)}")
+            raise ConfigError(f"{name}={getattr(o, name)!r} is unknown", hint=f"use one of {get_args(allowed)}")
     numbers = [(f.name, getattr(o, f.name)) for f in fields(o) if f.name in ("block", "seed", "sentence_vector")]
     numbers += [(n, getattr(plan, n)) for n in ("layers", "hidden", "ffn", "classes")]
     for name, value in numbers:
         if type(value) is not int or value < 0:
             raise ConfigError(f"{name}={value!r} is not a whole number of zero or more")
     if plan.family not in ARCHITECTURES:
-        raise ConfigError(f"models of type {plan.family!r} cannot be split", cure=f"use one of {sorted(ARCHITECTURES)}")
+        raise ConfigError(f"models of type {plan.family!r} cannot be split", hint=f"use one of {sorted(ARCHITECTURES)}")
     if not 1 <= o.block <= plan.layers:
-        raise ConfigError(f"block={o.block} is not in the model", cure=f"choose 1 to {plan.layers}")
+        raise ConfigError(f"block={o.block} is not in the model", hint=f"choose 1 to {plan.layers}")
     if o.compressed:
         if type(o.rank) is not int or not 1 <= o.rank <= plan.hidden:
-            raise ConfigError(f"how={o.how} with rank={o.rank!r}", cure=f"choose a rank from 1 to {plan.hidden}")
+            raise ConfigError(f"how={o.how} with rank={o.rank!r}", hint=f"choose a rank from 1 to {plan.hidden}")
         if o.sentence_vector > plan.hidden:
-            raise ConfigError(f"sentence_vector={o.sentence_vector} is too wide", cure=f"at most {plan.hidden}")
+            raise ConfigError(f"sentence_vector={o.sentence_vector} is too wide", hint=f"at most {plan.hidden}")
         if o.how == "codec" and o.init == "svd":
-            raise ConfigError("how=codec has no matrix to factorise", cure="use init=pca and calibrate, or init=random")
+            raise ConfigError("how=codec has no matrix to factorize", hint="use init=pca and calibrate, or init=random")
     elif o.decoder != "linear" or o.sentence_vector:
-        raise ConfigError(f"how={o.how} sends everything and has no decoder", cure="use ffn_svd or codec")
+        raise ConfigError(f"how={o.how} sends everything and has no decoder", hint="use ffn_svd or codec")
     _check_pre_norm(plan)
 
 
@@ -176,9 +176,9 @@ def _check_pre_norm(plan: SplitPlan) -> None:
     if not ARCHITECTURES[plan.family].pre_norm or o.how not in ("ffn", "ffn_svd"):
         return
     if o.decoder == "mlp":
-        raise ConfigError(f"decoder=mlp with how={o.how} needs a post-norm model", cure="use how=codec")
+        raise ConfigError(f"decoder=mlp with how={o.how} needs a post-norm model", hint="use how=codec")
     if o.residual == "project" and (o.how == "ffn" or o.init != "pca"):
         raise ConfigError(
             f"residual=project of a pre-norm model ({plan.family}) has to be fitted to samples",
-            cure="use how=codec, or how=ffn_svd with init=pca and calibrate it",
+            hint="use how=codec, or how=ffn_svd with init=pca and calibrate it",
         )

@@ -1,4 +1,4 @@
-"""Running mean and deviation of each code channel: a quantiser's step, the same for one sentence and for a
+"""Running mean and deviation of each code channel: a quantizer's step, the same for one sentence and for a
 batch."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CodeStatistics(nn.Module):
     def update(self, z: Tensor, mask: Tensor) -> None:
         """Take a training batch's codes ``z`` [B, T, w] into account, where ``mask`` [B, T] is set.
 
-        Call it once per micro-batch, in training only: an evaluation must not depend on its neighbours.
+        Call it once per micro-batch, in training only: an evaluation must not depend on its neighbors.
         """
         tokens = z.detach()[mask.bool()].float()  # [M, w]
         if len(tokens) == 0:

@@ -30,7 +30,7 @@ class Trunk(nn.Module):
     model : PreTrainedModel
         Blocks k+1..L, final norm and pooler; its embeddings pass hidden states through.
     head : Head
-    factorised : tuple[Tensor, Tensor] or None
+    factorized : tuple[Tensor, Tensor] or None
         W1 [f, d] and b1 [f] where the decoder replaces them, until :meth:`take`.
     """
 
@@ -50,7 +50,7 @@ class Trunk(nn.Module):
         self.rest = rest
         self.model = model
         self.head = head
-        self.factorised: tuple[Tensor, Tensor] | None = None
+        self.factorized: tuple[Tensor, Tensor] | None = None
 
     def forward(self, z: Tensor, attention_mask: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits [B, C] from codes ``z`` [B, T, w], the mask [B, T], and sentence vectors [B, q] if the plan
@@ -84,7 +84,7 @@ class Trunk(nn.Module):
         """Compute the decoder's first values from what an edge has settled; W1 is let go."""
         if isinstance(self.codec, Decoder):
             if start.basis is not None:
-                self.codec.start(start.basis, self.factorised, start.stream)
+                self.codec.start(start.basis, self.factorized, start.stream)
             if self.codec.network is not None:
-                self.codec.network.standardise(start.code_mean, start.code_variance)
-        self.factorised = None
+                self.codec.network.standardize(start.code_mean, start.code_variance)
+        self.factorized = None

@@ -1,6 +1,6 @@
 """The same training without a split: what every accuracy of the method is held against.
 
-The same examples in the same steps, the same dropout rates, schedule and optimiser; the whole model in one process.
+The same examples in the same steps, the same dropout rates, schedule and optimizer; the whole model in one process.
 """
 
 from __future__ import annotations
@@ -83,18 +83,18 @@ class Whole:
         steps = max(shard.natural_steps(part) for shard, part in zip(self.shards, parts, strict=True))
         self.schedule = Schedule(steps, config)
         self.plans = [shard.plan(part, steps) for shard, part in zip(self.shards, parts, strict=True)]
-        self.optimiser, self.scheduler = make_optimizer(self.model, config, self.schedule.total)
+        self.optimizer, self.scheduler = make_optimizer(self.model, config, self.schedule.total)
         self.dropout = DropoutSeeds(self.model, builder.seed.child("dropout", "whole"))
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
 
     def step(self, step: int) -> None:
-        """One optimiser step, and the evaluation that is due after it."""
+        """One optimizer step, and the evaluation that is due after it."""
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         batches = [shard.batch(plan, step) for shard, plan in zip(self.shards, self.plans, strict=True)]
         self.losses.append(_step(self.model, batches, self.dropout, step))
-        self.optimiser.step()
+        self.optimizer.step()
         self.scheduler.step()
         if self.schedule.evaluates(step + 1):
             task = self.task
@@ -107,15 +107,15 @@ class Whole:
         first = max(checkpoints.steps(), default=0)
         if first:
             arrays, meta = checkpoints.load(first)
-            from_arrays(arrays, self.model, self.optimiser)
+            from_arrays(arrays, self.model, self.optimizer)
             self.losses, self.evaluations = list(meta["losses"]), list(meta["evaluations"])
-            self.scheduler = make_schedule(self.optimiser, self.config, self.schedule.total, first)
+            self.scheduler = make_schedule(self.optimizer, self.config, self.schedule.total, first)
         return first
 
     def save(self, checkpoints: CheckpointStore, done: int) -> None:
         """Write a checkpoint."""
         meta = {"losses": self.losses, "evaluations": self.evaluations}
-        checkpoints.save(done, to_arrays(self.model, self.optimiser), meta)
+        checkpoints.save(done, to_arrays(self.model, self.optimizer), meta)
 
     def progress(self) -> dict[str, float]:
         """What a progress line shows."""
@@ -162,4 +162,4 @@ def evaluate(model: torch.nn.Module, task: TaskData, examples: EncodedSet) -> fl
 
 def no_data(name: str) -> Path:
     """A machine without data sets of its own."""
-    raise DataError(f"there is no data set called '{name}' here", cure=f"give one: --data {name}=PATH")
+    raise DataError(f"there is no data set called '{name}' here", hint=f"give one: --data {name}=PATH")

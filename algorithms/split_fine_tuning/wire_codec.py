@@ -1,6 +1,6 @@
-"""How codes and their gradients are written for the wire: quantiser statistics are here, bits in ``wire.encodings``.
+"""How codes and their gradients are written for the wire: quantizer statistics are here, bits in ``wire.encodings``.
 
-Activations are centred and scaled by *running* statistics, so that a sentence is written with the same grid whether it
+Activations are centered and scaled by *running* statistics, so that a sentence is written with the same grid whether it
 travels alone or in a batch. Gradients have no evaluation to agree with and are scaled by what they are: per channel and
 per sentence, stochastically rounded, which keeps them unbiased.
 """
@@ -25,7 +25,7 @@ from .statistics import CodeStatistics
 
 Floats = NDArray[np.float32]
 
-#: Step of the best uniform quantiser of a normal variable, in standard deviations, with 16 and with 4 levels.
+#: Step of the best uniform quantizer of a normal variable, in standard deviations, with 16 and with 4 levels.
 STEP_INT4 = 0.335
 STEP_INT2 = 0.996
 #: What 8 bits cover, in standard deviations.
@@ -102,7 +102,7 @@ def gradient_tensors(
 
 
 def codes_of(message: Message, name: str) -> torch.Tensor:
-    """The tensor called ``name`` as float32, with its mean added back where one travelled along; a writable copy."""
+    """The tensor called ``name`` as float32, with its mean added back where one traveled along; a writable copy."""
     codes = np.array(message.array(name), np.float32)
     if name == "codes" and "mean" in message.tensors:
         mean = message.array("mean")

@@ -1,4 +1,4 @@
-"""Virtual homogeneity learning: every node trains on the same labelled noise beside its own data.
+"""Virtual homogeneity learning: every node trains on the same labeled noise beside its own data.
 
 What a training loop of one's own needs can be imported from here; it is loaded when it is first asked for.
 """

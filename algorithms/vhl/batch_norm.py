@@ -24,8 +24,8 @@ def forward_both(model: nn.Module, x: Tensor, x_v: Tensor, mode: Mode = "mixed")
     x_v : Tensor [B_v, channels, H, W]
         Virtual images.
     mode : {"mixed", "split"}
-        ``mixed``: one pass; batch norms normalise, and count, the mixture of both. ``split``: a pass for each half,
-        normalised by its own statistics; running statistics follow the natural half only. Without batch norms both
+        ``mixed``: one pass; batch norms normalize, and count, the mixture of both. ``split``: a pass for each half,
+        normalized by its own statistics; running statistics follow the natural half only. Without batch norms both
         give the same.
 
     Notes

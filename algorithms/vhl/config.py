@@ -56,7 +56,7 @@ class VHL(FederatedConfig):
     partition: Partition = Partition(kind="lda", alpha=0.05, min_size=10)
     model: Literal["conv3", "lenet", "resnet10", "resnet18", "resnet50"] = "conv3"
     norm: Literal["batch", "group"] = "batch"
-    channels: Literal["natural", "three"] = Field("natural", description="three: grey images are repeated thrice")
+    channels: Literal["natural", "three"] = Field("natural", description="three: gray images are repeated thrice")
     normalize: Literal["matched", "official"] = Field(
         "matched", description="natural images scaled as virtual ones are, or as the data set's published recipe says"
     )

@@ -1,4 +1,4 @@
-"""A small decoder per class, pushed a few steps towards diverse images, as a source of virtual data."""
+"""A small decoder per class, pushed a few steps toward diverse images, as a source of virtual data."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def diverse_decoder(
     """
     decoder = seeded(lambda: ConvDecoder(latent, width, size, channels), seed).to(device)
     generator = torch.Generator().manual_seed(seed ^ 1)
-    optimiser = torch.optim.SGD(decoder.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=0.01)
     with torch.enable_grad():
         for _ in range(steps):
             z = torch.randn(64, latent, generator=generator).to(device)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             likeness(decoder(z)).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
     return decoder.eval().requires_grad_(False)
 
 

@@ -55,13 +55,13 @@ class Distribution:
             most = DEFAULT.payload_bytes
             raise ConfigError(
                 f"virtual data of {self._recipe.nbytes:,} bytes are more than the {most:,} that a frame takes",
-                cure="make fewer, or have clients make them: virtual.distribution=seed",
+                hint="make fewer, or have clients make them: virtual.distribution=seed",
             )
         return self._words(self._data.digest)
 
-    def goods(self, number: int) -> Message:
+    def goods(self, round_index: int) -> Message:
         """A byte per pixel and one per label."""
-        return self._goods(number, self._data.images.numpy(), self._data.labels.numpy())
+        return self._goods(round_index, self._data.images.numpy(), self._data.labels.numpy())
 
     def planned(self) -> list[tuple[Direction, Message]]:
         """Offer, answer and, where they are shipped, as many zeros as there are pixels and labels."""
@@ -75,9 +75,9 @@ class Distribution:
     def _words(self, digest: str) -> dict[str, Scalar]:
         return {"recipe": self._recipe.model_dump_json(), "digest": digest, "ship": self.ships}
 
-    def _goods(self, number: int, images: Array, labels: Array) -> Message:
+    def _goods(self, round_index: int, images: Array, labels: Array) -> Message:
         tensors = {"images": Tensor(images), "labels": Tensor(labels.astype(_label_type(self._recipe)))}
-        return Message(KIND, round=number, tensors=tensors)
+        return Message(KIND, round=round_index, tensors=tensors)
 
     def has(self, words: dict[str, Scalar]) -> bool:
         """Kept from before, or made by the recipe with the same digest.
@@ -94,7 +94,7 @@ class Distribution:
         if recipe != self._recipe:
             raise DataError(
                 f"{self._who} was offered virtual data by the recipe {recipe}; its own is {self._recipe}",
-                cure="run the same farshore version on both ends",
+                hint="run the same farshore version on both ends",
             )
         self._digest = str(words.get("digest"))
         data = self._kept(self._path(self._digest))
@@ -116,7 +116,7 @@ class Distribution:
         except (DataError, TypeError) as error:
             raise DataError(
                 f"{self._who} was sent other virtual data than were offered: {error}",
-                cure="start the run again; if it happens again, the server's memory or disk is damaged",
+                hint="start the run again; if it happens again, the server's memory or disk is damaged",
             ) from None
         if not np.array_equal(labels, data.labels.numpy()):
             raise DataError(f"{self._who} was sent virtual data whose labels are not those of their recipe")
@@ -132,7 +132,7 @@ class Distribution:
         """Map the file: processes that do share its pages."""
         data = self._kept(path)
         if data is None or data.digest != path.stem:
-            raise DataError(f"{path} does not hold the virtual data of this run", cure="delete it and start again")
+            raise DataError(f"{path} does not hold the virtual data of this run", hint="delete it and start again")
         self._task.hold(data)
 
     @property

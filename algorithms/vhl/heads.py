@@ -22,7 +22,7 @@ def widen_head(model: nn.Module, extra: int, *, seed: int) -> None:
     Parameters
     ----------
     model : nn.Module
-        Any model whose head is an ``nn.Linear`` called ``linear``. Make its optimiser afterwards.
+        Any model whose head is an ``nn.Linear`` called ``linear``. Make its optimizer afterwards.
     extra : int
         C_v, virtual classes.
     seed : int
@@ -54,7 +54,7 @@ def show_features(model: StagedNet, layer: str) -> None:
     if number > len(model.stages):
         raise ConfigError(
             f"the model has {len(model.stages)} stages, there is no {layer}",
-            cure="choose another virtual.feature_layer",
+            hint="choose another virtual.feature_layer",
         )
     model.feature_layer = number
 
@@ -80,7 +80,7 @@ def natural_part(model: Model, classes: int) -> Model:
 def _head(model: nn.Module) -> nn.Linear:
     head = getattr(model, "linear", None)
     if not isinstance(head, nn.Linear):
-        raise ConfigError(f"{type(model).__name__} has no nn.Linear called 'linear'", cure="name the model's head so")
+        raise ConfigError(f"{type(model).__name__} has no nn.Linear called 'linear'", hint="name the model's head so")
     return head
 
 

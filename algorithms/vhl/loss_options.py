@@ -13,7 +13,7 @@ class LossOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(1.0, ge=0, description="a_v, of the cross-entropy on virtual images")
-    align_weight: float = Field(1.0, ge=0, description="a_a, of pulling natural features towards virtual ones")
+    align_weight: float = Field(1.0, ge=0, description="a_a, of pulling natural features toward virtual ones")
     noise_weight: float = Field(0.1, ge=0, description="a_n, of keeping virtual classes compact and apart")
     domain_weight: float = Field(0.0, ge=0, description="of the mean distance of the i-th natural and virtual features")
     temperature: float = Field(0.07, gt=0, description="tau of both contrastive terms")

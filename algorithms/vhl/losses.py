@@ -1,4 +1,4 @@
-"""What a node minimises: cross-entropy on both halves of a batch, and natural features near virtual ones."""
+"""What a node minimizes: cross-entropy on both halves of a batch, and natural features near virtual ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class VHLLoss:
         if self.options.label_style == "patch" and self.virtual_classes > classes:
             raise ConfigError(
                 f"{self.virtual_classes} virtual classes cannot share {classes} outputs",
-                cure="use label_style=extra or fewer virtual classes",
+                hint="use label_style=extra or fewer virtual classes",
             )
 
     def __call__(
@@ -92,7 +92,7 @@ class VHLLoss:
         logits : Tensor [B + B_v, outputs]
             :attr:`outputs` wide; of the natural half alone, [B, …], with Gaussian anchors.
         features : Tensor [B + B_v, d]
-            What the head reads, not yet normalised; [B, d] with Gaussian anchors.
+            What the head reads, not yet normalized; [B, d] with Gaussian anchors.
         y : Tensor [B] int64
             Natural labels, 0 to C - 1.
         y_v : Tensor [B_v] int64
@@ -160,7 +160,7 @@ class VHLLoss:
     def _gaussians(self, features: Tensor, y_v: Tensor, generator: torch.Generator | None) -> Tensor:
         """Anchors for the labels ``y_v``, as wide as ``features``."""
         if generator is None:
-            raise ConfigError("gaussian_anchors are drawn anew at each step", cure="give the loss a generator")
+            raise ConfigError("gaussian_anchors are drawn anew at each step", hint="give the loss a generator")
         means = anchor_means(self.virtual_classes, features.shape[1], self.seed).to(features.device)
         return draw_anchors(means, y_v, generator).to(features.dtype)
 
@@ -170,19 +170,19 @@ class VHLLoss:
         if len(logits) != rows or len(features) != rows:
             raise ConfigError(
                 f"{len(logits)} logits and {len(features)} features for {natural} natural and {virtual} virtual labels",
-                cure="put the natural half first and the virtual half behind it (no virtual half for gaussian_anchors)",
+                hint="put the natural half first and the virtual half behind it (no virtual half for gaussian_anchors)",
             )
         if logits.shape[1] != self.outputs:
             raise ConfigError(
                 f"the model has {logits.shape[1]} outputs, the loss needs {self.outputs}",
-                cure="widen the head by the number of virtual classes (label_style=extra only)",
+                hint="widen the head by the number of virtual classes (label_style=extra only)",
             )
 
 
 def distance(natural: Tensor, virtual: Tensor) -> Tensor:
     """Mean over i of the L2 distance of ``natural[i]`` to ``virtual[i]``, whatever their classes, for [B, d], [B_v, d].
 
-    Features are not normalised; the longer half's surplus has no partner and is left out. In fp32 or fp64. Source:
+    Features are not normalized; the longer half's surplus has no partner and is left out. In fp32 or fp64. Source:
     specification of VHL §3.2 (``vhl_domain_weight``).
     """
     pairs = min(len(natural), len(virtual))

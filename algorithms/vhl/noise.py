@@ -27,17 +27,17 @@ def noise_images(recipe: VirtualRecipe) -> Iterator[Array]:
 
 
 def enlarge(images: Array, size: int) -> Array:
-    """Bilinear enlargement [..., s, s] → [..., size, size]; pixel centres at half-integers (align_corners false).
+    """Bilinear enlargement [..., s, s] → [..., size, size]; pixel centers at half-integers (align_corners false).
 
     Written as two products and a sum per axis: a matrix product would leave their order to the BLAS library.
     """
-    low, high, share = _neighbours(images.shape[-1], size)
+    low, high, share = _neighbors(images.shape[-1], size)
     wide = images[..., low] * (1 - share) + images[..., high] * share
     tall: Array = wide[..., low, :] * (1 - share)[:, None] + wide[..., high, :] * share[:, None]
     return tall
 
 
-def _neighbours(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+def _neighbors(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
     """For each new pixel its two old ones and the weight of the second; at the edges they are the same one."""
     place = np.maximum((np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5, 0.0)
     low = np.floor(place).astype(np.intp)

@@ -67,7 +67,7 @@ class StyleGAN2(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z [B, s] → style [B, s]: normalisation to mean square 1, one equalised layer, leaky ReLU."""
+    """z [B, s] → style [B, s]: normalization to mean square 1, one equalized layer, leaky ReLU."""
 
     #: The layer learns this much slower: its weights are stored larger, and scaled down when used.
     RATE = 0.01

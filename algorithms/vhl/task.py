@@ -158,12 +158,12 @@ class VHLTask:
             case _:
                 return FedAvg(keeps_momentum=keep)
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         """All batches of a client's local epochs in a round."""
-        batches = list(self._batches(client, self._seed.child("round", number, "client", client)))
+        batches = list(self._batches(client, self._seed.child("round", round_index, "client", client)))
         # Contrasts mix the samples of a batch, and the losses of each are taken in float32.
         each = _each if not self._config.virtual.enabled and self._config.precision != "bf16" else None
-        sgd = self.sgd_of(client, number)
+        sgd = self.sgd_of(client, round_index)
         means = Means(self.reports) if self.reports else None
         objective = self._objective(flat, means)
         whole = self._whole(batches) if self._config.method == "scaffold" and self._config.scaffold_option == 1 else ()
@@ -181,26 +181,26 @@ class VHLTask:
         sizes = [len(batch[1]) for batch in epoch]
         return [(size / sum(sizes), batch) for size, batch in zip(sizes, epoch, strict=True)]
 
-    def sgd_of(self, client: int, number: int) -> Sgd:
-        """A client's optimiser in round ``number`` by the configured clock."""
-        return self.sgd(self._ticks(client, number) + 1)
+    def sgd_of(self, client: int, round_index: int) -> Sgd:
+        """A client's optimizer in round ``round_index`` by the configured clock."""
+        return self.sgd(self._ticks(client, round_index) + 1)
 
-    def sgd(self, number: int) -> Sgd:
-        """A client's optimiser in round ``number``; by participation, in the client's own ``number``-th."""
+    def sgd(self, round_index: int) -> Sgd:
+        """A client's optimizer in round ``round_index``; by participation, in the client's own ``round_index``-th."""
         config = self._config
         mu = config.mu if config.method == "fedprox" else 0.0
         momentum = config.scaffold_momentum if config.method == "scaffold" else config.momentum
-        return Sgd(config.lr * config.lr_decay ** (number - 1), momentum, config.weight_decay, mu)
+        return Sgd(config.lr * config.lr_decay ** (round_index - 1), momentum, config.weight_decay, mu)
 
-    def _ticks(self, client: int, number: int) -> int:
-        """By how many factors the learning rate has fallen before round ``number``.
+    def _ticks(self, client: int, round_index: int) -> int:
+        """By how many factors the learning rate has fallen before round ``round_index``.
 
         Cohorts follow from the seed, so that a client need not remember in which it was.
         """
         if self._config.lr_clock == "rounds":
-            return number - 1
+            return round_index - 1
         size = self._config.per_round
-        return sum(client in cohort(self._seed, r, self._population, size) for r in range(1, number))
+        return sum(client in cohort(self._seed, r, self._population, size) for r in range(1, round_index))
 
     def _objective(self, flat: FlatModel, means: Means | None) -> Objective:
         model, settings = flat.module, self._config.virtual
@@ -279,10 +279,10 @@ class VHLTask:
             return {}
         return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
 
-    def refine(self, flat: FlatModel, state: Part, number: int) -> Part:
+    def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
         """See :class:`~farshore.engines.federated.refining.Refining`: some steps on virtual images alone.
 
-        Cross-entropy, with the clients' rate by rounds, momentum from rest and weight decay. Batch norms normalise by
+        Cross-entropy, with the clients' rate by rounds, momentum from rest and weight decay. Batch norms normalize by
         the virtual batch, but their running statistics stay those of the clients: natural images are tested with them.
         """
         if not (steps := self._config.virtual.server_retrain):
@@ -295,15 +295,15 @@ class VHLTask:
             return F.cross_entropy(logits.float(), self.loss.virtual_targets(batch[1]))
 
         flat.load(state[FLOATS], state[INTEGERS])
-        batches = islice(self._virtual_batches(self._seed.child("round", number, "server")), steps)
+        batches = islice(self._virtual_batches(self._seed.child("round", round_index, "server")), steps)
         with untracked(flat.module):
-            train(flat, objective, batches, replace(self.sgd(number), mu=0.0))
+            train(flat, objective, batches, replace(self.sgd(round_index), mu=0.0))
         return {**state, FLOATS: flat.floats.numpy().copy()}
 
     def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
         """The learning rate, a mean over the cohort; without virtual data the loss is the cross-entropy."""
-        number = entry["round"]
-        ticks = [self._ticks(client, number) for client in entry["cohort"]]
+        round_index = entry["round"]
+        ticks = [self._ticks(client, round_index) for client in entry["cohort"]]
         lr = sum(self.sgd(tick + 1).lr for tick in ticks) / max(1, len(ticks))
         return {"lr": lr, **({} if self._config.virtual.enabled else {"train_ce": entry["train_loss"]})}
 
@@ -377,7 +377,7 @@ def _each(model: Callable[..., tuple[Tensor, Tensor]], batch: tuple[Tensor, Tens
 def _cut(order: Tensor, size: int, *, alone: bool) -> list[Tensor]:
     """Batches of ``size``; a last one of a single image joins the one before unless it may stand ``alone``.
 
-    Batch norm cannot normalise a single image.
+    Batch norm cannot normalize a single image.
     """
     batches = list(torch.split(order, size))
     if len(batches) > 1 and len(batches[-1]) == 1 and not alone:

@@ -1,4 +1,4 @@
-"""The virtual data set: labelled images that hold nothing private, the same on every node."""
+"""The virtual data set: labeled images that hold nothing private, the same on every node."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class VirtualData:
         if images.dtype != torch.uint8 or tuple(images.shape) != recipe.shape:
             raise DataError(
                 f"virtual images are {images.dtype} {tuple(images.shape)}, their recipe says uint8 {recipe.shape}",
-                cure="make or fetch the virtual data anew",
+                hint="make or fetch the virtual data anew",
             )
         images = images.cpu().contiguous()
         object.__setattr__(self, "images", images)
@@ -72,7 +72,7 @@ class VirtualData:
         Only ``upsampled_noise`` has the same digest on every machine; networks (run on ``device``) differ in last bits
         from one kind of machine to another, so their images are sent, not remade. No global generator is touched.
         """
-        classes = [quantise(images) for images in _raw(recipe, torch.device(device))]
+        classes = [quantize(images) for images in _raw(recipe, torch.device(device))]
         return cls(torch.from_numpy(np.concatenate(classes)), recipe)
 
     def verify(self, digest: str) -> None:
@@ -86,7 +86,7 @@ class VirtualData:
         if digest != self.digest:
             raise DataError(
                 f"the virtual data have the digest {self.digest[:12]}…, not {digest[:12]}…",
-                cure="have the server ship the images instead of the seed",
+                hint="have the server ship the images instead of the seed",
             )
 
     def floats(self, rows: Tensor | slice = slice(None), mean: float = 0.5, deviation: float = 0.25) -> Tensor:
@@ -94,7 +94,7 @@ class VirtualData:
         return (self.images[rows].float() / 255 - mean) / deviation
 
 
-def quantise(images: Floats) -> NDArray[np.uint8]:
+def quantize(images: Floats) -> NDArray[np.uint8]:
     """Clamp to [0, 1] and round to 0 … 255, halves to the even number; nothing is rescaled."""
     rounded: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
     return rounded

@@ -47,7 +47,7 @@ class Task:
     def method(self, flat: FlatModel) -> FedAvg:
         return FedAvg() if self._work.shape else Echo()
 
-    def work(self, flat: FlatModel, client: int, number: int) -> ClientWork:
+    def work(self, flat: FlatModel, client: int, round_index: int) -> ClientWork:
         work = self._work
         if self._x is None or self._y is None:
             return ClientWork(_nothing, (), 1, Sgd(work.lr))

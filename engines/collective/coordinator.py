@@ -123,7 +123,7 @@ class Coordinator:
         if self._transport == "peers":
             raise RunFailedError(
                 f"node {deaf[0]} may not listen for other nodes",
-                cure="farshore node join --peer-listen IFACE, or transport=star",
+                hint="farshore node join --peer-listen IFACE, or transport=star",
             )
         return "star"
 

@@ -88,7 +88,7 @@ class StarServer:
             first = self._names[next(iter(found.sent), rank)]
             raise RunFailedError(
                 f"node {self._names[rank]} wants a {message.kind} where node {first} wants a {found.kind}",
-                cure="all ranks must call the same collectives in the same order",
+                hint="all ranks must call the same collectives in the same order",
             )
         if rank in found.sent:
             raise RunFailedError(f"node {self._names[rank]} sent its part of a {message.kind} twice")
@@ -117,7 +117,7 @@ class StarServer:
                 raise RunFailedError(
                     f"node {self._names[rank]}: its part of a {found.kind} does not fit "
                     f"{self._names[found.members[0]]}'s {total.numel()} numbers of {total.dtype}",
-                    cure="all ranks must hold the same model",
+                    hint="all ranks must hold the same model",
                 )
             _IN_PLACE[found.operation](total, more)
 

@@ -24,7 +24,7 @@ from .training import Make, Preconditioner, Training
 #: ``make(config, ranks)``: the preconditioner's maker, or None.
 Maker: TypeAlias = "Callable[[DataParallel, int], Make | None]"
 
-#: Images of a step that nothing is computed for: what is sent does not depend on them, batch normalisation needs two.
+#: Images of a step that nothing is computed for: what is sent does not depend on them, batch normalization needs two.
 _FEW = 2
 #: Steps after which DDP has put its buckets in the order in which gradients come.
 _SETTLED = 2
@@ -128,7 +128,7 @@ def plan_run(config: DataParallel, setting: Setting, make: Maker) -> TrafficPlan
         The images are not there.
     """
     if setting.assumed:
-        raise ConfigError("a data-parallel run is estimated from its images", cure="give --data NAME=PATH, no --assume")
+        raise ConfigError("a data-parallel run is estimated from its images", hint="give --data NAME=PATH, no --assume")
     run = DryRun(config, load_images(config.dataset, setting.find, setting.seed.child("data")), setting, make)
     notes = []
     if config.transport == "auto" and run.size > 1:

@@ -154,8 +154,7 @@ class Training:
     def load(self, arrays: Mapping[str, Array], step: int) -> None:
         """Take up a checkpoint of a step; with none, the preconditioner begins anew there."""
         if arrays:
-            own = {name: array for name, array in arrays.items() if name.startswith(("model.", "optimiser."))}
-            from_arrays(own, self.model, self.optimizer)
+            from_arrays(arrays, self.model, self.optimizer)
         if self.preconditioner is not None:
             self.preconditioner.load(arrays, step)
 

@@ -25,8 +25,8 @@ class Assets(Protocol):
     def words(self) -> dict[str, Scalar]:
         """The server's offer: by what it is told apart and made."""
 
-    def goods(self, number: int) -> Message:
-        """The thing itself, for a client that wants it in round ``number``."""
+    def goods(self, round_index: int) -> Message:
+        """The thing itself, for a client that wants it in round ``round_index``."""
 
     def planned(self) -> Sequence[tuple[Direction, Message]]:
         """All that is said to a client that comes new, and by it, of the sizes that it will have; makes nothing."""
@@ -50,14 +50,14 @@ class Assets(Protocol):
         """In such a process: hold what the file has, in memory that all of them share."""
 
 
-def offer(briefing: Assets, number: int) -> Message:
-    """The server's question to a client that comes new in round ``number``."""
-    return Message("control", round=number, fields={"what": "offer", **briefing.words()})
+def offer(briefing: Assets, round_index: int) -> Message:
+    """The server's question to a client that comes new in round ``round_index``."""
+    return Message("control", round=round_index, fields={"what": "offer", **briefing.words()})
 
 
-def answer(number: int, *, has: bool) -> Message:
+def answer(round_index: int, *, has: bool) -> Message:
     """A client's answer."""
-    return Message("control", round=number, fields={"what": "have" if has else "want"})
+    return Message("control", round=round_index, fields={"what": "have" if has else "want"})
 
 
 def wants(message: Message) -> bool:

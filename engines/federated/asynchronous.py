@@ -86,8 +86,8 @@ def unpacked(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, UnderWay | N
     state, seen = Part(), dict[int, Part]()
     for name, array in tensors.items():
         if name.startswith(_SEEN):
-            number, own = name.removeprefix(_SEEN).split("/", 1)
-            seen.setdefault(int(number), {})[own] = array
+            round_index, own = name.removeprefix(_SEEN).split("/", 1)
+            seen.setdefault(int(round_index), {})[own] = array
         else:
             state[name] = array
     if _UNDER_WAY not in meta:
@@ -108,7 +108,7 @@ class AsynchronousRounds:
     Raises
     ------
     ConfigError
-        The method sends or keeps more than a model: control variates and normalisers belong to a common round.
+        The method sends or keeps more than a model: control variates and normalizers belong to a common round.
     RunFailedError
         More clients are to train at a time than there are.
     """
@@ -123,7 +123,7 @@ class AsynchronousRounds:
         if self._concurrency > fleet.population:
             raise RunFailedError(
                 f"{self._concurrency} clients at a time are more than the {fleet.population} that there are",
-                cure="lower asynchrony.concurrency or per_round, or let more nodes join",
+                hint="lower asynchrony.concurrency or per_round, or let more nodes join",
             )
         self._wanted = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
         self._history = History(session.run.directory, session.resume_step or 0)
@@ -178,7 +178,7 @@ class AsynchronousRounds:
         if method.remembers(self._flat) or self.state.keys() != model or method.reply(self.state).keys() != model:
             raise ConfigError(
                 f"the method needs whole rounds: it cannot run with schedule '{self._schedule.schedule}'",
-                cure="choose fedavg or fedprox, or schedule: sync",
+                hint="choose fedavg or fedprox, or schedule: sync",
             )
 
     def _dispatch(self) -> None:
@@ -216,10 +216,10 @@ class AsynchronousRounds:
             self._buffer.append(arrival)
 
     def _update(self) -> None:
-        number = self._next
+        round_index = self._next
         # In the order of clients, so that who answered first within a version does not change its bits.
-        replies = sorted(self._buffer, key=lambda arrival: (arrival.client, arrival.number))
-        stale = [number - reply.number for reply in replies]
+        replies = sorted(self._buffer, key=lambda arrival: (arrival.client, arrival.round_index))
+        stale = [round_index - reply.round_index for reply in replies]
         weights = [staleness_weight(self._settings, tau) for tau in stale]
         proposals = [reply.proposal for reply in replies if reply.proposal is not None]
         if self._schedule.schedule == "fedasync":
@@ -227,10 +227,10 @@ class AsynchronousRounds:
         else:
             moves = [(w, p, reply.seen) for w, p, reply in zip(weights, proposals, replies, strict=True)]
             self.state = buffered(self.state, moves, self._settings.server_lr)
-        self.state = refined(self._task, self._flat, self.state, number)
+        self.state = refined(self._task, self._flat, self.state, round_index)
         told = [reply.reply for reply in replies if reply.reply is not None]
         entry = {
-            "round": number,
+            "round": round_index,
             "cohort": [reply.client for reply in replies],
             "missing": self._missing,
             **self._stream.figures(),
@@ -238,16 +238,16 @@ class AsynchronousRounds:
             **self._chronicle.replies(told),
         }
         self._buffer, self._missing, self._had = [], {}, set()
-        self._tell(number, entry)
+        self._tell(round_index, entry)
 
-    def _tell(self, number: int, entry: dict[str, Any]) -> None:
+    def _tell(self, round_index: int, entry: dict[str, Any]) -> None:
         seconds = self._chronicle.complete(entry, self.state)
         self._history.append(entry)
         figures = self._chronicle.tell(entry, {"test": seconds})
-        if self._chronicle.checkpoint_due(number):
-            self._fleet.keep(number)
+        if self._chronicle.checkpoint_due(round_index):
+            self._fleet.keep(round_index)
             self._chronicle.keep(entry, self.state)
             self._history.sync()
             tensors, meta = packed(self.state, self._stream.under_way())
-            self._session.save_checkpoint(number, tensors, {"sent": self._sent, **meta})
-        self._session.progress(number, self._schedule.rounds, unit="version", **figures)
+            self._session.save_checkpoint(round_index, tensors, {"sent": self._sent, **meta})
+        self._session.progress(round_index, self._schedule.rounds, unit="version", **figures)

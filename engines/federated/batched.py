@@ -25,7 +25,7 @@ from .tree import Part
 
 _MOST = 32
 _STACK_BYTES = 1 << 26
-_CURE = "set execution to sequential or auto"
+_HINT = "set execution to sequential or auto"
 
 
 def together(flat: FlatModel) -> int:
@@ -53,7 +53,7 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
     for name, layer in flat.module.named_modules():
         what = type(layer).__name__
         if isinstance(layer, _NormBase) and _looks_at_batches(layer):
-            raise _refusal(f"layer '{name}' ({what}) takes statistics of its batches", f"use group norm, or {_CURE}")
+            raise _refusal(f"layer '{name}' ({what}) takes statistics of its batches", f"use group norm, or {_HINT}")
         if isinstance(layer, _DropoutNd) and layer.p > 0 and layer.training:
             raise _refusal(f"layer '{name}' ({what}) draws random numbers, which would not be those of single clients")
 
@@ -61,7 +61,7 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
 def local(flat: FlatModel, method: FederatedMethod, down: Part, works: Sequence[Work]) -> list[Update]:
     """The updates of several clients of a round, in their order; see :meth:`FederatedMethod.local`.
 
-    Clients whose optimisers differ are trained one after another.
+    Clients whose optimizers differ are trained one after another.
 
     Raises
     ------
@@ -172,5 +172,5 @@ def _looks_at_batches(layer: _NormBase) -> bool:
     return layer.training and layer.track_running_stats
 
 
-def _refusal(why: str, cure: str = _CURE) -> ConfigError:
-    return ConfigError(f"clients cannot be trained together: {why}", cure=cure)
+def _refusal(why: str, hint: str = _HINT) -> ConfigError:
+    return ConfigError(f"clients cannot be trained together: {why}", hint=hint)

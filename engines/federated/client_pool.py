@@ -12,9 +12,9 @@ from .methods import FederatedMethod, Update
 from .tree import Part
 
 
-def cohort(seed: Seed, number: int, population: int, size: int) -> list[int]:
+def cohort(seed: Seed, round_index: int, population: int, size: int) -> list[int]:
     """The clients of a round, ascending: drawn without replacement by run seed and round alone, whatever the method."""
-    drawn = seed.child("cohort", number).numpy().choice(population, size=size, replace=False, shuffle=False)
+    drawn = seed.child("cohort", round_index).numpy().choice(population, size=size, replace=False, shuffle=False)
     return sorted(int(client) for client in drawn)
 
 
@@ -85,8 +85,8 @@ class AsyncResult:
 
     Attributes
     ----------
-    client, number : int
-        ``number`` is what the model was sent as.
+    client, round_index : int
+        ``round_index`` is what the model was sent as.
     proposal : dict of arrays or None
         The state that the server would have, had it waited for this reply alone; None if there is none.
     seen : dict of arrays
@@ -99,7 +99,7 @@ class AsyncResult:
     """
 
     client: int
-    number: int
+    round_index: int
     proposal: Part | None
     seen: Part
     reply: Reply | None = None
@@ -112,8 +112,8 @@ class InFlight(NamedTuple):
 
     Attributes
     ----------
-    client, number : int
-        ``number`` is what the model was sent as.
+    client, round_index : int
+        ``round_index`` is what the model was sent as.
     end, joule : float
         When something comes of it in simulated seconds, and what it uses up until then.
     lost : bool
@@ -121,7 +121,7 @@ class InFlight(NamedTuple):
     """
 
     client: int
-    number: int
+    round_index: int
     end: float
     lost: bool
     joule: float
@@ -138,8 +138,8 @@ class UnderWay:
 class Stream(Protocol):
     """Clients that train one by one; each trains one state at a time."""
 
-    def send(self, client: int, number: int, down: Part) -> None:
-        """Have a client train from ``down`` in round ``number``."""
+    def send(self, client: int, round_index: int, down: Part) -> None:
+        """Have a client train from ``down`` in round ``round_index``."""
 
     def ready(self, client: int) -> bool:
         """Whether a client would begin at once."""
@@ -164,19 +164,19 @@ class ClientPool(Protocol):
     def population(self) -> int:
         """How many clients there are."""
 
-    def draw(self, seed: Seed, number: int, size: int) -> list[int]:
-        """Whom round ``number`` asks so that ``size`` may answer, ascending; ``seed`` is the run's."""
+    def draw(self, seed: Seed, round_index: int, size: int) -> list[int]:
+        """Whom round ``round_index`` asks so that ``size`` may answer, ascending; ``seed`` is the run's."""
 
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Go on after the rounds of ``history``."""
 
-    def round(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
         """Have the cohort train from ``down`` and add up what it sends."""
 
     def stream(self, method: FederatedMethod) -> Stream:
         """The same clients, one by one."""
 
-    def keep(self, number: int) -> None:
+    def keep(self, round_index: int) -> None:
         """Have every client that remembers something save it as of this round; the server saves its state after that.
 
         So whoever could save has what the server's newest state goes with.

@@ -13,8 +13,8 @@ ClientState = dict[str, torch.Tensor]
 class ClientStates(Protocol):
     """A place for every client's memory."""
 
-    def of(self, client: int, number: int) -> ClientState:
-        """The client's memory, for round ``number`` to change; empty before its first round."""
+    def of(self, client: int, round_index: int) -> ClientState:
+        """The client's memory, for round ``round_index`` to change; empty before its first round."""
 
     def put(self, client: int, memory: ClientState) -> None:
         """Keep it."""
@@ -29,7 +29,7 @@ class LocalClientStates:
     def __init__(self) -> None:
         self.all: dict[int, ClientState] = {}
 
-    def of(self, client: int, number: int) -> ClientState:
+    def of(self, client: int, round_index: int) -> ClientState:
         return self.all.setdefault(client, {})
 
     def put(self, client: int, memory: ClientState) -> None:

@@ -48,10 +48,10 @@ class UpdateCodec:
         if layout is None and (self._up or self._down):
             raise ValueError("encodings need the model's layout")
 
-    def down(self, number: int, state: Part) -> Message:
-        """The state for the cohort of round ``number``; it is encoded once, however often the message is sent."""
+    def down(self, round_index: int, state: Part) -> Message:
+        """The state for the cohort of round ``round_index``; it is encoded once, however often the message is sent."""
         pieces = [(p, array) for name, array in state.items() for p in self._pieces(self._down, name, array)]
-        return model_message(number, {p.name: _tensor(p, array) for p, array in pieces})
+        return model_message(round_index, {p.name: _tensor(p, array) for p, array in pieces})
 
     def seen(self, message: Message, state: Part) -> Part:
         """What clients get of ``state`` by a message of :meth:`down`; the same arrays where nothing is lost."""
@@ -83,7 +83,7 @@ class UpdateCodec:
             kept |= {_lost(name): array.size for name, array in reply.items() if self._encoded(self._up, array)}
         return kept
 
-    def up(self, number: int, update: Update, seen: Part, memory: ClientState) -> Message:
+    def up(self, round_index: int, update: Update, seen: Part, memory: ClientState) -> Message:
         """A client's update; ``memory`` is the client's, in which what is lost is kept.
 
         An array that cannot be written in its encoding, since training diverged, travels raw: if it is not finite,
@@ -102,9 +102,9 @@ class UpdateCodec:
                 tensors |= sent
             else:
                 tensors[name] = Tensor(array)
-        return update_message(number, update, tensors)
+        return update_message(round_index, update, tensors)
 
-    def read(self, message: Message, number: int, seen: Part, expected: Part) -> Update:
+    def read(self, message: Message, round_index: int, seen: Part, expected: Part) -> Update:
         """Check a client's update against arrays like those its method sends, and make it whole; it may not be finite.
 
         Raises
@@ -112,7 +112,7 @@ class UpdateCodec:
         UpdateError
             It must not be added, and why.
         """
-        update = read_update(message, number, self._expected(self._up, expected))
+        update = read_update(message, round_index, self._expected(self._up, expected))
         update.tensors = self._joined(self._up, update.tensors, expected)
         if FLOATS in expected and self._encoded(self._up, expected[FLOATS]):
             with np.errstate(over="ignore", invalid="ignore"):

@@ -48,12 +48,12 @@ class RoundsPlan:
         if config.schedule != "sync":
             raise ConfigError(
                 f"what schedule '{config.schedule}' sends depends on who answers first, which no formula tells",
-                cure="set schedule=sync, or simulate it: farshore simulate",
+                hint="set schedule=sync, or simulate it: farshore simulate",
             )
         if config.per_round > len(setting.nodes):
             raise ConfigError(
                 f"{config.per_round} clients a round are more than {len(setting.nodes)} nodes",
-                cure="give --nodes N, or lower per_round",
+                hint="give --nodes N, or lower per_round",
             )
         self._config, self._setting, self._task = config, setting, task
         self._codec, self._briefing = codec, briefing
@@ -72,15 +72,15 @@ class RoundsPlan:
     def _cohorts(self) -> dict[int, list[int]]:
         size, population = self._config.per_round, len(self._setting.nodes)
         rounds = range(1, self._config.rounds + 1)
-        return {number: cohort(self._setting.seed, number, population, size) for number in rounds}
+        return {round_index: cohort(self._setting.seed, round_index, population, size) for round_index in rounds}
 
     @cached_property
     def _where(self) -> dict[int, list[int]]:
         """Rounds by client."""
         found: dict[int, list[int]] = defaultdict(list)
-        for number, clients in self._cohorts.items():
+        for round_index, clients in self._cohorts.items():
             for client in clients:
-                found[client].append(number)
+                found[client].append(round_index)
         return found
 
     @cached_property
@@ -99,7 +99,7 @@ class RoundsPlan:
             yield Flow(direction, message, clients, first)
 
     def _states(self) -> Iterator[Flow]:
-        pairs = [(client, number) for number, clients in self._cohorts.items() for client in clients]
+        pairs = [(client, round_index) for round_index, clients in self._cohorts.items() for client in clients]
         clients, numbers = np.array(pairs, np.int64).T
         yield Flow("down", self._state[0], clients, numbers)
 
@@ -110,7 +110,7 @@ class RoundsPlan:
         for client, (samples, steps) in told.items():
             alike[samples.bit_length(), steps.bit_length()].append(client)
         for clients in alike.values():
-            pairs = [(client, number) for client in clients for number in self._where[client]]
+            pairs = [(client, round_index) for client in clients for round_index in self._where[client]]
             who, numbers = np.array(pairs, np.int64).T
             yield Flow("up", self._update(*told[clients[0]]), who, numbers)
 

@@ -28,7 +28,7 @@ EachLoss = Callable[[Callable[..., Any], Any], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """A client's optimiser.
+    """A client's optimizer.
 
     Attributes
     ----------
@@ -136,8 +136,8 @@ def normalizer(steps: int, sgd: Sgd) -> float:
     if not sgd.momentum and not sgd.mu:
         return float(steps)
     shrink = sgd.lr * sgd.mu
-    travelled = speed = 0.0
+    traveled = speed = 0.0
     for _ in range(steps):
-        speed = sgd.momentum * speed + 1.0 - shrink * travelled
-        travelled += speed
-    return travelled
+        speed = sgd.momentum * speed + 1.0 - shrink * traveled
+        traveled += speed
+    return traveled

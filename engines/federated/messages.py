@@ -21,15 +21,15 @@ _NEEDED = ("samples", "steps", "loss")
 MOST_FIGURES = 32
 
 
-def model_message(number: int, tensors: Mapping[str, Tensor]) -> Message:
-    """The state, for the cohort of round ``number``."""
-    return Message("model", round=number, tensors=tensors)
+def model_message(round_index: int, tensors: Mapping[str, Tensor]) -> Message:
+    """The state, for the cohort of round ``round_index``."""
+    return Message("model", round=round_index, tensors=tensors)
 
 
-def update_message(number: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
-    """A client's update of round ``number``, its arrays as ``tensors``."""
+def update_message(round_index: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
+    """A client's update of round ``round_index``, its arrays as ``tensors``."""
     fields = {**update.figures, "samples": update.samples, "steps": update.steps, "loss": update.loss}
-    return Message("update", round=number, tensors=tensors, fields=fields)
+    return Message("update", round=round_index, tensors=tensors, fields=fields)
 
 
 def arrays(message: Message) -> Part:
@@ -49,16 +49,16 @@ class UpdateError(Exception):
     """An update is not one: of other shapes, not finite, of another round."""
 
 
-def read_update(message: Message, number: int, expected: Expected) -> Update:
-    """An update with its arrays as they travelled, of the names, shapes and types expected.
+def read_update(message: Message, round_index: int, expected: Expected) -> Update:
+    """An update with its arrays as they traveled, of the names, shapes and types expected.
 
     Raises
     ------
     UpdateError
         It must not be added, and why.
     """
-    if message.kind != "update" or message.round != number:
-        raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {number}")
+    if message.kind != "update" or message.round != round_index:
+        raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {round_index}")
     tensors = arrays(message)
     check_tensors(tensors, expected)
     samples, steps, loss = (message.fields.get(n) for n in _NEEDED)

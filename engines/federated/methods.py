@@ -24,7 +24,7 @@ from .tree import Part
 
 Array = NDArray[Any]
 
-FLOATS, INTEGERS, CONTROL, NORMALISER, WEIGHT = "floats", "integers", "control", "normaliser", "weight"
+FLOATS, INTEGERS, CONTROL, NORMALIZER, WEIGHT = "floats", "integers", "control", "normalizer", "weight"
 VELOCITY, SPREAD = "velocity", "spread"
 
 
@@ -214,7 +214,7 @@ class Scaffold(FedAvg):
         ``eta_g``.
     option : {1, 2}
         A client's next control variate is 1: the gradient of all of its data (``Work.whole``) at the round's state; 2:
-        what its steps tell, ``c_k - c + (w_r - y) / (A_k eta)``, with :func:`~.local.normaliser`'s ``A_k``, which is
+        what its steps tell, ``c_k - c + (w_r - y) / (A_k eta)``, with :func:`~.local.normalizer`'s ``A_k``, which is
         the paper's ``T`` unless there is momentum.
 
     Notes
@@ -245,8 +245,8 @@ class Scaffold(FedAvg):
         else:
             before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
             # With momentum a step's worth of gradient travels further: A_k instead of T.
-            travelled = normalizer(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
-            change = (before - after) / travelled - server
+            traveled = normalizer(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
+            change = (before - after) / traveled - server
         work.memory[CONTROL] += change
         update.tensors[CONTROL] = change.numpy()
         return update
@@ -270,7 +270,7 @@ class Scaffold(FedAvg):
 
 
 class FedNova(FedAvg):
-    """Updates are normalised by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
+    """Updates are normalized by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
 
     def __init__(self, trainable: int, *, keeps_momentum: bool = False) -> None:
         super().__init__(keeps_momentum=keeps_momentum)
@@ -278,28 +278,28 @@ class FedNova(FedAvg):
 
     def update(self, down: Part, work: Work, floats: Array, integers: Array, done: LocalResult) -> Update:
         update = super().update(down, work, floats, integers, done)
-        update.tensors[NORMALISER] = np.array([normalizer(update.steps, work.sgd)])
+        update.tensors[NORMALIZER] = np.array([normalizer(update.steps, work.sgd)])
         return update
 
     def reply(self, down: Part) -> Part:
-        return {**super().reply(down), NORMALISER: np.ones(1)}
+        return {**super().reply(down), NORMALIZER: np.ones(1)}
 
     def contribution(self, down: Part, update: Update) -> Part:
-        p, travelled = self._trainable, float(update.tensors[NORMALISER][0])
+        p, traveled = self._trainable, float(update.tensors[NORMALIZER][0])
         floats = update.tensors[FLOATS].copy()
-        floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(travelled)
+        floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(traveled)
         return self.summand({**update.tensors, FLOATS: floats}, update.samples, None)
 
     def divergence(self, down: Part, total: Part) -> float | None:
-        """As FedAvg's, of the clients' normalised ways times the mean number of steps: what the server adds up."""
+        """As FedAvg's, of the clients' normalized ways times the mean number of steps: what the server adds up."""
         spread = self.spread(total, None)
-        return None if spread is None else spread * float(total[NORMALISER][0]) / float(total[WEIGHT][0])
+        return None if spread is None else spread * float(total[NORMALIZER][0]) / float(total[WEIGHT][0])
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         mean = _mean(total)
-        travelled = np.float32(mean.pop(NORMALISER)[0])
+        traveled = np.float32(mean.pop(NORMALIZER)[0])
         p = self._trainable
-        mean[FLOATS][:p] = state[FLOATS][:p] - travelled * mean[FLOATS][:p]
+        mean[FLOATS][:p] = state[FLOATS][:p] - traveled * mean[FLOATS][:p]
         return mean
 
 
@@ -314,7 +314,7 @@ def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
     if not work.whole:
         raise ConfigError(
             "the task does not give a client's whole data (Work.whole), whose gradient SCAFFOLD's option 1 is",
-            cure="use option 2",
+            hint="use option 2",
         )
     flat.clear_gradients()
     for share, batch in work.whole:

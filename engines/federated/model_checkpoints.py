@@ -37,14 +37,14 @@ class ModelCheckpoints:
         with suppress(NotFoundError, StorageError, KeyError, ValueError):
             self._highest = float(about_state(folder / "best.safetensors")[SCORE])
 
-    def saw(self, number: int, entry: Mapping[str, Any], state: Part) -> None:
-        """Remember the state after round ``number`` if its score is the best; states are never changed in place."""
+    def saw(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
+        """Keep the state of round ``round_index`` if its score is the best; states are never changed in place."""
         score = entry.get(SCORE)
         if isinstance(score, float) and score > self._highest:
-            self._highest, self._best = score, (number, score, state)
+            self._highest, self._best = score, (round_index, score, state)
 
-    def write(self, number: int, entry: Mapping[str, Any], state: Part) -> None:
-        """Bring both files up to date; ``state`` and ``entry`` are of round ``number``, the last so far.
+    def write(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
+        """Bring both files up to date; ``state`` and ``entry`` are of round ``round_index``, the last so far.
 
         Raises
         ------
@@ -54,10 +54,10 @@ class ModelCheckpoints:
         if self._best is not None:
             self._save("best", *self._best)
             self._best = None
-        self._save("last", number, entry.get(SCORE), state)
+        self._save("last", round_index, entry.get(SCORE), state)
 
-    def _save(self, which: str, number: int, score: float | None, state: Part) -> None:
-        about = {"round": str(number), **({} if score is None else {SCORE: repr(score)})}
+    def _save(self, which: str, round_index: int, score: float | None, state: Part) -> None:
+        about = {"round": str(round_index), **({} if score is None else {SCORE: repr(score)})}
         save_state(self._folder / f"{which}.safetensors", named(self._layout, state), about)
 
 

@@ -64,9 +64,9 @@ class NodePool:
         """How many nodes there are, lost ones included."""
         return len(self._names)
 
-    def draw(self, seed: Seed, number: int, size: int) -> list[int]:
+    def draw(self, seed: Seed, round_index: int, size: int) -> list[int]:
         """Any nodes."""
-        return cohort(seed, number, self.population, size)
+        return cohort(seed, round_index, self.population, size)
 
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Nothing: nodes resume by themselves."""
@@ -76,7 +76,7 @@ class NodePool:
         self._session.readmit(self._least)
         return NodeStream(self._session, self._busy, self._new, self._briefing, self._codec, method, self._largest_norm)
 
-    def round(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
         """See :class:`~farshore.engines.federated.client_pool.ClientPool`.
 
         A node that is lost, late or sends what does not fit is left out, and named in the run's log.
@@ -85,11 +85,11 @@ class NodePool:
             self._busy.pop(name, None)
             if self._briefing is not None:
                 self._new.add(name)
-        message = self._codec.down(number, down)
+        message = self._codec.down(round_index, down)
         seen = self._codec.seen(message, down)  # what clients begin from, and updates are measured against
 
         def read(answer: Message) -> tuple[Update, Part]:
-            update = self._codec.read(answer, number, seen, method.reply(seen))
+            update = self._codec.read(answer, round_index, seen, method.reply(seen))
             return update, contributed(method, seen, update, self._largest_norm)
 
         asked = {self._names[client]: (place, client) for place, client in enumerate(cohort)}
@@ -98,13 +98,13 @@ class NodePool:
         gathered.seen = seen
         return gathered
 
-    def keep(self, number: int) -> None:
+    def keep(self, round_index: int) -> None:
         """Have all nodes that are free save what they remember, and wait until they have."""
         left, owing = self._patience(), []
         for name, channel in self._session.channels.items():
             with suppress(PeerLostError, TimeoutError):
                 if name not in self._busy:
-                    channel.send(Message("control", round=number, fields={"what": "keep"}), 0.0)
+                    channel.send(Message("control", round=round_index, fields={"what": "keep"}), 0.0)
                     owing.append(name)
         while owing:
             try:
@@ -115,8 +115,10 @@ class NodePool:
                 name = error.name
                 self._session.dismiss(name, str(error))
             except TimeoutError:
-                self._busy |= dict.fromkeys(owing, number)
-                self._session.log(f"round {number}: {', '.join(owing)} did not say in time that it kept its memory")
+                self._busy |= dict.fromkeys(owing, round_index)
+                self._session.log(
+                    f"round {round_index}: {', '.join(owing)} did not say in time that it kept its memory"
+                )
                 return
             owing.remove(name)
 

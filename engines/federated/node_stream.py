@@ -18,7 +18,7 @@ from .update_validation import contributed
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    number: int
+    round_index: int
     message: Message
     seen: Part
 
@@ -58,16 +58,18 @@ class NodeStream:
         self._lost: dict[str, str] = {}
         self._version: _Version | None = None
 
-    def send(self, client: int, number: int, down: Part) -> None:
+    def send(self, client: int, round_index: int, down: Part) -> None:
         """Send the state, or first what the node must hold; whoever is lost is told of by :meth:`next`."""
-        if self._version is None or self._version.number != number:  # one copy for all that begin from a version
-            message = self._codec.down(number, down)
-            self._version = _Version(number, message, self._codec.seen(message, down))
+        if (
+            self._version is None or self._version.round_index != round_index
+        ):  # one copy for all that begin from a version
+            message = self._codec.down(round_index, down)
+            self._version = _Version(round_index, message, self._codec.seen(message, down))
         name = self._names[client]
         self._jobs[name] = self._version
-        self._busy[name] = number
+        self._busy[name] = round_index
         brief = self._briefing if name in self._new else None
-        self._send(name, offer(brief, number) if brief else self._version.message)
+        self._send(name, offer(brief, round_index) if brief else self._version.message)
 
     def ready(self, client: int) -> bool:
         """Every node is."""
@@ -116,21 +118,21 @@ class NodeStream:
         """Send a node what it lacks, and then the state."""
         assert self._briefing is not None
         if wants(answer):
-            self._send(name, self._briefing.goods(job.number))
+            self._send(name, self._briefing.goods(job.round_index))
         self._new.discard(name)
         self._send(name, job.message)
 
     def _arrival(self, name: str, answer: Message) -> AsyncResult:
         job, client = self._jobs[name], self._clients[name]
         try:
-            update = self._codec.read(answer, job.number, job.seen, self._method.reply(job.seen))
+            update = self._codec.read(answer, job.round_index, job.seen, self._method.reply(job.seen))
             part = contributed(self._method, job.seen, update, self._largest_norm)
         except UpdateError as error:
             return self._nothing(name, str(error))
         self._settle(name)
         proposal = self._method.finish(job.seen, part, len(self._names))
         reply = Reply.of(client, update)
-        return AsyncResult(client, job.number, proposal, job.seen, reply)
+        return AsyncResult(client, job.round_index, proposal, job.seen, reply)
 
     def _gone(self, name: str, why: str) -> AsyncResult:
         self._lost.pop(name, None)
@@ -138,7 +140,7 @@ class NodeStream:
 
     def _nothing(self, name: str, why: str, *, gone: bool = False) -> AsyncResult:
         job = self._settle(name)
-        return AsyncResult(self._clients[name], job.number, None, job.seen, missing=why, gone=gone)
+        return AsyncResult(self._clients[name], job.round_index, None, job.seen, missing=why, gone=gone)
 
     def _settle(self, name: str) -> _Version:
         self._busy.pop(name, None)

@@ -49,7 +49,7 @@ class RoundRecorder:
         self._observed = task if isinstance(task, Observed) else None
         if schedule.client_eval_every and self._observed is None:
             raise ConfigError(
-                "the task cannot score the model on each client's own test data", cure="set client_eval_every=0"
+                "the task cannot score the model on each client's own test data", hint="set client_eval_every=0"
             )
         if self._observed is not None:
             self._observed.describe(session.run.directory)
@@ -71,14 +71,14 @@ class RoundRecorder:
 
     def complete(self, entry: dict[str, Any], state: Part) -> float:
         """Add scores, bytes and what the task tells to a round's entry; returns the seconds of testing."""
-        number, began = entry["round"], time.monotonic()
+        round_index, began = entry["round"], time.monotonic()
         if self._observed is not None:
             entry |= self._observed.figures(entry)
-        if self._due(number, self._schedule.eval_every):
+        if self._due(round_index, self._schedule.eval_every):
             entry |= self._task.evaluate(self._flat, state)
-            self._states.saw(number, entry, state)
-        if self._due(number, self._schedule.client_eval_every):
-            entry |= self._score_clients(number, state)
+            self._states.saw(round_index, entry, state)
+        if self._due(round_index, self._schedule.client_eval_every):
+            entry |= self._score_clients(round_index, state)
         seconds = time.monotonic() - began
         entry |= self._bytes()
         return seconds
@@ -96,9 +96,9 @@ class RoundRecorder:
         self._session.metrics(entry["round"], **figures, **counted, **timed)
         return figures
 
-    def checkpoint_due(self, number: int) -> bool:
-        """Whether the state after round ``number`` is to be saved."""
-        return self._due(number, self._schedule.checkpoint_every)
+    def checkpoint_due(self, round_index: int) -> bool:
+        """Whether the state after round ``round_index`` is to be saved."""
+        return self._due(round_index, self._schedule.checkpoint_every)
 
     def keep(self, entry: Mapping[str, Any], state: Part) -> None:
         """Write the states' files, before the checkpoint of the same round.
@@ -107,8 +107,8 @@ class RoundRecorder:
         """
         self._states.write(entry["round"], entry, state)
 
-    def _due(self, number: int, every: int) -> bool:
-        return bool(every) and (number == self._schedule.rounds or number % every == 0)
+    def _due(self, round_index: int, every: int) -> bool:
+        return bool(every) and (round_index == self._schedule.rounds or round_index % every == 0)
 
     def _bytes(self) -> dict[str, int]:
         """Bytes since the last round's end."""
@@ -118,14 +118,14 @@ class RoundRecorder:
         self._frames = {name: count for name, count in since.items() if name not in _LASTING}
         return {name: count for name, count in since.items() if name in _LASTING}
 
-    def _score_clients(self, number: int, state: Part) -> dict[str, float]:
+    def _score_clients(self, round_index: int, state: Part) -> dict[str, float]:
         assert self._observed is not None
         scores = self._observed.by_client(self._flat, state)
         folder = self._session.run.directory
         folder.mkdir(parents=True, exist_ok=True)
         lines = jsonl.JsonLines(folder / _SCORES)
         try:
-            lines.append({"round": number, "acc": scores.tolist()})
+            lines.append({"round": round_index, "acc": scores.tolist()})
         finally:
             lines.close()
         return spread_of(scores)

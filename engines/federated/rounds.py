@@ -33,7 +33,7 @@ class Rounds:
         if schedule.per_round > fleet.population:
             raise RunFailedError(
                 f"{schedule.per_round} clients a round are more than the {fleet.population} that there are",
-                cure="lower per_round, or let more nodes join",
+                hint="lower per_round, or let more nodes join",
             )
         self._session, self._task, self._fleet, self._schedule = session, task, fleet, schedule
         self._flat = task.model()
@@ -48,36 +48,36 @@ class Rounds:
     def run(self) -> list[dict[str, Any]]:
         """Run to the last round; returns one entry per round."""
         with self._history as history:
-            for number in range(len(history.entries) + 1, self._schedule.rounds + 1):
+            for round_index in range(len(history.entries) + 1, self._schedule.rounds + 1):
                 self._session.check_cancelled()
-                self._round(number)
+                self._round(round_index)
         return history.entries
 
-    def _round(self, number: int) -> None:
+    def _round(self, round_index: int) -> None:
         seed, began = self._session.run.seed, time.monotonic()
-        chosen = self._fleet.draw(seed, number, self._schedule.per_round)
-        gathered = self._fleet.round(number, chosen, self._method.sent(self.state), self._method)
+        chosen = self._fleet.draw(seed, round_index, self._schedule.per_round)
+        gathered = self._fleet.round(round_index, chosen, self._method.sent(self.state), self._method)
         made = time.monotonic()
-        entry = self._entry(number, chosen, gathered)
-        self._step(number, gathered)
+        entry = self._entry(round_index, chosen, gathered)
+        self._step(round_index, gathered)
         spent = {"aggregate": 0.0, **gathered.seconds}
         spent["aggregate"] += time.monotonic() - made
         spent["test"] = self._chronicle.complete(entry, self.state)
         self._history.append(entry)
         figures = self._chronicle.tell(entry, spent)
-        if self._chronicle.checkpoint_due(number):
-            self._fleet.keep(number)
+        if self._chronicle.checkpoint_due(round_index):
+            self._fleet.keep(round_index)
             self._chronicle.keep(entry, self.state)
             self._history.sync()
-            self._session.save_checkpoint(number, self.state, {})
+            self._session.save_checkpoint(round_index, self.state, {})
         clients = {"ok": len(gathered.replies), "late": len(gathered.late)}
         clients["failed"] = len(chosen) - sum(clients.values())
         seconds = time.monotonic() - began
-        self._session.progress(number, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
 
-    def _entry(self, number: int, chosen: Sequence[int], gathered: RoundResult) -> dict[str, Any]:
+    def _entry(self, round_index: int, chosen: Sequence[int], gathered: RoundResult) -> dict[str, Any]:
         entry = {
-            "round": number,
+            "round": round_index,
             "cohort": list(chosen),
             "missing": {str(client): why for client, why in gathered.missing.items()},
             **gathered.figures,
@@ -88,19 +88,21 @@ class Rounds:
             entry |= {} if apart is None else {"divergence": apart}
         return entry
 
-    def _step(self, number: int, gathered: RoundResult) -> None:
+    def _step(self, round_index: int, gathered: RoundResult) -> None:
         """Make the next state of the sum; keep the present one where there is no sum to speak of."""
         count, least = len(gathered.replies), self._schedule.least
         if gathered.total is None or count < least:
-            self._session.log(f"round {number}: {count} of at least {least} replies came; the model stays as it was")
+            self._session.log(
+                f"round {round_index}: {count} of at least {least} replies came; the model stays as it was"
+            )
             return
         seen = {**self.state, **gathered.seen}
         state = restored(self._method.finish(seen, gathered.total, self._fleet.population), self.state, seen)
-        state = refined(self._task, self._flat, state, number)
+        state = refined(self._task, self._flat, state, round_index)
         if all(is_finite(array) for array in state.values() if array.dtype.kind == "f"):
             self.state = state
         else:
-            self._session.log(f"round {number}: the sum of the updates is not finite; the model stays as it was")
+            self._session.log(f"round {round_index}: the sum of the updates is not finite; the model stays as it was")
 
 
 def restored(state: Part, before: Part, seen: Part) -> Part:

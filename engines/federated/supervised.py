@@ -30,7 +30,7 @@ def _fedavg(_: FlatModel) -> FederatedMethod:
 
 @dataclass
 class Supervised:
-    """See :class:`~farshore.engines.federated.task.Task`; clients minimise the cross-entropy of what they hold.
+    """See :class:`~farshore.engines.federated.task.Task`; clients minimize the cross-entropy of what they hold.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Supervised:
     build : callable
         Makes the module: inputs → logits (B, C). Random first weights come from the global generator, seeded here.
     sgd : callable
-        The optimiser of a round.
+        The optimizer of a round.
     method : callable
         Makes the federated method; FedAvg unless given.
     batch, epochs : int
@@ -73,13 +73,13 @@ class Supervised:
             torch.manual_seed(self.seed.child("weights").value)
             return FlatModel(self.build().train())
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         """The client's rows, shuffled anew in each epoch."""
         rows = torch.from_numpy(self.parts[client])
-        generator = torch.Generator().manual_seed(self.seed.child("round", number, "client", client).value)
+        generator = torch.Generator().manual_seed(self.seed.child("round", round_index, "client", client).value)
         orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
         batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
-        sgd = self.sgd(number)
+        sgd = self.sgd(round_index)
         return Work(lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, each=_each)
 
     @torch.no_grad()

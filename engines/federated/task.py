@@ -23,8 +23,8 @@ class Task(Protocol):
     def method(self, flat: FlatModel) -> FederatedMethod:
         """The federated method, for models like this."""
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
-        """What a client does in round ``number`` (from 1), on the resident model ``flat``."""
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
+        """What a client does in round ``round_index`` (from 1), on the resident model ``flat``."""
 
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
         """Scores of a state on the test set; ``flat`` is overwritten."""

@@ -47,14 +47,14 @@ class Counted(Protocol):
 class Refining(Protocol):
     """A task whose server trains too."""
 
-    def refine(self, flat: FlatModel, state: Part, number: int) -> Part:
-        """The state to go on with after round ``number``, from run seed, state and round alone.
+    def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
+        """The state to go on with after round ``round_index``, from run seed, state and round alone.
 
         ``flat`` is overwritten, ``state`` is not.
         """
 
 
-def refined(task: Task, flat: FlatModel, state: Part, number: int) -> Part:
+def refined(task: Task, flat: FlatModel, state: Part, round_index: int) -> Part:
     """The state as the task would have it."""
     refine = getattr(task, "refine", None)  # the protocol itself is slow to ask
-    return refine(flat, state, number) if refine else state
+    return refine(flat, state, round_index) if refine else state

@@ -84,7 +84,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         from .estimate import RoundsPlan
 
         if setting.assumed:
-            raise ConfigError("an estimate of federated rounds assumes nothing", cure="leave --assume out")
+            raise ConfigError("an estimate of federated rounds assumes nothing", hint="leave --assume out")
         use_threads(config.threads)
         task = self.task(config, setting.seed, setting.find, len(setting.nodes))
         briefing = self.briefing(config, task, Path(), "the estimate")

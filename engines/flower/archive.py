@@ -74,7 +74,7 @@ def pack_app(folder: Path, flower: Mapping[str, Any]) -> Archive:
         raise ConfigError(
             f"the app in {folder} has {len(files)} files of {size} bytes, {len(text)} packed: more than the "
             f"{FILES}, {UNPACKED_BYTES} and {ARCHIVE_CHARACTERS} that travel with a run",
-            cure="leave data out with fab-exclude; nodes bring their own",
+            hint="leave data out with fab-exclude; nodes bring their own",
         )
     return Archive(text, _digest(files))
 

@@ -35,12 +35,12 @@ except ModuleNotFoundError as error:
     if error.name == "flwr":
         raise MissingExtraError("flwr", "federated") from error
     raise VersionError(
-        f"flwr {installed('flwr')} has no '{error.name}'", cure=f"install a release that is tested: {TESTED}"
+        f"flwr {installed('flwr')} has no '{error.name}'", hint=f"install a release that is tested: {TESTED}"
     ) from error
 except ImportError as error:
     raise VersionError(
         f"flwr {installed('flwr')} is not the one that is expected: {error}",
-        cure=f"install a release that is tested: {TESTED}",
+        hint=f"install a release that is tested: {TESTED}",
     ) from error
 
 __all__ = [

@@ -109,7 +109,7 @@ class Host:
         except OSError as error:
             raise StorageError(f"cannot read {self._kept}: {error.strerror}") from error
         except (DecodeError, ValueError) as error:
-            raise StorageError(f"{self._kept} is damaged: {error}", cure="remove it: the app begins anew") from error
+            raise StorageError(f"{self._kept} is damaged: {error}", hint="remove it: the app begins anew") from error
 
     def _keep(self) -> None:
         write_file(self._kept, context_bytes(self._context))

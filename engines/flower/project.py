@@ -56,7 +56,7 @@ class Project:
         for name, reference in (("serverapp", server), ("clientapp", client)):
             if not isinstance(reference, str) or not all(reference.partition(":")):
                 raise ConfigError(
-                    f"{path} names no {name}", cure=f'[tool.flwr.app.components] needs {name} = "module:app"'
+                    f"{path} names no {name}", hint=f'[tool.flwr.app.components] needs {name} = "module:app"'
                 )
         return cls(server, client, _flat(flower.get("config", {}), path), flower)
 
@@ -74,7 +74,7 @@ class Project:
         if key not in self.config:
             near = difflib.get_close_matches(key, self.config, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(self.config)) or 'none'}"
-            raise ConfigError(f"the app's configuration has no '{key}'", cure=hint)
+            raise ConfigError(f"the app's configuration has no '{key}'", hint=hint)
         kind = type(self.config[key])
         if kind is float and type(value) is int:
             return float(value)

@@ -74,7 +74,7 @@ class Architecture:
     name : str
         ``config.model_type``.
     pre_norm : bool
-        Whether a block normalises its input (GPT-2) instead of its output (BERT).
+        Whether a block normalizes its input (GPT-2) instead of its output (BERT).
     first : str
         Path, inside a block, of the first matrix of the feed-forward network.
     rest : type
@@ -165,7 +165,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     if family is None:
         raise ConfigError(
             f"models of type '{config.model_type}' cannot be split",
-            cure=f"use one of {', '.join(sorted(ARCHITECTURES))}",
+            hint=f"use one of {', '.join(sorted(ARCHITECTURES))}",
         )
     return family
 
@@ -189,7 +189,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     if len(outer) != 1:
         raise ConfigError(
             f"{type(model).__name__} has {len(outer)} module lists of length {length}, one is needed",
-            cure="split a model whose blocks are one module list",
+            hint="split a model whose blocks are one module list",
         )
     return outer[0]
 

@@ -53,7 +53,7 @@ class Place:
         names = [f"{path}.{i}" for i in range(len(blocks))]
         before, last = (_number(name, names) for name in cut)
         if last <= before:
-            raise ConfigError(f"'{cut[1]}' does not come after '{cut[0]}'", cure="name the earlier block first")
+            raise ConfigError(f"'{cut[1]}' does not come after '{cut[0]}'", hint="name the earlier block first")
         return cls(path, before + 1, last)
 
 
@@ -69,7 +69,7 @@ def recipe_of(model: nn.Module, place: Place) -> Recipe:
     family = architecture_of(config).name
     for name in ("is_decoder", "add_cross_attention", "chunk_size_feed_forward"):
         if getattr(config, name, None):
-            raise ConfigError(f"a '{family}' with {name} cannot be split", cure=f"use one without {name}")
+            raise ConfigError(f"a '{family}' with {name} cannot be split", hint=f"use one without {name}")
     plain = config.to_dict()
     shape = {name: plain[name] for name in SHAPES[family].model_fields if plain.get(name) is not None}
     frozen = []
@@ -79,7 +79,7 @@ def recipe_of(model: nn.Module, place: Place) -> Recipe:
             if tensor.dtype != torch.float32:
                 raise ConfigError(
                     f"{place.path}.{number}.{name} is {str(tensor.dtype).removeprefix('torch.')}",
-                    cure="load the model with dtype=torch.float32",
+                    hint="load the model with dtype=torch.float32",
                 )
             if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
                 frozen.append(f"{number}.{name}")
@@ -190,7 +190,7 @@ class AttachedSegment:
         self.close()
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Called after every step of every optimiser in this process."""
+        """Called after every step of every optimizer in this process."""
         segment = self._segment()
         if segment is None:
             return
@@ -200,8 +200,8 @@ class AttachedSegment:
                 return
         if any(self._is_gone(p) for group in optimizer.param_groups for p in group["params"]):
             raise ConfigError(
-                "the optimiser holds blocks that have moved to the cloud",
-                cure="make it from model.parameters() after farshore.split",
+                "the optimizer holds blocks that have moved to the cloud",
+                hint="make it from model.parameters() after farshore.split",
             )
 
     def _is_gone(self, parameter: torch.Tensor) -> bool:
@@ -214,4 +214,4 @@ def _number(name: str, names: list[str]) -> int:
         return names.index(name)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
     hint = f"did you mean '{near[0]}'?" if near else f"its blocks are {names[0]} to {names[-1]}"
-    raise ConfigError(f"the model has no block '{name}'", cure=hint)
+    raise ConfigError(f"the model has no block '{name}'", hint=hint)

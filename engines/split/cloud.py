@@ -32,7 +32,7 @@ from .config import OptimizerConfig, SplitSegment
 from .rows import Rows, activation_tensor, gradient_rows
 from .segment import Segment
 
-_OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
@@ -56,7 +56,7 @@ class SegmentServer:
 
     def __init__(self, session: ServerSession, config: SplitSegment) -> None:
         if len(session.channels) != 1:
-            raise ConfigError(f"a segment serves one node, not {len(session.channels)}", cure="use --nodes 1")
+            raise ConfigError(f"a segment serves one node, not {len(session.channels)}", hint="use --nodes 1")
         self.session = session
         self.config = config
         (self.node, self.channel), *_ = session.channels.items()
@@ -69,7 +69,7 @@ class SegmentServer:
             self.segment.codec.start_encoder(down)
         self.loaded: set[int] = set()
         self.trained = [p for p in self.segment.parameters() if p.requires_grad]
-        self.optimiser = make_optimizer(self.trained, config.optimiser)
+        self.optimizer = make_optimizer(self.trained, config.optimizer)
         self.graphs: dict[int, tuple[Rows, Tensor, Tensor]] = {}
         self.steps = self.forwards = self.backwards = 0
 
@@ -156,7 +156,7 @@ class SegmentServer:
         if wanted and len(self.graphs) >= self.config.graphs:
             raise RunFailedError(
                 f"{len(self.graphs)} forwards of node '{self.node}' wait for their backward",
-                cure="do not keep losses of earlier batches, or use torch.no_grad()",
+                hint="do not keep losses of earlier batches, or use torch.no_grad()",
             )
         self.segment.train(bool(message.fields["train"]))
         codes.requires_grad_(wanted)
@@ -233,10 +233,10 @@ class SegmentServer:
         if not math.isfinite(rate) or rate < 0:
             raise WireError(f"node '{self.node}' sent the learning rate {rate}")
         norm = self._norm()
-        if self.optimiser is not None:
-            for group in self.optimiser.param_groups:
+        if self.optimizer is not None:
+            for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.optimiser.step()
+            self.optimizer.step()
         self.steps += 1
         self.session.metrics(self.steps, learning_rate=rate, gradient_norm=norm)
         self.session.progress(self.steps, 0)
@@ -257,18 +257,18 @@ class SegmentServer:
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: OptimizerConfig) -> torch.optim.Optimizer | None:
-    """The optimiser that the user named, or None where nothing is trained."""
+    """The optimizer that the user named, or None where nothing is trained."""
     if not parameters:
         return None
     options: dict[str, Any] = settings.options()
-    return _OPTIMISERS[settings.name]([{"params": parameters}], **{"lr": 1e-3, **options})
+    return _OPTIMIZERS[settings.name]([{"params": parameters}], **{"lr": 1e-3, **options})
 
 
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("the server has no CUDA device", cure="use device='cpu'")
+        raise ConfigError("the server has no CUDA device", hint="use device='cpu'")
     return torch.device(wanted)
 
 

@@ -56,5 +56,5 @@ def principal(rows: Tensor, rank: int) -> Basis:
     """The r principal directions of rows [M, d]."""
     wide = rows.detach().double().cpu()
     mean = wide.mean(0)
-    centred = wide - mean
-    return pca_basis(mean, centred.T @ centred / max(1, len(wide)), rank)
+    centered = wide - mean
+    return pca_basis(mean, centered.T @ centered / max(1, len(wide)), rank)

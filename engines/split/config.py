@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EncodingName: TypeAlias = Literal["raw", "fp16", "int8", "int4"]
-OptimiserName: TypeAlias = Literal["adamw", "adam", "sgd"]
+OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd"]
 #: Activation functions that transformers knows by these names; anything else could name code.
 Activation: TypeAlias = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
@@ -124,12 +124,12 @@ class Recipe(_Strict):
 
 
 class OptimizerConfig(_Strict):
-    """The optimiser of the half in the cloud; values that are left out are torch's own.
+    """The optimizer of the half in the cloud; values that are left out are torch's own.
 
     The learning rate is not here: it comes with every step.
     """
 
-    name: OptimiserName = "adamw"
+    name: OptimizerName = "adamw"
     weight_decay: float | None = Field(None, ge=0.0)
     betas: tuple[Rate, Rate] | None = None
     eps: float | None = Field(None, ge=0.0)
@@ -155,7 +155,7 @@ class SplitSegment(_Strict):
     rank: int | None = Field(None, ge=1, le=65_536, description="numbers per token at both borders; none = all")
     encoding: EncodingName = Field("raw", description="how these numbers are written, both ways")
     ragged: bool = Field(True, description="padding does not travel")
-    optimiser: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the server computes")
     graphs: int = Field(64, ge=1, le=4096, description="most forwards that may wait for their backward")
 

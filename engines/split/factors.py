@@ -1,7 +1,7 @@
 """Rank-r factors of a first matrix W1: from its singular values, from the data's principal directions, or at
 random.
 
-All factorisations are computed on the CPU in fp64 and have their signs fixed, so that two ends that factorise
+All factorizations are computed on the CPU in fp64 and have their signs fixed, so that two ends that factorize
 independently agree. Source: specification of split fine-tuning §3.1, §3.4, §11.
 """
 

@@ -24,7 +24,7 @@ def token_mask(hidden: Tensor, arguments: Sequence[Any], named: Mapping[str, Any
         Keys and values of earlier calls are used, or the mask is another one than of padding.
     """
     if named.get("use_cache"):
-        raise ConfigError("a split model keeps no keys and values of earlier calls", cure="pass use_cache=False")
+        raise ConfigError("a split model keeps no keys and values of earlier calls", hint="pass use_cache=False")
     mask = named.get("attention_mask")
     if mask is None:
         mask = next((a for a in arguments if isinstance(a, Tensor)), None)
@@ -44,5 +44,5 @@ def token_mask(hidden: Tensor, arguments: Sequence[Any], named: Mapping[str, Any
             return row.expand(size, -1).long()
     raise ConfigError(
         "the attention mask of this batch is more than padding, and only padding is known in the cloud",
-        cure="pass a mask of shape [batch, tokens]",
+        hint="pass a mask of shape [batch, tokens]",
     )

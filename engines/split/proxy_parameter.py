@@ -1,6 +1,6 @@
 """What a user does to the gradients here, told to the gradients over there.
 
-An optimiser, ``zero_grad`` and ``clip_grad_norm_`` see only parameters of this process. One of them, the anchor, stands
+An optimizer, ``zero_grad`` and ``clip_grad_norm_`` see only parameters of this process. One of them, the anchor, stands
 for all parameters in the cloud: its gradient is the norm of theirs. So the norm of a whole model's gradients comes out
 right, and whatever the user does to the anchor's gradient – dropping, zeroing, scaling it – is read off before the next
 message and done in the cloud too.

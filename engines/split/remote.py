@@ -128,7 +128,7 @@ class RemoteSegment(nn.Module):
         return difference, None if inner is None else inner.to(gradient.device, gradient.dtype)
 
     def commit(self, learning_rate: float) -> None:
-        """Take the optimiser's step in the cloud too."""
+        """Take the optimizer's step in the cloud too."""
         self.conversation.commit({**self.watch.state(), "learning_rate": learning_rate})
 
     @torch.no_grad()

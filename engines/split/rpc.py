@@ -26,7 +26,7 @@ class SegmentClient:
         self.micro = 0
         self.closed = False
         self._next = 0
-        # Filled by finalisers, which may run anywhere, even while this lock is held: never locked for.
+        # Filled by finalizers, which may run anywhere, even while this lock is held: never locked for.
         self._freed: deque[int] = deque()
         self._lock = threading.RLock()
 
@@ -45,7 +45,7 @@ class SegmentClient:
     def tell(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> None:
         """Send a message that has no answer; errors as for :meth:`ask`."""
         if self.closed:
-            raise PeerLostError("this split model was closed", cure="call farshore.split again on a whole model")
+            raise PeerLostError("this split model was closed", hint="call farshore.split again on a whole model")
         with self._lock:
             message = Message(kind, step=self.step, micro=self.micro, fields=fields, tensors=tensors or {})
             self.session.channel.send(message)

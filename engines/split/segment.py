@@ -31,7 +31,7 @@ class Segment(nn.Module):
     ----------
     config : SplitSegment
         Checked against this machine's memory before anything is allocated; weights are then left
-        uninitialised, :meth:`load_block` fills them.
+        uninitialized, :meth:`load_block` fills them.
 
     Raises
     ------
@@ -119,5 +119,5 @@ def _check_size(model: nn.Module) -> None:
     if wanted > 0.8 * free:
         raise ConfigError(
             f"the segment needs {wanted / 2**30:.1f} GiB to be trained, and the server has {free / 2**30:.1f} GiB free",
-            cure="cut out fewer blocks",
+            hint="cut out fewer blocks",
         )

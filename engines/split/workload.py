@@ -38,7 +38,7 @@ class SplitSegmentWorkload:
         """There is none: the program is the user's own process."""
         raise ConfigError(
             f"run {session.run.id} has no program for the node '{session.node}'",
-            cure="call farshore.split(model, server=…) in a script; it opens the run by itself",
+            hint="call farshore.split(model, server=…) in a script; it opens the run by itself",
         )
 
 

@@ -60,7 +60,7 @@ def simulate(
     from .progress import Meter, display
 
     if seeds is not None and not seeds.isdecimal():
-        raise ConfigError(f"--seeds {seeds}: an app is simulated once", cure="give one number")
+        raise ConfigError(f"--seeds {seeds}: an app is simulated once", hint="give one number")
     settings = app_settings(app, pairs)
     folder = (out or base() / "simulations" / f"{app.resolve().name}-{new_run_id()}").expanduser().resolve()
     meter = Meter()

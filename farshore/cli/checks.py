@@ -54,7 +54,7 @@ class Check:
     name: str
     state: Literal["ok", "absent", "broken"]
     detail: str
-    cure: str = ""
+    hint: str = ""
     exit_code: int = int(ExitCode.OK)
 
 
@@ -99,8 +99,8 @@ def check_packages() -> Check:
         )
     detail = ", ".join(f"{name} {version}" for name, version in versions.items())
     if _numbers(versions["protobuf"])[:1] != (6,) or _numbers(versions["protobuf"]) < (6, 33):
-        cure = "pip install 'protobuf>=6.33,<7'"
-        return Check("packages", "broken", f"protobuf {versions['protobuf']} does not fit", cure, int(ExitCode.VERSION))
+        hint = "pip install 'protobuf>=6.33,<7'"
+        return Check("packages", "broken", f"protobuf {versions['protobuf']} does not fit", hint, int(ExitCode.VERSION))
     return Check("packages", "ok", detail)
 
 
@@ -140,8 +140,8 @@ def check_clock(now: float | None = None) -> Check:
     written = Path(__file__).stat().st_mtime
     text = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if now < written - 86_400:
-        cure = "set the clock, e.g. by network time"
-        return Check("clock", "broken", f"{text} is before farshore was installed", cure, int(ExitCode.CONFIG))
+        hint = "set the clock, e.g. by network time"
+        return Check("clock", "broken", f"{text} is before farshore was installed", hint, int(ExitCode.CONFIG))
     return Check("clock", "ok", text)
 
 
@@ -157,8 +157,8 @@ def check_certificates(home: Path, now: datetime.datetime | None = None) -> Iter
         try:
             certificate = x509.load_pem_x509_certificate(file.read_bytes())
         except (OSError, ValueError) as error:
-            cure = f"remove {file} and start again"
-            yield Check("certificate", "broken", f"{file}: {error}", cure, int(ExitCode.STORAGE))
+            hint = f"remove {file} and start again"
+            yield Check("certificate", "broken", f"{file}: {error}", hint, int(ExitCode.STORAGE))
             continue
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if begin <= now < end:
@@ -212,8 +212,8 @@ def check_handshake() -> Check:
             grpc.channel_ready_future(channel).result(timeout=_HANDSHAKE_SECONDS)
     except (RuntimeError, grpc.FutureTimeoutError) as error:
         detail = f"gRPC with TLS does not work on loopback: {error or 'no answer'}"
-        cure = "check the firewall on loopback and the versions of grpcio and cryptography"
-        return Check("TLS", "broken", detail, cure, int(ExitCode.UNREACHABLE))
+        hint = "check the firewall on loopback and the versions of grpcio and cryptography"
+        return Check("TLS", "broken", detail, hint, int(ExitCode.UNREACHABLE))
     finally:
         server.stop(None).wait()
         pool.shutdown()

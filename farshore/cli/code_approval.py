@@ -32,12 +32,12 @@ def accepted_apps(words: Sequence[str]) -> tuple[frozenset[str], Callable[[str, 
     for word in hashes:
         if len(word) != 64 or set(word) - set("0123456789abcdef"):
             raise ConfigError(
-                f"--accept-apps {word}: neither a SHA-256 nor 'ask'", cure="'farshore run flower' prints an app's hash"
+                f"--accept-apps {word}: neither a SHA-256 nor 'ask'", hint="'farshore run flower' prints an app's hash"
             )
     if "ask" not in words:
         return hashes, None
     if not sys.stdin.isatty():
-        raise ConfigError("--accept-apps ask needs a terminal", cure="give the hashes that you accept")
+        raise ConfigError("--accept-apps ask needs a terminal", hint="give the hashes that you accept")
     return hashes, ask
 
 

@@ -90,14 +90,14 @@ def connect(
     if server is None:
         return AdminClient.local(home or server_home())
     if admin_token_file is None:
-        raise ConfigError("a server on another machine needs its admin token", cure="give --admin-token-file FILE")
+        raise ConfigError("a server on another machine needs its admin token", hint="give --admin-token-file FILE")
     token = _read(admin_token_file).decode(errors="replace").strip()
     if certificate is not None:
         return AdminClient(server, token, _read(certificate))
     if fingerprint is not None:
         return AdminClient.pinned(server, token, fingerprint)
     raise RefusedError(
-        "nothing says which certificate the server has", cure="give --fingerprint HEX or --certificate FILE"
+        "nothing says which certificate the server has", hint="give --fingerprint HEX or --certificate FILE"
     )
 
 

@@ -29,8 +29,8 @@ def doctor(
         width = max(len(check.name) for check in checks)
         for check in checks:
             say(f"{signs[check.state]} {check.name:<{width}} {check.detail}")
-            if check.cure:
-                say(f"{'':>{width + 9}}try: {check.cure}")
+            if check.hint:
+                say(f"{'':>{width + 9}}try: {check.hint}")
         say("something is broken" if broken else "all is well")
     if broken:
         raise typer.Exit(int(broken[0].exit_code))

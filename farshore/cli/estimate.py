@@ -37,14 +37,14 @@ def estimate(
     if not isinstance(workload, Plans):
         raise ConfigError(
             f"what a run of '{method}' sends cannot be told beforehand: it depends on the programs that users bring",
-            cure="run it, and see 'farshore report'",
+            hint="run it, and see 'farshore report'",
         )
     settings = build(workload.config, set_ or (), config)
     paths = data_paths(data or ())
 
     def find(name: str) -> Path:
         if name not in paths:
-            raise DataError(f"the data set '{name}' is not given", cure=f"give --data {name}=PATH")
+            raise DataError(f"the data set '{name}' is not given", hint=f"give --data {name}=PATH")
         return paths[name]
 
     names = tuple(f"node-{number}" for number in range(1, nodes + 1))
@@ -70,4 +70,4 @@ def _numbers(pairs: list[str] | tuple[str, ...]) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in mapping(pairs, "--assume").items()}
     except ValueError as error:
-        raise ConfigError(f"--assume: {error}", cure="write e.g. --assume tokens=13.3") from None
+        raise ConfigError(f"--assume: {error}", hint="write e.g. --assume tokens=13.3") from None

@@ -55,11 +55,11 @@ def _state(run: RunDirectory, which: str) -> Path:
     if path.is_file():
         return path
     if not named:
-        raise NotFoundError(f"there is no state {which}", cure="give --state best, last or a safetensors file")
+        raise NotFoundError(f"there is no state {which}", hint="give --state best, last or a safetensors file")
     there = sorted(file.stem for file in (run.path / "states").glob("*.safetensors"))
     raise NotFoundError(
         f"run {run.info['id']} has no state '{which}'",
-        cure=f"give --state {there[0]}" if there else "a federated run writes its states with its first checkpoint",
+        hint=f"give --state {there[0]}" if there else "a federated run writes its states with its first checkpoint",
     )
 
 
@@ -72,7 +72,7 @@ def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path)
     info = run.info
     workload = workloads.load(info["workload"])
     if not isinstance(workload, Exports):
-        raise ConfigError(f"the models of '{workload.name}' cannot be exported", cure="take the run's files themselves")
+        raise ConfigError(f"the models of '{workload.name}' cannot be exported", hint="take the run's files themselves")
     config = resolve(workload.config, info["config"], ())
     # A simulation has clients that are numbers, a real run has nodes.
     trained = TrainedModel(config, Seed(info["seed"]), int(info.get("clients") or len(info["nodes"])), state)
@@ -82,7 +82,7 @@ def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path)
 def _finder(data: dict[str, Path]) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         if name not in data:
-            raise DataError(f"the data set '{name}' is not given", cure=f"give --data {name}=PATH")
+            raise DataError(f"the data set '{name}' is not given", hint=f"give --data {name}=PATH")
         return data[name]
 
     return find

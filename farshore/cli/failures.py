@@ -18,7 +18,7 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
     if debug and isinstance(error, Exception):
         traceback.print_exception(error)
     if isinstance(error, FarshoreError):
-        _print(error.message, error.cure)
+        _print(error.message, error.hint)
         return int(error.exit_code)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(bool(error.code))
@@ -49,7 +49,7 @@ def _usage(error: BaseException) -> int:
     return int(ExitCode.USAGE)
 
 
-def _print(message: str, cure: str) -> None:
+def _print(message: str, hint: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -57,8 +57,8 @@ def _print(message: str, cure: str) -> None:
     line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(line)
-    if cure:
-        console.print(Text.assemble(("  try: ", "cyan"), " ".join(cure.split())))
+    if hint:
+        console.print(Text.assemble(("  try: ", "cyan"), " ".join(hint.split())))
 
 
 def _first_line(error: BaseException) -> str:

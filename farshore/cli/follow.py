@@ -42,9 +42,9 @@ def check_ended(run: RunInfo) -> None:
     RunFailedError, RunCancelledError
     """
     if run.state == "failed":
-        raise RunFailedError(f"run {run.id} failed: {run.reason}", cure=f"farshore runs logs {run.id}")
+        raise RunFailedError(f"run {run.id} failed: {run.reason}", hint=f"farshore runs logs {run.id}")
     if run.state == "interrupted":
-        raise RunFailedError(f"run {run.id} was interrupted: {run.reason}", cure=f"farshore runs resume {run.id}")
+        raise RunFailedError(f"run {run.id} was interrupted: {run.reason}", hint=f"farshore runs resume {run.id}")
     if run.state == "cancelled":
         raise RunCancelledError(f"run {run.id} was cancelled{': ' if run.reason else ''}{run.reason}")
 

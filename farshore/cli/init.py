@@ -31,14 +31,14 @@ def init(
     from ..core.workloads import names
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ConfigError(f"'{name}' is no name for a method", cure="write it like 'server_momentum'")
+        raise ConfigError(f"'{name}' is no name for a method", hint="write it like 'server_momentum'")
     if name in names():
-        raise ConfigError(f"there is a method called '{name}' already", cure="choose another name")
+        raise ConfigError(f"there is a method called '{name}' already", hint="choose another name")
     place = folder or Path(name)
     written = [place / target.format(name=name) for target in _FILES.values()]
     there = [path for path in written if path.exists()]
     if there:
-        raise ConfigError(f"{there[0]} is there already", cure="choose another folder: --folder DIR")
+        raise ConfigError(f"{there[0]} is there already", hint="choose another folder: --folder DIR")
     try:
         place.mkdir(parents=True, exist_ok=True)
         for path, text in zip(written, filled(name), strict=True):

@@ -87,7 +87,7 @@ def _interface(name: str) -> str:
     known = psutil.net_if_addrs()
     if name and name not in known:
         raise ConfigError(
-            f"--peer-listen {name}: there is no such network interface", cure=f"choose of {', '.join(known)}"
+            f"--peer-listen {name}: there is no such network interface", hint=f"choose of {', '.join(known)}"
         )
     return name
 
@@ -101,7 +101,7 @@ def _host_name() -> str:
 
 def _token(token: str | None, file: Path | None) -> str | None:
     if token is not None and file is not None:
-        raise ConfigError("both --token and --token-file are given", cure="give one of them")
+        raise ConfigError("both --token and --token-file are given", hint="give one of them")
     if file is not None:
         try:
             return file.read_text().strip()
@@ -117,5 +117,5 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         return None
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ConfigError(f"--shard {text}: not a part of a whole", cure="write I/N with I from 0 to N-1, e.g. 0/2")
+        raise ConfigError(f"--shard {text}: not a part of a whole", hint="write I/N with I from 0 to N-1, e.g. 0/2")
     return int(index), int(count)

@@ -42,7 +42,7 @@ def run(
     from .settings import build, mapping
 
     if nodes is not None and node and nodes != len(node):
-        raise ConfigError(f"--nodes {nodes} and {len(node)} x --node do not agree", cure="give one of them")
+        raise ConfigError(f"--nodes {nodes} and {len(node)} x --node do not agree", hint="give one of them")
     if app is not None and (method != "flower" or config is not None):
         raise ConfigError("--app is for 'farshore run flower', with --set and without --config")
     if app is not None:
@@ -52,7 +52,7 @@ def run(
         settings = flower = app_settings(app, set_ or ())
         told_by_hash(flower, app)
     elif method == "flower":
-        raise ConfigError("no app was named", cure="give its folder: farshore run flower --app DIR")
+        raise ConfigError("no app was named", hint="give its folder: farshore run flower --app DIR")
     else:
         settings = build(workloads.load(method).config, set_ or (), config)
     submitted = admin.submit(

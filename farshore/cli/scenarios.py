@@ -45,9 +45,9 @@ class Engine:
         from ..simulations.experiment import cores
 
         if backend not in ("local", "ray"):
-            raise ConfigError(f"there is no backend '{backend}'", cure="--backend local or --backend ray")
+            raise ConfigError(f"there is no backend '{backend}'", hint="--backend local or --backend ray")
         if address and backend != "ray":
-            raise ConfigError("--address is that of a Ray cluster", cure="give --backend ray too")
+            raise ConfigError("--address is that of a Ray cluster", hint="give --backend ray too")
         here = cores()
         room = max(1, here // (threads or here))
         if workers > room and not address:
@@ -101,7 +101,7 @@ def changed(
     if arms:
         unknown = [arm for arm in arms if arm not in scenario.arms]
         if unknown:
-            raise ConfigError(f"there is no arm '{unknown[0]}'", cure=f"arms are {', '.join(scenario.arms)}")
+            raise ConfigError(f"there is no arm '{unknown[0]}'", hint=f"arms are {', '.join(scenario.arms)}")
         update["arms"] = {arm: scenario.arms[arm] for arm in arms}
         update["baseline"] = scenario.baseline if scenario.baseline in arms else ""
     if clients is not None:
@@ -140,7 +140,7 @@ def trials(
     from ..simulations.trial import Trial, folder_of
 
     if len({folder_of(arm, 0) for arm in configs}) < len(configs):
-        raise ConfigError("two arms have names that differ in punctuation only", cure="rename one of them")
+        raise ConfigError("two arms have names that differ in punctuation only", hint="rename one of them")
     _, workers = engine.plan(len(configs) * len(scenario.seeds))
     given: dict[str, Any] = {"clients": scenario.clients, "data": {n: str(p) for n, p in data.items()}}
     given["devices"] = scenario.devices.resolved().model_dump(mode="json") if scenario.devices else None

@@ -146,5 +146,5 @@ def _port_range(text: str | None) -> tuple[int, int] | None:
     if not (dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
         from ..core.errors import ConfigError
 
-        raise ConfigError(f"--data-ports {text}: not a range of ports", cure="write e.g. --data-ports 50100-50199")
+        raise ConfigError(f"--data-ports {text}: not a range of ports", hint="write e.g. --data-ports 50100-50199")
     return int(first), int(last)

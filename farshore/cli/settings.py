@@ -133,7 +133,7 @@ def _split(pair: str) -> tuple[tuple[str, ...], str]:
     key, equals, text = pair.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise ConfigError(f"--set {pair}: not of the form KEY=VALUE", cure="write e.g. --set steps=100")
+        raise ConfigError(f"--set {pair}: not of the form KEY=VALUE", hint="write e.g. --set steps=100")
     return path, text
 
 
@@ -157,12 +157,12 @@ def _check_apart(
 
 def _at_odds(model: type[BaseModel], path: tuple[str, ...], whole: Any, inner: str) -> ConfigError:
     key = ".".join(path)
-    spelt = " and ".join(f"{key}.{name}={value}" for name, value in _spelt_out(model, path, whole).items())
-    cure = f"write {spelt} instead of {key}={whole}" if spelt else "give one of them"
-    return ConfigError(f"'{key}={whole}' and '{inner}' are both given, and one would undo the other", cure=cure)
+    spelled = " and ".join(f"{key}.{name}={value}" for name, value in _spelled_out(model, path, whole).items())
+    hint = f"write {spelled} instead of {key}={whole}" if spelled else "give one of them"
+    return ConfigError(f"'{key}={whole}' and '{inner}' are both given, and one would undo the other", hint=hint)
 
 
-def _spelt_out(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> dict[str, Any]:
+def _spelled_out(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> dict[str, Any]:
     """The settings for which a plain value of a whole section stands; none where it stands for nothing."""
     section: type[BaseModel] | None = model
     for part in path:
@@ -232,9 +232,9 @@ def _unknown_key(model: type[BaseModel], key: str, prefix: str) -> ConfigError:
         leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=_MISSPELT)
         near = [leaves[leaf[0]]] if leaf else near
     if near:
-        return ConfigError(f"there is no setting '{key}'", cure=f"did you mean '{near[0]}'?")
+        return ConfigError(f"there is no setting '{key}'", hint=f"did you mean '{near[0]}'?")
     here = [k for k in known if k.startswith(prefix)]
-    return ConfigError(f"there is no setting '{key}'", cure=f"settings are {', '.join(sorted(here))}")
+    return ConfigError(f"there is no setting '{key}'", hint=f"settings are {', '.join(sorted(here))}")
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> ConfigError:
@@ -244,12 +244,12 @@ def _explain(model: type[BaseModel], error: ValidationError) -> ConfigError:
     given = first.get("input")
     message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "missing":
-        return ConfigError(f"the setting '{key}' is missing", cure=f"give --set {key}=…")
+        return ConfigError(f"the setting '{key}' is missing", hint=f"give --set {key}=…")
     allowed = _allowed(first)
     if allowed:
         near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=_MISSPELT)
         hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(allowed)}"
-        return ConfigError(f"'{given}' is no value for '{key}'", cure=hint)
+        return ConfigError(f"'{given}' is no value for '{key}'", hint=hint)
     if first["type"] in ("value_error", "assertion_error"):
         return ConfigError(f"the setting '{key}' is wrong: {message}" if first["loc"] else message)
     return ConfigError(f"'{given}' is no value for '{key}': it should be {message[:1].lower()}{message[1:]}")

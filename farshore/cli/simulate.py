@@ -45,7 +45,7 @@ def simulate(
         return
     if scenario is None:
         raise ConfigError(
-            "no scenario was named", cure="try 'farshore simulate vhl', or see 'farshore simulate --list'"
+            "no scenario was named", hint="try 'farshore simulate vhl', or see 'farshore simulate --list'"
         )
     from ..core.paths import base
     from ..runs.ids import new_run_id

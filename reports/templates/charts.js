@@ -1,5 +1,5 @@
 "use strict";
-// Draws the page's charts in its colours, and again whenever these, or the data, change.
+// Draws the page's charts in its colors, and again whenever these, or the data, change.
 (() => {
   let charts = JSON.parse(document.getElementById("charts").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");

@@ -66,7 +66,7 @@ class DashboardOptions:
                 return text
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(
-                f"cannot read {path}: {error}", cure="remove the file; a new one will be made"
+                f"cannot read {path}: {error}", hint="remove the file; a new one will be made"
             ) from error
         text = secrets.token_urlsafe(32)
         write_file(path, text.encode() + b"\n")
@@ -83,7 +83,7 @@ class DashboardOptions:
             There is none, and the host is not loopback.
         """
         if (self.certificate is None) != (self.key is None):
-            raise ConfigError("a certificate needs its key", cure="give both --certificate and --key, or neither")
+            raise ConfigError("a certificate needs its key", hint="give both --certificate and --key, or neither")
         if self.certificate and self.key:
             return self.certificate, self.key
         if is_loopback(self.host):
@@ -92,7 +92,7 @@ class DashboardOptions:
         if not all(path.is_file() for path in own):
             raise RefusedError(
                 f"will not show anything on {self.host} without TLS",
-                cure="give --certificate and --key, or use --host 127.0.0.1",
+                hint="give --certificate and --key, or use --host 127.0.0.1",
             )
         return own
 

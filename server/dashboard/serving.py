@@ -70,7 +70,7 @@ def _listener(options: DashboardOptions) -> socket.socket:
     except OSError as error:
         raise PortInUseError(
             f"cannot listen on {join_address(options.host, options.port)} for the dashboard: {error.strerror}",
-            cure="choose another port, or stop the other program",
+            hint="choose another port, or stop the other program",
         ) from error
 
 

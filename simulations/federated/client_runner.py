@@ -69,28 +69,30 @@ class ClientRunner:
         self._sizer = Sizer()
         self._together = together
 
-    def play(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``number`` for a whole cohort."""
-        return self.play_part(number, 0, cohort, down)
+    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
+        """Round ``round_index`` for a whole cohort."""
+        return self.play_part(round_index, 0, cohort, down)
 
-    def keep(self, number: int) -> None:
-        """The checkpoint of round ``number`` was saved."""
+    def keep(self, round_index: int) -> None:
+        """The checkpoint of round ``round_index`` was saved."""
         self._memories.keep()
 
-    def play_part(self, number: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None) -> Block:
-        """Round ``number`` for the clients at the cohort's positions ``first``, ``first + 1`` …
+    def play_part(
+        self, round_index: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None
+    ) -> Block:
+        """Round ``round_index`` for the clients at the cohort's positions ``first``, ``first + 1`` …
 
         ``into`` holds arrays like a sum's; where the method lets it, the sum is made in them.
         """
         self._spare.prefer(into or {})
         block, tree = Block(), TreeSum(len(clients), first, self._spare.give_all)
         expected = self._method.reply(down)
-        for position, (client, work, trained) in enumerate(self._trained(number, clients, down), first):
-            message = self._codec.up(number, trained, down, work.memory)
+        for position, (client, work, trained) in enumerate(self._trained(round_index, clients, down), first):
+            message = self._codec.up(round_index, trained, down, work.memory)
             self._memories.put(client, work.memory)
             block.sizes.append(self._sizer.size(message))
             try:
-                update = self._codec.read(as_it_arrives(message), number, down, expected)
+                update = self._codec.read(as_it_arrives(message), round_index, down, expected)
                 part = contributed(self._method, down, update, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
@@ -108,16 +110,16 @@ class ClientRunner:
             if not any(np.may_share_memory(array, kept) for kept in part.values()):
                 self._spare.give(array)
 
-    def _trained(self, number: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
+    def _trained(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
         """Train all clients, in chunks that follow from their places in the cohort alone."""
         for start in range(0, len(clients), self._together):
             chunk = clients[start : start + self._together]
-            works = [self._work(number, client) for client in chunk]
+            works = [self._work(round_index, client) for client in chunk]
             yield from zip(chunk, works, self._updates(down, works), strict=True)
 
-    def _work(self, number: int, client: int) -> Work:
-        work = self._task.work(self._flat, client, number)
-        work.memory = self._memories.of(client, number)
+    def _work(self, round_index: int, client: int) -> Work:
+        work = self._task.work(self._flat, client, round_index)
+        work.memory = self._memories.of(client, round_index)
         return work
 
     def _updates(self, down: Part, works: Sequence[Work]) -> list[Update]:

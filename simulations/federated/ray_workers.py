@@ -43,13 +43,13 @@ class Actor:
         return os.getpid()
 
     def play(
-        self, number: int, kept: int, share: Sequence[tuple[int, Sequence[int]]], state: Part
+        self, round_index: int, kept: int, share: Sequence[tuple[int, Sequence[int]]], state: Part
     ) -> list[tuple[int, Block]]:
         """Play blocks of a cohort, each given by its first position and its clients."""
         if kept != self._kept:
             self._player.keep(kept)
             self._kept = kept
-        return [(first, self._player.play_part(number, first, clients, state)) for first, clients in share]
+        return [(first, self._player.play_part(round_index, first, clients, state)) for first, clients in share]
 
 
 class RayWorkers:
@@ -126,12 +126,12 @@ class RayWorkers:
             self._ray.shutdown()
         self._empty.cleanup()
 
-    def keep(self, number: int) -> None:
-        """The checkpoint of round ``number`` was saved; actors hear of it with their next share."""
-        self._kept = number
+    def keep(self, round_index: int) -> None:
+        """The checkpoint of round ``round_index`` was saved; actors hear of it with their next share."""
+        self._kept = round_index
 
-    def play(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``number`` for the whole cohort.
+    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
+        """Round ``round_index`` for the whole cohort.
 
         Raises
         ------
@@ -141,7 +141,7 @@ class RayWorkers:
         cut = blocks(len(cohort), self._count, self._together)
         level = (cut[0][1] - 1).bit_length()
         tree, done = TreeSum(len(cohort)), dict[int, Block]()
-        for first, block in self._answers(number, cohort, cut, self._ray.put(down)):
+        for first, block in self._answers(round_index, cohort, cut, self._ray.put(down)):
             done[first] = block
             if block.total is None:
                 tree.skip(first, level)
@@ -155,12 +155,12 @@ class RayWorkers:
         return Block(tree.total(), replies, sizes, missing)
 
     def _answers(
-        self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]], state: Any
+        self, round_index: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]], state: Any
     ) -> Iterator[tuple[int, Block]]:
         """One call per actor; what a lost actor had is played by a new one."""
         shares = packed([(first, cohort[first : first + count]) for first, count in cut], self._samples, self._count)
         lost = 0
-        asked = {self._ask(place, number, share, state): place for place, share in enumerate(shares) if share}
+        asked = {self._ask(place, round_index, share, state): place for place, share in enumerate(shares) if share}
         while asked:
             (ready, *_), _ = self._ray.wait(list(asked), num_returns=1)
             place = asked.pop(ready)
@@ -169,17 +169,19 @@ class RayWorkers:
             except self._ray.exceptions.RayActorError as error:
                 lost += 1
                 if lost > _LOST_IN_A_ROUND:
-                    raise RunFailedError(f"round {number}: actors die again and again: {_cause(error)}") from None
-                _log.warning("round %d: an actor was lost, its clients are played again: %s", number, _cause(error))
-                self._memories.restore(number - 1, {client for _, part in shares[place] for client in part})
+                    raise RunFailedError(f"round {round_index}: actors die again and again: {_cause(error)}") from None
+                _log.warning(
+                    "round %d: an actor was lost, its clients are played again: %s", round_index, _cause(error)
+                )
+                self._memories.restore(round_index - 1, {client for _, part in shares[place] for client in part})
                 self._actors[place] = self._make()
-                asked[self._ask(place, number, shares[place], state)] = place
+                asked[self._ask(place, round_index, shares[place], state)] = place
             except self._ray.exceptions.RayTaskError as error:
                 cause = error.cause
                 raise RunFailedError(f"an actor of the simulation: {type(cause).__name__}: {cause}") from None
 
-    def _ask(self, place: int, number: int, share: list[tuple[int, Sequence[int]]], state: Any) -> Any:
-        return self._actors[place].play.remote(number, self._kept, share, state)
+    def _ask(self, place: int, round_index: int, share: list[tuple[int, Sequence[int]]], state: Any) -> Any:
+        return self._actors[place].play.remote(round_index, self._kept, share, state)
 
 
 def packed(

@@ -37,12 +37,12 @@ class SharedClientStates:
         self._rows = {name: _mapped(folder / name, np.float32, (population, n)) for name, n in lengths.items()}
         self._known = _mapped(folder / _KNOWN, np.uint8, (population,)) if lengths else None
 
-    def of(self, client: int, number: int) -> ClientState:
-        """The client's tensors, which are the file itself, for round ``number`` to change; empty before its first."""
+    def of(self, client: int, round_index: int) -> ClientState:
+        """The client's tensors, mapped from its file, for round ``round_index`` to change; empty before its first."""
         if self._known is None:
             return {}
         known = bool(self._known[client])
-        self._journal.write(number, client, [rows[client] for rows in self._rows.values()] if known else None)
+        self._journal.write(round_index, client, [rows[client] for rows in self._rows.values()] if known else None)
         return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()} if known else {}
 
     def put(self, client: int, memory: ClientState) -> None:
@@ -58,12 +58,12 @@ class SharedClientStates:
         """A checkpoint was saved: what came before it need not be taken back any more."""
         self._journal.next_file()
 
-    def restore(self, number: int, clients: Collection[int] | None = None) -> None:
-        """Take memories back to what they were after round ``number``; all clients', or only those of ``clients``."""
+    def restore(self, round_index: int, clients: Collection[int] | None = None) -> None:
+        """Restore the states as of the end of round ``round_index``, of all clients or of ``clients`` only."""
         if self._known is None:
             return
         bytes_ = sum(rows.shape[1] * rows.itemsize for rows in self._rows.values())
-        for record in records(self.folder, bytes_, number):
+        for record in records(self.folder, bytes_, round_index):
             if clients is None or record.client in clients:
                 self._take_back(record)
         if clients is None:

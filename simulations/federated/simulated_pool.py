@@ -59,31 +59,31 @@ class SimulatedPool:
         """How many clients there are."""
         return self._population
 
-    def draw(self, seed: Seed, number: int, size: int) -> list[int]:
+    def draw(self, seed: Seed, round_index: int, size: int) -> list[int]:
         """Those that are on, more than ``size`` of them where the clock over-samples."""
         self._wanted = size
         if self._timing is None:
-            return any_cohort(seed, number, self._population, size)
+            return any_cohort(seed, round_index, self._population, size)
         clock = self._timing.clock
-        return clock.draw(seed.child("cohort", number), clock.oversampled(size))
+        return clock.draw(seed.child("cohort", round_index), clock.oversampled(size))
 
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Set the clock to the end of the last round."""
         if self._timing is not None and history:
             self._timing.clock.now = history[-1]["simulated_seconds"]
 
-    def round(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
         """Play the cohort, or those of it who answer in time."""
-        message = self._codec.down(number, down)
+        message = self._codec.down(round_index, down)
         seen = self._codec.seen(message, down)
         if self._conversation:
             self._conversation.sent(message, cohort)
         if self._timing is None:
-            return self._play(number, cohort, seen, method)
+            return self._play(round_index, cohort, seen, method)
         timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
-        plan = timing.clock.round([timing.trip(number, c, seen, size, method, now) for c in cohort], self._wanted)
-        gathered = self._play(number, plan.used, seen, method) if plan.used else RoundResult(seen=seen)
-        self._late(timing, number, plan.late, seen, method)
+        plan = timing.clock.round([timing.trip(round_index, c, seen, size, method, now) for c in cohort], self._wanted)
+        gathered = self._play(round_index, plan.used, seen, method) if plan.used else RoundResult(seen=seen)
+        self._late(timing, round_index, plan.late, seen, method)
         gathered.late = plan.late
         gathered.missing |= dict.fromkeys(plan.late, "its reply came too late")
         gathered.missing |= dict.fromkeys(plan.lost, "it was lost")
@@ -100,33 +100,33 @@ class SimulatedPool:
         """
         if self._timing is None:
             raise ConfigError(
-                "who answers first depends on the devices, and the simulation has none", cure="name them: --devices"
+                "who answers first depends on the devices, and the simulation has none", hint="name them: --devices"
             )
         return VirtualStream(self._troupe, self._population, self._codec, self._timing, method, self._conversation)
 
-    def keep(self, number: int) -> None:
+    def keep(self, round_index: int) -> None:
         """Clients are told to save what they remember."""
-        self._troupe.keep(number)
+        self._troupe.keep(round_index)
         if self._conversation:
-            self._conversation.keep(number)
+            self._conversation.keep(round_index)
 
     def done(self) -> None:
         """Say goodbye."""
         if self._conversation:
             self._conversation.done()
 
-    def _play(self, number: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
+    def _play(self, round_index: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
         began = time.monotonic()
-        block = self._troupe.play(number, clients, seen, method)
+        block = self._troupe.play(round_index, clients, seen, method)
         seconds = {"train": time.monotonic() - began, "wait": 0.0}
         if self._conversation:
-            self._conversation.answered(number, clients, block.sizes)
+            self._conversation.answered(round_index, clients, block.sizes)
         return RoundResult(block.total, block.replies, block.missing, seen, seconds=seconds)
 
-    def _late(self, timing: Timing, number: int, late: Sequence[int], seen: Part, method: FederatedMethod) -> None:
+    def _late(self, timing: Timing, round_index: int, late: Sequence[int], seen: Part, method: FederatedMethod) -> None:
         """Late replies arrive and count as bytes; who remembers nothing need not train for that."""
         if late and timing.remembers:
-            self._play(number, late, seen, method)
+            self._play(round_index, late, seen, method)
         elif self._conversation:
-            sizes = [timing.update(number, client, seen, method) for client in late]
-            self._conversation.answered(number, late, sizes)
+            sizes = [timing.update(round_index, client, seen, method) for client in late]
+            self._conversation.answered(round_index, late, sizes)

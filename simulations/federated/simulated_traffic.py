@@ -65,40 +65,40 @@ class SimulatedTraffic:
 
     def sent(self, message: Message, cohort: Sequence[int]) -> None:
         """The state to every client of a cohort; before a client's first, what it must hold."""
-        number, state = message.round, self._sizer.size(message)
-        self._brief(number, [client for client in cohort if client not in self._met])
+        round_index, state = message.round, self._sizer.size(message)
+        self._brief(round_index, [client for client in cohort if client not in self._met])
         for client in cohort:
-            self.record(client, "down", message.kind, number, state)
+            self.record(client, "down", message.kind, round_index, state)
 
-    def answered(self, number: int, clients: Sequence[int], sizes: Sequence[Size]) -> None:
-        """Clients' updates of round ``number``."""
+    def answered(self, round_index: int, clients: Sequence[int], sizes: Sequence[Size]) -> None:
+        """Clients' updates of round ``round_index``."""
         for client, size in zip(clients, sizes, strict=True):
-            self.record(client, "up", "update", number, size)
+            self.record(client, "up", "update", round_index, size)
 
-    def keep(self, number: int) -> None:
+    def keep(self, round_index: int) -> None:
         """Clients are told to save what they remember, and say that they have."""
-        self._to_all("down", Message("control", round=number, fields={"what": "keep"}))
-        self._to_all("up", Message("control", round=number, fields={"what": "kept"}))
+        self._to_all("down", Message("control", round=round_index, fields={"what": "keep"}))
+        self._to_all("up", Message("control", round=round_index, fields={"what": "kept"}))
 
     def done(self) -> None:
         """Goodbye."""
         self._to_all("down", Message("control", fields={"what": "done"}))
 
-    def record(self, client: int, direction: Direction, kind: str, number: int, size: Size) -> None:
+    def record(self, client: int, direction: Direction, kind: str, round_index: int, size: Size) -> None:
         """One frame."""
-        where = f"client-{client}", direction, kind, size.encoding, number, 0, 0
+        where = f"client-{client}", direction, kind, size.encoding, round_index, 0, 0
         self._recorder(Transfer(*where, size.dense, size.payload, size.frame, self._resumed.attempt, time.time()))
 
-    def _brief(self, number: int, new: Sequence[int]) -> None:
+    def _brief(self, round_index: int, new: Sequence[int]) -> None:
         self._met.update(new)
         if self._briefing is None or not new:
             return
         want = [client for client in new if self._briefing.ships and client not in self._resumed.took_part]
-        self._to(new, "down", offer(self._briefing, number))
-        self._to([client for client in new if client not in want], "up", answer(number, has=True))
-        self._to(want, "up", answer(number, has=False))
+        self._to(new, "down", offer(self._briefing, round_index))
+        self._to([client for client in new if client not in want], "up", answer(round_index, has=True))
+        self._to(want, "up", answer(round_index, has=False))
         if want:
-            self._to(want, "down", self._briefing.goods(number))
+            self._to(want, "down", self._briefing.goods(round_index))
 
     def _to_all(self, direction: Direction, message: Message) -> None:
         self._to(self._all, direction, message)

@@ -133,7 +133,7 @@ class Simulation:
             raise ConfigError(
                 "lr_clock 'participation' counts the cohorts that seed and round draw; where devices are off at times "
                 "(availability below 1) or more are drawn than count (over above 1), cohorts are others",
-                cure="set lr_clock=rounds, or take devices with availability 1 and over 1",
+                hint="set lr_clock=rounds, or take devices with availability 1 and over 1",
             )
 
     def _open(self) -> RunDirectory:
@@ -156,7 +156,7 @@ class Simulation:
         if differing:
             raise ConfigError(
                 f"{self.directory} holds a run with another {' and another '.join(differing)}",
-                cure="choose another directory",
+                hint="choose another directory",
             )
         return run
 
@@ -208,8 +208,8 @@ class Simulation:
         assert self.devices is not None
 
         @lru_cache(maxsize=4096)
-        def count(client: int, number: int) -> tuple[int, int, int]:
-            work = task.work(flat, client, number)
+        def count(client: int, round_index: int) -> tuple[int, int, int]:
+            work = task.work(flat, client, round_index)
             return work.samples, len(work.batches), len(work.whole)
 
         remembers = bool(codec.remembers(task.method(flat), flat))
@@ -270,7 +270,7 @@ class _Session:
 
     def data(self, name: str) -> Path:
         if name not in self._simulation.data:
-            raise DataError(f"the simulation has no data set '{name}'", cure=f"give it one: --data {name}=PATH")
+            raise DataError(f"the simulation has no data set '{name}'", hint=f"give it one: --data {name}=PATH")
         return Path(self._simulation.data[name])
 
     def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:

@@ -20,7 +20,7 @@ from .timing import ClientExecutor, Timing
 @dataclass(frozen=True, slots=True)
 class _Job:
     trip: Trip
-    number: int
+    round_index: int
     seen: Part
 
 
@@ -46,17 +46,17 @@ class VirtualStream:
         self._version: tuple[Message, Part, Size] | None = None
         self._since, self._joule, self._counts = timing.clock.now, 0.0, {"ok": 0, "lost": 0}
 
-    def send(self, client: int, number: int, down: Part) -> None:
+    def send(self, client: int, round_index: int, down: Part) -> None:
         """Put the end of the client's training among the events."""
-        if self._version is None or self._version[0].round != number:
-            message = self._codec.down(number, down)
+        if self._version is None or self._version[0].round != round_index:
+            message = self._codec.down(round_index, down)
             self._version = message, self._codec.seen(message, down), size_of(pack(message))
         message, seen, size = self._version
         if self._conversation:
             self._conversation.sent(message, [client])
         begin = self._timing.clock.next_on(client)
-        trip = self._timing.trip(number, client, seen, size, self._method, begin)
-        heapq.heappush(self._events, (trip.end, client, _Job(trip, number, seen)))
+        trip = self._timing.trip(round_index, client, seen, size, self._method, begin)
+        heapq.heappush(self._events, (trip.end, client, _Job(trip, round_index, seen)))
 
     def ready(self, client: int) -> bool:
         """Whether it is on."""
@@ -69,27 +69,27 @@ class VirtualStream:
         self._joule += job.trip.joule
         if job.trip.lost:
             self._counts["lost"] += 1
-            return AsyncResult(client, job.number, None, job.seen, missing="it was lost")
-        block = self._troupe.play(job.number, [client], job.seen, self._method)
+            return AsyncResult(client, job.round_index, None, job.seen, missing="it was lost")
+        block = self._troupe.play(job.round_index, [client], job.seen, self._method)
         if self._conversation:
-            self._conversation.answered(job.number, [client], block.sizes)
+            self._conversation.answered(job.round_index, [client], block.sizes)
         if block.total is None:
-            return AsyncResult(client, job.number, None, job.seen, missing=block.missing[client])
+            return AsyncResult(client, job.round_index, None, job.seen, missing=block.missing[client])
         self._counts["ok"] += 1
         proposal = self._method.finish(job.seen, block.total, self._population)
-        return AsyncResult(client, job.number, proposal, job.seen, block.replies[0])
+        return AsyncResult(client, job.round_index, proposal, job.seen, block.replies[0])
 
     def under_way(self) -> UnderWay:
         """Every job, by client."""
         jobs = sorted((job for _, _, job in self._events), key=lambda job: job.trip.client)
-        trips = [InFlight(j.trip.client, j.number, j.trip.end, j.trip.lost, j.trip.joule) for j in jobs]
-        return UnderWay(trips, {job.number: job.seen for job in jobs})
+        trips = [InFlight(j.trip.client, j.round_index, j.trip.end, j.trip.lost, j.trip.joule) for j in jobs]
+        return UnderWay(trips, {job.round_index: job.seen for job in jobs})
 
     def take_up(self, under_way: UnderWay) -> None:
         """Their frames were sent before the checkpoint, and are in the ledger already."""
         for flight in under_way.flights:
             trip = Trip(flight.client, flight.end, flight.lost, flight.joule)
-            job = _Job(trip, flight.number, under_way.seen[flight.number])
+            job = _Job(trip, flight.round_index, under_way.seen[flight.round_index])
             heapq.heappush(self._events, (flight.end, flight.client, job))
 
     def figures(self) -> dict[str, float]:

@@ -16,11 +16,11 @@ from .client_runner import Block
 class ClientExecutor(Protocol):
     """Whoever plays a cohort."""
 
-    def play(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``number`` for all of a cohort, from the state ``down``."""
+    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
+        """Round ``round_index`` for all of a cohort, from the state ``down``."""
 
-    def keep(self, number: int) -> None:
-        """The checkpoint of round ``number`` was saved."""
+    def keep(self, round_index: int) -> None:
+        """The checkpoint of round ``round_index`` was saved."""
 
 
 class Timing:
@@ -53,17 +53,19 @@ class Timing:
         self._figures = dict.fromkeys(reports, 1.0)
         self._count, self._codec, self._sizer = count, codec, Sizer()
 
-    def trip(self, number: int, client: int, down: Part, size: Size, method: FederatedMethod, begin: float) -> Trip:
+    def trip(
+        self, round_index: int, client: int, down: Part, size: Size, method: FederatedMethod, begin: float
+    ) -> Trip:
         """A client's part in a round."""
-        up = self.update(number, client, down, method)
-        _, steps, passes = self._count(client, number)
-        return self.clock.trip(number, client, steps + passes, size.frame, up.frame, begin)
+        up = self.update(round_index, client, down, method)
+        _, steps, passes = self._count(client, round_index)
+        return self.clock.trip(round_index, client, steps + passes, size.frame, up.frame, begin)
 
-    def update(self, number: int, client: int, down: Part, method: FederatedMethod) -> Size:
+    def update(self, round_index: int, client: int, down: Part, method: FederatedMethod) -> Size:
         """The sizes of a client's update."""
-        samples, steps, _ = self._count(client, number)
+        samples, steps, _ = self._count(client, round_index)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)
-        return self._sizer.size(self._codec.up(number, update, down, {}))
+        return self._sizer.size(self._codec.up(round_index, update, down, {}))
 
     def told(self, plan: RoundSchedule, replies: int) -> dict[str, float]:
         """What there is to tell of a round: times in seconds, energy in joule, counts of clients."""

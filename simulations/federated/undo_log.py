@@ -24,9 +24,9 @@ _KEPT = 2
 
 
 class Record(NamedTuple):
-    """Where a client's rows lie, as they were before round ``number``."""
+    """Where a client's rows lie, as they were before round ``round_index``."""
 
-    number: int
+    round_index: int
     client: int
     known: bool
     path: Path
@@ -47,8 +47,8 @@ class UndoLog:
         self._mine: list[Path] = []
         self._file: IO[bytes] | None = None
 
-    def write(self, number: int, client: int, rows: Sequence[NDArray[np.float32]] | None) -> None:
-        """Note a client's rows before round ``number`` changes them; None where it was unknown.
+    def write(self, round_index: int, client: int, rows: Sequence[NDArray[np.float32]] | None) -> None:
+        """Note a client's rows before round ``round_index`` changes them; None where it was unknown.
 
         Raises
         ------
@@ -57,9 +57,9 @@ class UndoLog:
         """
         try:
             if self._file is None:
-                self._mine.append(self._folder / f"undo-{number:012}-{self._mark}")
+                self._mine.append(self._folder / f"undo-{round_index:012}-{self._mark}")
                 self._file = self._mine[-1].open("ab")
-            self._file.write(_HEAD.pack(number, client, rows is not None))
+            self._file.write(_HEAD.pack(round_index, client, rows is not None))
             for row in rows or ():
                 self._file.write(row.data)
             self._file.flush()  # before the rows change: the system holds both once this process is killed
@@ -81,8 +81,8 @@ def records(folder: Path, row_bytes: int, after: int) -> Iterator[Record]:
 
     A client's rows do not change before its record is whole.
     """
-    found = [r for path in folder.glob(_PATTERN) for r in _read(path, row_bytes) if r.number > after]
-    yield from sorted(found, key=lambda record: -record.number)
+    found = [r for path in folder.glob(_PATTERN) for r in _read(path, row_bytes) if r.round_index > after]
+    yield from sorted(found, key=lambda record: -record.round_index)
 
 
 def clear(folder: Path) -> None:
@@ -96,9 +96,9 @@ def _read(path: Path, row_bytes: int) -> Iterator[Record]:
     with path.open("rb") as file:
         while offset + _HEAD.size <= size:
             file.seek(offset)
-            number, client, known = _HEAD.unpack(file.read(_HEAD.size))
+            round_index, client, known = _HEAD.unpack(file.read(_HEAD.size))
             end = offset + _HEAD.size + (row_bytes if known else 0)
             if end > size:
                 return
-            yield Record(number, client, bool(known), path, offset + _HEAD.size)
+            yield Record(round_index, client, bool(known), path, offset + _HEAD.size)
             offset = end

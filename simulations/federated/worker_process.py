@@ -53,7 +53,7 @@ class WorkerSpec:
 
         def path(name: str) -> Path:
             if name not in self.data:
-                raise DataError(f"the simulation has no data set '{name}'", cure=f"give it one: --data {name}=PATH")
+                raise DataError(f"the simulation has no data set '{name}'", hint=f"give it one: --data {name}=PATH")
             return Path(self.data[name])
 
         return path

@@ -60,8 +60,8 @@ class Workers:
         self._kept = 0
 
     def __enter__(self) -> Workers:
-        for number in range(self._count):
-            self._start(f"worker {number}")
+        for round_index in range(self._count):
+            self._start(f"worker {round_index}")
         try:
             for connection in self._processes:
                 self._read(connection)
@@ -89,8 +89,8 @@ class Workers:
                 shared.close()
         self._processes, self._places, self._totals, self._state = {}, {}, None, None
 
-    def play(self, number: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``number`` for the whole cohort.
+    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
+        """Round ``round_index`` for the whole cohort.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Workers:
         cut = blocks(len(cohort), len(self._processes), self._cast.together)
         level = (cut[0][1] - 1).bit_length()
         tree, done = TreeSum(len(cohort), spent=totals.give), dict[int, dict[str, Any]]()
-        for first, answer, total in self._answers(number, cohort, cut):
+        for first, answer, total in self._answers(round_index, cohort, cut):
             done[first] = answer
             if answer["empty"]:
                 tree.skip(first, level)
@@ -113,18 +113,18 @@ class Workers:
             root = {name: array.copy() for name, array in root.items()}
         return _joined([done[first] for first, _ in cut], root)
 
-    def keep(self, number: int) -> None:
-        """The checkpoint of round ``number`` was saved; workers hear of it with their next part."""
-        self._kept = number
+    def keep(self, round_index: int) -> None:
+        """The checkpoint of round ``round_index`` was saved; workers hear of it with their next part."""
+        self._kept = round_index
 
     def _answers(
-        self, number: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
+        self, round_index: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, dict[str, Any], Part]]:
         """Hand the blocks out, each to whoever is idle, and yield what comes back."""
         left, busy, lost = list(reversed(cut)), dict[Connection, tuple[int, int]](), 0
         for connection in self._processes:
             if left:
-                busy[connection] = self._ask(connection, number, cohort, left.pop())
+                busy[connection] = self._ask(connection, round_index, cohort, left.pop())
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
@@ -134,15 +134,15 @@ class Workers:
                 except _LostError as error:
                     lost += 1
                     if lost > _LOST_IN_A_ROUND:
-                        raise RunFailedError(f"round {number}: workers die again and again: {error}") from None
-                    _log.warning("round %d: %s; its clients are played again", number, error)
+                        raise RunFailedError(f"round {round_index}: workers die again and again: {error}") from None
+                    _log.warning("round %d: %s; its clients are played again", round_index, error)
                     new = self._replace(ready)  # first: who is gone writes no memories any more
-                    self._memories.restore(number - 1, set(cohort[first : first + count]))
-                    busy[new] = self._ask(new, number, cohort, block)
+                    self._memories.restore(round_index - 1, set(cohort[first : first + count]))
+                    busy[new] = self._ask(new, round_index, cohort, block)
                     continue
                 yield first, answer, self._places.pop(ready).arrays
                 if left:
-                    busy[ready] = self._ask(ready, number, cohort, left.pop())
+                    busy[ready] = self._ask(ready, round_index, cohort, left.pop())
 
     def _start(self, name: str) -> Connection:
         mine, theirs = _SPAWN.Pipe()
@@ -165,14 +165,14 @@ class Workers:
         return new
 
     def _ask(
-        self, connection: Connection, number: int, cohort: Sequence[int], block: tuple[int, int]
+        self, connection: Connection, round_index: int, cohort: Sequence[int], block: tuple[int, int]
     ) -> tuple[int, int]:
         assert self._state is not None
         assert self._totals is not None
         first, count = block
         place = self._places.get(connection) or self._totals.take()
         self._places[connection] = place
-        asked: dict[str, Any] = {"round": number, "kept": self._kept, "first": first}
+        asked: dict[str, Any] = {"round": round_index, "kept": self._kept, "first": first}
         asked |= {
             "clients": list(cohort[first : first + count]),
             "state": self._state.description(),

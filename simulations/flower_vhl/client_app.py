@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from ...engines.federated.local import Sgd
-from ...engines.federated.methods import CONTROL, NORMALISER
+from ...engines.federated.methods import CONTROL, NORMALIZER
 from .learning import Learning, learning, part, record
 
 app = ClientApp()
@@ -35,8 +35,8 @@ def train(message: Message, context: Context) -> Message:
     update = known.method.local(known.flat, down, work)
     context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.memory.items()})
     metrics = MetricRecord({"num-examples": update.samples, "steps": update.steps, "loss": update.loss})
-    if (travelled := update.tensors.pop(NORMALISER, None)) is not None:
-        metrics[NORMALISER] = float(travelled[0])
+    if (traveled := update.tensors.pop(NORMALIZER, None)) is not None:
+        metrics[NORMALIZER] = float(traveled[0])
     content = RecordDict({"metrics": metrics})
     if (control := update.tensors.pop(CONTROL, None)) is not None:
         content[CONTROL] = record({CONTROL: control})

@@ -80,7 +80,7 @@ def _finder(data: str) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         if not data:
             raise DataError(
-                f"the app was given no data set '{name}'", cure="give its path: --run-config 'data=\"PATH\"'"
+                f"the app was given no data set '{name}'", hint="give its path: --run-config 'data=\"PATH\"'"
             )
         return Path(data)
 

@@ -19,7 +19,7 @@ from ...core.message import Tensor
 from ...core.seeds import Seed
 from ...engines.federated.client_pool import cohort
 from ...engines.federated.messages import UpdateError, read_update, update_message
-from ...engines.federated.methods import CONTROL, NORMALISER, FederatedMethod, Update
+from ...engines.federated.methods import CONTROL, NORMALIZER, FederatedMethod, Update
 from ...engines.federated.task_hooks import refined
 from ...engines.federated.tree import Part, TreeSum
 from ...engines.federated.update_validation import contributed
@@ -42,18 +42,18 @@ def main(grid: Grid, context: Context) -> None:
     told: dict[str, Any] = {"settings": words, "seed": seed, "clients": clients, "virtual-digest": known.digest}
     nodes = _nodes(grid, told, clients, timeout)
     state, history = known.method.start(known.flat), []
-    for number in range(1, settings.rounds + 1):
-        chosen = cohort(Seed(seed), number, clients, settings.per_round)
+    for round_index in range(1, settings.rounds + 1):
+        chosen = cohort(Seed(seed), round_index, clients, settings.per_round)
         down = known.method.sent(state)
-        config = {**told, "server-round": number}
-        sgd = {client: asdict(known.task.sgd_of(client, number)) for client in chosen}
+        config = {**told, "server-round": round_index}
+        sgd = {client: asdict(known.task.sgd_of(client, round_index)) for client in chosen}
         sent = [_message(nodes[client], down, config | sgd[client]) for client in chosen]
         replies = grid.send_and_receive(sent, timeout=timeout)
-        total, updates = _folded(known.method, down, number, [nodes[c] for c in chosen], replies)
+        total, updates = _folded(known.method, down, round_index, [nodes[c] for c in chosen], replies)
         if total is not None and len(updates) >= settings.least:
-            state = refined(known.task, known.flat, known.method.finish(state, total, clients), number)
-        entry: dict[str, Any] = {"round": number, "cohort": chosen, "replies": len(updates)}
-        if number % settings.eval_every == 0 or number == settings.rounds:
+            state = refined(known.task, known.flat, known.method.finish(state, total, clients), round_index)
+        entry: dict[str, Any] = {"round": round_index, "cohort": chosen, "replies": len(updates)}
+        if round_index % settings.eval_every == 0 or round_index == settings.rounds:
             entry |= known.task.evaluate(known.flat, state)
         history.append(entry)
         _log.info("%s", json.dumps(entry))
@@ -87,17 +87,17 @@ def _message(node: int, down: Part, config: dict[str, Any]) -> Message:
 
 
 def _folded(
-    method: FederatedMethod, down: Part, number: int, nodes: list[int], replies: Iterable[Message]
+    method: FederatedMethod, down: Part, round_index: int, nodes: list[int], replies: Iterable[Message]
 ) -> tuple[Part | None, list[Update]]:
     """The sum over the cohort, in its order, and what it is a sum of."""
     tree, came = TreeSum(len(nodes)), {reply.metadata.src_node_id: reply for reply in replies}
     updates = []
     for position, node in enumerate(nodes):
         try:
-            update = _update(came.get(node), number, method.reply(down))
+            update = _update(came.get(node), round_index, method.reply(down))
             summand = contributed(method, down, update)
         except UpdateError as error:
-            _log.warning("round %d: without node %d: %s", number, node, error)
+            _log.warning("round %d: without node %d: %s", round_index, node, error)
             tree.skip(position)
         else:
             tree.add(position, summand)
@@ -105,19 +105,19 @@ def _folded(
     return tree.total(), updates
 
 
-def _update(reply: Message | None, number: int, expected: Part) -> Update:
+def _update(reply: Message | None, round_index: int, expected: Part) -> Update:
     if reply is None:
         raise UpdateError("no answer in time")
     if reply.has_error():
         raise UpdateError(str(reply.error.reason))
     metrics, tensors = _metrics(reply), part(*(r for r in reply.content.values() if isinstance(r, ArrayRecord)))
-    if NORMALISER in metrics:
-        tensors[NORMALISER] = np.array([metrics[NORMALISER]])
+    if NORMALIZER in metrics:
+        tensors[NORMALIZER] = np.array([metrics[NORMALIZER]])
     samples, steps, loss = (metrics.get(name) for name in ("num-examples", "steps", "loss"))
     update = Update(tensors, samples, steps, loss)  # type: ignore[arg-type]  # checked as any node's update is
     carried = {name: Tensor(array) for name, array in tensors.items()}
     shapes = {name: (array.shape, array.dtype) for name, array in expected.items()}
-    return read_update(update_message(number, update, carried), number, shapes)
+    return read_update(update_message(round_index, update, carried), round_index, shapes)
 
 
 def _metrics(reply: Message) -> MetricRecord:

@@ -120,7 +120,7 @@ def test_what_a_program_died_of_is_one_line_and_only_a_surprise_has_a_traceback(
     parent = Parent(theirs)
     told = []
     with ours, theirs, ours.makefile("r") as lines:
-        for error in (DataError("there is\n no 'sst2'", cure="give one"), ZeroDivisionError("by 0")):
+        for error in (DataError("there is\n no 'sst2'", hint="give one"), ZeroDivisionError("by 0")):
             try:
                 raise error
             except Exception as caught:

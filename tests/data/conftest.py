@@ -1,4 +1,4 @@
-"""Shared by the tests of data: where the real data sets are, and a tokeniser that needs no packages."""
+"""Shared by the tests of data: where the real data sets are, and a tokenizer that needs no packages."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_bad_line_is_named_with_its_file_and_a_cure(tmp_path: Path, content: b
         load_glue("sst2", folder)
     assert f"dev.tsv, line {line}:" in caught.value.message
     assert word in caught.value.message
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def at(folder: Path) -> Callable[[str], Path]:
 
 
 def absent(name: str) -> Path:
-    raise DataError(f"no data set '{name}'", cure=f"join with --data {name}=PATH")
+    raise DataError(f"no data set '{name}'", hint=f"join with --data {name}=PATH")
 
 
 def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -99,20 +99,20 @@ def test_the_split_of_digits_follows_the_seed() -> None:
 def test_without_a_format_the_cure_lists_what_would_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image data set 'cifar10'") as caught:
         load_images("cifar10", at(tmp_path), SEED)
-    assert all(w in caught.value.cure for w in ("cifar-10-batches-py", "parquet", "train/<class>"))
+    assert all(w in caught.value.hint for w in ("cifar-10-batches-py", "parquet", "train/<class>"))
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="no image data set") as caught:
         load_images("cifar10", at(tmp_path), SEED)
-    assert "unpack cifar-10-python.tar.gz" in caught.value.cure
+    assert "unpack cifar-10-python.tar.gz" in caught.value.hint
 
 
 def test_a_data_set_that_is_not_there_is_refused_and_the_nearest_name_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data set 'cifar10'") as caught:
         load_images("cifar10", absent, SEED)
-    assert "--data cifar10=PATH" in caught.value.cure
+    assert "--data cifar10=PATH" in caught.value.hint
     with pytest.raises(DataError) as caught:
         load_images("CIFAR-10", absent, SEED)
-    assert "did you mean 'cifar10'" in caught.value.cure
+    assert "did you mean 'cifar10'" in caught.value.hint
     with pytest.raises(DataError, match="no folder"):
         load_images("cifar10", at(tmp_path / "none"), SEED)
 

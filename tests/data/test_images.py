@@ -1,4 +1,4 @@
-"""Images in Parquet files and in folders of classes: read pixel by pixel, or refused by name with a cure."""
+"""Images in Parquet files and in folders of classes: read pixel by pixel, or refused by name with a hint."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_two_data_sets_below_one_folder_are_not_mixed(tmp_path: Path) -> None:
         write_parquet(tmp_path / name / "train.parquet", [encoded(pixels(8, 8))], [0])
     with pytest.raises(DataError, match="large, small") as caught:
         load_images("svhn", at(tmp_path), SEED)
-    assert "one of these" in caught.value.cure
+    assert "one of these" in caught.value.hint
 
 
 def test_an_own_data_set_has_the_names_of_its_metadata(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_bad_parquet_file_is_named_with_a_cure(parquet: Path, write: Callable[
     with pytest.raises(DataError, match=word) as caught:
         load_images("cifar10", at(parquet), SEED)
     assert str(parquet) in caught.value.message
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_a_parquet_file_damaged_inside_is_refused(parquet: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Image.Image, "convert", never)
     with pytest.raises(DataError, match="8 x 2000") as caught:
         load_images("mine", at(tmp_path), SEED)
-    assert "scale" in caught.value.cure
+    assert "scale" in caught.value.hint
 
 
 def test_a_set_that_is_too_large_is_refused_before_memory_is_taken(
@@ -237,7 +237,7 @@ def write_folder(folder: Path, classes: tuple[str, ...], count: int = 2) -> Path
 def test_class_folders_named_by_numbers_are_ordered_by_number(tmp_path: Path) -> None:
     task = load_images("mine", at(write_folder(tmp_path, ("0", "1", "10", "11", "2"))), SEED)
     assert task.classes == ("0", "1", "2", "10", "11")
-    # The folder written third is '10': grey values 20 and 21, class 3.
+    # The folder written third is '10': gray values 20 and 21, class 3.
     assert {int(i) for i in task.train.images[task.train.labels == 3][:, 0, 0, 0]} == {20, 21}
 
 
@@ -247,14 +247,14 @@ def test_class_folders_with_published_names_have_the_published_classes(tmp_path:
     assert np.all(task.train.images[task.train.labels == 9][:, 0, 0, 0] < 10)
 
 
-def test_grey_and_palette_images_have_their_channels(tmp_path: Path) -> None:
-    grey, colour = tmp_path / "grey", tmp_path / "colour"
+def test_gray_and_palette_images_have_their_channels(tmp_path: Path) -> None:
+    gray, color = tmp_path / "gray", tmp_path / "color"
     for part in ("train", "test"):
-        for folder, mode in ((grey, "L"), (colour, "P")):
+        for folder, mode in ((gray, "L"), (color, "P")):
             (folder / part / "a").mkdir(parents=True)
             (folder / part / "a" / "0.png").write_bytes(encoded(pixels(4, 4, 3), mode=mode))
-    assert load_images("mine", at(grey), SEED).train.images.shape == (1, 1, 4, 4)
-    assert load_images("mine", at(colour), SEED).train.images.shape == (1, 3, 4, 4)
+    assert load_images("mine", at(gray), SEED).train.images.shape == (1, 1, 4, 4)
+    assert load_images("mine", at(color), SEED).train.images.shape == (1, 3, 4, 4)
 
 
 def test_bad_folders_are_named_with_a_cure(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_bad_folders_are_named_with_a_cure(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=word) as caught:
             load_images(data, at(folder), SEED)
         assert str(folder) in caught.value.message
-        assert caught.value.cure
+        assert caught.value.hint
 
     refused("text", lambda f: (f / "train" / "a" / "notes.txt").write_text("x"), r"notes\.txt is no image")
     refused("broken", lambda f: (f / "train" / "a" / "0.png").write_bytes(b"x"), r"a/0\.png: no PNG")

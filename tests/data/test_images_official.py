@@ -126,7 +126,7 @@ def test_a_bad_idx_file_is_named_with_a_cure(mnist: Path, name: str, content: by
     with pytest.raises(DataError, match=word) as caught:
         load("mnist", mnist)
     assert str(mnist) in caught.value.message
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_a_packed_file_that_expands_beyond_its_header_is_not_expanded(
@@ -236,7 +236,7 @@ def test_a_cifar_file_with_another_checksum_is_named_and_never_opened(cifar10: P
     with pytest.raises(DataError, match=rf"{name} is not the published file") as caught:
         load("cifar10", cifar10)
     assert not mark.exists()
-    assert "archive" in caught.value.cure
+    assert "archive" in caught.value.hint
     path.unlink()
     with pytest.raises(DataError, match=rf"holds no {name}"):
         load("cifar10", cifar10)

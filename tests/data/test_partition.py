@@ -36,7 +36,7 @@ def parts_or_cure(partition: Partition, labels: Any, clients: int) -> list[np.nd
     try:
         return partition.split(labels, clients)
     except ConfigError as error:
-        return error.cure
+        return error.hint
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_lda_of_a_data_set_as_large_as_cifar_gives_the_published_sizes_and_class
 
 
 def test_lda_shuffles_a_class_before_it_is_cut() -> None:
-    # The sizes of the check alone would not tell: an unshuffled class would go out in runs of neighbours.
+    # The sizes of the check alone would not tell: an unshuffled class would go out in runs of neighbors.
     (first,) = (p for p in Partition(alpha=100, seed=0).split(LABELS, 10)[:1])
     mine = first[first < 100]
     assert len(mine) > 3
@@ -188,7 +188,7 @@ def test_label_dirichlet_has_even_sizes_and_uneven_labels_to_the_last_sample() -
     assert counts.mean_distance > 0.4
 
 
-def test_label_dirichlet_is_centred_on_the_class_frequencies() -> None:
+def test_label_dirichlet_is_centered_on_the_class_frequencies() -> None:
     labels = np.repeat([0, 1], [9000, 1000])
     counts = report(labels, Partition(kind="label_dirichlet", alpha=1e4).split(labels, 10), 2).counts
     assert np.all(np.abs(counts[:, 1] - 100) < 50)
@@ -219,12 +219,12 @@ def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(m
     assert len(drawn) == sampling.DRAWS
     best = max(min(len(p) for p in parts) for parts in drawn if parts)
     assert f"at most {best}" in caught.value.message
-    assert f"min_size={best} or less" in caught.value.cure
+    assert f"min_size={best} or less" in caught.value.hint
     Partition(alpha=0.05, min_size=best).split(LABELS, 10)
 
 
 @pytest.mark.parametrize(
-    ("partition", "clients", "cure"),
+    ("partition", "clients", "hint"),
     [
         ({"min_size": 10}, 101, "min_size=9 or less or clients=100 or less"),
         ({"min_size": 2000}, 10, "min_size=100 or less"),
@@ -238,10 +238,10 @@ def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(m
         ({"kind": "shards", "shards": 200}, 10, "shards=100 or less"),
     ],
 )
-def test_the_impossible_is_refused_with_the_nearest_cure(partition: dict[str, Any], clients: int, cure: str) -> None:
+def test_the_impossible_is_refused_with_the_nearest_cure(partition: dict[str, Any], clients: int, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Partition(**partition).split(LABELS, clients)
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("labels", [[], [[0, 1]], [0.5, 1.0], [-1, 0]])

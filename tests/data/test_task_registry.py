@@ -47,7 +47,7 @@ def test_a_task_is_found_under_its_own_name_or_glue(sst2: Path) -> None:
 def test_without_its_data_the_error_says_how_to_give_it() -> None:
     with pytest.raises(DataError, match="no 'rte' nor 'glue'") as caught:
         task("rte").load(finder(), Seed(0))
-    assert "--data glue=PATH" in caught.value.cure
+    assert "--data glue=PATH" in caught.value.hint
 
 
 def test_a_broken_data_set_is_not_taken_for_a_missing_one(sst2: Path) -> None:

@@ -81,7 +81,7 @@ def test_an_id_that_is_taken_needs_another(run: RunDirectory, tmp_path: Path) ->
     export_run(run, tmp_path / "one.tar")
     with pytest.raises(StorageError, match="already holds a run 'one'") as error:
         import_run(tmp_path / "one.tar", run.path.parent)
-    assert "--as ID" in error.value.cure
+    assert "--as ID" in error.value.hint
     found = import_run(tmp_path / "one.tar", run.path.parent, name="two")
     assert RunDirectory.open(found.path).info["id"] == "two"
     assert RunDirectory.open(found.path).info["exported_as"] == "one"
@@ -221,7 +221,7 @@ def test_limits_are_of_all_files_together(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "x.tar").write_bytes(packed({**files, MANIFEST: manifest(files)}))
     with pytest.raises(StorageError, match="'b' has 600 bytes") as error:
         import_run(tmp_path / "x.tar", tmp_path / "runs", total_bytes=1000)
-    assert "--max-gb" in error.value.cure
+    assert "--max-gb" in error.value.hint
     monkeypatch.setattr(archive, "FILES", 2)
     with pytest.raises(StorageError, match="more than 2 files"):
         import_run(tmp_path / "x.tar", tmp_path / "runs")

@@ -99,7 +99,7 @@ def test_a_refusing_disk_is_told_and_takes_no_older_checkpoint(
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
             store.save(3, tensors(3), {})
     assert caught.value.exit_code == ExitCode.STORAGE
-    assert ("free some space" in caught.value.cure) == (number == errno.ENOSPC)
+    assert ("free some space" in caught.value.hint) == (number == errno.ENOSPC)
     assert store.steps() == [1, 2]
     np.testing.assert_array_equal(store.load(1)[0]["w"], tensors(1)["w"])
     assert len(list(path_of(store, 1).parent.iterdir())) == 2, "no half file is left"
@@ -116,7 +116,7 @@ def test_a_full_disk_as_the_library_tells_it_has_the_same_cure(
     monkeypatch.setattr("farshore.runs.checkpoints.save_file", refuse)
     with pytest.raises(StorageError) as caught:
         store.save(3, tensors(3), {})
-    assert "free some space" in caught.value.cure
+    assert "free some space" in caught.value.hint
 
 
 def test_a_disk_that_is_really_too_small_is_told(tmp_path: Path) -> None:

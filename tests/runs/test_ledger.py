@@ -185,7 +185,7 @@ def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(StorageError, match="No space left") as caught:
             ledger.flush()
         assert caught.value.exit_code == ExitCode.STORAGE
-        assert "free some space" in caught.value.cure
+        assert "free some space" in caught.value.hint
         assert ledger.totals.up.frames + ledger.totals.down.frames == 95
         full.clear()
         ledger.flush()

@@ -118,7 +118,7 @@ def test_a_sink_that_fails_is_left_out_and_said_once(
 def test_what_is_not_there_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no metrics sink is called 'tensorbord'") as error:
         check_sinks(["csv", "tensorbord"])
-    assert error.value.cure == "did you mean 'tensorboard'?"
+    assert error.value.hint == "did you mean 'tensorboard'?"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sinks, "find_spec", lambda name: True)
     with pytest.raises(ConfigError, match="nothing says where MLflow is"):
@@ -127,4 +127,4 @@ def test_what_is_not_there_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     check_sinks(["csv"])
     with pytest.raises(MissingExtraError) as missing:
         check_sinks(["mlflow"])
-    assert missing.value.cure == "pip install 'farshore[mlflow]'"
+    assert missing.value.hint == "pip install 'farshore[mlflow]'"

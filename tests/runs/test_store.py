@@ -177,7 +177,7 @@ def test_nodes_and_tokens_are_kept(store: RunStore, clock: Clock) -> None:
 def test_a_database_that_cannot_be_used_is_told(url: str) -> None:
     with pytest.raises(StorageError, match="cannot open the run store") as caught:
         RunStore(url)
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:

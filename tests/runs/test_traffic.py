@@ -37,3 +37,12 @@ def test_bytes_are_those_of_every_transfer_but_the_channels_own() -> None:
         **{"dense_down": 12000, "payload_down": 24000, "frame_down": 36000},
     }
     assert len(passed) == 4 * 9000
+
+
+def test_progress_counts_every_frame_and_names_its_kind() -> None:
+    traffic = Traffic(lambda _: None)
+    traffic.record(transfer("update", "up", 5))
+    traffic.record(transfer("ack", "up", 1))
+    traffic.record(transfer("all_reduce", "peer", 7))
+    assert traffic.progress() == {"payload_up": 12, "payload_down": 0, "frame_up": 18, "frame_down": 0}
+    assert traffic.kinds() == {"up": {"update": 15, "ack": 3}, "down": {}, "peer": {"all_reduce": 21}}

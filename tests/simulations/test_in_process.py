@@ -92,7 +92,7 @@ def test_a_failing_node_is_named_while_the_others_wait(tmp_path: Path) -> None:
 def test_a_nodes_own_error_keeps_its_kind_and_cure(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
         if session.node == "c":
-            raise RefusedError("wrong fingerprint", cure="take the other model")
+            raise RefusedError("wrong fingerprint", hint="take the other model")
         tell(session)
 
     with pytest.raises(RefusedError, match="node 'c': wrong fingerprint – take the other model") as caught:

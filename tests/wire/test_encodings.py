@@ -1,4 +1,4 @@
-"""What encodings promise: exact sizes, and errors within the bound; quantisers and refusals have files of their own."""
+"""What encodings promise: exact sizes, and errors within the bound; quantizers and refusals have files of their own."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the quantisers promise: a few bits for each number and two bytes for each scale, errors within the bound."""
+"""What the quantizers promise: a few bits for each number and two bytes for each scale, errors within the bound."""
 
 import math
 
@@ -19,7 +19,7 @@ def test_codes_take_their_bits_and_scales_two_bytes_a_channel(encoding, bits, ra
     assert len(encoded.side) == 2 * rank + 2
 
 
-def test_reference_shape_is_96_times_smaller_and_384_and_768_quantised(normal):
+def test_reference_shape_is_96_times_smaller_and_384_and_768_quantized(normal):
     tokens, width, rank = 32 * 66, 768, 8
     assert Raw().size((tokens, width)) == 6_488_064
     assert Raw().size((tokens, rank)) == 67_584

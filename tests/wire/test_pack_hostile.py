@@ -223,8 +223,8 @@ def test_a_tiny_frame_that_claims_a_huge_tensor_allocates_nothing():
 def test_decoding_works_in_a_few_times_the_size_of_its_result(dtype):
     x = np.random.default_rng(0).standard_normal((1 << 12, 64)).astype(dtype)
     groups = np.full(1 << 8, 1 << 4)
-    quantisers = (Int8(), Int4(), Int2(), Int4(groups=groups))
-    for encoding in (Raw(), Fp16(), Bf16(), LowRank(4), Ragged([64] * 4096), TopK(0.01), *quantisers):
+    quantizers = (Int8(), Int4(), Int2(), Int4(groups=groups))
+    for encoding in (Raw(), Fp16(), Bf16(), LowRank(4), Ragged([64] * 4096), TopK(0.01), *quantizers):
         packed = pack(Message("t", tensors={"x": Tensor(x, encoding)}))
         payload = memoryview(b"".join(packed.payload))
         tracemalloc.start()

@@ -97,7 +97,7 @@ def need_floats(array: Array, encoding: str) -> None:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise EncodeError(
             f"'{encoding}' writes floating-point arrays, not {array.dtype}",
-            cure="send it raw, or as bits if it holds labels",
+            hint="send it raw, or as bits if it holds labels",
         )
 
 

@@ -18,7 +18,7 @@ from .topk import TopK
 class Chain:
     """One or more transforms, then a leaf: ``Chain(Ragged(lengths), Int4())`` is ``ragged|int4``.
 
-    Side data of the stages stand one behind the other. A quantiser whose groups are the lengths of the
+    Side data of the stages stand one behind the other. A quantizer whose groups are the lengths of the
     ``Ragged`` before it does not send them again.
 
     Parameters
@@ -38,7 +38,7 @@ class Chain:
             raise ConfigError(f"a chain has two to four encodings, not {len(self.stages)}")
         for stage in self.stages[:-1]:
             if not isinstance(stage, Ragged | LowRank | TopK):
-                raise ConfigError(f"'{stage.name}' ends a chain", cure="put 'ragged', 'lowrank' and 'topk' before it")
+                raise ConfigError(f"'{stage.name}' ends a chain", hint="put 'ragged', 'lowrank' and 'topk' before it")
 
     @property
     def name(self) -> str:

@@ -114,7 +114,7 @@ def _single(array: Array, encoding: str) -> NDArray[np.float32]:
         with np.errstate(over="raise", under="ignore"):
             return np.ascontiguousarray(array).astype("<f4", copy=False)
     except FloatingPointError:
-        raise EncodeError(f"a value is beyond the reach of '{encoding}'", cure="send it raw") from None
+        raise EncodeError(f"a value is beyond the reach of '{encoding}'", hint="send it raw") from None
 
 
 def _to_half(x: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
@@ -139,7 +139,7 @@ def _to_half(x: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     if size.max() >= 0x477FF000:  # 65,520, which rounds to infinity
         at = np.flatnonzero(size >= 0x477FF000)
         if (size[at] < 0x7F800000).any():
-            raise EncodeError("a value is beyond the ±65,504 of 'fp16'", cure="use bf16, int8 or raw")
+            raise EncodeError("a value is beyond the ±65,504 of 'fp16'", hint="use bf16, int8 or raw")
         code[at] = np.where(size[at] == 0x7F800000, 0x7C00, 0x7E00)
     bits = bits >> 16
     bits &= 0x8000
@@ -153,7 +153,7 @@ def _repair(body: Array, single: Array, special: Array) -> None:
     body[nan] = np.uint16(0x7FC0)
     became = special & np.isfinite(single) & ((body & 0x7F80) == 0x7F80)  # type: ignore[operator]
     if became.any():
-        raise EncodeError("a value would round to infinity in 'bf16'", cure="send it raw")
+        raise EncodeError("a value would round to infinity in 'bf16'", hint="send it raw")
 
 
 def decode_fp16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:

@@ -22,7 +22,7 @@ _EXTRA = 6
 class LowRank:
     """``Y [M, N] ≈ A Qᵀ``: sends A [M, r] and Q [N, r], stacked as one body [M + N, r].
 
-    Singular values are shared evenly between A and Q, so that a quantiser behind (``lowrank|int8``)
+    Singular values are shared evenly between A and Q, so that a quantizer behind (``lowrank|int8``)
     serves both. Axes before the last are one. Where r(M + N) is not smaller than M·N, the array travels
     as it is. Side data: the rank, in two bytes, 0 = as it is.
 
@@ -56,7 +56,7 @@ class LowRank:
         return True
 
     def encode(self, array: Array) -> Encoded:
-        """Factorise.
+        """Factorize.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class LowRank:
         return np.full((1,) * array.ndim, norm)
 
     def _factors(self, y: NDArray[Any]) -> tuple[Array, Array]:
-        """A [M, r] and Q [N, r] by power iteration, orthonormalised at each half step."""
+        """A [M, r] and Q [N, r] by power iteration, orthonormalized at each half step."""
         # Entries near 1: products of the iteration neither overflow nor vanish.
         top = float(np.abs(y).max()) or 1.0
         y = y / np.asarray(top, y.dtype)

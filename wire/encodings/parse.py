@@ -52,16 +52,16 @@ def _stage(part: str, lengths: ArrayLike | None) -> Sized:
     name, colon, number = part.partition(":")
     if name in _NUMBERED:
         if not number.isdecimal():
-            raise ConfigError(f"encoding '{name}' needs a number", cure=f"write e.g. {name}:4")
+            raise ConfigError(f"encoding '{name}' needs a number", hint=f"write e.g. {name}:4")
         return _NUMBERED[name](int(number))
     if name == "topk":
         try:
             return TopK(float(number))
         except ValueError:
-            raise ConfigError("encoding 'topk' needs a fraction", cure="write e.g. topk:0.01") from None
+            raise ConfigError("encoding 'topk' needs a fraction", hint="write e.g. topk:0.01") from None
     if colon or name not in (*_PLAIN, "ragged"):
         raise ConfigError(
-            f"encoding '{part}' is unknown", cure=f"use {', '.join([*_PLAIN, *_NUMBERED, 'topk', 'ragged'])}"
+            f"encoding '{part}' is unknown", hint=f"use {', '.join([*_PLAIN, *_NUMBERED, 'topk', 'ragged'])}"
         )
     if name == "ragged":
         if lengths is None:

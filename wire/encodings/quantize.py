@@ -37,7 +37,7 @@ class Grid:
         return cls((2**bits - 1) / 2, (2**bits - 1) / 2) if even else cls(2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
-class _Quantiser:
+class _Quantizer:
     """What the three widths share.
 
     Channels are the last axis; an array of one axis or none is a single channel. A float64 array is
@@ -78,7 +78,7 @@ class _Quantiser:
         if rounding not in ("nearest", "stochastic"):
             raise ConfigError(f"{self.name}: rounding is 'nearest' or 'stochastic', not '{rounding}'")
         if rounding == "stochastic" and seed is None:
-            raise ConfigError(f"{self.name}: stochastic rounding needs a seed", cure="take one from the seed tree")
+            raise ConfigError(f"{self.name}: stochastic rounding needs a seed", hint="take one from the seed tree")
         self.rounding, self.seed = rounding, seed
         self.groups = None if groups is None else as_lengths(groups, self.name)
         self.scales = None if scales is None else np.asarray(scales, np.float64)
@@ -93,11 +93,11 @@ class _Quantiser:
         return Grid.of(self.bits, even=self.even)
 
     def encode(self, array: Array) -> Encoded:
-        """Quantise; see :meth:`encode_within`."""
+        """Quantize; see :meth:`encode_within`."""
         return self.encode_within(array, None)
 
     def encode_within(self, array: Array, outer: NDArray[np.int64] | None) -> Encoded:
-        """Quantise.
+        """Quantize.
 
         Parameters
         ----------
@@ -210,20 +210,20 @@ class _Quantiser:
         return _pack(y.reshape(-1).astype(np.uint8), self.bits)
 
 
-class Int8(_Quantiser):
+class Int8(_Quantizer):
     """Eight bits: ``round(x / s · 127)``; 127 steps of ``max-abs / 127`` each way, and zero stays zero.
 
     Parameters
     ----------
     rounding, scales, groups, seed
-        As for every quantiser.
+        As for every quantizer.
     """
 
     name = "int8"
     bits = 8
 
 
-class Int4(_Quantiser):
+class Int4(_Quantizer):
     """Four bits, two to a byte, the even element in the low nibble.
 
     Parameters
@@ -232,7 +232,7 @@ class Int4(_Quantiser):
         ``mid_tread``: −7 … 7 steps of ``max-abs / 7``; zero stays zero. ``uniform16``: 16 levels at (q −
         7.5) steps, which spans ± max-abs with all codes.
     **options
-        ``rounding``, ``scales``, ``groups``, ``seed`` as for every quantiser.
+        ``rounding``, ``scales``, ``groups``, ``seed`` as for every quantizer.
     """
 
     name = "int4"
@@ -245,7 +245,7 @@ class Int4(_Quantiser):
         super().__init__(**options)
 
 
-class Int2(_Quantiser):
+class Int2(_Quantizer):
     """Two bits, four to a byte: levels at −1.5, −0.5, 0.5 and 1.5 steps."""
 
     name = "int2"
@@ -287,7 +287,7 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     short = -codes.size % per
     if short:
         codes = np.concatenate([codes, np.zeros(short, np.uint8)])
-    # Neighbouring bytes as one little-endian number: shifts bring every element's bits into its lowest byte.
+    # Neighboring bytes as one little-endian number: shifts bring every element's bits into its lowest byte.
     wide = codes.view("<u2" if per == 2 else "<u4")
     packed = wide | (wide >> (8 - bits))
     if per == 4:

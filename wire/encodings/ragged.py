@@ -84,7 +84,7 @@ class Ragged:
             raise EncodeError(
                 f"'ragged' with {self.lengths.size} lengths up to {int(self.lengths.max(initial=0))} "
                 f"does not fit an array of shape {list(shape)}",
-                cure="give one length per entry of the first axis, none above the second axis",
+                hint="give one length per entry of the first axis, none above the second axis",
             )
 
 

@@ -34,7 +34,7 @@ def check_name(name: str) -> None:
         if part not in TRANSFORMS:
             raise WireError(f"encoding '{name}' is unknown: '{part}' cannot stand before '|'")
     if parts[-1] not in LEAVES and parts[-1] not in TRANSFORMS:
-        raise WireError(f"encoding '{name}' is unknown", cure="run the same farshore version on both ends")
+        raise WireError(f"encoding '{name}' is unknown", hint="run the same farshore version on both ends")
     if len(parts) > _DEEPEST:
         raise WireError(f"encoding '{name}' has more than {_DEEPEST} stages")
 

@@ -1,4 +1,4 @@
-"""Quantiser steps as side data: half precision per channel, one byte per sentence, one shared exponent.
+"""Quantizer steps as side data: half precision per channel, one byte per sentence, one shared exponent.
 
 The step of channel c is ``h_c · 2^e``: ``h_c`` half precision, ``e`` one signed byte for all channels,
 chosen so that the largest ``h_c`` lies in [2¹⁴, 2¹⁵]. So steps may be as small as gradients get, and a

@@ -198,7 +198,7 @@ def test_resnet_50_has_the_published_sizes() -> None:
         ({"assignment": {"1": 0, "3": 1}}, "'3' goes to rank 1 of 1"),
         ({"node_speed": [1.0, 2.0]}, "2 numbers for 1 ranks"),
         ({"strategy": "mem_opt", "grad_exchange": "owner"}, "needs all gradients everywhere"),
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object], words: str) -> None:

@@ -97,7 +97,7 @@ Hook = Callable[[str, Message], Message]
 
 
 def _save_tiny_bert(folder: Path) -> None:
-    """A random BERT of 3 blocks with a tokeniser that knows :data:`WORDS`, in Hugging Face's format."""
+    """A random BERT of 3 blocks with a tokenizer that knows :data:`WORDS`, in Hugging Face's format."""
     import transformers as t
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece

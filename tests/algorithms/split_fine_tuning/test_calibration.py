@@ -98,11 +98,11 @@ def test_only_directions_and_moments_leave_the_edge(tiny, family, stream):
 
 def test_the_first_matrix_stays_in_the_cloud_until_the_code_is_settled(tiny):
     split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
-    weight, bias = (t.double() for t in split.trunk.factorised)
+    weight, bias = (t.double() for t in split.trunk.factorized)
     assert not any(t.shape == (64, 32) for n, t in split.front.state_dict().items() if "layer.1." in n)
     start = calibrate(split.front, samples()).start
     split.trunk.take(start)
-    assert split.trunk.factorised is None
+    assert split.trunk.factorized is None
     v, mean = start.directions.double(), start.mean.double()
     assert torch.allclose(split.trunk.codec.expand.weight.double(), weight @ v.T, atol=1e-6)
     assert torch.allclose(split.trunk.codec.expand.bias.double(), bias + weight @ (mean - v.T @ (v @ mean)), atol=1e-6)

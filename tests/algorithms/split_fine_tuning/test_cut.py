@@ -195,7 +195,7 @@ def test_the_last_token_head_reads_the_last_token_that_is_no_padding(tiny, batch
         ("bert", {"block": 2, "rank": None}, "rank"),
         ("bert", {"block": 2, "how": "middle"}, "how"),
         ("bert", {"block": 2, "how": "boundary", "decoder": "mlp"}, "decoder"),
-        ("bert", {"block": 2, "how": "codec", "init": "svd"}, "factorise"),
+        ("bert", {"block": 2, "how": "codec", "init": "svd"}, "factorize"),
         ("gpt2", {"block": 2, "init": "svd"}, "how=codec"),
         ("gpt2", {"block": 2, "how": "ffn", "rank": None}, "how=codec"),
         ("gpt2", {"block": 2, "decoder": "mlp"}, "how=codec"),

@@ -85,4 +85,4 @@ def test_without_data_the_error_says_what_to_give(world: Any) -> None:
     world.data = {"tiny": world.data["tiny"]}
     with pytest.raises(DataError, match="depends on the sentences") as error:
         plan(world, world.config(), 1)
-    assert "--assume examples=N" in error.value.cure
+    assert "--assume examples=N" in error.value.hint

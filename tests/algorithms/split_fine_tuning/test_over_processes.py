@@ -97,5 +97,5 @@ def test_weights_after_kills_and_cuts_equal_those_of_an_undisturbed_run(
         expected, _ = CheckpointStore(world.folder / "whole" / owner).load(STEPS)
         found, _ = CheckpointStore(folder).load(STEPS)
         assert found.keys() == expected.keys()
-        assert any(n.startswith("optimiser.") for n in found)
+        assert any(n.startswith("optimizer.") for n in found)
         assert [n for n in found if not np.array_equal(found[n], expected[n])] == [], owner

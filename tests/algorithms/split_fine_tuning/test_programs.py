@@ -28,7 +28,7 @@ def apart(a: Weights, b: Weights) -> float:
 
 
 def losses_apart(a: list[float], b: list[float]) -> float:
-    assert abs(a[0] - a[-1]) > 0.002, "nothing was learnt: the comparison says nothing"
+    assert abs(a[0] - a[-1]) > 0.002, "nothing was learned: the comparison says nothing"
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
@@ -103,10 +103,10 @@ def test_averaged_fronts_equal_one_edge_under_plain_gradient_descent(
     gradient descent at rate K·lr is one edge's step at rate lr. (Adam rescales each edge's gradient by itself: it has
     no such identity.)"""
     config = world.config(**WHOLE_SET, average_every=1, average_encoding="raw")
-    monkeypatch.setattr(cloud_program, "make_optimiser", plain_descent(0.05))
-    monkeypatch.setattr(edge_program, "make_optimiser", plain_descent(0.05))
+    monkeypatch.setattr(cloud_program, "make_optimizer", plain_descent(0.05))
+    monkeypatch.setattr(edge_program, "make_optimizer", plain_descent(0.05))
     one = world.run(config)
-    monkeypatch.setattr(edge_program, "make_optimiser", plain_descent(2 * 0.05))
+    monkeypatch.setattr(edge_program, "make_optimizer", plain_descent(2 * 0.05))
     two = world.run(config, 2)
     assert losses_apart(one.losses, two.losses) <= 1e-6
     assert apart(side(one.weights(), "cloud"), side(two.weights(), "cloud")) <= 1e-6
@@ -159,11 +159,11 @@ def test_a_cut_that_decomposes_nothing_needs_few_examples_to_calibrate(world: An
 
 
 def plain_descent(rate: float) -> Callable[..., Any]:
-    """A maker of optimisers without momentum, decay and warm-up."""
+    """A maker of optimizers without momentum, decay and warm-up."""
 
     def make(module: torch.nn.Module, config: Any, total: int, done: int = 0) -> Any:
-        optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=rate)
-        return optimiser, LambdaLR(optimiser, lambda step: 1.0)
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=rate)
+        return optimizer, LambdaLR(optimizer, lambda step: 1.0)
 
     return make
 

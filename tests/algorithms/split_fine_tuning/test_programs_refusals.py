@@ -148,20 +148,20 @@ def poison(array: Any) -> Any:
 def failing(world: Any, hook: Callable[[str, Message], Message], edges: int = 2, **changes: Any) -> tuple[Any, Any]:
     """Run into a failure at the second step; returns it and the trunk's weights before and after that step."""
     before: dict[str, torch.Tensor] = {}
-    optimised = [0]
+    optimized = [0]
 
     def watch(owner: str, message: Message) -> Message:
         if owner == "server" and (message.kind, message.step, message.micro) == ("activation", 1, 0):
             trunk = world.watched.cloud.trunk
             before.update({n: w.clone() for n, w in trunk.state_dict().items()})
-            optimised[0] = world.watched.cloud.scheduler.last_epoch
+            optimized[0] = world.watched.cloud.scheduler.last_epoch
         return hook(owner, message)
 
     with pytest.raises((RunFailedError, WireError)) as caught:
         world.run(world.config(**changes), edges, on_receive=watch)
     cloud = world.watched.cloud
     assert before
-    assert optimised[0] == cloud.scheduler.last_epoch == 1, "the step was applied"
+    assert optimized[0] == cloud.scheduler.last_epoch == 1, "the step was applied"
     assert all(torch.equal(before[n], w) for n, w in cloud.trunk.state_dict().items())
     return caught.value, cloud
 

@@ -44,10 +44,10 @@ def whole(new_world: Callable[[], Any]) -> Any:
 def state(outcome: Any) -> dict[str, torch.Tensor]:
     """Weights and Adam's moments of all sides."""
     found = outcome.weights()
-    sides = {"cloud": (outcome.cloud.trunk, outcome.cloud.optimiser)}
-    sides |= {n: (e.front, e.optimiser) for n, e in outcome.edges.items() if e.trains}
-    for side, (module, optimiser) in sides.items():
-        found |= {f"{side}/{n}": torch.from_numpy(a) for n, a in to_arrays(module, optimiser).items()}
+    sides = {"cloud": (outcome.cloud.trunk, outcome.cloud.optimizer)}
+    sides |= {n: (e.front, e.optimizer) for n, e in outcome.edges.items() if e.trains}
+    for side, (module, optimizer) in sides.items():
+        found |= {f"{side}/{n}": torch.from_numpy(a) for n, a in to_arrays(module, optimizer).items()}
     return found
 
 
@@ -75,7 +75,7 @@ def test_killed_run_equals_uninterrupted_run(
     a, b = state(whole), state(again)
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
-    assert any(n.startswith("edge-1/optimiser.") for n in a)
+    assert any(n.startswith("edge-1/optimizer.") for n in a)
     assert again.losses == whole.losses
     assert again.result == whole.result
 

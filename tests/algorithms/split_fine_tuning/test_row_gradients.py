@@ -41,14 +41,14 @@ def test_gradients_of_one_micro_batch_are_torchs_bits() -> None:
 def test_twenty_steps_of_several_micro_batches_train_alike() -> None:
     plain, rows = Texts(), Texts()
     gradients = RowGradients(rows)
-    optimisers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (plain, rows)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (plain, rows)]
     for step in range(20):
         parts = micro_batches(3 + step)[step : step + 3]
-        for model, optimiser in zip((plain, rows), optimisers, strict=True):
+        for model, optimizer in zip((plain, rows), optimizers, strict=True):
             for ids in parts:
                 model(ids).square().sum().backward()
-            optimiser.step()
-        optimisers[0].zero_grad(set_to_none=True)
+            optimizer.step()
+        optimizers[0].zero_grad(set_to_none=True)
         gradients.clear()
         assert rows.layer.weight.grad is None
         assert not rows.words.weight.grad.any()

@@ -190,7 +190,7 @@ def test_the_domain_term_is_the_mean_distance_of_pairs_whatever_their_classes(ke
     assert (parts.total - without.total).item() == pytest.approx(0.3 * parts.domain.item(), rel=1e-5)
 
 
-def test_the_domain_term_moves_natural_features_towards_virtual_ones_that_stand_still():
+def test_the_domain_term_moves_natural_features_toward_virtual_ones_that_stand_still():
     for detach in (True, False):
         logits, features, y, y_v = batch()
         o = LossOptions(weight=0, align_weight=0, noise_weight=0, domain_weight=1.0, detach=detach)

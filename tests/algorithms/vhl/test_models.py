@@ -108,7 +108,7 @@ def test_the_head_reads_the_features_that_are_shown(name, norm):
     assert kinds == (set() if name == "lenet" else {nn.BatchNorm2d} if norm == "batch" else {nn.GroupNorm})
 
 
-def test_group_norms_normalise_several_maps_at_a_time():
+def test_group_norms_normalize_several_maps_at_a_time():
     groups = {m.num_channels: m.num_groups for m in resnet(18, 10, norm="group").modules() if type(m) is nn.GroupNorm}
     assert groups == {64: 16, 128: 32, 256: 32, 512: 32}
     small = {

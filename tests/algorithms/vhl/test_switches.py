@@ -103,8 +103,8 @@ def test_the_generator_is_the_configured_one() -> None:
 def test_every_switch_of_the_training_changes_what_a_client_learns(
     usual: np.ndarray[Any, Any], more: dict[str, Any]
 ) -> None:
-    learnt = trained(config(**more))
-    assert learnt.shape != usual.shape or not np.array_equal(usual, learnt)
+    learned = trained(config(**more))
+    assert learned.shape != usual.shape or not np.array_equal(usual, learned)
 
 
 def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:

@@ -17,10 +17,10 @@ from farshore.algorithms.vhl.conv_decoder import ConvDecoder, diverse_decoder, l
 from farshore.algorithms.vhl.noise import enlarge, noise_images
 from farshore.algorithms.vhl.stylegan2 import ModulatedConvolution, StyleGAN2
 from farshore.algorithms.vhl.stylegan2 import enlarge as enlarge_maps
-from farshore.algorithms.vhl.virtual import VirtualData, VirtualRecipe, quantise
+from farshore.algorithms.vhl.virtual import VirtualData, VirtualRecipe, quantize
 from farshore.core.errors import DataError
 
-#: Of 2 x 2 grey images of 8x8 pixels with seed 7: any change means that nodes of two versions disagree.
+#: Of 2 x 2 gray images of 8x8 pixels with seed 7: any change means that nodes of two versions disagree.
 GOLDEN = "9021a0c81bd2f8e5d0ab7d95f5f29fcd82b6079dd43d594c1295351d6e5cee30"
 GOLDEN_RECIPE = VirtualRecipe(classes=2, per_class=2, channels=1, size=8, seed=7)
 
@@ -32,7 +32,7 @@ def parameters(module: torch.nn.Module) -> int:
 def nearest_centroid(data: VirtualData) -> float:
     """Share of the images that are nearest to the mean of the *other* images of their class.
 
-    An image that counts towards its own mean finds it even where classes are all alike.
+    An image that counts toward its own mean finds it even where classes are all alike.
     """
     classes, m = data.recipe.classes, data.recipe.per_class
     x = data.floats().flatten(1)
@@ -114,18 +114,18 @@ def test_classes_without_means_of_their_own_cannot_be_told_apart():
 
 def test_images_are_clamped_not_rescaled_and_halves_go_to_the_even_number():
     raw = np.array([-3.0, 0.0, 0.5 / 255, 1.5 / 255, 2.5 / 255, 0.5, 1.0, 7.0])
-    assert quantise(raw).tolist() == [0, 0, 0, 2, 2, 128, 255, 255]
-    assert quantise(raw).dtype == np.uint8
+    assert quantize(raw).tolist() == [0, 0, 0, 2, 2, 128, 255, 255]
+    assert quantize(raw).dtype == np.uint8
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 8), (4, 16), (8, 32), (5, 13), (8, 8)])
-def test_enlargement_is_bilinear_between_pixel_centres(old, new):
+def test_enlargement_is_bilinear_between_pixel_centers(old, new):
     x = np.random.default_rng(0).standard_normal((2, 3, old, old))
     expected = F.interpolate(torch.from_numpy(x), size=new, mode="bilinear", align_corners=False)
     assert np.abs(enlarge(x, new) - expected.numpy()).max() < 1e-14
 
 
-def test_images_reach_the_network_centred_and_scaled():
+def test_images_reach_the_network_centered_and_scaled():
     data = VirtualData.from_recipe(GOLDEN_RECIPE)
     rows = torch.tensor([3, 1])
     assert torch.allclose(data.floats(rows), (data.images[rows] / 255 - 0.5) / 0.25)
@@ -235,7 +235,7 @@ def test_the_style_is_all_that_differs_between_images():
     images = network(z)
     assert images.shape == (2, 1, 8, 8)
     assert not torch.allclose(images[0], images[1], atol=0.1)
-    # Lengths are normalised away, and noise has a strength of zero until somebody trains it.
+    # Lengths are normalized away, and noise has a strength of zero until somebody trains it.
     assert torch.allclose(network(3 * z), images, atol=1e-4)
     assert torch.equal(network(z, torch.Generator().manual_seed(1)), images)
     network.first.noise_strength.fill_(1)

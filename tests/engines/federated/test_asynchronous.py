@@ -131,9 +131,11 @@ def test_a_simulation_that_goes_on_takes_up_what_was_under_way(tmp_path: Path, s
     play = partial(Simulation, WORKLOAD, config, clients=8, seed=1, devices=made)
     expected = play(directory=tmp_path / "whole", on_progress=on_progress).run()
     tensors, meta = RunDirectory.open(tmp_path / "killed").checkpoints.load(4)
-    begun = {number for _, number, *_ in meta["under_way"]}
+    begun = {round_index for _, round_index, *_ in meta["under_way"]}
     assert len(begun) > 1, "clients train from one version: this test would prove little"
-    assert {name.split("/")[1] for name in tensors if name.startswith("seen/")} == {str(number) for number in begun}
+    assert {name.split("/")[1] for name in tensors if name.startswith("seen/")} == {
+        str(round_index) for round_index in begun
+    }
     assert play(directory=tmp_path / "killed").run() == expected
     assert read_history(tmp_path / "killed", 10) == read_history(tmp_path / "whole", 10)
     ends = [RunDirectory.open(tmp_path / name).checkpoints.load(10) for name in ("whole", "killed")]

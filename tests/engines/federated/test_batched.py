@@ -134,7 +134,7 @@ def test_frozen_parameters_stay_and_constant_buffers_may_be_there() -> None:
         assert len(update.tensors[INTEGERS]) == 0
 
 
-def test_unlike_optimisers_are_each_ones_own() -> None:
+def test_unlike_optimizers_are_each_ones_own() -> None:
     made = task(logistic, Sgd(0.1))
     flat = made.model()
     method = made.method(flat)
@@ -183,7 +183,7 @@ def test_what_cannot_be_trained_at_once_is_refused_by_name(build: Callable[[], n
     method = made.method(flat)
     with pytest.raises(ConfigError, match=why) as caught:
         batched.local(flat, method, method.start(flat), works(made, flat, remembering=False))
-    assert "sequential" in str(caught.value.cure)
+    assert "sequential" in str(caught.value.hint)
 
 
 def test_methods_and_tasks_that_do_not_tell_how_are_refused() -> None:

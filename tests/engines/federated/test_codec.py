@@ -227,7 +227,7 @@ class Three:
     def method(self, flat: FlatModel) -> FederatedMethod:
         return FedAvg()
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         a = torch.full((3,), 2.0)
         a[client] = -3.0
         x = next(iter(flat.module.parameters()))

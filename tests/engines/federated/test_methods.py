@@ -277,7 +277,7 @@ def test_the_servers_control_variate_stays_the_mean_of_the_clients() -> None:
     assert np.allclose(part.state["control"], mean.numpy(), atol=1e-6)
 
 
-def test_scaffold_pulls_a_clients_step_towards_everybodys() -> None:
+def test_scaffold_pulls_a_clients_step_toward_everybodys() -> None:
     scaffold = Federation(lambda _: Scaffold(), steps=(1, 1, 1))
     scaffold.round(SGD)
     down = scaffold.state
@@ -307,9 +307,9 @@ def test_fednova_weighs_directions_not_distances() -> None:
     before = nova.state["floats"].astype(np.float64)
     updates = nova.round(SGD)
     p = np.array([2, 3, 5]) / 10
-    travelled = np.array([2.0, 3.0, 5.0])
-    directions = [(before - u.tensors["floats"]) / t for u, t in zip(updates, travelled, strict=True)]
-    expected = before - (p @ travelled) * sum(w * d for w, d in zip(p, directions, strict=True))
+    traveled = np.array([2.0, 3.0, 5.0])
+    directions = [(before - u.tensors["floats"]) / t for u, t in zip(updates, traveled, strict=True)]
+    expected = before - (p @ traveled) * sum(w * d for w, d in zip(p, directions, strict=True))
     assert np.allclose(nova.state["floats"], expected, atol=1e-6)
     assert not np.allclose(nova.state["floats"], sum(w * u.tensors["floats"] for w, u in zip(p, updates, strict=True)))
 
@@ -318,7 +318,7 @@ def test_fednova_weighs_directions_not_distances() -> None:
 def test_fednova_clients_tell_how_far_their_own_steps_went(settings: dict[str, float]) -> None:
     sgd = Sgd(0.1, **settings)
     nova = Federation(lambda f: FedNova(f.layout.trainable), steps=(2, 3, 5))
-    told = [float(update.tensors["normaliser"][0]) for update in nova.round(sgd)]
+    told = [float(update.tensors["normalizer"][0]) for update in nova.round(sgd)]
     # On a constant gradient of -1 from w_r = 0, the way is eta times A_k.
     for steps, found in zip((2, 3, 5), told, strict=True):
         w = torch.zeros(1, requires_grad=True)
@@ -330,7 +330,7 @@ def test_fednova_clients_tell_how_far_their_own_steps_went(settings: dict[str, f
         assert found == pytest.approx(float(w.detach()) / 0.1, rel=1e-5)
 
 
-def test_the_normaliser_has_the_published_values() -> None:
+def test_the_normalizer_has_the_published_values() -> None:
     assert normalizer(10, Sgd(0.1)) == 10
     assert normalizer(10, Sgd(0.1, momentum=0.9)) == pytest.approx(41.38105961, abs=1e-8)
     eta, mu = 0.1, 0.5

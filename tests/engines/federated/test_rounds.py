@@ -54,14 +54,14 @@ class Toy:
     def method(self, flat: FlatModel) -> FederatedMethod:
         return METHODS[self._method](flat)
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
-        generator = torch.Generator().manual_seed(100 * client + number)
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
+        generator = torch.Generator().manual_seed(100 * client + round_index)
         x = torch.randn(8 * (client + 1), 4, generator=generator)
         return Work(
             lambda batch: (flat.module(batch)[:, 0] - batch.sum(1) * (client + 1)).square().mean(),
             list(x.split(8)),
             len(x),
-            Sgd(0.05 * 0.9**number),
+            Sgd(0.05 * 0.9**round_index),
         )
 
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
@@ -123,13 +123,13 @@ def by_hand(method: str, schedule: FederatedConfig, absent: Callable[[int, int],
     made = toy.method(flat)
     state = made.start(flat)
     memories: list[dict[str, torch.Tensor]] = [{} for _ in NODES]
-    for number in range(1, schedule.rounds + 1):
-        chosen = cohort(Seed(3), number, len(NODES), schedule.per_round)
+    for round_index in range(1, schedule.rounds + 1):
+        chosen = cohort(Seed(3), round_index, len(NODES), schedule.per_round)
         tree = TreeSum(len(chosen))
         for place, client in enumerate(chosen):
-            work = toy.work(flat, client, number)
+            work = toy.work(flat, client, round_index)
             work.memory = memories[client]
-            if absent(number, client):
+            if absent(round_index, client):
                 tree.skip(place)
             else:
                 tree.add(place, made.contribution(state, made.local(flat, state, work)))
@@ -259,7 +259,7 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
     workload.spoil = wait
     state, history = run(workload, tmp_path / "run")
     assert [entry["missing"] for entry in history] == [{"3": "no answer before the deadline"}, {}]
-    expected = by_hand("fedavg", workload.schedule, absent=lambda number, client: (number, client) == (1, 3))
+    expected = by_hand("fedavg", workload.schedule, absent=lambda round_index, client: (round_index, client) == (1, 3))
     assert np.array_equal(state["floats"], expected["floats"])
 
 

@@ -12,7 +12,7 @@ from farshore.engines.federated.messages import UpdateError
 from farshore.engines.federated.methods import (
     CONTROL,
     FLOATS,
-    NORMALISER,
+    NORMALIZER,
     FedAvg,
     FederatedMethod,
     FedNova,
@@ -63,7 +63,7 @@ METHODS: list[Any] = [FedAvg(), Scaffold(), FedNova(27), Signs(), Clipped(), Dir
 def test_an_array_that_is_not_finite_is_named_whatever_the_method_makes_of_it(method: Any, bad: float) -> None:
     down, update = update_of(method)
     assert contributed(method, down, update).keys() >= update.tensors.keys()
-    for name in update.tensors.keys() & {FLOATS, CONTROL, NORMALISER}:
+    for name in update.tensors.keys() & {FLOATS, CONTROL, NORMALIZER}:
         down, update = update_of(method)
         update.tensors[name][-1] = bad
         with pytest.raises(UpdateError, match=f"its '{name}' are not finite"):

@@ -19,7 +19,7 @@ from farshore.simulations.flower_app import flower_run, simulate_app
 pytest.importorskip("flwr")
 APPS = Path(__file__).parent / "flower_apps"
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "krum", "dp")
-#: With 4 nodes Krum's two best are each other's neighbours, and which of them wins is the order's affair.
+#: With 4 nodes Krum's two best are each other's neighbors, and which of them wins is the order's affair.
 NODES = 6
 #: Bytes of the model: 64 x 10 and 10 float32.
 MODEL = 4 * (64 * 10 + 10)

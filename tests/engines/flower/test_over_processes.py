@@ -76,7 +76,7 @@ def test_a_server_executes_the_apps_of_others_only_when_their_hash_is_accepted(
     with strict.submitter() as admin, pytest.raises(RefusedError) as refused:
         _submit(admin, config)
     assert f"the server does not accept a Flower app with the hash {config.digest}" in refused.value.message
-    assert f"farshore server up … --accept-apps {config.digest}" in refused.value.cure
+    assert f"farshore server up … --accept-apps {config.digest}" in refused.value.hint
     with strict.admin() as admin:
         assert admin.runs() == []
     cloud.join("client-0", accept_apps=frozenset({config.digest}))

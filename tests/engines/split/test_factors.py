@@ -1,4 +1,4 @@
-"""Factorisations: best in their sense, signs fixed, and alike wherever they are computed (check 2)."""
+"""Factorizations: best in their sense, signs fixed, and alike wherever they are computed (check 2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_what_the_svd_loses_is_the_rest_of_the_spectrum(rank):
     assert torch.allclose(u.T @ u, torch.eye(rank, dtype=torch.float64))
 
 
-def test_signs_do_not_depend_on_who_factorises():
+def test_signs_do_not_depend_on_who_factorizes():
     w = matrix()
     basis = svd_basis(w, 8)
     peaks = basis.v.gather(1, basis.v.abs().argmax(1, keepdim=True))

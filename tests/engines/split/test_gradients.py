@@ -27,7 +27,7 @@ def _same_after_steps(classifier: Any, split: Any, train: Callable[[Any], None],
         state = model.state_dict()
         assert all(close(state[n], v, 2e-6) for n, v in whole.state_dict().items())
 
-    split(mine, script, optimiser={"name": "sgd", "momentum": 0.9}, **settings)
+    split(mine, script, optimizer={"name": "sgd", "momentum": 0.9}, **settings)
 
 
 @pytest.mark.parametrize("to_none", [True, False])
@@ -120,10 +120,10 @@ def test_frozen_blocks_stay_as_they_are(split, classifier, batch):
             state["bert.encoder.layer.1.output.dense.weight"], before["bert.encoder.layer.1.output.dense.weight"]
         )
 
-    split(model, script, optimiser={"name": "sgd"})
+    split(model, script, optimizer={"name": "sgd"})
 
 
-def test_an_optimiser_made_before_the_split_is_refused(split, classifier, batch):
+def test_an_optimizer_made_before_the_split_is_refused(split, classifier, batch):
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -135,7 +135,7 @@ def test_an_optimiser_made_before_the_split_is_refused(split, classifier, batch)
     split(model, script)
 
 
-def test_an_optimiser_of_something_else_commits_nothing(split, classifier, batch):
+def test_an_optimizer_of_something_else_commits_nothing(split, classifier, batch):
     def script(model, attachment):
         other = torch.nn.Linear(2, 2)
         other(torch.ones(1, 2)).sum().backward()

@@ -85,7 +85,7 @@ def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(s
         for name, value in whole.state_dict().items():
             assert close(without_keys(name, state[name]), without_keys(name, value), 2e-6), name
 
-    split(mine, script, optimiser={"name": "adamw", "weight_decay": 0.05})
+    split(mine, script, optimizer={"name": "adamw", "weight_decay": 0.05})
     assert split.result["steps"] == 10
 
 

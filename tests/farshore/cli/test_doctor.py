@@ -86,7 +86,7 @@ def test_an_old_python_is_found() -> None:
 def test_missing_and_unfit_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"protobuf": "5.29.1"}
     monkeypatch.setattr(checks, "installed", lambda name: versions.get(name, "1.0"))
-    assert checks.check_packages().cure == "pip install 'protobuf>=6.33,<7'"
+    assert checks.check_packages().hint == "pip install 'protobuf>=6.33,<7'"
     versions["protobuf"] = "6.40.0"
     assert checks.check_packages().state == "ok"
     versions["grpcio"] = ""
@@ -97,7 +97,7 @@ def test_a_missing_extra_is_no_fault_and_comes_with_its_command(monkeypatch: pyt
     monkeypatch.setattr(checks, "installed", lambda name: "" if name == "torch" else "1.0")
     found = {check.name: check for check in checks.check_extras()}
     assert found["extra train"].state == "absent"
-    assert found["extra train"].cure == "pip install 'farshore[train]'"
+    assert found["extra train"].hint == "pip install 'farshore[train]'"
     assert found["extra server"].state == "ok"
 
 
@@ -122,7 +122,7 @@ def test_whether_nodes_could_be_ranks_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert "built without it" in checks.check_ranks().detail
     monkeypatch.setattr(checks, "installed", lambda name: "")
     found = checks.check_ranks()
-    assert (found.state, found.cure) == ("absent", "pip install 'farshore[train]'")
+    assert (found.state, found.hint) == ("absent", "pip install 'farshore[train]'")
 
 
 def test_the_extras_of_the_doctor_are_those_of_the_package() -> None:

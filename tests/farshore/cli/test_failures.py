@@ -22,7 +22,7 @@ def every_error() -> list[type[FarshoreError]]:
 
 @pytest.mark.parametrize("kind", every_error())
 def test_each_error_ends_with_its_own_code(kind: type[FarshoreError], capsys: pytest.CaptureFixture[str]) -> None:
-    assert tell(kind("it broke at node a", cure="mend it")) == kind.exit_code
+    assert tell(kind("it broke at node a", hint="mend it")) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["error: it broke at node a", "  try: mend it"]

@@ -74,7 +74,7 @@ def test_how_a_run_ended_is_an_error_unless_it_finished() -> None:
     check_ended(run(100, "finished"))
     with pytest.raises(RunFailedError) as caught:
         check_ended(run(3, "interrupted"))
-    assert caught.value.cure == "farshore runs resume r"
+    assert caught.value.hint == "farshore runs resume r"
     with pytest.raises(RunCancelledError):
         check_ended(run(3, "cancelled"))
 

@@ -61,20 +61,20 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one(pair: str, near: str
     with pytest.raises(ConfigError) as caught:
         built(pair)
     assert f"'{pair.partition('=')[0]}'" in caught.value.message
-    assert caught.value.cure == f"did you mean '{near}'?"
+    assert caught.value.hint == f"did you mean '{near}'?"
 
 
 def test_a_key_like_no_other_is_answered_with_all_of_them() -> None:
     with pytest.raises(ConfigError, match="no setting 'qqqq'") as caught:
         built("qqqq=1")
-    assert "steps" in caught.value.cure
-    assert "wire.rank" in caught.value.cure
+    assert "steps" in caught.value.hint
+    assert "wire.rank" in caught.value.hint
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest_right_one() -> None:
     with pytest.raises(ConfigError, match=r"'int5' is no value for 'wire\.up'") as caught:
         built("wire.up=int5")
-    assert "int" in caught.value.cure
+    assert "int" in caught.value.hint
 
 
 @pytest.mark.parametrize("pair", ["steps=0", "steps=many", "wire=3", "lr=fast"])
@@ -123,7 +123,7 @@ def test_an_encoding_may_be_set_by_its_name_alone() -> None:
     assert (made.uplink, made.downlink) == (Uplink(encoding="topk"), Downlink(encoding="int8"))
     with pytest.raises(ConfigError, match=r"'int5' is no value for 'uplink\.encoding'") as caught:
         federated("uplink=int5")
-    assert "int" in caught.value.cure
+    assert "int" in caught.value.hint
 
 
 @pytest.mark.parametrize("pairs", [("uplink=topk", "uplink.fraction=0.5"), ("uplink.fraction=0.5", "uplink=topk")])
@@ -131,7 +131,7 @@ def test_a_section_as_a_whole_and_a_key_inside_it_are_refused_together(pairs: tu
     with pytest.raises(ConfigError) as caught:
         federated(*pairs)
     assert "'uplink=topk' and 'uplink.fraction=0.5' are both given" in caught.value.message
-    assert caught.value.cure == "write uplink.encoding=topk instead of uplink=topk"
+    assert caught.value.hint == "write uplink.encoding=topk instead of uplink=topk"
     cured = federated("uplink.encoding=topk", "uplink.fraction=0.5").uplink
     assert cured == Uplink(encoding="topk", fraction=0.5)
 

@@ -95,7 +95,7 @@ def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_trial_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its data set is missing: one line with the arm, the seed, the cause and the cure."""
+    """Its data set is missing: one line with the arm, the seed, the cause and the hint."""
     command = ["simulate", "vhl", "--arm", "FedAvg", "--seeds", "1", "--set", "dataset=cifar10", "--out", "out"]
     assert cli.execute(command) == ExitCode.DATA
     said = capsys.readouterr().err

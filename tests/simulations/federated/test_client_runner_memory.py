@@ -74,7 +74,7 @@ class Lines:
         made: FederatedMethod = METHODS[self._method](flat)
         return made
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         x = torch.randn(12, 4, generator=torch.Generator().manual_seed(client))
         lr = float("inf") if client in self._broken else 0.1
 

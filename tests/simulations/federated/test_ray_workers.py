@@ -47,11 +47,11 @@ def test_a_lost_actor_costs_its_share_and_no_bit(tmp_path: Path, monkeypatch: py
 
     ask, killed = RayWorkers._ask, []
 
-    def ask_and_kill(self: RayWorkers, place: int, number: int, share: Any, state: Any) -> Any:
-        if number != 2 or killed:
-            return ask(self, place, number, share, state)
+    def ask_and_kill(self: RayWorkers, place: int, round_index: int, share: Any, state: Any) -> Any:
+        if round_index != 2 or killed:
+            return ask(self, place, round_index, share, state)
         killed.append(ray.get(self._actors[place].ready.remote()))
-        asked = ask(self, place, number, share, state)
+        asked = ask(self, place, round_index, share, state)
         time.sleep(0.02)  # it has begun
         os.kill(killed[0], signal.SIGKILL)
         return asked

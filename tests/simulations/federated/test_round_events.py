@@ -14,7 +14,7 @@ from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
 from farshore.engines.federated.client_pool import cohort
-from farshore.engines.federated.methods import FLOATS, NORMALISER
+from farshore.engines.federated.methods import FLOATS, NORMALIZER
 from farshore.runs.directory import RunDirectory
 from farshore.runs.history import read_history
 from farshore.runs.model_states import load_state
@@ -51,17 +51,17 @@ def by_hand(settings: Any) -> list[float]:
     method, p = task.method(flat), flat.layout.trainable
     state, found = method.start(flat), []
     memories: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
-    for number in range(1, ROUNDS + 1):
+    for round_index in range(1, ROUNDS + 1):
         updates = []
-        for client in cohort(Seed(SEED), number, CLIENTS, COHORT):
-            work = task.work(flat, client, number)
+        for client in cohort(Seed(SEED), round_index, CLIENTS, COHORT):
+            work = task.work(flat, client, round_index)
             work.memory = memories[client]
             updates.append(method.local(flat, state, work))
         ends = np.array([u.tensors[FLOATS][:p] for u in updates], np.float64)
         share = np.array([1.0 if settings.method == "scaffold" else u.samples for u in updates], np.float64)
         share /= share.sum()
         if settings.method == "fednova":
-            far = np.array([u.tensors[NORMALISER][0] for u in updates])
+            far = np.array([u.tensors[NORMALIZER][0] for u in updates])
             ends = (state[FLOATS][:p] - ends) / far[:, None] * (share @ far)
         found.append(float(np.sqrt(share @ np.square(ends - share @ ends).sum(1))))
         total: dict[str, Any] = {}
@@ -141,9 +141,9 @@ def by_round(rows: list[dict[str, Any]]) -> list[Counter[str]]:
     sums = [Counter[str]() for _ in range(ROUNDS + 2)]
     ends = {row["round"]: i for i, row in enumerate(rows) if row["kind"] == "update"}
     for i, row in enumerate(rows):
-        number = 1 + sum(i > end for end in ends.values()) if row["round"] else 0
+        round_index = 1 + sum(i > end for end in ends.values()) if row["round"] else 0
         for size in ("dense", "payload", "frame"):
-            sums[number][f"{size}_{row['direction']}"] += row[f"{size}_bytes"]
+            sums[round_index][f"{size}_{row['direction']}"] += row[f"{size}_bytes"]
     return sums
 
 

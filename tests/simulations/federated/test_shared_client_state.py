@@ -11,10 +11,10 @@ from farshore.simulations.federated.shared_client_state import SharedClientState
 LENGTHS = {"control": 3, "floats.lost": 5}
 
 
-def play(memories: SharedClientStates, number: int, client: int) -> None:
-    memory = memories.of(client, number)
+def play(memories: SharedClientStates, round_index: int, client: int) -> None:
+    memory = memories.of(client, round_index)
     for name, length in LENGTHS.items():
-        memory.setdefault(name, torch.zeros(length)).add_(number * 10 + client)
+        memory.setdefault(name, torch.zeros(length)).add_(round_index * 10 + client)
     memories.put(client, memory)
 
 
@@ -40,8 +40,8 @@ def test_rounds_after_a_checkpoint_are_taken_back_whichever_process_played_them(
 
 def test_the_checkpoint_before_can_be_restored_too_and_older_files_go(tmp_path: Path) -> None:
     memories = SharedClientStates(tmp_path, 3, LENGTHS)
-    for number in (1, 2, 3, 4):
-        play(memories, number, 0)
+    for round_index in (1, 2, 3, 4):
+        play(memories, round_index, 0)
         memories.keep()
     assert len(list(tmp_path.glob("undo-*"))) <= 2
     SharedClientStates(tmp_path, 3, LENGTHS).restore(3)

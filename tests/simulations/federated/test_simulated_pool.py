@@ -51,8 +51,8 @@ class Toy:
         made: FederatedMethod = METHODS[self._method](flat)
         return made
 
-    def work(self, flat: FlatModel, client: int, number: int) -> Work:
-        x = torch.randn(8 * (client + 1), 4, generator=torch.Generator().manual_seed(100 * client + number))
+    def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
+        x = torch.randn(8 * (client + 1), 4, generator=torch.Generator().manual_seed(100 * client + round_index))
         return Work(
             lambda batch: (flat.module(batch)[:, 0] - batch.sum(1) * (client + 1)).square().mean(),
             list(x.split(8)),
@@ -68,8 +68,8 @@ def rounds(fleet: Any, toy: Toy) -> Part:
     flat = toy.model()
     method = toy.method(flat)
     state = method.start(flat)
-    for number in range(1, ROUNDS + 1):
-        gathered = fleet.round(number, cohort(Seed(5), number, CLIENTS, COHORT), state, method)
+    for round_index in range(1, ROUNDS + 1):
+        gathered = fleet.round(round_index, cohort(Seed(5), round_index, CLIENTS, COHORT), state, method)
         assert (len(gathered.replies), gathered.missing) == (COHORT, {})
         assert gathered.total is not None
         state = method.finish(state, gathered.total, CLIENTS)

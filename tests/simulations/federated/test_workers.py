@@ -63,12 +63,12 @@ def killed(workers: Workers, monkeypatch: pytest.MonkeyPatch, kills: Callable[[i
     """Kill whoever was asked for a block where ``kills(round, times so far)``; the list gets the rounds."""
     ask, done = workers._ask, list[int]()
 
-    def asked(connection: Any, number: int, cohort: Any, block: Any) -> Any:
+    def asked(connection: Any, round_index: int, cohort: Any, block: Any) -> Any:
         process = psutil.Process(workers._processes[connection].pid)
-        if not kills(number, len(done)):
-            return ask(connection, number, cohort, block)
-        done.append(number)
-        answer = ask(connection, number, cohort, block)
+        if not kills(round_index, len(done)):
+            return ask(connection, round_index, cohort, block)
+        done.append(round_index)
+        answer = ask(connection, round_index, cohort, block)
         connection.poll(60)  # it has played, and changed memories
         connection.recv_bytes()
         process.kill()
@@ -86,8 +86,8 @@ def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
     made = task.method(flat)
     fleet = SimulatedPool(make(task), CLIENTS, codec)
     state, replies = made.start(flat), []
-    for number in (1, 2):
-        gathered = fleet.round(number, cohort(Seed(SEED), number, CLIENTS, 7), state, made)
+    for round_index in (1, 2):
+        gathered = fleet.round(round_index, cohort(Seed(SEED), round_index, CLIENTS, 7), state, made)
         assert gathered.total is not None
         replies.append(gathered.replies)
         seen = {**state, **gathered.seen}
@@ -124,7 +124,7 @@ def test_what_a_killed_worker_had_changed_is_taken_back_and_played_again(
     with crew("scaffold", tmp_path / "a") as workers:
         undisturbed, told = rounds("scaffold", lambda _: workers)
     with crew("scaffold", tmp_path / "b") as workers:
-        done = killed(workers, monkeypatch, lambda number, so_far: so_far < number)  # once in each round
+        done = killed(workers, monkeypatch, lambda round_index, so_far: so_far < round_index)  # once in each round
         disturbed, told_too = rounds("scaffold", lambda _: workers)
     assert done == [1, 2]
     assert told_too == told
@@ -139,7 +139,7 @@ def test_workers_that_die_again_and_again_end_the_simulation_in_one_line_and_nob
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = crew("fedavg", tmp_path / "memories")
-    killed(workers, monkeypatch, lambda number, so_far: True)
+    killed(workers, monkeypatch, lambda round_index, so_far: True)
     why = r"round 1: workers die again and again: worker \d of the simulation died"
     with pytest.raises(RunFailedError, match=why), workers:
         rounds("fedavg", lambda _: workers)

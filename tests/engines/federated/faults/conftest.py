@@ -120,18 +120,18 @@ class Faults:
         method = task.method(flat)
         state = method.start(flat)
         kept: list[list[dict[str, torch.Tensor]]] = [[{}] for _ in NODES]  # after every round, from 0
-        for number in range(1, settings.rounds + 1):
-            chosen = cohort(Seed(7), number, len(NODES), settings.per_round)
+        for round_index in range(1, settings.rounds + 1):
+            chosen = cohort(Seed(7), round_index, len(NODES), settings.per_round)
             tree, replies = TreeSum(len(chosen)), 0
             for client, memories in enumerate(kept):
-                after = number - 1 if remembers is None else remembers(number, client)
+                after = round_index - 1 if remembers is None else remembers(round_index, client)
                 memories.append({name: tensor.clone() for name, tensor in memories[after].items()})
             for place, client in enumerate(chosen):
-                if (number, client) in absent:
+                if (round_index, client) in absent:
                     tree.skip(place)
                     continue
-                work = task.work(flat, client, number)
-                work.memory = kept[client][number]
+                work = task.work(flat, client, round_index)
+                work.memory = kept[client][round_index]
                 tree.add(place, method.contribution(state, method.local(flat, state, work)))
                 replies += 1
             total = tree.total()

@@ -143,9 +143,9 @@ class Planned(FederatedWorkload[Any]):
             made = task(*args)
             work = made.work
 
-            def planned_work(flat: Any, client: int, number: int) -> Any:
-                befall(config, f"{node} asked {number}")
-                return work(flat, client, number)
+            def planned_work(flat: Any, client: int, round_index: int) -> Any:
+                befall(config, f"{node} asked {round_index}")
+                return work(flat, client, round_index)
 
             made.work = planned_work
             return made
@@ -168,10 +168,10 @@ class Planned(FederatedWorkload[Any]):
             made, read = codec(*args), Counter[int]()
             reading = made.read
 
-            def planned_read(message: Message, number: int, *more: Any) -> Any:
-                read[number] += 1
-                befall(config, f"server folds {number} {read[number]}")
-                return reading(message, number, *more)
+            def planned_read(message: Message, round_index: int, *more: Any) -> Any:
+                read[round_index] += 1
+                befall(config, f"server folds {round_index} {read[round_index]}")
+                return reading(message, round_index, *more)
 
             made.read = planned_read
             return made

@@ -101,5 +101,5 @@ def test_an_upload_cut_or_damaged_at_any_byte_is_sent_again_and_costs_no_bit(
     assert between.plan == []
     assert faults.missing(history) == set()
     assert faults.same(state, faults.expected(play))
-    assert play.updates() == [(number, node) for number in range(1, 9) for node in faults.nodes]
+    assert play.updates() == [(round_index, node) for round_index in range(1, 9) for node in faults.nodes]
     assert play.finish().epoch == 0

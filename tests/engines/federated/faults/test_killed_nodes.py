@@ -21,7 +21,7 @@ def test_an_update_whose_node_dies_once_it_was_taken_counts_once_and_costs_no_bi
     assert faults.missing(history) == set()
     assert faults.same(state, faults.expected(play))
     # Everybody trained every round once: the round in which b died was not repeated.
-    assert play.updates() == [(number, node) for number in (1, 2, 3, 4) for node in faults.nodes]
+    assert play.updates() == [(round_index, node) for round_index in (1, 2, 3, 4) for node in faults.nodes]
     assert {row["attempt"] for row in play.ledger() if row["node"] != "b"} == {0}
 
 
@@ -50,9 +50,9 @@ def test_a_killed_agent_that_joins_again_is_in_the_run_again(
     assert missing <= {(2, 1), (3, 1), (4, 1)}
     assert faults.same(state, faults.expected(play, missing))
     assert play.updates() == sorted(
-        (number, node)
-        for number in range(1, 7)
+        (round_index, node)
+        for round_index in range(1, 7)
         for client, node in enumerate(faults.nodes)
-        if (number, client) not in missing
+        if (round_index, client) not in missing
     )
     assert play.finish().epoch >= 1

@@ -36,6 +36,6 @@ def test_a_node_of_scaffold_with_virtual_data_returns_with_the_control_variate_o
     assert sent == [(1, "a"), (1, "b"), (1, "c")]
 
 
-def memory_before(number: int, client: int) -> int:
-    """The round after which a client's memory was as it is before round ``number``."""
-    return 2 if (number, client) == (5, 1) else number - 1
+def memory_before(round_index: int, client: int) -> int:
+    """The round after which a client's memory was as it is before round ``round_index``."""
+    return 2 if (round_index, client) == (5, 1) else round_index - 1

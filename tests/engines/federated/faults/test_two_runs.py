@@ -26,5 +26,5 @@ def test_a_second_run_on_the_same_nodes_queues_with_a_reason_and_neither_sees_th
         assert faults.same(state, faults.expected(play))
         # Its ledger has its own updates and no others.
         rounds = range(1, play.config["rounds"] + 1)
-        assert play.updates() == [(number, node) for number in rounds for node in faults.nodes]
+        assert play.updates() == [(round_index, node) for round_index in rounds for node in faults.nodes]
         assert play.finish().epoch == 0

@@ -1,0 +1,40 @@
+"""A module and its optimizer go into named arrays and come back exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from farshore.core.errors import StorageError
+from farshore.models.state_arrays import from_arrays, to_arrays
+
+
+def _trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.randn(5, 3)).square().mean().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("prefix", ["optimizer.", "optimiser."])  # the second stands in old checkpoints
+def test_training_goes_on_with_the_same_bits(prefix: str) -> None:
+    (model, optimizer), (other, others) = _trained(1), _trained(2)
+    saved = to_arrays(model, optimizer)
+    arrays = {n.replace("optimizer.", prefix, 1) if n.startswith("optimizer.") else n: a for n, a in saved.items()}
+    assert arrays.keys() == saved.keys() or prefix == "optimiser."
+    from_arrays({**arrays, "factors.0": next(iter(saved.values()))}, other, others)
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for m, o in ((model, optimizer), (other, others)):
+        o.zero_grad()
+        m(x).square().mean().backward()
+        o.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_state_of_another_model_is_refused() -> None:
+    model, optimizer = _trained(1)
+    with pytest.raises(StorageError, match="another model"):
+        from_arrays(to_arrays(nn.Linear(3, 4)), model, optimizer)
