@@ -28,7 +28,7 @@ SMALL |= {"vhl.virtual.per_class": 10, "vhl.partition.alpha": 1.0, "vhl.momentum
 
 
 def _engine() -> Any:
-    sys.path.insert(0, str(ROOT / "tests" / "algorithms"))
+    sys.path.insert(0, str(ROOT / "tests" / "engines" / "flower"))
     try:
         return importlib.import_module("flower_engine")
     finally:
