@@ -10,7 +10,7 @@ from ..core.session import Code
 from .run import Run
 
 
-def refusal(code: Code) -> RefusedError:
+def not_approved(code: Code) -> RefusedError:
     """What whoever brought the code is told."""
     return RefusedError(
         f"the server does not accept {code.what} with the hash {code.digest}",
@@ -43,7 +43,7 @@ class CodeApproval:
             The code is neither accepted nor ``admitted`` for this run, and there is nobody to ask.
         """
         if code is not None and self._ask is None and not admitted and code.digest not in self._accepted:
-            raise refusal(code)
+            raise not_approved(code)
 
     def given(self, run: Run) -> bool:
         """Whether the run brings no code, or code that is accepted."""
@@ -66,4 +66,4 @@ class CodeApproval:
         async with self._asking:
             run.admitted = await self._ask(run.code.what, run.code.digest)
         if not run.admitted:
-            raise refusal(run.code)
+            raise not_approved(run.code)

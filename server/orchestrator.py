@@ -243,7 +243,7 @@ class Orchestrator:
 
     # ---- what supervisors ask for ------------------------------------------------------------------------------
 
-    def specification(self, run: Run) -> dict[str, Any]:
+    def launch_parameters(self, run: Run) -> dict[str, Any]:
         """What the run process is told."""
         ports = self.options.data_ports
         pair = self.identity.pair

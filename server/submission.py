@@ -62,4 +62,4 @@ def configuration(workload: Workload, text: str) -> BaseModel:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the configuration of '{workload.name}' is wrong: {where}: {first['msg']}") from error
+        raise ConfigError(f"the configuration of '{workload.name}' is invalid: {where}: {first['msg']}") from error

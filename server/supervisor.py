@@ -142,9 +142,9 @@ class Supervisor:
         self._set("starting", "starting the run process")
         child = await Child.start("farshore.server.run_process")
         tickets = {secrets.token_urlsafe(24): node for node in run.nodes}
-        specification = self._around.specification(run)
-        child.send({**specification, "tickets": {node: ticket for ticket, node in tickets.items()}})
-        self._socket = Path(specification["socket"])
+        parameters = self._around.launch_parameters(run)
+        child.send({**parameters, "tickets": {node: ticket for ticket, node in tickets.items()}})
+        self._socket = Path(parameters["socket"])
         jobs = [
             asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
             asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),

@@ -15,7 +15,7 @@ class SupervisorHost(Protocol):
     async def assign(self, run: Run) -> None:
         """Return once the run has its nodes; its ``reason`` says what it waits for meanwhile."""
 
-    def specification(self, run: Run) -> dict[str, Any]:
+    def launch_parameters(self, run: Run) -> dict[str, Any]:
         """What the run process is told at its start, but for tickets."""
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:

@@ -21,7 +21,7 @@ class TicketRouter:
         self._channels: dict[str, Channel] = {}
         self._breaches: dict[str, tuple[int, int]] = {}
 
-    def open(self, ticket: str, channel: Channel) -> None:
+    def add(self, ticket: str, channel: Channel) -> None:
         """Let ``ticket`` lead to ``channel``; an earlier one of the same node leads nowhere from now on."""
         others = {t: c for t, c in self._channels.items() if c.node != channel.node}
         self._channels = {**others, ticket: channel}

@@ -30,7 +30,7 @@ def test_without_key_and_token_the_cure_is_named(tmp_path: Path) -> None:
 
 
 def test_nobody_at_the_address_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match="nobody answers"):
+    with pytest.raises(UnreachableError, match="no server answers"):
         membership(_options(tmp_path, token=f"fs1.a.b.{'0' * 64}"))
 
 

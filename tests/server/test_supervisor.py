@@ -27,7 +27,7 @@ class _Around:
     async def assign(self, run: Run) -> None:
         run.nodes = ("a", "b")
 
-    def specification(self, run: Run) -> dict[str, Any]:
+    def launch_parameters(self, run: Run) -> dict[str, Any]:
         return {}
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:

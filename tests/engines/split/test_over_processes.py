@@ -81,9 +81,9 @@ def test_a_killed_server_is_one_clear_error(server, classifier, batch, monkeypat
     model = farshore.split(classifier(), cut=CUT, **server.arguments())
     _train(model, batch, 1)
     os.kill(server.process.pid, signal.SIGKILL)
-    with pytest.raises(PeerLostError, match="is gone"):
+    with pytest.raises(PeerLostError, match="lost the server"):
         _train(model, batch, 1000)
-    with pytest.raises(PeerLostError, match="is gone"):
+    with pytest.raises(PeerLostError, match="lost the server"):
         model.state_dict()
     begun = time.monotonic()
     with pytest.raises(FarshoreError):
@@ -154,8 +154,8 @@ def test_what_a_node_may_not_open_is_refused(server):
     for workload, config, said in (
         ("ping", "{}", "may not open a run of 'ping'"),
         ("nonsense", "{}", "no method is called 'nonsense'"),
-        ("split_segment", "[]", "configuration of 'split_segment' is wrong"),
-        ("split_segment", "{}", "configuration of 'split_segment' is wrong: recipe"),
+        ("split_segment", "[]", "configuration of 'split_segment' is invalid"),
+        ("split_segment", "{}", "configuration of 'split_segment' is invalid: recipe"),
         ("split_segment", " " * (1 << 19), "characters"),
     ):
         node = InteractiveNode(options)
@@ -166,7 +166,7 @@ def test_what_a_node_may_not_open_is_refused(server):
             node.close()
     node = InteractiveNode(options)
     try:
-        with pytest.raises(ConfigError, match="another process is the node 'user'"):
+        with pytest.raises(ConfigError, match="another process is running as the node 'user'"):
             InteractiveNode(options)
     finally:
         node.close()
@@ -190,7 +190,7 @@ def test_nobody_there_and_a_wrong_token_are_said_at_once(server, classifier, tmp
     wrong = ".".join([*secret[:2], "x" * len(secret[2]), secret[3]])
     with pytest.raises(RefusedError, match="not known"):
         farshore.split(classifier(), cut=CUT, **{**arguments, "token": wrong})
-    with pytest.raises(FarshoreError, match="nobody answers"):
+    with pytest.raises(FarshoreError, match="no server answers"):
         farshore.split(classifier(), cut=CUT, **{**arguments, "server": "127.0.0.1:1", "home": tmp_path / "other"})
     with pytest.raises(ConfigError, match="rank"):
         farshore.split(classifier(), cut=CUT, rank=99, **arguments)
