@@ -1,7 +1,7 @@
-"""The whole of a run in one process: each program a thread, channels in memory, every frame accounted as on a network.
+"""Runs all programs of a run as threads of one process, connected by in-memory channels.
 
-The programs are the ones that real nodes run; so are the messages, the frames and their sizes, the first two by which
-both sides agree on where to begin included. What is missing is time: nothing is throttled here.
+Node and server programs, messages, frames and frame sizes are those of a distributed run, including the handshake
+messages that select the checkpoint to resume from. Link speed and latency are not simulated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OnMetrics: TypeAlias = Callable[[int, dict[str, float]], None]
 
 @dataclass
 class _Session:
-    """What both sides of an in-process run see."""
+    """State and services common to the server's and the nodes' sessions of an in-process run."""
 
     run: RunInfo
     checkpoints: CheckpointStore
@@ -50,7 +50,7 @@ class _Session:
         return self.checkpoints.load(step)
 
     def admit(self, code: Code) -> None:
-        """Whoever simulates on a machine runs what they chose."""
+        """Accept any code: it runs on the machine of the user who started the run."""
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -64,7 +64,7 @@ class _Session:
             return self.paths[name]
         except KeyError:
             raise DataError(
-                f"{self.owner} has no data set called '{name}'", hint=f"give it one: --data {name}=PATH"
+                f"{self.owner} has no data set called '{name}'", hint=f"pass its path: --data {name}=PATH"
             ) from None
 
 
@@ -73,7 +73,7 @@ class _NodeSession(_Session):
     node: str
     channel: Channel
     shard: tuple[int, int]
-    #: Threads of one process: none can be a rank of its own.
+    #: Empty: threads of one process cannot be ranks of a process group.
     peer_interface: str = ""
 
 
@@ -82,7 +82,7 @@ class _ServerSession(_Session):
     channels: Mapping[str, MemoryChannel]
     on_progress: OnProgress | None
     on_metrics: OnMetrics | None
-    counted: Traffic | None
+    traffic_counter: Traffic | None
 
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
         chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
@@ -99,10 +99,10 @@ class _ServerSession(_Session):
             self.on_metrics(step, values)
 
     def account(self, node: str, kind: str, step: int, size: int) -> None:
-        """Threads send each other nothing."""
+        """Do nothing: node threads do not exchange messages with each other."""
 
     def traffic(self) -> Mapping[str, int]:
-        return self.counted.bytes() if self.counted else {}
+        return self.traffic_counter.bytes() if self.traffic_counter else {}
 
     def progress(self, done: int, total: int, **values: float | str) -> None:
         if self.on_progress:
@@ -111,28 +111,28 @@ class _ServerSession(_Session):
 
 @dataclass
 class InProcessRun:
-    """A run whose nodes are threads.
+    """A run whose server is the calling thread and whose nodes are threads of the same process.
 
     Parameters
     ----------
     workload : Workload
-        The method.
+        The method to run.
     config : BaseModel
         An instance of ``workload.config``.
     directory : Path
-        Where the programs keep their checkpoints; an existing one is resumed from.
+        Directory of the programs' checkpoints. If it holds checkpoints already, the run resumes from them.
     nodes : sequence of str
         Names of the nodes, in cohort order.
     seed : int
         Root of the run's seed tree.
     data : Mapping[str, Path]
-        Data sets, the same for every node and the server.
+        Paths of data sets by name, the same for all nodes and the server.
     recorder : callable, optional
-        Gets a :class:`~farshore.core.transfer.Transfer` for every frame.
+        Called with a :class:`~farshore.core.transfer.Transfer` for every frame.
     on_progress, on_metrics : callable, optional
-        Get what the server program reports.
+        Called with the progress and metrics that the server program reports.
     cancelled : threading.Event
-        Set it, from any thread, to cancel the run.
+        Cancels the run when set; any thread may set it.
     """
 
     workload: Workload
@@ -147,14 +147,14 @@ class InProcessRun:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> dict[str, Any]:
-        """Run all programs to the end; returns the server program's result.
+        """Run all programs to completion and return the server program's result.
 
-        Every thread has ended when this returns or raises.
+        All node threads have ended when this returns or raises.
 
         Raises
         ------
         FarshoreError
-            Whatever the first failing program raised; a node's failure names the node.
+            The error of the first program that failed. A node program's error names the node.
         """
         traffic = Traffic(self.recorder) if self.recorder else None
         pairs = {node: pair(node, recorder=traffic.record if traffic else None) for node in self.nodes}
@@ -168,14 +168,14 @@ class InProcessRun:
         result: dict[str, Any] = {}
         lost: FarshoreError | None = None
         try:
-            _agree(server, together=self.workload.on_lost_node == "restart")
+            _exchange_checkpoints(server, from_common_step=self.workload.on_lost_node == "restart")
             result = self.workload.server_program(server, self.config)
         except (PeerLostError, RunFailedError) as error:
             lost = error
         finally:
-            # Whatever the server program left unsaid, nobody may wait for it: an open channel would block the join.
-            for mine, _ in pairs.values():
-                mine.close()
+            # A node may still be receiving: closing the channels unblocks it, so that the join returns.
+            for server_end, _ in pairs.values():
+                server_end.close()
             for thread in threads:
                 thread.join()
         if failures:
@@ -194,10 +194,10 @@ class InProcessRun:
             **shared,
             checkpoints=stores["server"],
             owner="the server",
-            channels={node: mine for node, (mine, _) in pairs.items()},
+            channels={node: server_end for node, (server_end, _) in pairs.items()},
             on_progress=self.on_progress,
             on_metrics=self.on_metrics,
-            counted=traffic,
+            traffic_counter=traffic,
         )
         nodes = [
             _NodeSession(
@@ -206,9 +206,9 @@ class InProcessRun:
                 owner=f"node '{node}'",
                 node=node,
                 channel=pairs[node][1],
-                shard=(place, len(self.nodes)),
+                shard=(index, len(self.nodes)),
             )
-            for place, node in enumerate(self.nodes)
+            for index, node in enumerate(self.nodes)
         ]
         return server, nodes
 
@@ -225,22 +225,26 @@ class InProcessRun:
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
-            failures.append(_named(error, session.owner))
-            for theirs, _ in pairs.values():  # no lost peer: that, a method may go on without
-                theirs.fail(RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}"))
+            failures.append(_with_owner(error, session.owner))
+            # Not a PeerLostError: a method may continue without a lost peer, and this failure must end the run.
+            for server_end, _ in pairs.values():
+                server_end.fail(RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}"))
 
 
-def _agree(server: _ServerSession, *, together: bool) -> None:
-    """Hear every node's checkpoints and tell all of them where to begin, as a run process does."""
-    held = {node: read_hello(channel.receive(), node, torch=False) for node, channel in server.channels.items()}
-    own = server.checkpoints.steps()
-    server.resume_step = common_step(own, held) if together else max(own, default=None)
+def _exchange_checkpoints(server: _ServerSession, *, from_common_step: bool) -> None:
+    """Collect the nodes' checkpoint steps, choose the resume step and send it to each node.
+
+    With ``from_common_step`` it is the newest step that all programs hold, otherwise the server's newest.
+    """
+    node_steps = {node: read_hello(channel.receive(), node, torch=False) for node, channel in server.channels.items()}
+    server_steps = server.checkpoints.steps()
+    server.resume_step = common_step(server_steps, node_steps) if from_common_step else max(server_steps, default=None)
     for node, channel in server.channels.items():
-        channel.send(begin(own_step(held[node], server.resume_step)))
+        channel.send(begin(own_step(node_steps[node], server.resume_step)))
 
 
-def _named(error: BaseException, owner: str) -> BaseException:
-    """The failure of a node program as its run's: of the same kind where farshore raised it, and naming the node."""
+def _with_owner(error: BaseException, owner: str) -> BaseException:
+    """Add the failing program to an error's message; errors that are not farshore's become a RunFailedError."""
     if isinstance(error, RunCancelledError):
         return error
     if isinstance(error, FarshoreError):
