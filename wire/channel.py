@@ -8,7 +8,8 @@ thread that feeds arriving chunks in and asks for chunks to send. Programs only 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from ..core.errors import PeerLostError
@@ -71,6 +72,8 @@ class Channel(ConnectionSide):
         super().__init__(peer, epoch, outward, LedgerRecorder(node, epoch, recorder), window_bytes, limits)
         self.node = node
         self.chunk_bytes = chunk_bytes
+        #: Message kinds that do not go to the program: kind -> function that gets the message, in receive().
+        self.handlers: Mapping[str, Callable[[Message], None]] = {}
         self._sending = threading.Lock()  # frames leave in the order of their numbers
 
     def send(self, message: Message, timeout: float | None = None) -> None:
@@ -147,16 +150,20 @@ class Channel(ConnectionSide):
         WireError
             The message breaks the format.
         """
-        frame = self.inbox.take(timeout)
-        if isinstance(frame.header, Exception):
-            raise frame.header
-        message = unpack(frame.header, frame.payload, self.limits)
-        with self._lock:
-            connection = self._connection
-            unacknowledged = self.inbox.taken()[1] - self._acknowledged_bytes
-        if connection is not None and connection.should_acknowledge(unacknowledged):
-            connection.acknowledge()
-        return message
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if isinstance(frame.header, Exception):
+                raise frame.header
+            message = unpack(frame.header, frame.payload, self.limits)
+            with self._lock:
+                connection = self._connection
+                unacknowledged = self.inbox.taken()[1] - self._acknowledged_bytes
+            if connection is not None and connection.should_acknowledge(unacknowledged):
+                connection.acknowledge()
+            if (handler := self.handlers.get(message.kind)) is None:
+                return message
+            handler(message)
 
     def close(self, timeout: float = 5.0, reason: str = "") -> None:
         """Say goodbye once everything sent was taken, or after ``timeout`` seconds; idempotent.

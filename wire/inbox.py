@@ -169,6 +169,47 @@ class Inbox:
             self._listeners.discard(event)
 
 
+class Signal:
+    """Wakes a waiting :func:`receive_any`; stays raised until it is cleared. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: set[threading.Event] = set()
+        self.raised = False
+
+    def set(self) -> None:
+        """Raise it."""
+        with self._lock:
+            self.raised = True
+            for listener in self._listeners:
+                listener.set()
+
+    def clear(self) -> None:
+        """Lower it."""
+        with self._lock:
+            self.raised = False
+
+    def listen(self, event: threading.Event) -> None:
+        """Set ``event`` when it is raised, until :meth:`unlisten`."""
+        with self._lock:
+            self._listeners.add(event)
+            if self.raised:
+                event.set()
+
+    def unlisten(self, event: threading.Event) -> None:
+        """Undo :meth:`listen`."""
+        with self._lock:
+            self._listeners.discard(event)
+
+
+class Source(Protocol):
+    """What a waiting reader listens to."""
+
+    def listen(self, event: threading.Event) -> None: ...
+
+    def unlisten(self, event: threading.Event) -> None: ...
+
+
 class Receiver(Protocol):
     """A channel, as far as :func:`receive_any` needs it."""
 
@@ -195,13 +236,25 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
     """
     if not channels:
         raise PeerLostError("there is no channel to receive from")
+    received = receive_unless(channels, Signal(), timeout)
+    assert received is not None
+    return received
+
+
+def receive_unless(
+    channels: Mapping[str, Receiver], signal: Signal, timeout: float | None = None
+) -> tuple[str, Message] | None:
+    """As :func:`receive_any`, for any number of channels; returns None as soon as ``signal`` is raised."""
     deadline = None if timeout is None else time.monotonic() + timeout
     arrived = threading.Event()
-    for channel in channels.values():
-        channel.inbox.listen(arrived)
+    sources: list[Source] = [signal, *(channel.inbox for channel in channels.values())]
+    for source in sources:
+        source.listen(arrived)
     try:
         while arrived.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
             arrived.clear()
+            if signal.raised:
+                return None
             ready = [(place, name) for name, c in channels.items() if (place := c.inbox.place) is not None]
             if ready:
                 _, name = min(ready, key=lambda item: item[0])
@@ -210,7 +263,9 @@ def receive_any(channels: Mapping[str, Receiver], timeout: float | None = None) 
                 except (PeerLostError, WireError) as error:
                     error.name = name
                     raise
+                except TimeoutError:  # what arrived was not for the program
+                    arrived.set()
         raise TimeoutError("no message arrived in time")
     finally:
-        for channel in channels.values():
-            channel.inbox.unlisten(arrived)
+        for source in sources:
+            source.unlisten(arrived)

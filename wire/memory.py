@@ -7,6 +7,8 @@ chunks and acknowledgements have no work to do here and are left out.
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Mapping
 
 from ..core.errors import PeerLostError
 from ..core.message import Message
@@ -30,6 +32,7 @@ class MemoryChannel:
         self._direction = direction
         self._recorder = recorder
         self._sent = 0
+        self.handlers: Mapping[str, Callable[[Message], None]] = {}  # as of :class:`.Channel`
         self._window = window_bytes
         self._limits = limits
         self._room = threading.Condition()
@@ -69,11 +72,16 @@ class MemoryChannel:
 
     def receive(self, timeout: float | None = None) -> Message:
         """As :meth:`farshore.wire.channel.Channel.receive`."""
-        frame = self.inbox.take(timeout)
-        with self._room:
-            self._room.notify_all()
-        assert isinstance(frame.header, Header)
-        return unpack(frame.header, frame.payload, self._limits)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            with self._room:
+                self._room.notify_all()
+            assert isinstance(frame.header, Header)
+            message = unpack(frame.header, frame.payload, self._limits)
+            if (handler := self.handlers.get(message.kind)) is None:
+                return message
+            handler(message)
 
     def fail(self, error: Exception) -> None:
         """Give up: this end's senders and receivers get ``error``."""
