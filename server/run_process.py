@@ -31,7 +31,7 @@ from ..wire.local import serve_local
 from .direct_port import open_direct_port
 from .rejoin import Rejoin
 from .session import RunProcessSession
-from .submission import configuration
+from .submission import parse_config
 from .ticket_router import TicketRouter
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def main() -> int:
 
 def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
     workload = load(str(parameters["workload"]))
-    config = configuration(workload, str(parameters["config"]))
+    config = parse_config(workload, str(parameters["config"]))
     directory = RunDirectory(Path(parameters["directory"]))
     ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
     metrics = directory.open_metrics(parameters.get("sinks", ()))
