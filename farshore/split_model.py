@@ -1,4 +1,4 @@
-"""``farshore.split``: leave the middle of a model to the cloud, in an ordinary PyTorch script."""
+"""``farshore.split``: run the middle blocks of a transformer on a server, from an ordinary PyTorch script."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def split(
     ca: Path | str | None = None,
     insecure: bool = False,
 ) -> Model:
-    """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server; the rest of the script stays.
+    """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server.
 
-    The model is changed in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
+    The model is modified in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
     do ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
-    optimizer that holds ``model.parameters()`` is taken in the cloud too, with the learning rate of that moment. Token
-    ids and labels never leave this process.
+    optimizer over ``model.parameters()`` is applied on the server too, with the current learning rate. Token ids and
+    labels never leave this process.
 
     Parameters
     ----------
@@ -61,31 +61,32 @@ def split(
     server : str
         ``host:port``.
     cut : (str, str)
-        Names of two blocks, as in ``model.named_modules()``: the last that stays in front, and the last that goes.
+        Names of two blocks, as in ``model.named_modules()``: the last block that stays local in front of the cut, and
+        the last block that moves to the server.
     rank : int, optional
-        Numbers per token that cross each border: a trainable linear code. None: all of them, and results equal those of
-        the whole model.
+        Values per token sent across each boundary, by a trainable linear code. None sends full hidden states, and
+        results equal those of the unsplit model.
     encoding : {"raw", "fp16", "int8", "int4"}
-        How these numbers are written, both ways; ``raw`` is float32.
+        Encoding of these values in both directions; ``raw`` is float32.
     start : {"pca", "random"}
-        Where the codes start: at the principal directions of the first batch, or at random ones.
+        Initialization of the codes: principal directions of the first batch, or random.
     optimizer : {"adamw", "adam", "sgd"}
-        Of the half in the cloud.
+        Optimizer of the blocks on the server.
     optimizer_options : mapping, optional
-        ``weight_decay``, ``betas``, ``eps``, ``momentum``; torch's own defaults for what is left out.
+        ``weight_decay``, ``betas``, ``eps``, ``momentum``; defaults as in torch.
     skip_padding : bool, optional
-        Whether padding stays here; its hidden states are then zeros behind the cut. By default it does, unless
-        everything travels unchanged (``rank=None, encoding="raw"``).
+        Whether to leave out padding tokens on the wire; their hidden states are zeros after the second cut. Default:
+        True, except with ``rank=None, encoding="raw"``, where results equal those of the unsplit model.
     device : {"auto", "cpu", "cuda"}
-        Where the server computes.
+        Device of the server.
     token : str, optional
-        Join token; else ``$FARSHORE_TOKEN``. Needed the first time only, the node's home keeps the key.
+        Join token; by default ``$FARSHORE_TOKEN``. Needed the first time only: the node's home stores its key.
     name, home : str, Path, optional
-        Of this node; ``HOST-split`` and ``~/.farshore/nodes/NAME`` by default.
+        Name and home of this node; ``HOST-split`` and ``~/.farshore/nodes/NAME`` by default.
     seed : int, optional
-        Root of the seed tree, for dropout and rounding; the server draws one where it is left out.
+        Root of the seed tree, for dropout and rounding; drawn by the server if not given.
     ca : Path, optional
-        Own authority (PEM) to trust instead of the token's fingerprint.
+        Certificate authority (PEM) to trust instead of the token's fingerprint.
     insecure : bool
         No TLS; loopback only.
 
@@ -97,9 +98,9 @@ def split(
     Raises
     ------
     ConfigError
-        A name in ``cut`` is no block (the nearest is suggested), or a setting or the model does not fit.
+        A name in ``cut`` is not a block (the closest is suggested), or a setting or the model is unsupported.
     RefusedError, UnreachableError, VersionError
-        The server does not take this node.
+        The connection to the server fails.
     """
     try:
         from .engines.split import attach as at
@@ -108,7 +109,7 @@ def split(
             raise MissingExtraError(error.name, "text") from error
         raise
     if hasattr(model, "farshore"):
-        raise ConfigError("the model is split already", hint="call farshore.split once, on a whole model")
+        raise ConfigError("the model is already split", hint="call farshore.split once, on an unsplit model")
     place = at.Place.find(model, cut)
     everything = rank is None and encoding == "raw"
     settings = at.settings(
@@ -122,48 +123,48 @@ def split(
     node = _node(server, token=token, name=name, home=home, ca=ca, insecure=insecure)
     try:
         session = node.open("split_segment", settings.model_dump_json(), seed)
-        attachment = at.attach(model, place, settings, session, start)
+        segment = at.attach(model, place, settings, session, start)
     except BaseException:
         node.close()
         raise
-    model.farshore = SplitConnection(node, attachment)  # type: ignore[assignment]
+    model.farshore = SplitConnection(node, segment)  # type: ignore[assignment]
     return model
 
 
 class SplitConnection:
-    """A split model's way to the cloud; it is closed at the process's end, by :meth:`close`, or by a ``with`` block."""
+    """A split model's connection to its server; closed by :meth:`close`, a ``with`` block, or at process exit."""
 
-    def __init__(self, node: InteractiveNode, attachment: AttachedSegment) -> None:
+    def __init__(self, node: InteractiveNode, segment: AttachedSegment) -> None:
         self._node = node
-        self._attachment = attachment
+        self._segment = segment
         self._process = os.getpid()
         self._closed = False
         atexit.register(self._at_exit)
 
     @property
     def run(self) -> str:
-        """Id of the run: ``farshore runs show RUN`` has its bytes."""
-        return self._attachment.session.run.id
+        """Id of the run, for ``farshore runs show RUN``."""
+        return self._segment.session.run.id
 
     @property
     def steps(self) -> int:
-        """Steps that the cloud has taken."""
-        return self._attachment.steps
+        """Number of optimizer steps on the server."""
+        return self._segment.steps
 
     def close(self) -> None:
-        """End the run in good order; idempotent. Take ``model.state_dict()`` before: the weights over there go.
+        """End the run; idempotent. Call ``model.state_dict()`` before: the weights on the server are discarded.
 
         Raises
         ------
         FarshoreError
-            The server is gone already.
+            The connection to the server is lost.
         """
         if self._closed or os.getpid() != self._process:  # a forked child, such as a data loader's worker
             return
         self._closed = True
         atexit.unregister(self._at_exit)
         try:
-            self._attachment.close()
+            self._segment.close()
         finally:
             self._node.close()
 
@@ -171,7 +172,7 @@ class SplitConnection:
         try:
             self.close()
         except FarshoreError as error:
-            _log.warning("the split model could not be closed in good order: %s", error)
+            _log.warning("closing the split model failed: %s", error)
 
     def __enter__(self) -> SplitConnection:
         return self
@@ -186,11 +187,11 @@ def _node(
     from .client.interactive import InteractiveNode
     from .client.options import AgentOptions
 
-    called = name or f"{_host_name()}-split"
+    node_name = name or f"{_host_name()}-split"
     options = AgentOptions(
         address=server,
-        name=called,
-        home=(Path(home) if home else node_home(called)).expanduser().resolve(),
+        name=node_name,
+        home=(Path(home) if home else node_home(node_name)).expanduser().resolve(),
         token=token or os.environ.get("FARSHORE_TOKEN") or None,
         insecure=insecure,
         ca=Path(ca) if ca else None,
