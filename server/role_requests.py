@@ -94,7 +94,7 @@ def demands_of(
             if request.count.most > least:
                 here = [name for name in names if name in available]
                 away = [name for name in names if name not in available]
-                names = tuple([*here, *away[: max(0, least - len(here))]])
+                names = (*here, *away[: max(0, least - len(here))])
         data = tuple(tuple(one) for one in role.data)
         if names or (least and not cohort):
             demands.append(Demand(least, names, data, role.name, role.needs, role.labels))
