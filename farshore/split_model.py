@@ -1,4 +1,4 @@
-"""``farshore.split``: run the middle blocks of a transformer on a server, from an ordinary PyTorch script."""
+"""``farshore.split``: run the middle blocks of a transformer on a server, in an ordinary PyTorch script."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def split(
 ) -> Model:
     """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server.
 
-    The model is modified in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
-    do ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
-    optimizer over ``model.parameters()`` is applied on the server too, with the current learning rate. Token ids and
-    labels never leave this process.
+    The model is changed in place and returned. ``forward``, ``backward`` and ``state_dict`` work as before, and so do
+    ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
+    optimizer that holds ``model.parameters()`` also updates the server's half, with the optimizer's current learning
+    rate. Token ids and labels never leave this process.
 
     Parameters
     ----------
@@ -61,46 +61,45 @@ def split(
     server : str
         ``host:port``.
     cut : (str, str)
-        Names of two blocks, as in ``model.named_modules()``: the last block that stays local in front of the cut, and
-        the last block that moves to the server.
+        Names of two blocks, as in ``model.named_modules()``: the last one before the moved blocks, the last moved one.
     rank : int, optional
-        Values per token sent across each boundary, by a trainable linear code. None sends full hidden states, and
-        results equal those of the unsplit model.
+        Numbers per token that cross each boundary, by a trainable linear codec. None sends full hidden states, and
+        results equal those of the whole model.
     encoding : {"raw", "fp16", "int8", "int4"}
-        Encoding of these values in both directions; ``raw`` is float32.
+        Encoding of these numbers, in both directions; ``raw`` is float32.
     start : {"pca", "random"}
-        Initialization of the codes: principal directions of the first batch, or random.
+        Initialization of the codec: principal directions of the first batch, or random orthonormal directions.
     optimizer : {"adamw", "adam", "sgd"}
-        Optimizer of the blocks on the server.
+        Optimizer of the server's half.
     optimizer_options : mapping, optional
-        ``weight_decay``, ``betas``, ``eps``, ``momentum``; defaults as in torch.
+        ``weight_decay``, ``betas``, ``eps``, ``momentum``; torch's defaults for what is left out.
     skip_padding : bool, optional
-        Whether to leave out padding tokens on the wire; their hidden states are zeros after the second cut. Default:
-        True, except with ``rank=None, encoding="raw"``, where results equal those of the unsplit model.
+        Do not send padding; its hidden states are zeros after the cut. Default: True, except with ``rank=None`` and
+        ``encoding="raw"``.
     device : {"auto", "cpu", "cuda"}
-        Device of the server.
+        Device of the server's half.
     token : str, optional
-        Join token; by default ``$FARSHORE_TOKEN``. Needed the first time only: the node's home stores its key.
+        Join token; default ``$FARSHORE_TOKEN``. Needed once: the node's home directory keeps the key.
     name, home : str, Path, optional
-        Name and home of this node; ``HOST-split`` and ``~/.farshore/nodes/NAME`` by default.
+        Name and home directory of this node; default ``HOST-split`` and ``~/.farshore/nodes/NAME``.
     seed : int, optional
-        Root of the seed tree, for dropout and rounding; drawn by the server if not given.
+        Root of the seed tree, for dropout and rounding; drawn by the server by default.
     ca : Path, optional
-        Certificate authority (PEM) to trust instead of the token's fingerprint.
+        CA certificate (PEM) to trust instead of the token's fingerprint.
     insecure : bool
-        No TLS; loopback only.
+        Connect without TLS; loopback only.
 
     Returns
     -------
     nn.Module
-        ``model``; its attribute ``farshore`` is a :class:`SplitConnection`.
+        ``model``, with a :class:`SplitConnection` as its attribute ``farshore``.
 
     Raises
     ------
     ConfigError
-        A name in ``cut`` is not a block (the closest is suggested), or a setting or the model is unsupported.
+        A name in ``cut`` is not a block (the nearest one is suggested), or a setting or the model is not supported.
     RefusedError, UnreachableError, VersionError
-        The connection to the server fails.
+        The server refused this node or could not be reached.
     """
     try:
         from .engines.split import attach as at
@@ -109,21 +108,21 @@ def split(
             raise MissingExtraError(error.name, "text") from error
         raise
     if hasattr(model, "farshore"):
-        raise ConfigError("the model is already split", hint="call farshore.split once, on an unsplit model")
-    place = at.Place.find(model, cut)
-    everything = rank is None and encoding == "raw"
-    settings = at.settings(
-        recipe=at.recipe_of(model, place),
+        raise ConfigError("the model is already split", hint="call farshore.split once, on a whole model")
+    block_range = at.BlockRange.find(model, cut)
+    lossless = rank is None and encoding == "raw"
+    settings = at.make_settings(
+        recipe=at.recipe_of(model, block_range),
         rank=rank,
         encoding=encoding,
-        ragged=not everything if skip_padding is None else skip_padding,
+        ragged=not lossless if skip_padding is None else skip_padding,
         optimizer={"name": optimizer, **(optimizer_options or {})},
         device=device,
     )
     node = _node(server, token=token, name=name, home=home, ca=ca, insecure=insecure)
     try:
         session = node.open("split_segment", settings.model_dump_json(), seed)
-        segment = at.attach(model, place, settings, session, start)
+        segment = at.attach(model, block_range, settings, session, start)
     except BaseException:
         node.close()
         raise
@@ -132,34 +131,34 @@ def split(
 
 
 class SplitConnection:
-    """A split model's connection to its server; closed by :meth:`close`, a ``with`` block, or at process exit."""
+    """Connection of a split model to its server; closed by :meth:`close`, a ``with`` block, or at interpreter exit."""
 
     def __init__(self, node: InteractiveNode, segment: AttachedSegment) -> None:
         self._node = node
         self._segment = segment
-        self._process = os.getpid()
+        self._pid = os.getpid()
         self._closed = False
         atexit.register(self._at_exit)
 
     @property
     def run(self) -> str:
-        """Id of the run, for ``farshore runs show RUN``."""
+        """Id of the run; ``farshore runs show RUN`` prints its traffic."""
         return self._segment.session.run.id
 
     @property
     def steps(self) -> int:
-        """Number of optimizer steps on the server."""
+        """Number of optimizer steps taken on the server."""
         return self._segment.steps
 
     def close(self) -> None:
-        """End the run; idempotent. Call ``model.state_dict()`` before: the weights on the server are discarded.
+        """End the run; idempotent. The server discards its weights: call ``model.state_dict()`` before.
 
         Raises
         ------
         FarshoreError
-            The connection to the server is lost.
+            The connection to the server was lost.
         """
-        if self._closed or os.getpid() != self._process:  # a forked child, such as a data loader's worker
+        if self._closed or os.getpid() != self._pid:  # not in a forked child, such as a data loader worker
             return
         self._closed = True
         atexit.unregister(self._at_exit)
@@ -187,11 +186,11 @@ def _node(
     from .client.interactive import InteractiveNode
     from .client.options import AgentOptions
 
-    node_name = name or f"{_host_name()}-split"
+    name = name or f"{_host_name()}-split"
     options = AgentOptions(
         address=server,
-        name=node_name,
-        home=(Path(home) if home else node_home(node_name)).expanduser().resolve(),
+        name=name,
+        home=(Path(home) if home else node_home(name)).expanduser().resolve(),
         token=token or os.environ.get("FARSHORE_TOKEN") or None,
         insecure=insecure,
         ca=Path(ca) if ca else None,

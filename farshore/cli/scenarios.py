@@ -72,18 +72,18 @@ class Engine:
 
     def plan(self, trials: int) -> tuple[int, int]:
         """Return concurrent trials and workers per trial; on Ray, trials run one at a time on the whole cluster."""
-        from ..simulations.experiment import plan
+        from ..simulations.experiment import divide_cores
 
-        return (1, self.cores) if self.backend == "ray" else plan(trials, self.cores)
+        return (1, self.cores) if self.backend == "ray" else divide_cores(trials, self.cores)
 
 
 def flower_app_folder(name: str) -> Path | None:
     """Return the folder of a Flower app, or None if ``name`` is a built-in scenario, a method or a project with one."""
     from ..core.workloads import names
-    from ..simulations.scenario import ready
+    from ..simulations.scenario import bundled_scenarios
 
     folder = Path(name)
-    is_scenario = name in ready() or name in names() or (folder / _SCENARIO_FILE).is_file()
+    is_scenario = name in bundled_scenarios() or name in names() or (folder / _SCENARIO_FILE).is_file()
     return folder if folder.is_dir() and not is_scenario else None
 
 
@@ -96,7 +96,7 @@ def find_scenario(name: str) -> tuple[str, Scenario]:
     from ..core.workloads import names
     from ..simulations import scenario
 
-    known = scenario.ready()
+    known = scenario.bundled_scenarios()
     if name not in known and (Path(name) / _SCENARIO_FILE).is_file():
         name = str(Path(name) / _SCENARIO_FILE)
     project = Path(name).parent if name.endswith(_YAML) else Path()
@@ -104,7 +104,7 @@ def find_scenario(name: str) -> tuple[str, Scenario]:
         use_project(project)
     if name in names() and name not in known:
         return name, scenario.Scenario(about=f"{name} with its defaults", method=name, arms={name: {}})
-    return scenario.find(name)
+    return scenario.load_scenario(name)
 
 
 def override(
