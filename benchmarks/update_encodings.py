@@ -110,9 +110,9 @@ def trials(options: argparse.Namespace) -> list[Trial]:
 
 def run_trials(options: argparse.Namespace) -> list[Trial]:
     """Run the trials that have not finished; returns all trials."""
-    wanted = trials(options)
-    run_unfinished(wanted)
-    return wanted
+    selected = trials(options)
+    run_unfinished(selected)
+    return selected
 
 
 def read(finished: list[Trial]) -> tuple[dict[str, dict[int, Curve]], dict[str, Volume]]:
@@ -245,10 +245,10 @@ def compared(curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, Arm]:
 
 def _methods(text: str) -> list[str]:
     names = {name.lower().replace(" ", ""): name for name in METHODS}
-    wanted = [names[word] for word in text.split(",") if word in names]
-    if "FedAvg" not in wanted or len(wanted) != len(text.split(",")):
+    selected = [names[word] for word in text.split(",") if word in names]
+    if "FedAvg" not in selected or len(selected) != len(text.split(",")):
         raise argparse.ArgumentTypeError(f"give fedavg, and any others of {', '.join(names)}")
-    return wanted
+    return selected
 
 
 def main() -> int:

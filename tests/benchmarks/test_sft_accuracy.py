@@ -31,7 +31,7 @@ def arms(script: Callable[[str], ModuleType]) -> dict[str, Any]:
 
 
 class KilledError(Exception):
-    """Stands for a kill of the process."""
+    """Simulates a kill of the process."""
 
 
 def test_an_arm_sends_little_more_than_its_codes(trainer: Callable[[str], Any], arms: dict[str, Any]) -> None:
