@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .errors import ConfigError
@@ -92,6 +92,18 @@ class NodeInfo:
     labels: Mapping[str, str] = field(default_factory=dict)
     profile: NodeProfile = field(default_factory=NodeProfile)
 
+    def to_json(self) -> dict[str, Any]:
+        """The node as JSON-able values, for :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NodeInfo:
+        """The node that :meth:`to_json` described."""
+        profile = dict(values["profile"])
+        profile["accelerators"] = tuple(Accelerator(**a) for a in profile["accelerators"])
+        index, count = values["shard"]
+        return cls(values["name"], values["role"], (index, count), dict(values["labels"]), NodeProfile(**profile))
+
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
@@ -165,6 +177,23 @@ class RoleCount:
         if most < least or not most:
             raise ConfigError(f"'{text}' nodes are none or fewer than the run begins with", hint="write 4, 4..8 or 4+")
         return cls(least, most)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRequest:
+    """What the submitter of a run asks for one role.
+
+    Attributes
+    ----------
+    role : str
+        Empty = the workload's only role.
+    nodes : tuple of str
+        By name; empty = any that fit.
+    """
+
+    role: str
+    count: RoleCount
+    nodes: tuple[str, ...] = ()
 
 
 #: No bound on the nodes that may join.

@@ -16,10 +16,9 @@ from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
-from ...core.errors import ConfigError, DataError, RunCancelledError
-from ...core.message import Array, Message
+from ...core.errors import ConfigError
 from ...core.seeds import Seed
-from ...core.session import Channel, Code, RunInfo, Workload
+from ...core.session import Workload
 from ...core.version import Versions
 from ...engines.federated.asynchronous import rounds_of
 from ...engines.federated.client_pool import ClientPool, cohort
@@ -30,16 +29,13 @@ from ...engines.federated.task_hooks import Observed
 from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
-from ...runs.history import read_history
-from ...runs.ledger_reader import segments
-from ...runs.traffic import Traffic
 from ..clock import Devices
 from .client_runner import ClientRunner
 from .execution import choose_execution
 from .ray_workers import RayWorkers
 from .shared_client_state import SharedClientStates
 from .simulated_pool import SimulatedPool
-from .simulated_traffic import ResumeState
+from .simulated_session import SimulatedSession
 from .timing import Timing
 from .worker_process import WorkerSpec
 from .workers import Workers
@@ -117,7 +113,7 @@ class Simulation:
             return run.result
         use_threads(settings.threads)
         with ExitStack() as stack:
-            session = stack.enter_context(_Session(self, run))
+            session = stack.enter_context(SimulatedSession(self, run))
             task = workload.task(settings, session.run.seed, session.data, self.clients)
             for note in task.notes:
                 session.log(note)
@@ -164,7 +160,7 @@ class Simulation:
             )
         return run
 
-    def _clients_at_once(self, session: _Session, task: Task, flat: FlatModel) -> int:
+    def _clients_at_once(self, session: SimulatedSession, task: Task, flat: FlatModel) -> int:
         """Number of clients trained at once: as recorded in the run directory, otherwise chosen and recorded now.
 
         A resumed run must use the same number: batched and sequential training differ in rounding.
@@ -180,7 +176,7 @@ class Simulation:
             session.log(execution.log_line())
         return execution.together
 
-    def _client_pool(self, stack: ExitStack, session: _Session, task: Task) -> ClientPool:
+    def _client_pool(self, stack: ExitStack, session: SimulatedSession, task: Task) -> ClientPool:
         flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
         codec = workload.codec(settings, flat)
@@ -212,7 +208,7 @@ class Simulation:
             executor, self.clients, codec, session.traffic_counter.record, assets, session.resume_state(), timing
         )
 
-    def _timing(self, session: _Session, task: Task, flat: FlatModel, codec: UpdateCodec) -> Timing:
+    def _timing(self, session: SimulatedSession, task: Task, flat: FlatModel, codec: UpdateCodec) -> Timing:
         """The devices' clock with each client's number of samples and steps."""
         assert self.devices is not None
 
@@ -224,82 +220,3 @@ class Simulation:
         remembers = bool(codec.remembers(task.method(flat), flat))
         reports = task.reports if isinstance(task, Observed) else ()
         return Timing(self.devices.clock(self.clients, session.run.seed), work_counts, codec, remembers, reports)
-
-
-class _Session:
-    """Server session of a simulated run; implements :class:`~farshore.core.session.ServerSession`."""
-
-    channels: Mapping[str, Channel] = {}
-
-    def __init__(self, simulation: Simulation, directory: RunDirectory) -> None:
-        self._simulation, self._directory = simulation, directory
-        self._stack = ExitStack()
-        self._checkpoints = directory.checkpoints  # one object: it caches which files are complete
-        self.steps = self._checkpoints.steps()
-        self.resume_step = max(self.steps, default=None)
-        name, seed = simulation.workload.name, Seed(simulation.seed)
-        restarts = len(segments(directory.path))
-        self.run = RunInfo(directory.path.name, name, seed, restarts, (), directory.path)
-
-    def __enter__(self) -> _Session:
-        self.ledger = self._stack.enter_context(self._directory.open_ledger())
-        self.traffic_counter = Traffic(self.ledger.record)
-        self._metrics = self._directory.open_metrics()
-        self._stack.callback(self._metrics.close)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        self.ledger.flush()  # the ledger must cover all rounds that a resumed run skips
-        self._checkpoints.save(step, tensors, meta)
-
-    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        return self._checkpoints.load(step)
-
-    def resume_state(self) -> ResumeState:
-        """State of a resumed run that determines which frames its clients exchange."""
-        history = read_history(self._directory.path, self.resume_step or 0)
-        participants = {client for entry in history for client in (*entry["cohort"], *map(int, entry["missing"]))}
-        if self.resume_step is not None:  # clients in training at the checkpoint
-            participants |= {client for client, *_ in self.load_checkpoint(self.resume_step)[1].get("under_way", ())}
-        return ResumeState(self.run.epoch, self.steps, frozenset(participants))
-
-    def admit(self, code: Code) -> None:
-        """Accept any code: it runs on the machine of the user who started the simulation."""
-
-    def check_cancelled(self) -> None:
-        if self._simulation.cancelled.is_set():
-            raise RunCancelledError(f"run {self.run.id} was cancelled")
-
-    def log(self, message: str) -> None:
-        with self._directory.log.open("a", encoding="utf-8") as file:
-            file.write(message + "\n")
-
-    def data(self, name: str) -> Path:
-        if name not in self._simulation.data:
-            raise DataError(f"the simulation has no data set '{name}'", hint=f"pass its path: --data {name}=PATH")
-        return Path(self._simulation.data[name])
-
-    def receive_any(self, nodes: Any = None, timeout: float | None = None) -> tuple[str, Message]:
-        raise RuntimeError("simulated clients send no messages")
-
-    def dismiss(self, node: str, reason: str) -> None:
-        raise RuntimeError("simulated clients have no channels")
-
-    def readmit(self, least: int = 0) -> list[str]:
-        return []
-
-    def metrics(self, step: int, **values: float) -> None:
-        self._metrics.write(step, values)
-
-    def account(self, node: str, kind: str, step: int, size: int) -> None:
-        """Do nothing: simulated clients do not exchange messages with each other."""
-
-    def traffic(self) -> Mapping[str, int]:
-        return self.traffic_counter.bytes()
-
-    def progress(self, done: int, total: int, **values: float | str) -> None:
-        if self._simulation.on_progress:
-            self._simulation.on_progress(done, total, {**values, **self.traffic_counter.bytes()})
