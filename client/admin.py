@@ -21,6 +21,7 @@ from ..core.errors import (
     UnreachableError,
     VersionError,
 )
+from ..core.nodes import RoleRequest
 from ..core.paths import LocalServer
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminStub
@@ -149,6 +150,7 @@ class AdminClient:
         *,
         node_count: int = 1,
         nodes: Sequence[str] = (),
+        roles: Sequence[RoleRequest] = (),
         seed: int | None = None,
         data: Mapping[str, str] | None = None,
     ) -> pb.RunInfo:
@@ -164,6 +166,8 @@ class AdminClient:
             Number of nodes for the scheduler to choose if ``nodes`` is empty.
         nodes : sequence of str
             The cohort by name, in order.
+        roles : sequence of RoleRequest
+            Instead of ``node_count`` and ``nodes``: what each role gets.
         seed : int, optional
             Root of the seed tree; by default, the server draws one.
         data : Mapping of str to str, optional
@@ -175,8 +179,10 @@ class AdminClient:
             The configuration is invalid, or there is no such method or node.
         """
         request = pb.SubmitRequest(
-            workload=workload, config_json=json.dumps(config), node_count=node_count, nodes=nodes
+            workload=workload, config_json=json.dumps(config), node_count=0 if roles else node_count, nodes=nodes
         )
+        for one in roles:
+            request.roles.add(role=one.role, least=one.count.least, most=one.count.most, nodes=one.nodes)
         request.data.update(data or {})
         if seed is not None:
             request.seed = seed

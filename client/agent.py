@@ -229,6 +229,7 @@ class Agent:
             shard_count=count,
             running=handler.running_programs(),
             own_runs_only=handler.own_runs_only,
+            labels=self._options.labels,
         )
 
     def _report_state(self, state: AgentState, detail: str) -> None:

@@ -13,11 +13,13 @@ import grpc
 from ..core.errors import DataError, RefusedError, RunCancelledError
 from ..core.handshake import hello, read_begin
 from ..core.message import Array
+from ..core.node_metrics import metrics_message
 from ..core.processes import Json
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
-from ..core.session import Code, RunInfo
+from ..core.session import Code, RecordStream, RunInfo
 from ..runs.checkpoints import CheckpointStore
+from ..runs.state_store import StateStore
 from ..wire.channel import Channel
 from ..wire.grpc_attach import Dialer
 from ..wire.io import IoThread
@@ -51,6 +53,7 @@ class NodeProcessSession:
     def __init__(self, parameters: Json, host: SessionHost) -> None:
         self.node = str(parameters["node"])
         self.shard = (int(parameters["shard"][0]), int(parameters["shard"][1]))
+        self.role = str(parameters["role"])
         self.peer_interface = str(parameters["peer_interface"])
         self.resume_step: int | None = None
         directory = Path(parameters["home"]) / "runs" / str(parameters["run"])
@@ -63,7 +66,7 @@ class NodeProcessSession:
             directory=directory,
         )
         self.channel = Channel("server", self.node, "node", epoch=self.run.epoch)
-        self._checkpoints = CheckpointStore(directory / "checkpoints")
+        self._state = StateStore(CheckpointStore(directory / "checkpoints"), directory / "streams")
         self._data = {name: Path(path) for name, path in parameters["data"].items()}
         self._host = host
         self._cancelled = False
@@ -104,11 +107,13 @@ class NodeProcessSession:
             self.channel.close(_CLOSE_SECONDS)
             self._dialer.join(_CLOSE_SECONDS)
         self._io.stop()
+        self._state.close()
 
     def handshake(self) -> None:
         """Send the steps of the local checkpoints and receive the step to resume from."""
-        self.channel.send(hello(self._checkpoints.steps()))
+        self.channel.send(hello(self._state.steps()))
         self.resume_step = read_begin(self.channel.receive())
+        self._state.begin(self.resume_step)
 
     def data(self, name: str) -> Path:
         """Return this node's path of the data set ``name``.
@@ -142,11 +147,23 @@ class NodeProcessSession:
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Write the node's state after ``step``; the two newest checkpoints are kept."""
-        self._checkpoints.save(step, tensors, meta)
+        self._state.save(step, tensors, meta)
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         """Read what :meth:`save_checkpoint` wrote."""
-        return self._checkpoints.load(step)
+        return self._state.load(step)
+
+    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
+        """Append a record to a stream; returns its index."""
+        return self._state.append(stream, tensors)
+
+    def stream(self, name: str) -> RecordStream:
+        """Return a stream, for reading."""
+        return self._state.stream(name)
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Send named figures of this node to the run's metrics."""
+        self.channel.send(metrics_message(step, values))
 
     def check_cancelled(self) -> None:
         """Raise :class:`RunCancelledError` if the run has been cancelled."""

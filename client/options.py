@@ -29,6 +29,8 @@ class AgentOptions:
         Join token; needed only the first time.
     data : Mapping[str, Path]
         Paths of the data sets on this node, by name.
+    labels : Mapping[str, str]
+        Labels of this node; roles of a run may ask for them.
     shard : (int, int) or None
         ``(index, count)`` set explicitly; None = the node's position in the cohort.
     profile : DeviceProfile
@@ -57,6 +59,7 @@ class AgentOptions:
     home: Path
     token: str | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     shard: tuple[int, int] | None = None
     profile: DeviceProfile = field(default_factory=DeviceProfile)
     keep_runs: int = 10

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..core.address import loopback_interface
+from ..core.nodes import DEFAULT_ROLE
 from ..core.processes import Child, Json
 from ..proto import control_pb2 as pb
 from .join import Membership
@@ -199,6 +200,7 @@ def launch_parameters(options: AgentOptions, member: Membership, command: pb.Sta
         "seed": command.seed,
         "epoch": command.epoch,
         "nodes": list(command.nodes),
+        "role": command.role or DEFAULT_ROLE,
     }
 
 

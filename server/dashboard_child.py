@@ -1,4 +1,4 @@
-"""Runs the dashboard as a child process of the server, so that its failures do not affect the server."""
+"""Runs the dashboard as a child process of the server, isolated from it, and restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 _READY_SECONDS, _STOP_SECONDS = 30.0, 3.0
 _RESTARTS_PER_HOUR = 10
-#: Errors that the child reports by exit code.
+#: Errors that the child reports by their exit code.
 _ERRORS: dict[int, type[FarshoreError]] = {
     int(kind.exit_code): kind for kind in (ConfigError, PortInUseError, RefusedError, StorageError)
 }
 
 
 class DashboardChild:
-    """Starts the dashboard process and restarts it when it ends; use from one event loop.
+    """Starts the dashboard process and restarts it if it dies. For one asyncio loop.
 
     Parameters
     ----------
@@ -34,29 +34,29 @@ class DashboardChild:
     def __init__(self, options: DashboardOptions) -> None:
         self._options = options
         self._child: Child | None = None
-        self._monitor_task: asyncio.Task[None] | None = None
+        self._supervision: asyncio.Task[None] | None = None
         self._output_tasks: list[asyncio.Task[None]] = []
         self._restarts: deque[float] = deque()
 
     async def start(self) -> str:
-        """Start the dashboard; returns the address to open in a browser.
+        """Start the dashboard; returns the URL to open in a browser.
 
         Raises
         ------
         MissingExtraError
-            A package that the dashboard needs is not installed.
+            A required package is not installed.
         PortInUseError, ConfigError, RefusedError, StorageError
-            The dashboard cannot listen on its port, or cannot read the store.
+            The dashboard cannot listen, its options are invalid, or it cannot read the run store.
         """
         check_installed()
         address = await self._spawn()
-        self._monitor_task = asyncio.create_task(self._monitor(), name="dashboard")
+        self._supervision = asyncio.create_task(self._supervise(), name="dashboard")
         return address
 
     async def stop(self) -> None:
-        """Stop the dashboard."""
-        if self._monitor_task is not None:
-            self._monitor_task.cancel()
+        """Stop the dashboard and its supervision."""
+        if self._supervision is not None:
+            self._supervision.cancel()
         if self._child is not None:
             await self._child.stop(_STOP_SECONDS)
         for task in self._output_tasks:
@@ -76,16 +76,16 @@ class DashboardChild:
         except TimeoutError:
             pass
         child.kill()
-        raise StorageError("the dashboard failed to start", hint="try 'farshore dashboard' to see why")
+        raise StorageError("the dashboard failed to start", hint="run 'farshore dashboard' to see why")
 
-    async def _monitor(self) -> None:
-        """Restart the dashboard whenever it ends, within the restart limit."""
+    async def _supervise(self) -> None:
+        """Restart the dashboard whenever it exits, up to a number of times per hour."""
         limit = RestartLimit(_RESTARTS_PER_HOUR, time.monotonic)
         while self._child is not None:
             code = await self._child.wait()
-            _log.warning("the dashboard ended with exit code %d", code)
+            _log.warning("the dashboard exited with code %d", code)
             if not limit.allows(self._restarts):
-                _log.error("the dashboard ended too often; it is not restarted again")
+                _log.error("the dashboard exited more than %d times within an hour; not restarting", _RESTARTS_PER_HOUR)
                 return
             await asyncio.sleep(1.0)
             try:

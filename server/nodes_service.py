@@ -13,6 +13,7 @@ from ..core.errors import FarshoreError, RefusedError
 from ..core.version import Versions
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
+from .profiles import check_hello
 from .rate_limit import RateLimit
 from .registry import Node
 from .rpc_errors import Context, abort, metadata, peer
@@ -161,4 +162,5 @@ def _hello(event: pb.NodeEvent) -> pb.Hello:
         raise RefusedError(
             f"a node can have at most {_MAX_DATA_SETS} data sets with names of at most {_MAX_NAME_LENGTH} characters"
         )
+    check_hello(hello)
     return hello

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
+from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
 from ..proto import control_pb2 as pb
 from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
@@ -19,7 +20,9 @@ from .credentials import Credentials
 from .data_service import Route
 from .identity import Identity, open_identity
 from .options import ServeOptions
+from .profiles import info_of, profile_of
 from .registry import Node, Registry
+from .role_requests import demands_of, requests_of, resolve
 from .run import Event, Run
 from .run_repository import RunRepository
 from .scheduler import Candidate, Choice, Demand, choose
@@ -98,24 +101,23 @@ class Orchestrator:
         Raises
         ------
         ConfigError
-            A node is named twice.
+            A node is named twice, or the roles are not those of the method.
         RefusedError
             The run's code is not approved.
         """
         self.approval.check(submission.code, admitted=by_operator)
-        count = len(request.nodes) or request.node_count or 1
-        if len(set(request.nodes)) != len(request.nodes):
-            raise ConfigError("the run names the same node twice")
+        asked = requests_of(request)
+        requests = resolve(request.workload, submission.roles, asked, may_join=submission.may_join)
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.runs.create(
             workload=request.workload,
             config_json=submission.config_json,
             seed=seed,
-            count=count,
-            requested_nodes=tuple(request.nodes),
+            requests=requests,
             data=dict(request.data),
         )
-        run.needs, run.code, run.admitted = submission.needs, submission.code, by_operator
+        _apply(run, submission)
+        run.admitted = by_operator
         self._start_supervisor(run)
         return run
 
@@ -137,11 +139,11 @@ class Orchestrator:
             workload=request.workload,
             config_json=submission.config_json,
             seed=request.seed if request.HasField("seed") else secrets.randbits(31),
-            count=1,
-            requested_nodes=(node.name,),
+            requests=(RoleRequest(submission.roles[0].name, RoleCount(1, 1), (node.name,)),),
             data={},
         )
-        run.needs, run.code, run.no_restart = submission.needs, submission.code, True
+        _apply(run, submission)
+        run.no_restart = True
         self._start_supervisor(run)
         return run
 
@@ -150,7 +152,7 @@ class Orchestrator:
         try:
             submission = Submission.validate(run.workload, run.config_json)
             self.approval.check(submission.code, admitted=False)
-            run.needs, run.code = submission.needs, submission.code
+            _apply(run, submission)
         except FarshoreError as error:
             # The method is missing or has changed, or only the operator who submitted the run had approved its code.
             run.state, run.reason = "failed", str(error)
@@ -180,8 +182,8 @@ class Orchestrator:
                 f"cannot resume run {run.id}, whose node was a user's process", hint="run the script again"
             )
         self.approval.check(submission.code, admitted=run.admitted or by_operator)
-        run.needs, run.code, run.admitted = submission.needs, submission.code, run.admitted or by_operator
-        run.requested_nodes = run.nodes or run.requested_nodes
+        _apply(run, submission)
+        run.admitted = run.admitted or by_operator
         run.epoch += 1
         run.end_request, run.ended = None, 0.0
         run.state, run.reason = "waiting", "resumed"
@@ -214,27 +216,52 @@ class Orchestrator:
                 continue
             choice = self._choice(run)
             if choice.nodes:
-                run.nodes = choice.nodes
+                run.cohort = dict(choice.nodes)
                 for name in choice.nodes:
-                    node = self.registry.get(name)
-                    assert node is not None
-                    node.run = run.id
+                    self._occupy(name, run)
                 run.assigned.set()
             elif choice.reason != run.reason:
                 run.reason = choice.reason
                 run.notify()
+        for run in self.runs:
+            if run.may_join and run.state == "running" and run.id in self._supervisors:
+                self._let_join(run)
 
     def _choice(self, run: Run) -> Choice:
-        names = run.nodes if run.epoch else run.requested_nodes
         candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        return choose(Demand(run.count, names, run.needs), candidates)
+        available = {c.name for c in candidates if not c.obstacle and not c.busy_with}
+        cohort = run.cohort if run.epoch else {}
+        return choose(demands_of(run.roles, run.requests, cohort, available), candidates)
+
+    def _let_join(self, run: Run) -> None:
+        """Give free nodes to a run in progress, up to the number that its submitter allows for each role."""
+        for role in run.roles:
+            count = sum(played == role.name for played in run.cohort.values())
+            demand = Demand(1, (), tuple(tuple(d) for d in role.data), role.name, role.needs, role.labels)
+            free = sorted(
+                node.name
+                for node in self.registry
+                if node.name not in run.cohort and not demand.obstacle(self._candidate(node, run))
+            )
+            for name in free[: max(0, run.may_grow_to(role.name) - count)]:
+                run.cohort[name] = role.name
+                self._occupy(name, run)
+                self.runs.save(run)
+                run.inbox.put_nowait(Event("joining", name, run.epoch))
+
+    def _occupy(self, name: str, run: Run) -> None:
+        node = self.registry.get(name)
+        assert node is not None
+        node.run = run.id
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
         if node.hello.own_runs_only and run.requested_nodes != (node.name,):
             obstacle = obstacle or "takes part only in runs that it opens itself"
         busy = "" if node.run == run.id else node.run
-        return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
+        profile = profile_of(node)
+        offers = frozenset(c for c in ("torch", "onnxruntime", "accelerator") if profile.offers(c))
+        return Candidate(node.name, frozenset(node.hello.data), dict(node.hello.labels), offers, busy, obstacle)
 
     async def assign(self, run: Run) -> None:
         """Wait until the run's code is approved and its nodes are assigned."""
@@ -259,7 +286,8 @@ class Orchestrator:
             "config": run.config_json,
             "seed": run.seed,
             "epoch": run.epoch,
-            "nodes": list(run.nodes),
+            "nodes": [self.node_info(run, name).to_json() for name in run.nodes],
+            "may_join": run.may_join,
             "directory": str(run.directory),
             "data": data,
             "admitted": run.code.digest if run.code and self.approval.is_approved(run) else "",
@@ -267,6 +295,10 @@ class Orchestrator:
             "sinks": list(self.options.sinks),
             "socket": str(self._sockets.socket(run.id, run.epoch)),
         }
+
+    def node_info(self, run: Run, name: str) -> NodeInfo:
+        """Role, shard, labels and profile of a node of a run."""
+        return info_of(self.registry.get(name), name, run.cohort[name], place(run.cohort)[name])
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
         """Send a start command to a node; returns False if the node is not reachable."""
@@ -311,6 +343,8 @@ class Orchestrator:
     def save(self, run: Run) -> None:
         """Store the run's state and notify its followers."""
         self.runs.save(run)
+        if run.may_join and run.state == "running":
+            self.schedule()  # nodes that are free already may join
 
     # ---- events of nodes ----------------------------------------------------------------------------------------
 
@@ -378,6 +412,11 @@ class Orchestrator:
         self.credentials.revoke_node(name)
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
+
+
+def _apply(run: Run, submission: Submission) -> None:
+    """Take over what a run's method says of it."""
+    run.roles, run.may_join, run.code = submission.roles, submission.may_join, submission.code
 
 
 def _open_store(options: ServeOptions) -> RunStore:

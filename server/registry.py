@@ -56,6 +56,7 @@ class Node:
             runs=[self.run] if self.run else [],
             cpu_percent=self.heartbeat.cpu_percent,
             memory_used_bytes=self.heartbeat.memory_used_bytes,
+            labels=self.hello.labels,
         )
 
 

@@ -1,23 +1,24 @@
-"""Nodes that rejoin a run in progress: their handshake in the background, their channels at the next ``readmit``."""
+"""Handshakes with programs that are started during a run: of nodes that return, and of nodes that join."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 
-from ..core.errors import FarshoreError, PeerLostError, RunFailedError
+from ..core.errors import FarshoreError, PeerLostError
 from ..core.handshake import begin, own_step, read_hello
+from ..core.nodes import NodeInfo
 from ..core.processes import Parent
 from ..wire.channel import Channel
+from ..wire.cohort import Cohort
 
 
 class Rejoin:
-    """The channels of restarted node programs, held back until the server program calls :meth:`readmit`.
+    """Greets new node programs in threads, and offers their channels to the cohort.
 
     Parameters
     ----------
-    channels : MutableMapping[str, Channel]
-        The channels that the server program uses, in cohort order; :meth:`readmit` replaces entries.
+    cohort : Cohort
     parent : Parent
         The supervisor.
     newest_step : callable
@@ -26,28 +27,18 @@ class Rejoin:
         Whether both sides must have the same torch version.
     """
 
-    def __init__(
-        self,
-        channels: MutableMapping[str, Channel],
-        parent: Parent,
-        newest_step: Callable[[], int | None],
-        *,
-        torch: bool,
-    ) -> None:
-        self._channels, self._parent, self._newest_step, self._torch = channels, parent, newest_step, torch
-        self._condition = threading.Condition()
+    def __init__(self, cohort: Cohort, parent: Parent, newest_step: Callable[[], int | None], *, torch: bool) -> None:
+        self._cohort, self._parent, self._newest_step, self._torch = cohort, parent, newest_step, torch
+        self._lock = threading.Lock()
         self._handshaking: dict[str, Channel] = {}
-        self._ready: dict[str, Channel] = {}
-        #: Nodes that cannot rejoin, with the reason.
-        self._excluded: dict[str, str] = {}
         self._threads: list[threading.Thread] = []
-        self._error: Exception | None = None
 
-    def expect(self, node: str, channel: Channel) -> None:
-        """Start the handshake with the restarted program of ``node`` over ``channel``, in a thread."""
-        with self._condition:
+    def expect(self, node: str, channel: Channel, info: NodeInfo) -> None:
+        """Start the handshake with the new program of ``node`` over ``channel``, in a thread."""
+        name = f"rejoin {node}"
+        thread = threading.Thread(target=self._handshake, args=(node, channel, info), name=name, daemon=True)
+        with self._lock:
             self._handshaking[node] = channel
-            thread = threading.Thread(target=self._handshake, args=(node, channel), name=f"rejoin {node}", daemon=True)
             self._threads.append(thread)
         thread.start()
 
@@ -62,76 +53,33 @@ class Rejoin:
             Whether the node cannot rejoin.
         """
         error = PeerLostError(reason)
-        with self._condition:
-            if permanent:
-                self._excluded[node] = reason
-            pending = [c for c in (self._handshaking.pop(node, None), self._ready.pop(node, None)) if c is not None]
-            for channel in pending or [self._channels[node]]:
-                channel.fail(error)
-            self._condition.notify_all()
+        with self._lock:
+            handshaking = self._handshaking.pop(node, None)
+        if handshaking is not None:
+            handshaking.fail(error)
+        elif not self._cohort.withdraw(node, error) and node in self._cohort.channels:
+            self._cohort.channels[node].fail(error)
+        if permanent:
+            self._cohort.exclude(node, reason)
 
     def fail(self, error: Exception) -> None:
         """Fail all channels with ``error``."""
-        with self._condition:
-            self._error = error
-            for channel in (*self._channels.values(), *self._handshaking.values(), *self._ready.values()):
+        with self._lock:
+            for channel in self._handshaking.values():
                 channel.fail(error)
-            self._condition.notify_all()
-
-    def readmit(self, minimum: int) -> list[str]:
-        """Put the ready channels into ``channels``; block until at least ``minimum`` nodes are connected.
-
-        Returns
-        -------
-        list of str
-            The nodes that have rejoined.
-
-        Raises
-        ------
-        RunFailedError
-            So many nodes are excluded that ``minimum`` cannot be reached.
-        """
-        rejoined: list[str] = []
-        with self._condition:
-            waited = False
-            while True:
-                rejoined += self._ready
-                self._channels.update(self._ready)
-                self._ready.clear()
-                if self._error is not None:
-                    raise self._error
-                lost = {n: str(c.inbox.error) for n, c in self._channels.items() if c.stopped}
-                connected = len(self._channels) - len(lost)
-                if connected >= minimum:
-                    break
-                self._check_reachable(minimum)
-                waited = True
-                reason = f"waiting for {minimum - connected} of {minimum} nodes: {'; '.join(lost.values())}"
-                self._parent.send({"type": "waiting", "reason": reason})
-                self._condition.wait()
-        if waited:
-            self._parent.send({"type": "running"})
-        return rejoined
+        self._cohort.fail(error)
 
     def close(self) -> None:
-        """Close the channels of nodes that have not been readmitted, at the end of the run."""
-        with self._condition:
-            pending = [*self._handshaking.values(), *self._ready.values()]
-        for channel in pending:
+        """Close the channels that the server program has not used, at the end of the run."""
+        with self._lock:
+            pending = list(self._handshaking.values())
+        for channel in (*pending, *self._cohort.waiting()):
             channel.close(0.0, "the run has ended")
         for thread in self._threads:
             thread.join()
 
-    def _check_reachable(self, minimum: int) -> None:
-        left = len(self._channels) - len(self._excluded)
-        if left < minimum:
-            why = "; ".join(self._excluded.values())
-            raise RunFailedError(
-                f"a round needs {minimum} nodes, but only {left} of {len(self._channels)} can still take part: {why}"
-            )
-
-    def _handshake(self, node: str, channel: Channel) -> None:
-        """Agree with the restarted program of ``node`` on the step to resume from."""
+    def _handshake(self, node: str, channel: Channel, info: NodeInfo) -> None:
+        """Agree with the new program of ``node`` on the step to resume from."""
         try:
             steps = read_hello(channel.receive(), node, torch=self._torch)
             step = own_step(steps, self._newest_step())
@@ -143,8 +91,11 @@ class Rejoin:
             self._parent.send({"type": "unfit", "node": node, "reason": str(error)})
             return
         origin = "without a checkpoint" if step is None else f"with its checkpoint of step {step}"
-        self._parent.send({"type": "log", "line": f"{node} rejoined {origin}"})
-        with self._condition:
-            if self._handshaking.pop(node, None) is channel:
-                self._ready[node] = channel
-            self._condition.notify_all()
+        verb = "rejoined" if node in self._cohort.channels else "joined"
+        self._parent.send({"type": "log", "line": f"{node} {verb} {origin}"})
+        with self._lock:
+            current = self._handshaking.get(node) is channel
+            if current:
+                del self._handshaking[node]
+        if current:
+            self._cohort.offer(node, channel, info)

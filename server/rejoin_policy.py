@@ -62,7 +62,8 @@ class RejoinPolicy:
         self._host.save(run)
         self._expected[node] = run.epoch
         ticket = secrets.token_urlsafe(24)
-        child.send({"type": "expect", "node": node, "ticket": ticket, "epoch": run.epoch})
+        info = self._host.node_info(run, node).to_json()
+        child.send({"type": "expect", "node": node, "ticket": ticket, "epoch": run.epoch, "info": info})
 
     def fails_repeatedly(self, node: str, error: str) -> bool:
         """Record a failure of a node's program; returns whether it failed too often in the same way to be restarted."""
@@ -85,7 +86,7 @@ class RejoinPolicy:
         """
         node, ticket, epoch = (event.details[name] for name in ("node", "ticket", "epoch"))
         if self._expected.pop(node, None) == epoch:
-            self._run.log.write("server", [f"node {node}: restarting its program"])
+            self._run.log.write("server", [f"node {node}: starting a new program"])
             if not start(node, ticket, epoch):
                 child.send(
                     {"type": "lost", "node": node, "reason": f"node {node} disconnected before its program could start"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import StorageError
+from ..core.nodes import DEFAULT_ROLE, Role, RoleRequest
 from ..core.session import Code
 from ..proto import control_pb2 as pb
 from ..runs.directory import RunDirectory
@@ -30,7 +31,7 @@ class Event:
     kind : str
         State of the run process: ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone``. Reports of
         the run process about a node: ``dialled``, ``expecting`` or ``unfit``. Of a node program: ``exited``. Of a node:
-        ``lost`` or ``returned``. Requests to end the run: ``cancelled`` or ``interrupted``.
+        ``lost``, ``returned`` or ``joining``. Requests to end the run: ``cancelled`` or ``interrupted``.
     node : str
         The node concerned, or empty.
     epoch : int
@@ -57,12 +58,14 @@ class Run:
 
     Attributes
     ----------
-    requested_nodes : tuple of str
-        Nodes requested by name; empty = any ``count`` nodes.
-    nodes : tuple of str
-        The cohort, once it has been chosen; never changes afterwards.
-    needs : tuple of tuple of str
-        Data sets that each node must have; for each, the alternative names.
+    requests : tuple of RoleRequest
+        What the submitter asks for, for every role.
+    roles : tuple of Role
+        The workload's roles: what nodes need to play them.
+    may_join : bool
+        Whether nodes can join the run while it is in progress.
+    cohort : dict
+        Node -> role, in order, once it has been chosen. Nodes that join are appended.
     data : dict
         Paths of data sets on the server, by name.
     code : Code or None
@@ -87,9 +90,10 @@ class Run:
     seed: int
     directory: Path
     log: RunLog
-    count: int = 1
-    requested_nodes: tuple[str, ...] = ()
-    needs: tuple[tuple[str, ...], ...] = ()
+    requests: tuple[RoleRequest, ...] = ()
+    roles: tuple[Role, ...] = ()
+    may_join: bool = False
+    cohort: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     code: Code | None = None
     admitted: bool = False
@@ -99,7 +103,6 @@ class Run:
     created: float = field(default_factory=time.time)
     started: float = 0.0
     ended: float = 0.0
-    nodes: tuple[str, ...] = ()
     epoch: int = 0
     result_json: str = ""
     done: int = 0
@@ -111,6 +114,20 @@ class Run:
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     restarts: deque[float] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the cohort, in order."""
+        return tuple(self.cohort)
+
+    @property
+    def requested_nodes(self) -> tuple[str, ...]:
+        """Nodes requested by name."""
+        return tuple(name for request in self.requests for name in request.nodes)
+
+    def may_grow_to(self, role: str) -> int:
+        """How many nodes may play a role while the run is in progress."""
+        return next((request.count.most for request in self.requests if request.role == role), 0)
 
     def end_early(self, verdict: Literal["cancelled", "interrupted"], reason: str) -> None:
         """Request the supervisor to end the run in the state ``verdict``; the first request counts."""
@@ -148,4 +165,5 @@ class Run:
             done=self.done,
             total=self.total,
             progress_json=json.dumps(self.progress),
+            roles={n: r for n, r in self.cohort.items() if r != DEFAULT_ROLE},
         )

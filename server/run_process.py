@@ -16,20 +16,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
-from ..core.handshake import begin, common_step, own_step, read_hello
-from ..core.message import Message
+from ..core.node_metrics import KIND as METRICS
+from ..core.node_metrics import read_metrics
+from ..core.nodes import NodeInfo
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
 from ..core.session import RunInfo
 from ..core.workloads import load
 from ..runs.directory import RunDirectory
+from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
 from ..wire.channel import Channel
+from ..wire.cohort import Cohort, CohortChannel
 from ..wire.io import IoThread
 from ..wire.local import serve_local
 from .direct_port import open_direct_port
 from .rejoin import Rejoin
+from .resume_handshake import handshake_with_all, handshake_with_reachable
 from .session import RunProcessSession
 from .submission import parse_config
 from .ticket_router import TicketRouter
@@ -63,20 +66,31 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
     stack.callback(metrics.close)
     traffic = Traffic(ledger.record)
     epoch = int(parameters["epoch"])
-    channels = {n: Channel(n, n, "server", epoch=epoch, recorder=traffic.record) for n in parameters["nodes"]}
+    nodes = {info.name: info for info in map(NodeInfo.from_json, parameters["nodes"])}
+
+    def open_channel(node: str, epoch: int) -> Channel:
+        channel = Channel(node, node, "server", epoch=epoch, recorder=traffic.record)
+        channel.handlers = {
+            METRICS: lambda message: metrics.write_node(node, message.step, read_metrics(message, node))
+        }
+        return channel
+
+    channels = {node: open_channel(node, epoch) for node in nodes}
     run = RunInfo(
         id=str(parameters["run"]),
         workload=workload.name,
         seed=Seed(int(parameters["seed"])),
         epoch=epoch,
-        nodes=tuple(channels),
+        nodes=tuple(nodes),
         directory=directory.path,
     )
     data = {name: Path(path) for name, path in parameters["data"].items()}
-    admitted, checkpoints = str(parameters["admitted"]), directory.checkpoints
-    session = RunProcessSession(run, channels, checkpoints, metrics.write, traffic, data, parent, admitted)
-    rejoin = Rejoin(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
-    session.enable_rejoin(rejoin)
+    cohort = Cohort(channels, nodes, may_join=bool(parameters["may_join"]))
+    state = StateStore(directory.checkpoints, directory.path / "streams")
+    stack.callback(state.close)
+    admitted = str(parameters["admitted"])
+    session = RunProcessSession(run, cohort, state, metrics.write, traffic, data, parent, admitted)
+    rejoin = Rejoin(cohort, parent, lambda: session.newest_step, torch=workload.uses_torch)
     router = TicketRouter()
     for node, ticket in parameters["tickets"].items():
         router.add(ticket, channels[node])
@@ -84,29 +98,29 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
     def on_message(message: Json) -> None:
         kind, node = message.get("type"), str(message.get("node", ""))
         if kind == "cancel":
-            session.cancel(str(message.get("reason", "")))
+            rejoin.fail(session.cancel(str(message.get("reason", ""))))
             ledger.flush()
-        elif kind == "lost" and node in channels:
+        elif kind == "lost":
             reason = str(message.get("reason", f"node {node} is lost"))
             rejoin.node_lost(node, reason, permanent=bool(message.get("for_good")))
-        elif kind == "expect" and node in channels:
-            channel = Channel(node, node, "server", epoch=int(message["epoch"]), recorder=traffic.record)
-            rejoin.expect(node, channel)
+        elif kind == "expect":
+            channel = open_channel(node, int(message["epoch"]))
+            rejoin.expect(node, channel, NodeInfo.from_json(message["info"]))
             router.add(str(message["ticket"]), channel)
-            parent.send({**message, "type": "expecting"})
+            parent.send({"type": "expecting", **{name: message[name] for name in ("node", "ticket", "epoch")}})
 
     parent.listen(on_message, on_gone=ledger.flush)
     io = stack.enter_context(IoThread("run-io"))
     _listen(io, parent, parameters, router, workload.on_lost_node)
-    handshake = _handshake_with_all if workload.on_lost_node == "restart" else _handshake_with_reachable
-    handshake(session, channels, directory, parent, torch=workload.uses_torch)
+    handshake = handshake_with_all if workload.on_lost_node == "restart" else handshake_with_reachable
+    handshake(session, state, parent, torch=workload.uses_torch)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()
     # A result that is not JSON-serializable must fail here, as an error of the server program.
     json.dumps(result)
     rejoin.close()
-    _close(channels)
+    _close(cohort.channels)
     directory.write_result(result)
     return result
 
@@ -125,76 +139,7 @@ def _listen(io: IoThread, parent: Parent, parameters: Json, router: TicketRouter
     parent.send({"type": "ready", "port": port, "on_lost_node": on_lost_node})
 
 
-def _handshake_with_all(
-    session: RunProcessSession,
-    channels: Mapping[str, Channel],
-    directory: RunDirectory,
-    parent: Parent,
-    *,
-    torch: bool,
-) -> None:
-    """Collect the checkpoint steps of all nodes and resume from the newest common step."""
-    steps: dict[str, list[int]] = {}
-    while len(steps) < len(channels):
-        missing = [name for name in channels if name not in steps]
-        parent.send({"type": "waiting", "reason": f"waiting for the node programs of {', '.join(missing)}"})
-        node, message = session.receive_any(missing)
-        steps[node] = read_hello(message, node, torch=torch)
-    _set_resume_step(session, common_step(directory.checkpoints.steps(), steps))
-    for channel in channels.values():
-        channel.send(begin(session.resume_step))
-
-
-def _handshake_with_reachable(
-    session: RunProcessSession,
-    channels: Mapping[str, Channel],
-    directory: RunDirectory,
-    parent: Parent,
-    *,
-    torch: bool,
-) -> None:
-    """Resume from the server's newest checkpoint; skip nodes that are lost or fail the handshake.
-
-    Skipped nodes may rejoin later.
-    """
-    _set_resume_step(session, max(directory.checkpoints.steps(), default=None))
-    missing = list(channels)
-    while missing:
-        parent.send({"type": "waiting", "reason": f"waiting for the node programs of {', '.join(missing)}"})
-        fault: FarshoreError | None = None
-        try:
-            node, message = session.receive_any(missing)
-        except (PeerLostError, WireError) as error:
-            node, fault = error.name, error
-        else:
-            fault = _handshake(session, node, message, torch=torch)
-        missing.remove(node)
-        if fault is not None:
-            session.log(f"starting without {node}: {fault}")
-            if not isinstance(fault, PeerLostError):
-                session.dismiss(node, str(fault))
-                parent.send({"type": "unfit", "node": node, "reason": str(fault)})
-
-
-def _handshake(session: RunProcessSession, node: str, hello: Message, *, torch: bool) -> FarshoreError | None:
-    """Send a node the step to resume from; returns the error if it cannot take part."""
-    try:
-        step = own_step(read_hello(hello, node, torch=torch), session.resume_step)
-        session.channels[node].send(begin(step))
-    except (PeerLostError, WireError, VersionError) as error:
-        return error
-    if step != session.resume_step:
-        origin = "without a checkpoint" if step is None else f"with its checkpoint of step {step}"
-        session.log(f"{node} starts {origin}; the server continues from step {session.resume_step}")
-    return None
-
-
-def _set_resume_step(session: RunProcessSession, step: int | None) -> None:
-    session.resume_step = session.newest_step = step
-    session.log("starting from the beginning" if step is None else f"continuing from the checkpoint of step {step}")
-
-
-def _close(channels: Mapping[str, Channel]) -> None:
+def _close(channels: Mapping[str, CohortChannel]) -> None:
     """Close all channels concurrently; each waits until its node has received everything."""
     with ThreadPoolExecutor(max(1, min(len(channels), 64)), thread_name_prefix="close") as pool:
         list(pool.map(lambda channel: channel.close(_CLOSE_SECONDS), channels.values()))

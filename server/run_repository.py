@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import ConfigError, StorageError
+from ..core.nodes import DEFAULT_ROLE, RoleCount, RoleRequest
 from ..runs.directory import RunDirectory
 from ..runs.ids import new_run_id
 from ..runs.states import ENDED
 from ..runs.store import RunRow, RunStore
+from .role_requests import from_json, to_json
 from .run import Run
 from .run_log import RunLog
 
@@ -67,8 +69,7 @@ class RunRepository:
         workload: str,
         config_json: str,
         seed: int,
-        count: int,
-        requested_nodes: tuple[str, ...],
+        requests: tuple[RoleRequest, ...],
         data: dict[str, str],
     ) -> Run:
         """Create a run and its directory.
@@ -97,8 +98,9 @@ class RunRepository:
             config_json=config_json,
             seed=seed,
             directory=str(path),
-            count=count,
-            wanted=requested_nodes,
+            count=sum(request.count.least for request in requests),
+            wanted=tuple(name for request in requests for name in request.nodes),
+            roles_json=to_json(requests, {}),
             data=data,
             created=created,
         )
@@ -132,7 +134,12 @@ class RunRepository:
 def _run(row: RunRow) -> Run:
     directory = Path(row.directory)
     run = Run(row.id, row.workload, row.config_json, row.seed, directory, RunLog(directory / "log.txt"))
-    run.count, run.requested_nodes, run.data, run.nodes = row.count, row.wanted, dict(row.data), row.nodes
+    if row.roles_json:
+        run.requests, run.cohort = from_json(row.roles_json)
+    else:  # a row of an older server, which knew one role
+        run.requests = (RoleRequest(DEFAULT_ROLE, RoleCount(row.count, row.count), row.wanted),)
+        run.cohort = dict.fromkeys(row.nodes, DEFAULT_ROLE)
+    run.data = dict(row.data)
     run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
     run.created, run.started, run.ended = row.created, row.started, row.ended
     run.done, run.total, run.result_json = row.done, row.total, row.result_json
@@ -146,8 +153,9 @@ def _row(run: Run) -> RunRow:
         config_json=run.config_json,
         seed=run.seed,
         directory=str(run.directory),
-        count=run.count,
+        count=sum(request.count.least for request in run.requests),
         wanted=run.requested_nodes,
+        roles_json=to_json(run.requests, run.cohort),
         data=run.data,
         state=run.state,
         reason=run.reason,

@@ -6,19 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from ..core.errors import DataError, RunCancelledError
 from ..core.message import Array, Message
+from ..core.nodes import NodeChange, NodeInfo
 from ..core.processes import Parent
-from ..core.session import Channel as ChannelProtocol
-from ..core.session import Code, RunInfo
+from ..core.session import Channel, Code, RecordStream, RunInfo
 from ..core.transfer import Transfer
-from ..runs.checkpoints import CheckpointStore
+from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
-from ..wire.channel import Channel, receive_any
+from ..wire.cohort import Cohort
 from .code_approval import not_approved
-from .rejoin import Rejoin
 
 #: Minimum interval between two progress messages, in seconds.
 _PROGRESS_SECONDS = 0.1
@@ -30,9 +29,10 @@ class RunProcessSession:
     Parameters
     ----------
     run : RunInfo
-    channels : Mapping[str, Channel]
-        One channel per node, in cohort order.
-    checkpoints : CheckpointStore
+    cohort : Cohort
+        The channels and nodes.
+    state : StateStore
+        Checkpoints and streams.
     record_metrics : callable
         ``record_metrics(step, values)``.
     traffic : Traffic
@@ -48,8 +48,8 @@ class RunProcessSession:
     def __init__(
         self,
         run: RunInfo,
-        channels: Mapping[str, Channel],
-        checkpoints: CheckpointStore,
+        cohort: Cohort,
+        state: StateStore,
         record_metrics: Callable[[int, Mapping[str, float]], None],
         traffic: Traffic,
         data: Mapping[str, Path],
@@ -60,39 +60,57 @@ class RunProcessSession:
         self.resume_step: int | None = None
         #: Step of the newest checkpoint: the one resumed from, then the last one saved.
         self.newest_step: int | None = None
-        self._channels = channels
-        self._checkpoints = checkpoints
+        self._cohort = cohort
+        self._state = state
         self._record_metrics = record_metrics
         self._traffic = traffic
         self._data = data
         self._parent = parent
         self._admitted = admitted
-        self._rejoin: Rejoin | None = None
         self._cancel_reason = ""
         self._last_progress = 0.0
         self._lock = threading.Lock()
 
-    @property
-    def channels(self) -> Mapping[str, ChannelProtocol]:
-        """One channel per node, in cohort order."""
-        return self._channels
+    def begin_from(self, step: int | None) -> None:
+        """Resume from the checkpoint of ``step``, or start from the beginning for None."""
+        self.resume_step = self.newest_step = step
+        self._state.begin(step)
 
-    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
-        """Return the next message from any of ``nodes`` (default: all) with the name of its sender."""
-        selected = self._channels if nodes is None else {name: self._channels[name] for name in nodes}
-        return receive_any(selected, timeout)
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """One channel per node, in cohort order."""
+        return self._cohort.channels
+
+    @property
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        """Role, shard, labels and profile of each node."""
+        return self._cohort.nodes
+
+    @overload
+    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]: ...
+
+    @overload
+    def receive_any(
+        self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: Literal[True]
+    ) -> tuple[str, Message | NodeChange]: ...
+
+    def receive_any(
+        self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: bool = False
+    ) -> tuple[str, Message | NodeChange]:
+        """Return the next message from ``nodes`` (default: all), or change of the cohort, with the node's name."""
+        return self._cohort.receive(nodes, timeout, changes=changes)
 
     def dismiss(self, node: str, reason: str) -> None:
         """Close the channel to ``node``; its program receives ``reason`` with the error."""
-        self._channels[node].close(0.0, reason)
-
-    def enable_rejoin(self, rejoin: Rejoin) -> None:
-        """Let restarted node programs rejoin the run through ``rejoin``."""
-        self._rejoin = rejoin
+        self._cohort.dismiss(node, reason)
 
     def readmit(self, least: int = 0) -> list[str]:
-        """Switch to the channels of nodes that have rejoined; block while fewer than ``least`` nodes are connected."""
-        return [] if self._rejoin is None else self._rejoin.readmit(least)
+        """Switch to the channels of nodes that are ready; block while fewer than ``least`` nodes are connected."""
+
+        def on_wait(reason: str) -> None:
+            self._parent.send({"type": "waiting", "reason": reason})
+
+        return self._cohort.readmit(least, on_wait, lambda: self._parent.send({"type": "running"}))
 
     def data(self, name: str) -> Path:
         """Return the server's path of the data set ``name``.
@@ -146,12 +164,20 @@ class RunProcessSession:
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Write the server's state after ``step``; the two newest checkpoints are kept."""
-        self._checkpoints.save(step, tensors, meta)
+        self._state.save(step, tensors, meta)
         self.newest_step = step
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         """Read what :meth:`save_checkpoint` wrote."""
-        return self._checkpoints.load(step)
+        return self._state.load(step)
+
+    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
+        """Append a record to a stream; returns its index."""
+        return self._state.append(stream, tensors)
+
+    def stream(self, name: str) -> RecordStream:
+        """Return a stream, for reading."""
+        return self._state.stream(name)
 
     def check_cancelled(self) -> None:
         """Raise :class:`RunCancelledError` if the run has been cancelled."""
@@ -162,11 +188,7 @@ class RunProcessSession:
         """Write a line to the run's log."""
         self._parent.send({"type": "log", "line": message})
 
-    def cancel(self, reason: str) -> None:
-        """Cancel the server program: pending and later calls raise :class:`RunCancelledError`. Thread-safe."""
+    def cancel(self, reason: str) -> RunCancelledError:
+        """Mark the run as cancelled; returns the error that the server program is to get. Thread-safe."""
         self._cancel_reason = reason or "cancelled"
-        error = RunCancelledError(f"run {self.run.id}: {self._cancel_reason}")
-        if self._rejoin is not None:
-            self._rejoin.fail(error)
-        for channel in self._channels.values():
-            channel.fail(error)
+        return RunCancelledError(f"run {self.run.id}: {self._cancel_reason}")

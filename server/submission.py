@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import ConfigError
+from ..core.nodes import Role, may_join, roles_of
 from ..core.session import Code, Workload
 from ..core.workloads import load
 
@@ -19,8 +20,10 @@ class Submission:
     ----------
     config_json : str
         The configuration with all defaults.
-    needs : tuple of tuple of str
-        Data sets that each node must have; for each, the alternative names.
+    roles : tuple of Role
+        The parts that nodes play, and what they need for it.
+    may_join : bool
+        Whether nodes can join a run of this method while it is in progress.
     node_may_open : bool
         Whether a node may open a run of this method.
     code : Code or None
@@ -28,7 +31,8 @@ class Submission:
     """
 
     config_json: str
-    needs: tuple[tuple[str, ...], ...]
+    roles: tuple[Role, ...]
+    may_join: bool
     node_may_open: bool
     code: Code | None
 
@@ -45,11 +49,11 @@ class Submission:
         """
         workload = load(workload_name)
         config = parse_config(workload, config_json)
-        needs = tuple(tuple(names) for names in workload.node_data(config))
         code_of = getattr(workload, "code", None)
         return cls(
             config.model_dump_json(),
-            needs,
+            roles_of(workload, config),
+            may_join(workload),
             bool(getattr(workload, "node_may_open", False)),
             code_of(config) if code_of is not None else None,
         )

@@ -36,7 +36,7 @@ NODE_SECONDS = 10.0
 VERDICT_SECONDS = 2.0
 
 #: Events of nodes; events of run processes are ignored outside their own epoch.
-_NODE_EVENTS = ("lost", "exited", "returned")
+_NODE_EVENTS = ("lost", "exited", "returned", "joining")
 #: Exit codes of node programs that would fail again after a restart.
 _PERMANENT = (
     ExitCode.CONFIG,
@@ -224,6 +224,9 @@ class Supervisor:
                 return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
             case "returned" if not self._restartable:
                 self._rejoin_policy.request_restart(event.node, child)
+            case "joining" if not self._restartable:
+                run.log.write("server", [f"node {event.node} joins the run"])
+                self._rejoin_policy.request_restart(event.node, child)
             case "expecting":
                 self._rejoin_policy.start_program(event, child, self._start_program)
             case "unfit":
@@ -243,6 +246,7 @@ class Supervisor:
 
     def _start_program(self, node: str, ticket: str, epoch: int) -> bool:
         run = self._run
+        info = self._host.node_info(run, node)
         self._host.add_route(ticket, run, node, self._socket)
         command = pb.StartProgram(
             run_id=run.id,
@@ -253,8 +257,9 @@ class Supervisor:
             nodes=run.nodes,
             ticket=ticket,
             data_port=self._direct_port,
-            shard_index=run.nodes.index(node),
-            shard_count=len(run.nodes),
+            shard_index=info.shard[0],
+            shard_count=info.shard[1],
+            role=info.role,
         )
         return self._host.start_program(run, node, command)
 

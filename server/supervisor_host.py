@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..core.nodes import NodeInfo
 from ..proto import control_pb2 as pb
 from .run import Run
 
@@ -17,6 +18,9 @@ class SupervisorHost(Protocol):
 
     def launch_parameters(self, run: Run) -> dict[str, Any]:
         """Return the launch parameters of the run process, without the tickets."""
+
+    def node_info(self, run: Run, name: str) -> NodeInfo:
+        """Return role, shard, labels and profile of a node of a run."""
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
         """Send a start command to a node; returns False if the node is not reachable."""
