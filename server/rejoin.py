@@ -1,4 +1,4 @@
-"""Nodes that come back to a run under way: greeted aside, and taken up where the server program is between rounds."""
+"""Nodes that rejoin a run in progress: their handshake in the background, their channels at the next ``readmit``."""
 
 from __future__ import annotations
 
@@ -12,102 +12,129 @@ from ..wire.channel import Channel
 
 
 class Rejoin:
-    """Conversations of one run process: those that the server program has, and those that wait for it.
+    """The channels of restarted node programs, held back until the server program calls :meth:`readmit`.
 
     Parameters
     ----------
     channels : MutableMapping[str, Channel]
-        The conversations as the server program sees them, in cohort order.
+        The channels that the server program uses, in cohort order; :meth:`readmit` replaces entries.
     parent : Parent
-    newest : callable
-        The step of the server's newest checkpoint, or None.
+        The supervisor.
+    newest_step : callable
+        Returns the step of the server's newest checkpoint, or None.
     torch : bool
-        Whether both ends must have the same torch.
+        Whether both sides must have the same torch version.
     """
 
     def __init__(
-        self, channels: MutableMapping[str, Channel], parent: Parent, newest: Callable[[], int | None], *, torch: bool
+        self,
+        channels: MutableMapping[str, Channel],
+        parent: Parent,
+        newest_step: Callable[[], int | None],
+        *,
+        torch: bool,
     ) -> None:
-        self._channels, self._parent, self._newest, self._torch = channels, parent, newest, torch
-        self._changed = threading.Condition()
-        self._greeting: dict[str, Channel] = {}
+        self._channels, self._parent, self._newest_step, self._torch = channels, parent, newest_step, torch
+        self._condition = threading.Condition()
+        self._handshaking: dict[str, Channel] = {}
         self._ready: dict[str, Channel] = {}
-        #: Node -> why it cannot come back.
-        self._for_good: dict[str, str] = {}
+        #: Nodes that cannot rejoin, with the reason.
+        self._excluded: dict[str, str] = {}
         self._threads: list[threading.Thread] = []
         self._error: Exception | None = None
 
     def expect(self, node: str, channel: Channel) -> None:
-        """A new program of ``node`` will talk over ``channel``."""
-        with self._changed:
-            self._greeting[node] = channel
-            thread = threading.Thread(target=self._greet, args=(node, channel), name=f"return of {node}", daemon=True)
+        """Start the handshake with the restarted program of ``node`` over ``channel``, in a thread."""
+        with self._condition:
+            self._handshaking[node] = channel
+            thread = threading.Thread(target=self._handshake, args=(node, channel), name=f"rejoin {node}", daemon=True)
             self._threads.append(thread)
         thread.start()
 
-    def lost(self, node: str, reason: str, *, for_good: bool) -> None:
-        """The program of ``node`` has ended, or the node is gone."""
+    def node_lost(self, node: str, reason: str, *, permanent: bool) -> None:
+        """Fail the channel of ``node``, whose program has ended or whose machine is unreachable.
+
+        Parameters
+        ----------
+        node : str
+        reason : str
+        permanent : bool
+            Whether the node cannot rejoin.
+        """
         error = PeerLostError(reason)
-        with self._changed:
-            if for_good:
-                self._for_good[node] = reason
-            waiting = [c for c in (self._greeting.pop(node, None), self._ready.pop(node, None)) if c is not None]
-            for channel in waiting or [self._channels[node]]:
+        with self._condition:
+            if permanent:
+                self._excluded[node] = reason
+            pending = [c for c in (self._handshaking.pop(node, None), self._ready.pop(node, None)) if c is not None]
+            for channel in pending or [self._channels[node]]:
                 channel.fail(error)
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def fail(self, error: Exception) -> None:
-        """End all conversations with ``error``."""
-        with self._changed:
+        """Fail all channels with ``error``."""
+        with self._condition:
             self._error = error
-            for channel in (*self._channels.values(), *self._greeting.values(), *self._ready.values()):
+            for channel in (*self._channels.values(), *self._handshaking.values(), *self._ready.values()):
                 channel.fail(error)
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def readmit(self, least: int) -> list[str]:
-        """Put the conversations that are ready into ``channels``, once there are ``least``; see the session's."""
-        back: list[str] = []
-        with self._changed:
-            told = False
+    def readmit(self, minimum: int) -> list[str]:
+        """Put the ready channels into ``channels``; block until at least ``minimum`` nodes are connected.
+
+        Returns
+        -------
+        list of str
+            The nodes that have rejoined.
+
+        Raises
+        ------
+        RunFailedError
+            So many nodes are excluded that ``minimum`` cannot be reached.
+        """
+        rejoined: list[str] = []
+        with self._condition:
+            waited = False
             while True:
-                back += self._ready
+                rejoined += self._ready
                 self._channels.update(self._ready)
                 self._ready.clear()
                 if self._error is not None:
                     raise self._error
                 lost = {n: str(c.inbox.error) for n, c in self._channels.items() if c.stopped}
-                there = len(self._channels) - len(lost)
-                if there >= least:
+                connected = len(self._channels) - len(lost)
+                if connected >= minimum:
                     break
-                self._check_hope(least)
-                told = True
-                why = "; ".join(lost.values())
-                self._parent.send({"type": "waiting", "reason": f"waiting for {least - there} of {least} nodes: {why}"})
-                self._changed.wait()
-        if told:
+                self._check_reachable(minimum)
+                waited = True
+                reason = f"waiting for {minimum - connected} of {minimum} nodes: {'; '.join(lost.values())}"
+                self._parent.send({"type": "waiting", "reason": reason})
+                self._condition.wait()
+        if waited:
             self._parent.send({"type": "running"})
-        return back
+        return rejoined
 
     def close(self) -> None:
-        """Turn away whoever waits, at the end of the run."""
-        with self._changed:
-            waiting = [*self._greeting.values(), *self._ready.values()]
-        for channel in waiting:
+        """Close the channels of nodes that have not been readmitted, at the end of the run."""
+        with self._condition:
+            pending = [*self._handshaking.values(), *self._ready.values()]
+        for channel in pending:
             channel.close(0.0, "the run has ended")
         for thread in self._threads:
             thread.join()
 
-    def _check_hope(self, least: int) -> None:
-        left = len(self._channels) - len(self._for_good)
-        if left < least:
-            why = "; ".join(self._for_good.values())
-            raise RunFailedError(f"{left} of {len(self._channels)} nodes are left where a round needs {least}: {why}")
+    def _check_reachable(self, minimum: int) -> None:
+        left = len(self._channels) - len(self._excluded)
+        if left < minimum:
+            why = "; ".join(self._excluded.values())
+            raise RunFailedError(
+                f"a round needs {minimum} nodes, but only {left} of {len(self._channels)} can still take part: {why}"
+            )
 
-    def _greet(self, node: str, channel: Channel) -> None:
-        """Agree with a node's new program on where it begins."""
+    def _handshake(self, node: str, channel: Channel) -> None:
+        """Agree with the restarted program of ``node`` on the step to resume from."""
         try:
             steps = read_hello(channel.receive(), node, torch=self._torch)
-            step = own_step(steps, self._newest())
+            step = own_step(steps, self._newest_step())
             channel.send(begin(step))
         except PeerLostError:
             return
@@ -115,9 +142,9 @@ class Rejoin:
             channel.close(0.0, str(error))
             self._parent.send({"type": "unfit", "node": node, "reason": str(error)})
             return
-        words = "with nothing to remember" if step is None else f"with what it kept of step {step}"
-        self._parent.send({"type": "log", "line": f"{node} is back, {words}"})
-        with self._changed:
-            if self._greeting.pop(node, None) is channel:
+        origin = "without a checkpoint" if step is None else f"with its checkpoint of step {step}"
+        self._parent.send({"type": "log", "line": f"{node} rejoined {origin}"})
+        with self._condition:
+            if self._handshaking.pop(node, None) is channel:
                 self._ready[node] = channel
-            self._changed.notify_all()
+            self._condition.notify_all()

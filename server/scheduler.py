@@ -1,4 +1,4 @@
-"""Chooses nodes for waiting runs. One pure function; every answer that is not a cohort is a reason in words."""
+"""The scheduler: a pure function that chooses the nodes of a run, or explains why it has to wait."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the scheduler sees of a node.
+    """A node, as input of the scheduler.
 
-    ``obstacle`` says why it cannot take any run (``lost``, ``other version``), empty if it can.
+    Attributes
+    ----------
+    name : str
+    data : frozenset of str
+        Names of the data sets on the node.
+    busy_with : str
+        Id of the run that the node is assigned to, or empty.
+    obstacle : str
+        Why the node is not available for this run (``lost``, ``not connected``); empty if it is.
     """
 
     name: str
@@ -21,23 +29,30 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run needs: these nodes by name, or any ``count``.
+    """Requirements of a run.
 
-    ``data`` are the data sets that each of them must hold; for each, the names under which it will do.
+    Attributes
+    ----------
+    count : int
+        Number of nodes, if ``names`` is empty.
+    names : tuple of str
+        Nodes requested by name.
+    data : tuple of tuple of str
+        Data sets that each node must have; for each, the alternative names.
     """
 
     count: int
     names: tuple[str, ...] = ()
     data: tuple[tuple[str, ...], ...] = ()
 
-    def lacks(self, held: frozenset[str]) -> str:
-        """The first data set that a node holding ``held`` lacks, in words; empty = none."""
+    def missing_data(self, held: frozenset[str]) -> str:
+        """Describe the first required data set that is not in ``held``; empty if none is missing."""
         return next((_either(names) for names in self.data if not held.intersection(names)), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cohort, in order, or why there is none yet."""
+    """The chosen cohort, in order; or the reason why the run has to wait."""
 
     nodes: tuple[str, ...] = ()
     reason: str = ""
@@ -46,8 +61,8 @@ class Choice:
 def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
     """Choose a cohort from ``candidates`` (in order of preference).
 
-    Nodes asked for by name keep their order, so that a resumed run has the same cohort; others are taken in name
-    order, so that the same free nodes always give the same cohort.
+    Nodes requested by name keep their order, so that a resumed run has the same cohort. Otherwise free nodes are taken
+    in name order, so that the same free nodes always give the same cohort.
     """
     obstacles = {c.name: _obstacle(demand, c) for c in candidates}
     if demand.names:
@@ -59,9 +74,9 @@ def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
     free = sorted(n for n, obstacle in obstacles.items() if not obstacle)
     if len(free) >= demand.count:
         return Choice(tuple(free[: demand.count]))
-    wanted = f" with data {' and '.join(map(_either, demand.data))}" if demand.data else ""
+    condition = f" with data {' and '.join(map(_either, demand.data))}" if demand.data else ""
     noun = "node" if demand.count == 1 else "nodes"
-    reason = f"waiting for {demand.count - len(free)} of {demand.count} {noun}{wanted}"
+    reason = f"waiting for {demand.count - len(free)} of {demand.count} {noun}{condition}"
     listed = [f"{n} (free)" if not o else f"{n} ({o})" for n, o in sorted(obstacles.items())]
     if not listed:
         return Choice(reason=f"{reason}; no node has joined")
@@ -71,8 +86,8 @@ def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
 def _obstacle(demand: Demand, candidate: Candidate) -> str:
     if candidate.obstacle:
         return candidate.obstacle
-    if lacking := demand.lacks(candidate.data):
-        return f"no data {lacking}"
+    if missing := demand.missing_data(candidate.data):
+        return f"no data {missing}"
     if candidate.busy_with:
         return f"busy with run {candidate.busy_with}"
     return ""
@@ -82,5 +97,5 @@ def _either(names: Sequence[str]) -> str:
     return " or ".join(f"'{name}'" for name in names)
 
 
-def _shorten(entries: list[str], most: int = 8) -> list[str]:
-    return entries if len(entries) <= most else [*entries[:most], f"{len(entries) - most} more"]
+def _shorten(entries: list[str], limit: int = 8) -> list[str]:
+    return entries if len(entries) <= limit else [*entries[:limit], f"{len(entries) - limit} more"]

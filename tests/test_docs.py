@@ -19,7 +19,7 @@ from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
 from farshore.engines.federated.config import Uplink
 from farshore.reports.links import LINKS
-from farshore.simulations.scenario import parse as parse_scenario
+from farshore.simulations.scenario import parse_scenario
 from farshore.wire.encodings import parse
 from farshore.wire.frame import PREFIX_BYTES, FrameType
 from farshore.wire.limits import DEFAULT

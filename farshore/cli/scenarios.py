@@ -58,18 +58,18 @@ class Engine:
 
     def plan(self, trials: int) -> tuple[int, int]:
         """Trials at once, and worker processes of each; on Ray one after another, each on all of it."""
-        from ..simulations.experiment import plan
+        from ..simulations.experiment import divide_cores
 
-        return (1, self.cores) if self.backend == "ray" else plan(trials, self.cores)
+        return (1, self.cores) if self.backend == "ray" else divide_cores(trials, self.cores)
 
 
 def flower_app(name: str) -> Path | None:
     """The folder of a Flower app, if that is what is meant: one that is neither a ready scenario nor holds its own."""
     from ..core.workloads import names
-    from ..simulations.scenario import ready
+    from ..simulations.scenario import bundled_scenarios
 
     folder = Path(name)
-    own = name in ready() or name in names() or (folder / _OWN).is_file()
+    own = name in bundled_scenarios() or name in names() or (folder / _OWN).is_file()
     return folder if folder.is_dir() and not own else None
 
 
@@ -82,7 +82,7 @@ def find(name: str) -> tuple[str, Scenario]:
     from ..core.workloads import names
     from ..simulations import scenario
 
-    known = scenario.ready()
+    known = scenario.bundled_scenarios()
     if name not in known and (Path(name) / _OWN).is_file():
         name = str(Path(name) / _OWN)
     project = Path(name).parent if name.endswith(_YAML) else Path()
@@ -90,7 +90,7 @@ def find(name: str) -> tuple[str, Scenario]:
         use_project(project)
     if name in names() and name not in known:
         return name, scenario.Scenario(about=f"{name} with its defaults", method=name, arms={name: {}})
-    return scenario.find(name)
+    return scenario.load_scenario(name)
 
 
 def changed(

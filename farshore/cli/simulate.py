@@ -68,9 +68,9 @@ def simulate(
 
 
 def _list(*, as_json: bool) -> None:
-    from ..simulations.scenario import ready
+    from ..simulations.scenario import bundled_scenarios
 
-    found = ready()
+    found = bundled_scenarios()
     if as_json:
         emit([{"name": n, **s.model_dump(mode="json")} for n, s in found.items()])
         return

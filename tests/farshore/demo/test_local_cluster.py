@@ -133,8 +133,8 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_members_stop_when_whoever_started_them_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom farshore.demo.local_cluster import Household\n"
-        "with Household(Path(sys.argv[1])) as house:\n"
+        "import sys, time\nfrom pathlib import Path\nfrom farshore.demo.local_cluster import LocalCluster\n"
+        "with LocalCluster(Path(sys.argv[1])) as house:\n"
         "    house.start_server()\n    house.start_nodes(['a'])\n    print('up', flush=True)\n    time.sleep(600)\n"
     )
     command = [sys.executable, "-P", "-c", script, str(tmp_path)]

@@ -115,10 +115,7 @@ class Sending:
         return None
 
     def _wait_until_taken(self) -> None:
-        channel = self._channel
-        with channel.lock:
-            channel._ask()
-            channel.lock.wait_for(lambda: not channel.outbox)
+        self._channel.drained()
 
     def _lie(self, what: str) -> None:
         """Announce in the prefixes of frames, from now on, more than may be."""

@@ -56,7 +56,7 @@ def test_a_suspended_machine_is_lost_by_its_heartbeats_and_takes_part_again_once
         for process in reversed(asleep):
             process.resume()
     until(lambda: shared.node("b").state == "connected", 60)
-    until(lambda: "b is back" in play.log, 60)
+    until(lambda: "b rejoined" in play.log, 60)
     play.release()
     state, history = play.outcome()
     missing = faults.missing(history)

@@ -17,7 +17,7 @@ def test_an_update_whose_node_dies_once_it_was_taken_counts_once_and_costs_no_bi
     play = faults.play(shared, plan, least=3)
     state, history = play.outcome()
     assert "node b: its program was killed by signal 9" in play.log
-    assert "b is back" in play.log
+    assert "b rejoined" in play.log
     assert faults.missing(history) == set()
     assert faults.same(state, faults.expected(play))
     # Everybody trained every round once: the round in which b died was not repeated.
@@ -41,7 +41,7 @@ def test_a_killed_agent_that_joins_again_is_in_the_run_again(
         until(lambda: play.befell("a asked 4"), 60)
         assert shared.node("b").state == "lost"
     shared.join("b")
-    until(lambda: "b is back" in play.log, 90)
+    until(lambda: "b rejoined" in play.log, 90)
     until(lambda: play.befell("a asked 4"), 60)
     play.release()
     state, history = play.outcome()

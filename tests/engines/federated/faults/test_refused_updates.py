@@ -44,5 +44,5 @@ def test_who_breaks_the_limits_of_the_wire_is_put_out_and_begins_again(shared: A
         told = next(line for line in play.log.splitlines() if f"round 2: without {node}: " in line)
         assert breaches in told
         assert why in told
-        assert f"{node} is back" in play.log
+        assert f"{node} rejoined" in play.log
     assert faults.same(state, faults.expected(play, absent))

@@ -27,7 +27,7 @@ def test_a_node_of_scaffold_with_virtual_data_returns_with_the_control_variate_o
     play = faults.play(shared, {"b trained 4": "kill"}, "planned_vhl", least=3, **SETTINGS)
     state, history = play.outcome()
     assert faults.missing(history) == {(4, 1)}
-    assert "b is back, with what it kept of step 2" in play.log
+    assert "b rejoined with its checkpoint of step 2" in play.log
     assert faults.same(state, faults.expected(play, {(4, 1)}, memory_before))
     # Any other control variate would show.
     assert not faults.same(state, faults.expected(play, {(4, 1)}))

@@ -20,7 +20,7 @@ def test_a_node_that_dies_is_left_out_by_name_and_comes_back(shared: Any, faults
     assert {client for _, client in missing} == {1}
     if least == 3:  # the next round waits for it
         assert missing == {(2, 1)}
-        assert "b is back" in play.log
+        assert "b rejoined" in play.log
     assert faults.same(state, faults.expected(play, missing))
     assert "round 2: without b: node b: its program was killed by signal 9" in play.log
     assert "node b: starting its program again" in play.log
