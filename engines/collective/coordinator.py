@@ -67,7 +67,7 @@ class Coordinator:
         Returns
         -------
         final : Mapping
-            Tensors that came with an ``end`` message: rank 0's model.
+            Tensors of rank 0's ``end`` message: its model.
         results : dict
             The fields of each node's ``end`` message, by node.
         """
@@ -236,7 +236,7 @@ class Coordinator:
         self._send(self._members[rank], message)
 
     def _send(self, name: str, message: Message) -> None:
-        """Send to a node. A lost node is only logged here: the next receive raises the error."""
+        """Send to a node. A lost node is only logged: the next receive raises the error."""
         try:
             self._session.channels[name].send(message)
         except PeerLostError:

@@ -25,6 +25,6 @@ def from_wire(tensor: Tensor) -> torch.Tensor:
 
 
 def copy_into(target: torch.Tensor, values: torch.Tensor) -> None:
-    """Overwrite ``target`` with as many values of any shape."""
+    """Overwrite ``target`` with a tensor of the same number of elements."""
     with torch.no_grad():
         target.copy_(values.view(target.shape))

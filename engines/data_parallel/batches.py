@@ -15,8 +15,8 @@ class Batches:
     """Batches of a training set.
 
     An epoch is one permutation of the training set; each step takes the next ``batch`` images for each rank, so that no
-    image is seen twice in an epoch. A step that is repeated by as many ranks sees the same images. With fewer ranks an
-    epoch has more steps.
+    image is seen twice in an epoch. A step repeated with the same number of ranks sees the same images. With fewer
+    ranks an epoch has more steps.
 
     Parameters
     ----------

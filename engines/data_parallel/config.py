@@ -19,7 +19,7 @@ class DataParallelConfig(CollectiveConfig):
         description="mlp; resnet20, 32, 44, 56 or 110, for small images; resnet10, 18 or 50, wide; torchvision:NAME",
     )
     train_samples: int = Field(0, ge=0, description="use only the first N training images; 0: all")
-    steps: int = Field(0, ge=0, description="training steps; 0: as many as the epochs have")
+    steps: int = Field(0, ge=0, description="training steps; 0: given by epochs")
     epochs: int = Field(1, ge=1)
     batch: int = Field(32, ge=1, description="images per step and rank")
     lr: float = Field(0.1, gt=0)

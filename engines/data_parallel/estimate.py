@@ -124,7 +124,7 @@ class DryRun:
 def plan_run(config: DataParallelConfig, setting: Setting, get_factory: GetFactory) -> TrafficPlan:
     """Plan the messages of a run; see :class:`~farshore.core.traffic_plan.Plans`.
 
-    Collectives are exact. Control messages are exact to a few bytes, since they hold numbers as text.
+    Collectives are exact. Control messages are exact to a few bytes, since their values are placeholders.
 
     Raises
     ------
