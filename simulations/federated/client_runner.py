@@ -12,11 +12,11 @@ from ...engines.federated.array_pool import ArrayPool
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.client_state import ClientStates
 from ...engines.federated.codec import UpdateCodec
-from ...engines.federated.messages import UpdateError, as_it_arrives
+from ...engines.federated.messages import UpdateError, as_received
 from ...engines.federated.methods import FedAvg, FederatedMethod, Update, Work
 from ...engines.federated.task import Task
 from ...engines.federated.tree import Part, TreeSum
-from ...engines.federated.update_validation import contributed
+from ...engines.federated.update_validation import validated_contribution
 from ..sizes import Size, Sizer
 
 
@@ -52,7 +52,7 @@ class ClientRunner:
     memories : Memories
         What each client remembers from round to round.
     largest_norm : float
-        See :func:`~farshore.engines.federated.update_validation.contributed`.
+        See :func:`~farshore.engines.federated.update_validation.validated_contribution`.
     together : int
         Clients that are trained at once, a power of two; 1 = one after another.
     """
@@ -65,7 +65,7 @@ class ClientRunner:
         self._method = task.method(self._flat)
         self._spare = ArrayPool()
         if isinstance(self._method, FedAvg):
-            self._method.spare = self._spare
+            self._method.array_pool = self._spare
         self._sizer = Sizer()
         self._together = together
 
@@ -75,7 +75,7 @@ class ClientRunner:
 
     def keep(self, round_index: int) -> None:
         """The checkpoint of round ``round_index`` was saved."""
-        self._memories.keep()
+        self._memories.commit()
 
     def play_part(
         self, round_index: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None
@@ -85,22 +85,22 @@ class ClientRunner:
         ``into`` holds arrays like a sum's; where the method lets it, the sum is made in them.
         """
         self._spare.prefer(into or {})
-        block, tree = Block(), TreeSum(len(clients), first, self._spare.give_all)
+        block, tree = Block(), TreeSum(len(clients), first, self._spare.release_all)
         expected = self._method.reply(down)
         for position, (client, work, trained) in enumerate(self._trained(round_index, clients, down), first):
-            message = self._codec.up(round_index, trained, down, work.memory)
-            self._memories.put(client, work.memory)
+            message = self._codec.encode_update(round_index, trained, down, work.client_state)
+            self._memories.put(client, work.client_state)
             block.sizes.append(self._sizer.size(message))
             try:
-                update = self._codec.read(as_it_arrives(message), round_index, down, expected)
-                part = contributed(self._method, down, update, self._largest_norm)
+                update = self._codec.decode_update(as_received(message), round_index, down, expected)
+                part = validated_contribution(self._method, down, update, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 block.missing[client] = str(error)
             else:
                 self._recycle(trained.tensors, part)
                 tree.add(position, part)
-                block.replies.append(Reply.of(client, update))
+                block.replies.append(Reply.from_update(client, update))
         block.total = tree.total()
         return block
 
@@ -108,7 +108,7 @@ class ClientRunner:
         """Take an update's arrays back, but for those that its summand is made of."""
         for array in tensors.values():
             if not any(np.may_share_memory(array, kept) for kept in part.values()):
-                self._spare.give(array)
+                self._spare.release(array)
 
     def _trained(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
         """Train all clients, in chunks that follow from their places in the cohort alone."""
@@ -119,7 +119,7 @@ class ClientRunner:
 
     def _work(self, round_index: int, client: int) -> Work:
         work = self._task.work(self._flat, client, round_index)
-        work.memory = self._memories.of(client, round_index)
+        work.client_state = self._memories.get(client, round_index)
         return work
 
     def _updates(self, down: Part, works: Sequence[Work]) -> list[Update]:

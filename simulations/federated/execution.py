@@ -68,7 +68,7 @@ def choose(
         return Execution(1, "as configured")
     method = task.method(flat)
     down = method.sent(method.start(flat))
-    most = batched.together(flat)
+    most = batched.group_size(flat)
     works = [_short(task.work(flat, client, 1)) for client in clients[:most]]
     try:
         batched.check(flat, method, works)
@@ -92,8 +92,8 @@ def choose(
 
 def _short(work: Work) -> Work:
     """Its first steps; a probe need not take as long as a round."""
-    batches, whole = work.batches[:_MOST_STEPS], work.whole[:_MOST_STEPS]
-    return replace(work, batches=batches, whole=whole, memory={}, means=None)
+    batches, whole = work.batches[:_MOST_STEPS], work.full_batches[:_MOST_STEPS]
+    return replace(work, batches=batches, full_batches=whole, client_state={}, means=None)
 
 
 def _seconds(what: Callable[[], Any]) -> float:

@@ -37,7 +37,7 @@ class SharedClientStates:
         self._rows = {name: _mapped(folder / name, np.float32, (population, n)) for name, n in lengths.items()}
         self._known = _mapped(folder / _KNOWN, np.uint8, (population,)) if lengths else None
 
-    def of(self, client: int, round_index: int) -> ClientState:
+    def get(self, client: int, round_index: int) -> ClientState:
         """The client's tensors, mapped from its file, for round ``round_index`` to change; empty before its first."""
         if self._known is None:
             return {}
@@ -45,16 +45,16 @@ class SharedClientStates:
         self._journal.write(round_index, client, [rows[client] for rows in self._rows.values()] if known else None)
         return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()} if known else {}
 
-    def put(self, client: int, memory: ClientState) -> None:
+    def put(self, client: int, state: ClientState) -> None:
         """Keep tensors that are not in the file yet."""
         if self._known is None:
             return
         if not self._known[client]:
             for name, rows in self._rows.items():
-                rows[client] = memory[name].numpy()
+                rows[client] = state[name].numpy()
             self._known[client] = 1
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """A checkpoint was saved: what came before it need not be taken back any more."""
         self._journal.next_file()
 

@@ -74,15 +74,15 @@ class SimulatedPool:
 
     def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
         """Play the cohort, or those of it who answer in time."""
-        message = self._codec.down(round_index, down)
-        seen = self._codec.seen(message, down)
+        message = self._codec.encode_state(round_index, down)
+        seen = self._codec.received_state(message, down)
         if self._conversation:
             self._conversation.sent(message, cohort)
         if self._timing is None:
             return self._play(round_index, cohort, seen, method)
         timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
         plan = timing.clock.round([timing.trip(round_index, c, seen, size, method, now) for c in cohort], self._wanted)
-        gathered = self._play(round_index, plan.used, seen, method) if plan.used else RoundResult(seen=seen)
+        gathered = self._play(round_index, plan.used, seen, method) if plan.used else RoundResult(received=seen)
         self._late(timing, round_index, plan.late, seen, method)
         gathered.late = plan.late
         gathered.missing |= dict.fromkeys(plan.late, "its reply came too late")
@@ -104,13 +104,13 @@ class SimulatedPool:
             )
         return VirtualStream(self._troupe, self._population, self._codec, self._timing, method, self._conversation)
 
-    def keep(self, round_index: int) -> None:
+    def save_client_states(self, round_index: int) -> None:
         """Clients are told to save what they remember."""
         self._troupe.keep(round_index)
         if self._conversation:
             self._conversation.keep(round_index)
 
-    def done(self) -> None:
+    def finish(self) -> None:
         """Say goodbye."""
         if self._conversation:
             self._conversation.done()

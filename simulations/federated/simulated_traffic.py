@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...core.handshake import begin, hello
 from ...core.message import Message
 from ...core.transfer import Direction, Recorder, Transfer
-from ...engines.federated.assets import Assets, answer, offer
+from ...engines.federated.assets import Assets, offer_message, offer_reply
 from ...wire.pack import pack
 from ..sizes import Size, Sizer, size_of
 
@@ -94,11 +94,11 @@ class SimulatedTraffic:
         if self._briefing is None or not new:
             return
         want = [client for client in new if self._briefing.ships and client not in self._resumed.took_part]
-        self._to(new, "down", offer(self._briefing, round_index))
-        self._to([client for client in new if client not in want], "up", answer(round_index, has=True))
-        self._to(want, "up", answer(round_index, has=False))
+        self._to(new, "down", offer_message(self._briefing, round_index))
+        self._to([client for client in new if client not in want], "up", offer_reply(round_index, has=True))
+        self._to(want, "up", offer_reply(round_index, has=False))
         if want:
-            self._to(want, "down", self._briefing.goods(round_index))
+            self._to(want, "down", self._briefing.payload(round_index))
 
     def _to_all(self, direction: Direction, message: Message) -> None:
         self._to(self._all, direction, message)

@@ -21,12 +21,12 @@ from ...core.message import Array, Message
 from ...core.seeds import Seed
 from ...core.session import Channel, Code, RunInfo, Workload
 from ...core.version import Versions
-from ...engines.federated.asynchronous import rounds_of
+from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.config import FederatedConfig
 from ...engines.federated.task import Task
-from ...engines.federated.task_hooks import Observed
+from ...engines.federated.task_hooks import ReportingTask
 from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
@@ -118,15 +118,15 @@ class Simulation:
             for note in task.notes:
                 session.log(note)
             fleet = self._fleet(stack, session, task)
-            history = rounds_of(session, task, fleet, settings).run()
-            fleet.done()
+            history = create_rounds(session, task, fleet, settings).run()
+            fleet.finish()
             result = workload.outcome(settings, task, history)
         run.write_result(result)
         return result
 
     def _check_draws(self, settings: FederatedConfig) -> None:
         """Refuse devices that are off or surplus where clients work out by themselves who was drawn when."""
-        if self.devices is None or not settings.counts_cohorts:
+        if self.devices is None or not settings.requires_seeded_cohorts:
             return
         size = min(settings.per_round, self.clients)
         if not self.devices.clock(self.clients, Seed(self.seed)).draws_anybody(size):
@@ -177,10 +177,10 @@ class Simulation:
         flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
         codec = workload.codec(settings, flat)
-        briefing = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
+        briefing = workload.assets(settings, task, self.directory / "briefing", "the simulation")
         together = self._together(session, task, flat)
         memories = self.directory / "memories"
-        mine = SharedClientStates(memories, self.clients, codec.remembers(task.method(flat), flat))
+        mine = SharedClientStates(memories, self.clients, codec.client_state_sizes(task.method(flat), flat))
         mine.restore(session.resume_step or 0)  # what was trained after the checkpoint comes again
         if self.workers > 1 or self.backend == "ray":
             cast_ = WorkerSpec(
@@ -190,7 +190,7 @@ class Simulation:
                 {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
                 str(memories.resolve()),
-                str(briefing.keep().resolve()) if briefing else "",
+                str(briefing.save().resolve()) if briefing else "",
                 together,
             )
             troupe: Any = stack.enter_context(
@@ -210,10 +210,10 @@ class Simulation:
         @lru_cache(maxsize=4096)
         def count(client: int, round_index: int) -> tuple[int, int, int]:
             work = task.work(flat, client, round_index)
-            return work.samples, len(work.batches), len(work.whole)
+            return work.samples, len(work.batches), len(work.full_batches)
 
-        remembers = bool(codec.remembers(task.method(flat), flat))
-        reports = task.reports if isinstance(task, Observed) else ()
+        remembers = bool(codec.client_state_sizes(task.method(flat), flat))
+        reports = task.reports if isinstance(task, ReportingTask) else ()
         return Timing(self.devices.clock(self.clients, session.run.seed), count, codec, remembers, reports)
 
 

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass
 
 from ...core.message import Message
-from ...engines.federated.client_pool import AsyncResult, InFlight, UnderWay
+from ...engines.federated.client_pool import AsyncResult, InFlight, InFlightSnapshot
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod
 from ...engines.federated.tree import Part
@@ -49,8 +49,8 @@ class VirtualStream:
     def send(self, client: int, round_index: int, down: Part) -> None:
         """Put the end of the client's training among the events."""
         if self._version is None or self._version[0].round != round_index:
-            message = self._codec.down(round_index, down)
-            self._version = message, self._codec.seen(message, down), size_of(pack(message))
+            message = self._codec.encode_state(round_index, down)
+            self._version = message, self._codec.received_state(message, down), size_of(pack(message))
         message, seen, size = self._version
         if self._conversation:
             self._conversation.sent(message, [client])
@@ -79,17 +79,17 @@ class VirtualStream:
         proposal = self._method.finish(job.seen, block.total, self._population)
         return AsyncResult(client, job.round_index, proposal, job.seen, block.replies[0])
 
-    def under_way(self) -> UnderWay:
+    def snapshot(self) -> InFlightSnapshot:
         """Every job, by client."""
         jobs = sorted((job for _, _, job in self._events), key=lambda job: job.trip.client)
         trips = [InFlight(j.trip.client, j.round_index, j.trip.end, j.trip.lost, j.trip.joule) for j in jobs]
-        return UnderWay(trips, {job.round_index: job.seen for job in jobs})
+        return InFlightSnapshot(trips, {job.round_index: job.seen for job in jobs})
 
-    def take_up(self, under_way: UnderWay) -> None:
+    def restore(self, snapshot: InFlightSnapshot) -> None:
         """Their frames were sent before the checkpoint, and are in the ledger already."""
-        for flight in under_way.flights:
+        for flight in snapshot.flights:
             trip = Trip(flight.client, flight.end, flight.lost, flight.joule)
-            job = _Job(trip, flight.round_index, under_way.seen[flight.round_index])
+            job = _Job(trip, flight.round_index, snapshot.states[flight.round_index])
             heapq.heappush(self._events, (flight.end, flight.client, job))
 
     def figures(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ class Timing:
         """The sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)
-        return self._sizer.size(self._codec.up(round_index, update, down, {}))
+        return self._sizer.size(self._codec.encode_update(round_index, update, down, {}))
 
     def told(self, plan: RoundSchedule, replies: int) -> dict[str, float]:
         """What there is to tell of a round: times in seconds, energy in joule, counts of clients."""

@@ -69,11 +69,11 @@ class WorkerSpec:
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.find(), self.population)
         held = Path(self.held)
-        if self.held and (briefing := workload.briefing(config, task, held.parent, "a worker of the simulation")):
-            briefing.hold(held)
+        if self.held and (briefing := workload.assets(config, task, held.parent, "a worker of the simulation")):
+            briefing.load(held)
         flat = task.model()
         codec = workload.codec(config, flat)
-        kept = codec.remembers(task.method(flat), flat)
+        kept = codec.client_state_sizes(task.method(flat), flat)
         mine = SharedClientStates(Path(self.memories), self.population, kept)
         return ClientRunner(task, codec, mine, config.largest_norm, self.together)
 

@@ -100,7 +100,7 @@ class Workers:
         totals = self._share(down, method)
         cut = blocks(len(cohort), len(self._processes), self._cast.together)
         level = (cut[0][1] - 1).bit_length()
-        tree, done = TreeSum(len(cohort), spent=totals.give), dict[int, dict[str, Any]]()
+        tree, done = TreeSum(len(cohort), release=totals.give), dict[int, dict[str, Any]]()
         for first, answer, total in self._answers(round_index, cohort, cut):
             done[first] = answer
             if answer["empty"]:

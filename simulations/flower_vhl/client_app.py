@@ -31,9 +31,11 @@ def train(message: Message, context: Context) -> Message:
     work = known.task.work(known.flat, int(context.node_config["partition-id"]), int(config["server-round"]))
     work.sgd = Sgd(**{name: float(config[name]) for name in ("lr", "momentum", "weight_decay", "mu")})
     kept = context.state.get("memory")
-    work.memory = {n: torch.tensor(a) for n, a in part(*([kept] if isinstance(kept, ArrayRecord) else [])).items()}
+    work.client_state = {
+        n: torch.tensor(a) for n, a in part(*([kept] if isinstance(kept, ArrayRecord) else [])).items()
+    }
     update = known.method.local(known.flat, down, work)
-    context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.memory.items()})
+    context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.client_state.items()})
     metrics = MetricRecord({"num-examples": update.samples, "steps": update.steps, "loss": update.loss})
     if (traveled := update.tensors.pop(NORMALIZER, None)) is not None:
         metrics[NORMALIZER] = float(traveled[0])

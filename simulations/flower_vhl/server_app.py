@@ -20,9 +20,9 @@ from ...core.seeds import Seed
 from ...engines.federated.client_pool import cohort
 from ...engines.federated.messages import UpdateError, read_update, update_message
 from ...engines.federated.methods import CONTROL, NORMALIZER, FederatedMethod, Update
-from ...engines.federated.task_hooks import refined
+from ...engines.federated.task_hooks import refine_state
 from ...engines.federated.tree import Part, TreeSum
-from ...engines.federated.update_validation import contributed
+from ...engines.federated.update_validation import validated_contribution
 from .learning import learning, part, record, settings_of
 
 app = ServerApp()
@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
         replies = grid.send_and_receive(sent, timeout=timeout)
         total, updates = _folded(known.method, down, round_index, [nodes[c] for c in chosen], replies)
         if total is not None and len(updates) >= settings.least:
-            state = refined(known.task, known.flat, known.method.finish(state, total, clients), round_index)
+            state = refine_state(known.task, known.flat, known.method.finish(state, total, clients), round_index)
         entry: dict[str, Any] = {"round": round_index, "cohort": chosen, "replies": len(updates)}
         if round_index % settings.eval_every == 0 or round_index == settings.rounds:
             entry |= known.task.evaluate(known.flat, state)
@@ -95,7 +95,7 @@ def _folded(
     for position, node in enumerate(nodes):
         try:
             update = _update(came.get(node), round_index, method.reply(down))
-            summand = contributed(method, down, update)
+            summand = validated_contribution(method, down, update)
         except UpdateError as error:
             _log.warning("round %d: without node %d: %s", round_index, node, error)
             tree.skip(position)

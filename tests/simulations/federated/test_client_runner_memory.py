@@ -54,7 +54,7 @@ METHODS: dict[str, Any] = {
 
 def _measured(flat: FlatModel) -> FedAvg:
     method = FedAvg()
-    method.measured = flat.layout.trainable
+    method.divergence_size = flat.layout.trainable
     return method
 
 
@@ -90,7 +90,7 @@ class Lines:
 def played(task: Any, clients: list[int], *, spare: bool, into: Part | None = None, times: int = 1) -> Part:
     player = ClientRunner(task, UpdateCodec(), LocalClientStates())
     if not spare:
-        player._method.spare = None  # type: ignore[attr-defined]
+        player._method.array_pool = None  # type: ignore[attr-defined]
     flat = task.model()
     method = task.method(flat)
     down = method.sent(method.start(flat))

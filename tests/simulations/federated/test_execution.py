@@ -106,7 +106,7 @@ def test_what_auto_chose_is_written_down_and_holds_when_the_run_goes_on(
 
 @pytest.mark.parametrize(
     ("more", "why"),
-    [({"norm": "batch"}, r"BatchNorm2d"), ({"virtual": {"enabled": True}}, "no loss of each sample")],
+    [({"norm": "batch"}, r"BatchNorm2d"), ({"virtual": {"enabled": True}}, "no loss per sample")],
 )
 def test_batched_is_refused_where_it_cannot_be_and_auto_says_why_not(
     tmp_path: Path, more: dict[str, Any], why: str

@@ -43,7 +43,7 @@ def test_the_servers_own_steps_have_the_same_bits_with_two_workers(tmp_path: Pat
 
 
 def test_the_servers_own_steps_need_virtual_images_which_are_never_trained_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no loss of each sample"):
+    with pytest.raises(ConfigError, match="no loss per sample"):
         ended(tmp_path / "run", {**RETRAINED, "execution": "batched"})
 
 

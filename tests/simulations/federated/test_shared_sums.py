@@ -14,7 +14,7 @@ def test_sums_in_shared_memory_have_the_same_bits_and_take_turns_in_few_places()
     try:
         for round_ in range(3):
             values = np.random.default_rng(round_).standard_normal((64, 100)).astype(np.float32)
-            shared, own = TreeSum(64, spent=totals.give), TreeSum(64)
+            shared, own = TreeSum(64, release=totals.give), TreeSum(64)
             for position, row in enumerate(values):
                 place = totals.take()
                 places.add(place.description()["memory"])

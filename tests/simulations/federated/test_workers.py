@@ -16,7 +16,7 @@ from farshore.core.errors import RunFailedError
 from farshore.core.seeds import Seed
 from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.client_state import LocalClientStates
-from farshore.engines.federated.rounds import restored
+from farshore.engines.federated.rounds import restore_downlink_loss
 from farshore.engines.federated.tree import Part
 from farshore.simulations.federated.client_runner import ClientRunner
 from farshore.simulations.federated.shared_client_state import SharedClientStates
@@ -55,7 +55,7 @@ def crew(method: str, folder: Path) -> Workers:
     """Two workers, and the memories that their processes map too."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()
-    kept = WORKLOAD.codec(config(method), flat).remembers(task.method(flat), flat)
+    kept = WORKLOAD.codec(config(method), flat).client_state_sizes(task.method(flat), flat)
     return Workers(cast(method, folder), 2, SharedClientStates(folder, CLIENTS, kept))
 
 
@@ -90,8 +90,8 @@ def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
         gathered = fleet.round(round_index, cohort(Seed(SEED), round_index, CLIENTS, 7), state, made)
         assert gathered.total is not None
         replies.append(gathered.replies)
-        seen = {**state, **gathered.seen}
-        state = restored(made.finish(seen, gathered.total, CLIENTS), state, seen)
+        seen = {**state, **gathered.received}
+        state = restore_downlink_loss(made.finish(seen, gathered.total, CLIENTS), state, seen)
     return state, replies
 
 
