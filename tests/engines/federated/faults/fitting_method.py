@@ -40,7 +40,7 @@ class Config(FederatedConfig):
 
 
 def trigger(config: Any, place: str) -> str:
-    """Trigger the fault planned for a place, once; return the name of a fault that the caller must carry out, if any."""
+    """Trigger the fault planned for a place, once; return the name of a fault left to the caller, if any."""
     what = config.plan.get(place, "")
     try:
         if what:
