@@ -1,1 +1,1 @@
-"""The agent that makes a machine a node, and the runner of node programs. Imports floors 0-2; never torch by itself."""
+"""The agent that connects a machine as a node and runs node programs, and the admin client. Never imports torch."""

@@ -1,4 +1,4 @@
-"""What a submitter tells a server: runs, nodes and join tokens, over the admin service."""
+"""Client of the server's ``Admin`` service: runs, nodes and join tokens."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..core.errors import (
     UnreachableError,
     VersionError,
 )
+from ..core.nodes import RoleRequest
 from ..core.paths import LocalServer
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminStub
@@ -51,25 +52,25 @@ class AdminClient:
     token : str
         The server's admin token.
     certificate : bytes or None
-        PEM root to verify the server with; None dials without TLS, which is refused off loopback.
+        Root certificate (PEM) to verify the server with; None = no TLS, allowed on loopback only.
     name : str, optional
-        Name to verify in the certificate; the name that servers' own certificates carry by default.
+        Name to verify the certificate against; by default, the name in self-signed server certificates.
 
     Raises
     ------
     RefusedError
-        No certificate is given for a server on another machine.
+        ``certificate`` is None and the server is not on loopback.
     """
 
     def __init__(self, address: str, token: str, certificate: bytes | None, *, name: str = SERVER_NAME) -> None:
         self.address = address
-        #: The server's, where it is on this machine and known by it.
+        #: Home of the server, if the client was created by :meth:`local`.
         self.home: Path | None = None
         self._metadata = (("farshore-admin", token),)
         if certificate is None:
             if not is_loopback(parse_address(address)[0]):
                 raise RefusedError(
-                    f"{address} is not on this machine, so it needs TLS",
+                    f"{address} is not on this machine, so TLS is required",
                     hint="give --fingerprint or --certificate",
                 )
             self._channel = grpc.insecure_channel(address)
@@ -100,12 +101,12 @@ class AdminClient:
         Raises
         ------
         RefusedError
-            It shows another certificate.
+            The server has another certificate.
         UnreachableError
-            Nobody answers, or not in TLS.
+            No server answers, or it does not use TLS.
         """
-        wanted = fingerprint.replace(":", "").strip().lower()
-        return cls(address, token, check_fingerprint(address, wanted))
+        expected = fingerprint.replace(":", "").strip().lower()
+        return cls(address, token, check_fingerprint(address, expected))
 
     def __enter__(self) -> AdminClient:
         return self
@@ -120,23 +121,23 @@ class AdminClient:
     # ---- nodes ---------------------------------------------------------------------------------------------------
 
     def nodes(self) -> list[pb.NodeInfo]:
-        """Every node the server knows, by name."""
+        """Return every node that has ever joined, sorted by name."""
         return list(self._call(self._stub.ListNodes, pb.ListRequest()).nodes)
 
     def create_token(self, *, valid_seconds: float = 86_400.0, uses: int = 0) -> pb.TokenReply:
-        """Make a join token; ``uses=0`` allows any number of nodes until it expires."""
+        """Create a join token; ``uses=0`` allows any number of nodes until it expires."""
         reply: pb.TokenReply = self._call(
             self._stub.CreateToken, pb.TokenRequest(valid_seconds=valid_seconds, uses=uses)
         )
         return reply
 
     def revoke(self, *, token_id: str = "", node: str = "") -> None:
-        """Make a join token, or a node's key, useless.
+        """Revoke a join token, a node's key, or both.
 
         Raises
         ------
         NotFoundError
-            No token or node of that name.
+            There is no such token or node.
         """
         self._call(self._stub.Revoke, pb.RevokeRequest(token_id=token_id, node=node))
 
@@ -149,6 +150,7 @@ class AdminClient:
         *,
         node_count: int = 1,
         nodes: Sequence[str] = (),
+        roles: Sequence[RoleRequest] = (),
         seed: int | None = None,
         data: Mapping[str, str] | None = None,
     ) -> pb.RunInfo:
@@ -159,50 +161,55 @@ class AdminClient:
         workload : str
             Name of the method.
         config : Mapping
-            Its configuration, JSON-able.
+            The method's configuration; JSON-serializable.
         node_count : int
-            How many nodes the scheduler shall choose, where ``nodes`` is empty.
+            Number of nodes for the scheduler to choose if ``nodes`` is empty.
         nodes : sequence of str
             The cohort by name, in order.
+        roles : sequence of RoleRequest
+            Instead of ``node_count`` and ``nodes``: what each role gets.
         seed : int, optional
-            Root of the seed tree; the server draws one where it is left out.
+            Root of the seed tree; by default, the server draws one.
         data : Mapping of str to str, optional
-            Data sets on the server's side, name to path there.
+            Paths of data sets on the server, by name.
 
         Raises
         ------
         ConfigError, NotFoundError
-            The server does not accept the configuration, or knows no such method or node.
+            The configuration is invalid, or there is no such method or node.
         """
         request = pb.SubmitRequest(
-            workload=workload, config_json=json.dumps(config), node_count=node_count, nodes=nodes
+            workload=workload, config_json=json.dumps(config), node_count=0 if roles else node_count, nodes=nodes
         )
+        for one in roles:
+            request.roles.add(role=one.role, least=one.count.least, most=one.count.most, nodes=one.nodes)
         request.data.update(data or {})
         if seed is not None:
             request.seed = seed
         return self._run(self._stub.Submit, request)
 
     def runs(self) -> list[pb.RunInfo]:
-        """Every run the server knows, newest first."""
-        found = self._call(self._stub.ListRuns, pb.ListRequest()).runs
-        return sorted(found, key=lambda run: run.created, reverse=True)
+        """Return every run, newest first."""
+        runs = self._call(self._stub.ListRuns, pb.ListRequest()).runs
+        return sorted(runs, key=lambda run: run.created, reverse=True)
 
     def run(self, run_id: str) -> pb.RunInfo:
-        """One run; :class:`NotFoundError` when there is none of that id."""
+        """Return one run; raises :class:`NotFoundError` for an unknown id."""
         return self._run(self._stub.ShowRun, pb.RunRef(id=run_id))
 
     def cancel(self, run_id: str) -> pb.RunInfo:
-        """Cancel a run; :class:`NotFoundError` as for :meth:`run`."""
+        """Cancel a run; returns once it has ended. Raises the errors of :meth:`run`."""
         return self._run(self._stub.Cancel, pb.RunRef(id=run_id))
 
     def resume(self, run_id: str) -> pb.RunInfo:
-        """Go on with a run from its last common checkpoint; :class:`NotFoundError` as for :meth:`run`."""
+        """Resume a run from its newest common checkpoint. Raises the errors of :meth:`run`."""
         return self._run(self._stub.Resume, pb.RunRef(id=run_id))
 
     def follow(self, run_id: str, *, follow: bool = True, logs: bool = False) -> Iterator[pb.RunEvent]:
-        """Yield the run's changes, and its log's lines where asked, until it ends (or at once, ``follow=False``).
+        """Yield the run's changes, with its log lines if ``logs``, until it has ended.
 
-        Leaving the loop early ends the call. Errors as for :meth:`run`.
+        With ``follow=False``, yield only the current state and log. Leaving the loop early ends the call. Raises the
+        errors of :meth:`run`.
         """
         with self._errors():
             request = pb.FollowRequest(id=run_id, follow=follow, logs=logs)
@@ -212,7 +219,7 @@ class AdminClient:
             finally:
                 call.cancel()
 
-    # ---- inside --------------------------------------------------------------------------------------------------
+    # ---- helpers -------------------------------------------------------------------------------------------------
 
     def _run(self, method: Callable[..., pb.RunInfo], request: Any) -> pb.RunInfo:
         return self._call(method, request)
@@ -230,24 +237,24 @@ class AdminClient:
 
 
 def translate(error: grpc.RpcError, address: str) -> FarshoreError:
-    """The farshore error that says what a gRPC error means to somebody who dialled ``address``."""
+    """Convert a gRPC error of a call to the server at ``address`` to a farshore error."""
     code = error.code()
     details = " ".join((error.details() or "").split())
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         if "certificate" in details.lower() or "handshake" in details.lower():
             return RefusedError(
-                f"the server at {address} shows another certificate than the pinned one",
-                hint="check its fingerprint, or whether another server runs there now",
+                f"the certificate of the server at {address} is not the pinned one",
+                hint="check its fingerprint, and whether another server runs there now",
             )
         return UnreachableError(
             f"no server answers at {address}",
-            hint="check the address, and that 'farshore server up' runs there",
+            hint="check the address, and that 'farshore server up' is running there",
         )
     kind = _CODES.get(code)
     if kind is None:
         return FarshoreError(
             f"the server at {address} failed ({code.name.lower()}): {details[:400]}", hint="see the server's log"
         )
-    # The server writes an error as "message – hint".
+    # The server formats an error as "message – hint".
     message, dash, hint = details.rpartition(" – ")
     return kind(message, hint=hint) if dash else kind(details or f"{address} answered {code.name.lower()}")

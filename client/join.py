@@ -1,4 +1,4 @@
-"""How a machine becomes a node: check the server's certificate against the token, trade the token for a key."""
+"""Joining a server: verify its certificate against the join token and exchange the token for a node key."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
 from .options import AgentOptions
 
-#: The name that a pinned certificate is verified against, whatever address is dialled.
+#: The name that a pinned certificate is verified against, independent of the address.
 SERVER_NAME = "farshore-server"
 
-# Short enough that an agent which is told to stop while it joins is gone in five seconds.
+# Short enough that an agent stopped while joining ends within five seconds.
 _CALL_SECONDS = 4.0
 _REFUSALS = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -35,16 +35,16 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What a node needs to dial its server.
+    """The credentials of a node for its server.
 
     Attributes
     ----------
     name, key : str
         The node's name and its bearer key.
     root : bytes or None
-        PEM to verify the server with; None = no TLS.
+        Root certificate (PEM) to verify the server with; None = no TLS.
     pinned : bool
-        ``root`` is the server's own certificate, so the name to verify is fixed.
+        Whether ``root`` is the server's self-signed certificate, which is verified against a fixed name.
     """
 
     name: str
@@ -62,46 +62,50 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Take a token apart.
+        """Parse a join token; surrounding whitespace is ignored.
 
         Raises
         ------
         RefusedError
-            It does not look like one.
+            ``text`` is not a join token.
         """
         parts = text.strip().split(".")
         if len(parts) != 4 or parts[0] != "fs1" or not parts[1] or not parts[2] or len(parts[3]) not in (0, 64):
-            raise RefusedError("this is not a join token", hint="copy the whole line that begins with 'fs1.'")
+            raise RefusedError("this is not a join token", hint="copy the whole line that starts with 'fs1.'")
         return cls(f"{parts[1]}.{parts[2]}", parts[3].lower())
 
 
 def versions_message() -> pb.Versions:
-    """This end's versions."""
+    """Return the versions of this process as a message."""
     here = Versions.here()
     return pb.Versions(protocol=here.protocol, farshore=here.farshore, torch=here.torch, python=here.python)
 
 
 def membership(options: AgentOptions) -> Membership:
-    """The membership kept in the node's home, or a new one traded for ``options.token``. Blocks.
+    """Load the membership from the node's home, or join with ``options.token``. Blocks.
 
     Raises
     ------
     RefusedError, VersionError
-        No membership and no token; or the token, the name, the version or the server's certificate is not accepted.
+        There is neither a membership nor a token; or the token, the name, the version or the server's certificate is
+        not accepted.
     UnreachableError
-        Nobody answers at the address.
+        No server answers at the address.
     StorageError
         The home cannot be read or written.
     """
-    kept = _kept(options)
-    return kept if kept is not None else join(options)
+    member = _load(options)
+    return member if member is not None else join(options)
 
 
 def join(options: AgentOptions) -> Membership:
-    """Trade ``options.token`` for a key, whatever the home holds; errors as for :func:`membership`."""
+    """Exchange ``options.token`` for a new key and store it in the node's home.
+
+    Raises the errors of :func:`membership`.
+    """
     host, _ = parse_address(options.address)
     if options.insecure and not is_loopback(host):
-        raise RefusedError(f"{host} is not this machine", hint="without TLS only loopback addresses are dialled")
+        raise RefusedError(f"{host} is not this machine", hint="without TLS, only loopback addresses are allowed")
     if not options.token:
         raise RefusedError(
             f"the node '{options.name}' has no key for {options.address} yet",
@@ -115,64 +119,66 @@ def join(options: AgentOptions) -> Membership:
         try:
             reply = NodesStub(channel).Join(request, timeout=_CALL_SECONDS)
         except grpc.RpcError as error:
-            raise refusal(error, options.address) from error
+            raise rpc_error(error, options.address) from error
     member = Membership(reply.name, reply.node_key, root, pinned)
-    _keep(options.home, member, reply.server_id)
+    _store(options.home, member, reply.server_id)
     return member
 
 
-def refusal(error: grpc.RpcError, address: str) -> FarshoreError:
-    """The error of our own that a failed call means."""
+def rpc_error(error: grpc.RpcError, address: str) -> FarshoreError:
+    """Convert the error of a failed call to the server at ``address`` to a farshore error."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         return VersionError(f"{address} refused: {details}")
     if code in _REFUSALS:
         return RefusedError(f"{address} refused: {details}")
-    return UnreachableError(f"no answer from {address}: {details}", hint="is the server up, and the address right?")
+    return UnreachableError(
+        f"no answer from {address}: {details}", hint="check the address, and that the server is running"
+    )
 
 
 def fetch_certificate(address: str) -> str:
-    """The certificate (PEM) that the server at ``address`` shows, unverified.
+    """Fetch the certificate (PEM) of the server at ``address``, unverified.
 
     Raises
     ------
     UnreachableError
-        Nobody answers, or not with TLS.
+        No server answers, or it does not use TLS.
     """
     host, port = parse_address(address)
     try:
         return ssl.get_server_certificate((host, port), timeout=_CALL_SECONDS)
     except ssl.SSLError as error:
         raise UnreachableError(
-            f"{address} does not speak TLS: {error.reason}", hint="does the server run with --insecure?"
+            f"{address} does not use TLS: {error.reason}", hint="does the server run with --insecure?"
         ) from error
     except OSError as error:
         reason = error.strerror or str(error) or "no answer"
         raise UnreachableError(
-            f"nobody answers at {address}: {reason}", hint="is the server up, and the address right?"
+            f"no server answers at {address}: {reason}", hint="check the address, and that the server is running"
         ) from error
 
 
 def check_fingerprint(address: str, expected: str) -> bytes:
-    """Fetch the server's certificate and compare it.
+    """Fetch the server's certificate (PEM) and compare its SHA-256 fingerprint with ``expected``.
 
     Raises
     ------
     RefusedError
-        It is another one.
+        The fingerprints differ.
     """
     pem = fetch_certificate(address)
     found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
     if not hmac.compare_digest(found, expected):
         raise RefusedError(
             f"the certificate of {address} has the fingerprint {found[:16]}…, expected {expected[:16]}…",
-            hint="this may be another server, or somebody in between; ask the server's operator for a new token",
+            hint="this may be another server or an interception; ask the server's operator for a new token",
         )
     return pem.encode()
 
 
 def check_unchanged(address: str, member: Membership) -> None:
-    """Raise :class:`RefusedError` when the server shows another certificate than the pinned one; blocks."""
+    """Raise :class:`RefusedError` if the server's certificate is not the pinned one. Blocks."""
     if member.root is not None and member.pinned:
         first = ssl.PEM_cert_to_DER_cert(_first_certificate(member.root.decode()))
         check_fingerprint(address, hashlib.sha256(first).hexdigest())
@@ -190,7 +196,7 @@ def _root(options: AgentOptions, expected: str) -> bytes:
         except OSError as error:
             raise StorageError(f"cannot read {options.ca}: {error.strerror}") from error
     if not expected:
-        raise RefusedError("the join token carries no fingerprint", hint="its server runs without TLS: use --insecure")
+        raise RefusedError("the join token has no fingerprint", hint="its server runs without TLS: use --insecure")
     return check_fingerprint(options.address, expected)
 
 
@@ -201,28 +207,28 @@ def _channel(address: str, root: bytes | None, pinned: bool) -> grpc.Channel:
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), options)
 
 
-def _keep(home: Path, member: Membership, server_id: str) -> None:
+def _store(home: Path, member: Membership, server_id: str) -> None:
     private_folder(home)
     if member.root is not None:
         write_file(home / "server.pem", member.root)
-    kept = {"name": member.name, "key": member.key, "pinned": member.pinned, "tls": member.root is not None}
-    write_file(home / "membership.json", json.dumps({**kept, "server_id": server_id}).encode())
+    fields = {"name": member.name, "key": member.key, "pinned": member.pinned, "tls": member.root is not None}
+    write_file(home / "membership.json", json.dumps({**fields, "server_id": server_id}).encode())
 
 
-def _kept(options: AgentOptions) -> Membership | None:
+def _load(options: AgentOptions) -> Membership | None:
     path = options.home / "membership.json"
     try:
-        kept = json.loads(path.read_bytes())
-        name, key, pinned, tls = str(kept["name"]), str(kept["key"]), bool(kept["pinned"]), bool(kept["tls"])
+        data = json.loads(path.read_bytes())
+        name, key, pinned, tls = str(data["name"]), str(data["key"]), bool(data["pinned"]), bool(data["tls"])
         root = (options.home / "server.pem").read_bytes() if tls else None
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is damaged", hint="remove it and join again with a token") from error
+        raise StorageError(f"{path} is damaged", hint="delete it and join again with a token") from error
     if name != options.name:
         raise RefusedError(f"{options.home} belongs to the node '{name}'", hint="give this node another --home")
     if tls == options.insecure:
-        return None  # the server changed; joining again needs a token
+        return None  # the server switched TLS on or off; a new membership is needed
     return Membership(name, key, root, pinned)

@@ -1,4 +1,8 @@
-"""One run's node program in a process of its own: ``python -m farshore.client.node_process``, spawned by the agent."""
+"""The node process: executes one run's node program; spawned by the agent.
+
+Entry point of ``python -m farshore.client.node_process``. The agent sends the launch parameters
+(:func:`farshore.client.programs.launch_parameters`) as the first message.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +18,35 @@ from ..core.workloads import load
 
 
 def main() -> int:
-    """Run the node program that the agent asks for; returns the exit code."""
+    """Run the node program that the agent requests; returns the exit code."""
     parent = Parent.find()
-    specification = parent.first()
+    parameters = parent.first()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        _run(parent, specification)
+        _run(parent, parameters)
     except Exception as error:
         return int(parent.failed(error))
-    except SystemExit as error:  # a user's code must not look as if it had done its work
+    except SystemExit as error:  # exit(0) in user code must not count as success
         return int(parent.failed(RunFailedError(f"the program called exit({error.code}){place_of(error)}")))
     return 0
 
 
-def _run(parent: Parent, specification: Json) -> None:
+def _run(parent: Parent, parameters: Json) -> None:
     from .node_session import NodeProcessSession
 
-    workload = load(str(specification["workload"]))
+    workload = load(str(parameters["workload"]))
     try:
-        config = workload.config.model_validate_json(specification["config"])
+        config = workload.config.model_validate_json(parameters["config"])
     except ValidationError as error:
-        raise ConfigError(f"the configuration of '{workload.name}' is wrong: {error}") from error
-    with NodeProcessSession(specification, parent) as session:
-        session.agree()
+        raise ConfigError(f"the configuration of '{workload.name}' is invalid: {error}") from error
+    with NodeProcessSession(parameters, parent) as session:
+        session.handshake()
         workload.node_program(session, config)
 
 
 if __name__ == "__main__":
     code = main()
-    # Libraries' atexit hooks and their threads must not keep a finished program alive.
+    # Skip atexit hooks and non-daemon threads of libraries: they can keep a finished process alive.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

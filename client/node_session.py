@@ -1,4 +1,4 @@
-"""A node program's view of its run, in the node process."""
+"""The :class:`~farshore.core.session.NodeSession` of a node process."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ import grpc
 from ..core.errors import DataError, RefusedError, RunCancelledError
 from ..core.handshake import hello, read_begin
 from ..core.message import Array
+from ..core.node_metrics import metrics_message
 from ..core.processes import Json
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
-from ..core.session import Code, RunInfo
+from ..core.session import Code, RecordStream, RunInfo
 from ..runs.checkpoints import CheckpointStore
+from ..runs.state_store import StateStore
 from ..wire.channel import Channel
 from ..wire.grpc_attach import Dialer
 from ..wire.io import IoThread
 from ..wire.shaper import Shaper
 from .join import SERVER_NAME
 
-#: Seconds that the server program gets to take what this one sent before it ended.
+#: Seconds that the server program has to receive the last messages of a finished node program.
 _CLOSE_SECONDS = 60.0
 
 
-class Agent(Protocol):
-    """What a session needs of whoever started it: the agent's process, or an interactive node in this one."""
+class SessionHost(Protocol):
+    """The owner of a session: the agent (in the parent process) or an interactive node (in this process)."""
 
     def listen(self, on_message: Callable[[Json], None]) -> None:
-        """Have ``on_message`` called with every message, e.g. ``{"type": "cancel"}``."""
+        """Call ``on_message`` with every message from the host, e.g. ``{"type": "cancel"}``."""
 
     def send(self, message: Json) -> None:
-        """Tell it something, e.g. ``{"type": "log", "line": …}``; from any thread."""
+        """Send a message to the host, e.g. ``{"type": "log", "line": …}``. Thread-safe."""
 
 
 class NodeProcessSession:
@@ -43,47 +45,48 @@ class NodeProcessSession:
 
     Parameters
     ----------
-    specification : dict
-        What the agent was told, and the node's own settings; see ``client/programs.py``.
-    parent : Agent
+    parameters : dict
+        The launch parameters, see :func:`farshore.client.programs.launch_parameters`.
+    host : SessionHost
     """
 
-    def __init__(self, specification: Json, parent: Agent) -> None:
-        self.node = str(specification["node"])
-        self.shard = (int(specification["shard"][0]), int(specification["shard"][1]))
-        self.peer_interface = str(specification["peer_interface"])
+    def __init__(self, parameters: Json, host: SessionHost) -> None:
+        self.node = str(parameters["node"])
+        self.shard = (int(parameters["shard"][0]), int(parameters["shard"][1]))
+        self.role = str(parameters["role"])
+        self.peer_interface = str(parameters["peer_interface"])
         self.resume_step: int | None = None
-        directory = Path(specification["home"]) / "runs" / str(specification["run"])
+        directory = Path(parameters["home"]) / "runs" / str(parameters["run"])
         self.run = RunInfo(
-            id=str(specification["run"]),
-            workload=str(specification["workload"]),
-            seed=Seed(int(specification["seed"])),
-            epoch=int(specification["epoch"]),
-            nodes=tuple(specification["nodes"]),
+            id=str(parameters["run"]),
+            workload=str(parameters["workload"]),
+            seed=Seed(int(parameters["seed"])),
+            epoch=int(parameters["epoch"]),
+            nodes=tuple(parameters["nodes"]),
             directory=directory,
         )
         self.channel = Channel("server", self.node, "node", epoch=self.run.epoch)
-        self._checkpoints = CheckpointStore(directory / "checkpoints")
-        self._data = {name: Path(path) for name, path in specification["data"].items()}
-        self._parent = parent
+        self._state = StateStore(CheckpointStore(directory / "checkpoints"), directory / "streams")
+        self._data = {name: Path(path) for name, path in parameters["data"].items()}
+        self._host = host
         self._cancelled = False
-        self._accepted = set(map(str, specification["accept_apps"]))
-        self._may_ask = bool(specification["ask"])
-        self._answer: Future[bool] = Future()
+        self._accepted = set(map(str, parameters["accept_apps"]))
+        self._can_ask = bool(parameters["ask"])
+        self._approval: Future[bool] = Future()
         self._io = IoThread("node-io")
-        self._dialer = self._make_dialer(specification)
+        self._dialer = self._make_dialer(parameters)
 
-    def _make_dialer(self, specification: Json) -> Dialer:
-        root = specification["root"]
-        link = LinkProfile.model_validate(specification["link"])
+    def _make_dialer(self, parameters: Json) -> Dialer:
+        root = parameters["root"]
+        link = LinkProfile.model_validate(parameters["link"])
         options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
-        if specification["pinned"]:
+        if parameters["pinned"]:
             options.append(("grpc.ssl_target_name_override", SERVER_NAME))
         return Dialer(
             self.channel,
             self._io,
-            str(specification["address"]),
-            str(specification["ticket"]),
+            str(parameters["address"]),
+            str(parameters["ticket"]),
             grpc.ssl_channel_credentials(root.encode()) if root else None,
             options=options,
             on_state=self.log,
@@ -92,7 +95,7 @@ class NodeProcessSession:
 
     def __enter__(self) -> NodeProcessSession:
         self.run.directory.mkdir(parents=True, exist_ok=True)
-        self._parent.listen(self._told)
+        self._host.listen(self._on_message)
         self._io.start()
         self._dialer.start()
         return self
@@ -104,14 +107,22 @@ class NodeProcessSession:
             self.channel.close(_CLOSE_SECONDS)
             self._dialer.join(_CLOSE_SECONDS)
         self._io.stop()
+        self._state.close()
 
-    def agree(self) -> None:
-        """Tell the server program which checkpoints are here, and hear where to begin."""
-        self.channel.send(hello(self._checkpoints.steps()))
+    def handshake(self) -> None:
+        """Send the steps of the local checkpoints and receive the step to resume from."""
+        self.channel.send(hello(self._state.steps()))
         self.resume_step = read_begin(self.channel.receive())
+        self._state.begin(self.resume_step)
 
     def data(self, name: str) -> Path:
-        """This node's own path of a data set."""
+        """Return this node's path of the data set ``name``.
+
+        Raises
+        ------
+        DataError
+            The node has no such data set.
+        """
         try:
             return self._data[name]
         except KeyError:
@@ -122,12 +133,12 @@ class NodeProcessSession:
             ) from None
 
     def admit(self, code: Code) -> None:
-        """Ask whether code that came with the run may be executed here; its operator may take a while to answer."""
+        """Raise :class:`RefusedError` unless the node's operator has approved ``code``; may block on a question."""
         if code.digest in self._accepted:
             return
-        if self._may_ask:
-            self._parent.send({"type": "ask", "digest": code.digest, "what": code.what})
-            if self._answer.result():
+        if self._can_ask:
+            self._host.send({"type": "ask", "digest": code.digest, "what": code.what})
+            if self._approval.result():
                 return
         raise RefusedError(
             f"node {self.node} does not accept {code.what} with the hash {code.digest}",
@@ -135,27 +146,39 @@ class NodeProcessSession:
         )
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Write this side's state after ``step``; the two newest are kept."""
-        self._checkpoints.save(step, tensors, meta)
+        """Write the node's state after ``step``; the two newest checkpoints are kept."""
+        self._state.save(step, tensors, meta)
 
     def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
         """Read what :meth:`save_checkpoint` wrote."""
-        return self._checkpoints.load(step)
+        return self._state.load(step)
+
+    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
+        """Append a record to a stream; returns its index."""
+        return self._state.append(stream, tensors)
+
+    def stream(self, name: str) -> RecordStream:
+        """Return a stream, for reading."""
+        return self._state.stream(name)
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Send named figures of this node to the run's metrics."""
+        self.channel.send(metrics_message(step, values))
 
     def check_cancelled(self) -> None:
-        """Raise :class:`RunCancelledError` when the run has to end."""
+        """Raise :class:`RunCancelledError` if the run has been cancelled."""
         if self._cancelled:
             raise RunCancelledError(f"run {self.run.id}: the server stopped it")
 
     def log(self, message: str) -> None:
         """Write a line to the run's log."""
-        self._parent.send({"type": "log", "line": message})
+        self._host.send({"type": "log", "line": message})
 
-    def _told(self, message: Json) -> None:
-        if message.get("type") == "answer" and not self._answer.done():
-            self._answer.set_result(bool(message["accepted"]))
+    def _on_message(self, message: Json) -> None:
+        if message.get("type") == "answer" and not self._approval.done():
+            self._approval.set_result(bool(message["accepted"]))
         if message.get("type") == "cancel":
             self._cancelled = True
-            if not self._answer.done():
-                self._answer.set_exception(RunCancelledError(f"run {self.run.id}: the server stopped it"))
+            if not self._approval.done():
+                self._approval.set_exception(RunCancelledError(f"run {self.run.id}: the server stopped it"))
             self.channel.fail(RunCancelledError(f"run {self.run.id}: the server stopped it"))

@@ -1,4 +1,4 @@
-"""What an operator can choose about a node, in frozen objects."""
+"""Options of the agent."""
 
 from __future__ import annotations
 
@@ -10,46 +10,48 @@ from typing import Literal, TypeAlias
 from ..core.profiles import DeviceProfile
 from ..proto.control_pb2 import NodeProfile
 
-State: TypeAlias = Literal["joining", "connected", "disconnected", "program_started", "program_exited", "stopped"]
+AgentState: TypeAlias = Literal["joining", "connected", "disconnected", "program_started", "program_exited", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """How to be a node.
+    """Options of a node's agent.
 
     Attributes
     ----------
     address : str
         ``host:port`` of the server.
     name : str
-        Letters, digits, ``.``, ``_`` and ``-``; 1 to 64 of them, the first a letter or digit.
+        1 to 64 letters, digits, ``.``, ``_`` and ``-``; the first must be a letter or digit.
     home : Path
         Directory (made with mode 0700) for the node's key, the server's certificate and checkpoints.
     token : str or None
-        Join token; needed the first time only.
+        Join token; needed only the first time.
     data : Mapping[str, Path]
-        Data sets this node holds, by name.
+        Paths of the data sets on this node, by name.
+    labels : Mapping[str, str]
+        Labels of this node; roles of a run may ask for them.
     shard : (int, int) or None
-        ``(index, count)`` by hand; None = the node's position in the cohort.
+        ``(index, count)`` set explicitly; None = the node's position in the cohort.
     profile : DeviceProfile
-        Its link throttles this node's data connections; its threads bound the programs' compute threads.
+        ``link`` throttles this node's data connections; ``threads`` limits the compute threads of node programs.
     keep_runs : int
-        Folders of runs (checkpoints) kept in ``home``; older ones go when a program starts.
+        Number of run directories (checkpoints) to keep in ``home``; older ones are deleted when a program starts.
     insecure : bool
-        No TLS; loopback only.
+        Connect without TLS; loopback only.
     ca : Path or None
-        PEM file of an own authority to trust instead of the token's fingerprint.
+        PEM file of a private certificate authority to trust instead of the token's fingerprint.
     measure : callable or None
         Measures the machine (``edge.measure.measure_node``); called once, at start.
     accept_apps : frozenset of str
-        SHA-256 of apps (code that comes with a run) that may be executed here.
+        SHA-256 of apps (code submitted with a run) that this node may execute.
     ask : callable or None
-        ``await ask(what, digest)``: asked about every other app; None = they are refused.
+        ``await ask(what, digest)`` returns whether any other app may be executed; None = other apps are refused.
     peer_listen : str
-        Network interface on which programs may listen for other nodes of their run, in plain text; empty: on none, but
-        on loopback where the server is there too.
+        Network interface on which node programs may listen for other nodes of their run, unencrypted; empty = loopback
+        if the server is on loopback, else none.
     on_state : callable or None
-        ``on_state(state, detail)``: told when the node joins, connects, loses the server, starts or ends a program.
+        ``on_state(state, detail)``: called when the node joins, connects, disconnects, or a program starts or exits.
     """
 
     address: str
@@ -57,6 +59,7 @@ class AgentOptions:
     home: Path
     token: str | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     shard: tuple[int, int] | None = None
     profile: DeviceProfile = field(default_factory=DeviceProfile)
     keep_runs: int = 10
@@ -66,4 +69,4 @@ class AgentOptions:
     accept_apps: frozenset[str] = frozenset()
     ask: Callable[[str, str], Awaitable[bool]] | None = None
     peer_listen: str = ""
-    on_state: Callable[[State, str], None] | None = None
+    on_state: Callable[[AgentState, str], None] | None = None

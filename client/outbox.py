@@ -1,4 +1,4 @@
-"""What a node still has to tell its server; survives a broken control stream."""
+"""Queue of events and log lines for the server that outlives a broken control stream."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import deque
 
 from ..proto import control_pb2 as pb
 
-_LINES = 5000
+_MAX_LINES = 5000
 _LINES_PER_EVENT = 200
 
 
 class Outbox:
-    """Events and log lines in order; log lines beyond a bound are dropped, oldest first, and counted.
+    """Queues events and log lines in order; beyond a limit, the oldest log lines are dropped and counted.
 
-    The last ends of programs are kept and sent again on a new stream, as they may have been lost with the old one; the
-    server takes each (run, epoch) once.
+    The last ``ProgramExited`` events are kept and sent again on a new stream, as they may have been lost with the old
+    one; the server ignores duplicates of a (run, restart epoch).
     """
 
     def __init__(self) -> None:
@@ -32,21 +32,21 @@ class Outbox:
 
     def line(self, run_id: str, line: str) -> None:
         """Queue a line for a run's log."""
-        if len(self._lines) >= _LINES:
+        if len(self._lines) >= _MAX_LINES:
             self._lines.popleft()
             self._dropped += 1
         self._lines.append((run_id, line))
         self._ready.set()
 
     def reopen(self) -> None:
-        """A new stream begins: what may have been lost with the old one is sent again."""
+        """Requeue the exit events that may have been lost with the previous stream."""
         self._events.extendleft(reversed(self._sent_exits))
         self._sent_exits.clear()
         if self._events or self._lines:
             self._ready.set()
 
     async def take(self) -> pb.NodeEvent:
-        """The next event; a run's log lines go before the end of its program."""
+        """Wait for the next event and remove it; log lines come before the exit event of their program."""
         while not self._events and not self._lines:
             self._ready.clear()
             await self._ready.wait()
@@ -61,7 +61,7 @@ class Outbox:
         run_id = self._lines[0][0]
         batch = pb.LogLines(run_id=run_id)
         if self._dropped:
-            batch.lines.append(f"({self._dropped} lines were lost while the server was not reachable)")
+            batch.lines.append(f"({self._dropped} lines were lost while the server was unreachable)")
             self._dropped = 0
         while self._lines and self._lines[0][0] == run_id and len(batch.lines) < _LINES_PER_EVENT:
             batch.lines.append(self._lines.popleft()[1])

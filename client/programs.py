@@ -1,4 +1,4 @@
-"""The node processes of one agent: at most one per run, started, watched, stopped."""
+"""The node processes of one agent: start, monitor and stop them; at most one per run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ..core.address import loopback_interface
+from ..core.nodes import DEFAULT_ROLE
 from ..core.processes import Child, Json
 from ..proto import control_pb2 as pb
 from .join import Membership
-from .options import AgentOptions, State
+from .options import AgentOptions, AgentState
 from .outbox import Outbox
 
 _STOP_SECONDS = 2.0
@@ -29,41 +30,41 @@ class _Program:
     task: asyncio.Task[None] | None = None
 
 
-class Hosted(Protocol):
-    """What an agent does for its server; every method is called in the agent's loop."""
+class CommandHandler(Protocol):
+    """Handles the server's commands; every method is called in the agent's event loop."""
 
     @property
     def own_runs_only(self) -> bool:
-        """Whether this node takes only the runs that it opens itself."""
+        """Whether this node takes part only in runs that it opens itself."""
 
-    def renew(self, member: Membership) -> None:
-        """Use another membership from now on."""
+    def update_membership(self, member: Membership) -> None:
+        """Use the key of a new membership."""
 
-    def running(self) -> list[pb.RunningProgram]:
-        """What runs now, for the hello."""
+    def running_programs(self) -> list[pb.RunningProgram]:
+        """List the running programs, for the hello message."""
 
     def start(self, command: pb.StartProgram) -> None:
-        """Start a program."""
+        """Start a node program."""
 
     def stop(self, run_id: str, epoch: int, reason: str) -> None:
         """Stop the program of a run if its epoch is not newer than ``epoch``."""
 
-    def opened(self, run_id: str) -> None:
-        """A run that this node wanted to open is granted; its start command follows."""
+    def run_opened(self, run_id: str) -> None:
+        """The server has accepted the run that this node asked to open; the start command follows."""
 
-    def refused(self, reason: str) -> None:
-        """A run that this node wanted to open is not granted."""
+    def run_refused(self, reason: str) -> None:
+        """The server has refused the run that this node asked to open."""
 
 
 class Programs:
-    """Runs node programs, each in a process of its own.
+    """A :class:`CommandHandler` that runs each node program in a process of its own.
 
     Parameters
     ----------
     options : AgentOptions
     member : Membership
     outbox : Outbox
-        Gets log lines and the end of every program.
+        Receives the log lines and the exit event of every program.
     """
 
     def __init__(self, options: AgentOptions, member: Membership, outbox: Outbox) -> None:
@@ -71,26 +72,26 @@ class Programs:
         self._member = member
         self._outbox = outbox
         self._programs: dict[str, _Program] = {}
-        self._asking = asyncio.Lock()  # a person reads one question at a time
+        self._question = asyncio.Lock()  # one question at a time
 
     own_runs_only = False
 
-    def opened(self, run_id: str) -> None:
-        """An agent opens no runs, so none is granted."""
+    def run_opened(self, run_id: str) -> None:
+        """Ignored: an agent opens no runs."""
 
-    def refused(self, reason: str) -> None:
-        """An agent opens no runs, so none is refused."""
+    def run_refused(self, reason: str) -> None:
+        """Ignored: an agent opens no runs."""
 
-    def renew(self, member: Membership) -> None:
-        """Use another membership from now on."""
+    def update_membership(self, member: Membership) -> None:
+        """Use the key of a new membership."""
         self._member = member
 
-    def running(self) -> list[pb.RunningProgram]:
-        """What runs now, for the hello."""
+    def running_programs(self) -> list[pb.RunningProgram]:
+        """List the running programs, for the hello message."""
         return [pb.RunningProgram(run_id=r, epoch=p.epoch) for r, p in self._programs.items()]
 
     def start(self, command: pb.StartProgram) -> None:
-        """Start a program; an older epoch of the same run is stopped first, the same or a newer one is left alone."""
+        """Start a program, after stopping one of an older epoch; ignored if this epoch or a newer one is running."""
         old = self._programs.get(command.run_id)
         if old is not None and old.epoch >= command.epoch:
             return
@@ -105,7 +106,7 @@ class Programs:
             self._stop(program)
 
     async def stop_all(self) -> None:
-        """Stop everything and wait until it is gone."""
+        """Stop all programs and wait until their processes have ended."""
         programs = list(self._programs.values())
         for program in programs:
             self._stop(program)
@@ -115,7 +116,7 @@ class Programs:
         program.stopping = True
         if program.child is not None:
             program.child.send({"type": "cancel"})
-            _later(program.child, _STOP_SECONDS)
+            _kill_after(program.child, _STOP_SECONDS)
 
     async def _run(self, program: _Program, command: pb.StartProgram, old: _Program | None) -> None:
         if old is not None and old.task is not None:
@@ -126,7 +127,7 @@ class Programs:
             if not program.stopping:
                 code = await self._execute(program, command)
         except OSError as reason:
-            error = f"cannot start a process: {reason.strerror}"
+            error = f"cannot start the node process: {reason.strerror}"
         finally:
             if self._programs.get(command.run_id) is program:
                 del self._programs[command.run_id]
@@ -139,7 +140,7 @@ class Programs:
             traceback=str(failure.get("traceback", "")),
         )
         self._outbox.put(pb.NodeEvent(exited=exited))
-        self._tell("program_exited", f"{command.run_id}: {_how_it_ended(exited, stopped=program.stopping)}")
+        self._report_state("program_exited", f"{command.run_id}: {_describe_exit(exited, stopped=program.stopping)}")
 
     async def _execute(self, program: _Program, command: pb.StartProgram) -> int:
         threads = self._options.profile.threads
@@ -147,8 +148,8 @@ class Programs:
         environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
         child = await Child.start("farshore.client.node_process", environment=environment)
         program.child = child
-        child.send(specification(self._options, self._member, command))
-        self._tell("program_started", f"{command.run_id} ({command.workload}), process {child.pid}")
+        child.send(launch_parameters(self._options, self._member, command))
+        self._report_state("program_started", f"{command.run_id} ({command.workload}), process {child.pid}")
         if program.stopping:
             self._stop(program)
         async with asyncio.TaskGroup() as group:
@@ -163,7 +164,7 @@ class Programs:
             elif message.get("type") == "failed":
                 program.failure = message
             elif message.get("type") == "ask" and self._options.ask is not None:
-                async with self._asking:
+                async with self._question:
                     accepted = await self._options.ask(str(message["what"]), str(message["digest"]))
                 child.send({"type": "answer", "accepted": accepted})
 
@@ -171,13 +172,13 @@ class Programs:
         async for line in child.output():
             self._outbox.line(run_id, line)
 
-    def _tell(self, state: State, detail: str) -> None:
+    def _report_state(self, state: AgentState, detail: str) -> None:
         if self._options.on_state is not None:
             self._options.on_state(state, detail)
 
 
-def specification(options: AgentOptions, member: Membership, command: pb.StartProgram) -> Json:
-    """What a node program's session is made from."""
+def launch_parameters(options: AgentOptions, member: Membership, command: pb.StartProgram) -> Json:
+    """Return the parameters of a node program's session: the start command, the node's options and its membership."""
     shard = options.shard or (command.shard_index, command.shard_count)
     host = options.address.rpartition(":")[0]
     return {
@@ -199,23 +200,24 @@ def specification(options: AgentOptions, member: Membership, command: pb.StartPr
         "seed": command.seed,
         "epoch": command.epoch,
         "nodes": list(command.nodes),
+        "role": command.role or DEFAULT_ROLE,
     }
 
 
 def prune(runs: Path, keep: int, running: Collection[str]) -> None:
-    """Delete the oldest folders of runs (names begin with the time) so that ``keep`` with ``running`` are left."""
-    found = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
-    ended = sorted(found.difference(running))
+    """Delete the oldest run directories (names begin with the time) except ``running``, so that ``keep`` remain."""
+    names = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
+    ended = sorted(names.difference(running))
     for name in ended[: max(0, len(ended) + len(running) - keep)]:
         shutil.rmtree(runs / name, ignore_errors=True)
 
 
-def _later(child: Child, seconds: float) -> None:
-    """Kill ``child`` after ``seconds`` if it is still there."""
+def _kill_after(child: Child, seconds: float) -> None:
+    """Kill ``child`` after ``seconds`` if it is still running."""
     asyncio.get_running_loop().call_later(seconds, child.kill)
 
 
-def _how_it_ended(exited: pb.ProgramExited, *, stopped: bool) -> str:
+def _describe_exit(exited: pb.ProgramExited, *, stopped: bool) -> str:
     if exited.exit_code == 0:
         return "finished"
     if stopped:

@@ -9,7 +9,7 @@ from importlib import metadata
 from .errors import VersionError
 
 #: Bumped whenever frames or control messages change in a way an older peer cannot read.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 def installed(package: str) -> str:

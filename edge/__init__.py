@@ -1,1 +1,1 @@
-"""What only a device does: measuring itself and throttling its link. Imports floors 0-2."""
+"""Code that runs only on edge devices: measuring the machine's capabilities."""

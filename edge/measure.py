@@ -1,4 +1,4 @@
-"""A node measures itself: cores, memory and how fast it multiplies matrices. Imports nothing heavy."""
+"""Measures a node's capabilities: cores, memory and matrix-product throughput. Imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import psutil
 from ..core.version import installed
 from ..proto.control_pb2 import NodeProfile
 
-#: So few products tell nothing.
-_FEW = 50
+#: Number of timed products needed for a reliable best time.
+_MIN_PRODUCTS = 50
 
 
 def measure_node(seconds: float = 0.2) -> NodeProfile:
-    """Measure this machine; takes about ``seconds``."""
+    """Measure this machine; the throughput measurement takes about ``seconds``."""
     return NodeProfile(
         cores=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
@@ -29,10 +29,10 @@ def measure_node(seconds: float = 0.2) -> NodeProfile:
 
 
 def matmul_gflops(seconds: float = 0.2, size: int = 256) -> float:
-    """Best rate of a float32 ``size`` x ``size`` matrix product over about ``seconds``, in 10^9 operations per second.
+    """Return the best throughput of a float32 ``size`` x ``size`` matrix product over about ``seconds``, in GFLOP/s.
 
-    The best of many short products, not the mean: a busy machine slows some of them, nothing makes one too fast. Where
-    it is so busy that there are few, it takes up to ten times as long.
+    The best of many short products is used, not the mean: other load slows single products down, nothing speeds them
+    up. On a machine so busy that few products finish in ``seconds``, the measurement takes up to ten times as long.
     """
     a = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     out = np.empty_like(a)
@@ -43,5 +43,5 @@ def matmul_gflops(seconds: float = 0.2, size: int = 256) -> float:
         np.matmul(a, a, out=out)
         now = time.perf_counter()
         best, count = min(best, now - start), count + 1
-        if now - begun >= seconds * (1 if count >= _FEW else 10):
+        if now - begun >= seconds * (1 if count >= _MIN_PRODUCTS else 10):
             return 2 * size**3 / max(best, 1e-9) / 1e9

@@ -1,4 +1,4 @@
-"""farshore: train models across a cloud server and the devices at its far shore, with an account of every byte.
+"""farshore: train models across a cloud server and edge devices, with a ledger of every byte transferred.
 
 Importing this package does no work.
 """

@@ -1,4 +1,4 @@
-"""``python -m farshore`` is the command ``farshore``."""
+"""Entry point of ``python -m farshore``, the same as the command ``farshore``."""
 
 from .cli.main import main
 

@@ -1,4 +1,4 @@
-"""``farshore.split``: leave the middle of a model to the cloud, in an ordinary PyTorch script."""
+"""``farshore.split``: run the middle blocks of a transformer on a server, in an ordinary PyTorch script."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def split(
     ca: Path | str | None = None,
     insecure: bool = False,
 ) -> Model:
-    """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server; the rest of the script stays.
+    """Move the blocks after ``cut[0]``, up to and including ``cut[1]``, to a server.
 
-    The model is changed in place and returned. Its ``forward``, ``backward`` and ``state_dict`` work as before, and so
-    do ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
-    optimizer that holds ``model.parameters()`` is taken in the cloud too, with the learning rate of that moment. Token
-    ids and labels never leave this process.
+    The model is changed in place and returned. ``forward``, ``backward`` and ``state_dict`` work as before, and so do
+    ``train()``, ``eval()``, ``torch.no_grad()``, gradient accumulation, clipping and ``zero_grad()``. A step of an
+    optimizer that holds ``model.parameters()`` also updates the server's half, with the optimizer's current learning
+    rate. Token ids and labels never leave this process.
 
     Parameters
     ----------
@@ -61,45 +61,45 @@ def split(
     server : str
         ``host:port``.
     cut : (str, str)
-        Names of two blocks, as in ``model.named_modules()``: the last that stays in front, and the last that goes.
+        Names of two blocks, as in ``model.named_modules()``: the last one before the moved blocks, the last moved one.
     rank : int, optional
-        Numbers per token that cross each border: a trainable linear code. None: all of them, and results equal those of
-        the whole model.
+        Numbers per token that cross each boundary, by a trainable linear codec. None sends full hidden states, and
+        results equal those of the whole model.
     encoding : {"raw", "fp16", "int8", "int4"}
-        How these numbers are written, both ways; ``raw`` is float32.
+        Encoding of these numbers, in both directions; ``raw`` is float32.
     start : {"pca", "random"}
-        Where the codes start: at the principal directions of the first batch, or at random ones.
+        Initialization of the codec: principal directions of the first batch, or random orthonormal directions.
     optimizer : {"adamw", "adam", "sgd"}
-        Of the half in the cloud.
+        Optimizer of the server's half.
     optimizer_options : mapping, optional
-        ``weight_decay``, ``betas``, ``eps``, ``momentum``; torch's own defaults for what is left out.
+        ``weight_decay``, ``betas``, ``eps``, ``momentum``; torch's defaults for what is left out.
     skip_padding : bool, optional
-        Whether padding stays here; its hidden states are then zeros behind the cut. By default it does, unless
-        everything travels unchanged (``rank=None, encoding="raw"``).
+        Do not send padding; its hidden states are zeros after the cut. Default: True, except with ``rank=None`` and
+        ``encoding="raw"``.
     device : {"auto", "cpu", "cuda"}
-        Where the server computes.
+        Device of the server's half.
     token : str, optional
-        Join token; else ``$FARSHORE_TOKEN``. Needed the first time only, the node's home keeps the key.
+        Join token; default ``$FARSHORE_TOKEN``. Needed once: the node's home directory keeps the key.
     name, home : str, Path, optional
-        Of this node; ``HOST-split`` and ``~/.farshore/nodes/NAME`` by default.
+        Name and home directory of this node; default ``HOST-split`` and ``~/.farshore/nodes/NAME``.
     seed : int, optional
-        Root of the seed tree, for dropout and rounding; the server draws one where it is left out.
+        Root of the seed tree, for dropout and rounding; drawn by the server by default.
     ca : Path, optional
-        Own authority (PEM) to trust instead of the token's fingerprint.
+        CA certificate (PEM) to trust instead of the token's fingerprint.
     insecure : bool
-        No TLS; loopback only.
+        Connect without TLS; loopback only.
 
     Returns
     -------
     nn.Module
-        ``model``; its attribute ``farshore`` is a :class:`SplitConnection`.
+        ``model``, with a :class:`SplitConnection` as its attribute ``farshore``.
 
     Raises
     ------
     ConfigError
-        A name in ``cut`` is no block (the nearest is suggested), or a setting or the model does not fit.
+        A name in ``cut`` is not a block (the nearest one is suggested), or a setting or the model is not supported.
     RefusedError, UnreachableError, VersionError
-        The server does not take this node.
+        The server refused this node or could not be reached.
     """
     try:
         from .engines.split import attach as at
@@ -108,62 +108,62 @@ def split(
             raise MissingExtraError(error.name, "text") from error
         raise
     if hasattr(model, "farshore"):
-        raise ConfigError("the model is split already", hint="call farshore.split once, on a whole model")
-    place = at.Place.find(model, cut)
-    everything = rank is None and encoding == "raw"
-    settings = at.settings(
-        recipe=at.recipe_of(model, place),
+        raise ConfigError("the model is already split", hint="call farshore.split once, on a whole model")
+    block_range = at.BlockRange.find(model, cut)
+    lossless = rank is None and encoding == "raw"
+    settings = at.make_settings(
+        recipe=at.recipe_of(model, block_range),
         rank=rank,
         encoding=encoding,
-        ragged=not everything if skip_padding is None else skip_padding,
+        ragged=not lossless if skip_padding is None else skip_padding,
         optimizer={"name": optimizer, **(optimizer_options or {})},
         device=device,
     )
     node = _node(server, token=token, name=name, home=home, ca=ca, insecure=insecure)
     try:
         session = node.open("split_segment", settings.model_dump_json(), seed)
-        attachment = at.attach(model, place, settings, session, start)
+        segment = at.attach(model, block_range, settings, session, start)
     except BaseException:
         node.close()
         raise
-    model.farshore = SplitConnection(node, attachment)  # type: ignore[assignment]
+    model.farshore = SplitConnection(node, segment)  # type: ignore[assignment]
     return model
 
 
 class SplitConnection:
-    """A split model's way to the cloud; it is closed at the process's end, by :meth:`close`, or by a ``with`` block."""
+    """Connection of a split model to its server; closed by :meth:`close`, a ``with`` block, or at interpreter exit."""
 
-    def __init__(self, node: InteractiveNode, attachment: AttachedSegment) -> None:
+    def __init__(self, node: InteractiveNode, segment: AttachedSegment) -> None:
         self._node = node
-        self._attachment = attachment
-        self._process = os.getpid()
+        self._segment = segment
+        self._pid = os.getpid()
         self._closed = False
         atexit.register(self._at_exit)
 
     @property
     def run(self) -> str:
-        """Id of the run: ``farshore runs show RUN`` has its bytes."""
-        return self._attachment.session.run.id
+        """Id of the run; ``farshore runs show RUN`` prints its traffic."""
+        return self._segment.session.run.id
 
     @property
     def steps(self) -> int:
-        """Steps that the cloud has taken."""
-        return self._attachment.steps
+        """Number of optimizer steps taken on the server."""
+        return self._segment.steps
 
     def close(self) -> None:
-        """End the run in good order; idempotent. Take ``model.state_dict()`` before: the weights over there go.
+        """End the run; idempotent. The server discards its weights: call ``model.state_dict()`` before.
 
         Raises
         ------
         FarshoreError
-            The server is gone already.
+            The connection to the server was lost.
         """
-        if self._closed or os.getpid() != self._process:  # a forked child, such as a data loader's worker
+        if self._closed or os.getpid() != self._pid:  # not in a forked child, such as a data loader worker
             return
         self._closed = True
         atexit.unregister(self._at_exit)
         try:
-            self._attachment.close()
+            self._segment.close()
         finally:
             self._node.close()
 
@@ -171,7 +171,7 @@ class SplitConnection:
         try:
             self.close()
         except FarshoreError as error:
-            _log.warning("the split model could not be closed in good order: %s", error)
+            _log.warning("closing the split model failed: %s", error)
 
     def __enter__(self) -> SplitConnection:
         return self
@@ -186,11 +186,11 @@ def _node(
     from .client.interactive import InteractiveNode
     from .client.options import AgentOptions
 
-    called = name or f"{_host_name()}-split"
+    name = name or f"{_host_name()}-split"
     options = AgentOptions(
         address=server,
-        name=called,
-        home=(Path(home) if home else node_home(called)).expanduser().resolve(),
+        name=name,
+        home=(Path(home) if home else node_home(name)).expanduser().resolve(),
         token=token or os.environ.get("FARSHORE_TOKEN") or None,
         insecure=insecure,
         ca=Path(ca) if ca else None,

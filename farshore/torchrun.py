@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 4 -m farshore.torchrun data_parallel --set model=resnet20 --out run
     torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m farshore.torchrun dp_kfac --out run
 
-Ranks find each other by what the launcher puts into the environment. ``train`` is for launchers that make the process
-group themselves.
+Ranks find each other through the environment variables of the launcher. ``train`` is for launchers that create the
+process group themselves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import typer
 
-from .cli.failures import tell
+from .cli.failures import report_error
 from .core import workloads
 from .core.errors import ConfigError, DataError
 from .core.message import Array, Scalar
@@ -37,9 +37,9 @@ from .runs.model_states import save_state
 
 @dataclass
 class LaunchedWorld:
-    """Ranks that a launcher started, which end together.
+    """A group of ranks started by a launcher, which end together.
 
-    A launcher that restarts them (``torchrun --max-restarts``) lets them go on from the highest checkpoint that all
+    After a restart by the launcher (``torchrun --max-restarts``), training resumes from the newest checkpoint that all
     ranks hold.
     """
 
@@ -64,15 +64,15 @@ class LaunchedWorld:
         return step if step in self._store.steps() else 0
 
     def load(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """This rank's checkpoint."""
+        """Load this rank's checkpoint."""
         return self._store.load(self.step)
 
     def at(self, step: int) -> None:
-        """What follows belongs to a step."""
+        """Set the step of subsequent messages."""
         self._now = step
 
     def tell(self, what: str, **fields: Scalar) -> None:
-        """A line of JSON on standard output."""
+        """Print a line of JSON on standard output."""
         print(json.dumps({"step": self._now, **fields}), flush=True)
 
     def boundary(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ class LaunchedWorld:
         self._store.save(step, tensors, meta)
 
     def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        """Rank 0 writes the trained model."""
+        """Save the trained model; rank 0 only."""
         if tensors:
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             save_state(self.out / "last.safetensors", arrays, {"farshore": "torchrun"})
@@ -97,26 +97,26 @@ def train(
     method : str
         ``data_parallel`` or ``dp_kfac``.
     settings : mapping
-        Of the method.
+        Settings of the method.
     out : Path
-        For checkpoints and the trained model.
+        Folder for checkpoints and the trained model.
     data : mapping, optional
-        Data sets by name.
+        Paths of data sets by name.
 
     Raises
     ------
     ConfigError, DataError
-        The method is none of these, a setting is wrong, or data are missing.
+        The method is not data-parallel, a setting is invalid, or data are missing.
     """
     workload = workloads.load(method)
     if not isinstance(workload, DataParallelWorkload):
-        raise ConfigError(f"'{method}' is no data-parallel method", hint="use data_parallel or dp_kfac")
+        raise ConfigError(f"'{method}' is not a data-parallel method", hint="use data_parallel or dp_kfac")
     config = cast(DataParallel, workload.config.model_validate(dict(settings)))
     paths = dict(data or {})
 
     def find(name: str) -> Path:
         if name not in paths:
-            raise DataError(f"there is no data set called '{name}' here", hint=f"give --data {name}=PATH")
+            raise DataError(f"the data set '{name}' is not given", hint=f"give --data {name}=PATH")
         return Path(paths[name])
 
     ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -132,12 +132,12 @@ def train(
 def launched(
     method: Annotated[str, typer.Argument(help="data_parallel or dp_kfac.")],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings from a YAML file; --set goes over it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings; --set overrides it.")] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set.")] = None,
-    out: Annotated[Path, typer.Option(help="Where checkpoints and the model go.")] = Path("run"),
-    seed: Annotated[int, typer.Option(min=0, help="Root of all random numbers.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the model.")] = Path("run"),
+    seed: Annotated[int, typer.Option(min=0, help="Root of the seed tree.")] = 0,
 ) -> None:
-    """Train as one of the ranks that a launcher started."""
+    """Train as one rank started by a launcher."""
     from .cli.settings import build, data_paths
 
     settings = build(workloads.load(method).config, set_ or (), config)
@@ -151,13 +151,13 @@ def launched(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(launched)
     try:
         app(standalone_mode=False)
     except BaseException as error:
-        sys.exit(tell(error, debug=False))
+        sys.exit(report_error(error, debug=False))
 
 
 if __name__ == "__main__":

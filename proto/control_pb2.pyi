@@ -19,20 +19,34 @@ class Versions(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., farshore: _Optional[str] = ..., torch: _Optional[str] = ..., python: _Optional[str] = ...) -> None: ...
 
 class NodeProfile(_message.Message):
-    __slots__ = ("cores", "memory_bytes", "os", "machine", "matmul_gflops", "onnxruntime")
+    __slots__ = ("cores", "memory_bytes", "os", "machine", "matmul_gflops", "onnxruntime", "torch", "accelerators")
     CORES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     OS_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     MATMUL_GFLOPS_FIELD_NUMBER: _ClassVar[int]
     ONNXRUNTIME_FIELD_NUMBER: _ClassVar[int]
+    TORCH_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
     cores: int
     memory_bytes: int
     os: str
     machine: str
     matmul_gflops: float
     onnxruntime: str
-    def __init__(self, cores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., os: _Optional[str] = ..., machine: _Optional[str] = ..., matmul_gflops: _Optional[float] = ..., onnxruntime: _Optional[str] = ...) -> None: ...
+    torch: str
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    def __init__(self, cores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., os: _Optional[str] = ..., machine: _Optional[str] = ..., matmul_gflops: _Optional[float] = ..., onnxruntime: _Optional[str] = ..., torch: _Optional[str] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("kind", "name", "memory_bytes")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    memory_bytes: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("token_secret", "name", "versions")
@@ -73,7 +87,14 @@ class NodeEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only")
+    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +102,7 @@ class Hello(_message.Message):
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     OWN_RUNS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     versions: Versions
     profile: NodeProfile
     data: _containers.RepeatedScalarFieldContainer[str]
@@ -88,7 +110,8 @@ class Hello(_message.Message):
     shard_count: int
     running: _containers.RepeatedCompositeFieldContainer[RunningProgram]
     own_runs_only: bool
-    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunningProgram(_message.Message):
     __slots__ = ("run_id", "epoch")
@@ -167,7 +190,7 @@ class Welcome(_message.Message):
     def __init__(self, server_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
 
 class StartProgram(_message.Message):
-    __slots__ = ("run_id", "workload", "config_json", "seed", "epoch", "nodes", "ticket", "data_port", "shard_index", "shard_count")
+    __slots__ = ("run_id", "workload", "config_json", "seed", "epoch", "nodes", "ticket", "data_port", "shard_index", "shard_count", "role")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +201,7 @@ class StartProgram(_message.Message):
     DATA_PORT_FIELD_NUMBER: _ClassVar[int]
     SHARD_INDEX_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     workload: str
     config_json: str
@@ -188,7 +212,8 @@ class StartProgram(_message.Message):
     data_port: int
     shard_index: int
     shard_count: int
-    def __init__(self, run_id: _Optional[str] = ..., workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., epoch: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., ticket: _Optional[str] = ..., data_port: _Optional[int] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ...) -> None: ...
+    role: str
+    def __init__(self, run_id: _Optional[str] = ..., workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ..., epoch: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., ticket: _Optional[str] = ..., data_port: _Optional[int] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., role: _Optional[str] = ...) -> None: ...
 
 class StopProgram(_message.Message):
     __slots__ = ("run_id", "epoch", "reason")
@@ -219,7 +244,14 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class NodeInfo(_message.Message):
-    __slots__ = ("name", "state", "reason", "profile", "versions", "data", "last_seen", "runs", "cpu_percent", "memory_used_bytes")
+    __slots__ = ("name", "state", "reason", "profile", "versions", "data", "last_seen", "runs", "cpu_percent", "memory_used_bytes", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +262,7 @@ class NodeInfo(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     reason: str
@@ -240,10 +273,18 @@ class NodeInfo(_message.Message):
     runs: _containers.RepeatedScalarFieldContainer[str]
     cpu_percent: float
     memory_used_bytes: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., last_seen: _Optional[float] = ..., runs: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., last_seen: _Optional[float] = ..., runs: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunInfo(_message.Message):
-    __slots__ = ("id", "workload", "state", "reason", "created", "started", "ended", "nodes", "epoch", "config_json", "result_json", "directory", "done", "total", "progress_json")
+    __slots__ = ("id", "workload", "state", "reason", "created", "started", "ended", "nodes", "epoch", "config_json", "result_json", "directory", "done", "total", "progress_json", "roles")
+    class RolesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -259,6 +300,7 @@ class RunInfo(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
     id: str
     workload: str
     state: str
@@ -274,10 +316,11 @@ class RunInfo(_message.Message):
     done: int
     total: int
     progress_json: str
-    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., created: _Optional[float] = ..., started: _Optional[float] = ..., ended: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., config_json: _Optional[str] = ..., result_json: _Optional[str] = ..., directory: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., progress_json: _Optional[str] = ...) -> None: ...
+    roles: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., created: _Optional[float] = ..., started: _Optional[float] = ..., ended: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., config_json: _Optional[str] = ..., result_json: _Optional[str] = ..., directory: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., progress_json: _Optional[str] = ..., roles: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("workload", "config_json", "node_count", "nodes", "seed", "data")
+    __slots__ = ("workload", "config_json", "node_count", "nodes", "seed", "data", "roles")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -291,13 +334,27 @@ class SubmitRequest(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
     workload: str
     config_json: str
     node_count: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
     seed: int
     data: _containers.ScalarMap[str, str]
-    def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., node_count: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., data: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    roles: _containers.RepeatedCompositeFieldContainer[RoleRequest]
+    def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., node_count: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., data: _Optional[_Mapping[str, str]] = ..., roles: _Optional[_Iterable[_Union[RoleRequest, _Mapping]]] = ...) -> None: ...
+
+class RoleRequest(_message.Message):
+    __slots__ = ("role", "least", "most", "nodes")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    least: int
+    most: int
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, role: _Optional[str] = ..., least: _Optional[int] = ..., most: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunRef(_message.Message):
     __slots__ = ("id",)

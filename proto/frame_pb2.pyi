@@ -71,7 +71,7 @@ class TensorEntry(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., shape: _Optional[_Iterable[int]] = ..., encoding: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., side: _Optional[int] = ...) -> None: ...
 
 class FrameHeader(_message.Message):
-    __slots__ = ("kind", "round", "step", "micro", "tensors", "fields")
+    __slots__ = ("kind", "round", "step", "micro", "tensors", "fields", "key")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -85,10 +85,12 @@ class FrameHeader(_message.Message):
     MICRO_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     kind: str
     round: int
     step: int
     micro: int
     tensors: _containers.RepeatedCompositeFieldContainer[TensorEntry]
     fields: _containers.MessageMap[str, Scalar]
-    def __init__(self, kind: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., micro: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., fields: _Optional[_Mapping[str, Scalar]] = ...) -> None: ...
+    key: str
+    def __init__(self, kind: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., micro: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., fields: _Optional[_Mapping[str, Scalar]] = ..., key: _Optional[str] = ...) -> None: ...

@@ -1,1 +1,1 @@
-"""Communication volume: tables and comparisons made from ledgers. Imports floors 0 and 1."""
+"""Communication reports: sums over ledgers, tables, charts, comparisons and estimates. Imports layers 0 and 1."""

@@ -1,4 +1,4 @@
-"""A run's ledger summed up in one pass, block by block: however long the run was, memory stays small."""
+"""Sums of a run's ledger by node, kind, encoding and window, computed in one pass with bounded memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SIZES = ("frames", "dense_bytes", "payload_bytes", "frame_bytes")
-#: What a transfer was: a message of the method's, the same again after a restart, or the channel's own.
+#: Parts of the traffic: the method's messages, their repetitions after a restart, and the channel's own frames.
 ONCE, REPEATED, CHANNEL = "once", "repeated", "channel"
-#: Rows that are summed at a time.
+#: Rows that are aggregated at a time.
 _CHUNK = 500_000
-#: With many nodes their windows become fewer, down to this number.
-_NODES_TIMES_WINDOWS, _FEWEST = 40_000, 20
-_PLACE = (*NAMES, "round", "step", "micro")
-#: What of a ledger is summed up.
-COLUMNS = [*_PLACE, "dense_bytes", "payload_bytes", "frame_bytes", "attempt"]
+#: Bound on nodes times windows of the table by node, and the least number of its windows.
+_MAX_NODE_WINDOWS, _MIN_WINDOWS = 40_000, 20
+#: Columns that identify a message; rows that agree in them are attempts at the same message.
+_MESSAGE_KEY = (*NAMES, "round", "step", "micro")
+#: Ledger columns that the sums need.
+COLUMNS = [*_MESSAGE_KEY, "dense_bytes", "payload_bytes", "frame_bytes", "attempt"]
 
 _Blocks: TypeAlias = "Callable[[], Iterable[pa.RecordBatch]]"
 
@@ -36,157 +37,174 @@ _Blocks: TypeAlias = "Callable[[], Iterable[pa.RecordBatch]]"
 class Account:
     """Sums over a ledger.
 
-    The parts (``once``, ``repeated``, ``channel``) add up to all that crossed; ``once`` alone is what the run had cost
-    without a restart. Both tables have frames, dense_bytes, payload_bytes, frame_bytes (int64).
+    The parts (``once``, ``repeated``, ``channel``) add up to all traffic; ``once`` alone is what the run would have
+    sent without a restart. Both tables have the columns frames, dense_bytes, payload_bytes and frame_bytes (int64).
 
     Attributes
     ----------
-    flow : pyarrow.Table
-        One row per direction, kind, encoding, part (strings) and window (int64: a number of ``periods``).
-    nodes : pyarrow.Table
-        The same by node too, over the windows of ``stretches``.
-    each : mapping of int to int
-        Payload bytes of the method's own messages, each counted once, by round or step: no windows, however many.
-    periods, stretches : Periods
-        What the windows are; those of the nodes are wider where there are many nodes.
+    flow_table : pyarrow.Table
+        One row per direction, kind, encoding, part (strings) and window (int64: an index into ``periods``).
+    node_table : pyarrow.Table
+        The same by node too, over the windows of ``node_periods``.
+    payload_by_round : mapping of int to int
+        Payload bytes of the method's messages, each counted once, by round (or step); never merged into windows.
+    periods, node_periods : Periods
+        The windows of the two tables; those of ``node_table`` are wider if there are many nodes.
     """
 
-    flow: pa.Table
-    nodes: pa.Table
-    each: Mapping[int, int]
+    flow_table: pa.Table
+    node_table: pa.Table
+    payload_by_round: Mapping[int, int]
     periods: Periods
-    stretches: Periods
+    node_periods: Periods
 
     @classmethod
     def read(cls, directory: Path, windows: int = 200) -> Account:
-        """Sum up the ledger of a run directory.
+        """Aggregate the ledger of a run directory.
 
         Parameters
         ----------
         directory : Path
         windows : int
-            At most so many; rounds or steps are put together where there are more.
+            Maximum number of windows; consecutive rounds or steps are merged if there are more.
 
         Raises
         ------
         MissingExtraError, NotFoundError, StorageError
             See :func:`~farshore.runs.ledger_reader.read_blocks`.
         """
-        look = ("node", "kind", "round", "step", "attempt")
-        return cls._of(lambda: read_blocks(directory, look), lambda: read_blocks(directory, COLUMNS), windows)
+        first_pass = ("node", "kind", "round", "step", "attempt")
+        return cls._build(lambda: read_blocks(directory, first_pass), lambda: read_blocks(directory, COLUMNS), windows)
 
     @classmethod
-    def of(cls, ledger: pa.Table, windows: int = 200) -> Account:
-        """Sum up a ledger that is in memory already; columns as :func:`~farshore.runs.ledger_reader.read_ledger`'s."""
-        return cls._of(ledger.to_batches, ledger.select(COLUMNS).to_batches, windows)
+    def from_table(cls, ledger: pa.Table, windows: int = 200) -> Account:
+        """Aggregate a ledger in memory, with the columns of :func:`~farshore.runs.ledger_reader.read_ledger`."""
+        return cls._build(ledger.to_batches, ledger.select(COLUMNS).to_batches, windows)
 
     @classmethod
-    def _of(cls, look: _Blocks, read: _Blocks, windows: int) -> Account:
-        names = set[str]()
-        periods = Periods.of(numbers(look(), names), windows)
-        stretches = periods.wider(most_stretches(len(names)))
-        summing = Summing(periods, stretches)
-        summing.add(read())
-        return cls(*summing.tables(), periods, stretches)
+    def _build(cls, read_positions: _Blocks, read_rows: _Blocks, windows: int) -> Account:
+        nodes = set[str]()
+        periods = Periods.from_positions(positions(read_positions(), nodes), windows)
+        node_periods = periods.coarsened(max_node_windows(len(nodes)))
+        accumulator = Accumulator(periods, node_periods)
+        accumulator.add(read_rows())
+        return cls(*accumulator.tables(), periods, node_periods)
 
     def payload_until(self, rounds: Sequence[int]) -> list[int]:
-        """Payload bytes of the method's own messages, each counted once, up to the end of each round (or step)."""
-        numbers = np.array(sorted(self.each), np.int64)
-        ends = np.concatenate([[0], np.cumsum([self.each[number] for number in numbers.tolist()])]).astype(np.int64)
-        found: list[int] = ends[np.searchsorted(numbers, rounds, side="right")].tolist()
+        """Cumulative payload bytes at the end of each of ``rounds`` (or steps).
+
+        Only the method's messages count, each once.
+        """
+        known = np.array(sorted(self.payload_by_round), np.int64)
+        sizes = [self.payload_by_round[number] for number in known.tolist()]
+        cumulative = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        found: list[int] = cumulative[np.searchsorted(known, rounds, side="right")].tolist()
         return found
 
     def by(self, *columns: str, parts: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """Sums by columns of :attr:`flow`, or of :attr:`nodes` if ``node`` is among them; sorted by these columns.
+        """Sums grouped and sorted by ``columns`` of :attr:`node_table` if ``node`` is among them, else of
+        :attr:`flow_table`.
 
-        Of all parts, or of those named.
+        Parameters
+        ----------
+        *columns : str
+        parts : sequence of str
+            Parts to include; all if empty.
         """
         import pyarrow.compute as pc
 
-        table = self.nodes if "node" in columns else self.flow
+        table = self.node_table if "node" in columns else self.flow_table
         if parts:
             table = table.filter(pc.is_in(table["part"], pyarrow().array(list(parts))))
         sums = _grouped(table, columns, SIZES).sort_by([(name, "ascending") for name in columns])
         return cast(list[dict[str, Any]], sums.to_pylist())
 
 
-def numbers(blocks: Iterable[pa.RecordBatch], names: set[str]) -> Iterator[tuple[NDArray[np.int64], ...]]:
-    """Round, step and attempt of the method's own messages, block by block; the nodes' names go to ``names``."""
+def positions(blocks: Iterable[pa.RecordBatch], nodes: set[str]) -> Iterator[tuple[NDArray[np.int64], ...]]:
+    """Yield round, step and attempt of the method's messages block by block; adds node names to ``nodes``."""
     for block in blocks:
-        if len(block["node"].dictionary) > len(names):  # dictionaries only grow within a segment
-            names.update(block["node"].dictionary.to_pylist())
-        own = _is_own(block["kind"])
-        yield tuple(block[name].to_numpy()[own] for name in ("round", "step", "attempt"))
+        if len(block["node"].dictionary) > len(nodes):  # dictionaries only grow within a segment
+            nodes.update(block["node"].dictionary.to_pylist())
+        of_method = _is_of_method(block["kind"])
+        yield tuple(block[name].to_numpy()[of_method] for name in ("round", "step", "attempt"))
 
 
-def _is_own(kinds: pa.DictionaryArray) -> NDArray[np.bool_]:
-    of_method = np.array([name not in CHANNEL_KINDS for name in kinds.dictionary.to_pylist()], np.bool_)
-    found: NDArray[np.bool_] = of_method[kinds.indices.to_numpy()]
+def _is_of_method(kinds: pa.DictionaryArray) -> NDArray[np.bool_]:
+    by_code = np.array([name not in CHANNEL_KINDS for name in kinds.dictionary.to_pylist()], np.bool_)
+    found: NDArray[np.bool_] = by_code[kinds.indices.to_numpy()]
     return found
 
 
-def most_stretches(nodes: int) -> int:
-    """Windows in which so many nodes are told apart."""
-    return max(_FEWEST, _NODES_TIMES_WINDOWS // max(1, nodes))
+def max_node_windows(nodes: int) -> int:
+    """Maximum number of windows of :attr:`Account.node_table` for this number of nodes."""
+    return max(_MIN_WINDOWS, _MAX_NODE_WINDOWS // max(1, nodes))
 
 
-class Summing:
-    """Makes an account's tables, block after block; messages that may have been sent again are set apart until then."""
+class Accumulator:
+    """Builds the tables of an :class:`Account` block by block.
 
-    def __init__(self, periods: Periods, stretches: Periods) -> None:
-        self.periods, self.stretches = periods, stretches
-        self._flow, self._nodes = _Sums([n for n in NAMES if n != "node"], periods), _Sums(NAMES, stretches)
-        self._each = _Each(periods)
-        self._apart = list[Any]()
+    Rows of rounds that a restart may have sent again are kept separately: only later blocks show which attempt counts.
+
+    Parameters
+    ----------
+    periods, node_periods : Periods
+    """
+
+    def __init__(self, periods: Periods, node_periods: Periods) -> None:
+        self.periods, self.node_periods = periods, node_periods
+        self._flow = _GroupedSums([n for n in NAMES if n != "node"], periods)
+        self._nodes = _GroupedSums(NAMES, node_periods)
+        self._payload = _PayloadByRound(periods)
+        self._ambiguous = list[Any]()
 
     def add(self, blocks: Iterable[pa.RecordBatch]) -> None:
-        """Sum up blocks."""
+        """Add the rows of ``blocks``."""
         pa = pyarrow()
         for chunk in _chunks(blocks):
-            own = _is_own(chunk["kind"].combine_chunks())
-            again = own & self.periods.resent(chunk["round"].to_numpy(), chunk["step"].to_numpy())
+            of_method = _is_of_method(chunk["kind"].combine_chunks())
+            ambiguous = of_method & self.periods.may_be_resent(chunk["round"].to_numpy(), chunk["step"].to_numpy())
             chunk = chunk.append_column("frames", pa.array(np.ones(len(chunk), np.int64)))
-            if again.any():
-                self._apart.append(_grouped(chunk.filter(pa.array(again)), [*_PLACE, "attempt"], SIZES))
-                chunk, own = chunk.filter(pa.array(~again)), own[~again]
-            chunk = chunk.append_column("part", pa.array(np.where(own, 0, 2).astype(np.int8)))
-            for sums in (self._flow, self._nodes, self._each):
+            if ambiguous.any():
+                self._ambiguous.append(_grouped(chunk.filter(pa.array(ambiguous)), [*_MESSAGE_KEY, "attempt"], SIZES))
+                chunk, of_method = chunk.filter(pa.array(~ambiguous)), of_method[~ambiguous]
+            chunk = chunk.append_column("part", pa.array(np.where(of_method, 0, 2).astype(np.int8)))
+            for sums in (self._flow, self._nodes, self._payload):
                 sums.add(chunk)
 
-    def widen(self, periods: Periods, stretches: Periods) -> None:
-        """Go on with longer periods that begin where the present ones do, each a number of them wide."""
-        self.periods, self.stretches = periods, stretches
-        self._flow.widen(periods)
-        self._nodes.widen(stretches)
-        self._each.go_on(periods)
+    def rebin(self, periods: Periods, node_periods: Periods) -> None:
+        """Continue with longer periods that start where the current ones do, at a multiple of their width."""
+        self.periods, self.node_periods = periods, node_periods
+        self._flow.rebin(periods)
+        self._nodes.rebin(node_periods)
+        self._payload.extend(periods)
 
     def tables(self) -> tuple[pa.Table, pa.Table, Mapping[int, int]]:
-        """The account's two and its payload by round, with what had been set apart; more may be added later."""
-        parted = None
-        if self._apart:
-            self._apart = [_grouped(pyarrow().concat_tables(self._apart), [*_PLACE, "attempt"], SIZES)]
-            parted = _parted(self._apart[0])
-        return self._flow.table(parted), self._nodes.table(parted), self._each.sums(parted)
+        """Return flow table, node table and payload by round, ambiguous rows resolved; more rows may be added later."""
+        resolved = None
+        if self._ambiguous:
+            self._ambiguous = [_grouped(pyarrow().concat_tables(self._ambiguous), [*_MESSAGE_KEY, "attempt"], SIZES)]
+            resolved = _with_part(self._ambiguous[0])
+        return self._flow.table(resolved), self._nodes.table(resolved), self._payload.sums(resolved)
 
 
-class _Each:
-    """Payload of what counts once, by round or step."""
+class _PayloadByRound:
+    """Payload bytes of the part ``once`` by round or step."""
 
     def __init__(self, periods: Periods) -> None:
         self._periods = replace(periods, width=1)
         self.found: defaultdict[int, int] = defaultdict(int)
 
-    def go_on(self, periods: Periods) -> None:
-        """Periods that begin where the present ones do, and end later."""
+    def extend(self, periods: Periods) -> None:
+        """Use periods that start where the current ones do and end later."""
         self._periods = replace(periods, width=1)
 
     def sums(self, more: pa.Table | None) -> Mapping[int, int]:
-        """With ``more`` on top, which is not kept."""
-        whole = _Each(self._periods)
-        whole.found = self.found.copy()
+        """The sums with the rows of ``more`` added, which are not kept."""
+        total = _PayloadByRound(self._periods)
+        total.found = self.found.copy()
         if more is not None:
-            whole.add(more)
-        return whole.found
+            total.add(more)
+        return total.found
 
     def add(self, chunk: pa.Table) -> None:
         windows = self._periods.window(chunk["round"].to_numpy(), chunk["step"].to_numpy())
@@ -195,49 +213,49 @@ class _Each:
             windows, payload = windows[once], payload[once]
         if not len(windows):
             return
-        # A chunk holds few rounds next to each other: counting them is ten times faster than grouping.
-        numbers, places = np.unique(windows, return_inverse=True) if np.ptp(windows) > _CHUNK else (None, None)
+        # A chunk holds few, adjacent rounds: bincount is ten times faster than group_by.
+        unique, bins = np.unique(windows, return_inverse=True) if np.ptp(windows) > _CHUNK else (None, None)
         first = int(windows.min())
-        if places is None:
-            places = windows - first
-        sums = np.bincount(places, weights=payload)  # exact below 2^53
-        for place in np.flatnonzero(np.bincount(places)).tolist():
-            number = int(numbers[place]) if numbers is not None else first + place
-            self.found[self._periods.first + number] += int(sums[place])
+        if bins is None:
+            bins = windows - first
+        sums = np.bincount(bins, weights=payload)  # exact below 2^53
+        for index in np.flatnonzero(np.bincount(bins)).tolist():
+            number = int(unique[index]) if unique is not None else first + index
+            self.found[self._periods.first + number] += int(sums[index])
 
 
-class _Sums:
-    """Sums by names, window and part, chunk after chunk."""
+class _GroupedSums:
+    """Sums by names, window and part, added up chunk by chunk."""
 
     def __init__(self, names: Sequence[str], periods: Periods) -> None:
         pa = pyarrow()
         self._keys, self._periods = [*names, "window", "part"], periods
         types = [*((n, pa.string()) for n in names), ("window", pa.int64()), ("part", pa.int8())]
         self._sums = pa.schema([*types, *((n, pa.int64()) for n in SIZES)]).empty_table()
-        self._fresh: list[Any] = []
+        self._pending: list[Any] = []
 
     def add(self, chunk: pa.Table) -> None:
-        self._fresh.append(self._windowed(chunk))
-        if sum(map(len, self._fresh)) > max(_CHUNK, 2 * len(self._sums)):
-            self._sums, self._fresh = self._together(), []
+        self._pending.append(self._windowed(chunk))
+        if sum(map(len, self._pending)) > max(_CHUNK, 2 * len(self._sums)):
+            self._sums, self._pending = self._merged(), []
 
-    def widen(self, periods: Periods) -> None:
+    def rebin(self, periods: Periods) -> None:
         factor, self._periods = periods.width // self._periods.width, periods
         if factor > 1:
             pa = pyarrow()
-            place = self._sums.schema.get_field_index("window")
-            whole = self._together()
-            windows = pa.array(whole["window"].to_numpy() // factor)
-            self._sums, self._fresh = _grouped(whole.set_column(place, "window", windows), self._keys, SIZES), []
+            column = self._sums.schema.get_field_index("window")
+            merged = self._merged()
+            windows = pa.array(merged["window"].to_numpy() // factor)
+            self._sums, self._pending = _grouped(merged.set_column(column, "window", windows), self._keys, SIZES), []
 
     def table(self, more: pa.Table | None) -> pa.Table:
-        """With ``more`` on top, which is not kept."""
+        """The sums as a table with the rows of ``more`` added, which are not kept."""
         pa = pyarrow()
-        self._sums, self._fresh = self._together(), []
-        whole = self._sums
+        self._sums, self._pending = self._merged(), []
+        total = self._sums
         if more is not None:
-            whole = _grouped(pa.concat_tables([whole, self._windowed(more)]), self._keys, SIZES)
-        table = whole.sort_by([(key, "ascending") for key in self._keys])
+            total = _grouped(pa.concat_tables([total, self._windowed(more)]), self._keys, SIZES)
+        table = total.sort_by([(key, "ascending") for key in self._keys])
         parts = np.array([ONCE, REPEATED, CHANNEL])[table["part"].to_numpy()]
         return table.set_column(table.schema.get_field_index("part"), "part", pa.array(parts, pa.string()))
 
@@ -245,21 +263,21 @@ class _Sums:
         windows = self._periods.window(chunk["round"].to_numpy(), chunk["step"].to_numpy())
         return _grouped(chunk.append_column("window", pyarrow().array(windows)), self._keys, SIZES)
 
-    def _together(self) -> pa.Table:
-        return _grouped(pyarrow().concat_tables([self._sums, *self._fresh]), self._keys, SIZES)
+    def _merged(self) -> pa.Table:
+        return _grouped(pyarrow().concat_tables([self._sums, *self._pending]), self._keys, SIZES)
 
 
-def _parted(table: pa.Table) -> pa.Table:
-    """Of messages that share a place, those of the newest attempt count, the others were repeated."""
+def _with_part(table: pa.Table) -> pa.Table:
+    """Add the column ``part``: 0 (once) for the newest attempt at a message, 1 (repeated) for earlier ones."""
     pa = pyarrow()
-    newest = table.group_by(list(_PLACE)).aggregate([("attempt", "max")])
-    joined = table.join(newest, list(_PLACE))
+    newest = table.group_by(list(_MESSAGE_KEY)).aggregate([("attempt", "max")])
+    joined = table.join(newest, list(_MESSAGE_KEY))
     part = (joined["attempt"].to_numpy() < joined["attempt_max"].to_numpy()).astype(np.int8)
     return joined.append_column("part", pa.array(part))
 
 
 def _grouped(table: pa.Table, keys: Sequence[str], sums: Sequence[str]) -> pa.Table:
-    """Sums by ``keys``; strings come out as strings, whatever dictionaries they came with."""
+    """Sum the columns ``sums`` by ``keys``; dictionary columns become string columns."""
     pa = pyarrow()
     # Threads would cost more than they save here.
     found = table.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in sums])
@@ -271,15 +289,15 @@ def _grouped(table: pa.Table, keys: Sequence[str], sums: Sequence[str]) -> pa.Ta
 
 
 def _chunks(blocks: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Blocks put together, so that each is summed at little cost."""
+    """Concatenate blocks into tables of about ``_CHUNK`` rows, to amortize the cost of each aggregation."""
     pa = pyarrow()
-    waiting = list[Any]()
+    pending = list[Any]()
     rows = 0
     for block in blocks:
-        waiting.append(block)
+        pending.append(block)
         rows += block.num_rows
         if rows >= _CHUNK:
-            yield pa.Table.from_batches(waiting).unify_dictionaries().combine_chunks()
-            waiting, rows = [], 0
+            yield pa.Table.from_batches(pending).unify_dictionaries().combine_chunks()
+            pending, rows = [], 0
     if rows:
-        yield pa.Table.from_batches(waiting).unify_dictionaries().combine_chunks()
+        yield pa.Table.from_batches(pending).unify_dictionaries().combine_chunks()

@@ -1,4 +1,4 @@
-"""A run's charts as data: traces and layouts that Plotly's script draws, in a page or on the dashboard."""
+"""The charts of a report as Plotly traces and layouts, drawn by plotly.js in a page or on the dashboard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .units import ARROWS, size
 if TYPE_CHECKING:
     from .run_report import RunReport
 
-#: Told apart with every common kind of color vision (Okabe and Ito, 2008), on white and on black.
+#: Distinguishable with every common kind of color vision (Okabe and Ito, 2008), on white and on black.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C")
-#: Nodes that a heat map or a flow shows by name.
-_HEAT_NODES, _FLOW_NODES = 60, 10
+#: Maximum number of nodes that the heat map and the flow chart show by name.
+_HEATMAP_NODES, _FLOW_NODES = 60, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,34 +24,35 @@ class Chart:
 
     Attributes
     ----------
-    name, title : str
-        For links, and for people.
-    told : str
-        What it shows, in a sentence: for those who do not see it.
-    traces, layout : JSON-able
-        As Plotly takes them; colors of text and grid are the page's.
+    name : str
+        Used in element ids.
+    title : str
+    description : str
+        What the chart shows, in one sentence; also its text alternative for screen readers.
+    traces, layout : JSON-serializable
+        Arguments of ``Plotly.react``; the page adds the colors of text and grid.
     """
 
     name: str
     title: str
-    told: str
+    description: str
     traces: Sequence[Mapping[str, Any]]
     layout: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; of names, Plotly's script shows signs that it would take for markup."""
-        return {"name": self.name, "traces": _plain(self.traces), "layout": dict(self.layout)}
+        """Return a JSON-serializable dict; ``<`` and ``&`` in names are escaped, as Plotly interprets markup."""
+        return {"name": self.name, "traces": _escaped(self.traces), "layout": dict(self.layout)}
 
 
 def charts(report: RunReport) -> list[Chart]:
-    """Those that the run has data for."""
+    """Build the charts that the run has data for."""
     if not report.windows:
         return []
     found = [_by_kind(report)]
     if report.curve is not None:
         found.append(_score_over_bytes(report))
     if len(report.communication.by_node) > 1:
-        found.append(_heat(report))
+        found.append(_heatmap(report))
     found.append(_flow(report))
     return found
 
@@ -65,10 +66,10 @@ def _by_kind(report: RunReport) -> Chart:
             "name": kind,
             "x": labels,
             "y": [window.payload_by_kind.get(kind, 0) for window in report.windows],
-            "marker": {"color": color(place)},
+            "marker": {"color": color(index)},
             "hovertemplate": "%{y:.4s}B<extra>%{fullData.name}</extra>",
         }
-        for place, kind in enumerate(kinds)
+        for index, kind in enumerate(kinds)
     ]
     layout = {
         "barmode": "stack",
@@ -77,8 +78,8 @@ def _by_kind(report: RunReport) -> Chart:
         "yaxis": {"title": {"text": "payload"}, "tickformat": ".3s", "ticksuffix": "B"},
     }
     total = size(report.communication.once.payload_bytes)
-    told = f"Payload bytes of each {report.unit}, stacked by kind: {total} in all."
-    return Chart("rounds", f"Bytes by {report.unit}", told, traces, layout)
+    description = f"Payload bytes of each {report.unit}, stacked by kind; {total} in total."
+    return Chart("rounds", f"Bytes by {report.unit}", description, traces, layout)
 
 
 def _score_over_bytes(report: RunReport) -> Chart:
@@ -97,7 +98,7 @@ def _score_over_bytes(report: RunReport) -> Chart:
     }
     layout = {
         "xaxis": {
-            "title": {"text": "payload until then"},
+            "title": {"text": "cumulative payload"},
             "tickformat": ".3s",
             "ticksuffix": "B",
             "rangemode": "tozero",
@@ -105,20 +106,20 @@ def _score_over_bytes(report: RunReport) -> Chart:
         "yaxis": {"title": {"text": report.score}},
         "showlegend": False,
     }
-    told = f"{report.score} over cumulative payload: best {curve.best:.4f}, {curve.scores[-1]:.4f} at the end."
-    return Chart("score", f"What {report.score} cost", told, [trace], layout)
+    description = f"{report.score} over cumulative payload: best {curve.best:.4f}, last {curve.scores[-1]:.4f}."
+    return Chart("score", f"{report.score} over payload", description, [trace], layout)
 
 
-def _heat(report: RunReport) -> Chart:
+def _heatmap(report: RunReport) -> Chart:
     account = report.account
     busiest = sorted(report.communication.by_node, key=lambda line: -line.volume.frame_bytes)
-    nodes = sorted((line.node for line in busiest[:_HEAT_NODES]), key=_natural)
-    place = {name: row for row, name in enumerate(nodes)}
-    labels = [account.stretches.label(window) for window in range(account.stretches.count)]
+    nodes = sorted((line.node for line in busiest[:_HEATMAP_NODES]), key=_natural)
+    node_row = {name: index for index, name in enumerate(nodes)}
+    labels = [account.node_periods.label(window) for window in range(account.node_periods.count)]
     cells: list[list[int | None]] = [[None] * len(labels) for _ in nodes]
     for row in account.by("node", "window"):
-        if row["node"] in place:
-            cells[place[row["node"]]][row["window"]] = row["frame_bytes"]
+        if row["node"] in node_row:
+            cells[node_row[row["node"]]][row["window"]] = row["frame_bytes"]
     trace = {
         "type": "heatmap",
         "x": labels,
@@ -134,13 +135,13 @@ def _heat(report: RunReport) -> Chart:
         "yaxis": {"type": "category", "autorange": "reversed"},
         "height": 220 + 14 * len(nodes),
     }
-    some = f" The {len(nodes)} busiest of {len(busiest)} nodes." if len(busiest) > len(nodes) else ""
-    told = f"Frame bytes of each node in each {report.unit}, in all directions.{some}"
-    return Chart("nodes", f"Who, and in which {report.unit}", told, [trace], layout)
+    subset = f" The {len(nodes)} busiest of {len(busiest)} nodes." if len(busiest) > len(nodes) else ""
+    description = f"Frame bytes of each node in each {report.unit}, all directions.{subset}"
+    return Chart("nodes", f"Bytes by node and {report.unit}", description, [trace], layout)
 
 
 def _flow(report: RunReport) -> Chart:
-    """Senders to the left, kinds in the middle, receivers to the right."""
+    """Sankey diagram: senders on the left, kinds in the middle, receivers on the right."""
     rows = report.account.by("node", "direction", "kind", parts=[ONCE])
     sent: dict[str, int] = {}
     for row in rows:
@@ -152,46 +153,48 @@ def _flow(report: RunReport) -> Chart:
         node = row["node"] if row["node"] in named else others
         kind = ("kind", f"{row['kind']} {ARROWS[row['direction']][0]}")
         sender, receiver = {"up": (node, "server"), "down": ("server", node), "peer": (node, "peers")}[row["direction"]]
-        for ends in ((("from", sender), kind), (kind, ("to", receiver))):
-            flows[ends] = flows.get(ends, 0) + row["payload_bytes"]
-    flows = {ends: count for ends, count in flows.items() if count}
-    places = {end: number for number, end in enumerate(dict.fromkeys(end for ends in flows for end in ends))}
-    kinds = [end for end in places if end[0] == "kind"]
-    shade = {end: color(kinds.index(end)) if end in kinds else "#8C8C8C" for end in places}
+        for edge in ((("from", sender), kind), (kind, ("to", receiver))):
+            flows[edge] = flows.get(edge, 0) + row["payload_bytes"]
+    flows = {edge: count for edge, count in flows.items() if count}
+    vertices = {vertex: index for index, vertex in enumerate(dict.fromkeys(v for edge in flows for v in edge))}
+    kinds = [vertex for vertex in vertices if vertex[0] == "kind"]
+    shade = {vertex: color(kinds.index(vertex)) if vertex in kinds else "#8C8C8C" for vertex in vertices}
     trace = {
         "type": "sankey",
         "arrangement": "snap",
         "valueformat": ".4s",
         "valuesuffix": "B",
         "node": {
-            "label": [label for _, label in places],
-            "color": [shade[end] for end in places],
+            "label": [label for _, label in vertices],
+            "color": [shade[vertex] for vertex in vertices],
             "pad": 12,
             "thickness": 14,
         },
         "link": {
-            "source": [places[a] for a, _ in flows],
-            "target": [places[b] for _, b in flows],
+            "source": [vertices[a] for a, _ in flows],
+            "target": [vertices[b] for _, b in flows],
             "value": list(flows.values()),
             "color": [_faded(shade[a if a[0] == "kind" else b]) for a, b in flows],
         },
     }
-    told = "Payload from senders on the left through kinds of messages to receivers on the right."
-    return Chart("flow", "Who sent what to whom", told, [trace], {"height": 180 + 26 * len(places)})
+    description = "Payload from senders (left) by kind of message (middle) to receivers (right)."
+    return Chart(
+        "flow", "Flow by sender, kind and receiver", description, [trace], {"height": 180 + 26 * len(vertices)}
+    )
 
 
-def _plain(value: Any) -> Any:
-    """``value`` with each ``<`` and ``&`` in its strings escaped, at any depth; templates of hovers are ours."""
+def _escaped(value: Any) -> Any:
+    """Escape ``<`` and ``&`` in all strings of ``value`` except hover templates, which hold no names."""
     if isinstance(value, str):
         return value.replace("&", "&amp;").replace("<", "&lt;")
     if isinstance(value, Mapping):
-        return {name: entry if name == "hovertemplate" else _plain(entry) for name, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {name: entry if name == "hovertemplate" else _escaped(entry) for name, entry in value.items()}
+    return [_escaped(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def color(place: int) -> str:
-    """Of the ``place``-th thing told apart."""
-    return COLORS[place % len(COLORS)]
+def color(index: int) -> str:
+    """Return the color of the series with this index."""
+    return COLORS[index % len(COLORS)]
 
 
 def _faded(shade: str) -> str:
@@ -200,6 +203,6 @@ def _faded(shade: str) -> str:
 
 
 def _natural(name: str) -> tuple[str, int, str]:
-    """``client-2`` before ``client-10``."""
+    """Sort key that orders numbers by value: ``client-2`` before ``client-10``."""
     head = name.rstrip("0123456789")
     return head, int(name[len(head) :] or 0), name

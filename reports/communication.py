@@ -1,4 +1,4 @@
-"""Communication volume of a run: sums over its ledger, and compression against named baselines."""
+"""Communication volume of a run, and its compression relative to named baselines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _GROUPS = ("node", "direction", "kind", "encoding")
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Sums over transfers.
+    """Totals over a set of transfers.
 
     Attributes
     ----------
     frames : int
-        How many.
+        Number of transfers.
     dense_bytes, payload_bytes, frame_bytes : int
-        Bytes; see :class:`farshore.core.transfer.Transfer`.
+        See :class:`farshore.core.transfer.Transfer`.
     """
 
     frames: int = 0
@@ -38,22 +38,22 @@ class Volume:
 
     @property
     def ratio(self) -> float | None:
-        """Dense bytes / payload bytes, or None where no payload was sent."""
+        """Dense bytes / payload bytes, or None without payload."""
         return self.dense_bytes / self.payload_bytes if self.payload_bytes else None
 
     @property
     def overhead(self) -> float | None:
-        """Share of the frame bytes that is prefix and header, or None where nothing was sent."""
+        """Prefix and header bytes / frame bytes, or None without frames."""
         return 1 - self.payload_bytes / self.frame_bytes if self.frame_bytes else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, with ``ratio`` and ``overhead``."""
+        """Return a JSON-serializable dict, including ``ratio`` and ``overhead``."""
         return {**asdict(self), "ratio": self.ratio, "overhead": self.overhead}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The volume of one group of transfers; a name is empty where the group spans all of them."""
+    """The volume of one group of transfers; an empty field means that the group spans all of its values."""
 
     volume: Volume
     node: str = ""
@@ -62,14 +62,14 @@ class Line:
     encoding: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; names that are empty are left out."""
+        """Return a JSON-serializable dict without the empty fields."""
         names = {name: getattr(self, name) for name in _GROUPS if getattr(self, name)}
         return {**names, **self.volume.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
 class CommunicationReport:
-    """Every byte of a run.
+    """The communication volume of a run, in total and by node, direction, kind and encoding.
 
     ``total = once + repeated + channel``.
 
@@ -78,19 +78,19 @@ class CommunicationReport:
     total : Volume
         All transfers.
     once : Volume
-        The method's messages, each counted once: what the run had cost without a restart.
+        The method's messages, each counted once: the volume of the run without a restart.
     repeated : Volume
-        Messages that were sent again, after a restart, in a later attempt.
+        Messages that a later attempt sent again after a restart.
     channel : Volume
-        Acknowledgements, signs of life, greetings and retransmissions.
+        The channels' own frames: acknowledgements, heartbeats, hello frames and retransmissions.
     by_node, by_direction, by_kind, by_encoding : tuple of Line
-        All transfers, by one thing.
+        All transfers, grouped by one field.
     lines : tuple of Line
         All transfers by node, direction and kind.
     once_by_kind : tuple of Line
-        What ``once`` is made of.
+        ``once`` by kind.
     socket_bytes : Mapping[str, int]
-        Bytes on the sockets by direction, HTTP/2 and TLS included, where they were measured; never part of the sums.
+        Bytes on the sockets by direction, including HTTP/2 and TLS; empty if not measured. Not part of the totals.
     """
 
     total: Volume
@@ -106,7 +106,7 @@ class CommunicationReport:
     socket_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON-serializable dict."""
         volumes = {name: getattr(self, name).as_dict() for name in ("total", "once", "repeated", "channel")}
         names = ("by_node", "by_direction", "by_kind", "by_encoding", "lines", "once_by_kind")
         lines = {name: [line.as_dict() for line in getattr(self, name)] for name in names}
@@ -115,18 +115,18 @@ class CommunicationReport:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How much less a run sent than a baseline.
+    """Compression of a run relative to a baseline.
 
     Attributes
     ----------
     baseline : str
-        The baseline's name, e.g. ``vanilla split learning``.
+        Name of the baseline, e.g. ``vanilla split learning``.
     baseline_bytes : int
-        Its dense bytes for the same training.
+        Dense bytes that the baseline sends for the same training.
     payload_bytes : int
-        What the run sent, side data included, each message once.
+        Payload bytes of the run, including side data; each message counts once.
     kinds : tuple of str
-        The kinds of messages that were counted; empty = all of the method's.
+        Kinds of messages that were counted; empty: all kinds of the method.
     """
 
     baseline: str
@@ -136,23 +136,23 @@ class Compression:
 
     @property
     def ratio(self) -> float | None:
-        """Baseline bytes / payload bytes, or None where no payload was sent."""
+        """Baseline bytes / payload bytes, or None without payload."""
         return self.baseline_bytes / self.payload_bytes if self.payload_bytes else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, with ``ratio``."""
+        """Return a JSON-serializable dict, including ``ratio``."""
         return {**asdict(self), "kinds": list(self.kinds), "ratio": self.ratio}
 
 
 def communication(account: Account, socket_bytes: Mapping[str, int] | None = None) -> CommunicationReport:
-    """The report of a run.
+    """Build the communication report of a run.
 
     Parameters
     ----------
     account : Account
-        The sums of its ledger.
+        Sums of the run's ledger.
     socket_bytes : Mapping[str, int], optional
-        Bytes on the sockets, by ``up`` and ``down``.
+        Bytes on the sockets by direction (``up``, ``down``).
     """
     part = {name: _sum(_lines(account.by("part", parts=[name]))) for name in (ONCE, REPEATED, CHANNEL)}
     return CommunicationReport(
@@ -171,7 +171,7 @@ def communication(account: Account, socket_bytes: Mapping[str, int] | None = Non
 
 
 def communication_of(run: RunDirectory) -> CommunicationReport:
-    """The report of the run in a directory.
+    """Read the communication report of a run directory.
 
     Raises
     ------
@@ -186,35 +186,37 @@ def communication_of(run: RunDirectory) -> CommunicationReport:
 def compression(
     report: CommunicationReport, baseline: str, baseline_bytes: int, kinds: Sequence[str] = ()
 ) -> Compression:
-    """Compare a run with a baseline.
+    """Compute the compression of a run relative to a baseline.
 
-    Compression is always dense bytes of the named baseline / payload bytes, side data included. Messages that a restart
-    sent again count once, because the baseline had no restart.
+    Compression is the dense bytes of the named baseline / payload bytes, side data included. Messages that were sent
+    again after a restart count once, because the baseline has no restart.
 
     Parameters
     ----------
     report : CommunicationReport
     baseline : str
-        Its name.
+        Name of the baseline.
     baseline_bytes : int
-        Its dense bytes, from the method, which knows the shapes.
+        Its dense bytes; the method computes them from the tensor shapes.
     kinds : sequence of str
-        Count only these kinds, where the baseline has nothing beside the others; all of the method's by default.
+        Count only these kinds, if the baseline has no counterpart of the others; all kinds of the method by default.
 
     Raises
     ------
     NotFoundError
-        The run sent no message of one of ``kinds``.
+        The run sent no message of a kind in ``kinds``.
     """
     sent = {line.kind: line.volume.payload_bytes for line in report.once_by_kind}
     if missing := [kind for kind in kinds if kind not in sent]:
-        raise NotFoundError(f"the run sent no '{missing[0]}'", hint=f"it sent these kinds: {', '.join(sent) or 'none'}")
+        raise NotFoundError(
+            f"the run sent no message of kind '{missing[0]}'", hint=f"kinds it sent: {', '.join(sent) or 'none'}"
+        )
     payload = sum(sent[kind] for kind in dict.fromkeys(kinds or sent))
     return Compression(baseline, baseline_bytes, payload, tuple(dict.fromkeys(kinds)))
 
 
 def compressions(report: CommunicationReport, baselines: Mapping[str, int]) -> tuple[Compression, ...]:
-    """Compare a run with each of several baselines, given as name and dense bytes."""
+    """Compute the compression of a run relative to each of several baselines, given as name → dense bytes."""
     return tuple(compression(report, name, size) for name, size in baselines.items())
 
 

@@ -1,4 +1,4 @@
-"""Runs beside each other: where their settings differ, what each sent, and what each byte brought."""
+"""Comparison of runs: traffic, scores, score over payload, and settings that differ."""
 
 from __future__ import annotations
 
@@ -16,49 +16,51 @@ from .units import ratio, size, span
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: The link whose time is compared.
+#: Name of the link whose estimated transfer time is compared.
 _LINK = "LTE"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of every run.
+    """One figure or setting of every run.
 
     Attributes
     ----------
     name : str
     values : tuple
-        Numbers or words, one per run; None where a run has none.
-    shown : tuple of str
-        The same for people.
+        One value per run; None if a run has none.
+    texts : tuple of str
+        The values as displayed.
     best : int or None
-        Which run has the best, where one is better than the others.
+        Index of the run with the best value; None if values are equal, missing or not ranked.
     """
 
     name: str
     values: tuple[Any, ...]
-    shown: tuple[str, ...]
+    texts: tuple[str, ...]
     best: int | None = None
 
     @property
     def differs(self) -> bool:
-        """Whether the runs do not agree."""
-        return len(set(self.shown)) > 1
+        """Whether the displayed values differ."""
+        return len(set(self.texts)) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs beside each other.
+    """A comparison of two or more runs.
 
     Attributes
     ----------
     names : tuple of str
-        Told apart, even where two runs have the same id.
+        Ids of the runs, made unique by a suffix.
     reports : tuple of RunReport
-    figures, settings : tuple of Row
-        ``settings`` are those that differ.
+    figures : tuple of Row
+    settings : tuple of Row
+        The settings that differ.
     target : float or None
-        A score that all runs reached: the lowest of their best ones, rounded down to a whole percent.
+        A score that all runs reached: the lowest of their best scores, rounded down to a whole percent. None if a run
+        has no score.
     """
 
     names: tuple[str, ...]
@@ -68,15 +70,15 @@ class Comparison:
     target: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON-serializable dict."""
 
-        def told(rows: Sequence[Row]) -> dict[str, Any]:
+        def as_mapping(rows: Sequence[Row]) -> dict[str, Any]:
             return {row.name: dict(zip(self.names, row.values, strict=True)) for row in rows}
 
         return {
             "runs": list(self.names),
-            "figures": told(self.figures),
-            "settings": told(self.settings),
+            "figures": as_mapping(self.figures),
+            "settings": as_mapping(self.settings),
             "target": self.target,
         }
 
@@ -87,106 +89,106 @@ def compare_runs(reports: Sequence[RunReport]) -> Comparison:
     Raises
     ------
     ConfigError
-        There is but one.
+        Fewer than two runs are given.
     """
     if len(reports) < 2:
-        raise ConfigError("one run cannot be compared", hint="name two runs or more")
+        raise ConfigError("a comparison needs at least two runs", hint="name two or more runs")
     curves = [report.curve for report in reports]
     best = [curve.best if curve else None for curve in curves]
     target = percent(min(b for b in best if b is not None)) if None not in best else None
-    names = _names([str(report.info["id"]) for report in reports])
+    names = _unique_names([str(report.info["id"]) for report in reports])
     return Comparison(names, tuple(reports), tuple(_figures(reports, target)), tuple(_settings(reports)), target)
 
 
-def _names(ids: Sequence[str]) -> tuple[str, ...]:
+def _unique_names(ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if ids.count(name) == 1 else f"{name} ({ids[:i].count(name) + 1})" for i, name in enumerate(ids))
 
 
 def _figures(reports: Sequence[RunReport], target: float | None) -> Iterator[Row]:
-    for name, word in (("method", "workload"), ("seed", "seed")):
-        values = tuple(report.info[word] for report in reports)
+    for name, key in (("method", "workload"), ("seed", "seed")):
+        values = tuple(report.info[key] for report in reports)
         yield Row(name, values, tuple(map(str, values)))
     states = tuple(report.state for report in reports)
     yield Row("state", states, states)
     counts = tuple(len(report.communication.by_node) for report in reports)
     yield Row("nodes", counts, tuple(map(str, counts)))
-    sides = [{line.direction: line.volume for line in report.communication.by_direction} for report in reports]
+    volumes = [{line.direction: line.volume for line in report.communication.by_direction} for report in reports]
     yield _least("payload, each message once", [r.communication.once.payload_bytes for r in reports], size)
-    yield _least("payload up", [s["up"].payload_bytes if "up" in s else 0 for s in sides], size)
-    yield _least("payload down", [s["down"].payload_bytes if "down" in s else 0 for s in sides], size)
-    if any("peer" in s for s in sides):
-        yield _least("payload between nodes", [s["peer"].payload_bytes if "peer" in s else 0 for s in sides], size)
+    yield _least("payload up", [v["up"].payload_bytes if "up" in v else 0 for v in volumes], size)
+    yield _least("payload down", [v["down"].payload_bytes if "down" in v else 0 for v in volumes], size)
+    if any("peer" in v for v in volumes):
+        yield _least("payload between nodes", [v["peer"].payload_bytes if "peer" in v else 0 for v in volumes], size)
     yield _least("dense", [r.communication.once.dense_bytes for r in reports], size)
-    yield _least("frames, all in all", [r.communication.total.frame_bytes for r in reports], size)
+    yield _least("total frame bytes", [r.communication.total.frame_bytes for r in reports], size)
     yield _most("dense / payload", [r.communication.once.ratio for r in reports], ratio)
     for name in sorted({c.baseline for report in reports for c in report.compressions}):
         found = [next((c.ratio for c in r.compressions if c.baseline == name), None) for r in reports]
-        yield _most(f"less than {name}", found, ratio)
-    yield _least(f"transfers on {_LINK}", [_seconds(report) for report in reports], span)
+        yield _most(f"compression vs. {name}", found, ratio)
+    yield _least(f"transfer time on {_LINK}", [_seconds(report) for report in reports], span)
     if target is not None:
         curves = [report.curve for report in reports if report.curve]
         yield _most(f"best {reports[0].score}", [c.best for c in curves], "{:.4f}".format)
         yield _most(f"last {reports[0].score}", [c.scores[-1] for c in curves], "{:.4f}".format)
         reached = [curve.reaches(target) or (0, 0) for curve in curves]
         yield _least(f"{reports[0].unit}s to {target:g}", [first for first, _ in reached], str)
-        yield _least(f"payload to {target:g}", [paid for _, paid in reached], size)
+        yield _least(f"payload to {target:g}", [payload for _, payload in reached], size)
 
 
 def _seconds(report: RunReport) -> float:
     return next(item.seconds for item in report.links if item.link.name == _LINK)
 
 
-def _least(name: str, values: Sequence[Any], shown: Any) -> Row:
-    return _ranked(name, values, shown, min)
+def _least(name: str, values: Sequence[Any], to_text: Any) -> Row:
+    return _ranked(name, values, to_text, min)
 
 
-def _most(name: str, values: Sequence[Any], shown: Any) -> Row:
-    return _ranked(name, values, shown, max)
+def _most(name: str, values: Sequence[Any], to_text: Any) -> Row:
+    return _ranked(name, values, to_text, max)
 
 
-def _ranked(name: str, values: Sequence[Any], shown: Any, which: Any) -> Row:
-    words = tuple("–" if value is None else shown(value) for value in values)
+def _ranked(name: str, values: Sequence[Any], to_text: Any, select_best: Any) -> Row:
+    texts = tuple("–" if value is None else to_text(value) for value in values)
     known = [value for value in values if value is not None]
-    best = values.index(which(known)) if len(set(words)) > 1 and len(known) == len(values) else None
-    return Row(name, tuple(values), words, best)
+    best = values.index(select_best(known)) if len(set(texts)) > 1 and len(known) == len(values) else None
+    return Row(name, tuple(values), texts, best)
 
 
 def _settings(reports: Sequence[RunReport]) -> Iterator[Row]:
-    flat = [dict(_flat(report.info["config"])) for report in reports]
+    flat = [dict(_flattened(report.info["config"])) for report in reports]
     for name in dict.fromkeys(name for settings in flat for name in settings):
         values = tuple(settings.get(name) for settings in flat)
         if any(value != values[0] for value in values):
             yield Row(name, values, tuple("–" if value is None else str(value) for value in values))
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
+            yield from _flattened(value, f"{prefix}{name}.")
         else:
-            yield before + name, value
+            yield prefix + name, value
 
 
-def comparison_tables(found: Comparison) -> Iterator[Table]:
-    """For a terminal: what each sent, the best in bold; then the settings that differ."""
-    table = plain_table("Side by side", left=("",), right=found.names)
-    for row in found.figures:
-        cells = [f"[bold]{word}[/bold]" if place == row.best else word for place, word in enumerate(row.shown)]
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield the tables for a terminal: the figures, best values in bold, and the settings that differ."""
+    table = plain_table("Comparison", left=("",), right=comparison.names)
+    for row in comparison.figures:
+        cells = [f"[bold]{text}[/bold]" if index == row.best else text for index, text in enumerate(row.texts)]
         table.add_row(row.name, *cells, style="" if row.differs else "dim")
     yield table
-    if found.settings:
-        table = plain_table("Settings that differ", left=("",), right=found.names)
-        for row in found.settings:
-            table.add_row(row.name, *row.shown)
+    if comparison.settings:
+        table = plain_table("Settings that differ", left=("",), right=comparison.names)
+        for row in comparison.settings:
+            table.add_row(row.name, *row.texts)
         yield table
 
 
-def score_over_bytes(found: Comparison) -> Chart | None:
-    """The best score so far over the bytes that it cost, one line per run; None where a run has no score."""
-    if found.target is None:
+def score_over_bytes(comparison: Comparison) -> Chart | None:
+    """Chart the score over the cumulative payload, one line per run; None if a run has no score."""
+    if comparison.target is None:
         return None
     traces = []
-    for place, (name, report) in enumerate(zip(found.names, found.reports, strict=True)):
+    for index, (name, report) in enumerate(zip(comparison.names, comparison.reports, strict=True)):
         assert report.curve is not None
         traces.append(
             {
@@ -197,14 +199,14 @@ def score_over_bytes(found: Comparison) -> Chart | None:
                 "y": list(report.curve.scores),
                 "text": [f"{report.unit} {number}" for number in report.curve.rounds],
                 "hovertemplate": "%{text}: %{y:.4f} after %{x:.4s}B<extra>%{fullData.name}</extra>",
-                "line": {"color": color(place)},
+                "line": {"color": color(index)},
             }
         )
-        traces.append(_frontier(report, name, place))
-    score = found.reports[0].score
+        traces.append(_pareto_front(report, name, index))
+    score = comparison.reports[0].score
     layout = {
         "xaxis": {
-            "title": {"text": "payload until then"},
+            "title": {"text": "cumulative payload"},
             "tickformat": ".3s",
             "ticksuffix": "B",
             "type": "log",
@@ -212,26 +214,26 @@ def score_over_bytes(found: Comparison) -> Chart | None:
         },
         "yaxis": {"title": {"text": score}},
     }
-    told = f"{score} over cumulative payload of each run; the dots are its Pareto front: no earlier byte gave as much."
-    return Chart("pareto", "What each byte brought", told, traces, layout)
+    description = f"{score} over cumulative payload of each run. Dots mark its Pareto front: the best score so far."
+    return Chart("pareto", f"{score} over payload", description, traces, layout)
 
 
-def _frontier(report: RunReport, name: str, place: int) -> dict[str, Any]:
-    """Where a run's score is higher than ever before."""
+def _pareto_front(report: RunReport, name: str, index: int) -> dict[str, Any]:
+    """Points where a run's score is higher than at any earlier point."""
     curve, best = report.curve, float("-inf")
     assert curve is not None
     points = []
-    for paid, score in zip(curve.payload, curve.scores, strict=True):
+    for payload, score in zip(curve.payload, curve.scores, strict=True):
         if score > best:
-            points.append((paid, score))
+            points.append((payload, score))
             best = score
     return {
         "type": "scatter",
         "mode": "markers",
         "name": f"{name}, best so far",
-        "x": [paid for paid, _ in points],
+        "x": [payload for payload, _ in points],
         "y": [score for _, score in points],
         "hoverinfo": "skip",
         "showlegend": False,
-        "marker": {"color": color(place), "size": 6},
+        "marker": {"color": color(index), "size": 6},
     }

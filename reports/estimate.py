@@ -1,4 +1,4 @@
-"""A run's communication before it runs: the flows that its method plans, sized by the wire itself, as a ledger."""
+"""Communication estimates: the traffic plan of a method, with message sizes from the wire format, as a ledger."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from ..wire.frame import PREFIX_BYTES
 from ..wire.pack import pack
 from .account import Account
 from .communication import communication, compressions
-from .links import on_links
+from .links import estimate_links
 from .run_report import RunReport, windows_of
 
-#: Sizes of the header change where a number takes one more group of seven bits.
-_GROUP = 7
+#: Bits per byte of a varint in the header: larger rounds and steps take more bytes.
+_VARINT_BITS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would send.
+    """The estimated communication of a run.
 
     Attributes
     ----------
     report : RunReport
-        As of a run that has finished; nothing failed, and nothing was sent twice.
+        As of a finished run without failures and retransmissions.
     notes : tuple of str
-        What was assumed.
+        The assumptions.
     """
 
     report: RunReport
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: the report's, with ``assumed``."""
+        """Return a JSON-serializable dict: the report's, plus ``assumed``."""
         return {**self.report.as_dict(), "assumed": list(self.notes)}
 
 
 def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: int) -> Estimate:
-    """Sum up a plan.
+    """Build the report of a traffic plan.
 
     Parameters
     ----------
-    plan : Plan
+    plan : TrafficPlan
     workload : str
-        The method's name.
+        Name of the method.
     config : Mapping
-        Its settings, JSON-able.
+        Settings of the method, JSON-serializable.
     seed : int
 
     Raises
@@ -60,9 +60,9 @@ def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: 
     MissingExtraError
         pyarrow is not installed.
     WireError
-        A message would break the wire's limits.
+        A message would exceed the limits of the wire format.
     """
-    account = Account.of(planned_ledger(plan))
+    account = Account.from_table(planned_ledger(plan))
     volume = communication(account)
     info = {"id": "", "workload": workload, "config": dict(config), "seed": seed, "nodes": list(plan.nodes)}
     report = RunReport(
@@ -74,7 +74,7 @@ def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: 
         account=account,
         windows=windows_of(account),
         compressions=compressions(volume, plan.baselines),
-        links=on_links(account),
+        links=estimate_links(account),
         score="",
         curve=None,
         targets=(),
@@ -83,7 +83,12 @@ def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: 
 
 
 def planned_ledger(plan: TrafficPlan) -> Any:
-    """The rows that a run would write, as :func:`~farshore.runs.ledger_reader.read_ledger` gives them; times are 0.
+    """The ledger that a run would write.
+
+    Returns
+    -------
+    pyarrow.Table
+        The columns of :func:`~farshore.runs.ledger_reader.read_ledger`; times are 0.
 
     Raises
     ------
@@ -91,30 +96,31 @@ def planned_ledger(plan: TrafficPlan) -> Any:
         As :func:`estimate`.
     """
     pa = pyarrow()
-    blocks = [_rows(pa, plan, *sized) for flow in plan.flows for sized in _sized(flow, plan.unit)]
+    blocks = [_rows(pa, plan, *sized) for flow in plan.flows for sized in _split_by_size(flow, plan.unit)]
     blocks += [_rows(pa, plan, flow, _peer_sizes(flow)) for flow in plan.peers]
     return pa.Table.from_batches(blocks, schema()).unify_dictionaries()
 
 
-def _sized(flow: Flow, unit: str) -> Iterator[tuple[Flow, dict[str, Any]]]:
-    """The flow in parts of equal size: a number takes more bytes the larger it is."""
-    groups = np.zeros(len(flow.places), np.int64)
-    for bits in range(_GROUP, 64, _GROUP):
-        groups += flow.places >= 1 << bits
-    groups += flow.places > 0  # zero takes none
-    for group in np.unique(groups):
-        mine = groups == group
-        first = int(flow.places[mine][0])
-        yield replace(flow, nodes=flow.nodes[mine], places=flow.places[mine]), _sizes(flow.message, unit, first)
+def _split_by_size(flow: Flow, unit: str) -> Iterator[tuple[Flow, dict[str, Any]]]:
+    """Split a flow into parts whose messages have equal size, which depends on the varint length of round or step."""
+    lengths = np.zeros(len(flow.places), np.int64)
+    for bits in range(_VARINT_BITS, 64, _VARINT_BITS):
+        lengths += flow.places >= 1 << bits
+    lengths += flow.places > 0  # zero is not encoded
+    for length in np.unique(lengths):
+        selected = lengths == length
+        first = int(flow.places[selected][0])
+        part = replace(flow, nodes=flow.nodes[selected], places=flow.places[selected])
+        yield part, _sizes(flow.message, unit, first)
 
 
-def _sizes(message: Message, unit: str, place: int) -> dict[str, Any]:
-    """The ledger's sizes of a message, by the name of the column."""
-    at = replace(message, round=place) if unit == "round" else replace(message, step=place)
-    packed = pack(at)
+def _sizes(message: Message, unit: str, number: int) -> dict[str, Any]:
+    """The ledger columns of a message in round or step ``number``."""
+    numbered = replace(message, round=number) if unit == "round" else replace(message, step=number)
+    packed = pack(numbered)
     frame = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
     sizes = {"dense_bytes": packed.dense_bytes, "payload_bytes": packed.payload_bytes, "frame_bytes": frame}
-    return {**sizes, "encoding": packed.encoding, "kind": at.kind, "micro": at.micro}
+    return {**sizes, "encoding": packed.encoding, "kind": numbered.kind, "micro": numbered.micro}
 
 
 def _peer_sizes(flow: PeerFlow) -> dict[str, Any]:

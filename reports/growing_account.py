@@ -1,4 +1,4 @@
-"""The account of a ledger that still grows: each look sums up only what is new."""
+"""The account of a ledger that is still being written, updated with the new rows only."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..runs.ledger_tail import LedgerTail
-from .account import COLUMNS, Account, Summing, most_stretches, numbers
+from .account import COLUMNS, Account, Accumulator, max_node_windows, positions
 from .periods import Bounds, Periods
 
 
 class GrowingAccount:
-    """Sums up a run's ledger as it grows; one thread at a time.
+    """Incrementally aggregates a run's ledger as it grows. Not thread-safe.
 
-    A look costs what is new, not what there is. Only what a restart made ambiguous – messages of rounds that were
-    sent again – is put in order anew each time.
+    A refresh costs as much as the new rows, not as the whole ledger. Only messages of rounds that were sent again
+    after a restart are aggregated again each time.
 
     Parameters
     ----------
     directory : Path
     windows : int
-        At most so many; they become twice as wide whenever there would be more.
+        Maximum number of windows; their width doubles whenever there would be more.
     """
 
     def __init__(self, directory: Path, windows: int = 200) -> None:
         self._directory = directory
         self._windows = windows
         self._bounds = Bounds()
-        self._begin(Periods())
+        self._reset(Periods())
 
-    def _begin(self, periods: Periods) -> None:
+    def _reset(self, periods: Periods) -> None:
         self._tail = LedgerTail(self._directory, COLUMNS)
-        self._names = set[str]()
-        self._summing = Summing(periods, periods)
+        self._nodes = set[str]()
+        self._accumulator = Accumulator(periods, periods)
 
     @property
     def behind(self) -> bool:
-        """Whether the last look left rows for the next one."""
+        """Whether the last refresh left rows for the next one."""
         return self._tail.behind
 
     def refresh(self, rows: int = 1 << 62) -> bool:
-        """Take in what was added, about ``rows`` rows of it at most; returns whether there was anything.
+        """Add new rows, about ``rows`` of them at most; returns whether there were any.
 
         Raises
         ------
@@ -50,20 +50,21 @@ class GrowingAccount:
         blocks = list(self._tail.fresh(rows))
         if not blocks:
             return False
-        for block in numbers(blocks, self._names):
+        for block in positions(blocks, self._nodes):
             self._bounds.add(*block)
-        known, fresh = self._summing.periods, self._bounds.periods(self._windows)
-        if (known.unit, known.first, known.again) != (fresh.unit, fresh.first, fresh.again):
-            # An earlier round, a first step, or a restart: what was summed up belongs elsewhere.
-            self._begin(fresh)
+        current, target = self._accumulator.periods, self._bounds.periods(self._windows)
+        if (current.unit, current.first, current.resent_from) != (target.unit, target.first, target.resent_from):
+            # An earlier round, the first step, or a restart changed the windows: aggregate from the beginning.
+            self._reset(target)
             return self.refresh(rows)
-        periods = known.longer(fresh.last, self._windows)
-        most = most_stretches(len(self._names))
-        stretches = replace(periods, width=max(periods.width, self._summing.stretches.width)).longer(fresh.last, most)
-        self._summing.widen(periods, stretches)
-        self._summing.add(blocks)
+        periods = current.extended(target.last, self._windows)
+        limit = max_node_windows(len(self._nodes))
+        width = max(periods.width, self._accumulator.node_periods.width)
+        node_periods = replace(periods, width=width).extended(target.last, limit)
+        self._accumulator.rebin(periods, node_periods)
+        self._accumulator.add(blocks)
         return True
 
     def account(self) -> Account:
-        """The sums until now."""
-        return Account(*self._summing.tables(), self._summing.periods, self._summing.stretches)
+        """Return the sums over all rows read so far."""
+        return Account(*self._accumulator.tables(), self._accumulator.periods, self._accumulator.node_periods)

@@ -1,4 +1,4 @@
-"""How long a run's bytes would take on links that people have, and what the radio of a device spends on them."""
+"""Estimated transfer time and radio energy of a run on typical links (ADSL, LTE, 5G, Wi-Fi, Ethernet)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NamedLink:
-    """A link with a name.
+    """A named link profile with the sources of its figures.
 
     Attributes
     ----------
     name : str
     profile : LinkProfile
-        Bandwidths, one-way latency and, where known, the energy of the device's radio.
+        Bandwidths, one-way latency and, if known, energy per MB of the device's radio.
     watts : float
-        What the radio takes while it transfers, whatever the rate.
+        Base power of the radio while it transfers, independent of the rate.
     source, energy_source : str
-        Where the figures come from; ``energy_source`` is empty where no energy is told.
+        Sources of the figures; ``energy_source`` is empty if the energy is unknown.
     """
 
     name: str
@@ -42,7 +42,7 @@ LINKS = (
     NamedLink(
         "ADSL2+",
         LinkProfile(up_mbps=1.4, down_mbps=24, latency_ms=10),
-        "at best: the most that ITU-T G.992.5 annex A carries; latency assumed",
+        "best case: maximum rates of ITU-T G.992.5 annex A; latency assumed",
     ),
     NamedLink(
         "LTE",
@@ -67,36 +67,37 @@ LINKS = (
             up_joule_per_mb=8 * 0.28317,
             down_joule_per_mb=8 * 0.13701,
         ),
-        "half of the 433 Mbit/s of IEEE 802.11ac with one stream in 80 MHz; the half and the latency assumed",
+        "half of the 433 Mbit/s of IEEE 802.11ac with one stream in 80 MHz; factor and latency assumed",
         0.13286,
-        _HUANG + " (of an older Wi-Fi)",
+        _HUANG + " (older Wi-Fi)",
     ),
     NamedLink(
         "1 GbE",
         LinkProfile(up_mbps=949, down_mbps=949, latency_ms=0.1),
-        "IEEE 802.3ab less headers: 1,460 of 1,538 bytes; latency assumed",
+        "IEEE 802.3ab without headers: 1,460 of 1,538 bytes; latency assumed",
     ),
 )
 
-#: Electricity of fixed-line networks, core and access, in J per byte.
+#: Electricity use of fixed-line networks, core and access, in J per byte.
 NETWORK_JOULE_PER_BYTE = 0.06 * 3.6e6 / 1e9
 NETWORK_SOURCE = "0.06 kWh/GB in 2015, halving about every two years: Aslan et al., J. Industrial Ecology 22(4), 2018"
 
 
 @dataclass(frozen=True, slots=True)
-class OnLink:
-    """A run on a link.
+class LinkEstimate:
+    """Estimated transfer time and energy of a run on a link.
 
     Attributes
     ----------
     link : NamedLink
     seconds : float
-        Transfers alone: every node has such a link of its own, a round or step ends when its busiest node is through,
-        and takes one round trip more. Nothing overlaps with computing.
+        Transfer time alone. Every node has its own link; a round or step takes as long as its busiest node's transfers
+        plus one round trip, and does not overlap with computation.
     at_least : bool
-        Rounds or steps were put together, so that the busiest node may have changed within one sum.
+        Whether ``seconds`` is a lower bound: rounds or steps were merged, and the busiest node may differ within one
+        window.
     joule : float or None
-        Of all devices' radios; None where no figure is known.
+        Energy of all devices' radios; None if unknown.
     """
 
     link: NamedLink
@@ -105,34 +106,34 @@ class OnLink:
     joule: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, with the link's figures and their sources."""
-        told = {"link": self.link.name, **self.link.profile.model_dump(), "source": self.link.source}
-        told |= {"seconds": self.seconds, "at_least": self.at_least, "joule": self.joule}
-        return told | {"energy_source": self.link.energy_source}
+        """Return a JSON-serializable dict, including the link's profile and sources."""
+        values = {"link": self.link.name, **self.link.profile.model_dump(), "source": self.link.source}
+        values |= {"seconds": self.seconds, "at_least": self.at_least, "joule": self.joule}
+        return values | {"energy_source": self.link.energy_source}
 
 
-def on_links(account: Account, links: tuple[NamedLink, ...] = LINKS) -> tuple[OnLink, ...]:
-    """A run on each of several links, repeated messages and the channels' own included."""
+def estimate_links(account: Account, links: tuple[NamedLink, ...] = LINKS) -> tuple[LinkEstimate, ...]:
+    """Estimate the transfers of a run on each link; repeated messages and the channels' own frames count too."""
     rows = account.by("window", "node", "direction")
     window = np.array([row["window"] for row in rows], np.int64)
     codes = {name: code for code, name in enumerate(dict.fromkeys(row["node"] for row in rows))}
     node = np.array([codes[row["node"]] for row in rows], np.int64)
     sizes = np.array([row["frame_bytes"] for row in rows], np.float64)
-    is_up, peer = (np.array([row["direction"] == way for row in rows], bool) for way in ("up", "peer"))
-    shape = (account.stretches.count, max(1, len(codes)))
-    periods = sum(last - first + 1 for first, last in map(account.stretches.span, sorted(set(window.tolist()))))
+    is_up, is_peer = (np.array([row["direction"] == name for row in rows], bool) for name in ("up", "peer"))
+    shape = (account.node_periods.count, max(1, len(codes)))
+    periods = sum(last - first + 1 for first, last in map(account.node_periods.span, sorted(set(window.tolist()))))
     found = []
     for link in links:
         profile = link.profile
-        # What one node sends another goes up one link and down another; in a ring both are alike.
-        up, down = np.where(is_up | peer, sizes, 0.0), np.where(is_up, 0.0, sizes)
-        each = 8e-6 * (up / profile.up_mbps + down / profile.down_mbps)
+        # Peer traffic uses the sender's uplink and the receiver's downlink; in a ring, every node has both.
+        up, down = np.where(is_up | is_peer, sizes, 0.0), np.where(is_up, 0.0, sizes)
+        duration = 8e-6 * (up / profile.up_mbps + down / profile.down_mbps)
         busy = np.zeros(shape)
-        np.add.at(busy, (window, node), each)
+        np.add.at(busy, (window, node), duration)
         seconds = float(busy.max(axis=1).sum()) + periods * 2e-3 * profile.latency_ms
         joule = None
         if link.energy_source:
-            spent = 1e-6 * (up.sum() * profile.up_joule_per_mb + down.sum() * profile.down_joule_per_mb)
-            joule = float(spent + link.watts * busy.sum())
-        found.append(OnLink(link, seconds, account.stretches.width > 1, joule))
+            by_size = 1e-6 * (up.sum() * profile.up_joule_per_mb + down.sum() * profile.down_joule_per_mb)
+            joule = float(by_size + link.watts * busy.sum())
+        found.append(LinkEstimate(link, seconds, account.node_periods.width > 1, joule))
     return tuple(found)

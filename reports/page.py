@@ -1,4 +1,4 @@
-"""A run's report as one page that needs no network: tables, and charts by Plotly's script, which it holds."""
+"""Writes a report or a comparison as one self-contained HTML page with tables and Plotly charts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from .units import ARROWS, energy, ratio, share, size, span
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_TALKERS = 20
+#: Maximum number of nodes in the table of top talkers.
+_MAX_TALKERS = 20
 
 
 def write_page(report: RunReport, path: Path) -> None:
-    """Write the page.
+    """Write the page of a report.
 
     Raises
     ------
@@ -34,29 +35,32 @@ def write_page(report: RunReport, path: Path) -> None:
         The file cannot be written.
     """
     drawn = charts(report)
-    text = _render("report.html", **told(report), charts=drawn, data=[chart.as_dict() for chart in drawn])
+    text = _render("report.html", **template_values(report), charts=drawn, data=[chart.as_dict() for chart in drawn])
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 
-def write_comparison(found: Comparison, path: Path) -> None:
-    """Write the page of a comparison; errors as :func:`write_page`."""
-    drawn = [chart] if (chart := score_over_bytes(found)) else []
-    text = _render("comparison.html", found=found, charts=drawn, data=[chart.as_dict() for chart in drawn])
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write the page of a comparison; raises the errors of :func:`write_page`."""
+    drawn = [chart] if (chart := score_over_bytes(comparison)) else []
+    data = [chart.as_dict() for chart in drawn]
+    text = _render("comparison.html", comparison=comparison, charts=drawn, data=data)
     files.replace(path.expanduser(), lambda temporary: _write(temporary, text))
 
 
-def told(report: RunReport) -> dict[str, Any]:
-    """What the templates of a report take, beside its charts."""
-    return {"report": report, "talkers": _talkers(report), "network": _network(report)}
+def template_values(report: RunReport) -> dict[str, Any]:
+    """Variables of the report templates, except the charts."""
+    return {"report": report, "talkers": _top_talkers(report), "network": _network_energy(report)}
 
 
 def _render(template: str, **values: Any) -> str:
-    made = environment("farshore.reports")
-    return str(made.get_template(template).render(plotly=plotly_script, asset=asset, **values))
+    templates = environment("farshore.reports")
+    return str(templates.get_template(template).render(plotly=plotly_script, asset=asset, **values))
 
 
 def environment(*packages: str) -> Environment:
-    """Templates of these packages, the first that has one; every value is escaped, and one that is missing an error.
+    """Create a Jinja2 environment over the ``templates`` folders of packages, searched in this order.
+
+    All values are escaped; undefined variables raise an error.
 
     Raises
     ------
@@ -74,14 +78,21 @@ def environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"arrow": ARROWS.get, "size": size, "ratio": ratio, "share": share, "span": span, "energy": energy}
-    made.filters["pretty"] = _pretty
+    made.filters |= {
+        "arrow": ARROWS.get,
+        "size": size,
+        "ratio": ratio,
+        "share": share,
+        "span": span,
+        "energy": energy,
+    }
+    made.filters["pretty"] = _pretty_json
     made.globals["version"] = installed("farshore")
     return made
 
 
 def plotly_script() -> str:
-    """What draws the charts.
+    """Source text of plotly.js, which draws the charts.
 
     Raises
     ------
@@ -96,20 +107,20 @@ def plotly_script() -> str:
 
 
 def asset(name: str, package: str = "farshore.reports", folder: str = "templates") -> str:
-    """A text file that comes with a package."""
+    """Text of a file that is shipped with a package."""
     return (resources.files(package) / folder / name).read_text(encoding="utf-8")
 
 
-def _talkers(report: RunReport) -> list[Any]:
-    return sorted(report.communication.by_node, key=lambda line: -line.volume.frame_bytes)[:_TALKERS]
+def _top_talkers(report: RunReport) -> list[Any]:
+    return sorted(report.communication.by_node, key=lambda line: -line.volume.frame_bytes)[:_MAX_TALKERS]
 
 
-def _network(report: RunReport) -> Mapping[str, Any]:
+def _network_energy(report: RunReport) -> Mapping[str, Any]:
     joule = report.communication.total.frame_bytes * NETWORK_JOULE_PER_BYTE
     return {"joule": joule, "source": NETWORK_SOURCE}
 
 
-def _pretty(value: Any) -> str:
+def _pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 

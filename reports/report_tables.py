@@ -1,4 +1,4 @@
-"""A run's report as tables for a terminal."""
+"""The tables of a run's report for a terminal."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from ..runs.traffic import CHANNEL_KINDS
 from .communication import Line, Volume
 from .links import NETWORK_JOULE_PER_BYTE, NETWORK_SOURCE
-from .run_report import WAYS, RunReport, Window
-from .tables import SIZE_COLUMNS, cells, compression_table, plain_table, sockets_told
+from .run_report import DIRECTIONS, RunReport, Window
+from .tables import SIZE_COLUMNS, cells, compression_table, plain_table, socket_note
 from .units import ARROWS, energy, size, span
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: Most rows of rounds, and of nodes, that a terminal is given.
-_ROUNDS, _NODES = 20, 10
+#: Maximum number of rows in the tables by round and by node.
+_MAX_ROUNDS, _MAX_NODES = 20, 10
 
 
 def report_tables(report: RunReport) -> Iterator[Table]:
-    """Every table of the report, one by one.
+    """Yield the tables of a report.
 
-    What was sent (by kind, direction and encoding), when, by whom, against which baselines, what a score cost, and how
-    long it would take on links that people have.
+    Traffic by kind, direction and encoding; by round or step; by node; compression against baselines; payload to reach
+    the target scores; estimated time on typical links.
     """
     yield _kinds(report)
     yield _windows(report)
     if len(report.communication.by_node) > 1:
-        yield _talkers(report)
+        yield _top_talkers(report)
     if report.compressions:
         yield compression_table(report.compressions)
     if report.targets:
@@ -37,7 +37,7 @@ def report_tables(report: RunReport) -> Iterator[Table]:
 
 
 def _kinds(report: RunReport) -> Table:
-    table = plain_table("What was sent", left=("kind", "direction", "encoding"), right=SIZE_COLUMNS)
+    table = plain_table("By kind", left=("kind", "direction", "encoding"), right=SIZE_COLUMNS)
     rows = report.account.by("kind", "direction", "encoding")
     for row in sorted(rows, key=lambda row: (row["kind"] in CHANNEL_KINDS, -row["frame_bytes"])):
         if row["kind"] not in CHANNEL_KINDS:
@@ -47,50 +47,53 @@ def _kinds(report: RunReport) -> Table:
     for line in volume.by_direction:
         table.add_row("all", ARROWS[line.direction], "", *cells(line.volume))
     table.add_row("all", "all", "", *cells(volume.total), style="bold")
-    for name, part in (("sent again after a restart", volume.repeated), ("the channels' own", volume.channel)):
+    for name, part in (("resent after a restart", volume.repeated), ("channel overhead", volume.channel)):
         if part.frames:
             table.add_row(f"of which {name}", "", "", *cells(part))
-    table.caption = sockets_told(volume)
+    table.caption = socket_note(volume)
     return table
 
 
 def _windows(report: RunReport) -> Table:
     kinds = sorted({kind for window in report.windows for kind in window.payload_by_kind})
-    ways = [way for way in WAYS if way != "peer" or any(window.peer.frames for window in report.windows)]
+    has_peers = any(window.peer.frames for window in report.windows)
+    directions = [name for name in DIRECTIONS if name != "peer" or has_peers]
     table = plain_table(
-        f"By {report.unit} (payload, each message once)",
+        f"By {report.unit} (payload, each message counted once)",
         left=(report.unit,),
-        right=(*kinds, *(ARROWS[way] for way in ways), "frames with headers"),
+        right=(*kinds, *(ARROWS[name] for name in directions), "frame bytes"),
     )
-    for label, windows in _put_together(report.windows):
-        sums = [sum((getattr(w, way) for w in windows), Volume()) for way in ways]
+    for label, windows in _merged(report.windows):
+        sums = [sum((getattr(w, name) for w in windows), Volume()) for name in directions]
         by_kind = [sum(w.payload_by_kind.get(kind, 0) for w in windows) for kind in kinds]
-        sizes = (*by_kind, *(side.payload_bytes for side in sums), sum(side.frame_bytes for side in sums))
+        sizes = (*by_kind, *(volume.payload_bytes for volume in sums), sum(volume.frame_bytes for volume in sums))
         table.add_row(label, *map(size, sizes))
     return table
 
 
-def _put_together(windows: tuple[Window, ...]) -> Iterator[tuple[str, tuple[Window, ...]]]:
-    width = -(-len(windows) // _ROUNDS) or 1
+def _merged(windows: tuple[Window, ...]) -> Iterator[tuple[str, tuple[Window, ...]]]:
+    width = -(-len(windows) // _MAX_ROUNDS) or 1
     for start in range(0, len(windows), width):
-        some = windows[start : start + width]
-        first, last = some[0].label.split("-")[0], some[-1].label.split("-")[-1]
-        yield (first if first == last else f"{first}-{last}"), some
+        group = windows[start : start + width]
+        first, last = group[0].label.split("-")[0], group[-1].label.split("-")[-1]
+        yield (first if first == last else f"{first}-{last}"), group
 
 
-def _talkers(report: RunReport) -> Table:
+def _top_talkers(report: RunReport) -> Table:
     lines = sorted(report.communication.by_node, key=lambda line: -line.volume.frame_bytes)
-    table = plain_table("Who sent and was sent most", left=("node",), right=(*SIZE_COLUMNS, "of all"))
+    table = plain_table("Top talkers", left=("node",), right=(*SIZE_COLUMNS, "share"))
     total = report.communication.total.frame_bytes or 1
-    for line in lines[:_NODES]:
+    for line in lines[:_MAX_NODES]:
         table.add_row(line.node, *cells(line.volume), f"{100 * line.volume.frame_bytes / total:.1f} %")
-    if rest := lines[_NODES:]:
+    if rest := lines[_MAX_NODES:]:
         table.add_row(f"{len(rest)} others", *cells(_sum(rest)), f"{100 * _sum(rest).frame_bytes / total:.1f} %")
     return table
 
 
 def _targets(report: RunReport) -> Table:
-    table = plain_table(f"What {report.score} cost", left=(report.score,), right=(report.unit, "payload until then"))
+    table = plain_table(
+        f"Payload to reach {report.score}", left=(report.score,), right=(report.unit, "cumulative payload")
+    )
     for target in report.targets:
         reached = ("–", "not reached") if target.round is None else (str(target.round), size(target.payload_bytes or 0))
         table.add_row(f"{target.score:g}", *reached)
@@ -99,7 +102,7 @@ def _targets(report: RunReport) -> Table:
 
 def _links(report: RunReport) -> Table:
     table = plain_table(
-        "How long the transfers would take, every node on such a link",
+        "Estimated transfer time on typical links (one link per node)",
         left=("link", "down / up", "source"),
         right=("time", "radio energy"),
     )
@@ -109,7 +112,7 @@ def _links(report: RunReport) -> Table:
         speed = f"{link.down_mbps:g} / {link.up_mbps:g} Mbit/s"
         table.add_row(item.link.name, speed, item.link.source, time, "–" if item.joule is None else energy(item.joule))
     network = report.communication.total.frame_bytes * NETWORK_JOULE_PER_BYTE
-    table.caption = f"in fixed-line networks {energy(network)} ({NETWORK_SOURCE})"
+    table.caption = f"energy of fixed-line networks: {energy(network)} ({NETWORK_SOURCE})"
     table.caption_justify = "left"
     return table
 

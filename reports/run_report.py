@@ -1,4 +1,4 @@
-"""All that is told of a run's communication, put together from its directory."""
+"""The communication report of a run, read from its run directory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from ..runs.directory import RunDirectory
 from .account import ONCE, Account
 from .communication import CommunicationReport, Compression, Volume, communication, compressions
 from .curves import Curve, read_curve
-from .links import OnLink, on_links
+from .links import LinkEstimate, estimate_links
 
-#: Figures that runs score themselves by; the first that a run has is taken.
+#: Metrics that count as a run's score; the first that the run has is used.
 SCORES = ("acc", "score", "accuracy")
 
-
-#: Directions of a transfer.
-WAYS = ("up", "down", "peer")
+#: Directions of a transfer: node to server, server to node, node to node.
+DIRECTIONS = ("up", "down", "peer")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one round or step sent, or several together.
+    """The traffic of one round or step, or of several consecutive ones.
 
     Attributes
     ----------
     label : str
-        Its number, or the first and last.
+        The number of the round or step, or the first and last.
     up, down, peer : Volume
-        The method's messages, each counted once; ``peer``: between nodes.
+        The method's messages by direction, each counted once.
     payload_by_kind : Mapping
         Kind -> payload bytes.
     """
@@ -42,16 +41,16 @@ class Window:
     payload_by_kind: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        sides = {"up": self.up.as_dict(), "down": self.down.as_dict()}
+        """Return a JSON-serializable dict."""
+        volumes = {"up": self.up.as_dict(), "down": self.down.as_dict()}
         if self.peer.frames:
-            sides["peer"] = self.peer.as_dict()
-        return {"label": self.label, **sides, "payload_by_kind": dict(self.payload_by_kind)}
+            volumes["peer"] = self.peer.as_dict()
+        return {"label": self.label, **volumes, "payload_by_kind": dict(self.payload_by_kind)}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A score and what it took to get there; both None where the run did not."""
+    """The first round that reached a score, and the cumulative payload; both None if no round did."""
 
     score: float
     round: int | None
@@ -60,24 +59,24 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """A run's communication.
+    """The communication report of a run.
 
     Attributes
     ----------
     info : Mapping
-        What ``run.json`` holds: id, workload, config, seed, nodes, created, versions …
+        Content of ``run.json``: id, workload, config, seed, nodes, created, versions …
     state, reason : str
-        The last that is known of it.
+        The last recorded state and its reason.
     result : Mapping or None
     communication : CommunicationReport
     account : Account
-        The sums behind all of this.
+        The sums of the ledger that the report is computed from.
     windows : tuple of Window
     compressions : tuple of Compression
-        Against the baselines that the method names.
-    links : tuple of OnLink
+        Relative to the baselines that the method names.
+    links : tuple of LinkEstimate
     score : str
-        What the curve is of; empty where the run has none.
+        Name of the metric of ``curve``; empty if the run has none.
     curve : Curve or None
     targets : tuple of Target
     """
@@ -90,7 +89,7 @@ class RunReport:
     account: Account
     windows: tuple[Window, ...]
     compressions: tuple[Compression, ...]
-    links: tuple[OnLink, ...]
+    links: tuple[LinkEstimate, ...]
     score: str
     curve: Curve | None
     targets: tuple[Target, ...]
@@ -101,7 +100,7 @@ class RunReport:
         return self.account.periods.unit
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON-serializable dict."""
         run = {name: self.info.get(name) for name in ("id", "workload", "seed", "nodes", "created", "simulated")}
         return {
             "run": {**run, "state": self.state, "reason": self.reason},
@@ -116,15 +115,15 @@ class RunReport:
 
 
 def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: int = 200) -> RunReport:
-    """Read a run's report, whatever state it is in.
+    """Read the report of a run in any state.
 
     Parameters
     ----------
     run : RunDirectory
     targets : sequence of float
-        Scores whose price is asked for, beside those that the run's configuration names.
+        Target scores, in addition to ``targets`` of the run's configuration.
     windows : int
-        At most so many; rounds or steps are put together where there are more.
+        Maximum number of windows; consecutive rounds or steps are merged if there are more.
 
     Raises
     ------
@@ -133,16 +132,16 @@ def read_report(run: RunDirectory, targets: Sequence[float] = (), *, windows: in
     StorageError
         A file cannot be read.
     """
-    return report_of(run, Account.read(run.path, windows), targets)
+    return build_report(run, Account.read(run.path, windows), targets)
 
 
-def report_of(run: RunDirectory, account: Account, targets: Sequence[float] = ()) -> RunReport:
-    """The same as :func:`read_report`, from sums that were made already."""
+def build_report(run: RunDirectory, account: Account, targets: Sequence[float] = ()) -> RunReport:
+    """Build the report of :func:`read_report` from the sums of the run's ledger."""
     info, result = run.info, run.result
     volume = communication(account, run.socket_bytes())
     baselines = (result or {}).get("baselines")
     score, curve = _curve(run, account)
-    wanted = dict.fromkeys((*info["config"].get("targets", ()), *targets))
+    all_targets = dict.fromkeys((*info["config"].get("targets", ()), *targets))
     state, reason = state_of(run)
     return RunReport(
         info=info,
@@ -153,10 +152,10 @@ def report_of(run: RunDirectory, account: Account, targets: Sequence[float] = ()
         account=account,
         windows=windows_of(account),
         compressions=compressions(volume, baselines) if isinstance(baselines, dict) else (),
-        links=on_links(account),
+        links=estimate_links(account),
         score=score,
         curve=curve,
-        targets=tuple(_target(curve, float(target)) for target in wanted) if curve else (),
+        targets=tuple(_target(curve, float(target)) for target in all_targets) if curve else (),
     )
 
 
@@ -175,9 +174,9 @@ def _target(curve: Curve, target: float) -> Target:
 
 
 def state_of(run: RunDirectory) -> tuple[str, str]:
-    """A run's state and the reason for it, by the last event that tells one.
+    """State of a run and its reason, from the last event that records one.
 
-    Simulations write none: they have a result or go on.
+    Simulations record no states: they are ``finished`` once they have a result, else ``unfinished``.
     """
     last = None
     for event in run.read_events():
@@ -188,10 +187,10 @@ def state_of(run: RunDirectory) -> tuple[str, str]:
 
 
 def windows_of(account: Account) -> tuple[Window, ...]:
-    """What each round or step sent, or several together."""
+    """The traffic of each window of an account."""
     found: dict[int, dict[str, Any]] = {}
     for row in account.by("window", "direction", "kind", parts=[ONCE]):
-        window = found.setdefault(row["window"], {**dict.fromkeys(WAYS, Volume()), "kinds": {}})
+        window = found.setdefault(row["window"], {**dict.fromkeys(DIRECTIONS, Volume()), "kinds": {}})
         window[row["direction"]] += Volume(row["frames"], row["dense_bytes"], row["payload_bytes"], row["frame_bytes"])
         window["kinds"][row["kind"]] = window["kinds"].get(row["kind"], 0) + row["payload_bytes"]
     label = account.periods.label

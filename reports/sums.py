@@ -1,4 +1,4 @@
-"""A run's sums as files for machines: one row per node, direction, kind, encoding, part and window."""
+"""Exports a run's sums as CSV or Parquet: one row per node, direction, kind, encoding, part and window."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 
 def table(account: Account) -> pa.Table:
-    """The sums, each window by the first and last round or step in it.
+    """The sums as a table, each window given by its first and last round or step.
 
-    Columns: node, direction, kind, encoding, part (``once``, ``repeated`` after a restart, ``channel``: not the
-    method's), first and last (int64), frames, dense_bytes, payload_bytes, frame_bytes (int64).
+    Returns
+    -------
+    pyarrow.Table
+        Columns node, direction, kind, encoding (strings), ``first_round`` and ``last_round`` (or ``first_step`` and
+        ``last_step``; int64), part (``once``; ``repeated`` after a restart; ``channel``: the channels' own frames),
+        frames, dense_bytes, payload_bytes, frame_bytes (int64).
     """
     import pyarrow as pa
 
-    unit = account.stretches.unit
-    spans = [account.stretches.span(window) for window in account.nodes["window"].to_pylist()]
-    found, place = account.nodes, account.nodes.schema.get_field_index("window")
-    found = found.set_column(place, f"last_{unit}", pa.array([last for _, last in spans], pa.int64()))
-    return found.add_column(place, f"first_{unit}", pa.array([first for first, _ in spans], pa.int64()))
+    unit = account.node_periods.unit
+    spans = [account.node_periods.span(window) for window in account.node_table["window"].to_pylist()]
+    found, column = account.node_table, account.node_table.schema.get_field_index("window")
+    found = found.set_column(column, f"last_{unit}", pa.array([last for _, last in spans], pa.int64()))
+    return found.add_column(column, f"first_{unit}", pa.array([first for first, _ in spans], pa.int64()))
 
 
 def write_csv(account: Account, path: Path) -> None:

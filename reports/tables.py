@@ -1,4 +1,4 @@
-"""The communication report as tables for a terminal."""
+"""Tables of communication volume and compression for a terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ SIZE_COLUMNS = ("frames", "dense", "payload", "frame", "ratio", "overhead")
 
 
 def communication_table(report: CommunicationReport, title: str = "Communication") -> Table:
-    """Every node, direction and kind of the method: frames, dense → payload → frame bytes; below, totals of all frames,
-    what the channels added of their own, and the sockets' bytes beside.
+    """Build the table of frames and dense, payload and frame bytes by node, direction and kind.
+
+    Below: totals by direction, messages resent after a restart, channel overhead, and bytes on the sockets.
 
     Parameters
     ----------
@@ -32,34 +33,34 @@ def communication_table(report: CommunicationReport, title: str = "Communication
     """
     table = plain_table(title, left=("node", "direction", "kind"), right=SIZE_COLUMNS)
     for line in report.lines:
-        if line.kind not in CHANNEL_KINDS:  # many small rows; their sum stands below
+        if line.kind not in CHANNEL_KINDS:  # shown as one sum below
             table.add_row(line.node, ARROWS[line.direction], line.kind, *cells(line.volume))
     table.add_section()
     for line in report.by_direction:
         table.add_row("all", ARROWS[line.direction], "all", *cells(line.volume))
     table.add_row("all", "all", "all", *cells(report.total), style="bold")
-    parts = (("sent again after a restart", report.repeated), ("the channels' own", report.channel))
+    parts = (("resent after a restart", report.repeated), ("channel overhead", report.channel))
     for name, volume in parts:
         if volume.frames:
             table.add_row("", "", f"of which {name}", *cells(volume))
-    table.caption = sockets_told(report)
+    table.caption = socket_note(report)
     table.caption_justify = "left"
     return table
 
 
 def compression_table(compressions: Sequence[Compression], title: str = "Compression") -> Table:
-    """One row per baseline: what it would have sent, what was sent, and the ratio."""
+    """Build the table of compressions: bytes of the baseline, payload bytes and ratio, one row per baseline."""
     table = plain_table(title, left=("against", "counted"), right=("baseline", "payload", "compression"))
     for item in compressions:
-        counted = ", ".join(item.kinds) or "every message of the method"
+        counted = ", ".join(item.kinds) or "all messages of the method"
         table.add_row(item.baseline, counted, size(item.baseline_bytes), size(item.payload_bytes), ratio(item.ratio))
-    table.caption = "dense bytes of the baseline / payload bytes, side data included; what a restart sent again once"
+    table.caption = "dense bytes of the baseline / payload bytes with side data; resent messages count once"
     table.caption_justify = "left"
     return table
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table without lines: names to the left, numbers to the right."""
+    """Create a borderless table; ``left`` columns are left-aligned, ``right`` columns right-aligned."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -71,15 +72,15 @@ def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def cells(volume: Volume) -> tuple[str, ...]:
-    """A volume in the columns :data:`SIZE_COLUMNS`."""
+    """Format a volume for the columns :data:`SIZE_COLUMNS`."""
     sizes = (size(volume.dense_bytes), size(volume.payload_bytes), size(volume.frame_bytes))
     return (f"{volume.frames:,}", *sizes, ratio(volume.ratio), share(volume.overhead))
 
 
-def sockets_told(report: CommunicationReport) -> str:
-    """What the sockets carried, or that nobody measured it."""
+def socket_note(report: CommunicationReport) -> str:
+    """Format the bytes on the sockets, or state that they were not measured."""
     sockets = report.socket_bytes
     if not sockets:
         return "socket bytes (HTTP/2, TLS) were not measured"
     parts = ", ".join(f"{size(sockets[name])} {name}" for name in ("up", "down") if name in sockets)
-    return f"on the sockets, HTTP/2 and TLS included: {parts}"
+    return f"socket bytes, including HTTP/2 and TLS: {parts}"

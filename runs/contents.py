@@ -7,6 +7,7 @@ from pathlib import Path
 #: Patterns of names, and what such files hold; in the order in which they are told.
 _MEANINGS = {
     "result.json": "what the run came to",
+    "node_metrics.jsonl": "figures that node programs reported",
     "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
     "metrics.csv": "the same figures for spreadsheets",
     "tensorboard": "the same figures for TensorBoard",

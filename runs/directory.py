@@ -32,11 +32,13 @@ class RunDirectory:
         run.json              id, workload, config, seed, nodes, versions, created (seconds since 1970)
         result.json           what the server program returned; absent until the run has finished
         metrics.jsonl         figures over steps: {"step", "time", name: number or null}
+        node_metrics.jsonl    figures that node programs reported: {"node", "step", "time", name: number or null}
         rounds.jsonl          of a federated run: each round's cohort, who is missing and why, scores and bytes
         events.jsonl          what happened: {"time", "kind", …}
         failures.jsonl        what programs died of: {"time", "origin", "epoch", "error", "traceback"}
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process
         sockets.jsonl         what TCP carried: {"node", "epoch", "up", "down"} per data connection, if measured
+        streams/              records that the server side appended: NAME.records
         checkpoints/          the server side's state: step-000000000120.safetensors, the two newest
         states/               of a federated run: best.safetensors and last.safetensors, for other programs to read
         log.txt               lines for people; older ones in log-000000000000.txt, by the place of their first byte
@@ -215,6 +217,10 @@ class RunDirectory:
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
         return read_metrics(self.path / "metrics.jsonl")
+
+    def read_node_metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``node_metrics.jsonl``."""
+        return jsonl.read(self.path / "node_metrics.jsonl")
 
     def open_events(self) -> EventsWriter:
         """Append to ``events.jsonl``."""

@@ -29,7 +29,9 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, sinks: Sinks | None = None) -> None:
+        self._path = path
         self._lines, self._sinks = jsonl.JsonLines(path), sinks
+        self._node_lines: jsonl.JsonLines | None = None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record named figures at ``step``; one that is not finite is written as ``null``.
@@ -46,8 +48,27 @@ class MetricsWriter:
             finite = {name: value for name, value in figures.items() if math.isfinite(value)}
             self._sinks.write(int(step), now, finite)
 
+    def write_node(self, node: str, step: int, values: Mapping[str, float]) -> None:
+        """Record figures that a node program reported, in ``node_metrics.jsonl``; sinks get them as ``NODE/NAME``.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses.
+        """
+        if self._node_lines is None:
+            self._node_lines = jsonl.JsonLines(self._path.with_name("node_metrics.jsonl"))
+        figures = {name: float(value) for name, value in values.items()}
+        now = time.time()
+        self._node_lines.append({"node": node, "step": int(step), "time": now, **figures})
+        if self._sinks is not None:
+            finite = {f"{node}/{name}": value for name, value in figures.items() if math.isfinite(value)}
+            self._sinks.write(int(step), now, finite)
+
     def close(self) -> None:
-        """Close the file and the sinks."""
+        """Close the files and the sinks."""
+        if self._node_lines is not None:
+            self._node_lines.close()
         self._lines.close()
         if self._sinks is not None:
             self._sinks.close()

@@ -41,6 +41,9 @@ class RunRow:
         Nodes that the run needs.
     wanted, nodes : tuple of str
         Nodes asked for by name, and the cohort once it is chosen.
+    roles_json : str
+        What was asked for by role and the roles of the cohort, as the server writes it; empty in rows of older
+        servers.
     data : Mapping[str, str]
         Data sets on the server's side: name -> path.
     created, started, ended : float
@@ -54,6 +57,7 @@ class RunRow:
     directory: str = ""
     count: int = 1
     wanted: tuple[str, ...] = ()
+    roles_json: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     state: RunState = "waiting"
     reason: str = ""
@@ -139,6 +143,7 @@ class RunStore:
             self._engine = _engine(where, only_read=only_read)
             if not only_read:
                 self._schema.create_all(self._engine)
+                _add_columns(self._engine, self._schema)
 
     def close(self) -> None:
         """Close all connections."""
@@ -305,6 +310,22 @@ class RunStore:
             yield connection
 
 
+def _add_columns(engine: sa.Engine, schema: sa.MetaData) -> None:
+    """Add the columns that a store of an older server lacks; their values are empty texts."""
+    import sqlalchemy as sa
+
+    found = sa.inspect(engine)
+    with engine.begin() as connection:
+        for table in schema.sorted_tables:
+            present = {column["name"] for column in found.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in present:
+                    kind = column.type.compile(engine.dialect)
+                    connection.exec_driver_sql(
+                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"
+                    )
+
+
 def _packed(row: RunRow) -> dict[str, Any]:
     # 64-bit seeds do not fit SQL's signed integers, and names belong to one row only: text for both.
     values = {f.name: getattr(row, f.name) for f in fields(row)}
@@ -333,7 +354,7 @@ def _schema() -> sa.MetaData:
 
     schema = sa.MetaData()
     kinds = {str: sa.Text, float: sa.Double, int: sa.BigInteger, bytes: sa.LargeBinary}
-    texts = ("config_json", "seed", "directory", "wanted", "data", "reason", "nodes", "result_json")
+    texts = ("config_json", "seed", "directory", "wanted", "data", "reason", "nodes", "result_json", "roles_json")
 
     def table(name: str, key: str, **columns: type) -> None:
         others: list[sa.Column[Any]] = [sa.Column(n, kinds[kind], nullable=False) for n, kind in columns.items()]

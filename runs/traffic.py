@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from ..core.transfer import Recorder, Transfer
 
 #: Kinds that channels send on their own account; no method asked for them.
-CHANNEL_KINDS = ("ack", "bye", "heartbeat", "hello", "retransmission")
+CHANNEL_KINDS = ("ack", "bye", "heartbeat", "hello", "retransmission", "skip")
 
 _OWN = frozenset(CHANNEL_KINDS)
 _DIRECTIONS = ("up", "down", "peer")

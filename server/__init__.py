@@ -1,1 +1,1 @@
-"""The orchestrator: registry, scheduler, gRPC services, relay, supervisor of run processes. Imports floors 0-2."""
+"""The server: node registry, scheduler, gRPC services, data relay and supervision of run processes."""

@@ -1,4 +1,4 @@
-"""The service that submitters use: nodes, runs, tokens. Every call needs the admin token."""
+"""The ``Admin`` gRPC service for submitters: nodes, runs and tokens. Every call needs an admin token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedErro
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
 from ..runs.states import ENDED
-from .rpc_errors import Context, metadata, refuse
+from .rpc_errors import Context, abort, metadata
 from .run import Run
 from .submission import Submission
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .orchestrator import Orchestrator
 
 _FOLLOW_SECONDS = 0.1
-_LONGEST_TOKEN_SECONDS = 366 * 86400.0
+_MAX_TOKEN_SECONDS = 366 * 86400.0
 
 
 class AdminService(AdminServicer):
@@ -28,32 +28,32 @@ class AdminService(AdminServicer):
         self._server = orchestrator
 
     async def ListNodes(self, request: pb.ListRequest, context: Context) -> pb.NodeList:  # noqa: N802
-        """Every node that ever joined."""
+        """List every node that has ever joined."""
         await self._check(context)
         return pb.NodeList(nodes=[n.info() for n in sorted(self._server.registry, key=lambda n: n.name)])
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:  # noqa: N802
-        """Take a new run."""
+        """Submit a new run."""
         by_operator = await self._check(context)
         try:
-            method = await _method(request.workload, request.config_json or "{}")
-            return self._server.submit(request, method, by_operator=by_operator).info()
+            submission = await _submission(request.workload, request.config_json or "{}")
+            return self._server.submit(request, submission, by_operator=by_operator).info()
         except FarshoreError as error:
-            await refuse(context, error, "a run")
+            await abort(context, error, "submit")
 
     async def ListRuns(self, request: pb.ListRequest, context: Context) -> pb.RunList:  # noqa: N802
-        """Every run, oldest first."""
+        """List every run, oldest first."""
         await self._check(context)
-        return pb.RunList(runs=[run.info() for run in self._server.book])
+        return pb.RunList(runs=[run.info() for run in self._server.runs])
 
     async def ShowRun(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
-        """One run."""
+        """Return one run."""
         return (await self._run(request.id, context)).info()
 
     async def Follow(  # noqa: N802
         self, request: pb.FollowRequest, context: Context
     ) -> AsyncIterator[pb.RunEvent]:
-        """A run's changes and log, until it has ended (or once, without ``follow``)."""
+        """Stream a run's changes and log lines until it has ended; without ``follow``, only its current state."""
         run = await self._run(request.id, context)
         offset = 0
         while True:
@@ -65,11 +65,11 @@ class AdminService(AdminServicer):
             if last:
                 return
             await changed.wait()
-            # Many small changes make one event.
+            # Coalesces frequent changes into one event.
             await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def Cancel(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
-        """Cancel a run; answers once it has ended."""
+        """Cancel a run; returns once it has ended."""
         run = await self._run(request.id, context)
         self._server.cancel(run)
         while run.state not in ENDED:
@@ -77,22 +77,22 @@ class AdminService(AdminServicer):
         return run.info()
 
     async def Resume(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
-        """Continue a run that ended early."""
+        """Resume a run that was interrupted, failed or cancelled."""
         run = await self._run(request.id, context)
         try:
             by_operator = await self._check(context)
-            method = await _method(run.workload, run.config_json)
-            self._server.resume(run, method, by_operator=by_operator)
+            submission = await _submission(run.workload, run.config_json)
+            self._server.resume(run, submission, by_operator=by_operator)
         except FarshoreError as error:
-            await refuse(context, error, "to resume")
+            await abort(context, error, "resume")
         return run.info()
 
     async def CreateToken(self, request: pb.TokenRequest, context: Context) -> pb.TokenReply:  # noqa: N802
-        """Make a join token; it is shown this once."""
+        """Create a join token; only this reply contains its secret."""
         await self._check(context)
         seconds = request.valid_seconds or self._server.options.token_hours * 3600
-        if not 0 < seconds <= _LONGEST_TOKEN_SECONDS:
-            await refuse(context, ConfigError("a join token may be valid for a year at most"), "a token")
+        if not 0 < seconds <= _MAX_TOKEN_SECONDS:
+            await abort(context, ConfigError("a join token can be valid for at most a year"), "create token")
         token = self._server.credentials.create_token(seconds, request.uses)
         return pb.TokenReply(token=str(token), id=token.id, expires=token.expires)
 
@@ -105,26 +105,26 @@ class AdminService(AdminServicer):
             if request.node:
                 self._server.revoke_node(request.node)
         except FarshoreError as error:
-            await refuse(context, error, "to revoke")
+            await abort(context, error, "revoke")
         return pb.Empty()
 
     async def _check(self, context: Context) -> bool:
-        """Turn away whoever has no token; returns whether it is the operator's."""
+        """Abort the call without an admin token; returns whether the token is the operator's."""
         identity, token = self._server.identity, metadata(context, "farshore-admin")
         if not identity.is_admin(token):
             error = RefusedError("the admin token is wrong or missing", hint="it is in the server's home: admin.token")
-            await refuse(context, error, "an admin call")
+            await abort(context, error, "admin call")
         return identity.is_operator(token)
 
     async def _run(self, run_id: str, context: Context) -> Run:
         await self._check(context)
-        run = self._server.book.find(run_id)
+        run = self._server.runs.find(run_id)
         if run is None:
-            error = NotFoundError(f"no run is called '{run_id[:40]}'", hint="see 'farshore runs ls'")
-            await refuse(context, error, "a look at a run")
+            error = NotFoundError(f"no run has the id '{run_id[:40]}'", hint="see 'farshore runs ls'")
+            await abort(context, error, "find run")
         return run
 
 
-async def _method(name: str, config_json: str) -> Submission:
-    """A method and its configuration; importing its module may take a while, for which nodes and runs must not wait."""
-    return await asyncio.to_thread(Submission.of, name, config_json)
+async def _submission(workload: str, config_json: str) -> Submission:
+    """Validate a submission in a thread: importing the method's module can be slow and must not block the server."""
+    return await asyncio.to_thread(Submission.validate, workload, config_json)

@@ -1,4 +1,4 @@
-"""Certificates: the self-signed one a server makes at first start, and an own small authority for who wants one."""
+"""TLS certificates: the self-signed certificate of a server, and a private certificate authority to issue others."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ..core.errors import ConfigError, StorageError
 from ..core.files import write_file
 
-#: The name that nodes and submitters verify a pinned certificate against, whatever address they dial.
+#: The name that nodes and submitters verify a pinned certificate against, independent of the address.
 SERVER_NAME = "farshore-server"
-_ALWAYS = (SERVER_NAME, "localhost", "127.0.0.1", "::1")
+_DEFAULT_NAMES = (SERVER_NAME, "localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A certificate (PEM, chain appended where there is one) and its private key (PEM)."""
+class CertificateAndKey:
+    """A certificate (PEM, with its chain appended) and its private key (PEM)."""
 
     certificate: bytes
     key: bytes
 
 
 def fingerprint(certificate_pem: bytes) -> str:
-    """SHA-256 of the first certificate's DER form, in hex.
+    """Return the SHA-256 of the first certificate in DER form, in hex.
 
     Raises
     ------
     ConfigError
-        It is not a PEM certificate.
+        ``certificate_pem`` is not a PEM certificate.
     """
     try:
         return x509.load_pem_x509_certificate(certificate_pem).fingerprint(hashes.SHA256()).hex()
@@ -43,18 +43,18 @@ def fingerprint(certificate_pem: bytes) -> str:
         raise ConfigError(f"not a PEM certificate: {error}") from error
 
 
-def self_signed(hostnames: Sequence[str] = (), *, days: int = 3650) -> Pair:
-    """A certificate that is its own root, valid for ``farshore-server``, loopback and ``hostnames``."""
+def self_signed(hostnames: Sequence[str] = (), *, days: int = 3650) -> CertificateAndKey:
+    """Create a self-signed certificate for ``farshore-server``, loopback and ``hostnames``."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(SERVER_NAME, _name(SERVER_NAME), key.public_key(), days)
     builder = builder.add_extension(_alternatives(hostnames), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    return Pair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
+    return CertificateAndKey(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
 
-def new_authority(name: str = "farshore authority", *, days: int = 3650) -> Pair:
-    """A certificate authority of one's own."""
+def new_authority(name: str = "farshore authority", *, days: int = 3650) -> CertificateAndKey:
+    """Create a certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(name, _name(name), key.public_key(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -70,11 +70,11 @@ def new_authority(name: str = "farshore authority", *, days: int = 3650) -> Pair
         decipher_only=False,
     )
     builder = builder.add_extension(usage, critical=True)
-    return Pair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
+    return CertificateAndKey(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
 
-def issue(authority: Pair, hostnames: Sequence[str], *, days: int = 825) -> Pair:
-    """A server certificate for ``hostnames`` signed by ``authority``, with the authority's appended as its chain.
+def issue(authority: CertificateAndKey, hostnames: Sequence[str], *, days: int = 825) -> CertificateAndKey:
+    """Issue a server certificate for ``hostnames``, signed by ``authority`` and with its certificate appended.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def issue(authority: Pair, hostnames: Sequence[str], *, days: int = 825) -> Pair
         root = x509.load_pem_x509_certificate(authority.certificate)
         signer = serialization.load_pem_private_key(authority.key, password=None)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"the authority is not a PEM certificate with its key: {error}") from error
+        raise ConfigError(f"the certificate authority is not a PEM certificate with its key: {error}") from error
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise ConfigError(
             "the authority's key is not an elliptic-curve key", hint="make one with 'farshore certs init'"
@@ -96,7 +96,7 @@ def issue(authority: Pair, hostnames: Sequence[str], *, days: int = 825) -> Pair
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     certificate = builder.sign(signer, hashes.SHA256())
-    return Pair(_pem(certificate) + authority.certificate, _key_pem(key))
+    return CertificateAndKey(_pem(certificate) + authority.certificate, _key_pem(key))
 
 
 def certs_init(folder: Path) -> Path:
@@ -105,7 +105,7 @@ def certs_init(folder: Path) -> Path:
     Raises
     ------
     StorageError
-        ``folder`` cannot be written or holds an authority already.
+        ``folder`` cannot be written or already contains an authority.
     """
     pair = new_authority()
     write_file(folder / "ca.key", pair.key, new=True)
@@ -119,12 +119,14 @@ def certs_issue(folder: Path, hostnames: Sequence[str]) -> tuple[Path, Path]:
     Raises
     ------
     StorageError
-        There is no authority in ``folder``, or it cannot be written.
+        ``folder`` contains no authority or cannot be written.
     """
     try:
-        authority = Pair((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
+        authority = CertificateAndKey((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
     except OSError as error:
-        raise StorageError(f"no authority in {folder}: {error.strerror}", hint="run 'farshore certs init'") from error
+        raise StorageError(
+            f"no certificate authority in {folder}: {error.strerror}", hint="run 'farshore certs init'"
+        ) from error
     pair = issue(authority, hostnames)
     stem = hostnames[0] if hostnames else SERVER_NAME
     write_file(folder / f"{stem}.key", pair.key)
@@ -144,7 +146,7 @@ def _builder(subject: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey,
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        # An hour back: clocks of small devices are often slow.
+        # An hour in the past: clocks of small devices are often slow.
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -153,14 +155,14 @@ def _builder(subject: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey,
 
 def _alternatives(hostnames: Sequence[str]) -> x509.SubjectAlternativeName:
     entries: list[x509.GeneralName] = []
-    for host in dict.fromkeys((*_ALWAYS, *hostnames)):
+    for host in dict.fromkeys((*_DEFAULT_NAMES, *hostnames)):
         try:
             entries.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
             try:
                 entries.append(x509.DNSName(host))
             except ValueError as error:
-                raise ConfigError(f"'{host}' is neither a host name nor an address") from error
+                raise ConfigError(f"'{host}' is neither a host name nor an IP address") from error
     return x509.SubjectAlternativeName(entries)
 
 

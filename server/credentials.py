@@ -1,4 +1,4 @@
-"""Join tokens and node keys: stored as hashes, compared in constant time."""
+"""Join tokens and node keys; stored as hashes and compared in constant time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNLIMITED = -1
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A token as it is shown, once: ``fs1.<id>.<secret>.<fingerprint>``; the last is empty without TLS."""
+    """A new join token, ``fs1.<id>.<secret>.<fingerprint>``; the fingerprint is empty without TLS."""
 
     id: str
     secret: str
@@ -31,36 +31,36 @@ class JoinToken:
 
 
 class RevokedError(RefusedError):
-    """The node's key was revoked; the node must not try again by itself."""
+    """The node's key was revoked; the agent must not retry."""
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if a node may be called so.
+    """Return ``name`` if it is a valid node name.
 
     Raises
     ------
     RefusedError
-        It has other characters, or is empty or too long.
+        ``name`` is empty, too long or contains other characters.
     """
     if not _NAME.fullmatch(name):
         shown = "".join(c if c.isprintable() else "?" for c in name[:80])
         raise RefusedError(
-            f"'{shown}' is no name for a node",
+            f"'{shown}' is not a valid node name",
             hint="use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
         )
     return name
 
 
 class Credentials:
-    """The tokens and keys of one server; the store holds them, one loop uses them.
+    """The tokens and keys of one server, kept in its run store; use from one event loop.
 
     Parameters
     ----------
     store : RunStore
     fingerprint : str
-        Certificate's fingerprint that tokens carry.
+        Fingerprint of the server's certificate, part of every token.
     clock : callable
-        Seconds since 1970; for tests. The store should have the same.
+        Returns seconds since 1970; replaceable in tests, together with the store's.
     """
 
     def __init__(self, store: RunStore, fingerprint: str, clock: Callable[[], float] = time.time) -> None:
@@ -73,32 +73,32 @@ class Credentials:
     # ---- tokens ------------------------------------------------------------------------------------------------
 
     def create_token(self, valid_seconds: float, uses: int = 0) -> JoinToken:
-        """Make a join token; ``uses=0`` allows any number of joins until it expires."""
+        """Create a join token; ``uses=0`` allows any number of joins until it expires."""
         now = self._clock()
         token = JoinToken(secrets.token_hex(4), secrets.token_urlsafe(24), self._fingerprint, now + valid_seconds)
-        self._keep_token(TokenRow(token.id, _hash(token.secret), now, token.expires, uses or _UNLIMITED))
+        self._save_token(TokenRow(token.id, _hash(token.secret), now, token.expires, uses or _UNLIMITED))
         return token
 
-    def ever_used(self) -> bool:
-        """Whether any token was ever made; False at a server's first start."""
+    def has_tokens(self) -> bool:
+        """Return whether any token was ever created; False at a server's first start."""
         return bool(self._tokens)
 
     def revoke_token(self, token_id: str) -> None:
-        """Make a token useless; nodes that joined with it keep their keys.
+        """Revoke a token; nodes that joined with it keep their keys.
 
         Raises
         ------
         NotFoundError
-            No token has that id.
+            No token has this id.
         """
         if token_id not in self._tokens:
             raise NotFoundError(f"no join token has the id '{token_id[:40]}'")
-        self._keep_token(replace(self._tokens[token_id], revoked=self._clock()))
+        self._save_token(replace(self._tokens[token_id], revoked=self._clock()))
 
     # ---- nodes -------------------------------------------------------------------------------------------------
 
     def join(self, token: str, name: str) -> str:
-        """Trade ``<id>.<secret>`` for a node key; a join that is refused does not use the token up.
+        """Exchange ``<id>.<secret>`` for a node key; a refused join does not count as a use of the token.
 
         Raises
         ------
@@ -114,69 +114,71 @@ class Credentials:
                 f"the name '{name}' belongs to another node", hint="choose another name, or revoke that node first"
             )
         if node is not None and row.created <= node.revoked:
-            raise RevokedError(f"the node '{name}' was revoked after this token was made", hint="ask for a new token")
+            raise RevokedError(
+                f"the node '{name}' was revoked after this token was created", hint="ask for a new token"
+            )
         used = self._store.use_token(token_id)
         if used is None:
             raise RefusedError("the join token was used up or revoked just now", hint="ask for a new one")
         self._tokens[token_id] = used
         key = secrets.token_urlsafe(32)
-        self._keep_node(NodeRow(name, _hash(key), self._clock()))
+        self._save_node(NodeRow(name, _hash(key), self._clock()))
         return f"{name}:{key}"
 
-    def node_of(self, key: str) -> str:
-        """Name of the node that ``key`` belongs to.
+    def authenticate(self, key: str) -> str:
+        """Return the name of the node that ``key`` belongs to.
 
         Raises
         ------
         RefusedError
-            Unknown or revoked.
+            The key is unknown or revoked.
         """
         name, _, secret = key.partition(":")
         node = self._nodes.get(name)
-        known = hmac.compare_digest(node.key_hash if node else bytes(32), _hash(secret))
-        if node is None or not known:
-            raise RefusedError("the node key is not known here", hint="join again with a token")
+        matches = hmac.compare_digest(node.key_hash if node else bytes(32), _hash(secret))
+        if node is None or not matches:
+            raise RefusedError("the node key is not known to this server", hint="join again with a token")
         if node.revoked:
             raise RevokedError(f"the node '{name}' was revoked", hint="ask the server's operator for a new token")
         return name
 
     def revoke_node(self, name: str) -> None:
-        """Make a node's key useless; its name is free again.
+        """Revoke a node's key; its name becomes available again.
 
         Raises
         ------
         NotFoundError
-            No node has that name.
+            No node has this name.
         """
         if name not in self._nodes:
-            raise NotFoundError(f"no node is called '{name[:64]}'")
-        self._keep_node(replace(self._nodes[name], revoked=self._clock()))
+            raise NotFoundError(f"no node has the name '{name[:64]}'")
+        self._save_node(replace(self._nodes[name], revoked=self._clock()))
 
-    def saw(self, name: str, when: float) -> None:
-        """Remember when a node was last seen, seconds since 1970; of a node that is not known, nothing."""
+    def update_last_seen(self, name: str, when: float) -> None:
+        """Store when a node was last seen, in seconds since 1970; unknown nodes are ignored."""
         if (row := self._nodes.get(name)) is not None and when > row.last_seen:
-            self._keep_node(replace(row, last_seen=when))
+            self._save_node(replace(row, last_seen=when))
 
     def nodes(self) -> list[NodeRow]:
-        """Every node that ever joined, by name."""
+        """Return every node that has ever joined, sorted by name."""
         return [row for _, row in sorted(self._nodes.items())]
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
-    def _keep_token(self, row: TokenRow) -> None:
+    def _save_token(self, row: TokenRow) -> None:
         self._store.save_token(row)
         self._tokens[row.id] = row
 
-    def _keep_node(self, row: NodeRow) -> None:
+    def _save_node(self, row: NodeRow) -> None:
         self._store.save_node(row)
         self._nodes[row.name] = row
 
     def _check_token(self, token_id: str, secret: str) -> TokenRow:
         row = self._tokens.get(token_id)
-        right = hmac.compare_digest(row.secret_hash if row else bytes(32), _hash(secret))
+        matches = hmac.compare_digest(row.secret_hash if row else bytes(32), _hash(secret))
         hint = "ask the server's operator for a new one"
-        if row is None or not right:
-            raise RefusedError("the join token is not known here", hint="check that it was copied whole")
+        if row is None or not matches:
+            raise RefusedError("the join token is not known to this server", hint="check that it was copied completely")
         if row.revoked:
             raise RefusedError("the join token was revoked", hint=hint)
         if row.expires <= self._clock():
@@ -187,5 +189,5 @@ class Credentials:
 
 
 def _hash(secret: str) -> bytes:
-    # Secrets are random and long, so one round of SHA-256 is as good as a slow hash.
+    # Secrets are long and random, so a single SHA-256 is as safe as a password hash.
     return hashlib.sha256(secret.encode()).digest()

@@ -1,4 +1,4 @@
-"""The data connections of nodes: the ticket says where each one leads, and nothing in it is decoded here."""
+"""The data service: relays nodes' data connections to run processes by ticket, without decoding them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from ..wire.relay import relay
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a ticket leads: to the socket of the process of a run, as one of its nodes."""
+    """The target of a ticket: a run process's socket, and the node that the connection belongs to."""
 
     run_id: str
     node: str
     socket: Path
 
 
-def data_handler(doors: Mapping[str, Route], dialled: Callable[[Route, str], None]) -> Any:
-    """The data service: relays whoever has a ticket in ``doors``, which may change all the time.
+def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str], None]) -> Any:
+    """Return a gRPC handler that relays connections whose ticket is in ``routes``.
 
-    ``dialled(door, peer)`` is told before.
+    Parameters
+    ----------
+    routes : Mapping[str, Route]
+        Routes by ticket; may change at any time.
+    on_connect : callable
+        ``on_connect(route, peer)``: called before a connection is relayed.
     """
 
     async def serve(ticket: str, read: Read, write: Write) -> None:
-        door = doors.get(ticket)
-        if door is None:
-            raise RefusedError("the ticket opens no run here")
+        route = routes.get(ticket)
+        if route is None:
+            raise RefusedError("the ticket does not belong to an active run")
         try:
-            await relay(ticket, read, write, door.socket)
+            await relay(ticket, read, write, route.socket)
         except OSError as error:
-            raise WireError(f"run {door.run_id} does not take the connection of {door.node}: {error}") from error
+            raise WireError(f"run {route.run_id}: cannot relay the connection of node {route.node}: {error}") from error
 
-    def known(ticket: str, peer: str) -> None:
-        if (door := doors.get(ticket)) is not None:
-            dialled(door, peer)
+    def connected(ticket: str, peer: str) -> None:
+        if (route := routes.get(ticket)) is not None:
+            on_connect(route, peer)
 
-    return attach_handler(serve, known)
+    return attach_handler(serve, connected)

@@ -1,4 +1,4 @@
-"""A run process's own port, so that nodes' data need not pass through the orchestrator."""
+"""A run process's own port, for data connections that bypass the orchestrator."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from ..core.address import join_address
 from ..core.errors import PortInUseError
 from ..wire.grpc_attach import OPTIONS, Dialled, Serve, attach_handler
 
-#: Servers of this process; a server that nothing refers to stops.
+#: Keeps references: gRPC stops a server that is garbage-collected.
 _open: list[grpc.aio.Server] = []
 
 
-async def open_direct_port(settings: dict[str, Any], serve: Serve, dialled: Dialled) -> int:
+async def open_direct_port(settings: dict[str, Any], serve: Serve, on_connect: Dialled) -> int:
     """Listen on the first free port of a range, with the orchestrator's certificate.
 
     Parameters
     ----------
     settings : dict
         ``host``, ``first``, ``last``, and ``certificate`` and ``key`` (PEM) unless insecure.
-    serve, dialled : callable
+    serve, on_connect : callable
         As for :func:`farshore.wire.grpc_attach.attach_handler`.
 
     Raises
     ------
     PortInUseError
-        None of the range is free.
+        No port of the range is free.
     """
     for port in range(int(settings["first"]), int(settings["last"]) + 1):
         server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((attach_handler(serve, dialled),))
+        server.add_generic_rpc_handlers((attach_handler(serve, on_connect),))
         target = join_address(str(settings["host"]), port)
         try:
             if "key" in settings:

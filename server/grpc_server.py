@@ -1,4 +1,4 @@
-"""The one port: TLS, the three services behind it, and nothing else."""
+"""The server's single gRPC port: TLS and the services ``Nodes``, ``Admin`` and data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _OPTIONS: list[tuple[str, int]] = [
-    ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+    ("grpc.so_reuseport", 0),  # otherwise a second server would silently share the port
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.max_concurrent_streams", 64),
     ("grpc.keepalive_time_ms", 20_000),
@@ -34,70 +34,70 @@ _OPTIONS: list[tuple[str, int]] = [
 
 
 class GrpcServer:
-    """Listens for one orchestrator.
+    """Serves one orchestrator over gRPC.
 
     Attributes
     ----------
-    number : int
+    port : int
         The port in use, once open.
     address : str
-        What to dial from this machine.
+        ``host:port`` to connect to from this machine, once open.
     """
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self._server: grpc.aio.Server | None = None
-        self.number = 0
+        self.port = 0
         self.address = ""
 
     async def open(self) -> None:
-        """Start to listen.
+        """Start listening.
 
         Raises
         ------
         PortInUseError
-            Another program listens there.
+            Another program listens on the port.
         RefusedError
-            Without TLS off loopback.
+            TLS is off and the host is not loopback.
         ConfigError
-            Certificate and key do not fit.
+            The certificate does not match its key.
         """
         options, identity = self._orchestrator.options, self._orchestrator.identity
         if options.insecure and not is_loopback(options.host):
             raise RefusedError(
-                f"will not listen on {options.host} without TLS",
-                hint="leave --insecure out, or use --host 127.0.0.1",
+                f"cannot listen on {options.host} without TLS",
+                hint="remove --insecure, or use --host 127.0.0.1",
             )
         server = grpc.aio.server(options=_OPTIONS)
         add_NodesServicer_to_server(NodesService(self._orchestrator), server)
         add_AdminServicer_to_server(AdminService(self._orchestrator), server)
-        server.add_generic_rpc_handlers((data_handler(self._orchestrator.doors, self._dialled),))
+        server.add_generic_rpc_handlers((data_handler(self._orchestrator.routes, self._on_data_connection),))
         target = join_address(options.host, options.port)
         try:
             if identity.pair is None:
-                self.number = server.add_insecure_port(target)
+                self.port = server.add_insecure_port(target)
             else:
                 pair = [(identity.pair.key, identity.pair.certificate)]
-                self.number = server.add_secure_port(target, grpc.ssl_server_credentials(pair))
+                self.port = server.add_secure_port(target, grpc.ssl_server_credentials(pair))
         except RuntimeError as error:
             if "credentials" in str(error).lower():
-                raise ConfigError("the certificate and its key do not fit together") from error
+                raise ConfigError("the certificate does not match its key") from error
             raise PortInUseError(
-                f"cannot listen on {target}: another program does, or this machine has no such address",
+                f"cannot listen on {target}: the port is in use, or this machine has no such address",
                 hint="choose another --port, or stop the other program",
             ) from error
         await server.start()
         self._server = server
-        everywhere = options.host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
-        self.address = join_address("127.0.0.1" if everywhere else options.host, self.number)
+        all_interfaces = options.host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+        self.address = join_address("127.0.0.1" if all_interfaces else options.host, self.port)
         write_file(identity.home / "address", self.address.encode() + b"\n")
-        _log.info("listening on %s", join_address(options.host, self.number))
+        _log.info("listening on %s", join_address(options.host, self.port))
 
-    def _dialled(self, door: Route, peer: str) -> None:
-        self._orchestrator.data_dialled(door.run_id, door.node, self.number, peer)
+    def _on_data_connection(self, route: Route, peer: str) -> None:
+        self._orchestrator.data_connected(route.run_id, route.node, self.port, peer)
 
     async def close(self) -> None:
-        """Stop to listen; calls in flight get half a second."""
+        """Stop listening; active calls have half a second to finish."""
         with contextlib.suppress(FileNotFoundError):
             (self._orchestrator.identity.home / "address").unlink()
         if self._server is not None:

@@ -1,4 +1,4 @@
-"""Who a server is: its home directory, its certificate and two tokens, all made at first start."""
+"""A server's identity: home directory, certificate and admin tokens, created at first start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, RefusedError, StorageError
 from ..core.files import private_folder, write_file
-from .certificates import Pair, fingerprint, self_signed
+from .certificates import CertificateAndKey, fingerprint, self_signed
 from .options import ServeOptions
 
 
@@ -24,22 +24,22 @@ class Identity:
     ----------
     home : Path
     server_id : str
-        Random, made at first start; nodes see it in the join reply.
-    pair : Pair or None
+        Random, created at first start; nodes receive it in the join reply.
+    pair : CertificateAndKey or None
         Certificate and key; None when insecure.
     fingerprint : str
-        Of the certificate; empty when insecure.
+        SHA-256 of the certificate in DER form, hex; empty when insecure.
     admin_token : str
-        What submitters show; copies of it may be on other machines.
+        Authenticates submitters; may be copied to other machines.
     operator_token : str
-        What whoever can read the home shows: the operator, at this machine.
+        Authenticates the operator, who can read the home on this machine.
     lock : int
-        Descriptor of the home's lock; held until :meth:`release`, or until the process ends.
+        File descriptor of the home's lock; held until :meth:`release`, or until the process ends.
     """
 
     home: Path
     server_id: str
-    pair: Pair | None
+    pair: CertificateAndKey | None
     fingerprint: str
     admin_token: str
     operator_token: str
@@ -54,20 +54,20 @@ class Identity:
         return self.home / "certificate.pem" if self.pair else None
 
     def release(self) -> None:
-        """Let another server have the home."""
+        """Release the lock of the home."""
         os.close(self.lock)
 
     def is_admin(self, token: str) -> bool:
-        """Whether ``token`` is a submitter's or the operator's, in constant time."""
+        """Return whether ``token`` is the admin or the operator token, in constant time."""
         return hmac.compare_digest(token.encode(), self.admin_token.encode()) or self.is_operator(token)
 
     def is_operator(self, token: str) -> bool:
-        """Whether ``token`` is the operator's, in constant time."""
+        """Return whether ``token`` is the operator token, in constant time."""
         return hmac.compare_digest(token.encode(), self.operator_token.encode())
 
 
 def open_identity(options: ServeOptions) -> Identity:
-    """Read the identity in ``options.home``, or make what is missing.
+    """Read the identity in ``options.home`` and create what is missing.
 
     Raises
     ------
@@ -80,19 +80,19 @@ def open_identity(options: ServeOptions) -> Identity:
     """
     home = private_folder(options.home)
     lock = _lock(home)
-    server_id = _read_or_make(home / "server.id", lambda: secrets.token_hex(8))
+    server_id = _read_or_create(home / "server.id", lambda: secrets.token_hex(8))
     admin_token, operator_token = (
-        _read_or_make(home / name, lambda: secrets.token_urlsafe(32)) for name in ("admin.token", "operator.token")
+        _read_or_create(home / name, lambda: secrets.token_urlsafe(32)) for name in ("admin.token", "operator.token")
     )
     if options.insecure:
         (home / "certificate.pem").unlink(missing_ok=True)
     pair = None if options.insecure else _pair(options)
-    mark = fingerprint(pair.certificate) if pair else ""
-    return Identity(home, server_id, pair, mark, admin_token, operator_token, lock)
+    digest = fingerprint(pair.certificate) if pair else ""
+    return Identity(home, server_id, pair, digest, admin_token, operator_token, lock)
 
 
 def _lock(home: Path) -> int:
-    """Two servers in one home would take each other's runs for dead."""
+    """Lock the home: a second server would treat the runs of the first as interrupted."""
     descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,32 +102,34 @@ def _lock(home: Path) -> int:
     return descriptor
 
 
-def _pair(options: ServeOptions) -> Pair:
+def _pair(options: ServeOptions) -> CertificateAndKey:
     home = options.home
     if (options.certificate is None) != (options.key is None):
-        raise ConfigError("a certificate needs its key", hint="give both --certificate and --key, or neither")
+        raise ConfigError(
+            "certificate and key must be given together", hint="give both --certificate and --key, or neither"
+        )
     if options.certificate and options.key:
         try:
-            pair = Pair(options.certificate.read_bytes(), options.key.read_bytes())
+            pair = CertificateAndKey(options.certificate.read_bytes(), options.key.read_bytes())
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
         write_file(home / "certificate.pem", pair.certificate, mode=0o644)
         return pair
-    own, key = home / "self_signed.pem", home / "self_signed.key"
+    certificate, key = home / "self_signed.pem", home / "self_signed.key"
     try:
-        pair = Pair(own.read_bytes(), key.read_bytes())
+        pair = CertificateAndKey(certificate.read_bytes(), key.read_bytes())
     except FileNotFoundError:
         pair = self_signed(options.hostnames)
         write_file(key, pair.key)
-        write_file(own, pair.certificate, mode=0o644)
+        write_file(certificate, pair.certificate, mode=0o644)
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-    # Submitters on this machine dial with this file as root, whichever certificate is in use.
+    # Submitters on this machine always use this file as root certificate.
     write_file(home / "certificate.pem", pair.certificate, mode=0o644)
     return pair
 
 
-def _read_or_make(path: Path, make: Callable[[], str]) -> str:
+def _read_or_create(path: Path, create: Callable[[], str]) -> str:
     try:
         if text := path.read_text().strip():
             return text
@@ -135,6 +137,6 @@ def _read_or_make(path: Path, make: Callable[[], str]) -> str:
         pass
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    text = make()
+    text = create()
     write_file(path, text.encode() + b"\n")
     return text

@@ -1,4 +1,4 @@
-"""A server's life: open the port, take up the runs that waited, serve until told to stop, leave nothing behind."""
+"""Server lifecycle: open the ports, requeue waiting runs, serve until stopped, release all resources."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from .orchestrator import Orchestrator
 from .server_log import server_log
 
 
-async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; ``on_ready`` is told once the port is open.
+async def run_server(options: ServeOptions, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; ``on_ready`` is called once the port is open.
 
-    Raises
-    ------
-    As :func:`farshore.server.api.serve`.
+    Raises the errors of :func:`farshore.server.api.serve`.
     """
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     orchestrator = Orchestrator(options)
     try:
         with server_log(options.home):
@@ -34,30 +32,30 @@ async def live(options: ServeOptions, on_ready: OnReady | None = None) -> None:
 async def _serve(
     orchestrator: Orchestrator, options: ServeOptions, on_ready: OnReady | None, stopping: asyncio.Event
 ) -> None:
-    port, metrics = GrpcServer(orchestrator), MetricsPort(orchestrator)
+    server, metrics = GrpcServer(orchestrator), MetricsPort(orchestrator)
     dashboard = DashboardChild(options.dashboard) if options.dashboard else None
     try:
         metrics.open()
-        await port.open()
+        await server.open()
         try:
-            # At once: runs come in from now on, and it takes those under way for runs of an earlier start.
-            token = orchestrator.begin()
-            shown = await dashboard.start() if dashboard else ""
+            # Before any await: it marks unfinished runs as interrupted, which must not hit newly submitted ones.
+            token = orchestrator.start()
+            dashboard_url = await dashboard.start() if dashboard else ""
             if on_ready is not None:
-                on_ready(_ready(orchestrator, port, token, metrics.address, shown))
+                on_ready(_ready(orchestrator, server, token, metrics.address, dashboard_url))
             await stopping.wait()
         finally:
-            await asyncio.gather(orchestrator.end(), *([dashboard.stop()] if dashboard else []))
-            await port.close()
+            await asyncio.gather(orchestrator.stop(), *([dashboard.stop()] if dashboard else []))
+            await server.close()
     finally:
         await metrics.close()
 
 
-def _ready(orchestrator: Orchestrator, port: GrpcServer, token: str, metrics: str, dashboard: str) -> ServerReady:
+def _ready(orchestrator: Orchestrator, server: GrpcServer, token: str, metrics: str, dashboard: str) -> ServerReady:
     identity = orchestrator.identity
     return ServerReady(
-        port.address,
-        port.number,
+        server.address,
+        server.port,
         identity.fingerprint,
         token,
         identity.admin_token_file,

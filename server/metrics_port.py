@@ -1,4 +1,4 @@
-"""The server's own figures for Prometheus, over plain HTTP on a port of their own: nodes, runs, rounds, bytes."""
+"""Prometheus endpoint of the server, over plain HTTP: nodes, runs, progress and bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .registry import NodeState
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator
 
-#: Seconds for which a run that has ended is told of in detail: long enough for the last scrape of it.
-_AFTER = 900.0
-#: Seconds that a scrape waits for the server's loop.
-_PATIENCE = 5.0
+#: Seconds for which an ended run is still reported in detail, so that its final values are scraped.
+_ENDED_RUN_SECONDS = 900.0
+#: Seconds that a scrape waits for the server's event loop.
+_SCRAPE_SECONDS = 5.0
 
 
 class MetricsPort:
-    """Listens if the options say so.
+    """Serves metrics to Prometheus if ``metrics_port`` is set.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class MetricsPort:
     Attributes
     ----------
     address : str
-        URL to scrape, once open; empty where nothing was asked for.
+        URL to scrape, once open; empty if ``metrics_port`` is None.
     """
 
     def __init__(self, orchestrator: Orchestrator) -> None:
@@ -41,14 +41,14 @@ class MetricsPort:
         self.address = ""
 
     def open(self) -> None:
-        """Start to listen; to be called in the server's loop.
+        """Start listening; call in the server's event loop.
 
         Raises
         ------
         MissingExtraError
             prometheus-client is not installed.
         PortInUseError
-            Another program listens there.
+            Another program listens on the port.
         """
         options = self._orchestrator.options
         if options.metrics_port is None:
@@ -58,7 +58,7 @@ class MetricsPort:
         except ModuleNotFoundError as error:
             raise MissingExtraError("prometheus-client", "prometheus") from error
         registry = CollectorRegistry()
-        registry.register(_Figures(self._orchestrator, asyncio.get_running_loop()))
+        registry.register(_Collector(self._orchestrator, asyncio.get_running_loop()))
         target = join_address(options.metrics_host, options.metrics_port)
         try:
             self._serving = start_http_server(options.metrics_port, options.metrics_host, registry)
@@ -67,11 +67,11 @@ class MetricsPort:
                 f"cannot listen for Prometheus on {target}: {error.strerror or error}",
                 hint="choose another --metrics-port",
             ) from error
-        number = self._serving[0].server_address[1]
-        self.address = f"http://{join_address(options.metrics_host, number)}/metrics"
+        port = self._serving[0].server_address[1]
+        self.address = f"http://{join_address(options.metrics_host, port)}/metrics"
 
     async def close(self) -> None:
-        """Stop to listen."""
+        """Stop listening."""
         if self._serving is None:
             return
         server, thread = self._serving
@@ -81,21 +81,21 @@ class MetricsPort:
         self._serving = None
 
 
-class _Figures:
-    """What a scrape gets; the library calls it in a thread of its own."""
+class _Collector:
+    """The prometheus_client collector; the library calls it in a thread of its own."""
 
     def __init__(self, orchestrator: Orchestrator, loop: asyncio.AbstractEventLoop) -> None:
         self._orchestrator, self._loop = orchestrator, loop
 
     def describe(self) -> Iterable[Any]:
-        """Nothing: names are not looked up before the first scrape."""
+        """Return nothing: metric names are not needed before the first scrape."""
         return ()
 
     def collect(self) -> Iterator[Any]:
-        """All figures, read in the server's loop, so that none changes meanwhile."""
-        yield from asyncio.run_coroutine_threadsafe(self._collected(), self._loop).result(_PATIENCE)
+        """Yield all metrics; read in the server's event loop for a consistent snapshot."""
+        yield from asyncio.run_coroutine_threadsafe(self._collect(), self._loop).result(_SCRAPE_SECONDS)
 
-    async def _collected(self) -> list[Any]:
+    async def _collect(self) -> list[Any]:
         return [self._nodes(), self._runs(), *self._details()]
 
     def _nodes(self) -> Any:
@@ -110,14 +110,14 @@ class _Figures:
     def _runs(self) -> Any:
         from prometheus_client.core import GaugeMetricFamily
 
-        count = Counter(run.state for run in self._orchestrator.book)
+        count = Counter(run.state for run in self._orchestrator.runs)
         family = GaugeMetricFamily("farshore_runs", "Runs, by state", labels=["state"])
         for state in FOLLOWERS:
             family.add_metric([state], count[state])  # type: ignore[index]
         return family
 
     def _details(self) -> list[Any]:
-        """Of runs that go on or have just ended: of all that ever were, there would be more and more series."""
+        """Metrics per run, only of active and recently ended runs: the number of series must not grow without bound."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         names = ["run", "method", "unit"]
@@ -129,12 +129,12 @@ class _Figures:
             "Bytes of frames since the run's programs began",
             labels=["run", "method", "direction", "kind"],
         )
-        for run in self._orchestrator.book:
-            if run.state in ENDED and time.time() - run.ended > _AFTER:
+        for run in self._orchestrator.runs:
+            if run.state in ENDED and time.time() - run.ended > _ENDED_RUN_SECONDS:
                 continue
-            told = [run.id, run.workload, str(run.progress.get("unit", "step"))]
-            done.add_metric(told, run.done)
-            total.add_metric(told, run.total)
+            labels = [run.id, run.workload, str(run.progress.get("unit", "step"))]
+            done.add_metric(labels, run.done)
+            total.add_metric(labels, run.total)
             for outcome in ("ok", "late", "failed"):
                 if outcome in run.progress:
                     clients.add_metric([run.id, outcome], run.progress[outcome])

@@ -1,4 +1,4 @@
-"""The service that nodes use: trade a token for a key, and keep a control stream."""
+"""The ``Nodes`` gRPC service: join with a token, and the control stream."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..core.errors import FarshoreError, RefusedError
 from ..core.version import Versions
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
+from .profiles import check_hello
 from .rate_limit import RateLimit
 from .registry import Node
-from .rpc_errors import Context, metadata, peer, refuse
+from .rpc_errors import Context, abort, metadata, peer
 from .submission import Submission
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Bounds on what a hello may hold; a node is not trusted to be modest.
-_MOST_DATA_SETS, _LONGEST_NAME = 1000, 200
+#: Limits on a node's hello message.
+_MAX_DATA_SETS, _MAX_NAME_LENGTH = 1000, 200
 _HELLO_SECONDS = 10.0
-_LONGEST_CONFIGURATION = 1 << 18
+_MAX_CONFIG_LENGTH = 1 << 18
 
 
 class NodesService(NodesServicer):
@@ -37,19 +38,19 @@ class NodesService(NodesServicer):
         self._failures = RateLimit()
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:  # noqa: N802
-        """Trade a join token for a node key."""
+        """Exchange a join token for a node key."""
         caller = peer(context)
         if (wait := self._failures.blocked(caller)) > 0:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many failed joins from here; wait {wait:.0f} s"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many failed joins from this address; wait {wait:.0f} s"
             )
         try:
-            _compare(request.versions, f"the node '{request.name[:64]}'")
+            _check_versions(request.versions, f"the node '{request.name[:64]}'")
             key = self._server.credentials.join(request.token_secret, request.name)
         except FarshoreError as error:
             if isinstance(error, RefusedError):
                 self._failures.failed(caller)
-            await refuse(context, error, f"to let '{request.name[:64]}' join")
+            await abort(context, error, f"join of '{request.name[:64]}'")
         _log.info("node %s joined from %s", request.name, caller)
         return pb.JoinReply(
             node_key=key,
@@ -61,16 +62,16 @@ class NodesService(NodesServicer):
     async def Control(  # noqa: N802
         self, events: AsyncIterator[pb.NodeEvent], context: Context
     ) -> AsyncIterator[pb.NodeCommand]:
-        """The stream of a node's life."""
+        """Serve a node's control stream: receive events and yield commands until either side ends it."""
         try:
-            name = self._server.credentials.node_of(metadata(context, "farshore-key"))
+            name = self._server.credentials.authenticate(metadata(context, "farshore-key"))
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = _hello(await anext(aiter(events)))
-            _compare(hello.versions, f"the node '{name}'")
+            _check_versions(hello.versions, f"the node '{name}'")
         except (TimeoutError, StopAsyncIteration):
-            await refuse(context, RefusedError("the first message must be a hello"), "a control stream")
+            await abort(context, RefusedError("expected 'hello' as the first message within 10 s"), "control stream")
         except FarshoreError as error:
-            await refuse(context, error, "a control stream")
+            await abort(context, error, "control stream")
         registry = self._server.registry
         node, commands = registry.connect(name, hello)
         _log.info("node %s connected from %s", name, peer(context))
@@ -86,12 +87,12 @@ class NodesService(NodesServicer):
         finally:
             listening.cancel()
             registry.disconnect(node, commands)
-            self._server.remember(node)
+            self._server.save_last_seen(node)
 
     async def _listen(self, node: Node, events: AsyncIterator[pb.NodeEvent]) -> None:
         async for event in events:
             if node.state == "lost":
-                return  # it woke up after it was given up: with the stream's end it connects again, as everybody does
+                return  # already declared lost: ending the stream makes the node reconnect
             self._server.registry.touch(node)
             which = event.WhichOneof("event")
             if which == "heartbeat":
@@ -111,18 +112,18 @@ class NodesService(NodesServicer):
                 return
 
     async def _open(self, node: Node, request: pb.OpenRun) -> None:
-        """Start the run that a node asks for, or say why not."""
+        """Open the run that a node requests, or send the reason of the refusal."""
         try:
-            run = self._server.open_run(node, request, await _opened_method(request))
+            run = self._server.open_run(node, request, await _submission(request))
             self._server.registry.command(node, pb.NodeCommand(opened=pb.RunOpened(run_id=run.id)))
             _log.info("node %s opened run %s (%s)", node.name, run.id, run.workload)
         except (FarshoreError, ImportError) as error:
-            _log.warning("refused a run that node %s asked for: %s", node.name, error)
+            _log.warning("refused a run requested by node %s: %s", node.name, error)
             self._server.registry.command(node, pb.NodeCommand(refused=pb.RunRefused(reason=str(error))))
 
 
 async def _next(commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task[None]) -> pb.NodeCommand | None:
-    """The next command, or None when the node's side of the stream has ended."""
+    """Return the next command, or None once the node has ended its side of the stream."""
     getting = asyncio.create_task(commands.get())
     try:
         await asyncio.wait([getting, listening], return_when=asyncio.FIRST_COMPLETED)
@@ -132,31 +133,34 @@ async def _next(commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task
 
 
 def versions_message() -> pb.Versions:
-    """This end's versions."""
+    """Return the versions of this process as a message."""
     here = Versions.here()
     return pb.Versions(protocol=here.protocol, farshore=here.farshore, torch=here.torch, python=here.python)
 
 
-def _compare(theirs: pb.Versions, whose: str) -> None:
-    other = Versions(theirs.protocol, theirs.farshore[:40], theirs.torch[:40], theirs.python[:40])
-    Versions.here().check(other, whose=whose)
+def _check_versions(received: pb.Versions, whose: str) -> None:
+    theirs = Versions(received.protocol, received.farshore[:40], received.torch[:40], received.python[:40])
+    Versions.here().check(theirs, whose=whose)
 
 
-async def _opened_method(request: pb.OpenRun) -> Submission:
+async def _submission(request: pb.OpenRun) -> Submission:
     name = request.workload
-    if len(request.config_json) > _LONGEST_CONFIGURATION or len(name) > _LONGEST_NAME:
-        raise RefusedError(f"a run's configuration may have {_LONGEST_CONFIGURATION} characters")
-    # Importing a method's module may take a while; nodes and runs must not wait for it.
-    method = await asyncio.to_thread(Submission.of, name, request.config_json)
-    if not method.node_may_open:
-        raise RefusedError(f"a node may not open a run of '{name}'", hint="submit it with 'farshore run'")
-    return method
+    if len(request.config_json) > _MAX_CONFIG_LENGTH or len(name) > _MAX_NAME_LENGTH:
+        raise RefusedError(f"the run's configuration exceeds {_MAX_CONFIG_LENGTH} characters")
+    # In a thread: importing the method's module can be slow and must not block the server.
+    submission = await asyncio.to_thread(Submission.validate, name, request.config_json)
+    if not submission.node_may_open:
+        raise RefusedError(f"nodes may not open runs of '{name}'", hint="submit it with 'farshore run'")
+    return submission
 
 
 def _hello(event: pb.NodeEvent) -> pb.Hello:
     if event.WhichOneof("event") != "hello":
-        raise RefusedError("the first message must be a hello")
+        raise RefusedError(f"expected 'hello' first, got '{event.WhichOneof('event')}'")
     hello = event.hello
-    if len(hello.data) > _MOST_DATA_SETS or any(len(name) > _LONGEST_NAME for name in hello.data):
-        raise RefusedError(f"a node may offer {_MOST_DATA_SETS} data sets with names of {_LONGEST_NAME} characters")
+    if len(hello.data) > _MAX_DATA_SETS or any(len(name) > _MAX_NAME_LENGTH for name in hello.data):
+        raise RefusedError(
+            f"a node can have at most {_MAX_DATA_SETS} data sets with names of at most {_MAX_NAME_LENGTH} characters"
+        )
+    check_hello(hello)
     return hello

@@ -1,4 +1,4 @@
-"""What an operator can choose about a server, in one frozen object."""
+"""Options of the server, and what it reports when it is ready."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from .dashboard.options import DashboardOptions
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How to serve.
+    """Options of a server.
 
     Attributes
     ----------
     home : Path
-        Directory (made with mode 0700) for the certificate, the credentials, the run store and the runs.
+        Directory (created with mode 0700) for the certificate, the credentials, the run store and the runs.
     host : str
         Interface to listen on; ``127.0.0.1`` for this machine only, ``0.0.0.0`` for all.
     port : int
-        The one port; 0 = any free one.
+        The gRPC port; 0 = any free port.
     hostnames : tuple of str
-        Further names or addresses the certificate made at first start shall be valid for.
+        Additional names or addresses for the self-signed certificate created at first start.
     insecure : bool
-        No TLS; refused unless ``host`` is loopback.
+        Serve without TLS; refused unless ``host`` is loopback.
     certificate, key : Path or None
-        PEM files of an own certificate (see ``farshore certs``) instead of the self-signed one.
+        PEM files of a certificate (see ``farshore certs``) to use instead of the self-signed one.
     data_ports : tuple of (int, int) or None
-        First and last port on which run processes open the data service themselves; None = all through the one port.
+        First and last port for data services opened by run processes; None = relay all data through ``port``.
     store_url : str or None
         SQLAlchemy URL of the run store; None = SQLite in ``home``.
     runs_directory : Path or None
-        Where run directories go; None = ``home/runs``.
+        Directory for run directories; None = ``home/runs``.
     data : Mapping[str, Path]
-        Data sets on the server's side, by name.
+        Paths of data sets on the server, by name.
     heartbeat_seconds : float
-        Interval of heartbeats; a node that misses three is lost.
+        Interval of heartbeats; a node that misses three is declared lost.
     token_hours : float
-        Life of the join token made at first start.
+        Lifetime of join tokens by default, including the one created at first start.
     restarts_per_hour : int
-        How often a run may be restarted within an hour before it counts as failed.
+        How often a run may be restarted within an hour before it fails.
     accept_apps : frozenset of str
-        SHA-256 of apps (code that comes with a run) that may be executed here, whoever submits the run.
+        SHA-256 of apps (code submitted with a run) that the server may execute for any submitter.
     sinks : tuple of str
-        Where the figures of all runs go besides their ``metrics.jsonl``; see :mod:`farshore.runs.sinks`.
+        Additional destinations for the metrics of all runs; see :mod:`farshore.runs.sinks`.
     metrics_port : int or None
-        Where Prometheus reads the server's own figures over plain HTTP; 0 = any free port, None = nowhere.
+        Port of the Prometheus endpoint (plain HTTP); 0 = any free port, None = no endpoint.
     metrics_host : str
-        Interface of that port. Whoever reaches it reads names of nodes and runs.
+        Interface of that port. It exposes the names of nodes and runs to every client.
     dashboard : DashboardOptions or None
-        Show nodes and runs in a browser, from a process beside this one; None = do not.
+        Options of the dashboard, which runs in a process of its own; None = no dashboard.
     ask : callable or None
-        ``await ask(what, digest)``: asked about every other app; None = they are refused.
+        ``await ask(what, digest)`` returns whether any other app may be executed; None = other apps are refused.
     """
 
     home: Path = field(default_factory=server_home)
@@ -80,27 +80,27 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServerReady:
-    """What a server tells once it listens.
+    """What a server reports once it is listening.
 
     Attributes
     ----------
     address : str
-        ``host:port`` to dial from this machine.
+        ``host:port`` to connect to from this machine.
     port : int
         The port in use.
     fingerprint : str
         SHA-256 of the certificate in DER form, hex; empty when insecure.
     token : str
-        A fresh join token, only at the first start of this home; else empty.
+        A new join token at the first start with this home; else empty.
     admin_token_file : Path
         File (mode 0600) with the token that submitters need.
     certificate_file : Path or None
-        PEM file to use as root when dialling; None when insecure.
+        PEM file with the root certificate for clients; None when insecure.
     home : Path
     metrics : str
-        Where Prometheus reads; empty = nowhere.
+        URL of the Prometheus endpoint; empty without one.
     dashboard : str
-        What to open in a browser; empty without a dashboard.
+        URL of the dashboard; empty without one.
     """
 
     address: str

@@ -1,4 +1,4 @@
-"""The orchestrator: registry, scheduler and supervisors, in one asyncio loop."""
+"""The orchestrator: connects node registry, scheduler and supervisors in one asyncio event loop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
+from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
 from ..proto import control_pb2 as pb
 from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
@@ -19,7 +20,9 @@ from .credentials import Credentials
 from .data_service import Route
 from .identity import Identity, open_identity
 from .options import ServeOptions
+from .profiles import info_of, profile_of
 from .registry import Node, Registry
+from .role_requests import demands_of, requests_of, resolve
 from .run import Event, Run
 from .run_repository import RunRepository
 from .scheduler import Candidate, Choice, Demand, choose
@@ -32,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """One server, in one asyncio loop: :mod:`~farshore.server.lifecycle` runs it, the ``*_service.py`` call it.
+    """The state and operations of one server; used by :mod:`~farshore.server.lifecycle` and the gRPC services.
 
     Parameters
     ----------
@@ -45,40 +48,40 @@ class Orchestrator:
         self.identity: Identity = open_identity(options)
         self._store = _open_store(options)
         self.credentials = Credentials(self._store, self.identity.fingerprint)
-        self.consent = CodeApproval(options.accept_apps, options.ask)
+        self.approval = CodeApproval(options.accept_apps, options.ask)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.book = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
-        self.doors: dict[str, Route] = {}
+        self.runs = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
+        self.routes: dict[str, Route] = {}
         self._sockets = SocketFolder(self.identity.server_id)
-        self._counted = SocketCount()
-        self._leading: dict[str, asyncio.Task[None]] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._socket_count = SocketCount()
+        self._supervisors: dict[str, asyncio.Task[None]] = {}
+        self._heartbeat_task: asyncio.Task[None] | None = None
 
-    # ---- life --------------------------------------------------------------------------------------------------
+    # ---- lifecycle ---------------------------------------------------------------------------------------------
 
-    def begin(self) -> str:
-        """Take up what waited when the server went down; returns a join token at this home's first start, else ''."""
-        first = not self.credentials.ever_used()
-        self.registry.known(self.credentials.nodes())
-        for run in self.book.open():
-            self._take_up(run)
-        self._watching = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
+    def start(self) -> str:
+        """Load nodes and runs, and requeue waiting runs; returns a join token at the home's first start, else ''."""
+        first = not self.credentials.has_tokens()
+        self.registry.load(self.credentials.nodes())
+        for run in self.runs.load():
+            self._requeue(run)
+        self._heartbeat_task = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
         return str(self.credentials.create_token(self.options.token_hours * 3600)) if first else ""
 
-    async def end(self) -> None:
-        """Interrupt the runs."""
-        if self._watching is not None:
-            self._watching.cancel()
-        for run in self.book:
-            if run.id in self._leading:
+    async def stop(self) -> None:
+        """Interrupt the active runs."""
+        if self._heartbeat_task is not None:
+            self._heartbeat_task.cancel()
+        for run in self.runs:
+            if run.id in self._supervisors:
                 run.end_early("interrupted", "the server stopped; 'farshore runs resume' continues it")
-        tasks = list(self._leading.values())
+        tasks = list(self._supervisors.values())
         if tasks:
             await asyncio.wait(tasks, timeout=4)
 
     def release(self) -> None:
-        """Give back the home, the store and the sockets."""
-        self._counted.close()
+        """Release the home, the store and the sockets."""
+        self._socket_count.close()
         self._store.close()
         self._sockets.remove()
         self.identity.release()
@@ -92,108 +95,109 @@ class Orchestrator:
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: pb.SubmitRequest, method: Submission, *, by_operator: bool) -> Run:
-        """Take a new run; what the operator of this server submits, they accept by that.
+    def submit(self, request: pb.SubmitRequest, submission: Submission, *, by_operator: bool) -> Run:
+        """Create a run and start its supervisor; code submitted by the operator counts as approved.
 
         Raises
         ------
         ConfigError
-            The request contradicts itself.
+            A node is named twice, or the roles are not those of the method.
         RefusedError
-            It brings code that is not accepted here.
+            The run's code is not approved.
         """
-        self.consent.check(method.code, admitted=by_operator)
-        count = len(request.nodes) or request.node_count or 1
-        if len(set(request.nodes)) != len(request.nodes):
-            raise ConfigError("the same node is named twice")
+        self.approval.check(submission.code, admitted=by_operator)
+        asked = requests_of(request)
+        requests = resolve(request.workload, submission.roles, asked, may_join=submission.may_join)
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
-        run = self.book.create(
+        run = self.runs.create(
             workload=request.workload,
-            config_json=method.config_json,
+            config_json=submission.config_json,
             seed=seed,
-            count=count,
-            wanted=tuple(request.nodes),
+            requests=requests,
             data=dict(request.data),
         )
-        run.needs, run.code, run.admitted = method.needs, method.code, by_operator
-        self._lead(run)
+        _apply(run, submission)
+        run.admitted = by_operator
+        self._start_supervisor(run)
         return run
 
-    def open_run(self, node: Node, request: pb.OpenRun, method: Submission) -> Run:
-        """Take a run that a node opens with itself as the only one; its method allows that.
+    def open_run(self, node: Node, request: pb.OpenRun, submission: Submission) -> Run:
+        """Create a run that a node has opened, with itself as the only node.
 
         Raises
         ------
         ConfigError
-            Another run of the node waits already.
+            Another run of the node is already waiting.
         RefusedError
-            It brings code that is not accepted here.
+            The run's code is not approved.
         """
-        self.consent.check(method.code, admitted=False)
-        # One that still works for it is not in the way: a process that came back waits until its old run has ended.
-        if any(run.wanted == (node.name,) for run in self.book.waiting()):
-            raise ConfigError(f"a run of the node '{node.name}' waits already", hint="wait for it or cancel it")
-        run = self.book.create(
+        self.approval.check(submission.code, admitted=False)
+        # A run that still occupies the node is fine: the new one waits until it has ended.
+        if any(run.requested_nodes == (node.name,) for run in self.runs.waiting()):
+            raise ConfigError(f"a run of the node '{node.name}' is already waiting", hint="wait for it or cancel it")
+        run = self.runs.create(
             workload=request.workload,
-            config_json=method.config_json,
+            config_json=submission.config_json,
             seed=request.seed if request.HasField("seed") else secrets.randbits(31),
-            count=1,
-            wanted=(node.name,),
+            requests=(RoleRequest(submission.roles[0].name, RoleCount(1, 1), (node.name,)),),
             data={},
         )
-        run.needs, run.code, run.one_epoch = method.needs, method.code, True
-        self._lead(run)
+        _apply(run, submission)
+        run.no_restart = True
+        self._start_supervisor(run)
         return run
 
-    def _take_up(self, run: Run) -> None:
-        """Lead a run that waited when the server went down."""
+    def _requeue(self, run: Run) -> None:
+        """Start the supervisor of a run that was waiting when the server stopped."""
         try:
-            method = Submission.of(run.workload, run.config_json)
-            self.consent.check(method.code, admitted=False)
-            run.needs, run.code = method.needs, method.code
+            submission = Submission.validate(run.workload, run.config_json)
+            self.approval.check(submission.code, admitted=False)
+            _apply(run, submission)
         except FarshoreError as error:
-            # Its method is gone or has changed, or its code was accepted by its submitter only.
+            # The method is missing or has changed, or only the operator who submitted the run had approved its code.
             run.state, run.reason = "failed", str(error)
-            self.book.save(run)
+            self.runs.save(run)
         else:
-            self._lead(run)
+            self._start_supervisor(run)
 
     def cancel(self, run: Run) -> None:
-        """Cancel a run in whatever state it is; one that has ended stays as it is."""
+        """Cancel a run; no effect if it has ended."""
         if run.state not in ENDED:
             run.end_early("cancelled", "cancelled by the operator")
 
-    def resume(self, run: Run, method: Submission, *, by_operator: bool) -> None:
+    def resume(self, run: Run, submission: Submission, *, by_operator: bool) -> None:
         """Continue a run that was interrupted, failed or cancelled, with the same nodes; see :meth:`submit`.
 
         Raises
         ------
         ConfigError
-            It is still running, has finished, or was opened by its node.
+            The run is still active, has finished, or was opened by its node.
         RefusedError
-            It brings code that is not accepted here.
+            The run's code is not approved.
         """
-        if run.state == "finished" or run.state not in ENDED or run.id in self._leading:
-            raise ConfigError(f"run {run.id} is {run.state}; there is nothing to resume")
-        if method.node_may_open:
-            raise ConfigError(f"run {run.id} was a user's process and the cloud together", hint="run the script again")
-        self.consent.check(method.code, admitted=run.admitted or by_operator)
-        run.needs, run.code, run.admitted = method.needs, method.code, run.admitted or by_operator
-        run.wanted = run.nodes or run.wanted
+        if run.state == "finished" or run.state not in ENDED or run.id in self._supervisors:
+            raise ConfigError(f"cannot resume run {run.id}, which is {run.state}")
+        if submission.node_may_open:
+            raise ConfigError(
+                f"cannot resume run {run.id}, whose node was a user's process", hint="run the script again"
+            )
+        self.approval.check(submission.code, admitted=run.admitted or by_operator)
+        _apply(run, submission)
+        run.admitted = run.admitted or by_operator
         run.epoch += 1
-        run.ending, run.ended = None, 0.0
+        run.end_request, run.ended = None, 0.0
         run.state, run.reason = "waiting", "resumed"
-        self.book.save(run)
-        self._lead(run)
+        self.runs.save(run)
+        self._start_supervisor(run)
 
-    def _lead(self, run: Run) -> None:
+    def _start_supervisor(self, run: Run) -> None:
         supervisor = Supervisor(run, self, self.options.restarts_per_hour)
-        task = asyncio.create_task(supervisor.lead(), name=f"run {run.id}")
-        self._leading[run.id] = task
-        task.add_done_callback(lambda _: self._led(run))
+        task = asyncio.create_task(supervisor.supervise(), name=f"run {run.id}")
+        self._supervisors[run.id] = task
+        task.add_done_callback(lambda _: self._supervisor_ended(run))
 
-    def _led(self, run: Run) -> None:
-        self._leading.pop(run.id, None)
+    def _supervisor_ended(self, run: Run) -> None:
+        self._supervisors.pop(run.id, None)
         for name in run.nodes:
             node = self.registry.get(name)
             if node is not None and node.run == run.id:
@@ -206,45 +210,70 @@ class Orchestrator:
     # ---- scheduling --------------------------------------------------------------------------------------------
 
     def schedule(self) -> None:
-        """Look whether waiting runs can have their nodes now; oldest first."""
-        for run in self.book.waiting():
-            if run.id not in self._leading or run.assigned.is_set() or not self.consent.given(run):
+        """Assign nodes to waiting runs, oldest first, as far as possible."""
+        for run in self.runs.waiting():
+            if run.id not in self._supervisors or run.assigned.is_set() or not self.approval.is_approved(run):
                 continue
             choice = self._choice(run)
             if choice.nodes:
-                run.nodes = choice.nodes
+                run.cohort = dict(choice.nodes)
                 for name in choice.nodes:
-                    node = self.registry.get(name)
-                    assert node is not None
-                    node.run = run.id
+                    self._occupy(name, run)
                 run.assigned.set()
             elif choice.reason != run.reason:
                 run.reason = choice.reason
                 run.notify()
+        for run in self.runs:
+            if run.may_join and run.state == "running" and run.id in self._supervisors:
+                self._let_join(run)
 
     def _choice(self, run: Run) -> Choice:
-        names = run.nodes if run.epoch else run.wanted
         candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        return choose(Demand(run.count, names, run.needs), candidates)
+        available = {c.name for c in candidates if not c.obstacle and not c.busy_with}
+        cohort = run.cohort if run.epoch else {}
+        return choose(demands_of(run.roles, run.requests, cohort, available), candidates)
+
+    def _let_join(self, run: Run) -> None:
+        """Give free nodes to a run in progress, up to the number that its submitter allows for each role."""
+        for role in run.roles:
+            count = sum(played == role.name for played in run.cohort.values())
+            demand = Demand(1, (), tuple(tuple(d) for d in role.data), role.name, role.needs, role.labels)
+            free = sorted(
+                node.name
+                for node in self.registry
+                if node.name not in run.cohort and not demand.obstacle(self._candidate(node, run))
+            )
+            for name in free[: max(0, run.may_grow_to(role.name) - count)]:
+                run.cohort[name] = role.name
+                self._occupy(name, run)
+                self.runs.save(run)
+                run.inbox.put_nowait(Event("joining", name, run.epoch))
+
+    def _occupy(self, name: str, run: Run) -> None:
+        node = self.registry.get(name)
+        assert node is not None
+        node.run = run.id
 
     def _candidate(self, node: Node, run: Run) -> Candidate:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
-        if node.hello.own_runs_only and run.wanted != (node.name,):
-            obstacle = obstacle or "takes only the runs that it opens itself"
+        if node.hello.own_runs_only and run.requested_nodes != (node.name,):
+            obstacle = obstacle or "takes part only in runs that it opens itself"
         busy = "" if node.run == run.id else node.run
-        return Candidate(node.name, frozenset(node.hello.data), busy, obstacle)
+        profile = profile_of(node)
+        offers = frozenset(c for c in ("torch", "onnxruntime", "accelerator") if profile.offers(c))
+        return Candidate(node.name, frozenset(node.hello.data), dict(node.hello.labels), offers, busy, obstacle)
 
     async def assign(self, run: Run) -> None:
-        """Return once the run's code is accepted and it has its nodes."""
+        """Wait until the run's code is approved and its nodes are assigned."""
         run.assigned.clear()
-        await self.consent.obtain(run)
+        await self.approval.request(run)
         self.schedule()
         await run.assigned.wait()
 
-    # ---- what supervisors ask for ------------------------------------------------------------------------------
+    # ---- SupervisorHost ------------------------------------------------------------------------------
 
-    def specification(self, run: Run) -> dict[str, Any]:
-        """What the run process is told."""
+    def launch_parameters(self, run: Run) -> dict[str, Any]:
+        """Return the launch parameters of the run process, without the tickets."""
         ports = self.options.data_ports
         pair = self.identity.pair
         direct = {"host": self.options.host, "first": ports[0], "last": ports[1]} if ports else None
@@ -257,17 +286,22 @@ class Orchestrator:
             "config": run.config_json,
             "seed": run.seed,
             "epoch": run.epoch,
-            "nodes": list(run.nodes),
+            "nodes": [self.node_info(run, name).to_json() for name in run.nodes],
+            "may_join": run.may_join,
             "directory": str(run.directory),
             "data": data,
-            "admitted": run.code.digest if run.code and self.consent.given(run) else "",
+            "admitted": run.code.digest if run.code and self.approval.is_approved(run) else "",
             "direct": direct,
             "sinks": list(self.options.sinks),
             "socket": str(self._sockets.socket(run.id, run.epoch)),
         }
 
+    def node_info(self, run: Run, name: str) -> NodeInfo:
+        """Role, shard, labels and profile of a node of a run."""
+        return info_of(self.registry.get(name), name, run.cohort[name], place(run.cohort)[name])
+
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
-        """Send a node its start command."""
+        """Send a start command to a node; returns False if the node is not reachable."""
         found = self.registry.get(node)
         if found is None or found.state != "connected":
             return False
@@ -277,79 +311,81 @@ class Orchestrator:
         return True
 
     def is_connected(self, node: str) -> bool:
-        """Whether a node can be told to start a program."""
+        """Return whether a node can receive commands."""
         found = self.registry.get(node)
         return found is not None and found.state == "connected" and found.commands is not None
 
     def stop_programs(self, run: Run, reason: str) -> None:
-        """Stop the programs of the run's present epoch on all its nodes."""
+        """Stop the programs of the run's current restart epoch on all its nodes."""
         stop = pb.StopProgram(run_id=run.id, epoch=run.epoch, reason=reason)
         for name in run.nodes:
             if (node := self.registry.get(name)) is not None:
                 self.registry.command(node, pb.NodeCommand(stop=stop))
         run.programs.clear()
 
-    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
-        """Let whoever holds ``ticket`` through to the run process."""
-        self.doors[ticket] = Route(run.id, node, socket)
+    def add_route(self, ticket: str, run: Run, node: str, socket: Path) -> None:
+        """Route connections with ``ticket`` to the run process at ``socket``."""
+        self.routes[ticket] = Route(run.id, node, socket)
 
-    def close_doors(self, run: Run) -> None:
-        """Forget the run's tickets."""
-        for ticket in [t for t, door in self.doors.items() if door.run_id == run.id]:
-            del self.doors[ticket]
+    def remove_routes(self, run: Run) -> None:
+        """Remove the routes of the run."""
+        for ticket in [t for t, route in self.routes.items() if route.run_id == run.id]:
+            del self.routes[ticket]
 
-    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
-        """A node's data connection came in at ``port`` from ``peer``."""
-        self._counted.dialled(run_id, node, port, peer)
+    def data_connected(self, run_id: str, node: str, port: int, peer: str) -> None:
+        """Record that a data connection of ``node`` was accepted on ``port`` from ``peer``."""
+        self._socket_count.connected(run_id, node, port, peer)
 
-    def count_sockets(self, run: Run) -> None:
-        """Write down what the data connections of the run's present epoch carried."""
-        self._counted.write(run)
+    def write_socket_counts(self, run: Run) -> None:
+        """Write the socket byte counts of the run's current epoch to the run directory."""
+        self._socket_count.write(run)
 
     def save(self, run: Run) -> None:
-        """Store the run's state and tell followers."""
-        self.book.save(run)
+        """Store the run's state and notify its followers."""
+        self.runs.save(run)
+        if run.may_join and run.state == "running":
+            self.schedule()  # nodes that are free already may join
 
-    # ---- what nodes say ----------------------------------------------------------------------------------------
+    # ---- events of nodes ----------------------------------------------------------------------------------------
 
     def node_connected(self, node: Node) -> None:
-        """Compare what the node runs with what it should run, once its stream is open."""
-        self.remember(node)
+        """Reconcile the programs that a newly connected node reports with those that it should be running."""
+        self.save_last_seen(node)
         running = {program.run_id: program.epoch for program in node.hello.running}
         for run_id, epoch in running.items():
-            run = self.book.find(run_id)
+            run = self.runs.find(run_id)
             if run is None or run.programs.get(node.name) != epoch:
-                stop = pb.StopProgram(run_id=run_id, epoch=epoch, reason="the server no longer runs this")
+                stop = pb.StopProgram(run_id=run_id, epoch=epoch, reason="the server has no such program")
                 self.registry.command(node, pb.NodeCommand(stop=stop))
-        for run in self.book:
+        for run in self.runs:
             epoch = run.programs.get(node.name, -1)
             if epoch >= 0 and running.get(run.id) != epoch:
-                # The exit report may still be on its way, right behind the hello; it has the better reason.
+                # The exit event with the actual reason may follow right after the hello.
                 asyncio.get_running_loop().call_later(1.0, self._program_missing, run, node.name, epoch)
             elif epoch < 0 and node.run == run.id:
                 run.inbox.put_nowait(Event("returned", node.name, run.epoch))
 
-    def remember(self, node: Node) -> None:
-        """Store when the node was last seen; a store that cannot be written costs that moment, not the node."""
+    def save_last_seen(self, node: Node) -> None:
+        """Store when the node was last seen; a failed write is only logged."""
         try:
-            self.credentials.saw(node.name, node.seen_wall)
+            self.credentials.update_last_seen(node.name, node.seen_wall)
         except StorageError as error:
-            _log.warning("when node %s was last seen is not stored: %s", node.name, error)
+            _log.warning("cannot store when node %s was last seen: %s", node.name, error)
 
     def _program_missing(self, run: Run, node: str, epoch: int) -> None:
         if run.programs.get(node) == epoch:
             del run.programs[node]
-            run.inbox.put_nowait(Event("lost", node, epoch, text="its agent came back without the program"))
+            run.inbox.put_nowait(Event("lost", node, epoch, text="its agent reconnected without the program"))
 
     def node_lost(self, node: Node) -> None:
-        """The node missed its heartbeats, left, or was revoked."""
-        run = self.book.find(node.run) if node.run else None
+        """Handle a node that missed its heartbeats, left or was revoked."""
+        run = self.runs.find(node.run) if node.run else None
         if run is not None and run.programs.pop(node.name, None) is not None:
             run.inbox.put_nowait(Event("lost", node.name, run.epoch, text=node.reason))
 
     def program_exited(self, node: Node, exited: pb.ProgramExited) -> None:
-        """A node program ended; each (run, epoch) counts once."""
-        run = self.book.find(exited.run_id)
+        """Handle the exit of a node program; duplicates of a (run, epoch) are ignored."""
+        run = self.runs.find(exited.run_id)
         if run is None or run.programs.get(node.name) != exited.epoch:
             return
         del run.programs[node.name]
@@ -358,18 +394,29 @@ class Orchestrator:
         run.inbox.put_nowait(event)
 
     def log_lines(self, node: Node, lines: pb.LogLines) -> None:
-        """Lines for a run's log; a node writes only to the log of the run it works for."""
-        run = self.book.find(lines.run_id)
+        """Append lines from a node to the log of a run that it takes part in.
+
+        Raises
+        ------
+        RefusedError
+            The node does not take part in the run.
+        """
+        run = self.runs.find(lines.run_id)
         if run is None or node.name not in run.nodes:
-            raise RefusedError(f"node {node.name} does not work for the run '{lines.run_id[:40]}'")
+            raise RefusedError(f"node {node.name} does not take part in run '{lines.run_id[:40]}'")
         run.log.write(node.name, lines.lines)
         run.notify()
 
     def revoke_node(self, name: str) -> None:
-        """Revoke a node's key and send the node away."""
+        """Revoke a node's key and disconnect the node."""
         self.credentials.revoke_node(name)
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
+
+
+def _apply(run: Run, submission: Submission) -> None:
+    """Take over what a run's method says of it."""
+    run.roles, run.may_join, run.code = submission.roles, submission.may_join, submission.code
 
 
 def _open_store(options: ServeOptions) -> RunStore:

@@ -1,4 +1,4 @@
-"""Slows down whoever guesses join tokens."""
+"""Per-peer limit on failed authentication attempts."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Counts failures per peer over a sliding minute.
+    """Limits failures per peer over a sliding window.
 
     Parameters
     ----------
-    most : int
-        Failures a peer may have per ``seconds``.
+    max_failures : int
+        Failures after which a peer is blocked.
     seconds : float
+        Length of the window.
     clock : callable
-        Monotonic seconds; for tests.
+        Returns monotonic seconds; replaceable in tests.
     """
 
-    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
+    def __init__(
+        self, max_failures: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_failures = max_failures
         self._seconds = seconds
         self._clock = clock
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
     def blocked(self, peer: str) -> float:
-        """Seconds that ``peer`` has to wait; 0 = none."""
+        """Return the seconds until ``peer`` is no longer blocked; 0 if it is not blocked."""
         recent = self._recent(peer)
-        return recent[-self._most] + self._seconds - self._clock() if len(recent) >= self._most else 0.0
+        return recent[-self._max_failures] + self._seconds - self._clock() if len(recent) >= self._max_failures else 0.0
 
     def failed(self, peer: str) -> None:
-        """Count a failure; the table forgets the longest silent of more than 10,000 peers."""
-        self._failures[peer] = [*self._recent(peer), self._clock()][-self._most :]
+        """Count a failure of ``peer``; beyond 10,000 peers, the one whose last failure is oldest is forgotten."""
+        self._failures[peer] = [*self._recent(peer), self._clock()][-self._max_failures :]
         self._failures.move_to_end(peer)
         if len(self._failures) > 10_000:
             self._failures.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Which nodes there are, and what the server knows of each. In memory; lives in the orchestrator's loop."""
+"""The in-memory registry of nodes and their connection state; use from the orchestrator's event loop."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from ..runs.store import NodeRow
 
 NodeState: TypeAlias = Literal["connected", "lost", "revoked"]
 
-#: Heartbeats a node may miss before it is lost.
-MISSES = 3
+#: Missed heartbeats after which a node is declared lost.
+MAX_MISSED_HEARTBEATS = 3
 
 
 @dataclass(slots=True)
 class Node:
-    """One node.
+    """A node and its state.
 
     Attributes
     ----------
     commands : asyncio.Queue or None
-        What goes down its control stream; None while it is not connected.
+        Commands for its control stream; None while it is not connected.
     run : str
-        The run it works for, or empty.
+        The run that the node is assigned to, or empty.
     seen : float
-        Monotonic time of its last sign of life.
+        Monotonic time of its last event or heartbeat, in seconds.
+    seen_wall : float
+        The same in seconds since 1970.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Node:
     seen_wall: float = 0.0
 
     def info(self) -> pb.NodeInfo:
-        """What submitters see of it."""
+        """Return the node as a message for submitters."""
         return pb.NodeInfo(
             name=self.name,
             state=self.state,
@@ -54,19 +56,20 @@ class Node:
             runs=[self.run] if self.run else [],
             cpu_percent=self.heartbeat.cpu_percent,
             memory_used_bytes=self.heartbeat.memory_used_bytes,
+            labels=self.hello.labels,
         )
 
 
 class Registry:
-    """The nodes by name.
+    """The nodes of a server by name.
 
     Parameters
     ----------
     heartbeat_seconds : float
     on_change : callable
-        Called after a node came, was lost or was revoked; the scheduler looks again.
+        Called after a node connected, was lost or was revoked; runs the scheduler.
     clock : callable
-        Monotonic seconds; for tests.
+        Returns monotonic seconds; replaceable in tests.
     """
 
     def __init__(
@@ -84,23 +87,26 @@ class Registry:
         return iter(self._nodes.values())
 
     def get(self, name: str) -> Node | None:
-        """The node called ``name``, if it was ever here."""
+        """Return the node ``name``, or None if it has never joined."""
         return self._nodes.get(name)
 
-    def known(self, rows: Iterable[NodeRow]) -> None:
-        """Fill in the nodes that joined before this start; they are lost until they come back."""
+    def load(self, rows: Iterable[NodeRow]) -> None:
+        """Add the nodes of previous server starts; they count as lost until they connect."""
         for row in rows:
             state: NodeState = "revoked" if row.revoked else "lost"
             reason = "revoked" if row.revoked else "not seen since the server started"
             self._nodes[row.name] = Node(row.name, state, reason, seen_wall=row.last_seen)
 
     def connect(self, name: str, hello: pb.Hello) -> tuple[Node, asyncio.Queue[pb.NodeCommand]]:
-        """A node opened its control stream; a stream it had before is told goodbye."""
+        """Register a new control stream of a node; returns the node and its command queue.
+
+        An earlier stream of the same node is ended with a goodbye command.
+        """
         node = self._nodes.setdefault(name, Node(name, "lost"))
         if node.commands is not None:
             _put(
                 node.commands,
-                pb.NodeCommand(goodbye=pb.Goodbye(reason="this node connected again from elsewhere")),
+                pb.NodeCommand(goodbye=pb.Goodbye(reason="another control stream was opened for this node")),
             )
         node.commands = asyncio.Queue(maxsize=256)
         node.state, node.reason, node.hello = "connected", "", hello
@@ -109,24 +115,24 @@ class Registry:
         return node, node.commands
 
     def touch(self, node: Node) -> None:
-        """A sign of life."""
+        """Record that the node has just been heard from."""
         node.seen, node.seen_wall = self._clock(), time.time()
 
     def disconnect(self, node: Node, commands: asyncio.Queue[pb.NodeCommand]) -> None:
-        """A control stream ended; the node has three heartbeats to come back before it is lost."""
+        """Record that a control stream ended; the node has three heartbeats to reconnect before it is lost."""
         if node.commands is commands:
             node.commands = None
             if node.state == "connected":
-                node.reason = "its control stream broke; waiting for it to come back"
+                node.reason = "its control stream broke; waiting for it to reconnect"
 
     def leave(self, node: Node, reason: str) -> None:
-        """The node said that it goes."""
+        """Mark a node that has left as lost."""
         if node.state == "connected":
             node.state, node.reason = "lost", reason
             self._on_change()
 
     def revoke(self, name: str) -> Node | None:
-        """The node's key was revoked; it is told goodbye."""
+        """Mark a node as revoked and send it a goodbye command; returns the node, or None if it is unknown."""
         node = self._nodes.get(name)
         if node is not None:
             node.state, node.reason = "revoked", "revoked"
@@ -135,23 +141,23 @@ class Registry:
         return node
 
     def command(self, node: Node, command: pb.NodeCommand) -> bool:
-        """Queue a command; False when the node is not connected or does not read."""
+        """Queue a command; returns False if the node is not connected or its queue is full."""
         return node.commands is not None and _put(node.commands, command)
 
     def expire(self) -> list[Node]:
-        """Declare lost whoever missed three heartbeats; returns them."""
-        limit = self._clock() - MISSES * self.heartbeat_seconds
+        """Mark nodes that missed three heartbeats as lost; returns them."""
+        limit = self._clock() - MAX_MISSED_HEARTBEATS * self.heartbeat_seconds
         late = [n for n in self._nodes.values() if n.state == "connected" and n.seen < limit]
         for node in late:
-            node.state, node.reason = "lost", f"missed {MISSES} heartbeats"
+            node.state, node.reason = "lost", f"missed {MAX_MISSED_HEARTBEATS} heartbeats"
         if late:
             self._on_change()
         return late
 
     def next_expiry(self) -> float:
-        """Seconds until a node could be the next to be lost, at least one heartbeat's quarter."""
+        """Return the seconds until the next node could be lost, at least a quarter of the heartbeat interval."""
         seen = min((n.seen for n in self._nodes.values() if n.state == "connected"), default=self._clock())
-        wait = seen + MISSES * self.heartbeat_seconds - self._clock()
+        wait = seen + MAX_MISSED_HEARTBEATS * self.heartbeat_seconds - self._clock()
         return max(wait, self.heartbeat_seconds / 4)
 
 

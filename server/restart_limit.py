@@ -1,4 +1,4 @@
-"""How often something may be started again before it counts as broken."""
+"""Limit on restarts within a sliding hour."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RestartLimit:
-    """So many restarts within any hour.
+    """A maximum number of restarts within any hour.
 
     Attributes
     ----------
     per_hour : int
     clock : callable
-        Monotonic seconds.
+        Returns monotonic seconds.
     """
 
     per_hour: int
     clock: Callable[[], float]
 
     def allows(self, restarts: deque[float]) -> bool:
-        """Note a restart among the times of earlier ones, and say whether it is within the limit."""
+        """Record a restart in ``restarts`` (times of earlier ones); returns whether it is within the limit."""
         now = self.clock()
         while restarts and restarts[0] < now - 3600:
             restarts.popleft()

@@ -1,4 +1,4 @@
-"""What every service does alike: read a credential from a call's metadata, answer an error with a gRPC status."""
+"""Helpers of the gRPC services: read call metadata, and abort a call with the status of an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATUS: tuple[tuple[type[FarshoreError], grpc.StatusCode], ...] = (
 
 
 def metadata(context: Context, key: str) -> str:
-    """A value of the call's metadata, or an empty string."""
+    """Return a value of the call's metadata, or an empty string."""
     for name, value in context.invocation_metadata() or ():
         if name == key:
             return value if isinstance(value, str) else ""
@@ -33,14 +33,14 @@ def metadata(context: Context, key: str) -> str:
 
 
 def peer(context: Context) -> str:
-    """The caller's host, without its port."""
+    """Return the caller's host, without its port."""
     kind, _, rest = context.peer().partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
 
 
-async def refuse(context: Context, error: FarshoreError, what: str) -> NoReturn:
-    """End the call with the error's one line, and log that line here too."""
+async def abort(context: Context, error: FarshoreError, operation: str) -> NoReturn:
+    """Log ``error`` and abort the call with its message and gRPC status."""
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-    _log.warning("refused %s from %s: %s", what, peer(context), error)
+    _log.warning("refused: %s from %s: %s", operation, peer(context), error)
     await context.abort(status, str(error))
-    raise AssertionError("abort raises")
+    raise AssertionError("context.abort always raises")

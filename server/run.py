@@ -1,4 +1,4 @@
-"""One run as the orchestrator sees it."""
+"""The orchestrator's state of a run, and the events that its supervisor handles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import StorageError
+from ..core.nodes import DEFAULT_ROLE, Role, RoleRequest
 from ..core.session import Code
 from ..proto import control_pb2 as pb
 from ..runs.directory import RunDirectory
@@ -23,11 +24,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a run's programs, for its supervisor.
+    """An event of a run, for its supervisor.
 
-    ``kind`` is ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone`` (of the run process),
-    ``expecting`` or ``unfit`` (a node, says the run process), ``exited`` (of a node program), ``lost`` or ``returned``
-    (of a node), ``cancelled`` or ``interrupted``.
+    Attributes
+    ----------
+    kind : str
+        State of the run process: ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone``. Reports of
+        the run process about a node: ``dialled``, ``expecting`` or ``unfit``. Of a node program: ``exited``. Of a node:
+        ``lost``, ``returned`` or ``joining``. Requests to end the run: ``cancelled`` or ``interrupted``.
+    node : str
+        The node concerned, or empty.
+    epoch : int
+        Restart epoch of the program concerned.
+    code : int
+        Exit code of a node program; negative = killed by that signal.
+    text : str
+        Error or reason, in one line.
+    details : dict
+        The message from the run process, or the traceback of a node program.
     """
 
     kind: str
@@ -40,32 +54,34 @@ class Event:
 
 @dataclass(slots=True)
 class Run:
-    """A run and how it goes.
+    """A run and its state.
 
     Attributes
     ----------
-    wanted : tuple of str
-        Nodes asked for by name; empty = any ``count`` of them.
-    nodes : tuple of str
-        The cohort, once it is chosen; it stays the same for ever.
-    needs : tuple of tuple of str
-        Data sets that each node must hold; for each, the names under which it will do.
+    requests : tuple of RoleRequest
+        What the submitter asks for, for every role.
+    roles : tuple of Role
+        The workload's roles: what nodes need to play them.
+    may_join : bool
+        Whether nodes can join the run while it is in progress.
+    cohort : dict
+        Node -> role, in order, once it has been chosen. Nodes that join are appended.
     data : dict
-        Data sets on the server's side.
+        Paths of data sets on the server, by name.
     code : Code or None
-        What it brings to be executed.
+        The code submitted with the run.
     admitted : bool
-        Whether the server's operator has accepted that code for this very run.
-    one_epoch : bool
-        Its only node opened it for itself and keeps its half in memory: there is nothing to restart from.
-    ending : (str, str) or None
-        Somebody wants it to end: the state to end in, and why.
+        Whether the server's operator has approved that code for this run.
+    no_restart : bool
+        Whether the run cannot be restarted: its only node opened it and keeps its state in memory.
+    end_request : (str, str) or None
+        Request to end the run early: the final state and the reason.
     inbox : asyncio.Queue
-        What its supervisor has to look at.
+        Events for its supervisor.
     epoch : int
-        Of the newest program of it: counts the times that all programs, or a node's alone, were started again.
+        The restart epoch: how many times all programs, or one node's program, have been restarted.
     programs : dict
-        The epoch of the program that each node is believed to run.
+        The restart epoch of the program that each node is running, by node.
     """
 
     id: str
@@ -74,38 +90,52 @@ class Run:
     seed: int
     directory: Path
     log: RunLog
-    count: int = 1
-    wanted: tuple[str, ...] = ()
-    needs: tuple[tuple[str, ...], ...] = ()
+    requests: tuple[RoleRequest, ...] = ()
+    roles: tuple[Role, ...] = ()
+    may_join: bool = False
+    cohort: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     code: Code | None = None
     admitted: bool = False
-    one_epoch: bool = False
+    no_restart: bool = False
     state: RunState = "waiting"
     reason: str = ""
     created: float = field(default_factory=time.time)
     started: float = 0.0
     ended: float = 0.0
-    nodes: tuple[str, ...] = ()
     epoch: int = 0
     result_json: str = ""
     done: int = 0
     total: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
-    ending: tuple[Literal["cancelled", "interrupted"], str] | None = None
+    end_request: tuple[Literal["cancelled", "interrupted"], str] | None = None
     inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     programs: dict[str, int] = field(default_factory=dict)
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     restarts: deque[float] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the cohort, in order."""
+        return tuple(self.cohort)
+
+    @property
+    def requested_nodes(self) -> tuple[str, ...]:
+        """Nodes requested by name."""
+        return tuple(name for request in self.requests for name in request.nodes)
+
+    def may_grow_to(self, role: str) -> int:
+        """How many nodes may play a role while the run is in progress."""
+        return next((request.count.most for request in self.requests if request.role == role), 0)
+
     def end_early(self, verdict: Literal["cancelled", "interrupted"], reason: str) -> None:
-        """Ask the run's supervisor to end it."""
-        self.ending = self.ending or (verdict, reason)
+        """Request the supervisor to end the run in the state ``verdict``; the first request counts."""
+        self.end_request = self.end_request or (verdict, reason)
         self.inbox.put_nowait(Event(verdict))
 
-    def blame(self, origin: str, error: str, traceback: str) -> None:
-        """Write down what failed in a program of ``origin`` (``run`` or a node's name): for the log, and by itself."""
+    def record_failure(self, origin: str, error: str, traceback: str) -> None:
+        """Record the failure of a program of ``origin`` (``run`` or a node's name) in the log and the run directory."""
         self.log.write(origin, traceback.splitlines())
         try:
             RunDirectory(self.directory).add_failure(origin, self.epoch, error, traceback)
@@ -113,12 +143,12 @@ class Run:
             _log.warning("run %s: %s", self.id, failed)
 
     def notify(self) -> None:
-        """Wake whoever follows this run."""
+        """Wake the followers of this run."""
         self.changed.set()
         self.changed = asyncio.Event()
 
     def info(self) -> pb.RunInfo:
-        """What submitters see of it."""
+        """Return the run as a message for submitters."""
         return pb.RunInfo(
             id=self.id,
             workload=self.workload,
@@ -135,4 +165,5 @@ class Run:
             done=self.done,
             total=self.total,
             progress_json=json.dumps(self.progress),
+            roles={n: r for n, r in self.cohort.items() if r != DEFAULT_ROLE},
         )

@@ -1,4 +1,8 @@
-"""One run's server program in a process of its own, ``farshore.server.run_process``, spawned by a supervisor."""
+"""The run process: executes one run's server program; spawned by a supervisor.
+
+Entry point of ``python -m farshore.server.run_process``. The supervisor sends the launch parameters
+(:meth:`farshore.server.orchestrator.Orchestrator.launch_parameters`) as the first message.
+"""
 
 from __future__ import annotations
 
@@ -12,190 +16,138 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
-from ..core.handshake import begin, common_step, own_step, read_hello
-from ..core.message import Message
+from ..core.node_metrics import KIND as METRICS
+from ..core.node_metrics import read_metrics
+from ..core.nodes import NodeInfo
 from ..core.processes import Json, Parent
 from ..core.seeds import Seed
 from ..core.session import RunInfo
 from ..core.workloads import load
 from ..runs.directory import RunDirectory
+from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
 from ..wire.channel import Channel
+from ..wire.cohort import Cohort, CohortChannel
 from ..wire.io import IoThread
 from ..wire.local import serve_local
 from .direct_port import open_direct_port
 from .rejoin import Rejoin
+from .resume_handshake import handshake_with_all, handshake_with_reachable
 from .session import RunProcessSession
-from .submission import configuration
+from .submission import parse_config
 from .ticket_router import TicketRouter
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that nodes get to take what the finished server program sent.
+#: Seconds that nodes have to receive the last messages of a finished server program.
 _CLOSE_SECONDS = 60.0
 
 
 def main() -> int:
-    """Run the server program that the supervisor asks for; returns the exit code."""
+    """Run the server program that the supervisor requests; returns the exit code."""
     parent = Parent.find()
-    specification = parent.first()
+    parameters = parent.first()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         with ExitStack() as stack:
-            result = _run(parent, specification, stack)
+            result = _run(parent, parameters, stack)
     except Exception as error:
         return int(parent.failed(error))
     parent.send({"type": "finished", "result": json.dumps(result)})
     return 0
 
 
-def _run(parent: Parent, specification: Json, stack: ExitStack) -> dict[str, Any]:
-    workload = load(str(specification["workload"]))
-    config = configuration(workload, str(specification["config"]))
-    directory = RunDirectory(Path(specification["directory"]))
+def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
+    workload = load(str(parameters["workload"]))
+    config = parse_config(workload, str(parameters["config"]))
+    directory = RunDirectory(Path(parameters["directory"]))
     ledger = stack.enter_context(directory.open_ledger(flush_seconds=0.25))
-    metrics = directory.open_metrics(specification.get("sinks", ()))
+    metrics = directory.open_metrics(parameters.get("sinks", ()))
     stack.callback(metrics.close)
     traffic = Traffic(ledger.record)
-    epoch = int(specification["epoch"])
-    channels = {n: Channel(n, n, "server", epoch=epoch, recorder=traffic.record) for n in specification["nodes"]}
+    epoch = int(parameters["epoch"])
+    nodes = {info.name: info for info in map(NodeInfo.from_json, parameters["nodes"])}
+
+    def open_channel(node: str, epoch: int) -> Channel:
+        channel = Channel(node, node, "server", epoch=epoch, recorder=traffic.record)
+        channel.handlers = {
+            METRICS: lambda message: metrics.write_node(node, message.step, read_metrics(message, node))
+        }
+        return channel
+
+    channels = {node: open_channel(node, epoch) for node in nodes}
     run = RunInfo(
-        id=str(specification["run"]),
+        id=str(parameters["run"]),
         workload=workload.name,
-        seed=Seed(int(specification["seed"])),
+        seed=Seed(int(parameters["seed"])),
         epoch=epoch,
-        nodes=tuple(channels),
+        nodes=tuple(nodes),
         directory=directory.path,
     )
-    data = {name: Path(path) for name, path in specification["data"].items()}
-    admitted, kept = str(specification["admitted"]), directory.checkpoints
-    session = RunProcessSession(run, channels, kept, metrics.write, traffic, data, parent, admitted)
-    returning = Rejoin(channels, parent, lambda: session.newest_step, torch=workload.uses_torch)
-    session.use(returning)
-    doors = TicketRouter()
-    for node, ticket in specification["tickets"].items():
-        doors.open(ticket, channels[node])
+    data = {name: Path(path) for name, path in parameters["data"].items()}
+    cohort = Cohort(channels, nodes, may_join=bool(parameters["may_join"]))
+    state = StateStore(directory.checkpoints, directory.path / "streams")
+    stack.callback(state.close)
+    admitted = str(parameters["admitted"])
+    session = RunProcessSession(run, cohort, state, metrics.write, traffic, data, parent, admitted)
+    rejoin = Rejoin(cohort, parent, lambda: session.newest_step, torch=workload.uses_torch)
+    router = TicketRouter()
+    for node, ticket in parameters["tickets"].items():
+        router.add(ticket, channels[node])
 
     def on_message(message: Json) -> None:
         kind, node = message.get("type"), str(message.get("node", ""))
         if kind == "cancel":
-            session.cancel(str(message.get("reason", "")))
+            rejoin.fail(session.cancel(str(message.get("reason", ""))))
             ledger.flush()
-        elif kind == "lost" and node in channels:
+        elif kind == "lost":
             reason = str(message.get("reason", f"node {node} is lost"))
-            returning.lost(node, reason, for_good=bool(message.get("for_good")))
-        elif kind == "expect" and node in channels:
-            again = Channel(node, node, "server", epoch=int(message["epoch"]), recorder=traffic.record)
-            returning.expect(node, again)
-            doors.open(str(message["ticket"]), again)
-            parent.send({**message, "type": "expecting"})
+            rejoin.node_lost(node, reason, permanent=bool(message.get("for_good")))
+        elif kind == "expect":
+            channel = open_channel(node, int(message["epoch"]))
+            rejoin.expect(node, channel, NodeInfo.from_json(message["info"]))
+            router.add(str(message["ticket"]), channel)
+            parent.send({"type": "expecting", **{name: message[name] for name in ("node", "ticket", "epoch")}})
 
     parent.listen(on_message, on_gone=ledger.flush)
     io = stack.enter_context(IoThread("run-io"))
-    _listen(io, parent, specification, doors, workload.on_lost_node)
-    agree = _agree if workload.on_lost_node == "restart" else _agree_with_whoever_is_there
-    agree(session, channels, directory, parent, torch=workload.uses_torch)
+    _listen(io, parent, parameters, router, workload.on_lost_node)
+    handshake = handshake_with_all if workload.on_lost_node == "restart" else handshake_with_reachable
+    handshake(session, state, parent, torch=workload.uses_torch)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()
-    # Told to be JSON-able while the program can still be blamed.
+    # A result that is not JSON-serializable must fail here, as an error of the server program.
     json.dumps(result)
-    returning.close()
-    _close(channels)
+    rejoin.close()
+    _close(cohort.channels)
     directory.write_result(result)
     return result
 
 
-def _listen(io: IoThread, parent: Parent, specification: Json, doors: TicketRouter, on_lost_node: str) -> None:
-    """Open the doors for the nodes' connections and tell the supervisor where they are."""
+def _listen(io: IoThread, parent: Parent, parameters: Json, router: TicketRouter, on_lost_node: str) -> None:
+    """Accept the nodes' data connections and report the port to the supervisor."""
 
-    def dialled(ticket: str, peer: str) -> None:
-        if (node := doors.node_of(ticket)) is not None:
+    def on_connect(ticket: str, peer: str) -> None:
+        if (node := router.node_of(ticket)) is not None:
             parent.send({"type": "dialled", "node": node, "peer": peer})
 
-    socket = Path(specification["socket"])
-    io.call(serve_local(socket, doors.serve))
-    direct = specification.get("direct")
-    port = io.call(open_direct_port(direct, doors.serve, dialled)) if direct else 0
+    socket = Path(parameters["socket"])
+    io.call(serve_local(socket, router.serve))
+    direct = parameters.get("direct")
+    port = io.call(open_direct_port(direct, router.serve, on_connect)) if direct else 0
     parent.send({"type": "ready", "port": port, "on_lost_node": on_lost_node})
 
 
-def _agree(
-    session: RunProcessSession,
-    channels: Mapping[str, Channel],
-    directory: RunDirectory,
-    parent: Parent,
-    *,
-    torch: bool,
-) -> None:
-    """Hear every node's checkpoints and tell all of them where to begin."""
-    held: dict[str, list[int]] = {}
-    while len(held) < len(channels):
-        missing = [name for name in channels if name not in held]
-        parent.send({"type": "waiting", "reason": f"waiting for the programs of {', '.join(missing)}"})
-        node, message = session.receive_any(missing)
-        held[node] = read_hello(message, node, torch=torch)
-    _begin(session, common_step(directory.checkpoints.steps(), held))
-    for channel in channels.values():
-        channel.send(begin(session.resume_step))
-
-
-def _agree_with_whoever_is_there(
-    session: RunProcessSession,
-    channels: Mapping[str, Channel],
-    directory: RunDirectory,
-    parent: Parent,
-    *,
-    torch: bool,
-) -> None:
-    """Begin from the server's newest checkpoint; nodes that are lost or do not fit are left out for now."""
-    _begin(session, max(directory.checkpoints.steps(), default=None))
-    missing = list(channels)
-    while missing:
-        parent.send({"type": "waiting", "reason": f"waiting for the programs of {', '.join(missing)}"})
-        fault: FarshoreError | None = None
-        try:
-            node, message = session.receive_any(missing)
-        except (PeerLostError, WireError) as error:
-            node, fault = error.name, error
-        else:
-            fault = _greet(session, node, message, torch=torch)
-        missing.remove(node)
-        if fault is not None:
-            session.log(f"beginning without {node}: {fault}")
-            if not isinstance(fault, PeerLostError):
-                session.dismiss(node, str(fault))
-                parent.send({"type": "unfit", "node": node, "reason": str(fault)})
-
-
-def _greet(session: RunProcessSession, node: str, hello: Message, *, torch: bool) -> FarshoreError | None:
-    """Tell a node where it begins; returns why it cannot take part, if so."""
-    try:
-        step = own_step(read_hello(hello, node, torch=torch), session.resume_step)
-        session.channels[node].send(begin(step))
-    except (PeerLostError, WireError, VersionError) as error:
-        return error
-    if step != session.resume_step:
-        words = "nothing" if step is None else f"step {step}"
-        session.log(f"{node} remembers {words} where the server continues from step {session.resume_step}")
-    return None
-
-
-def _begin(session: RunProcessSession, step: int | None) -> None:
-    session.resume_step = session.newest_step = step
-    session.log("starting afresh" if step is None else f"continuing from the checkpoint of step {step}")
-
-
-def _close(channels: Mapping[str, Channel]) -> None:
-    """Close all channels at once; each waits until its node took what was sent."""
+def _close(channels: Mapping[str, CohortChannel]) -> None:
+    """Close all channels concurrently; each waits until its node has received everything."""
     with ThreadPoolExecutor(max(1, min(len(channels), 64)), thread_name_prefix="close") as pool:
         list(pool.map(lambda channel: channel.close(_CLOSE_SECONDS), channels.values()))
 
 
 if __name__ == "__main__":
     code = main()
-    # Libraries' atexit hooks and their threads must not keep a finished program alive.
+    # Skip atexit hooks and non-daemon threads of libraries: they can keep a finished process alive.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

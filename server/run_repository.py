@@ -1,4 +1,4 @@
-"""The book of runs: every run this server knows, in memory, in the run store and as a run directory."""
+"""Repository of a server's runs: in memory, in the run store and as run directories."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import ConfigError, StorageError
+from ..core.nodes import DEFAULT_ROLE, RoleCount, RoleRequest
 from ..runs.directory import RunDirectory
 from ..runs.ids import new_run_id
 from ..runs.states import ENDED
 from ..runs.store import RunRow, RunStore
+from .role_requests import from_json, to_json
 from .run import Run
 from .run_log import RunLog
 
@@ -26,38 +28,38 @@ class RunRepository:
     ----------
     store : RunStore
     folder : Path
-        Where run directories go.
+        Directory for run directories.
     """
 
     def __init__(self, store: RunStore, folder: Path) -> None:
         self._store = store
         self._folder = folder
         self._runs: dict[str, Run] = {}
-        self._noted: dict[str, tuple[str, int, str]] = {}
+        self._last_events: dict[str, tuple[str, int, str]] = {}
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._runs.values()))
 
     def find(self, run_id: str) -> Run | None:
-        """The run of that id."""
+        """Return the run with this id, or None."""
         return self._runs.get(run_id)
 
     def waiting(self) -> list[Run]:
-        """Runs that wait for nodes, oldest first."""
+        """Return the runs that wait for nodes, oldest first."""
         return [run for run in self._runs.values() if run.state == "waiting"]
 
-    def open(self) -> list[Run]:
-        """Read the runs of earlier starts; returns those that still wait for their first nodes.
+    def load(self) -> list[Run]:
+        """Load the runs from the store; returns those that still wait for their first nodes.
 
-        A run that was under way when the server went down is interrupted now.
+        Runs that were active when the server stopped are marked as interrupted.
         """
         for row in self._store.runs():
             run = _run(row)
             self._runs[run.id] = run
-            self._noted[run.id] = run.state, run.epoch, run.reason
+            self._last_events[run.id] = run.state, run.epoch, run.reason
             if run.state not in ENDED and (run.state != "waiting" or run.nodes):
                 run.state, run.ended = "interrupted", time.time()
-                run.reason = "the server went down while it ran; 'farshore runs resume' continues it"
+                run.reason = "the server stopped while it was running; 'farshore runs resume' continues it"
                 self.save(run)
         return self.waiting()
 
@@ -67,25 +69,24 @@ class RunRepository:
         workload: str,
         config_json: str,
         seed: int,
-        count: int,
-        wanted: tuple[str, ...],
+        requests: tuple[RoleRequest, ...],
         data: dict[str, str],
     ) -> Run:
-        """Make a new run and its directory.
+        """Create a run and its directory.
 
         Raises
         ------
         ConfigError
-            The configuration is no JSON object.
+            The configuration is not a JSON object.
         StorageError
-            The disk or the store refuses.
+            The directory or the store cannot be written.
         """
         try:
             config = json.loads(config_json)
         except ValueError as error:
-            raise ConfigError(f"the configuration is no JSON: {error}") from error
+            raise ConfigError(f"the configuration is not valid JSON: {error}") from error
         if not isinstance(config, dict):
-            raise ConfigError("the configuration is no JSON object")
+            raise ConfigError("the configuration is not a JSON object")
         run_id = new_run_id()
         path = self._folder / run_id
         created = time.time()
@@ -97,8 +98,9 @@ class RunRepository:
             config_json=config_json,
             seed=seed,
             directory=str(path),
-            count=count,
-            wanted=wanted,
+            count=sum(request.count.least for request in requests),
+            wanted=tuple(name for request in requests for name in request.nodes),
+            roles_json=to_json(requests, {}),
             data=data,
             created=created,
         )
@@ -106,19 +108,19 @@ class RunRepository:
         return run
 
     def save(self, run: Run) -> None:
-        """Store what has changed of a run, and tell its followers."""
+        """Store the run's state and notify its followers."""
         self._store.save_run(_row(run))
         if run.state == "starting":
             RunDirectory(run.directory).update(nodes=list(run.nodes), epoch=run.epoch)
-        self._note(run)
+        self._write_event(run)
         run.notify()
 
-    def _note(self, run: Run) -> None:
-        """Write what has happened into the run's directory; what waits for a full disk must not end a run."""
-        what = run.state, run.epoch, run.reason
-        if self._noted.get(run.id) == what:
+    def _write_event(self, run: Run) -> None:
+        """Append a changed state to the run's events; a failed write is only logged and does not end the run."""
+        event = run.state, run.epoch, run.reason
+        if self._last_events.get(run.id) == event:
             return
-        self._noted[run.id] = what
+        self._last_events[run.id] = event
         try:
             events = RunDirectory(run.directory).open_events()
             try:
@@ -132,7 +134,12 @@ class RunRepository:
 def _run(row: RunRow) -> Run:
     directory = Path(row.directory)
     run = Run(row.id, row.workload, row.config_json, row.seed, directory, RunLog(directory / "log.txt"))
-    run.count, run.wanted, run.data, run.nodes = row.count, row.wanted, dict(row.data), row.nodes
+    if row.roles_json:
+        run.requests, run.cohort = from_json(row.roles_json)
+    else:  # a row of an older server, which knew one role
+        run.requests = (RoleRequest(DEFAULT_ROLE, RoleCount(row.count, row.count), row.wanted),)
+        run.cohort = dict.fromkeys(row.nodes, DEFAULT_ROLE)
+    run.data = dict(row.data)
     run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
     run.created, run.started, run.ended = row.created, row.started, row.ended
     run.done, run.total, run.result_json = row.done, row.total, row.result_json
@@ -146,8 +153,9 @@ def _row(run: Run) -> RunRow:
         config_json=run.config_json,
         seed=run.seed,
         directory=str(run.directory),
-        count=run.count,
-        wanted=run.wanted,
+        count=sum(request.count.least for request in run.requests),
+        wanted=run.requested_nodes,
+        roles_json=to_json(run.requests, run.cohort),
         data=run.data,
         state=run.state,
         reason=run.reason,

@@ -1,81 +1,148 @@
-"""Chooses nodes for waiting runs. One pure function; every answer that is not a cohort is a reason in words."""
+"""Chooses nodes for waiting runs. Pure functions; the answer is a cohort or a reason in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..core.nodes import DEFAULT_ROLE, Capability
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the scheduler sees of a node.
+    """A node as the scheduler sees it.
 
-    ``obstacle`` says why it cannot take any run (``lost``, ``other version``), empty if it can.
+    Attributes
+    ----------
+    data : frozenset of str
+        Names of its data sets.
+    labels : Mapping[str, str]
+    offers : frozenset of str
+        Its capabilities.
+    busy_with : str
+        The run that it works for, or empty.
+    obstacle : str
+        Why it cannot take part in any run (``lost``, ``not connected``); empty if it can.
     """
 
     name: str
     data: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    offers: frozenset[str] = frozenset()
     busy_with: str = ""
     obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a run needs: these nodes by name, or any ``count``.
+    """What a run needs for one role: these nodes by name, or any ``count`` that fit.
 
-    ``data`` are the data sets that each of them must hold; for each, the names under which it will do.
+    Attributes
+    ----------
+    data : tuple of tuple of str
+        Data sets that each node must have; for each, the alternative names.
+    needs : tuple of str
+        Capabilities that each node must offer.
+    labels : Mapping[str, str]
+        Labels that each node must carry.
     """
 
     count: int
     names: tuple[str, ...] = ()
     data: tuple[tuple[str, ...], ...] = ()
+    role: str = DEFAULT_ROLE
+    needs: tuple[Capability, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
-    def lacks(self, held: frozenset[str]) -> str:
-        """The first data set that a node holding ``held`` lacks, in words; empty = none."""
-        return next((_either(names) for names in self.data if not held.intersection(names)), "")
+    def obstacle(self, candidate: Candidate | None) -> str:
+        """Why a node cannot play this role now, in words; empty if it can."""
+        if candidate is None:
+            return "never joined"
+        if candidate.obstacle:
+            return candidate.obstacle
+        for names in self.data:
+            if not candidate.data.intersection(names):
+                return f"no data {_either(names)}"
+        for need in self.needs:
+            if need not in candidate.offers:
+                return f"no {need}"
+        for key, value in self.labels.items():
+            if candidate.labels.get(key) != value:
+                return f"no label {key}={value}"
+        return f"busy with run {candidate.busy_with}" if candidate.busy_with else ""
+
+    def describe(self) -> str:
+        """The conditions on its nodes, in words."""
+        parts = [f" for the role '{self.role}'"] if self.role != DEFAULT_ROLE else []
+        conditions = [f"data {_either(names)}" for names in self.data]
+        conditions += [*self.needs, *(f"label {key}={value}" for key, value in self.labels.items())]
+        parts += [f" with {' and '.join(conditions)}"] if conditions else []
+        return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cohort, in order, or why there is none yet."""
+    """The cohort in order, as node -> role, or why there is none yet."""
 
-    nodes: tuple[str, ...] = ()
+    nodes: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
 
 
-def choose(demand: Demand, candidates: Sequence[Candidate]) -> Choice:
-    """Choose a cohort from ``candidates`` (in order of preference).
+def choose(demands: Sequence[Demand], candidates: Sequence[Candidate]) -> Choice:
+    """Choose a cohort.
 
-    Nodes asked for by name keep their order, so that a resumed run has the same cohort; others are taken in name
-    order, so that the same free nodes always give the same cohort.
+    Nodes requested by name keep their order, so that a resumed run has the same cohort. All others are taken in name
+    order, so that the same free nodes always give the same cohort. A node that fits several roles gets the one that
+    leaves the others possible.
     """
-    obstacles = {c.name: _obstacle(demand, c) for c in candidates}
-    if demand.names:
-        missing = tuple(n for n in demand.names if obstacles.get(n, "never joined"))
-        if not missing:
-            return Choice(demand.names)
-        why = ", ".join(f"{n} ({obstacles.get(n, 'never joined')})" for n in missing)
-        return Choice(reason=f"waiting for {why}")
-    free = sorted(n for n, obstacle in obstacles.items() if not obstacle)
-    if len(free) >= demand.count:
-        return Choice(tuple(free[: demand.count]))
-    wanted = f" with data {' and '.join(map(_either, demand.data))}" if demand.data else ""
+    known = {c.name: c for c in candidates}
+    missing = {n: why for d in demands for n in d.names if (why := d.obstacle(known.get(n)))}
+    if missing:
+        return Choice(reason=f"waiting for {', '.join(f'{n} ({why})' for n, why in missing.items())}")
+    named = {n for d in demands for n in d.names}
+    free = [known[n] for n in sorted(known) if n not in named]
+    found = _match([d for d in demands if not d.names], free)
+    for demand in demands:
+        if not demand.names and len(found[demand.role]) < demand.count:
+            return Choice(reason=_shortage(demand, len(found[demand.role]), candidates))
+    cohort = {n: d.role for d in demands for n in (d.names or found[d.role])}
+    return Choice(cohort)
+
+
+def _match(demands: Sequence[Demand], free: Sequence[Candidate]) -> dict[str, list[str]]:
+    """Give as many nodes as possible a role (augmenting paths over roles); names in order, by role."""
+    members: dict[str, list[Candidate]] = {d.role: [] for d in demands}
+
+    def assign(candidate: Candidate, visited: set[str]) -> bool:
+        for demand in demands:
+            group = members[demand.role]
+            if demand.role in visited or demand.obstacle(candidate):
+                continue
+            visited.add(demand.role)
+            if len(group) < demand.count:
+                group.append(candidate)
+                return True
+            for place, other in enumerate(group):
+                if assign(other, visited):
+                    group[place] = candidate
+                    return True
+        return False
+
+    for candidate in free:
+        if all(len(members[d.role]) >= d.count for d in demands):
+            break
+        assign(candidate, set())
+    return {role: sorted(c.name for c in group) for role, group in members.items()}
+
+
+def _shortage(demand: Demand, found: int, candidates: Sequence[Candidate]) -> str:
     noun = "node" if demand.count == 1 else "nodes"
-    reason = f"waiting for {demand.count - len(free)} of {demand.count} {noun}{wanted}"
+    reason = f"waiting for {demand.count - found} of {demand.count} {noun}{demand.describe()}"
+    obstacles = {c.name: demand.obstacle(c) for c in candidates}
     listed = [f"{n} (free)" if not o else f"{n} ({o})" for n, o in sorted(obstacles.items())]
     if not listed:
-        return Choice(reason=f"{reason}; no node has joined")
-    return Choice(reason=f"{reason}; known: {', '.join(_shorten(listed))}")
-
-
-def _obstacle(demand: Demand, candidate: Candidate) -> str:
-    if candidate.obstacle:
-        return candidate.obstacle
-    if lacking := demand.lacks(candidate.data):
-        return f"no data {lacking}"
-    if candidate.busy_with:
-        return f"busy with run {candidate.busy_with}"
-    return ""
+        return f"{reason}; no node has joined"
+    return f"{reason}; known: {', '.join(_shorten(listed))}"
 
 
 def _either(names: Sequence[str]) -> str:

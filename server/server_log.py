@@ -1,4 +1,4 @@
-"""The server's own log: ``server.log`` in its home, and the three before it."""
+"""The server's log: ``server.log`` in its home, with three rotated files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-_BYTES, _OLDER = 4 << 20, 3
+_FILE_BYTES, _ROTATED_FILES = 4 << 20, 3
 
 
 @contextmanager
 def server_log(home: Path) -> Iterator[None]:
-    """Keep what the server says, from warnings down to who came and went; at most 16 MiB."""
+    """Write the log of the ``farshore`` loggers, from level INFO, to files in ``home``; at most 16 MiB."""
     logger = logging.getLogger("farshore")
     handler = RotatingFileHandler(
-        home / "server.log", maxBytes=_BYTES, backupCount=_OLDER, encoding="utf-8", delay=True
+        home / "server.log", maxBytes=_FILE_BYTES, backupCount=_ROTATED_FILES, encoding="utf-8", delay=True
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = logger.level

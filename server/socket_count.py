@@ -1,4 +1,4 @@
-"""What the data connections of runs carried on their sockets, beside the ledger, where the system tells it."""
+"""Counts the bytes of data connections at the socket level, where the operating system reports them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .run import Run
 
 
 class SocketCount:
-    """Counts each data connection from when it is dialled until its run's epoch has ended; used in one asyncio loop."""
+    """Counts data connections from when they are accepted until the restart epoch ends; use from one event loop."""
 
     def __init__(self) -> None:
         self._meter = SocketMeter.open()
@@ -19,15 +19,15 @@ class SocketCount:
         if self._meter is not None:
             asyncio.get_running_loop().add_reader(self._meter, self._meter.drain)
 
-    def dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
-        """A node's data connection came in at ``port`` from gRPC's ``peer``."""
+    def connected(self, run_id: str, node: str, port: int, peer: str) -> None:
+        """Count a data connection of ``node``, accepted on ``port`` from ``peer`` (in gRPC's notation)."""
         if self._meter is not None:
             connection = Accepted(port, peer_of(peer))
             self._node_of.setdefault(run_id, {})[connection] = node
             self._meter.watch(connection)
 
     def write(self, run: Run) -> None:
-        """Write down what the connections of the run's present epoch carried."""
+        """Write the bytes of the current epoch's connections to the run directory."""
         node_of = self._node_of.pop(run.id, {})
         if self._meter is None or not node_of:
             return
@@ -35,7 +35,7 @@ class SocketCount:
         try:
             for connection, size in self._meter.take(node_of).items():
                 directory.add_sockets(node_of[connection], run.epoch, size.up, size.down)
-        except StorageError as error:  # a figure beside the ledger must not end a run
+        except StorageError as error:  # not worth failing the run
             run.log.write("server", [str(error)])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where run processes listen: a private folder with a path short enough for unix sockets."""
+"""A private directory for the Unix sockets of run processes, with a short enough path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 class SocketFolder:
-    """A folder of mode 0700 below the system's temporary one.
+    """A directory of mode 0700 in the system's temporary directory.
 
-    Its name follows from the server's, so that a server that was killed finds and removes what it left.
+    Its name is derived from the server's id, so that a restarted server removes what a killed one has left.
 
     Parameters
     ----------
@@ -25,18 +25,18 @@ class SocketFolder:
             shutil.rmtree(path, ignore_errors=True)
         try:
             path.mkdir(mode=0o700)
-        except FileExistsError:  # somebody else took the name; never use a folder of theirs
+        except FileExistsError:  # owned by another user; never use it
             path = Path(tempfile.mkdtemp(prefix="farshore-"))
         self.path = path
 
     def socket(self, run_id: str, epoch: int) -> Path:
-        """The socket of a run's epoch; nothing is at that path."""
+        """Return the socket path for a restart epoch of a run; an existing file is removed."""
         path = self.path / f"{run_id[:40]}-{epoch}"
         path.unlink(missing_ok=True)
         return path
 
     def remove(self) -> None:
-        """Remove the folder and what is in it."""
+        """Remove the directory with its contents."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

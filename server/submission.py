@@ -1,4 +1,4 @@
-"""What the server knows of a run's method before the run starts: its whole configuration and the data it needs."""
+"""Validation of a submitted run: the complete configuration, and what the method requires."""
 
 from __future__ import annotations
 
@@ -7,59 +7,63 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import ConfigError
+from ..core.nodes import Role, may_join, roles_of
 from ..core.session import Code, Workload
 from ..core.workloads import load
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A method as it was asked for.
+    """A validated method and configuration.
 
     Attributes
     ----------
     config_json : str
-        The configuration, defaults included.
-    needs : tuple of tuple of str
-        Data sets that each node must hold; for each, the names under which it will do.
+        The configuration with all defaults.
+    roles : tuple of Role
+        The parts that nodes play, and what they need for it.
+    may_join : bool
+        Whether nodes can join a run of this method while it is in progress.
     node_may_open : bool
-        Whether a node may open a run of it for itself.
+        Whether a node may open a run of this method.
     code : Code or None
-        What the run brings to be executed.
+        The code submitted with the run.
     """
 
     config_json: str
-    needs: tuple[tuple[str, ...], ...]
+    roles: tuple[Role, ...]
+    may_join: bool
     node_may_open: bool
     code: Code | None
 
     @classmethod
-    def of(cls, name: str, config_json: str) -> Submission:
-        """Look a method up and check a configuration for it.
+    def validate(cls, workload_name: str, config_json: str) -> Submission:
+        """Look up a method and validate its configuration.
 
         Raises
         ------
         NotFoundError, MissingExtraError
-            No method has that name, or it needs a package that is not installed.
+            No method has this name, or it needs a package that is not installed.
         ConfigError
-            A key or value is wrong.
+            A key or value is invalid.
         """
-        workload = load(name)
-        config = configuration(workload, config_json)
-        needs = tuple(tuple(names) for names in workload.node_data(config))
-        brought = getattr(workload, "code", None)
+        workload = load(workload_name)
+        config = parse_config(workload, config_json)
+        code_of = getattr(workload, "code", None)
         return cls(
             config.model_dump_json(),
-            needs,
+            roles_of(workload, config),
+            may_join(workload),
             bool(getattr(workload, "node_may_open", False)),
-            brought(config) if brought is not None else None,
+            code_of(config) if code_of is not None else None,
         )
 
 
-def configuration(workload: Workload, text: str) -> BaseModel:
-    """A method's configuration from JSON; :class:`ConfigError` names the first wrong key."""
+def parse_config(workload: Workload, text: str) -> BaseModel:
+    """Parse a method's configuration from JSON; :class:`ConfigError` names the first invalid key."""
     try:
         return workload.config.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the configuration of '{workload.name}' is wrong: {where}: {first['msg']}") from error
+        raise ConfigError(f"the configuration of '{workload.name}' is invalid: {where}: {first['msg']}") from error

@@ -1,8 +1,9 @@
-"""Leads one run from waiting to its end: one run process and one program per node for each epoch.
+"""Supervises one run from waiting to its end; each restart epoch has one run process and one program per node.
 
-An epoch ends when the run's programs have finished, when one of them failed, or when one of them died. In the last
-case all of them are stopped and the next epoch begins at their highest common checkpoint, as soon as all nodes are
-there again. Where a method goes on without a lost node, that node's program alone is started again, when it can be.
+A restart epoch ends when the run's programs have finished, when one of them has failed, or when one has been lost
+(killed, or its node disconnected). In the last case all programs are stopped, and the next epoch resumes from their
+newest common checkpoint once all nodes are connected. If the method continues without lost nodes, only the lost
+program is restarted (see :mod:`farshore.server.rejoin_policy`).
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from .supervisor_host import SupervisorHost
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a run process gets to write its ledger and go.
+#: Seconds that a run process has to write its ledger and end.
 STOP_SECONDS = 3.0
-#: Seconds that node programs get to end by themselves after the server program has.
+#: Seconds that node programs have to end after the server program has finished.
 NODE_SECONDS = 10.0
-#: Seconds to wait for a node's own account when the server program ended because a peer was gone.
+#: Seconds to wait for a node's own error report when the server program has failed with ``PeerLostError``.
 VERDICT_SECONDS = 2.0
 
-#: Events of nodes; those of run processes count only in their own epoch.
-_OF_NODES = ("lost", "exited", "returned")
-#: Exit codes of node programs that would end in the same way once more.
-_FOR_GOOD = (
+#: Events of nodes; events of run processes are ignored outside their own epoch.
+_NODE_EVENTS = ("lost", "exited", "returned", "joining")
+#: Exit codes of node programs that would fail again after a restart.
+_PERMANENT = (
     ExitCode.CONFIG,
     ExitCode.DATA,
     ExitCode.MISSING_EXTRA,
@@ -46,14 +47,14 @@ _FOR_GOOD = (
     ExitCode.NOT_FOUND,
 )
 
-#: Ticket -> the node it is for.
+#: Nodes by ticket.
 Tickets: TypeAlias = dict[str, str]
 Verdict: TypeAlias = Literal["finished", "failed", "cancelled", "interrupted", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an epoch ended, and why."""
+    """How a restart epoch ended, and why."""
 
     verdict: Verdict
     reason: str = ""
@@ -61,40 +62,40 @@ class Outcome:
 
 
 class Supervisor:
-    """Leads one run.
+    """Supervises one run.
 
     Parameters
     ----------
     run : Run
-    surroundings : Surroundings
+    host : SupervisorHost
     restarts_per_hour : int
     clock : callable
-        Monotonic seconds; for tests.
+        Returns monotonic seconds; replaceable in tests.
     """
 
     def __init__(
         self,
         run: Run,
-        surroundings: SupervisorHost,
+        host: SupervisorHost,
         restarts_per_hour: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._around = surroundings
+        self._host = host
         self._limit = RestartLimit(restarts_per_hour, clock)
         self._restartable = True
         self._direct_port = 0
         self._socket = Path()
-        self._begun = 0  # the epoch of the run process
-        self._comebacks = RejoinPolicy(run, surroundings, self._limit)
+        self._process_epoch = 0  # epoch in which the run process was started
+        self._rejoin_policy = RejoinPolicy(run, host, self._limit)
 
-    async def lead(self) -> None:
-        """Take the run to its end, or to the early one that ``run.ending`` asks for."""
+    async def supervise(self) -> None:
+        """Run restart epochs until the run has ended, or until ``run.end_request`` is set."""
         run = self._run
         try:
             while True:
-                outcome = await self._wait_for_nodes() or await self._epoch()
-                if outcome.verdict == "restart" and run.one_epoch:
+                outcome = await self._wait_for_nodes() or await self._run_epoch()
+                if outcome.verdict == "restart" and run.no_restart:
                     outcome = Outcome("failed", outcome.reason)
                 if outcome.verdict == "restart" and not self._limit.allows(run.restarts):
                     outcome = Outcome(
@@ -102,19 +103,19 @@ class Supervisor:
                     )
                 if outcome.verdict != "restart":
                     break
-                run.log.write("server", [f"{outcome.reason}: starting again as epoch {run.epoch + 1}"])
+                run.log.write("server", [f"{outcome.reason}: restarting as epoch {run.epoch + 1}"])
                 run.epoch += 1
-                self._set("waiting", outcome.reason)
+                self._set_state("waiting", outcome.reason)
         except Exception as error:
             _log.exception("run %s: its supervisor failed", run.id)
             outcome = Outcome("failed", f"internal error: {type(error).__name__}: {error}")
-        self._end(outcome)
+        self._finish(outcome)
 
     async def _wait_for_nodes(self) -> Outcome | None:
         run = self._run
-        assigning = asyncio.create_task(self._around.assign(run), name=f"assign {run.id}")
+        assigning = asyncio.create_task(self._host.assign(run), name=f"assign {run.id}")
         try:
-            while run.ending is None:
+            while run.end_request is None:
                 getting = asyncio.create_task(run.inbox.get())
                 try:
                     await asyncio.wait([assigning, getting], return_when=asyncio.FIRST_COMPLETED)
@@ -127,44 +128,44 @@ class Supervisor:
                     except RefusedError as error:
                         return Outcome("failed", str(error))
                     return None
-            return Outcome(*run.ending)
+            return Outcome(*run.end_request)
         finally:
             assigning.cancel()
 
     # ---- one epoch ---------------------------------------------------------------------------------------------
 
-    async def _epoch(self) -> Outcome:
+    async def _run_epoch(self) -> Outcome:
         run = self._run
-        while not run.inbox.empty():  # what is left of the epoch before
+        while not run.inbox.empty():  # discard events of the previous epoch
             run.inbox.get_nowait()
-        self._restartable, self._begun = True, run.epoch
-        self._comebacks.forget()
-        self._set("starting", "starting the run process")
+        self._restartable, self._process_epoch = True, run.epoch
+        self._rejoin_policy.reset()
+        self._set_state("starting", "starting the run process")
         child = await Child.start("farshore.server.run_process")
         tickets = {secrets.token_urlsafe(24): node for node in run.nodes}
-        specification = self._around.specification(run)
-        child.send({**specification, "tickets": {node: ticket for ticket, node in tickets.items()}})
-        self._socket = Path(specification["socket"])
-        jobs = [
+        parameters = self._host.launch_parameters(run)
+        child.send({**parameters, "tickets": {node: ticket for ticket, node in tickets.items()}})
+        self._socket = Path(parameters["socket"])
+        tasks = [
             asyncio.create_task(self._follow(child, run.epoch), name=f"run process {run.id}"),
             asyncio.create_task(self._forward_output(child), name=f"output {run.id}"),
         ]
         try:
             outcome = await self._watch(child, tickets)
             if outcome.verdict != "finished":
-                self._around.stop_programs(run, outcome.reason)
+                self._host.stop_programs(run, outcome.reason)
                 child.send({"type": "cancel", "reason": outcome.reason})
             await child.stop(STOP_SECONDS, first=None)
             if outcome.verdict == "finished":
-                await self._let_nodes_end()
+                await self._wait_for_node_programs()
             return outcome
         finally:
-            self._around.close_doors(run)
-            self._around.count_sockets(run)
+            self._host.remove_routes(run)
+            self._host.write_socket_counts(run)
             child.kill()
-            await asyncio.wait(jobs, timeout=1)
-            for job in jobs:
-                job.cancel()
+            await asyncio.wait(tasks, timeout=1)
+            for task in tasks:
+                task.cancel()
 
     async def _follow(self, child: Child, epoch: int) -> None:
         run = self._run
@@ -187,46 +188,49 @@ class Supervisor:
             self._run.notify()
 
     async def _watch(self, child: Child, tickets: Tickets) -> Outcome:
-        """Look at what happens until the epoch is decided."""
+        """Handle events until the outcome of the epoch is known."""
         run = self._run
         while True:
-            if run.ending is not None:
-                return Outcome(*run.ending)
+            if run.end_request is not None:
+                return Outcome(*run.end_request)
             event = await run.inbox.get()
-            if event.epoch != self._begun and event.kind not in _OF_NODES:
+            if event.epoch != self._process_epoch and event.kind not in _NODE_EVENTS:
                 continue
-            outcome = await self._consider(event, child, tickets)
+            outcome = await self._handle(event, child, tickets)
             if outcome is not None:
                 return outcome
 
-    async def _consider(self, event: Event, child: Child, tickets: Tickets) -> Outcome | None:
+    async def _handle(self, event: Event, child: Child, tickets: Tickets) -> Outcome | None:
         run = self._run
         match event.kind:
             case "ready":
                 return self._start_nodes(event, child, tickets)
             case "running":
-                self._set("running", "")
+                self._set_state("running", "")
             case "dialled":
-                self._around.data_dialled(run.id, str(event.details["node"]), self._direct_port, event.details["peer"])
+                self._host.data_connected(run.id, str(event.details["node"]), self._direct_port, event.details["peer"])
             case "waiting":
                 run.reason = str(event.details.get("reason", ""))
                 run.notify()
             case "finished":
                 return Outcome("finished", result=str(event.details["result"]))
             case "failed":
-                return await self._why_failed(event)
+                return await self._diagnose_failure(event)
             case "gone":
-                return Outcome("restart", f"the run process {_ending(await child.wait())}")
+                return Outcome("restart", f"the run process {_describe_exit(await child.wait())}")
             case "exited":
                 return self._program_ended(event, child)
             case "lost":
                 return self._node_lost(event.node, f"node {event.node}: {event.text}", child)
             case "returned" if not self._restartable:
-                self._comebacks.bring_back(event.node, child)
+                self._rejoin_policy.request_restart(event.node, child)
+            case "joining" if not self._restartable:
+                run.log.write("server", [f"node {event.node} joins the run"])
+                self._rejoin_policy.request_restart(event.node, child)
             case "expecting":
-                self._comebacks.start_again(event, child, self._start_program)
+                self._rejoin_policy.start_program(event, child, self._start_program)
             case "unfit":
-                self._comebacks.keep_out(str(event.details["node"]), str(event.details["reason"]), child)
+                self._rejoin_policy.exclude(str(event.details["node"]), str(event.details["reason"]), child)
         return None
 
     def _start_nodes(self, event: Event, child: Child, tickets: Tickets) -> Outcome | None:
@@ -234,15 +238,16 @@ class Supervisor:
         self._restartable = event.details["on_lost_node"] == "restart"
         for ticket, node in tickets.items():
             if not self._start_program(node, ticket, event.epoch):
-                outcome = self._node_lost(node, f"node {node} went away before it could start", child)
+                outcome = self._node_lost(node, f"node {node} disconnected before its program could start", child)
                 if outcome is not None:
                     return outcome
-        self._set("starting", "waiting for the nodes' programs")
+        self._set_state("starting", "waiting for the node programs")
         return None
 
     def _start_program(self, node: str, ticket: str, epoch: int) -> bool:
         run = self._run
-        self._around.open_door(ticket, run, node, self._socket)
+        info = self._host.node_info(run, node)
+        self._host.add_route(ticket, run, node, self._socket)
         command = pb.StartProgram(
             run_id=run.id,
             workload=run.workload,
@@ -252,17 +257,18 @@ class Supervisor:
             nodes=run.nodes,
             ticket=ticket,
             data_port=self._direct_port,
-            shard_index=run.nodes.index(node),
-            shard_count=len(run.nodes),
+            shard_index=info.shard[0],
+            shard_count=info.shard[1],
+            role=info.role,
         )
-        return self._around.start_program(run, node, command)
+        return self._host.start_program(run, node, command)
 
-    async def _why_failed(self, event: Event) -> Outcome:
-        """The server program raised. If it lost a peer, that node knows better what happened."""
+    async def _diagnose_failure(self, event: Event) -> Outcome:
+        """Decide the outcome after the server program raised; after ``PeerLostError``, prefer the node's own error."""
         details = event.details
         if int(details["exit_code"]) != ExitCode.PEER_LOST:
-            self._run.blame("run", str(details["error"]), str(details["traceback"]))
-            return Outcome("failed", f"server program{self._so_far}: {details['error']}")
+            self._run.record_failure("run", str(details["error"]), str(details["traceback"]))
+            return Outcome("failed", f"server program{self._progress_note}: {details['error']}")
         try:
             async with asyncio.timeout(VERDICT_SECONDS):
                 while True:
@@ -275,43 +281,45 @@ class Supervisor:
         except TimeoutError:
             if self._restartable:
                 return Outcome("restart", str(details["error"]))
-            return Outcome("failed", f"server program{self._so_far}: {details['error']}")
+            return Outcome("failed", f"server program{self._progress_note}: {details['error']}")
 
     @property
-    def _so_far(self) -> str:
-        """How far the run was, for whoever asks in which round something failed; nothing before the first."""
+    def _progress_note(self) -> str:
+        """The run's progress, for error messages; empty before the first step or round."""
         run = self._run
         return f", after {run.progress.get('unit', 'step')} {run.done} of {run.total}" if run.done else ""
 
     def _program_ended(self, event: Event, child: Child | None) -> Outcome | None:
         if event.code == 0:
-            # It took and sent all it wanted; whoever still waits for it must not wait for ever.
+            # The server program must not wait for messages of a program that has finished.
             if child is not None:
                 child.send({"type": "lost", "node": event.node, "reason": f"node {event.node}: its program has ended"})
             return None
         if event.code < 0 or event.code == ExitCode.PEER_LOST:
-            how = f"ended: {event.text}" if event.text else _ending(event.code)
+            how = f"ended: {event.text}" if event.text else _describe_exit(event.code)
             return self._node_lost(event.node, f"node {event.node}: its program {how}", child)
-        reason = f"node {event.node}{self._so_far}: {event.text or _ending(event.code)}"
-        self._run.blame(event.node, event.text or _ending(event.code), str(event.details.get("traceback", "")))
+        reason = f"node {event.node}{self._progress_note}: {event.text or _describe_exit(event.code)}"
+        self._run.record_failure(
+            event.node, event.text or _describe_exit(event.code), str(event.details.get("traceback", ""))
+        )
         if self._restartable:
             return Outcome("failed", reason)
-        broken = self._comebacks.is_broken(event.node, event.text) or event.code in _FOR_GOOD
-        if broken and child is not None:
-            self._comebacks.keep_out(event.node, reason, child)
+        permanent = self._rejoin_policy.fails_repeatedly(event.node, event.text) or event.code in _PERMANENT
+        if permanent and child is not None:
+            self._rejoin_policy.exclude(event.node, reason, child)
             return None
         return self._node_lost(event.node, reason, child)
 
     def _node_lost(self, node: str, reason: str, child: Child | None) -> Outcome | None:
         if self._restartable or child is None:
             return Outcome("restart", reason)
-        self._run.log.write("server", [f"{reason}; going on without it"])
+        self._run.log.write("server", [f"{reason}; continuing without it"])
         child.send({"type": "lost", "node": node, "reason": reason})
-        self._comebacks.bring_back(node, child)
+        self._rejoin_policy.request_restart(node, child)
         return None
 
-    async def _let_nodes_end(self) -> None:
-        """Node programs end by themselves; whoever does not in time is stopped."""
+    async def _wait_for_node_programs(self) -> None:
+        """Wait for the node programs to end; stop those that do not within ``NODE_SECONDS``."""
         run = self._run
         try:
             async with asyncio.timeout(NODE_SECONDS):
@@ -319,27 +327,27 @@ class Supervisor:
                     await run.inbox.get()
         except TimeoutError:
             late = ", ".join(run.programs)
-            run.log.write("server", [f"the programs of {late} did not end by themselves: stopping them"])
-            self._around.stop_programs(run, "the run has finished")
+            run.log.write("server", [f"stopping the programs of {late}, which did not end within {NODE_SECONDS:.0f} s"])
+            self._host.stop_programs(run, "the run has finished")
 
     # ---- states ------------------------------------------------------------------------------------------------
 
-    def _end(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         run = self._run
         run.ended = time.time()
         run.result_json = outcome.result or run.result_json
         assert outcome.verdict != "restart"
         run.log.write("server", [f"{outcome.verdict}{': ' if outcome.reason else ''}{outcome.reason}"])
-        self._set(outcome.verdict, outcome.reason)
+        self._set_state(outcome.verdict, outcome.reason)
 
-    def _set(self, state: RunState, reason: str) -> None:
+    def _set_state(self, state: RunState, reason: str) -> None:
         run = self._run
         if state == "running" and not run.started:
             run.started = time.time()
         run.state, run.reason = state, reason
         _log.info("run %s: %s%s", run.id, state, f" ({reason})" if reason else "")
-        self._around.save(run)
+        self._host.save(run)
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

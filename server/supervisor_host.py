@@ -1,43 +1,47 @@
-"""What a supervisor, and whoever works for it, asks of the orchestrator."""
+"""The interface through which a supervisor uses the orchestrator."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..core.nodes import NodeInfo
 from ..proto import control_pb2 as pb
 from .run import Run
 
 
 class SupervisorHost(Protocol):
-    """What a supervisor needs of the orchestrator."""
+    """Services of the orchestrator for a supervisor."""
 
     async def assign(self, run: Run) -> None:
-        """Return once the run has its nodes; its ``reason`` says what it waits for meanwhile."""
+        """Wait until the run has its nodes; its ``reason`` says what it waits for."""
 
-    def specification(self, run: Run) -> dict[str, Any]:
-        """What the run process is told at its start, but for tickets."""
+    def launch_parameters(self, run: Run) -> dict[str, Any]:
+        """Return the launch parameters of the run process, without the tickets."""
+
+    def node_info(self, run: Run, name: str) -> NodeInfo:
+        """Return role, shard, labels and profile of a node of a run."""
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
-        """Tell a node to start; False if it cannot be told."""
+        """Send a start command to a node; returns False if the node is not reachable."""
 
     def is_connected(self, node: str) -> bool:
-        """Whether a node can be told."""
+        """Return whether a node can receive commands."""
 
     def stop_programs(self, run: Run, reason: str) -> None:
-        """Tell every node of the run to stop its program."""
+        """Send a stop command to every node of the run."""
 
-    def open_door(self, ticket: str, run: Run, node: str, socket: Path) -> None:
-        """Let whoever holds ``ticket`` through to the run process."""
+    def add_route(self, ticket: str, run: Run, node: str, socket: Path) -> None:
+        """Route connections with ``ticket`` to the run process at ``socket``."""
 
-    def close_doors(self, run: Run) -> None:
-        """Forget the run's tickets."""
+    def remove_routes(self, run: Run) -> None:
+        """Remove the routes of the run."""
 
-    def data_dialled(self, run_id: str, node: str, port: int, peer: str) -> None:
-        """A node's data connection came in at ``port`` from ``peer``."""
+    def data_connected(self, run_id: str, node: str, port: int, peer: str) -> None:
+        """Record that a data connection of ``node`` was accepted on ``port`` from ``peer``."""
 
-    def count_sockets(self, run: Run) -> None:
-        """Write down what the data connections of the epoch carried."""
+    def write_socket_counts(self, run: Run) -> None:
+        """Write the socket byte counts of the current epoch to the run directory."""
 
     def save(self, run: Run) -> None:
-        """Store the run's state and tell followers."""
+        """Store the run's state and notify its followers."""

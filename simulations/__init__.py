@@ -1,1 +1,1 @@
-"""Engines that need no network: programs of a run as threads of one process, on channels that carry real frames."""
+"""Simulation of runs on one machine: programs as threads, simulated client populations, virtual time, scenarios."""

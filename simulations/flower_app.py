@@ -1,4 +1,4 @@
-"""A Flower app on simulated nodes: its two halves in this process, and a run directory as a real run has one."""
+"""Runs a Flower app on simulated nodes in this process, with the run directory of a distributed run."""
 
 from __future__ import annotations
 
@@ -16,70 +16,82 @@ from ..engines.flower.workload import WORKLOAD
 from ..runs.directory import RunDirectory
 from .in_process import InProcessRun, OnProgress
 
-#: Loggers of an app's run: what the programs say, and what Flower says.
+#: Loggers whose messages go to the run's log: those of the programs and of Flower.
 _LOGGERS = ("farshore.simulations.in_process", "flwr")
 
 
-def flower_run(app: Path, changes: Mapping[str, Value], **more: Any) -> FlowerRun:
-    """The configuration of a run of the app in a folder.
+def flower_run(app: Path, overrides: Mapping[str, Value], **settings: Any) -> FlowerRun:
+    """Build the run configuration of a Flower app.
 
     Parameters
     ----------
     app : Path
-    changes : Mapping
-        Of the app's own configuration.
-    **more
+        Directory of the app.
+    overrides : Mapping
+        Values that replace those of the app's own configuration.
+    **settings
         Further settings of :class:`FlowerRun`.
 
     Raises
     ------
     ConfigError
-        It is no Flower app, is too large, or has no such setting.
+        The directory is not a Flower app, the app is too large, or it has no such setting.
     """
     project = Project.read(app)
-    project.fused(changes)
+    project.fused(overrides)
     archive = pack_app(app, project.flower)
-    return FlowerRun(archive=archive.text, digest=archive.digest, run_config=dict(changes), **more)
+    return FlowerRun(archive=archive.text, digest=archive.digest, run_config=dict(overrides), **settings)
 
 
 def simulate_app(
     config: FlowerRun, directory: Path, nodes: int, *, seed: int = 0, on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
-    """Run an app with ``nodes`` simulated nodes; returns the result.
+    """Run an app on simulated nodes and return the result.
 
-    Nodes compute one after another. They and the server share what a process has one of, such as global random
-    generators; what the app imports from its folder is forgotten at the end.
+    Nodes compute one after another. Nodes and server share the state of the process, such as global random generators.
+    Modules that the app imports from its directory are unloaded at the end.
+
+    Parameters
+    ----------
+    config : FlowerRun
+    directory : Path
+        Run directory, created by this function.
+    nodes : int
+        Number of simulated nodes.
+    seed : int
+    on_progress : callable, optional
+        Called with the progress that the server program reports.
 
     Raises
     ------
     FarshoreError
-        As for a real run.
+        As in a distributed run.
     Exception
-        Whatever the app's ServerApp raises.
+        Any error of the app's ServerApp.
     """
     names = [f"client-{i}" for i in range(nodes)]
-    info = {"workload": WORKLOAD.name, "config": config.model_dump(mode="json"), "seed": seed, "nodes": names}
-    run = RunDirectory.create(directory, {"id": directory.name, **info, "simulated": True})
+    run_info = {"workload": WORKLOAD.name, "config": config.model_dump(mode="json"), "seed": seed, "nodes": names}
+    run = RunDirectory.create(directory, {"id": directory.name, **run_info, "simulated": True})
     with ExitStack() as stack:
         ledger = stack.enter_context(run.open_ledger())
         metrics = run.open_metrics()
         stack.callback(metrics.close)
-        stack.enter_context(_logged(run.log))
-        stack.enter_context(_forgotten(directory))
-        programs = InProcessRun(
+        stack.enter_context(_log_to(run.log))
+        stack.enter_context(_restore_imports(directory))
+        in_process_run = InProcessRun(
             *(WORKLOAD, config, directory, names, seed),
             recorder=ledger.record,
             on_progress=on_progress,
             on_metrics=metrics.write,
         )
-        result = programs.run()
+        result = in_process_run.run()
     run.write_result(result)
     return result
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """What the programs and Flower say goes to the run's log."""
+def _log_to(path: Path) -> Iterator[None]:
+    """Write the messages of the programs and of Flower to the run's log within the context."""
     handler = logging.FileHandler(path, encoding="utf-8")
     loggers = [(logging.getLogger(name), logging.getLogger(name).level) for name in _LOGGERS]
     for logger, _ in loggers:
@@ -95,8 +107,8 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _forgotten(directory: Path) -> Iterator[None]:
-    """Modules and import paths of an app do not outlive its run: the next one may have the same names."""
+def _restore_imports(directory: Path) -> Iterator[None]:
+    """Unload an app's modules and import paths at the end: the next app may use the same module names."""
     try:
         yield
     finally:

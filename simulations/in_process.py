@@ -1,7 +1,7 @@
-"""The whole of a run in one process: each program a thread, channels in memory, every frame accounted as on a network.
+"""Runs all programs of a run as threads of one process, connected by in-memory channels.
 
-The programs are the ones that real nodes run; so are the messages, the frames and their sizes, the first two by which
-both sides agree on where to begin included. What is missing is time: nothing is throttled here.
+Node and server programs, messages, frames and frame sizes are those of a distributed run, including the handshake
+messages that select the checkpoint to resume from. Link speed and latency are not simulated.
 """
 
 from __future__ import annotations
@@ -9,130 +9,72 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from ..core.errors import DataError, FarshoreError, PeerLostError, RunCancelledError, RunFailedError
+from ..core.errors import FarshoreError, PeerLostError, RunCancelledError, RunFailedError
 from ..core.handshake import begin, common_step, hello, own_step, read_begin, read_hello
-from ..core.message import Array, Message
+from ..core.node_metrics import KIND as METRICS
+from ..core.node_metrics import read_metrics
+from ..core.nodes import DEFAULT_ROLE, NodeInfo, may_join, place
 from ..core.seeds import Seed
-from ..core.session import Channel, Code, RunInfo, Workload
+from ..core.session import RunInfo, Workload
 from ..core.transfer import Recorder
 from ..runs.checkpoints import CheckpointStore
+from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
-from ..wire.inbox import receive_any
+from ..wire.cohort import Cohort
 from ..wire.memory import MemoryChannel, pair
+from .in_process_sessions import InProcessNodeSession, InProcessServerSession, OnMetrics, OnProgress
+
+__all__ = ["InProcessRun", "OnMetrics", "OnProgress"]
 
 logger = logging.getLogger(__name__)
 
-OnProgress: TypeAlias = Callable[[int, int, Mapping[str, float | str]], None]
-OnMetrics: TypeAlias = Callable[[int, dict[str, float]], None]
+OnNodeMetrics: TypeAlias = Callable[[str, int, dict[str, float]], None]
 
 
-@dataclass
-class _Session:
-    """What both sides of an in-process run see."""
+@dataclass(slots=True)
+class _Program:
+    """The newest program of a node: its two channel ends and its thread."""
 
-    run: RunInfo
-    checkpoints: CheckpointStore
-    paths: Mapping[str, Path]
-    cancelled: threading.Event
-    owner: str
-    resume_step: int | None = field(default=None, kw_only=True)
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        self.checkpoints.save(step, tensors, meta)
-
-    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        return self.checkpoints.load(step)
-
-    def admit(self, code: Code) -> None:
-        """Whoever simulates on a machine runs what they chose."""
-
-    def check_cancelled(self) -> None:
-        if self.cancelled.is_set():
-            raise RunCancelledError(f"run {self.run.id} was cancelled")
-
-    def log(self, message: str) -> None:
-        logger.info("%s: %s", self.owner, message)
-
-    def data(self, name: str) -> Path:
-        try:
-            return self.paths[name]
-        except KeyError:
-            raise DataError(
-                f"{self.owner} has no data set called '{name}'", hint=f"give it one: --data {name}=PATH"
-            ) from None
-
-
-@dataclass
-class _NodeSession(_Session):
-    node: str
-    channel: Channel
-    shard: tuple[int, int]
-    #: Threads of one process: none can be a rank of its own.
-    peer_interface: str = ""
-
-
-@dataclass
-class _ServerSession(_Session):
-    channels: Mapping[str, MemoryChannel]
-    on_progress: OnProgress | None
-    on_metrics: OnMetrics | None
-    counted: Traffic | None
-
-    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]:
-        chosen = self.channels if nodes is None else {n: self.channels[n] for n in nodes}
-        return receive_any(chosen, timeout)
-
-    def dismiss(self, node: str, reason: str) -> None:
-        self.channels[node].close(reason=reason)
-
-    def readmit(self, least: int = 0) -> list[str]:
-        return []
-
-    def metrics(self, step: int, **values: float) -> None:
-        if self.on_metrics:
-            self.on_metrics(step, values)
-
-    def account(self, node: str, kind: str, step: int, size: int) -> None:
-        """Threads send each other nothing."""
-
-    def traffic(self) -> Mapping[str, int]:
-        return self.counted.bytes() if self.counted else {}
-
-    def progress(self, done: int, total: int, **values: float | str) -> None:
-        if self.on_progress:
-            self.on_progress(done, total, values)
+    session: InProcessNodeSession
+    server_end: MemoryChannel
+    node_end: MemoryChannel
+    thread: threading.Thread | None = None
 
 
 @dataclass
 class InProcessRun:
-    """A run whose nodes are threads.
+    """A run whose server is the calling thread and whose nodes are threads of the same process.
 
     Parameters
     ----------
     workload : Workload
-        The method.
+        The method to run.
     config : BaseModel
         An instance of ``workload.config``.
     directory : Path
-        Where the programs keep their checkpoints; an existing one is resumed from.
+        Directory of the programs' checkpoints and streams. If it holds checkpoints already, the run resumes from them.
     nodes : sequence of str
         Names of the nodes, in cohort order.
     seed : int
         Root of the run's seed tree.
     data : Mapping[str, Path]
-        Data sets, the same for every node and the server.
+        Paths of data sets by name, the same for all nodes and the server.
+    roles : Mapping[str, str]
+        Roles of nodes that play another than the default one.
     recorder : callable, optional
-        Gets a :class:`~farshore.core.transfer.Transfer` for every frame.
+        Called with a :class:`~farshore.core.transfer.Transfer` for every frame.
     on_progress, on_metrics : callable, optional
-        Get what the server program reports.
+        Called with the progress and metrics that the server program reports.
+    on_node_metrics : callable, optional
+        Called with node, step and figures that a node program reports.
     cancelled : threading.Event
-        Set it, from any thread, to cancel the run.
+        Cancels the run when set; any thread may set it.
     """
 
     workload: Workload
@@ -141,106 +83,191 @@ class InProcessRun:
     nodes: Sequence[str] = ("edge-0",)
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
     recorder: Recorder | None = None
     on_progress: OnProgress | None = None
     on_metrics: OnMetrics | None = None
+    on_node_metrics: OnNodeMetrics | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> dict[str, Any]:
-        """Run all programs to the end; returns the server program's result.
+    def __post_init__(self) -> None:
+        self._traffic = Traffic(self.recorder) if self.recorder else None
+        self._programs: dict[str, _Program] = {}
+        self._greeters: list[threading.Thread] = []
+        self._failures: list[BaseException] = []
+        self._epoch = 0
+        self._lock = threading.Lock()
+        self._server: InProcessServerSession | None = None
 
-        Every thread has ended when this returns or raises.
+    def run(self) -> dict[str, Any]:
+        """Run all programs to completion and return the server program's result.
+
+        All node threads have ended when this returns or raises.
 
         Raises
         ------
         FarshoreError
-            Whatever the first failing program raised; a node's failure names the node.
+            The error of the first program that failed. A node program's error names the node.
         """
-        traffic = Traffic(self.recorder) if self.recorder else None
-        pairs = {node: pair(node, recorder=traffic.record if traffic else None) for node in self.nodes}
-        server, nodes = self._sessions(pairs, traffic)
-        failures: list[BaseException] = []
-        threads = [
-            threading.Thread(target=self._run_node, name=f"node {n.node}", args=(n, pairs, failures)) for n in nodes
-        ]
-        for thread in threads:
-            thread.start()
+        infos = {
+            n: NodeInfo(n, self._role(n), shard) for n, shard in place({n: self._role(n) for n in self.nodes}).items()
+        }
+        for node in self.nodes:
+            self._programs[node] = self._program(infos[node])
+        ends = {node: program.server_end for node, program in self._programs.items()}
+        cohort = Cohort(ends, infos, may_join=may_join(self.workload))
+        self._server = server = InProcessServerSession(
+            run=self._info(0),
+            state=self._state("server"),
+            paths=self.data,
+            cancelled=self.cancelled,
+            owner="the server",
+            cohort=cohort,
+            on_progress=self.on_progress,
+            on_metrics=self.on_metrics,
+            traffic_counter=self._traffic,
+        )
+        for program in self._programs.values():
+            self._start(program)
         result: dict[str, Any] = {}
         lost: FarshoreError | None = None
         try:
-            _agree(server, together=self.workload.on_lost_node == "restart")
+            self._exchange_checkpoints(server)
             result = self.workload.server_program(server, self.config)
         except (PeerLostError, RunFailedError) as error:
             lost = error
         finally:
-            # Whatever the server program left unsaid, nobody may wait for it: an open channel would block the join.
-            for mine, _ in pairs.values():
-                mine.close()
-            for thread in threads:
-                thread.join()
-        if failures:
-            raise failures[0]
+            self._end(cohort)
+        if self._failures:
+            raise self._failures[0]
         if lost is not None:
             raise lost
         return result
 
-    def _sessions(
-        self, pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]], traffic: Traffic | None
-    ) -> tuple[_ServerSession, list[_NodeSession]]:
-        stores = {name: CheckpointStore(self.directory / name) for name in ("server", *self.nodes)}
-        info = RunInfo(self.directory.name, self.workload.name, Seed(self.seed), 0, tuple(self.nodes), self.directory)
-        shared: dict[str, Any] = {"run": info, "paths": self.data, "cancelled": self.cancelled}
-        server = _ServerSession(
-            **shared,
-            checkpoints=stores["server"],
-            owner="the server",
-            channels={node: mine for node, (mine, _) in pairs.items()},
-            on_progress=self.on_progress,
-            on_metrics=self.on_metrics,
-            counted=traffic,
-        )
-        nodes = [
-            _NodeSession(
-                **shared,
-                checkpoints=stores[node],
-                owner=f"node '{node}'",
-                node=node,
-                channel=pairs[node][1],
-                shard=(place, len(self.nodes)),
-            )
-            for place, node in enumerate(self.nodes)
-        ]
-        return server, nodes
+    def kill(self, node: str) -> None:
+        """Kill the program of a node, as a crash would, and start it again; from any thread but the node's own.
 
-    def _run_node(
-        self,
-        session: _NodeSession,
-        pairs: Mapping[str, tuple[MemoryChannel, MemoryChannel]],
-        failures: list[BaseException],
-    ) -> None:
+        Only for workloads that continue without lost nodes: the server program sees a loss and then a return.
+        """
+        with self._lock:
+            program = self._programs[node]
+        program.server_end.fail(PeerLostError(f"node {node}: its program was killed"))
+        program.node_end.fail(PeerLostError(f"node {node}: this program was killed"))
+        if program.thread is not None:
+            program.thread.join()
+        self._bring_in(replace(program.session.info))
+
+    def join(self, node: str, role: str = DEFAULT_ROLE) -> None:
+        """Let another node join the run in progress; from any thread."""
+        with self._lock:
+            count = sum(p.session.info.role == role for p in self._programs.values())
+        self._bring_in(NodeInfo(node, role, (count, count + 1)))
+
+    def _bring_in(self, info: NodeInfo) -> None:
+        """Start a program and offer its channel to the server program once the two ends have shaken hands."""
+        server = self._server
+        assert server is not None, "the run is not in progress"
+        with self._lock:
+            self._epoch += 1
+            program = self._programs[info.name] = self._program(info, self._epoch)
+        self._start(program)
+
+        def greet() -> None:
+            try:
+                steps = read_hello(program.server_end.receive(), info.name, torch=False)
+                program.server_end.send(begin(own_step(steps, server.newest_step)))
+            except PeerLostError:
+                return
+            server.cohort.offer(info.name, program.server_end, info)
+
+        thread = threading.Thread(target=greet, name=f"greet {info.name}")
+        self._greeters.append(thread)
+        thread.start()
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _role(self, node: str) -> str:
+        return self.roles.get(node, DEFAULT_ROLE)
+
+    def _info(self, epoch: int) -> RunInfo:
+        return RunInfo(
+            self.directory.name, self.workload.name, Seed(self.seed), epoch, tuple(self.nodes), self.directory
+        )
+
+    def _state(self, owner: str) -> StateStore:
+        folder = self.directory / owner
+        return StateStore(CheckpointStore(folder), folder / "streams")
+
+    def _program(self, info: NodeInfo, epoch: int = 0) -> _Program:
+        record = self._traffic.record if self._traffic else None
+        server_end, node_end = pair(info.name, recorder=record, attempt=epoch)
+        server_end.handlers = {METRICS: lambda message: self._node_metrics(info.name, message)}
+        session = InProcessNodeSession(
+            run=self._info(epoch),
+            state=self._state(info.name),
+            paths=self.data,
+            cancelled=self.cancelled,
+            owner=f"node '{info.name}'",
+            info=info,
+            channel=node_end,
+        )
+        return _Program(session, server_end, node_end)
+
+    def _node_metrics(self, node: str, message: Any) -> None:
+        figures = read_metrics(message, node)
+        if self.on_node_metrics:
+            self.on_node_metrics(node, message.step, figures)
+
+    def _start(self, program: _Program) -> None:
+        session = program.session
+        program.thread = threading.Thread(target=self._run_node, name=f"node {session.node}", args=(session,))
+        program.thread.start()
+
+    def _run_node(self, session: InProcessNodeSession) -> None:
         try:
-            session.channel.send(hello(session.checkpoints.steps()))
-            session.resume_step = read_begin(session.channel.receive())
+            session.channel.send(hello(session.state.steps()))
+            session.begin_from(read_begin(session.channel.receive()))
             self.workload.node_program(session, self.config)
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
-            failures.append(_named(error, session.owner))
-            for theirs, _ in pairs.values():  # no lost peer: that, a method may go on without
-                theirs.fail(RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}"))
+            self._failures.append(_with_owner(error, session.owner))
+            # Not a PeerLostError: a method may continue without a lost peer, and this failure must end the run.
+            failure = RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}")
+            for program in list(self._programs.values()):
+                program.server_end.fail(failure)
+        finally:
+            session.state.close()
+
+    def _exchange_checkpoints(self, server: InProcessServerSession) -> None:
+        """Collect the nodes' checkpoint steps, choose the resume step and send it to each node.
+
+        It is the newest step that all programs hold or, where the workload continues without lost nodes, the server's
+        newest.
+        """
+        channels, server_steps = server.cohort.channels, server.state.steps()
+        node_steps = {node: read_hello(channel.receive(), node, torch=False) for node, channel in channels.items()}
+        from_common_step = self.workload.on_lost_node == "restart"
+        server.begin_from(
+            common_step(server_steps, node_steps) if from_common_step else max(server_steps, default=None)
+        )
+        for node, channel in channels.items():
+            channel.send(begin(own_step(node_steps[node], server.resume_step)))
+
+    def _end(self, cohort: Cohort) -> None:
+        """Close all channels, which unblocks node programs that still receive, and wait for all threads."""
+        for channel in (*cohort.channels.values(), *cohort.waiting()):
+            channel.close()
+        for program in self._programs.values():
+            program.server_end.close()
+        for thread in (*self._greeters, *(p.thread for p in self._programs.values() if p.thread is not None)):
+            thread.join()
+        assert self._server is not None
+        self._server.state.close()
 
 
-def _agree(server: _ServerSession, *, together: bool) -> None:
-    """Hear every node's checkpoints and tell all of them where to begin, as a run process does."""
-    held = {node: read_hello(channel.receive(), node, torch=False) for node, channel in server.channels.items()}
-    own = server.checkpoints.steps()
-    server.resume_step = common_step(own, held) if together else max(own, default=None)
-    for node, channel in server.channels.items():
-        channel.send(begin(own_step(held[node], server.resume_step)))
-
-
-def _named(error: BaseException, owner: str) -> BaseException:
-    """The failure of a node program as its run's: of the same kind where farshore raised it, and naming the node."""
+def _with_owner(error: BaseException, owner: str) -> BaseException:
+    """Add the failing program to an error's message; errors that are not farshore's become a RunFailedError."""
     if isinstance(error, RunCancelledError):
         return error
     if isinstance(error, FarshoreError):

@@ -1,4 +1,4 @@
-"""What a message would cost on a channel."""
+"""Sizes that a message has on a channel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from ..wire.pack import Packed, pack
 
 
 class Size(NamedTuple):
-    """The ledger's three sizes of a frame, and the encodings in it."""
+    """Sizes of a frame in bytes, as in the ledger, and the encodings in it.
+
+    Attributes
+    ----------
+    dense : int
+        Tensors at full precision.
+    payload : int
+        Tensors as encoded.
+    frame : int
+        The whole frame with prefix and header.
+    encoding : str
+    """
 
     dense: int
     payload: int
@@ -19,42 +30,42 @@ class Size(NamedTuple):
 
 
 def size_of(packed: Packed) -> Size:
-    """The sizes that a channel would record."""
+    """Return the sizes that a channel would record for a packed message."""
     frame = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
     return Size(packed.dense_bytes, packed.payload_bytes, frame, packed.encoding)
 
 
 class Sizer:
-    """Sizes of messages; those of the same shapes, whose tensors travel raw, are packed once.
+    """Computes the sizes of messages, and caches them for messages whose size does not depend on their values.
 
-    A raw tensor has the bytes of its shape, and a header those of its numbers' lengths in bits.
+    The size of an unencoded tensor depends on its shape and dtype, that of a header on the bit lengths of its numbers.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], Size] = {}
+        self._cache: dict[tuple[object, ...], Size] = {}
 
     def size(self, message: Message) -> Size:
-        """The sizes that a channel would record."""
-        key = _shape(message)
+        """Return the sizes that a channel would record for a message."""
+        key = _cache_key(message)
         if key is None:
             return size_of(pack(message))
-        if key not in self._known:
-            self._known[key] = size_of(pack(message))
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = size_of(pack(message))
+        return self._cache[key]
 
 
-def _shape(message: Message) -> tuple[object, ...] | None:
-    """The same for messages of the same sizes; None if the content decides."""
-    shape: list[object] = [message.kind, message.round.bit_length(), message.step.bit_length(), message.micro]
+def _cache_key(message: Message) -> tuple[object, ...] | None:
+    """Return a key that is equal for messages of equal size; None if the size depends on the values."""
+    key_parts: list[object] = [message.kind, message.round.bit_length(), message.step.bit_length(), message.micro]
     for name, value in message.fields.items():
         if isinstance(value, int):
-            shape += [name, value < 0, value.bit_length()]
+            key_parts += [name, value < 0, value.bit_length()]
         elif isinstance(value, float):
-            shape.append(name)
+            key_parts.append(name)
         else:
             return None
     for name, tensor in message.tensors.items():
         if tensor.encoding is not None:
             return None
-        shape += [name, tensor.array.dtype, tensor.array.shape, tensor.dtype]
-    return tuple(shape)
+        key_parts += [name, tensor.array.dtype, tensor.array.shape, tensor.dtype]
+    return tuple(key_parts)

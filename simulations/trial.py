@@ -13,25 +13,29 @@ from ..runs.directory import RunDirectory
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What to simulate and where; JSON-able.
+    """Arguments of a simulation; can be serialized to JSON.
 
     Attributes
     ----------
     arm : str
+        Name of the scenario's arm.
     seed : int
     directory : str
+        Run directory.
     workload : str
+        Name of the method.
     config : dict
-        Resolved.
+        Configuration of the method with all defaults filled in.
     clients : int
+        Number of clients.
     data : dict
         Paths of data sets by name.
     workers : int
-        Processes that play the clients; 1 = the trial's own.
+        Number of processes that train the clients; 1 = the trial's own process.
     backend, address : str
         See :class:`~farshore.simulations.federated.simulation.Simulation`.
     devices : dict or None
-        Resolved; see :class:`~farshore.simulations.clock.Devices`.
+        Resolved :class:`~farshore.simulations.clock.Devices`.
     """
 
     arm: str
@@ -48,38 +52,38 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Display name."""
         return f"{self.arm}, seed {self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For the process that runs it."""
+        """Return the trial as a dict, to send it to a trial process."""
         return asdict(self)
 
     def finished(self) -> bool:
-        """Whether its directory holds the result of this very trial.
+        """Whether the directory holds the result of this trial.
 
         Raises
         ------
         ConfigError
-            The directory holds another one.
+            The directory holds a run with other settings.
         """
         path = Path(self.directory)
         if not (path / "run.json").exists():
             return False
         run = RunDirectory.open(path)
         info = run.info
-        mine = {"workload": self.workload, "config": self.config, "seed": self.seed, "clients": self.clients}
-        mine["devices"] = self.devices
-        differing = [name for name, value in mine.items() if info.get(name) != value]
+        expected = {"workload": self.workload, "config": self.config, "seed": self.seed, "clients": self.clients}
+        expected["devices"] = self.devices
+        differing = [name for name, value in expected.items() if info.get(name) != value]
         if differing:
             raise ConfigError(
-                f"{path} holds a trial with another {' and '.join(differing)}",
-                hint="give another folder: --out DIR",
+                f"{path} holds a trial that differs in {', '.join(differing)}",
+                hint="choose another directory: --out DIR",
             )
         return run.result is not None
 
 
 def folder_of(arm: str, seed: int) -> str:
-    """A folder's name for an arm and a seed."""
-    words = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-.")
-    return f"{words or 'arm'}-seed-{seed}"
+    """Return the directory name for an arm and a seed."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-.")
+    return f"{slug or 'arm'}-seed-{seed}"

@@ -1,4 +1,4 @@
-"""A process that works through trials, ``farshore.simulations.trial_process``; spawned by an experiment."""
+"""Entry point of a trial process, which runs one trial after another for an experiment."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from .federated.simulation import Simulation
 
 
 def main() -> int:
-    """Run every trial that comes, until the parent is gone; returns the exit code of the first that failed."""
+    """Run each trial that the parent sends until one fails; return that trial's exit code.
+
+    The process ends when the parent does.
+    """
     parent = Parent.find()
-    wanted: SimpleQueue[Json] = SimpleQueue()
-    first = parent.first()
-    parent.listen(wanted.put)
-    message = first
+    messages: SimpleQueue[Json] = SimpleQueue()
+    message = parent.first()
+    parent.listen(messages.put)
     while True:
         try:
             result = _run(parent, message["trial"])
         except Exception as error:
             return int(parent.failed(error))
         parent.send({"type": "finished", "result": result})
-        message = wanted.get()
+        message = messages.get()
 
 
 def _run(parent: Parent, trial: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real server and real nodes, each a process of its own, over TLS on loopback."""
+"""Fixtures: a real server and real nodes, each in a process of its own, over TLS on loopback."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SPAWN = multiprocessing.get_context("spawn")
 ENDED = {"finished", "failed", "cancelled", "interrupted"}
 
 
-def _until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Wait until ``what()`` is true and return it."""
+def _until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait until ``condition()`` is true and return its value."""
     end = time.monotonic() + seconds
-    while not (value := what()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.05)
     return value
 
 
 def children(pid: int) -> list[psutil.Process]:
-    """All descendants of a process."""
+    """Return all descendants of a process."""
     return psutil.Process(pid).children(recursive=True)
 
 
 @dataclass
 class Cloud:
-    """One server and its nodes."""
+    """A server and its nodes, as processes."""
 
     folder: Path
     options: ServeOptions
@@ -57,7 +57,7 @@ class Cloud:
         self.server = _SPAWN.Process(target=serve, args=(self.options,), name="server")
         self.server.start()
         _until((self.options.home / "address").exists, 90)
-        # The same port after a restart, as an operator would have it.
+        # Keep the port across restarts, as a configured server would.
         self.options = replace(self.options, port=int(self.local.address.rpartition(":")[2]))
         return self
 
@@ -69,7 +69,7 @@ class Cloud:
         return AdminClient.local(self.options.home)
 
     def submitter(self) -> AdminClient:
-        """Somebody who has a copy of the admin token, and of the certificate."""
+        """Connect as a submitter with copies of the admin token and the certificate."""
         token = (self.options.home / "admin.token").read_text().strip()
         return AdminClient(self.local.address, token, self.local.certificate)
 
@@ -102,23 +102,23 @@ class Cloud:
             return admin.run(run_id)
 
     def when(self, run_id: str, *states: str, done: int = 0, seconds: float = 40.0) -> pb.RunInfo:
-        def look() -> pb.RunInfo | None:
+        def check() -> pb.RunInfo | None:
             info = self.run(run_id)
             assert info.state in states or info.state not in ENDED, f"{info.state}: {info.reason}\n{self.log(info)}"
             return info if info.state in states and info.done >= done else None
 
-        return _until(look, seconds)
+        return _until(check, seconds)
 
     def log(self, run: pb.RunInfo) -> str:
         path = Path(run.directory) / "log.txt"
         return path.read_text() if path.exists() else ""
 
     def down(self) -> None:
-        everyone = [*self.agents.values(), *([self.server] if self.server else [])]
-        for process in everyone:
+        processes = [*self.agents.values(), *([self.server] if self.server else [])]
+        for process in processes:
             if process.is_alive() and process.pid:
                 os.kill(process.pid, signal.SIGTERM)
-        for process in everyone:
+        for process in processes:
             process.join(6)
             if process.is_alive():
                 process.kill()
@@ -131,7 +131,7 @@ class Proxy:
     Attributes
     ----------
     rate : float
-        Most bytes per second of each connection on its way to the target; 0 = any.
+        Maximum bytes per second of each connection toward the target; 0 = unlimited.
     """
 
     def __init__(self, target: str, rate: float = 0.0) -> None:
@@ -156,10 +156,10 @@ class Proxy:
                 with self._lock:
                     self._pairs.append((near, far))
                 for source, sink, rate in ((near, far, self.rate), (far, near, 0.0)):
-                    threading.Thread(target=self._carry, args=(source, sink, rate), name="proxy", daemon=True).start()
+                    threading.Thread(target=self._forward, args=(source, sink, rate), name="proxy", daemon=True).start()
 
     @staticmethod
-    def _carry(source: socket.socket, sink: socket.socket, rate: float) -> None:
+    def _forward(source: socket.socket, sink: socket.socket, rate: float) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 11 if rate else 1 << 16):
                 if rate:
@@ -170,19 +170,19 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> int:
-        """Cut all connections; returns how many were alive."""
+        """Cut all connections; returns how many were open."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
-        alive = 0
+        count = 0
         for near, far in pairs:
             with contextlib.suppress(OSError):
                 near.getpeername()
-                alive += 1
+                count += 1
             for end in (near, far):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
-        return alive
+        return count
 
     def close(self) -> None:
         self._listener.close()
@@ -191,7 +191,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[..., Proxy]]:
-    """``proxy(address, rate=0.0)``: a TCP proxy in front of it."""
+    """``proxy(address, rate=0.0)``: start a TCP proxy in front of ``address``."""
     proxies: list[Proxy] = []
 
     def make(target: str, rate: float = 0.0) -> Proxy:
@@ -199,55 +199,55 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
         return proxies[-1]
 
     yield make
-    for one in proxies:
-        one.close()
+    for instance in proxies:
+        instance.close()
 
 
 @contextlib.contextmanager
 def _clouds(folder: Path) -> Iterator[Callable[..., Cloud]]:
     clouds: list[Cloud] = []
 
-    def begin(**options: Any) -> Cloud:
+    def start_cloud(**options: Any) -> Cloud:
         home = folder / f"server-{len(clouds)}"
         clouds.append(Cloud(folder, ServeOptions(**{"home": home, "port": 0, "heartbeat_seconds": 0.5, **options})))
         return clouds[-1].up()
 
     try:
-        yield begin
+        yield start_cloud
     finally:
-        for one in clouds:
-            one.down()
+        for instance in clouds:
+            instance.down()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
-    """``start(**options)``: a server with such options; stopped, with its nodes, at the end of the test."""
-    with _clouds(tmp_path) as begin:
-        yield begin
+    """``start(**options)``: start a server; it is stopped, with its nodes, at the end of the test."""
+    with _clouds(tmp_path) as start_cloud:
+        yield start_cloud
 
 
 @pytest.fixture(scope="module")
 def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cloud]]:
-    """As ``start``, for all tests of a file."""
-    with _clouds(tmp_path_factory.mktemp("cloud")) as begin:
-        yield begin
+    """Like ``start``, but shared by all tests of a module."""
+    with _clouds(tmp_path_factory.mktemp("cloud")) as start_cloud:
+        yield start_cloud
 
 
 @pytest.fixture
 def cloud(start: Callable[..., Cloud]) -> Cloud:
-    """A server with TLS and heartbeats of half a second."""
+    """A server with TLS and a heartbeat interval of 0.5 s."""
     return start()
 
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """``until(what, seconds=30)``: wait until ``what()`` is true and return it."""
+    """``until(condition, seconds=30)``: wait until ``condition()`` is true and return its value."""
     return _until
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """torch computes in one thread: the number of threads is part of the bits."""
+    """Limit torch to one thread: results depend on the number of threads, bit for bit."""
     import torch
 
     before = torch.get_num_threads()

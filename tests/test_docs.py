@@ -1,4 +1,4 @@
-"""The pages say what the code does: links lead somewhere, sizes and names are the real ones, commands exist."""
+"""The documentation matches the code: links resolve, sizes, names and measurements agree, commands exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import get_args
 import pytest
 import yaml
 
-from farshore.cli.init import filled
+from farshore.cli.init import render_templates
 from farshore.cli.settings import resolve
 from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
 from farshore.engines.federated.config import Uplink
 from farshore.reports.links import LINKS
-from farshore.simulations.scenario import parse as parse_scenario
+from farshore.simulations.scenario import parse_scenario
 from farshore.wire.encodings import parse
 from farshore.wire.frame import PREFIX_BYTES, FrameType
 from farshore.wire.limits import DEFAULT
@@ -29,12 +29,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_wire_page_has_the_real_sizes() -> None:
+def test_the_wire_page_has_the_sizes_of_the_code() -> None:
     page = (ROOT / "docs" / "wire.md").read_text()
     assert f"{PREFIX_BYTES} bytes of prefix" in page
     rows = re.findall(
@@ -61,15 +61,15 @@ def test_the_encodings_of_the_wire_page_exist() -> None:
         parse(name.replace(":W", ":4").replace(":R", ":4").replace(":F", ":0.1"), lengths=[1])
 
 
-def test_the_commands_of_the_pages_exist() -> None:
-    said = set()
+def test_documented_commands_exist() -> None:
+    documented = set()
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
             for line in re.findall(r"^farshore ([^#\n]*)", block, re.M):
-                said.add(tuple(re.match(r"((?:[a-z]+ ?)+)", line)[1].split()[:2]))  # type: ignore[index]
+                documented.add(tuple(re.match(r"((?:[a-z]+ ?)+)", line)[1].split()[:2]))  # type: ignore[index]
     known = _commands()
-    assert len(said) > 8
-    for words in said:
+    assert len(documented) > 8
+    for words in documented:
         assert words[:1] in known, words
         assert words[:1] not in known or words[:2] in known or _takes_arguments(words[0]), words
 
@@ -80,9 +80,9 @@ def _commands() -> set[tuple[str, ...]]:
         "for name, c in typer.main.get_command(app).commands.items():\n"
         "    print(name, *getattr(c, 'commands', {}))"
     )
-    told = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
     found: set[tuple[str, ...]] = set()
-    for line in told.splitlines():
+    for line in listing.splitlines():
         name, *inner = line.split()
         found |= {(name,), *((name, word) for word in inner)}
     return found
@@ -92,36 +92,36 @@ def _takes_arguments(command: str) -> bool:
     return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate"}
 
 
-def test_the_tutorial_shows_what_init_writes() -> None:
-    """Every piece of code on the page stands in the module that 'farshore init server_momentum' makes."""
+def test_the_tutorial_shows_the_template() -> None:
+    """Every code block of the page occurs in the module written by 'farshore init server_momentum'."""
     page = (ROOT / "docs" / "own-method.md").read_text()
-    pieces = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert pieces
-    module = filled("server_momentum")[0]
-    assert all(piece in module for piece in pieces)
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert blocks
+    module = render_templates("server_momentum")[0]
+    assert all(block in module for block in blocks)
 
 
-def test_the_scenario_of_the_page_is_one() -> None:
+def test_the_scenario_of_the_simulation_page_is_valid() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
     scenario = parse_scenario(text, "docs/simulating.md")
     for arm in scenario.arms:
         resolve(load(scenario.method).config, scenario.values(arm), ())
 
 
-def test_the_links_of_the_reports_page_are_the_real_ones() -> None:
+def test_the_link_table_of_the_reports_page_matches_the_code() -> None:
     page = (ROOT / "docs" / "reports.md").read_text()
     for link in LINKS:
-        told = link.profile
-        row = f"| {link.name} | {told.down_mbps:g} / {told.up_mbps:g} | {2 * told.latency_ms:g} ms |"
+        profile = link.profile
+        row = f"| {link.name} | {profile.down_mbps:g} / {profile.up_mbps:g} | {2 * profile.latency_ms:g} ms |"
         assert row in page, row
-        for joule in (told.up_joule_per_mb, told.down_joule_per_mb):
+        for joule in (profile.up_joule_per_mb, profile.down_joule_per_mb):
             assert not joule or f"{joule / 8 * 1000:g}" in page
 
 
 ENCODINGS = (ROOT / "docs" / "update-encodings.md").read_text()
 
 
-def test_the_commands_about_encodings_are_configurations() -> None:
+def test_documented_encoding_commands_are_valid() -> None:
     commands = re.findall(r"^farshore (?:run|simulate) vhl (.*)$", ENCODINGS, re.M)
     assert len(commands) >= 5
     for words in commands:
@@ -136,25 +136,25 @@ def test_the_commands_about_encodings_are_configurations() -> None:
         resolve(load("vhl").config, {}, ["uplink=topk", "uplink.fraction=0.05"])
 
 
-def test_the_encodings_that_can_be_chosen_are_explained() -> None:
+def test_every_update_encoding_is_documented() -> None:
     rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| [^|]* \|$", ENCODINGS.partition("## What each")[2], re.M)
-    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert told == set(get_args(Uplink.model_fields["encoding"].annotation))
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert documented == set(get_args(Uplink.model_fields["encoding"].annotation))
 
 
-def test_the_figures_about_encodings_are_those_that_were_measured() -> None:
+def test_the_encoding_table_matches_the_measurements() -> None:
     measured = json.loads((ROOT / "benchmarks" / "measured" / "update_encodings.json").read_text())["figures"]
     arms = {arm["name"]: arm for arm in measured["arms"]}
     cost = {c["name"]: c for c in measured["cost"] if c["state"].startswith("1.66 M")}
     cells = re.findall(r"^\| (`[^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", ENCODINGS, re.M)
-    rows = {name.replace("`", ""): tuple(told) for name, *told in cells}
+    rows = {name.replace("`", ""): tuple(values) for name, *values in cells}
     assert rows.keys() == {name.partition(", ")[2] for name in arms}
-    for name, told in rows.items():
+    for name, row in rows.items():
         ends, times = cost.get(name), measured["volumes"][f"FedAvg, {name}"]["compression"]["up"]
         scores = []
         for method in ("FedAvg", "FedAvg + VHL", "SCAFFOLD"):
-            apart = measured["differences"][f"{method}, {name}"]["last10"]
-            error = statistics.stdev(apart) / len(apart) ** 0.5
+            differences = measured["differences"][f"{method}, {name}"]["last10"]
+            error = statistics.stdev(differences) / len(differences) ** 0.5
             raw = f"{100 * arms[f'{method}, raw']['last10']['mean']:.1f} %"
-            scores.append(raw if name == "raw" else f"{statistics.fmean(apart):+.1f} ± {error:.1f}")
-        assert told == (f"{times:.1f}", *scores, f"{1e3 * (ends['write'] + ends['read']):.1f}" if ends else "–")
+            scores.append(raw if name == "raw" else f"{statistics.fmean(differences):+.1f} ± {error:.1f}")
+        assert row == (f"{times:.1f}", *scores, f"{1e3 * (ends['write'] + ends['read']):.1f}" if ends else "–")

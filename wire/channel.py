@@ -1,14 +1,15 @@
-"""A channel: numbered frames, kept until the other program took them, replayed when a connection breaks.
+"""A channel: numbered frames, kept until the other program took them, retransmitted when a connection breaks.
 
 The channel does no input or output itself. Connections come and go (:meth:`Channel.attach`); each is pumped by an I/O
-thread that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send` and
-:meth:`~Channel.receive`.
+thread that feeds arriving chunks in and asks for chunks to send. Programs only ever see :meth:`~Channel.send`,
+:meth:`~Channel.publish` and :meth:`~Channel.receive`; the methods of :class:`ConnectionSide` are the connection's.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from ..core.errors import PeerLostError
@@ -16,23 +17,23 @@ from ..core.message import Message
 from ..core.transfer import Direction, Recorder
 from .chunks import CHUNK_BYTES, cut
 from .connection import Connection
+from .connection_side import ConnectionSide
 from .frame import PREFIX_BYTES, FrameType, make_prefix
-from .inbox import Inbox, receive_any
+from .inbox import receive_any
 from .ledger_recorder import LedgerRecorder
 from .limits import DEFAULT, Limits
-from .outbox import Outbox
 from .pack import Packed, Summary, pack, unpack
 
 __all__ = ["WINDOW_BYTES", "Channel", "receive_any"]
 
-#: Bytes that may be on their way, or wait for the other program, per channel and direction: what a gigabit link moves
-#: in a quarter of a second. Two messages of 16 MiB fit, so one travels while the other is taken.
+#: Bytes that may be in flight or wait for the other program, per channel and direction: what a gigabit link moves in a
+#: quarter of a second. Two messages of 16 MiB fit, so one travels while the program takes the other.
 WINDOW_BYTES = 33 << 20
 
 _NO_ROOM = "the other program does not take what was sent before"
 
 
-class Channel:
+class Channel(ConnectionSide):
     """One end of a conversation; implements :class:`farshore.core.session.Channel`.
 
     Parameters
@@ -40,19 +41,19 @@ class Channel:
     peer : str
         Name of the other end.
     node : str
-        Name of the node at whichever end, for the ledger.
+        Name of the node, at whichever end it is, for the ledger.
     side : {"server", "node"}
         Which end this is.
     epoch : int
-        Frames of another epoch are refused; a peer in a later one means that this end's program is outdated.
+        The run's restart epoch. Frames of another epoch are refused; a peer in a later one means that this end's
+        program is outdated.
     window_bytes : int
-        Most bytes that the other program has not taken yet, so what either end holds is bounded even when a program
-        stalls; one larger frame may travel alone. The same at both ends.
+        Most bytes that the other program has not taken yet, so that what either end holds is bounded even when a
+        program stalls; one larger frame may travel alone. The same at both ends.
     recorder : Recorder, optional
         Gets a row per frame in either direction; the run process gives one, nodes do not.
     chunk_bytes : int
-        Size of the chunks that frames are cut into; a slow link wants smaller ones, so that the other end sees
-        progress.
+        Size of the chunks that frames are cut into; on a slow link smaller ones show the other end progress.
     """
 
     def __init__(
@@ -67,33 +68,13 @@ class Channel:
         recorder: Recorder | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self.peer = peer
+        outward: Direction = "down" if side == "server" else "up"
+        super().__init__(peer, epoch, outward, LedgerRecorder(node, epoch, recorder), window_bytes, limits)
         self.node = node
-        self.epoch = epoch
-        self.limits = limits
-        self.inbox = Inbox()
-        self.outward: Direction = "down" if side == "server" else "up"
-        self.inward: Direction = "up" if side == "server" else "down"
-        self.accounts = LedgerRecorder(node, epoch, recorder)
         self.chunk_bytes = chunk_bytes
-        self.lock = threading.Condition()
-        self.outbox = Outbox(window_bytes)
+        #: Message kinds that do not go to the program: kind -> function that gets the message, in receive().
+        self.handlers: Mapping[str, Callable[[Message], None]] = {}
         self._sending = threading.Lock()  # frames leave in the order of their numbers
-        #: Number of the last frame that arrived, and of the last that this side's program took.
-        self.received = self.taken = 0
-        #: Bytes of what was taken, and of what the other side was told of.
-        self._taken_bytes = self._told_bytes = 0
-        #: Whether somebody here waits for the other program to take everything.
-        self.asking = False
-        self._attachment: Connection | None = None
-        self._closed = False
-        self.reason = ""
-        #: How many connections have worked so far.
-        self.greetings = 0
-        #: Whether the peer said goodbye.
-        self.peer_left = False
-
-    # ---- what programs see ---------------------------------------------------------------------------------------
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Queue a message; blocks while the window is full. The message's arrays may be changed afterwards.
@@ -110,26 +91,55 @@ class Channel:
         packed = pack(message, self.limits)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         with self._sending:
-            with self.lock:
+            with self._lock:
                 self._check_open()
-                if timeout is not None and timeout <= 0 and not self.outbox.fits(size):
+                if timeout is not None and timeout <= 0 and not self._outbox.fits(size):
                     raise TimeoutError(_NO_ROOM)
-                sequence, told, told_bytes = self.outbox.next, self.taken, self._taken_bytes
-            # Copying and summing up take a while, during which what was sent before makes room, and chunks can arrive.
-            chunks = self._cut(packed, sequence, told)
-            with self.lock:
+                sequence, (taken, taken_bytes) = self._outbox.next, self.inbox.taken()
+            # Copying and hashing take a while, during which earlier frames may make room and chunks may arrive.
+            chunks = self._cut(packed, sequence, taken)
+            with self._lock:
                 self._wait_for_room(size, timeout)
-                self.outbox.put(chunks, size)
-                # Told only now: while this frame waited, acknowledgements had to leave by themselves.
-                self._told_bytes = max(self._told_bytes, told_bytes)
-                attachment = self._attachment
-            place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
-            self.accounts.data(self.outward, packed, place, size)
-        if attachment is not None:
-            attachment.wake()
+                self._outbox.put(chunks, size)
+                # Only now: while this frame waited, acknowledgements had to leave on their own.
+                self._acknowledged_bytes = max(self._acknowledged_bytes, taken_bytes)
+                connection = self._connection
+            self._recorder.data(self.outward, packed, _place(message), size)
+        if connection is not None:
+            connection.wake()
+
+    def publish(self, key: str, message: Message) -> None:
+        """Queue a message that supersedes an earlier one of the same key; never blocks.
+
+        An earlier published message of ``key`` that has not left yet is dropped, and so is one that has arrived but
+        was not received: a slow receiver gets the newest. Messages keep their order otherwise.
+
+        Raises
+        ------
+        PeerLostError
+            The other program is gone for good.
+        WireError
+            The message is beyond the limits.
+        """
+        packed = pack(message, self.limits, key)
+        size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
+        with self._sending:
+            with self._lock:
+                self._check_open()
+                sequence, (taken, _) = self._outbox.next, self.inbox.taken()
+            chunks = self._cut(packed, sequence, taken)
+            with self._lock:
+                self._check_open()
+                if (stale := self._outbox.unsent(key)) is not None:
+                    self._supersede(key, stale, taken)
+                record = lambda: self._recorder.data(self.outward, packed, _place(message), size)  # noqa: E731
+                self._outbox.publish(key, chunks, size, record)
+                connection = self._connection
+        if connection is not None:
+            connection.wake()
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message; blocks. Raw tensors are read-only views of what arrived.
+        """The next message; blocks. Raw tensors are read-only views of the received bytes.
 
         Raises
         ------
@@ -140,121 +150,115 @@ class Channel:
         WireError
             The message breaks the format.
         """
-        header, payload, size = self.inbox.take(timeout)
-        message = unpack(header, payload, self.limits)
-        with self.lock:
-            self.taken += 1
-            self._taken_bytes += size
-            attachment = self._attachment
-            if attachment is not None and not attachment.should_tell(self.untold, self.outbox.window_bytes):
-                attachment = None
-        if attachment is not None:
-            attachment.acknowledge()
-        return message
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if isinstance(frame.header, Exception):
+                raise frame.header
+            message = unpack(frame.header, frame.payload, self.limits)
+            with self._lock:
+                connection = self._connection
+                unacknowledged = self.inbox.taken()[1] - self._acknowledged_bytes
+            if connection is not None and connection.should_acknowledge(unacknowledged):
+                connection.acknowledge()
+            if (handler := self.handlers.get(message.kind)) is None:
+                return message
+            handler(message)
 
     def close(self, timeout: float = 5.0, reason: str = "") -> None:
-        """Say goodbye after everything sent was taken, or after ``timeout`` seconds; idempotent.
+        """Say goodbye once everything sent was taken, or after ``timeout`` seconds; idempotent.
 
         Parameters
         ----------
         reason : str
-            Told to the other program, whose next receive ends with it.
+            Reaches the other program, whose next receive ends with it.
         """
-        with self.lock:
-            if self.outbox and not self._stopped():
+        with self._lock:
+            if self._outbox and not self.stopped:
                 self._ask()
-            self.lock.wait_for(lambda: self._stopped() or self._all_taken(), timeout)
-            self.reason = self.reason or reason
-            if self._attachment is not None:
-                self._attachment.say_goodbye()  # first: who finds the channel closed writes no more
+            self._lock.wait_for(lambda: self.stopped or self._all_taken(), timeout)
+            self._reason = self._reason or reason
+            if self._connection is not None:
+                self._connection.say_goodbye()  # first: a writer that finds the channel closed writes no more
             self._closed = True
-            self.lock.notify_all()
-        words = f"the channel to {self.peer} is closed" + (f": {self.reason}" if self.reason else "")
-        self.inbox.fail(PeerLostError(words))
-
-    def _all_taken(self) -> bool:
-        # Between two connections the goodbye would get lost; one that never was needs none.
-        connected = self._attachment is not None and self._attachment.greeted
-        return not self.outbox and (connected or not self.greetings)
-
-    def _wait_for_room(self, size: int, timeout: float | None) -> None:
-        if not self.outbox.fits(size) and not self._stopped():
-            if size > self.outbox.window_bytes - self.outbox.window_bytes // 4:
-                self._ask()  # else a quarter of the window is taken before this can block for long, and told
-            room = self.lock.wait_for(lambda: self.outbox.fits(size) or self._stopped(), timeout)
-            self.asking = False
-            if not room:
-                raise TimeoutError(_NO_ROOM)
-        self._check_open()
-
-    def _check_open(self) -> None:
-        if self._stopped():
-            raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
-
-    def _cut(self, packed: Packed, sequence: int, told: int) -> tuple[bytes, ...]:
-        prefix = make_prefix(FrameType.DATA, self.epoch, sequence, told, packed.header, packed.payload)
-        return cut(prefix, packed.header, packed.payload, self.chunk_bytes)
+            self._lock.notify_all()
+        because = f": {self._reason}" if self._reason else ""
+        self.inbox.fail(PeerLostError(f"the channel to {self.peer} is closed{because}"))
 
     def fail(self, error: Exception) -> None:
         """Give up: senders and receivers get ``error``."""
         self.inbox.fail(error)
-        with self.lock:
-            self.lock.notify_all()
-            attachment = self._attachment
-        if attachment is not None:
-            attachment.wake()
+        with self._lock:
+            self._lock.notify_all()
+            connection = self._connection
+        if connection is not None:
+            connection.wake()
 
-    def _ask(self) -> None:
-        """Have the peer acknowledge as soon as its program has taken everything: somebody here waits for that."""
-        self.asking = True
-        if self._attachment is not None:
-            self._attachment.ask()
-
-    def tell(self) -> int:
-        """What this side's program took, for a frame that is about to be made; call it with the lock."""
-        self._told_bytes = self._taken_bytes
-        return self.taken
-
-    @property
-    def untold(self) -> int:
-        """Bytes that were taken since the other side was told."""
-        return self._taken_bytes - self._told_bytes
-
-    def _stopped(self) -> bool:
-        return self._closed or self.inbox.error is not None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the channel was closed or has failed; its connection may then go."""
-        return self._stopped()
-
-    @property
-    def connected(self) -> bool:
-        """Whether a connection is attached now."""
-        return self._attachment is not None
-
-    # ---- what connections see ------------------------------------------------------------------------------------
+    def drained(self, timeout: float | None = None) -> bool:
+        """Wait until the other program has taken everything that was sent; False after ``timeout`` seconds."""
+        with self._lock:
+            if self._outbox:
+                self._ask()
+            done = self._lock.wait_for(lambda: not self._outbox, timeout)
+            self._asking = False
+            return done
 
     def attach(self, wake: Callable[[], None]) -> Connection:
-        """Take a new connection into use; an older one is dropped.
+        """Use a new connection; the present one, if any, is dropped.
 
         Parameters
         ----------
         wake : callable
             Called, from any thread, when there is something to send or the connection should end.
         """
-        with self.lock:
-            old = self._attachment
-            self._attachment = new = Connection(self, wake)
+        with self._lock:
+            old = self._connection
+            self._connection, self._working = (new := Connection(self, wake)), False
             if self._closed:
                 new.say_goodbye()
-            self.lock.notify_all()
+            self._lock.notify_all()
         if old is not None:
             old.drop()
         return new
 
-    def detach(self, attachment: Connection) -> None:
-        """A connection is gone; what it had not delivered goes out again on the next."""
-        with self.lock:
-            if self._attachment is attachment:
-                self._attachment = None
+    def detach(self, connection: Connection) -> None:
+        """Forget a connection that ended; frames that it had not delivered go out again on the next."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection, self._working = None, False
+
+    def _all_taken(self) -> bool:
+        # Between two connections the goodbye would get lost; a channel that never had one needs none.
+        return not self._outbox and (self._working or not self.greetings)
+
+    def _wait_for_room(self, size: int, timeout: float | None) -> None:
+        if not self._outbox.fits(size) and not self.stopped:
+            if size > self._outbox.window_bytes - self._outbox.window_bytes // 4:
+                self._ask()  # smaller frames wait for a quarter of the window, which is acknowledged unasked
+            room = self._lock.wait_for(lambda: self._outbox.fits(size) or self.stopped, timeout)
+            self._asking = False
+            if not room:
+                raise TimeoutError(_NO_ROOM)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self.stopped:
+            raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
+
+    def _cut(self, packed: Packed, sequence: int, taken: int) -> tuple[bytes, ...]:
+        prefix = make_prefix(FrameType.DATA, self.epoch, sequence, taken, packed.header, packed.payload)
+        return cut(prefix, packed.header, packed.payload, self.chunk_bytes)
+
+    def _supersede(self, key: str, sequence: int, taken: int) -> None:
+        skip = make_prefix(FrameType.SKIP, self.epoch, sequence, taken)
+        self._outbox.supersede(key, skip, lambda: self._recorder.overhead(self.outward, "skip", len(skip)))
+
+    def _ask(self) -> None:
+        """Ask the peer to acknowledge as soon as its program has taken everything."""
+        self._asking = True
+        if self._connection is not None:
+            self._connection.ask()
+
+
+def _place(message: Message) -> Summary:
+    return Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")

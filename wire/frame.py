@@ -1,4 +1,4 @@
-"""The fixed-size prefix in front of every frame, and its checksum. Everything is little-endian.
+"""The fixed-size prefix of every frame and its checksum. Everything is little-endian.
 
 =============  =====  ==========================================================================
 field          bytes  meaning
@@ -9,8 +9,8 @@ reserved       1      0
 epoch          2      of the run's programs; frames of different epochs never mix
 header length  4      bytes of protobuf header after the prefix
 payload length 8      bytes of payload after the header
-sequence       8      number of a data frame, from 1; 0 in frames of the channel's own
-acknowledged   8      highest data frame that the sender's program has taken
+sequence       8      number of a data or skip frame, from 1; 0 in all other frames
+acknowledged   8      highest numbered frame that the sender's program has taken
 checksum       8      XXH3-64 of the prefix up to here, the header and the payload
 =============  =====  ==========================================================================
 """
@@ -38,13 +38,18 @@ Buffer = bytes | bytearray | memoryview
 
 
 class FrameType(IntEnum):
-    """What a frame is for; all but data are the channel's own and reach no program."""
+    """Type of a frame. Only data frames reach programs; a skip frame stands for a superseded data frame."""
 
     DATA = 1
     ACK = 2
     HEARTBEAT = 3
     HELLO = 4
     BYE = 5
+    SKIP = 6
+
+
+#: Types that carry a sequence number.
+NUMBERED = frozenset({FrameType.DATA, FrameType.SKIP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
             f"a frame announces {header} + {payload} bytes, more than the limits {limits.header_bytes} + "
             f"{limits.payload_bytes}"
         )
-    if (kind == FrameType.DATA) != (sequence > 0):
+    if (kind in NUMBERED) != (sequence > 0):
         raise WireError(f"a frame of type {kind} has the sequence number {sequence}")
     if kind != FrameType.DATA and (payload or header > 1024):
         raise WireError(f"a frame of type {kind} announces a payload of {header} + {payload} bytes")

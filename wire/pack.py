@@ -51,8 +51,46 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's header, parsed and checked.
+
+    Attributes
+    ----------
+    parsed : FrameHeader
+    layouts : list of ArrayLayout
+        What each tensor will be.
+    """
+
+    parsed: pb.FrameHeader
+    layouts: list[ArrayLayout]
+
+    @classmethod
+    def read(cls, header: bytes | memoryview, limits: Limits = DEFAULT) -> Header:
+        """Parse a header and check all of it that can be checked without the payload.
+
+        Raises
+        ------
+        WireError
+            The header breaks the format or a limit.
+        """
+        return _read(header, limits)
+
+    @property
+    def key(self) -> str:
+        """Key of a published message, empty for all others."""
+        return self.parsed.key
+
+    def summary(self) -> Summary:
+        """What the ledger records of the message."""
+        p = self.parsed
+        dense = sum(layout.nbytes for layout in self.layouts)
+        payload = sum(entry.length for entry in p.tensors)
+        return Summary(p.kind, p.round, p.step, p.micro, dense, payload, _used(p))
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """What the ledger wants to know of a message, read from its header alone."""
+    """What the ledger records of a message."""
 
     kind: str
     round: int
@@ -63,7 +101,7 @@ class Summary:
     encoding: str
 
 
-def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
+def pack(message: Message, limits: Limits = DEFAULT, key: str = "") -> Packed:
     """Write a message as bytes.
 
     Parameters
@@ -71,6 +109,8 @@ def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
     message : Message
     limits : Limits
         The receiver's, as far as known; breaking them fails here already.
+    key : str
+        Of a published message.
 
     Raises
     ------
@@ -81,6 +121,9 @@ def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
         the tensor.
     """
     header = _start(message, limits)
+    if key:
+        _check_text(_where(message.kind), key, limits)
+        header.key = key
     dense, rows = 0, []
     for name, tensor in message.tensors.items():
         try:
@@ -107,12 +150,13 @@ def pack(message: Message, limits: Limits = DEFAULT) -> Packed:
     return Packed(data, tuple(parts), dense, offset, _used(header))
 
 
-def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEFAULT) -> Message:
+def unpack(header: bytes | memoryview | Header, payload: memoryview, limits: Limits = DEFAULT) -> Message:
     """Read a message.
 
     Parameters
     ----------
-    header : bytes
+    header : bytes or Header
+        Serialized, or as :meth:`Header.read` returned it.
     payload : memoryview
         Contiguous bytes; raw tensors are read-only views of it and keep it alive.
     limits : Limits
@@ -128,7 +172,8 @@ def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEF
         Anything in header or payload is not what the format allows. Every length, offset, shape and limit
         is checked before memory is allocated for it.
     """
-    parsed, layouts = _read(header, limits)
+    read = header if isinstance(header, Header) else _read(header, limits)
+    parsed, layouts = read.parsed, read.layouts
     payload = payload if payload.format == "B" and payload.ndim == 1 else payload.cast("B")
     end = parsed.tensors[-1].offset + parsed.tensors[-1].length if parsed.tensors else 0
     if end != len(payload):
@@ -148,10 +193,7 @@ def unpack(header: bytes | memoryview, payload: memoryview, limits: Limits = DEF
 
 def inspect(header: bytes | memoryview, limits: Limits = DEFAULT) -> Summary:
     """Read what the ledger needs without touching the payload; same errors as :func:`unpack`."""
-    parsed, layouts = _read(header, limits)
-    dense = sum(layout.nbytes for layout in layouts)
-    payload = sum(entry.length for entry in parsed.tensors)
-    return Summary(parsed.kind, parsed.round, parsed.step, parsed.micro, dense, payload, _used(parsed))
+    return _read(header, limits).summary()
 
 
 def _start(message: Message, limits: Limits) -> pb.FrameHeader:
@@ -203,8 +245,7 @@ def _entry(name: str, tensor: Tensor, encoded: Encoded, offset: int) -> pb.Tenso
     )
 
 
-def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, list[ArrayLayout]]:
-    """Parse a header and check all of it that can be checked without the payload."""
+def _read(header: bytes | memoryview, limits: Limits) -> Header:
     _at_most("header bytes", len(header), limits.header_bytes)
     try:
         parsed = pb.FrameHeader.FromString(bytes(header))
@@ -219,9 +260,9 @@ def _read(header: bytes | memoryview, limits: Limits) -> tuple[pb.FrameHeader, l
     ):
         if count > most:
             raise WireError(f"{where}{count} {what} are more than {most}")
-    for name in (parsed.kind, *parsed.fields):
+    for name in (parsed.kind, *parsed.fields, *((parsed.key,) if parsed.key else ())):
         _check_text(where, name, limits)
-    return parsed, _check_table(parsed, limits)
+    return Header(parsed, _check_table(parsed, limits))
 
 
 def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
@@ -322,4 +363,4 @@ def _value(kind: str, key: str, scalar: pb.Scalar) -> Scalar:
     return value
 
 
-__all__ = ["EncodeError", "Packed", "Summary", "inspect", "pack", "unpack"]
+__all__ = ["EncodeError", "Header", "Packed", "Summary", "inspect", "pack", "unpack"]

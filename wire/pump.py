@@ -64,26 +64,26 @@ async def pump(
         if not loop.is_closed():
             loop.call_soon_threadsafe(work.set)
 
-    attachment = channel.attach(wake)
+    connection = channel.attach(wake)
     work.set()
     heard = _Heard(loop.time())
-    writer = loop.create_task(_writer(channel, attachment, write, work, stall_seconds / 3))
-    reader = loop.create_task(_reader(attachment, read, heard))
+    writer = loop.create_task(_writer(channel, connection, write, work, stall_seconds / 3))
+    reader = loop.create_task(_reader(connection, read, heard))
     tasks = (writer, reader, loop.create_task(_watch(heard, stall_seconds)))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
-        if finish is not None and channel.stopped and writer in done and not attachment.dropped:
+        if finish is not None and channel.stopped and writer in done and not connection.dropped:
             await finish()
             await asyncio.wait([reader], timeout=_LAST_SECONDS)
             if reader.done():
                 reader.result()
     finally:
-        channel.detach(attachment)
-        attachment.drop()
+        channel.detach(connection)
+        connection.drop()
         await _end(writer, *tasks)
-    return attachment.greeted
+    return connection.greeted
 
 
 async def _end(writer: asyncio.Task[None], *tasks: asyncio.Task[None]) -> None:
@@ -111,28 +111,28 @@ async def _watch(heard: _Heard, stall_seconds: float) -> None:
     logger.warning("nothing arrived for %g s; the connection is given up", stall_seconds)
 
 
-async def _reader(attachment: Connection, read: Read, heard: _Heard) -> None:
+async def _reader(connection: Connection, read: Read, heard: _Heard) -> None:
     loop = asyncio.get_running_loop()
     while (chunk := await read()) is not None:
         heard.time = loop.time()
-        attachment.feed(chunk)
+        connection.feed(chunk)
 
 
 async def _writer(
-    channel: Channel, attachment: Connection, write: Write, work: asyncio.Event, beat_seconds: float
+    channel: Channel, connection: Connection, write: Write, work: asyncio.Event, beat_seconds: float
 ) -> None:
     paced = SlowStart(write)
-    while not attachment.ended:
+    while not connection.ended:
         work.clear()
         stopped = channel.stopped  # looked at first: a goodbye queued during this round leaves with the next
-        for chunk in attachment.outgoing():
+        for chunk in connection.outgoing():
             await paced.write(chunk)
-        if attachment.dropped or stopped:
+        if connection.dropped or stopped:
             return
         try:
             await asyncio.wait_for(work.wait(), beat_seconds)
         except TimeoutError:
-            attachment.heartbeat()
+            connection.heartbeat()
 
 
 __all__ = ["STALL_SECONDS", "Finish", "Read", "Write", "pump"]

@@ -37,8 +37,8 @@ _MODULES = {
     "VirtualRecipe": "recipe",
     "export_onnx": "export",
     "forward_both": "batch_norm",
-    "natural_part": "models",
-    "widen_head": "models",
+    "natural_part": "heads",
+    "widen_head": "heads",
 }
 
 

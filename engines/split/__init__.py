@@ -1,1 +1,1 @@
-"""The middle of a user's own model, served from the cloud: what ``farshore.split`` puts between two halves."""
+"""Split engine: transformer blocks moved to a server (``farshore.split``), and factorizations shared with methods."""

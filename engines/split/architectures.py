@@ -1,6 +1,6 @@
-"""What the model families share and where they differ: block lists, first matrices, what follows them.
+"""Supported transformer architectures: where each keeps its blocks, feed-forward matrices and norms.
 
-Source: specification of split fine-tuning §4; names as in transformers 5.
+Module names are those of transformers 5. ``docs/methods/split_fine_tuning.md``, section 2, says where blocks are cut.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from ...core.errors import ConfigError
 
 
 class BertRest(nn.Module):
-    """What follows the first matrix of a BERT or RoBERTa block: activation, second matrix, residual,
-    LayerNorm."""
+    """The part of a BERT or RoBERTa block after W1: activation, second matrix, residual, LayerNorm."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -27,13 +26,13 @@ class BertRest(nn.Module):
         self.output = block.get_submodule("output")
 
     def forward(self, u: Tensor, residual: Tensor) -> Tensor:
-        """``u`` [B, T, f] and ``residual`` [B, T, d] or a zero scalar to the block's output [B, T, d]."""
+        """Map ``u`` [B, T, f] and ``residual`` ([B, T, d], or a scalar zero) to the block's output [B, T, d]."""
         y: Tensor = self.output(self.activation(u), residual)
         return y
 
 
 class DistilBertRest(nn.Module):
-    """What follows the first matrix of a DistilBERT block."""
+    """The part of a DistilBERT block after W1."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -44,13 +43,13 @@ class DistilBertRest(nn.Module):
         self.norm = block.get_submodule("output_layer_norm")
 
     def forward(self, u: Tensor, residual: Tensor) -> Tensor:
-        """``u`` [B, T, f] and ``residual`` [B, T, d] or a zero scalar to the block's output [B, T, d]."""
+        """Map ``u`` [B, T, f] and ``residual`` ([B, T, d], or a scalar zero) to the block's output [B, T, d]."""
         y: Tensor = self.norm(self.dropout(self.second(self.activation(u))) + residual)
         return y
 
 
 class Gpt2Rest(nn.Module):
-    """What follows the first matrix of a GPT-2 block; the residual is the stream itself, no norm follows."""
+    """The part of a GPT-2 block after W1; the residual is the residual stream itself, and no norm follows."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -60,14 +59,14 @@ class Gpt2Rest(nn.Module):
         self.dropout = mlp.get_submodule("dropout")
 
     def forward(self, u: Tensor, residual: Tensor) -> Tensor:
-        """``u`` [B, T, f] and ``residual`` [B, T, d] or a zero scalar to the block's output [B, T, d]."""
+        """Map ``u`` [B, T, f] and ``residual`` ([B, T, d], or a scalar zero) to the block's output [B, T, d]."""
         y: Tensor = residual + self.dropout(self.second(self.activation(u)))
         return y
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Where a family of models keeps its parts.
+    """Names of the modules and config entries that matter for splitting a model type.
 
     Attributes
     ----------
@@ -76,20 +75,20 @@ class Architecture:
     pre_norm : bool
         Whether a block normalizes its input (GPT-2) instead of its output (BERT).
     first : str
-        Path, inside a block, of the first matrix of the feed-forward network.
+        Path, inside a block, of W1, the first matrix of the feed-forward network.
     rest : type
-        Module that takes over what follows the first matrix.
+        Module class that computes the part of the block after W1.
     rest_parts : tuple[str, ...]
-        Paths, inside a block, of the modules that ``rest`` takes away.
+        Paths, inside a block, of the modules that ``rest`` takes over.
     embeddings, tail : tuple[str, ...]
         Modules of the model before and after its blocks.
     stream_norm : str
-        Path, inside a block, of the module whose input is what the residual adds; empty where that is the
-        input of ``first``.
+        Path, inside a block, of the norm whose input is the residual stream; empty if the residual is the input of
+        ``first`` (post-norm models).
     hidden_dropout, attention_dropout : tuple[str, ...]
-        Names of the dropout rates in the config.
+        Names of the dropout rates in the model's config.
     token_types : bool
-        Whether the model distinguishes the two sentences of a pair.
+        Whether the model takes ``token_type_ids``.
     """
 
     name: str
@@ -154,29 +153,29 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """The family of a model with this config.
+    """Return the architecture of a model with this config.
 
     Raises
     ------
     ConfigError
-        The model type is not one that can be split.
+        The model type is not supported.
     """
-    family = ARCHITECTURES.get(config.model_type)
-    if family is None:
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
         raise ConfigError(
             f"models of type '{config.model_type}' cannot be split",
             hint=f"use one of {', '.join(sorted(ARCHITECTURES))}",
         )
-    return family
+    return architecture
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Path and list of a model's blocks: the one ``ModuleList`` as long as ``config.num_hidden_layers``.
+    """Return the path and the list of a model's blocks: its only ``ModuleList`` of ``config.num_hidden_layers`` items.
 
     Raises
     ------
     ConfigError
-        No list, or more than one, has that length.
+        No list has that length, or several do.
     """
     length = model.config.num_hidden_layers
     found = [
@@ -184,27 +183,25 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == length
     ]
-    # Lists inside a block (say, of experts) may be as long by accident: the outermost is meant.
+    # A list inside a block (of experts, for example) may happen to have the same length: take the outermost.
     outer = [(p, m) for p, m in found if not any(p.startswith(f"{q}.") for q, _ in found)]
     if len(outer) != 1:
         raise ConfigError(
-            f"{type(model).__name__} has {len(outer)} module lists of length {length}, one is needed",
-            hint="split a model whose blocks are one module list",
+            f"{type(model).__name__} has {len(outer)} module lists of length {length}, expected 1",
+            hint="split a model whose blocks are in one nn.ModuleList",
         )
     return outer[0]
 
 
 def first_matrix(first: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight W1 [f, d] and bias b1 [f] of a block's first matrix, whichever way round the library stores
-    it."""
+    """Return W1 [f, d] and b1 [f] of a block's first feed-forward layer, transposed if it is stored as [d, f]."""
     weight, bias = cast(Tensor, first.weight), cast(Tensor, first.bias)
     # GPT-2's Conv1D keeps (in, out); nn.Linear keeps (out, in).
     return (weight if isinstance(first, nn.Linear) else weight.T), bias
 
 
-def shell(module: nn.Module) -> Any:
-    """A copy of a module that shares its children and parameters but may replace them without changing the
-    original."""
+def shallow_copy(module: nn.Module) -> Any:
+    """Copy a module without its children and parameters: both are shared, and replacing them leaves the original."""
     clone = copy.copy(module)
     for name, value in list(vars(clone).items()):
         if isinstance(value, dict | set):
@@ -213,16 +210,16 @@ def shell(module: nn.Module) -> Any:
 
 
 def with_blocks(model: PreTrainedModel, blocks: list[nn.Module]) -> PreTrainedModel:
-    """A shell of ``model`` that runs ``blocks`` instead of its own; nothing else changes."""
+    """Return a shallow copy of ``model`` that runs ``blocks`` in place of its own."""
     path, _ = find_blocks(model)
-    clone = cast(PreTrainedModel, shell(model))
+    clone = cast(PreTrainedModel, shallow_copy(model))
     clone.config = copy.deepcopy(model.config)
     clone.config.num_hidden_layers = len(blocks)
     clone.config.use_cache = False
     parent: nn.Module = clone
     *outer, last = path.split(".")
     for name in outer:
-        inner = shell(parent.get_submodule(name))
+        inner = shallow_copy(parent.get_submodule(name))
         setattr(parent, name, inner)
         parent = inner
     setattr(parent, last, nn.ModuleList(blocks))
@@ -230,19 +227,19 @@ def with_blocks(model: PreTrainedModel, blocks: list[nn.Module]) -> PreTrainedMo
 
 
 class PassThrough(nn.Module):
-    """Stands in for embeddings: returns the float tensor it is given, whatever its argument is called."""
+    """Replacement for an embedding layer that returns its first floating-point argument."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The first floating-point argument, unchanged."""
+        """Return the first floating-point argument unchanged."""
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and value.is_floating_point():
                 return value
-        raise TypeError("a trunk takes hidden states, not token ids")
+        raise TypeError("expected hidden states, not token ids: this half of the model has no embeddings")
 
 
 class NoPositions(nn.Module):
-    """Stands in for position embeddings whose sum is already in the received hidden states."""
+    """Replacement for position embeddings, which the received hidden states already include."""
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """Zeros [..., 1], which broadcast over the hidden width."""
+        """Return zeros [..., 1], which broadcast over the hidden width."""
         return torch.zeros((*position_ids.shape, 1), device=position_ids.device)

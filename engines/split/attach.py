@@ -1,4 +1,4 @@
-"""Take the middle blocks out of a user's model and put their stand-ins there."""
+"""Move the middle blocks of a user's model to the server and put remote placeholders in their place."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .config import SplitSegment as Settings
 from .remote import RemoteBlock, RemoteSegment
 from .rpc import SegmentClient
 
-CodecStart = Literal["pca", "random"]
+InitMethod = Literal["pca", "random"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in a model the segment is.
+class BlockRange:
+    """A range of consecutive blocks of a model.
 
     Attributes
     ----------
     path : str
-        Name of the list of blocks.
+        Path of the ``ModuleList`` of blocks.
     first, last : int
-        Numbers of its first and last block.
+        Indices of the first and the last block, both included.
     """
 
     path: str
@@ -41,29 +41,29 @@ class Place:
     last: int
 
     @classmethod
-    def find(cls, model: nn.Module, cut: tuple[str, str]) -> Place:
-        """The blocks after the module ``cut[0]``, up to and including ``cut[1]``.
+    def find(cls, model: nn.Module, cut: tuple[str, str]) -> BlockRange:
+        """Return the blocks after the module ``cut[0]``, up to and including ``cut[1]``.
 
         Raises
         ------
         ConfigError
-            They are no blocks of this model, stand in another order, or the model cannot be split.
+            A name is not a block of this model, the order is reversed, or the model cannot be split.
         """
         path, blocks = find_blocks(cast(Any, model))
         names = [f"{path}.{i}" for i in range(len(blocks))]
-        before, last = (_number(name, names) for name in cut)
+        before, last = (_block_index(name, names) for name in cut)
         if last <= before:
             raise ConfigError(f"'{cut[1]}' does not come after '{cut[0]}'", hint="name the earlier block first")
         return cls(path, before + 1, last)
 
 
-def recipe_of(model: nn.Module, place: Place) -> Recipe:
-    """How the cloud can build the segment.
+def recipe_of(model: nn.Module, block_range: BlockRange) -> Recipe:
+    """Describe the blocks so that the server can build them.
 
     Raises
     ------
     ConfigError
-        The model is of a kind, or has a setting, that the cloud cannot build.
+        The model has a type, dtype or setting that the server cannot build.
     """
     config: Any = model.config
     family = architecture_of(config).name
@@ -73,115 +73,116 @@ def recipe_of(model: nn.Module, place: Place) -> Recipe:
     plain = config.to_dict()
     shape = {name: plain[name] for name in SHAPES[family].model_fields if plain.get(name) is not None}
     frozen = []
-    blocks = cast(nn.ModuleList, model.get_submodule(place.path))
-    for number in range(place.first, place.last + 1):
-        for name, tensor in blocks[number].state_dict(keep_vars=True).items():
+    blocks = cast(nn.ModuleList, model.get_submodule(block_range.path))
+    for index in range(block_range.first, block_range.last + 1):
+        for name, tensor in blocks[index].state_dict(keep_vars=True).items():
             if tensor.dtype != torch.float32:
                 raise ConfigError(
-                    f"{place.path}.{number}.{name} is {str(tensor.dtype).removeprefix('torch.')}",
+                    f"{block_range.path}.{index}.{name} is {str(tensor.dtype).removeprefix('torch.')}",
                     hint="load the model with dtype=torch.float32",
                 )
             if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
-                frozen.append(f"{number}.{name}")
+                frozen.append(f"{index}.{name}")
     attention = "eager" if config._attn_implementation == "eager" else "sdpa"
     try:
         return Recipe(
             family=family,
             shape=SHAPES[family](**shape),
-            first=place.first,
-            last=place.last,
+            first=block_range.first,
+            last=block_range.last,
             attention=attention,
             frozen=tuple(frozen),
         )
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"the cloud cannot build this model: {where}: {first['msg']}") from error
+        raise ConfigError(f"the server cannot build this model: {where}: {first['msg']}") from error
 
 
-def settings(**values: Any) -> Settings:
-    """The run's configuration; a wrong value is a :class:`ConfigError` that names it."""
+def make_settings(**values: Any) -> Settings:
+    """Validate the run's configuration; a :class:`ConfigError` names the first invalid setting."""
     try:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "together"
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"the settings of the split are wrong: {where}: {message}") from error
+        raise ConfigError(f"invalid settings for the split: {where}: {message}") from error
 
 
 def attach(
-    model: nn.Module, place: Place, settings: Settings, session: NodeSession, start: CodecStart = "pca"
+    model: nn.Module, block_range: BlockRange, settings: Settings, session: NodeSession, start: InitMethod = "pca"
 ) -> AttachedSegment:
-    """Send the segment's weights to the cloud and let the model's own code go through it from now on.
+    """Send the weights of a range of blocks to the server and replace the blocks by remote ones.
 
     Parameters
     ----------
     model : nn.Module
         Changed in place.
-    place : Place
+    block_range : BlockRange
+        The blocks to move.
     settings : SplitSegment
-        What the run was opened with.
+        Configuration that the run was opened with.
     session : NodeSession
     start : {"pca", "random"}
-        Whether the first batch turns the codes into its principal directions; without a rank it has no meaning.
+        Initialization of the codec: principal directions of the first batch, or random directions. Ignored without a
+        rank.
     """
-    blocks = cast(nn.ModuleList, model.get_submodule(place.path))
-    conversation = SegmentClient(session)
-    segment = RemoteSegment(settings, conversation, codec_start=start)
+    blocks = cast(nn.ModuleList, model.get_submodule(block_range.path))
+    client = SegmentClient(session)
+    segment = RemoteSegment(settings, client, init_method=start)
     segment.train(model.training)
-    gone = list(range(place.first, place.last + 1))
-    everything = [p for number in gone for p in blocks[number].parameters()]
-    trained = settings.rank is not None or any(p.requires_grad for p in everything)
-    segment.anchor.requires_grad_(trained)
-    device = next((p.device for p in everything), torch.device("cpu"))
-    # All are sent before any is replaced: if the server goes away meanwhile, the model is as it was.
-    stand_ins = [RemoteBlock(n, blocks[n], conversation, segment if n == place.first else None) for n in gone]
-    for number, stand_in in zip(gone, stand_ins, strict=True):
-        blocks[number] = stand_in.to(device).train(model.training)
+    indices = list(range(block_range.first, block_range.last + 1))
+    moved = [p for index in indices for p in blocks[index].parameters()]
+    trainable = settings.rank is not None or any(p.requires_grad for p in moved)
+    segment.proxy_parameter.requires_grad_(trainable)
+    device = next((p.device for p in moved), torch.device("cpu"))
+    # Send all blocks before replacing any: the model stays unchanged if the server is lost meanwhile.
+    placeholders = [RemoteBlock(i, blocks[i], client, segment if i == block_range.first else None) for i in indices]
+    for index, placeholder in zip(indices, placeholders, strict=True):
+        blocks[index] = placeholder.to(device).train(model.training)
     config: Any = model.config
     if hasattr(config, "use_cache"):
         config.use_cache = False
-    return AttachedSegment(segment, everything)
+    return AttachedSegment(segment, moved)
 
 
 class AttachedSegment:
-    """The split model's connection: commits its steps; ends with :meth:`close` or a ``with`` block.
+    """The remote half of a split model: takes optimizer steps there too, until :meth:`close` or the end of ``with``.
 
     Parameters
     ----------
     segment : RemoteSegment
-    gone : list of nn.Parameter
-        The parameters that moved to the cloud.
+    moved : list of nn.Parameter
+        The parameters that moved to the server.
     """
 
-    def __init__(self, segment: RemoteSegment, gone: list[nn.Parameter]) -> None:
+    def __init__(self, segment: RemoteSegment, moved: list[nn.Parameter]) -> None:
         self._segment = weakref.ref(segment)
-        self._conversation = segment.conversation
-        self._gone = {id(p): weakref.ref(p) for p in gone}
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        self._client = segment.client
+        self._moved = {id(p): weakref.ref(p) for p in moved}
+        self._hook = register_optimizer_step_post_hook(self._on_optimizer_step)
 
     @property
     def session(self) -> NodeSession:
-        """The run's session on this side."""
-        return self._conversation.session
+        """The node's session of the run."""
+        return self._client.session
 
     @property
     def steps(self) -> int:
-        """Steps that the cloud was told to take."""
-        return self._conversation.step
+        """Number of optimizer steps requested from the server."""
+        return self._client.step
 
     def close(self) -> None:
-        """Let the cloud end the run; idempotent. The weights over there are gone afterwards: take ``state_dict()``
-        before.
+        """End the run; idempotent. The server discards its weights: call ``state_dict()`` before.
 
         Raises
         ------
         FarshoreError
-            The server is gone already.
+            The connection to the server was lost.
         """
         self._hook.remove()
-        self._conversation.close()
+        self._client.close()
 
     def __enter__(self) -> AttachedSegment:
         return self
@@ -189,29 +190,29 @@ class AttachedSegment:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Called after every step of every optimizer in this process."""
+    def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Take the step on the server if the optimizer holds the proxy parameter; runs after every optimizer step."""
         segment = self._segment()
         if segment is None:
             return
         for group in optimizer.param_groups:
-            if any(p is segment.anchor for p in group["params"]):
+            if any(p is segment.proxy_parameter for p in group["params"]):
                 segment.commit(float(group["lr"]))
                 return
-        if any(self._is_gone(p) for group in optimizer.param_groups for p in group["params"]):
+        if any(self._has_moved(p) for group in optimizer.param_groups for p in group["params"]):
             raise ConfigError(
-                "the optimizer holds blocks that have moved to the cloud",
-                hint="make it from model.parameters() after farshore.split",
+                "the optimizer holds parameters of blocks that have moved to the server",
+                hint="create it from model.parameters() after farshore.split",
             )
 
-    def _is_gone(self, parameter: torch.Tensor) -> bool:
-        reference = self._gone.get(id(parameter))
+    def _has_moved(self, parameter: torch.Tensor) -> bool:
+        reference = self._moved.get(id(parameter))
         return reference is not None and reference() is parameter
 
 
-def _number(name: str, names: list[str]) -> int:
+def _block_index(name: str, names: list[str]) -> int:
     if name in names:
         return names.index(name)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-    hint = f"did you mean '{near[0]}'?" if near else f"its blocks are {names[0]} to {names[-1]}"
+    hint = f"did you mean '{near[0]}'?" if near else f"the blocks are {names[0]} to {names[-1]}"
     raise ConfigError(f"the model has no block '{name}'", hint=hint)

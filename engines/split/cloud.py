@@ -1,15 +1,16 @@
-"""The server program: answers one user's process, message by message, until it closes.
+"""Server program of a remote segment: answers the requests of one user process until it closes the run.
 
-=============  =======================================  =============================================
-kind           what the node asks                       what comes back
-=============  =======================================  =============================================
-``weights``    take a block's weights                   ``control``
-``codec``      start or load this side's codec          ``codec``: the code's other half, or its state
-``activation`` go forward                               ``activation``
-``gradient``   go backward                              ``gradient``, with the norm of all gradients
-``control``    ``step``                                 nothing
-``control``    ``state``, ``codec``, ``close``          ``weights``, ``codec``, ``control``
-=============  =======================================  =============================================
+=============  ==========================================  ===================================================
+kind           request                                     reply
+=============  ==========================================  ===================================================
+``weights``    load the weights of a block                 ``control``
+``codec``      ``start``: initialize the server's codec    ``codec``: reconstruction matrix and offset
+``codec``      ``load``: load the server's codec           ``control``
+``activation`` forward pass                                ``activation``
+``gradient``   backward pass                               ``gradient``, with the norm of the server's gradients
+``control``    ``step``: optimizer step                    none
+``control``    ``state``, ``codec``, ``close``             ``weights``, ``codec``, ``control``
+=============  ==========================================  ===================================================
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ...core.errors import ConfigError, RunFailedError, WireError
 from ...core.message import Message, Scalar
 from ...core.message import Tensor as WireTensor
 from ...core.session import ServerSession
-from .codec import orthonormal, principal
+from .codec import orthonormal_basis, principal_basis
 from .config import OptimizerConfig, SplitSegment
 from .rows import Rows, activation_tensor, gradient_rows
 from .segment import Segment
@@ -40,23 +41,23 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 class SegmentServer:
-    """The half in the cloud.
+    """Owns the remote blocks, their optimizer and the autograd graphs that await a backward pass.
 
     Parameters
     ----------
     session : ServerSession
-        With one node.
+        Must have exactly one node.
     config : SplitSegment
 
     Raises
     ------
     ConfigError
-        The segment cannot be built here, or the run has more than one node.
+        The segment cannot be built on this server, or the run has more than one node.
     """
 
     def __init__(self, session: ServerSession, config: SplitSegment) -> None:
         if len(session.channels) != 1:
-            raise ConfigError(f"a segment serves one node, not {len(session.channels)}", hint="use --nodes 1")
+            raise ConfigError(f"a segment serves one node, got {len(session.channels)}", hint="use --nodes 1")
         self.session = session
         self.config = config
         (self.node, self.channel), *_ = session.channels.items()
@@ -64,20 +65,22 @@ class SegmentServer:
         self.segment = Segment(config).to(self.device)
         if self.segment.codec is not None:
             seed = session.run.seed.child("codec")
-            up, down = (orthonormal(config.recipe.hidden, config.width, seed.child(n).value) for n in ("up", "down"))
-            self.segment.codec.start_decoder(up.r, up.c)
-            self.segment.codec.start_encoder(down)
+            up, down = (
+                orthonormal_basis(config.recipe.hidden, config.width, seed.child(n).value) for n in ("up", "down")
+            )
+            self.segment.codec.init_decoder(up.r, up.c)
+            self.segment.codec.init_encoder(down)
         self.loaded: set[int] = set()
-        self.trained = [p for p in self.segment.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.trained, config.optimizer)
+        self.trainable = [p for p in self.segment.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.trainable, config.optimizer)
         self.graphs: dict[int, tuple[Rows, Tensor, Tensor]] = {}
         self.steps = self.forwards = self.backwards = 0
 
     def serve(self) -> dict[str, Any]:
-        """Answer until the node closes; returns the run's result."""
-        answers = {
-            "weights": self._take_weights,
-            "codec": self._take_codec,
+        """Answer requests until the node closes the run; return the run's result."""
+        handlers = {
+            "weights": self._load_weights,
+            "codec": self._handle_codec,
             "activation": self._forward,
             "gradient": self._backward,
             "control": self._control,
@@ -86,9 +89,9 @@ class SegmentServer:
             message = self.channel.receive()
             self.session.check_cancelled()
             try:
-                reply = answers[message.kind](message)
+                reply = handlers[message.kind](message)
             except KeyError as error:
-                raise WireError(f"node '{self.node}' sent a '{message.kind}' that lacks {error}") from error
+                raise WireError(f"node '{self.node}' sent a '{message.kind}' message without {error}") from error
             if reply is not None:
                 self.channel.send(reply)
             if message.fields.get("what") == "close":
@@ -103,45 +106,45 @@ class SegmentServer:
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
-    def _take_weights(self, message: Message) -> Message:
-        number = _integer(message, "block")
-        self.segment.load_block(number, _tensors(message))
-        self.loaded.add(number)
-        return _done()
+    def _load_weights(self, message: Message) -> Message:
+        index = _integer(message, "block")
+        self.segment.load_block(index, _tensors(message))
+        self.loaded.add(index)
+        return _acknowledgment()
 
-    def _give_weights(self, message: Message) -> Message:
-        number = _integer(message, "block")
-        if number not in self.loaded:
-            raise WireError(f"node '{self.node}' asks for block {number}, which it never sent")
-        state = self.segment.blocks[number].state_dict()
+    def _return_weights(self, message: Message) -> Message:
+        index = _integer(message, "block")
+        if index not in self.loaded:
+            raise WireError(f"node '{self.node}' requested the weights of block {index} without sending them first")
+        state = self.segment.blocks[index].state_dict()
         return Message("weights", step=self.steps, tensors={n: WireTensor(t.cpu().numpy()) for n, t in state.items()})
 
-    def _take_codec(self, message: Message) -> Message:
+    def _handle_codec(self, message: Message) -> Message:
         codec = self.segment.codec
         if codec is None:
-            raise WireError(f"node '{self.node}' sent a codec to a segment without one")
+            raise WireError(f"node '{self.node}' sent a codec, but the segment has no rank")
         if message.fields["what"] == "load":
             try:
                 codec.load_state_dict(_tensors(message))
             except RuntimeError as error:
-                raise ConfigError(f"the codec's weights do not fit: {str(error).splitlines()[-1].strip()}") from error
-            return _done()
-        return self._start_codec(message)
+                raise ConfigError(f"cannot load the codec's weights: {str(error).splitlines()[-1].strip()}") from error
+            return _acknowledgment()
+        return self._initialize_codec(message)
 
     @torch.no_grad()
-    def _start_codec(self, message: Message) -> Message:
-        """Rebuild as the node says, and find the principal directions of what then goes back."""
+    def _initialize_codec(self, message: Message) -> Message:
+        """Set the decoder to the node's, then set the encoder to the principal directions of the blocks' output."""
         codec = self.segment.codec
         assert codec is not None
         rows, codes = self._read(message)
         matrix, offset = _tensors(message, "matrix")["matrix"], _tensors(message, "offset")["offset"]
         if matrix.shape != codec.decode.weight.shape or offset.shape != codec.decode.bias.shape:
-            raise WireError(f"a codec's start of shape {tuple(matrix.shape)}, {tuple(offset.shape)} does not fit")
-        codec.start_decoder(matrix, offset)
+            raise WireError(f"the codec has wrong shapes: matrix {tuple(matrix.shape)}, offset {tuple(offset.shape)}")
+        codec.init_decoder(matrix, offset)
         self.segment.eval()
-        hidden = self.segment.hidden(codec.decode(rows.place(codes)), rows.mask.to(self.device))
-        basis = principal(Rows(rows.mask, ragged=True).pick(hidden), self.config.width)
-        codec.start_encoder(basis)
+        hidden = self.segment.hidden(codec.decode(rows.scatter(codes)), rows.mask.to(self.device))
+        basis = principal_basis(Rows(rows.mask, ragged=True).gather(hidden), self.config.width)
+        codec.init_encoder(basis)
         tensors = {"matrix": basis.r.float(), "offset": basis.c.float()}
         return Message("codec", tensors={n: WireTensor(t.numpy()) for n, t in tensors.items()})
 
@@ -149,45 +152,45 @@ class SegmentServer:
 
     def _forward(self, message: Message) -> Message:
         if len(self.loaded) < len(self.config.recipe.blocks):
-            raise WireError(f"node '{self.node}' wants to go forward before it sent all weights")
-        self._free(str(message.fields["free"]))
+            raise WireError(f"node '{self.node}' requested a forward pass before it sent the weights of all blocks")
+        self._release_graphs(str(message.fields["free"]))
         rows, codes = self._read(message)
-        wanted = bool(message.fields["backward"])
-        if wanted and len(self.graphs) >= self.config.graphs:
+        backward = bool(message.fields["backward"])
+        if backward and len(self.graphs) >= self.config.graphs:
             raise RunFailedError(
-                f"{len(self.graphs)} forwards of node '{self.node}' wait for their backward",
+                f"{len(self.graphs)} forward passes of node '{self.node}' await their backward pass",
                 hint="do not keep losses of earlier batches, or use torch.no_grad()",
             )
         self.segment.train(bool(message.fields["train"]))
-        codes.requires_grad_(wanted)
-        with torch.set_grad_enabled(wanted), self._dropout(message):
-            out = rows.pick(self.segment(rows.place(codes), rows.mask.to(self.device)))
-        if wanted:
+        codes.requires_grad_(backward)
+        with torch.set_grad_enabled(backward), self._dropout(message):
+            out = rows.gather(self.segment(rows.scatter(codes), rows.mask.to(self.device)))
+        if backward:
             self.graphs[_integer(message, "id")] = rows, codes, out
         self.forwards += 1
         tensors = {"codes": activation_tensor(out, self.config.encoding)}
         return Message("activation", step=message.step, micro=message.micro, tensors=tensors)
 
     def _backward(self, message: Message) -> Message:
-        number = _integer(message, "id")
-        if number not in self.graphs:
-            raise WireError(f"node '{self.node}' goes backward through forward {number}, which is gone")
-        rows, codes, out = self.graphs[number]
-        self._keep(message)
+        forward_id = _integer(message, "id")
+        if forward_id not in self.graphs:
+            raise WireError(f"node '{self.node}' requested a backward pass of forward {forward_id}, which was released")
+        rows, codes, out = self.graphs[forward_id]
+        self._apply_gradient_state(message)
         gradient = rows.read(message, "codes", self.config.width).to(self.device)
         retain = bool(message.fields["retain"])
-        wanted = [codes, *(self.trained if message.fields["accumulate"] else ())]
-        inner, *outer = torch.autograd.grad(out, wanted, gradient, retain_graph=retain, allow_unused=True)
-        for parameter, more in zip(self.trained, outer, strict=False):
-            if more is not None:
-                parameter.grad = more if parameter.grad is None else parameter.grad.add_(more)
+        inputs = [codes, *(self.trainable if message.fields["accumulate"] else ())]
+        code_gradient, *gradients = torch.autograd.grad(out, inputs, gradient, retain_graph=retain, allow_unused=True)
+        for parameter, new in zip(self.trainable, gradients, strict=False):
+            if new is not None:
+                parameter.grad = new if parameter.grad is None else parameter.grad.add_(new)
         if not retain:
-            del self.graphs[number]
+            del self.graphs[forward_id]
         self.backwards += 1
         tensors = {}
         if message.fields["want"]:
             seed = self.session.run.seed.child("gradient", "down", message.step, message.micro)
-            tensors["codes"] = gradient_rows(inner, self.config.encoding, rows.groups, seed)
+            tensors["codes"] = gradient_rows(code_gradient, self.config.encoding, rows.groups, seed)
         fields: dict[str, Scalar] = {"norm": self._norm()}
         return Message("gradient", step=message.step, micro=message.micro, tensors=tensors, fields=fields)
 
@@ -197,41 +200,43 @@ class SegmentServer:
 
     @contextmanager
     def _dropout(self, message: Message) -> Iterator[None]:
-        """Masks depend on the step and the micro-batch alone: the library draws from the global generator, which is
-        seeded from the tree here and put back afterwards."""
+        """Seed torch's global generator from step and micro-batch for a forward pass; restore it afterwards.
+
+        transformers draws dropout masks from the global generator: masks then depend on the step and nothing else.
+        """
         seed = self.session.run.seed.child("dropout", "segment", "step", message.step, "micro", message.micro)
         devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed.value)
             yield
 
-    def _free(self, numbers: str) -> None:
-        for number in numbers.split(",") if numbers else ():
-            self.graphs.pop(int(number), None)
+    def _release_graphs(self, forward_ids: str) -> None:
+        for forward_id in forward_ids.split(",") if forward_ids else ():
+            self.graphs.pop(int(forward_id), None)
 
     # ---- gradients and steps -------------------------------------------------------------------------------------
 
-    def _keep(self, message: Message) -> None:
-        """Do to the gradients here what the user has done to those over there: drop, zero or scale them."""
+    def _apply_gradient_state(self, message: Message) -> None:
+        """Drop or scale the server's gradients as the user's process dropped or scaled the proxy's gradient."""
         if message.fields["dropped"]:
-            for parameter in self.trained:
+            for parameter in self.trainable:
                 parameter.grad = None
             return
         keep = float(message.fields["keep"])
         if keep != 1.0:
-            for parameter in self.trained:
+            for parameter in self.trainable:
                 if parameter.grad is not None:
                     parameter.grad.mul_(keep)
 
     def _norm(self) -> float:
-        gradients = [p.grad for p in self.trained if p.grad is not None]
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def _step(self, message: Message) -> None:
-        self._keep(message)
+        self._apply_gradient_state(message)
         rate = float(message.fields["learning_rate"])
         if not math.isfinite(rate) or rate < 0:
-            raise WireError(f"node '{self.node}' sent the learning rate {rate}")
+            raise WireError(f"node '{self.node}' sent the invalid learning rate {rate}")
         norm = self._norm()
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
@@ -247,46 +252,46 @@ class SegmentServer:
                 self._step(message)
                 return None
             case "state":
-                return self._give_weights(message)
+                return self._return_weights(message)
             case "codec" if self.segment.codec is not None:
                 state = self.segment.codec.state_dict()
                 return Message("codec", tensors={n: WireTensor(t.cpu().numpy()) for n, t in state.items()})
             case "close":
-                return _done()
-        raise WireError(f"node '{self.node}' asks for {message.fields['what']!r}, which nobody knows")
+                return _acknowledgment()
+        raise WireError(f"node '{self.node}' sent the unknown control request {message.fields['what']!r}")
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: OptimizerConfig) -> torch.optim.Optimizer | None:
-    """The optimizer that the user named, or None where nothing is trained."""
+    """Create the configured optimizer; None if no parameter is trainable."""
     if not parameters:
         return None
     options: dict[str, Any] = settings.options()
     return _OPTIMIZERS[settings.name]([{"params": parameters}], **{"lr": 1e-3, **options})
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("the server has no CUDA device", hint="use device='cpu'")
-    return torch.device(wanted)
+    return torch.device(name)
 
 
-def _done() -> Message:
+def _acknowledgment() -> Message:
     return Message("control", fields={"what": "done"})
 
 
 def _integer(message: Message, name: str) -> int:
     value = message.fields[name]
     if not isinstance(value, int):
-        raise WireError(f"the field '{name}' of a '{message.kind}' is no integer")
+        raise WireError(f"field '{name}' of a '{message.kind}' message is {value!r}, expected an integer")
     return value
 
 
 def _tensors(message: Message, *names: str) -> dict[str, Tensor]:
-    """The message's tensors (or the named ones) as float32 of their own."""
-    found = {name: message.array(name) for name in names or message.tensors}
-    wrong = [name for name, array in found.items() if array.dtype != np.float32]
+    """Copy a message's tensors (or the named ones), which must be float32."""
+    arrays = {name: message.array(name) for name in names or message.tensors}
+    wrong = [name for name, array in arrays.items() if array.dtype != np.float32]
     if wrong:
-        raise WireError(f"'{wrong[0]}' of a '{message.kind}' is {found[wrong[0]].dtype}, not float32")
-    return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
+        raise WireError(f"'{wrong[0]}' of a '{message.kind}' message is {arrays[wrong[0]].dtype}, expected float32")
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

@@ -1,7 +1,7 @@
-"""A linear code at each border: d numbers of a token become r, and d again on the other side.
+"""Linear codec of a remote segment: r numbers per token instead of d cross each boundary.
 
-The half of each border that makes a code starts as r orthonormal directions; the half that rebuilds starts as their
-transpose. The first batch then turns them into the principal directions of what really crosses the border.
+An encoder starts as r orthonormal directions and the decoder as their transpose. With ``start="pca"`` the first batch
+then replaces both by the principal directions of the hidden states at that boundary.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from .factors import Basis, pca_basis, random_basis
 
 
 class LinearCodec(nn.Module):
-    """One side's two halves: ``encode`` d → r for what it sends, ``decode`` r → d for what it gets.
+    """Encoder (d → r) of what one side sends, and decoder (r → d) of what it receives.
 
     Parameters
     ----------
     hidden, rank : int
-        d and r.
+        Width d of the hidden states and r of the codes.
     """
 
     def __init__(self, hidden: int, rank: int) -> None:
@@ -30,30 +30,30 @@ class LinearCodec(nn.Module):
         nn.init.zeros_(self.decode.bias)
 
     @torch.no_grad()
-    def start_encoder(self, basis: Basis) -> None:
-        """Take the directions."""
+    def init_encoder(self, basis: Basis) -> None:
+        """Set the encoder to S·V of ``basis``."""
         self.encode.weight.copy_(basis.s @ basis.v)
 
     @torch.no_grad()
-    def start_decoder(self, matrix: Tensor, offset: Tensor) -> None:
-        """Take what rebuilds: R [d, r] and c [d]."""
+    def init_decoder(self, matrix: Tensor, offset: Tensor) -> None:
+        """Set the decoder to R [d, r] and c [d]."""
         self.decode.weight.copy_(matrix)
         self.decode.bias.copy_(offset)
 
 
 def _empty(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    """A layer without values: a fresh one would draw them from torch's global generator."""
+    """Create a layer with uninitialized values, without drawing from torch's global generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
     return layer
 
 
-def orthonormal(hidden: int, rank: int, seed: int) -> Basis:
-    """r orthonormal directions that know nothing."""
+def orthonormal_basis(hidden: int, rank: int, seed: int) -> Basis:
+    """Return r random orthonormal directions."""
     return random_basis(hidden, rank, seed)
 
 
-def principal(rows: Tensor, rank: int) -> Basis:
-    """The r principal directions of rows [M, d]."""
+def principal_basis(rows: Tensor, rank: int) -> Basis:
+    """Return the r principal directions of ``rows`` [M, d] and their mean."""
     wide = rows.detach().double().cpu()
     mean = wide.mean(0)
     centered = wide - mean

@@ -1,4 +1,4 @@
-"""What a user's process asks the cloud to build and to train with. Imports nothing heavy: the server reads it first."""
+"""Configuration of a remote segment: architecture, codec, optimizer. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EncodingName: TypeAlias = Literal["raw", "fp16", "int8", "int4"]
 OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd"]
-#: Activation functions that transformers knows by these names; anything else could name code.
+#: The activation functions accepted, by their names in transformers. Closed: another name could select arbitrary code.
 Activation: TypeAlias = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class BertShape(_Strict):
-    """The keys of a BERT or RoBERTa config that shape its blocks; names as in transformers."""
+    """Entries of a BERT or RoBERTa config that determine its blocks; names as in transformers."""
 
     hidden_size: Width
     num_attention_heads: Heads
@@ -35,7 +35,7 @@ class BertShape(_Strict):
 
 
 class DistilBertShape(_Strict):
-    """The keys of a DistilBERT config that shape its blocks."""
+    """Entries of a DistilBERT config that determine its blocks."""
 
     dim: Width
     n_heads: Heads
@@ -46,7 +46,7 @@ class DistilBertShape(_Strict):
 
 
 class Gpt2Shape(_Strict):
-    """The keys of a GPT-2 config that shape its blocks."""
+    """Entries of a GPT-2 config that determine its blocks."""
 
     n_embd: Width
     n_head: Heads
@@ -61,7 +61,7 @@ class Gpt2Shape(_Strict):
 
 
 Shape: TypeAlias = BertShape | DistilBertShape | Gpt2Shape
-#: The closed table of families: transformers' model type -> the keys that are taken over from its config.
+#: Supported model types of transformers, and the config entries copied for each.
 SHAPES: dict[str, type[Shape]] = {
     "bert": BertShape,
     "roberta": BertShape,
@@ -71,9 +71,9 @@ SHAPES: dict[str, type[Shape]] = {
 
 
 class Recipe(_Strict):
-    """How to build the segment: data only, never code.
+    """How to build the segment, as data.
 
-    ``first`` and ``last`` count the model's blocks from 0; both belong to the segment.
+    ``first`` and ``last`` are 0-based indices of the model's blocks; both belong to the segment.
     """
 
     family: Literal["bert", "roberta", "distilbert", "gpt2"]
@@ -88,11 +88,11 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.last < self.first:
-            raise ValueError("the last block comes before the first")
+            raise ValueError(f"the last block ({self.last}) comes before the first ({self.first})")
         if not isinstance(self.shape, SHAPES[self.family]):
-            raise ValueError(f"the shape is not one of the family '{self.family}'")
+            raise ValueError(f"the shape is not that of a '{self.family}' model")
         if self.hidden % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.hidden}")
+            raise ValueError(f"the width {self.hidden} is not divisible by {self.heads} heads")
         return self
 
     @property
@@ -119,14 +119,14 @@ class Recipe(_Strict):
 
     @property
     def blocks(self) -> range:
-        """The model's numbers of the segment's blocks."""
+        """Indices, in the whole model, of the segment's blocks."""
         return range(self.first, self.last + 1)
 
 
 class OptimizerConfig(_Strict):
-    """The optimizer of the half in the cloud; values that are left out are torch's own.
+    """Optimizer of the remote half; options left out keep torch's defaults.
 
-    The learning rate is not here: it comes with every step.
+    The learning rate is not a setting: every step message carries it.
     """
 
     name: OptimizerName = "adamw"
@@ -136,36 +136,36 @@ class OptimizerConfig(_Strict):
     momentum: Rate | None = None
 
     @model_validator(mode="after")
-    def _fitting(self) -> Self:
+    def _options_exist(self) -> Self:
         wrong = ("betas", "eps") if self.name == "sgd" else ("momentum",)
         for key in wrong:
             if getattr(self, key) is not None:
-                raise ValueError(f"'{self.name}' has no '{key}'")
+                raise ValueError(f"optimizer '{self.name}' has no option '{key}'")
         return self
 
     def options(self) -> dict[str, object]:
-        """Keyword arguments for torch."""
+        """Return the keyword arguments for torch's optimizer."""
         return self.model_dump(exclude={"name"}, exclude_none=True)
 
 
 class SplitSegment(_Strict):
-    """Serve the middle blocks of a model to the process that owns the rest of it."""
+    """Configuration of a run that serves the middle blocks of a model to the process that owns the rest."""
 
     recipe: Recipe
-    rank: int | None = Field(None, ge=1, le=65_536, description="numbers per token at both borders; none = all")
-    encoding: EncodingName = Field("raw", description="how these numbers are written, both ways")
-    ragged: bool = Field(True, description="padding does not travel")
+    rank: int | None = Field(None, ge=1, le=65_536, description="numbers per token at both boundaries; none = all d")
+    encoding: EncodingName = Field("raw", description="encoding of these numbers, in both directions")
+    ragged: bool = Field(True, description="do not send padding tokens")
     optimizer: OptimizerConfig = OptimizerConfig()
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the server computes")
-    graphs: int = Field(64, ge=1, le=4096, description="most forwards that may wait for their backward")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the server's half")
+    graphs: int = Field(64, ge=1, le=4096, description="forward passes that may be awaiting their backward pass")
 
     @model_validator(mode="after")
     def _narrow(self) -> Self:
         if self.rank is not None and self.rank > self.recipe.hidden:
-            raise ValueError(f"a rank of {self.rank} is more than the {self.recipe.hidden} numbers of a token")
+            raise ValueError(f"rank {self.rank} exceeds the hidden width {self.recipe.hidden}")
         return self
 
     @property
     def width(self) -> int:
-        """Numbers per token that cross a border."""
+        """Numbers per token that cross a boundary, in each direction."""
         return self.rank or self.recipe.hidden

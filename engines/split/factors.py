@@ -1,8 +1,7 @@
-"""Rank-r factors of a first matrix W1: from its singular values, from the data's principal directions, or at
-random.
+"""Rank-r bases for a code: from the SVD of a weight matrix, from the principal directions of data, or random.
 
-All factorizations are computed on the CPU in fp64 and have their signs fixed, so that two ends that factorize
-independently agree. Source: specification of split fine-tuning §3.1, §3.4, §11.
+All factorizations are computed on the CPU in fp64 with fixed signs, so that two sides that factorize independently
+agree. Equations: ``docs/methods/split_fine_tuning.md``, sections 3 and 5.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """A code z = S·V·a of a vector a, and the linear map that rebuilds a from it: a ≈ R·z + c.
+    """A linear code z = S·V·a of a vector a, and its linear reconstruction a ≈ R·z + c.
 
     Attributes
     ----------
     v : Tensor [r, d] fp64
-        Directions, orthonormal rows.
+        Directions; rows are orthonormal.
     s : Tensor [r, r] fp64
-        Scales, diagonal at first.
+        Scales; diagonal at initialization.
     r : Tensor [d, r] fp64
-        Rebuilds the vector.
+        Reconstruction matrix.
     c : Tensor [d] fp64
-        Offset of the rebuilt vector.
+        Reconstruction offset.
     """
 
     v: Tensor
@@ -34,26 +33,26 @@ class Basis:
     r: Tensor
     c: Tensor
 
-    def through(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """U [f, r] and its bias [f], such that U·z + bias = W1·(R·z + c) + b1; fp64."""
+    def fold_into(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return U [f, r] and a bias [f] with U·z + bias = W·(R·z + c) + b for ``weight`` W and ``bias`` b; fp64."""
         weight, bias = weight.detach().double().cpu(), bias.detach().double().cpu()
         return weight @ self.r, bias + weight @ self.c
 
 
 def svd_basis(weight: Tensor, rank: int) -> Basis:
-    """The paper's start: V = Vh[:r], S = diag(σ), and R = Vhᵀ·diag(1/σ), so that U = W1·R is the left factor.
+    """Truncated SVD of W1 (the paper's initialization): V = Vh[:r], S = diag(σ), R = Vhᵀ·diag(1/σ), so U = W1·R.
 
     Parameters
     ----------
     weight : Tensor [f, d]
-        The first matrix.
+        W1.
     rank : int
         1 to min(f, d).
     """
     _, sigma, vh = torch.linalg.svd(weight.detach().double().cpu(), full_matrices=False)
     v = fix_signs(vh[:rank]).contiguous()
     sigma = sigma[:rank]
-    # A singular value of zero carries nothing; its inverse must not carry infinity.
+    # The direction of a zero singular value carries nothing: use 0 for its inverse, not infinity.
     safe = torch.where(sigma > sigma[0] * 1e-12, sigma, torch.inf)
     return Basis(
         v,
@@ -64,7 +63,7 @@ def svd_basis(weight: Tensor, rank: int) -> Basis:
 
 
 def pca_basis(mean: Tensor, covariance: Tensor, rank: int) -> Basis:
-    """Activation-aware start: V = top principal directions P, S = I, R = Pᵀ, c = μ − PᵀPμ.
+    """Basis of the top r principal directions P of data: V = P, S = I, R = Pᵀ, c = μ − PᵀPμ.
 
     Parameters
     ----------
@@ -76,13 +75,13 @@ def pca_basis(mean: Tensor, covariance: Tensor, rank: int) -> Basis:
 
 
 def basis_of(v: Tensor, mean: Tensor) -> Basis:
-    """The basis of directions V [r, d] with S = I that rebuilds around a mean μ [d]: R = Vᵀ, c = μ − VᵀVμ."""
+    """Return the basis of directions V [r, d] around a mean μ [d]: S = I, R = Vᵀ, c = μ − VᵀVμ."""
     v, mean = v.double().cpu().contiguous(), mean.double().cpu()
     return Basis(v, torch.eye(len(v), dtype=torch.float64), v.T.contiguous(), mean - v.T @ (v @ mean))
 
 
 def random_basis(width: int, rank: int, seed: int) -> Basis:
-    """A random subspace: orthonormal V from a seed, S = I, R = Vᵀ, c = 0; the baseline that knows nothing."""
+    """Return a random basis: orthonormal V drawn from ``seed``, S = I, R = Vᵀ, c = 0."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(width, rank, generator=generator, dtype=torch.float64)
     v = fix_signs(torch.linalg.qr(normal)[0].T).contiguous()
@@ -90,14 +89,13 @@ def random_basis(width: int, rank: int, seed: int) -> Basis:
 
 
 def principal_directions(covariance: Tensor) -> Tensor:
-    """All eigenvectors of a covariance [d, d] as rows, the most important first; fp64."""
+    """Return all eigenvectors of a covariance [d, d] as rows, by decreasing eigenvalue; fp64."""
     vectors: Tensor = torch.linalg.eigh(covariance.double())[1]
     return vectors.T.flip(0)
 
 
 def fix_signs(rows: Tensor) -> Tensor:
-    """Flip rows so that the entry of largest magnitude in each is positive: vectors are only defined up to
-    sign."""
+    """Flip rows so that each one's entry of largest magnitude is positive; singular vectors have arbitrary signs."""
     peak = rows.abs().argmax(dim=1, keepdim=True)
     flipped: Tensor = torch.where(rows.gather(1, peak) < 0, -rows, rows)
     return flipped

@@ -1,4 +1,4 @@
-"""Which positions of a batch are tokens, found in what the library hands to its blocks."""
+"""Recover the padding mask of a batch from the arguments that transformers passes to a block."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from ...core.errors import ConfigError
 
 
 def token_mask(hidden: Tensor, arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
-    """The mask [B, T] int64 of hidden states [B, T, d], from the other arguments of a block's ``forward``.
+    """Return the padding mask [B, T] int64 of hidden states [B, T, d] from a block's ``forward`` arguments.
 
-    Libraries hand an expanded mask [B, 1, T or 1, T] to their blocks, boolean or added to the scores, or none where
-    there is no padding. What a query may see of each key is the same for all queries but for causality, so the last
-    query's row says which keys are tokens.
+    transformers passes an expanded mask [B, 1, T or 1, T] to its blocks, boolean or additive, or None if there is no
+    padding. Apart from causality all queries see the same keys, so the last query's row is the padding mask.
 
     Raises
     ------
     ConfigError
-        Keys and values of earlier calls are used, or the mask is another one than of padding.
+        A key/value cache is in use, or the mask is more than a padding mask.
     """
     if named.get("use_cache"):
-        raise ConfigError("a split model keeps no keys and values of earlier calls", hint="pass use_cache=False")
+        raise ConfigError("a split model has no key/value cache", hint="pass use_cache=False")
     mask = named.get("attention_mask")
     if mask is None:
         mask = next((a for a in arguments if isinstance(a, Tensor)), None)
@@ -37,12 +36,12 @@ def token_mask(hidden: Tensor, arguments: Sequence[Any], named: Mapping[str, Any
     row = allowed[:, 0, -1, :]
     seen = row[:, None, :].expand(-1, allowed.shape[2], -1)
     causal = seen.tril()
-    # A query at padding may see nothing at all, or just itself: nobody looks at what comes of it.
+    # Queries at padding may see nothing, or only themselves; their output is never used, so do not compare them.
     real = row[:, :, None] if allowed.shape[2] == tokens else torch.ones_like(row[:, :1, None])
     for possible in (seen, causal):
         if torch.equal(allowed[:, 0] & real, possible & real):
             return row.expand(size, -1).long()
     raise ConfigError(
-        "the attention mask of this batch is more than padding, and only padding is known in the cloud",
-        hint="pass a mask of shape [batch, tokens]",
+        "the attention mask of this batch is more than a padding mask, and the server receives only padding",
+        hint="pass an attention mask of shape [batch, tokens]",
     )

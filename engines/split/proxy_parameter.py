@@ -1,9 +1,9 @@
-"""What a user does to the gradients here, told to the gradients over there.
+"""A local scalar parameter that represents all remote parameters to optimizers and gradient utilities.
 
-An optimizer, ``zero_grad`` and ``clip_grad_norm_`` see only parameters of this process. One of them, the anchor, stands
-for all parameters in the cloud: its gradient is the norm of theirs. So the norm of a whole model's gradients comes out
-right, and whatever the user does to the anchor's gradient – dropping, zeroing, scaling it – is read off before the next
-message and done in the cloud too.
+An optimizer, ``zero_grad`` and ``clip_grad_norm_`` see only parameters of this process. The gradient of the proxy is
+the norm of all remote gradients, so the norm over ``model.parameters()`` is that of the whole model. Before a gradient
+or step message the proxy's gradient is compared with its last known value: if the user dropped, zeroed or scaled it,
+the server does the same to the remote gradients.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ...core.message import Scalar
 
 
 class ProxyParameter:
-    """Watches one parameter's gradient.
+    """Detects changes that the user makes to the gradient of the proxy parameter.
 
     Parameters
     ----------
     parameter : nn.Parameter
-        A scalar that stands for the parameters in the cloud; its value means nothing.
+        The scalar proxy; its value is not used.
     """
 
     def __init__(self, parameter: nn.Parameter) -> None:
@@ -31,24 +31,24 @@ class ProxyParameter:
         parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Scalar]:
-        """What has happened to the gradient since the cloud was last told.
+        """Return the change of the gradient since the last call, as fields of a message.
 
         Returns
         -------
         dict
-            ``dropped``: there is none; ``keep``: what it was multiplied by.
+            ``dropped``: the gradient is None; ``keep``: the factor by which it was multiplied.
         """
         gradient, before = self._parameter.grad, self._expected
         self._accumulated(self._parameter)
         if gradient is None:
             return {"dropped": True, "keep": 0.0}
         now = float(gradient)
-        # Without a finite norm there is nothing to compare: the gradients there are as broken as those here.
+        # Without finite norms there is no factor; the gradients on both sides are not finite anyway.
         keep = now / before if before and math.isfinite(before) and math.isfinite(now) else 1.0
         return {"dropped": False, "keep": keep}
 
     def difference(self, norm: float) -> Tensor:
-        """What has to be added to the gradient so that it becomes ``norm``."""
+        """Return what to add to the gradient so that it becomes ``norm``."""
         gradient = self._parameter.grad
         new = torch.tensor(norm, dtype=self._parameter.dtype, device=self._parameter.device)
         return new if gradient is None else new - gradient

@@ -1,4 +1,4 @@
-"""What of a batch travels: one row per token, or every position where padding must come out equal too."""
+"""Conversion between padded batches and the rows that are sent: real tokens only, or all positions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ...core.seeds import Seed
 from ...wire.encodings import Bits, Fp16, Int4, Int8
 from .wire_codec import gradient_tensor, small_integers
 
-#: Most positions that one batch may have, padding included.
-_MOST_POSITIONS = 1 << 24
+#: Largest number of positions in a batch, padding included.
+_MAX_POSITIONS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How the rows [M, w] of a message stand in a batch [B, T, w].
+    """Layout of the rows [M, w] of a message within a batch [B, T, w].
 
     Attributes
     ----------
     mask : Tensor [B, T]
         int64; 1 at tokens, 0 at padding.
     ragged : bool
-        Whether padding is left out of the rows.
+        Whether the rows leave out padding.
     """
 
     mask: Tensor
@@ -36,22 +36,22 @@ class Rows:
 
     @property
     def groups(self) -> Array | None:
-        """Rows of each sentence that share a scale, as the gradient's encodings take them."""
+        """Rows per sentence, the groups that share a scale in gradient encodings; None for one group."""
         return self.mask.sum(1).numpy() if self.ragged else None
 
-    def pick(self, batch: Tensor) -> Tensor:
-        """[B, T, w] to [M, w]."""
+    def gather(self, batch: Tensor) -> Tensor:
+        """Map [B, T, w] to [M, w]."""
         return batch[self.mask.to(batch.device) != 0] if self.ragged else batch.flatten(0, 1)
 
-    def place(self, rows: Tensor) -> Tensor:
-        """[M, w] to [B, T, w]; padding is zero where it did not travel."""
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Map [M, w] to [B, T, w]; padding that was not sent becomes zero."""
         if not self.ragged:
             return rows.reshape(*self.mask.shape, rows.shape[-1])
         out = rows.new_zeros((*self.mask.shape, rows.shape[-1]))
         return out.masked_scatter(self.mask.to(rows.device)[..., None] != 0, rows)
 
-    def describe(self) -> dict[str, WireTensor]:
-        """The mask as tensors: lengths where all padding is on the right, else one bit per position."""
+    def mask_tensors(self) -> dict[str, WireTensor]:
+        """Return the mask as wire tensors: lengths if all padding is on the right, otherwise one bit per position."""
         tokens = self.mask.shape[1]
         lengths = self.mask.sum(1)
         if torch.equal(self.mask, (torch.arange(tokens) < lengths[:, None]).long()):
@@ -60,53 +60,53 @@ class Rows:
 
     @classmethod
     def of(cls, message: Message, tokens: int, ragged: bool) -> Rows:
-        """Read :meth:`describe`'s tensors.
+        """Read the mask from a message with :meth:`mask_tensors`.
 
         Raises
         ------
         WireError
-            They do not describe a batch, or one beyond the limit.
+            The mask or the lengths are not those of a batch, or the batch is too large.
         """
         if "mask" in message.tensors:
             bits = message.array("mask")
             if bits.ndim != 2 or bits.shape[1] != tokens or not bits.size:
-                raise WireError(f"a mask of shape {bits.shape} where [batch, {tokens}] is due")
+                raise WireError(f"the mask has shape {bits.shape}, expected [batch, {tokens}]")
             return cls(torch.from_numpy(bits.astype(np.int64)), ragged)
         lengths = message.array("lengths").astype(np.int64)
-        if lengths.ndim != 1 or not len(lengths) or not 0 < tokens <= _MOST_POSITIONS // len(lengths):
-            raise WireError(f"lengths of shape {lengths.shape} and {tokens} tokens make no batch")
+        if lengths.ndim != 1 or not len(lengths) or not 0 < tokens <= _MAX_POSITIONS // len(lengths):
+            raise WireError(f"invalid batch: lengths of shape {lengths.shape} with {tokens} tokens per sentence")
         if lengths.min() < 0 or lengths.max() > tokens:
-            raise WireError(f"a sentence of {lengths.max()} tokens in a batch of {tokens}")
+            raise WireError(f"lengths from {lengths.min()} to {lengths.max()} in a batch of width {tokens}")
         return cls((torch.arange(tokens) < torch.from_numpy(lengths)[:, None]).long(), ragged)
 
     def read(self, message: Message, name: str, width: int) -> Tensor:
-        """The rows called ``name``, [M, width] float32, as a tensor of its own.
+        """Copy the tensor ``name`` of a message, [M, width] float32.
 
         Raises
         ------
         WireError
-            They have another shape.
+            It has another shape or dtype.
         """
         array = message.array(name)
-        wanted = (int(self.mask.sum()) if self.ragged else self.mask.numel(), width)
-        if array.shape != wanted or array.dtype != np.float32:
-            raise WireError(f"'{name}' is {array.dtype} of shape {array.shape} where float32 of {wanted} is due")
+        shape = (int(self.mask.sum()) if self.ragged else self.mask.numel(), width)
+        if array.shape != shape or array.dtype != np.float32:
+            raise WireError(f"'{name}' is {array.dtype} of shape {array.shape}, expected float32 of shape {shape}")
         return torch.from_numpy(np.array(array))
 
 
 def activation_tensor(rows: Tensor, encoding: str) -> WireTensor:
-    """Codes [M, w] on their way: rounded to nearest, one scale per channel where the encoding has scales."""
-    ways: dict[str, Encoding | None] = {
+    """Encode codes [M, w]: round to nearest, with one scale per channel for integer encodings."""
+    encodings: dict[str, Encoding | None] = {
         "raw": None,
         "fp16": Fp16(),
         "int8": Int8(rounding="nearest"),
         "int4": Int4(rounding="nearest"),
     }
-    return WireTensor(_array(rows), ways[encoding])
+    return WireTensor(_array(rows), encodings[encoding])
 
 
 def gradient_rows(rows: Tensor, encoding: str, groups: Array | None, seed: Seed) -> WireTensor:
-    """Gradients [M, w] on their way: stochastically rounded, a scale per channel and sentence."""
+    """Encode gradients [M, w]: round stochastically, with scales per channel and per sentence."""
     return gradient_tensor(_array(rows), encoding, groups, seed)
 
 

@@ -1,4 +1,4 @@
-"""The user's side of the messages: one question at a time, whichever thread asks."""
+"""Client of a remote segment: request/reply over the run's channel, one request at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...core.session import NodeSession
 
 
 class SegmentClient:
-    """Asks the cloud and counts steps and micro-batches.
+    """Thread-safe client; numbers messages by optimizer step and micro-batch.
 
     Parameters
     ----------
@@ -25,59 +25,61 @@ class SegmentClient:
         self.step = 0
         self.micro = 0
         self.closed = False
-        self._next = 0
-        # Filled by finalizers, which may run anywhere, even while this lock is held: never locked for.
-        self._freed: deque[int] = deque()
+        self._last_id = 0
+        # Appended to by finalizers, which may run while this thread holds the lock: access it without the lock.
+        self._released: deque[int] = deque()
         self._lock = threading.RLock()
 
-    def ask(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> Message:
-        """Send a message of this step and wait for its answer.
+    def request(
+        self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None
+    ) -> Message:
+        """Send a message of the current step and return the reply.
 
         Raises
         ------
         PeerLostError, RunFailedError
-            The server, or the half of the model there, is gone.
+            The server is lost, or its program failed.
         """
         with self._lock:
-            self.tell(kind, fields, tensors)
+            self.send(kind, fields, tensors)
             return self.session.channel.receive()
 
-    def tell(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> None:
-        """Send a message that has no answer; errors as for :meth:`ask`."""
+    def send(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> None:
+        """Send a message that has no reply; raises as :meth:`request` does."""
         if self.closed:
-            raise PeerLostError("this split model was closed", hint="call farshore.split again on a whole model")
+            raise PeerLostError("this split model is closed", hint="call farshore.split again on a whole model")
         with self._lock:
             message = Message(kind, step=self.step, micro=self.micro, fields=fields, tensors=tensors or {})
             self.session.channel.send(message)
 
     def forward(self, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor]) -> tuple[int, Message]:
-        """Go forward; returns the forward's number too."""
+        """Request a forward pass; return its id and the reply."""
         with self._lock:
-            self._next += 1
-            number = self._next
-            freed = ",".join(str(self._freed.popleft()) for _ in range(len(self._freed)))
-            answer = self.ask("activation", {**fields, "id": number, "free": freed}, tensors)
+            self._last_id += 1
+            forward_id = self._last_id
+            released = ",".join(str(self._released.popleft()) for _ in range(len(self._released)))
+            reply = self.request("activation", {**fields, "id": forward_id, "free": released}, tensors)
             self.micro += 1
-        if answer.kind != "activation":
-            raise WireError(f"the cloud answered an activation with a '{answer.kind}'")
-        return number, answer
+        if reply.kind != "activation":
+            raise WireError(f"expected 'activation' from the server, got '{reply.kind}'")
+        return forward_id, reply
 
-    def freed(self, number: int) -> None:
-        """A forward's graph is gone without a backward; the cloud hears of it with the next message."""
-        self._freed.append(number)
+    def release(self, forward_id: int) -> None:
+        """Mark a forward pass as never needing a backward pass; the next forward request tells the server."""
+        self._released.append(forward_id)
 
     def commit(self, fields: Mapping[str, Scalar]) -> None:
-        """Take the step in the cloud too."""
+        """Request an optimizer step and start the next one."""
         with self._lock:
-            self.tell("control", {**fields, "what": "step"})
+            self.send("control", {**fields, "what": "step"})
             self.step += 1
             self.micro = 0
 
     def close(self) -> None:
-        """End the run in good order; idempotent."""
+        """End the run; idempotent."""
         with self._lock:
             if not self.closed:
                 try:
-                    self.ask("control", {"what": "close"})
+                    self.request("control", {"what": "close"})
                 finally:
                     self.closed = True

@@ -1,4 +1,4 @@
-"""The segment itself: some of a transformer's blocks, between two halves of a linear code. Pure PyTorch."""
+"""The server's half of a split model: transformer blocks between a decoder and an encoder. Pure PyTorch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _BYTES_PER_PARAMETER = 16
 
 
 class Segment(nn.Module):
-    """Codes in, codes out.
+    """Blocks ``first`` to ``last`` of a model, from codes to codes.
 
     Parameters
     ----------
     config : SplitSegment
-        Checked against this machine's memory before anything is allocated; weights are then left
-        uninitialized, :meth:`load_block` fills them.
+        Its size is checked against this machine's memory before anything is allocated. Weights stay uninitialized until
+        :meth:`load_block`.
 
     Raises
     ------
@@ -43,81 +43,81 @@ class Segment(nn.Module):
         super().__init__()
         self.recipe = config.recipe
         with torch.device("meta"):
-            self.model = _skeleton(config.recipe)
-        _check_size(self.model)
+            self.model = _empty_model(config.recipe)
+        _check_memory(self.model)
         self.model.to_empty(device="cpu")
         self.codec = None if config.rank is None else LinearCodec(config.recipe.hidden, config.rank)
         self._freeze(config.recipe.frozen)
 
     @property
     def blocks(self) -> dict[int, nn.Module]:
-        """The blocks by their numbers in the whole model."""
+        """The blocks by their indices in the whole model."""
         found = next(m for m in self.model.modules() if isinstance(m, nn.ModuleList))
         return dict(zip(self.recipe.blocks, found, strict=True))
 
     def forward(self, codes: Tensor, mask: Tensor) -> Tensor:
-        """Codes [B, T, w] to codes [B, T, w]; ``mask`` [B, T] is 1 at tokens and 0 at padding."""
+        """Map codes [B, T, w] to codes [B, T, w]; ``mask`` [B, T] is 1 at tokens and 0 at padding."""
         hidden = codes if self.codec is None else self.codec.decode(codes)
         hidden = self.hidden(hidden, mask)
         return hidden if self.codec is None else cast(Tensor, self.codec.encode(hidden))
 
     def hidden(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The blocks alone, [B, T, d] to [B, T, d]; the library builds its own masks from ``mask``."""
+        """Run the blocks alone, [B, T, d] to [B, T, d]; transformers builds the attention masks from ``mask``."""
         return cast(Tensor, self.model(inputs_embeds=hidden, attention_mask=mask).last_hidden_state)
 
-    def load_block(self, number: int, state: dict[str, Tensor]) -> None:
-        """Fill a block's weights.
+    def load_block(self, index: int, state: dict[str, Tensor]) -> None:
+        """Load the weights of a block.
 
         Raises
         ------
         ConfigError
-            There is no such block, or names or shapes are not the block's.
+            The segment has no such block, or names or shapes differ from the block's.
         """
         try:
-            self.blocks[number].load_state_dict(state)
+            self.blocks[index].load_state_dict(state)
         except KeyError:
-            raise ConfigError(f"the segment has no block {number}") from None
+            raise ConfigError(f"the segment has no block {index}") from None
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise ConfigError(f"the weights of block {number} do not fit: {reason}") from error
+            raise ConfigError(f"cannot load the weights of block {index}: {reason}") from error
 
     def _freeze(self, frozen: tuple[str, ...]) -> None:
         parameters = {f"{i}.{n}": p for i, block in self.blocks.items() for n, p in block.named_parameters()}
         for name in frozen:
             if name not in parameters:
-                raise ConfigError(f"there is no parameter '{name}' to freeze in the segment")
+                raise ConfigError(f"cannot freeze '{name}': the segment has no such parameter")
             parameters[name].requires_grad_(False)
 
 
-def _skeleton(recipe: Recipe) -> nn.Module:
-    """The library's model with the segment's blocks only; what comes before and after them lets pass."""
+def _empty_model(recipe: Recipe) -> nn.Module:
+    """Build the model with the segment's blocks only; embeddings and final layers become pass-throughs."""
     config_class, model_class = _CLASSES[recipe.family]
     config: Any = config_class(**recipe.shape.model_dump(exclude_none=True), vocab_size=2, pad_token_id=0)
     config.num_hidden_layers = recipe.last + 1
     config.use_cache = False
     config._attn_implementation = recipe.attention
     model: Any = model_class(config)
-    family = ARCHITECTURES[recipe.family]
-    for name in family.embeddings:
-        stands_in: nn.Module = {"wpe": NoPositions, "drop": nn.Identity}.get(name, PassThrough)()
-        setattr(model, name, stands_in)
-    for name in family.tail:
+    architecture = ARCHITECTURES[recipe.family]
+    for name in architecture.embeddings:
+        replacement: nn.Module = {"wpe": NoPositions, "drop": nn.Identity}.get(name, PassThrough)()
+        setattr(model, name, replacement)
+    for name in architecture.tail:
         setattr(model, name, None if name == "pooler" else nn.Identity())
-    # Those before are built too, at no cost: a block may depend on its number in the whole model.
+    # Earlier blocks are built too (free on the meta device): a block may depend on its index in the whole model.
     path, blocks = find_blocks(model)
     parent, _, last = path.rpartition(".")
     setattr(model.get_submodule(parent), last, blocks[recipe.first :])
-    left = [name for name, _ in model.named_buffers()]
-    if left:
-        raise ConfigError(f"blocks of '{recipe.family}' hold buffers that no weights file carries: {left[0]}")
+    buffers = [name for name, _ in model.named_buffers()]
+    if buffers:
+        raise ConfigError(f"blocks of '{recipe.family}' have a buffer that is not in their state_dict: {buffers[0]}")
     return cast(nn.Module, model)
 
 
-def _check_size(model: nn.Module) -> None:
-    wanted = _BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
+def _check_memory(model: nn.Module) -> None:
+    needed = _BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
     free = psutil.virtual_memory().available
-    if wanted > 0.8 * free:
+    if needed > 0.8 * free:
         raise ConfigError(
-            f"the segment needs {wanted / 2**30:.1f} GiB to be trained, and the server has {free / 2**30:.1f} GiB free",
-            hint="cut out fewer blocks",
+            f"training the segment needs {needed / 2**30:.1f} GiB, and the server has {free / 2**30:.1f} GiB free",
+            hint="move fewer blocks",
         )

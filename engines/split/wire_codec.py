@@ -1,4 +1,4 @@
-"""How the split engine writes gradients and small integers: casts, or quantized with stochastic rounding."""
+"""Wire encodings of gradients (casts, or quantization with stochastic rounding) and of small integers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from ...wire.encodings import Bf16, Bits, Fp16, Int2, Int4, Int8
 
 Floats = NDArray[np.float32]
 
-#: The encodings that need no statistics.
+#: Encodings by cast, which need no scales.
 CASTS: dict[str, Encoding | None] = {"raw": None, "fp16": Fp16(), "bf16": Bf16()}
 
 
 def gradient_tensor(gradient: Floats, bits: str, lengths: Array | None, seed: Seed) -> Tensor:
-    """A tensor that carries ∂L/∂codes ``[M, width]`` down.
+    """Encode a gradient ∂L/∂codes [M, width] float32.
 
     Parameters
     ----------
+    gradient : float32 array [M, width]
+    bits : str
+        ``raw``, ``fp16``, ``bf16``, ``int8``, ``int4`` or ``int2``.
     lengths : Array or None
-        Tokens of each sentence, summing to M: the groups that share a scale. None: one scale per channel.
+        Tokens of each sentence, summing to M: adds one scale per sentence to the scales per channel. None for scales
+        per channel only.
     seed : Seed
-        Of this micro-batch; the rounding draws from it.
+        Seed of the stochastic rounding, unique to the micro-batch.
     """
     if bits in CASTS:
         return Tensor(gradient, CASTS[bits])
@@ -36,5 +40,5 @@ def gradient_tensor(gradient: Floats, bits: str, lengths: Array | None, seed: Se
 
 
 def small_integers(values: Array, largest: int) -> Tensor:
-    """Labels or lengths in as few bits as their largest value needs."""
+    """Encode non-negative integers (labels, lengths) in the number of bits that ``largest`` needs."""
     return Tensor(np.ascontiguousarray(values), Bits(max(int(largest).bit_length(), 1)))

@@ -1,4 +1,4 @@
-"""The served segment as a workload: what the table of methods points at. Heavy imports happen when a program starts."""
+"""Workload ``split_segment``: serves transformer blocks to ``farshore.split``; imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from .config import SplitSegment
 
 
 class SplitSegmentWorkload:
-    """Serve the middle of a user's model to the process that owns the rest; opened by ``farshore.split``."""
+    """Serves the middle blocks of a model to the user's process that owns the rest."""
 
     name = "split_segment"
-    summary = "serve the middle of a model to a user's own training loop; opened by farshore.split, not by hand"
+    summary = "serve the middle blocks of a model to a training script; started by farshore.split"
     config: type[BaseModel] = SplitSegment
-    # The user's process keeps its half in memory only: when it is gone there is nothing to go back to.
+    # The user's half exists only in that process's memory: once it is lost, the run cannot be restarted.
     on_lost_node: Literal["restart", "continue"] = "continue"
     uses_torch = True
-    #: A node may open a run of this method for itself.
+    #: A node may open a run of this workload itself.
     node_may_open = True
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """None: the user's process has its data."""
+        """Return nothing: the user's process has the data."""
         return ()
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Answer the user's process until it closes; returns how much was done."""
+        """Answer the user's process until it closes the run; return the numbers of steps and passes."""
         from .cloud import SegmentServer
 
         return SegmentServer(session, cast(SplitSegment, config)).serve()
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
-        """There is none: the program is the user's own process."""
+        """Refuse to run: the node's program is the user's own process."""
         raise ConfigError(
-            f"run {session.run.id} has no program for the node '{session.node}'",
-            hint="call farshore.split(model, server=…) in a script; it opens the run by itself",
+            f"run {session.run.id} has no program for node '{session.node}'",
+            hint="call farshore.split(model, server=…) in a script; it opens the run itself",
         )
 
 

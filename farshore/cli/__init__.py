@@ -1,1 +1,1 @@
-"""The command line: one module per command, imported light so that ``farshore --help`` answers at once."""
+"""The command line: one module per command, each cheap to import so that ``farshore --help`` starts fast."""

@@ -1,4 +1,4 @@
-"""``farshore certs``: an own small authority, for those who do not want a self-signed certificate."""
+"""``farshore certs``: create a certificate authority and issue server certificates from it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import typer
 from .output import Json, emit, say
 
 app = typer.Typer(
-    help="An own certificate authority, instead of the server's self-signed certificate.",
+    help="Create a certificate authority to use instead of the server's self-signed certificate.",
     no_args_is_help=True,
 )
 
-Folder = Annotated[Path, typer.Option("--dir", help="Folder of the authority's files.")]
+Folder = Annotated[Path, typer.Option("--dir", help="Folder with the authority's files.")]
 
 
 @app.command()
 def init(folder: Folder = Path("farshore-ca"), json_: Json = False) -> None:
-    """Make an authority: ca.pem for everybody, ca.key for nobody else."""
+    """Create an authority: ca.pem (public) and ca.key (secret)."""
     from ..server.certificates import certs_init
 
     certificate = certs_init(folder)
     if json_:
         emit({"certificate": str(certificate), "key": str(folder / "ca.key")})
         return
-    say(f"wrote {certificate} (give it to nodes: node join --certificate) and {folder / 'ca.key'} (keep it secret)")
+    say(f"wrote {certificate} (for nodes: node join --certificate) and {folder / 'ca.key'} (keep it secret)")
 
 
 @app.command()
 def issue(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Names and addresses of the server.")],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Host names and addresses of the server.")],
     folder: Folder = Path("farshore-ca"),
     json_: Json = False,
 ) -> None:
@@ -42,5 +42,5 @@ def issue(
     if json_:
         emit({"certificate": str(certificate), "key": str(key)})
         return
-    say(f"wrote {certificate} and {key}; use them with")
+    say(f"wrote {certificate} and {key}; to use them:")
     say(f"  farshore server up --certificate {certificate} --key {key}")

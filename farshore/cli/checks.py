@@ -1,4 +1,4 @@
-"""The checks of ``farshore doctor``; each looks at one thing and says what to do about it."""
+"""The checks of ``farshore doctor``; each inspects one property of this machine and suggests a fix."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..core.errors import ExitCode
 from ..core.version import installed
 
 _MB = 1_000_000
-_LITTLE_DISK = 500 * _MB
+_MIN_FREE_BYTES = 500 * _MB
 _HANDSHAKE_SECONDS = 10.0
-#: Extra -> the packages it brings.
+#: Optional dependency group (extra) -> packages that it installs.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "server": ("pyarrow", "SQLAlchemy"),
     "train": ("torch",),
@@ -41,14 +41,14 @@ _CORE = ("grpcio", "protobuf", "numpy", "pydantic", "cryptography", "safetensors
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one check found.
+    """Result of one check.
 
     Attributes
     ----------
     state : {"ok", "absent", "broken"}
-        ``absent``: something optional is not there; nothing is wrong.
+        ``absent``: an optional component is not installed or not usable; not an error.
     exit_code : int
-        What the command ends with when this is the first broken check.
+        Exit code of the command when this is the first broken check.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Check:
     exit_code: int = int(ExitCode.OK)
 
 
-def examine(home: Path, port: int) -> list[Check]:
-    """Make every check, for homes in ``home`` and a server on ``port``."""
+def run_checks(home: Path, port: int) -> list[Check]:
+    """Run every check, for homes below ``home`` and a server on ``port``."""
     return [
         check_python(),
         check_packages(),
@@ -75,7 +75,7 @@ def examine(home: Path, port: int) -> list[Check]:
 
 
 def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Check:
-    """Python is new enough."""
+    """Check that Python is new enough."""
     text = ".".join(map(str, version))
     detail = (
         f"Python {text} on {platform.system()} {platform.machine()}, farshore {installed('farshore') or 'uninstalled'}"
@@ -86,7 +86,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
 
 
 def check_packages() -> Check:
-    """What every role needs is installed, and protobuf is of the generation that the generated modules need."""
+    """Check that the base packages are installed and that protobuf matches the generated modules."""
     versions = {name: installed(name) for name in _CORE}
     missing = [name for name, version in versions.items() if not version]
     if missing:
@@ -100,12 +100,14 @@ def check_packages() -> Check:
     detail = ", ".join(f"{name} {version}" for name, version in versions.items())
     if _numbers(versions["protobuf"])[:1] != (6,) or _numbers(versions["protobuf"]) < (6, 33):
         hint = "pip install 'protobuf>=6.33,<7'"
-        return Check("packages", "broken", f"protobuf {versions['protobuf']} does not fit", hint, int(ExitCode.VERSION))
+        return Check(
+            "packages", "broken", f"protobuf {versions['protobuf']} is incompatible", hint, int(ExitCode.VERSION)
+        )
     return Check("packages", "ok", detail)
 
 
 def check_extras() -> Iterator[Check]:
-    """Which optional parts are installed."""
+    """Check which extras are installed."""
     for extra, packages in EXTRAS.items():
         versions = {name: installed(name) for name in packages}
         missing = [name for name, version in versions.items() if not version]
@@ -113,7 +115,7 @@ def check_extras() -> Iterator[Check]:
             yield Check(
                 f"extra {extra}",
                 "absent",
-                f"without {', '.join(missing)}",
+                f"missing: {', '.join(missing)}",
                 f"pip install 'farshore[{extra}]'",
             )
         else:
@@ -121,65 +123,65 @@ def check_extras() -> Iterator[Check]:
 
 
 def check_port(port: int, home: Path) -> Check:
-    """A server could listen on ``port``, or the one whose home is here does already."""
+    """Check that ``port`` is free, or in use by the server whose home is below ``home``."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            if _own_port(home) == port:
-                return Check("port", "ok", f"{port} is used by this machine's own server")
+            if _server_port(home) == port:
+                return Check("port", "ok", f"{port} is used by this machine's farshore server")
             detail = f"{port} cannot be used: {error.strerror}"
             return Check("port", "broken", detail, "choose another with --port", int(ExitCode.PORT_IN_USE))
     return Check("port", "ok", f"{port} is free")
 
 
 def check_clock(now: float | None = None) -> Check:
-    """The clock is not behind the files of this very program: certificates and tokens have dates."""
+    """Check that the clock is not behind the modification time of this file; certificates and tokens carry dates."""
     now = time.time() if now is None else now
     written = Path(__file__).stat().st_mtime
     text = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if now < written - 86_400:
-        hint = "set the clock, e.g. by network time"
+        hint = "set the clock, e.g. with NTP"
         return Check("clock", "broken", f"{text} is before farshore was installed", hint, int(ExitCode.CONFIG))
     return Check("clock", "ok", text)
 
 
 def check_certificates(home: Path, now: datetime.datetime | None = None) -> Iterator[Check]:
-    """Certificates of the server and the nodes whose homes are here can be read and are valid today."""
+    """Check that the certificates of the server and the nodes below ``home`` are readable and currently valid."""
     from cryptography import x509
 
     now = now or datetime.datetime.now(datetime.UTC)
     files = [*home.glob("server/certificate.pem"), *sorted(home.glob("nodes/*/server.pem"))]
     if not files:
-        yield Check("certificate", "ok", "none yet; a server makes its own at first start")
+        yield Check("certificate", "ok", "none yet; a server creates one at its first start")
     for file in files:
         try:
             certificate = x509.load_pem_x509_certificate(file.read_bytes())
         except (OSError, ValueError) as error:
-            hint = f"remove {file} and start again"
+            hint = f"remove {file} and restart"
             yield Check("certificate", "broken", f"{file}: {error}", hint, int(ExitCode.STORAGE))
             continue
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if begin <= now < end:
             yield Check("certificate", "ok", f"{file} is valid until {end:%Y-%m-%d}")
         else:
-            word = "expired on" if now >= end else "is not valid before"
-            detail = f"{file} {word} {(end if now >= end else begin):%Y-%m-%d}"
+            status = "expired on" if now >= end else "is not valid before"
+            detail = f"{file} {status} {(end if now >= end else begin):%Y-%m-%d}"
             yield Check("certificate", "broken", detail, "renew it, or set the clock", int(ExitCode.REFUSED))
 
 
 def check_disk(home: Path) -> Check:
-    """There is room for checkpoints and ledgers."""
+    """Check that there is disk space for checkpoints and ledgers."""
     free = shutil.disk_usage(_existing(home)).free
     detail = f"{free / 1e9:.1f} GB free for {home}"
-    if free < _LITTLE_DISK:
-        return Check("disk", "broken", detail, "make room, or give another --home", int(ExitCode.STORAGE))
+    if free < _MIN_FREE_BYTES:
+        return Check("disk", "broken", detail, "free some space, or give another --home", int(ExitCode.STORAGE))
     return Check("disk", "ok", detail)
 
 
 def check_writable(home: Path) -> Check:
-    """Homes can be made and written."""
+    """Check that home folders can be created and written."""
     folder = _existing(home)
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -187,11 +189,11 @@ def check_writable(home: Path) -> Check:
     except OSError as error:
         detail = f"cannot write in {folder}: {error.strerror}"
         return Check("home", "broken", detail, "give another --home, or set FARSHORE_HOME", int(ExitCode.STORAGE))
-    return Check("home", "ok", f"{home} can be {'written' if folder == home else 'made'}")
+    return Check("home", "ok", f"{home} can be {'written' if folder == home else 'created'}")
 
 
 def check_handshake() -> Check:
-    """gRPC with TLS works on loopback: one server and one client, with a certificate made for the purpose."""
+    """Check gRPC with TLS on loopback, between one server and one client with a temporary certificate."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
@@ -217,57 +219,57 @@ def check_handshake() -> Check:
     finally:
         server.stop(None).wait()
         pool.shutdown()
-    return Check("TLS", "ok", f"gRPC hand-shake on loopback in {(time.monotonic() - started) * 1000:.0f} ms")
+    return Check("TLS", "ok", f"gRPC handshake on loopback in {(time.monotonic() - started) * 1000:.0f} ms")
 
 
 def check_ranks() -> Check:
-    """How nodes could talk as ranks of a collective run: always through the server; node to node where gloo works."""
+    """Check whether ranks of a collective run can communicate node to node with gloo, not only via the server."""
     if not installed("torch"):
-        detail = "no rank without torch; nodes talk through the server only"
+        detail = "torch is not installed, so this machine cannot be a rank of a collective run"
         return Check("node to node", "absent", detail, "pip install 'farshore[train]'")
-    trouble, seconds = _try_gloo()
-    if trouble:
-        return Check("node to node", "absent", f"gloo does not work: {trouble}; ranks talk through the server")
-    detail = f"gloo adds up on loopback in {seconds * 1000:.0f} ms"
+    problem, seconds = _try_gloo()
+    if problem:
+        return Check("node to node", "absent", f"gloo does not work: {problem}; ranks communicate through the server")
+    detail = f"gloo all-reduce on loopback in {seconds * 1000:.0f} ms"
     names = _interfaces()
-    allowed = f"; other machines need node join --peer-listen {'|'.join(names)}" if names else ""
+    allowed = f"; for other machines use node join --peer-listen {'|'.join(names)}" if names else ""
     return Check("node to node", "ok", detail + allowed)
 
 
 def _try_gloo() -> tuple[str, float]:
-    """What keeps two ranks from adding up on loopback, empty if nothing does; and how many seconds they took."""
+    """Run an all-reduce of two gloo ranks on loopback; returns the problem (empty if none) and the seconds it took."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_gloo_available()):
-        return "this torch is built without it", 0.0
+        return "this build of torch lacks it", 0.0
     from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
     gloo: Any = ProcessGroupGloo
     store = HashStore()
-    patience = datetime.timedelta(seconds=_HANDSHAKE_SECONDS)
+    timeout = datetime.timedelta(seconds=_HANDSHAKE_SECONDS)
 
-    def added(rank: int) -> float:
+    def all_reduce(rank: int) -> float:
         options = gloo._Options()
         options._devices = [gloo.create_device(hostname="127.0.0.1")]
-        options._timeout = patience
-        group, number = gloo(store, rank, 2, options), torch.ones(1)
-        group.allreduce([number]).wait()
-        return float(number)
+        options._timeout = timeout
+        group, tensor = gloo(store, rank, 2, options), torch.ones(1)
+        group.allreduce([tensor]).wait()
+        return float(tensor)
 
     started = time.monotonic()
     try:
         with ThreadPoolExecutor(2, thread_name_prefix="doctor") as pool:
-            sums = list(pool.map(added, range(2)))
+            sums = list(pool.map(all_reduce, range(2)))
     except RuntimeError as error:
         return str(error).partition("\n")[0], 0.0
-    return ("" if sums == [2.0, 2.0] else f"1 + 1 is {sums[0]:g}"), time.monotonic() - started
+    return ("" if sums == [2.0, 2.0] else f"1 + 1 gives {sums[0]:g}"), time.monotonic() - started
 
 
 def _interfaces() -> list[str]:
-    """Network interfaces that reach other machines."""
+    """List the network interfaces that are up and have a non-loopback address."""
     import psutil
 
     up = [name for name, found in psutil.net_if_stats().items() if found.isup]
@@ -284,7 +286,7 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.absolute().parents) if p.exists())
 
 
-def _own_port(home: Path) -> int:
+def _server_port(home: Path) -> int:
     try:
         return int((home / "server" / "address").read_text().strip().rpartition(":")[2])
     except (OSError, ValueError):

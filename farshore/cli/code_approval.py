@@ -1,4 +1,4 @@
-"""Which code that comes with runs may be executed on this machine: hashes, or a question at its terminal."""
+"""``--accept-apps``: approval of code that arrives with a run, by hash or by a prompt on the terminal."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import typer
 
 from ..core.errors import ConfigError
 
-#: The option that nodes and servers have alike.
+#: The option shared by ``node join`` and ``server up``.
 AcceptApps = Annotated[
     list[str] | None,
     typer.Option(
-        "--accept-apps", metavar="SHA256|ask", help="Execute this app's code when a run brings it; repeat it for more."
+        "--accept-apps", metavar="SHA256|ask", help="Allow runs to execute the app with this hash; repeatable."
     ),
 ]
 
 
-def accepted_apps(words: Sequence[str]) -> tuple[frozenset[str], Callable[[str, str], Awaitable[bool]] | None]:
-    """What ``--accept-apps`` means: hashes, and whom to ask about others.
+def accepted_apps(values: Sequence[str]) -> tuple[frozenset[str], Callable[[str, str], Awaitable[bool]] | None]:
+    """Parse ``--accept-apps`` into accepted hashes and a prompt for other apps (None without ``ask``).
 
     Raises
     ------
     ConfigError
-        A word is neither a SHA-256 nor ``ask``, or there is no terminal to ask at.
+        A value is neither a SHA-256 nor ``ask``, or ``ask`` is given without a terminal.
     """
-    hashes = frozenset(word.lower() for word in words if word != "ask")
-    for word in hashes:
-        if len(word) != 64 or set(word) - set("0123456789abcdef"):
+    hashes = frozenset(value.lower() for value in values if value != "ask")
+    for value in hashes:
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
             raise ConfigError(
-                f"--accept-apps {word}: neither a SHA-256 nor 'ask'", hint="'farshore run flower' prints an app's hash"
+                f"--accept-apps {value}: neither a SHA-256 nor 'ask'", hint="'farshore run flower' prints an app's hash"
             )
-    if "ask" not in words:
+    if "ask" not in values:
         return hashes, None
     if not sys.stdin.isatty():
-        raise ConfigError("--accept-apps ask needs a terminal", hint="give the hashes that you accept")
+        raise ConfigError("--accept-apps ask needs a terminal", hint="give the hashes to accept")
     return hashes, ask
 
 
 async def ask(what: str, digest: str) -> bool:
-    """Whether ``y`` or ``yes`` was typed; the end of standard input means no.
+    """Prompt on the terminal; True if ``y`` or ``yes`` was typed. End of input means no.
 
-    In the loop of whoever asks: a question must not keep it from anything else.
+    Reads standard input through the running event loop, so that other tasks go on meanwhile.
     """
-    typer.echo(f"a run brings {what} with the hash\n  {digest}\nexecute its code on this machine? [y/N] ", nl=False)
+    typer.echo(f"a run carries {what} with the hash\n  {digest}\nexecute its code on this machine? [y/N] ", nl=False)
     import asyncio
 
     loop, answered = asyncio.get_running_loop(), asyncio.Event()

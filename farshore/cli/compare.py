@@ -1,4 +1,4 @@
-"""``farshore compare``: runs side by side."""
+"""``farshore compare``: compare the communication and results of several runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 
 from .output import Json, emit, say, show
-from .run_lookup import Home, find
+from .run_lookup import Home, find_run
 
 
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Ids of runs, or their directories.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with a chart.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page with a chart.")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Compare runs: what each sent, what each byte brought, and where their settings differ."""
+    """Compare runs: bytes sent, score per byte, and differing settings."""
     from ..reports.compare import compare_runs, comparison_tables
     from ..reports.run_report import read_report
 
-    found = compare_runs([read_report(find(run, home)) for run in runs])
+    found = compare_runs([read_report(find_run(run, home)) for run in runs])
     if html is not None:
         from ..reports.page import write_comparison
 

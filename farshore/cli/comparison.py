@@ -1,4 +1,4 @@
-"""How compared arms are told: a table of scores, rounds and bytes, with each arm's rounds as a row of blocks."""
+"""The table that compares the arms of a simulation: scores, rounds, bytes, and a sparkline of each arm."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ if TYPE_CHECKING:
 
 
 def show_comparison(arms: Sequence[Arm], curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> None:
-    """Print the table."""
+    """Print the comparison table.
+
+    Parameters
+    ----------
+    arms : sequence of Arm
+    curves : mapping
+        Arm name -> seed -> score by round.
+    baseline : str
+        Name of the arm that sets the target score; empty for none.
+    """
     from ..reports.arms import averaged, sparkline
 
     means = {name: averaged(by_seed)[1] for name, by_seed in curves.items()}
-    low, high = min(map(min, means.values())), max(map(max, means.values()))
-    columns = ["arm", f"by round, {_percent(low)} to {_percent(high)}", "best", "last 10"]
+    lowest, highest = min(map(min, means.values())), max(map(max, means.values()))
+    columns = ["arm", f"by round, {_percent(lowest)} to {_percent(highest)}", "best", "last 10"]
     columns += [f"rounds to {baseline}'s best", "payload until then"] if baseline else []
     timed = any(arm.seconds is not None for arm in arms)
     columns += ["payload in all", *(["simulated time"] if timed else [])]
     rows = []
     for arm in arms:
-        row = [arm.name, sparkline(means[arm.name], low, high), _spread(arm.best), _spread(arm.last10)]
+        row = [arm.name, sparkline(means[arm.name], lowest, highest), _spread(arm.best), _spread(arm.last10)]
         if baseline:
             row += [_rounds(arm), "–" if arm.payload_to is None else size(arm.payload_to)]
         row += [size(arm.payload)]
         rows.append([*row, *(["–" if arm.seconds is None else duration(arm.seconds)] if timed else [])])
-    table(columns, rows, "nothing was compared")
+    table(columns, rows, "no arms to compare")
 
 
 def _percent(share: float) -> str:
@@ -43,9 +52,9 @@ def _spread(value: Spread) -> str:
 
 
 def _rounds(arm: Arm) -> str:
-    """Median round, how many times fewer that is than the baseline's, and how many seeds got there."""
+    """Format the median round that reached the target, the speed-up over the baseline, and how many seeds did."""
     if arm.rounds_to is None:
         return f"none of {arm.seeds}"
-    some = "" if arm.reached == arm.seeds else f" ({arm.reached} of {arm.seeds})"
+    reached = "" if arm.reached == arm.seeds else f" ({arm.reached} of {arm.seeds})"
     faster = "" if arm.speed_up in (None, 1.0) else f", {arm.speed_up:.3g}x"
-    return f"{arm.rounds_to:g}{faster}{some}"
+    return f"{arm.rounds_to:g}{faster}{reached}"

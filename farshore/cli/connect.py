@@ -1,4 +1,4 @@
-"""The options with which a submitter names a server, added to every command that talks to one."""
+"""The options that select a server and its credentials, added to every command that connects to one."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _OPTIONS: dict[str, Any] = {
 def connected(
     command: Callable[Concatenate[AdminClient, P], None], from_disk: Callable[..., bool] | None = None
 ) -> Callable[P, None]:
-    """Give ``command`` an :class:`AdminClient` as its first argument, made from options that this adds.
+    """Add the connection options to ``command`` and pass it an :class:`AdminClient` as its first argument.
 
-    Where this machine's server is not there or does not know what was asked for, ``from_disk`` gets its home and the
-    command's arguments, and says whether it could answer instead.
+    When the server of this machine is unreachable or does not know the requested object, ``from_disk`` is called with
+    the server's home and the command's arguments; it returns whether it could answer from files.
     """
 
     @functools.wraps(command)
@@ -62,11 +62,11 @@ def connected(
                 raise
 
     signature = inspect.signature(command, eval_str=True, globals=_evaluable(command))
-    own = list(signature.parameters.values())[1:]
+    parameters = list(signature.parameters.values())[1:]
     kind = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in _OPTIONS.items()]
-    wrapper.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in own + added}
+    wrapper.__signature__ = signature.replace(parameters=parameters + added)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters + added}
     del wrapper.__wrapped__
     return wrapper
 
@@ -78,12 +78,14 @@ def connect(
     fingerprint: str | None = None,
     home: Path | None = None,
 ) -> AdminClient:
-    """Connect to the server that the options name: the one on this machine unless ``server`` is given.
+    """Connect to the server given by the options; without ``server``, to the one on this machine.
 
     Raises
     ------
     ConfigError
-        The options do not name a server completely, or a file cannot be read.
+        The admin token is missing, or a file cannot be read.
+    RefusedError
+        Neither a certificate nor a fingerprint is given.
     """
     from ..client.admin import AdminClient
 
@@ -97,7 +99,7 @@ def connect(
     if fingerprint is not None:
         return AdminClient.pinned(server, token, fingerprint)
     raise RefusedError(
-        "nothing says which certificate the server has", hint="give --fingerprint HEX or --certificate FILE"
+        "the server's certificate cannot be verified", hint="give --fingerprint HEX or --certificate FILE"
     )
 
 
@@ -109,5 +111,5 @@ def _read(path: Path) -> bytes:
 
 
 def _evaluable(command: Callable[..., None]) -> dict[str, Any]:
-    # The client's class is imported on use only, so its name stands for nothing while signatures are read.
+    # AdminClient is imported for type checking only; signature evaluation needs some object of that name.
     return {**command.__globals__, "AdminClient": object}

@@ -1,4 +1,4 @@
-"""``farshore doctor``: is this machine fit to be a server or a node, and if not, what is to be done?"""
+"""``farshore doctor``: check whether this machine can be a server or a node."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .output import Json, emit, say
 
 
 def doctor(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that a server shall use.")] = 50051,
-    home: Annotated[Path | None, typer.Option(help="Folder of all homes [~/.farshore].")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for a server.")] = 50051,
+    home: Annotated[Path | None, typer.Option(help="Folder with all homes [~/.farshore].")] = None,
     json_: Json = False,
 ) -> None:
-    """Check versions, extras, port, clock, certificates, disk, TLS, gloo; ends with the first broken one's code."""
+    """Check versions, extras, port, clock, certificates, disk, TLS and gloo; exit with the first failure's code."""
     from ..core.paths import base
-    from .checks import examine
+    from .checks import run_checks
 
-    checks = examine((home or base()).expanduser(), port)
+    checks = run_checks((home or base()).expanduser(), port)
     broken = [check for check in checks if check.state == "broken"]
     if json_:
         emit({"ok": not broken, "checks": [asdict(check) for check in checks]})
     else:
-        signs = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}
+        labels = {"ok": "ok     ", "absent": "absent ", "broken": "BROKEN "}
         width = max(len(check.name) for check in checks)
         for check in checks:
-            say(f"{signs[check.state]} {check.name:<{width}} {check.detail}")
+            say(f"{labels[check.state]} {check.name:<{width}} {check.detail}")
             if check.hint:
                 say(f"{'':>{width + 9}}try: {check.hint}")
-        say("something is broken" if broken else "all is well")
+        say(f"{len(broken)} of {len(checks)} checks failed" if broken else "all checks passed")
     if broken:
         raise typer.Exit(int(broken[0].exit_code))

@@ -1,4 +1,4 @@
-"""``farshore estimate``: what a run would send, before it runs."""
+"""``farshore estimate``: estimate a run's communication without running it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def estimate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting; dotted keys, YAML values."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings from a YAML file; --set goes over it.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="How many nodes there are.")] = 1,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings; --set overrides it.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Path of a data set of the run.")] = None,
     assume: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=NUMBER", help="In place of a data set, e.g. tokens=13.3.")
+        list[str] | None,
+        typer.Option(metavar="KEY=NUMBER", help="Assume a value instead of reading data, e.g. tokens=13.3."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Root of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Root of the seed tree.")] = 0,
     json_: Json = False,
 ) -> None:
-    """Tell what a run would send, by kind, round or step and on links that people have, without running it."""
+    """Estimate what a run sends, by kind, round or step, and its transfer time on typical links."""
     from ..core import workloads
     from ..core.seeds import Seed
     from ..core.traffic_plan import Plans, Setting
@@ -36,8 +37,8 @@ def estimate(
     workload = workloads.load(method)
     if not isinstance(workload, Plans):
         raise ConfigError(
-            f"what a run of '{method}' sends cannot be told beforehand: it depends on the programs that users bring",
-            hint="run it, and see 'farshore report'",
+            f"the communication of '{method}' cannot be estimated: it depends on user code",
+            hint="run it and use 'farshore report'",
         )
     settings = build(workload.config, set_ or (), config)
     paths = data_paths(data or ())
@@ -55,7 +56,7 @@ def estimate(
         return
     from ..reports.report_tables import report_tables
 
-    say(f"estimate: {method}, {nodes} node{'s' * (nodes > 1)}, seed {seed}; nothing fails, nothing is sent twice")
+    say(f"estimate: {method}, {nodes} node{'s' * (nodes > 1)}, seed {seed}; without failures or retransmissions")
     for note in found.notes:
         say(f"assumed: {note}")
     say("")

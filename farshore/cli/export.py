@@ -1,4 +1,4 @@
-"""``farshore export``: a run's model as a file that other programs run."""
+"""``farshore export``: write a run's model as an ONNX file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from ..core.errors import ConfigError, DataError, NotFoundError
 from .output import Json, emit, say
-from .run_lookup import Home, RunName, find
+from .run_lookup import Home, RunName, find_run
 
 if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
@@ -18,48 +18,49 @@ if TYPE_CHECKING:
 
 def export(
     run: RunName,
-    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="Write the model as ONNX to this file.")],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="Write the model to this ONNX file.")],
     state: Annotated[
-        str, typer.Option(metavar="best|last|FILE", help="Which of the run's states, or a safetensors file.")
+        str, typer.Option(metavar="best|last|FILE", help="Which model state of the run, or a safetensors file.")
     ] = "best",
     data: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the run; its test images are needed.")
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Path of a data set of the run, for test images."),
     ] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Export a run's model, and compare the file with the model on test images."""
+    """Export a run's model and compare the file with the model on test images."""
     from .settings import data_paths
 
-    found = find(run, home)
+    found = find_run(run, home)
     path = onnx.expanduser().resolve()
-    told = _exported(found, _state(found, state), data_paths(data or ()), path)
+    exported = _exported(found, _state(found, state), data_paths(data or ()), path)
     if json_:
-        emit({"event": "exported", "run": found.info["id"], "onnx": str(path), **told})
+        emit({"event": "exported", "run": found.info["id"], "onnx": str(path), **exported})
         return
-    say(f"run {found.info['id']}: its model is in {onnx}")
-    for name, value in told.items():
+    say(f"run {found.info['id']}: model written to {onnx}")
+    for name, value in exported.items():
         say(f"  {name.replace('_', ' '):<20} {value:.2g}" if isinstance(value, float) else f"  {name:<20} {value}")
 
 
 def _state(run: RunDirectory, which: str) -> Path:
-    """The file of a state by its name or path.
+    """Resolve a model state given by name or path to its file.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     """
-    named = which in ("best", "last")
-    path = run.path / "states" / f"{which}.safetensors" if named else Path(which).expanduser()
+    is_name = which in ("best", "last")
+    path = run.path / "states" / f"{which}.safetensors" if is_name else Path(which).expanduser()
     if path.is_file():
         return path
-    if not named:
+    if not is_name:
         raise NotFoundError(f"there is no state {which}", hint="give --state best, last or a safetensors file")
-    there = sorted(file.stem for file in (run.path / "states").glob("*.safetensors"))
+    available = sorted(file.stem for file in (run.path / "states").glob("*.safetensors"))
     raise NotFoundError(
         f"run {run.info['id']} has no state '{which}'",
-        hint=f"give --state {there[0]}" if there else "a federated run writes its states with its first checkpoint",
+        hint=f"give --state {available[0]}" if available else "states are written at the first checkpoint",
     )
 
 
@@ -72,9 +73,9 @@ def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path)
     info = run.info
     workload = workloads.load(info["workload"])
     if not isinstance(workload, Exports):
-        raise ConfigError(f"the models of '{workload.name}' cannot be exported", hint="take the run's files themselves")
+        raise ConfigError(f"the models of '{workload.name}' cannot be exported", hint="use the run's own files")
     config = resolve(workload.config, info["config"], ())
-    # A simulation has clients that are numbers, a real run has nodes.
+    # A simulation stores its number of clients, a real run its nodes.
     trained = TrainedModel(config, Seed(info["seed"]), int(info.get("clients") or len(info["nodes"])), state)
     return dict(workload.export(trained, _finder(data), path))
 

@@ -1,4 +1,4 @@
-"""How a failure is told: one clear line, what to do about it, and the right exit code."""
+"""Error reporting of the command line: one line, a hint, and the exit code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from ..core.errors import ExitCode, FarshoreError
 
 
-def tell(error: BaseException, *, debug: bool = False) -> int:
-    """Print ``error`` on standard error and return the exit code that belongs to it.
+def report_error(error: BaseException, *, debug: bool = False) -> int:
+    """Print ``error`` on standard error and return its exit code.
 
-    Errors that farshore did not raise on purpose get one line as well; the traceback goes to a file that it names.
+    Unexpected exceptions are also printed as one line, which names a file with the traceback.
     """
     if debug and isinstance(error, Exception):
         traceback.print_exception(error)
@@ -25,10 +25,10 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         _print("interrupted", "")
         return int(ExitCode.INTERRUPTED)
-    if type(error).__name__ == "Exit":  # typer.Exit and the parser's own
+    if type(error).__name__ == "Exit":  # typer.Exit and click's Exit
         return int(getattr(error, "exit_code", 0))
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has left, e.g. `| head`: nothing is wrong.
+        # The reader of a pipe has closed it, e.g. `| head`.
         sys.stderr.close()
         return int(ExitCode.OK)
     if hasattr(error, "format_message"):
@@ -38,7 +38,7 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
 
 
 def _usage(error: BaseException) -> int:
-    """A command line that the parser does not accept; without arguments, its own help is the answer."""
+    """Report a usage error; without arguments, print the help text instead."""
     message = error.format_message()  # type: ignore[attr-defined]
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stderr.write(message + "\n")
@@ -53,7 +53,7 @@ def _print(message: str, hint: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    # Text, not markup: a path like [home] must be printed as it is.
+    # Text, not markup: a path like [home] must be printed literally.
     line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(line)
@@ -66,7 +66,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _save(error: BaseException) -> Path:
-    """Write the traceback to a file of its own, readable by its owner only."""
+    """Write the traceback to a new file, readable by its owner only."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="farshore-traceback-", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:

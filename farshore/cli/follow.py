@@ -1,4 +1,4 @@
-"""Following a run of a server to its end, and telling how it ended."""
+"""Follow a run on a server until it ends, and raise an error unless it finished."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
-    """Show a run's progress until it ends; returns its last state.
+    """Display a run's progress until it ends and return its final state.
 
     Raises
     ------
     UnreachableError
-        The server went away.
+        The connection to the server is lost.
     """
     meter = Meter()
     last = None
     for event in admin.follow(run_id):
         last = event.run
-        told = figures(last)
-        shown.show(meter.read(int(last.done), int(last.total), told, time.monotonic(), last.state, last.reason))
+        values = progress_values(last)
+        shown.show(meter.read(int(last.done), int(last.total), values, time.monotonic(), last.state, last.reason))
         if last.state in ENDED:
             break
     return last if last is not None and last.state in ENDED else admin.run(run_id)
 
 
 def check_ended(run: RunInfo) -> None:
-    """Raise the error that says how a run ended, unless it finished.
+    """Raise an error unless the run finished.
 
     Raises
     ------
@@ -49,19 +49,19 @@ def check_ended(run: RunInfo) -> None:
         raise RunCancelledError(f"run {run.id} was cancelled{': ' if run.reason else ''}{run.reason}")
 
 
-def figures(run: RunInfo) -> dict[str, Any]:
-    """The figures that came with the run's last progress."""
+def progress_values(run: RunInfo) -> dict[str, Any]:
+    """Return the values reported with the run's last progress."""
     return _object(run.progress_json)
 
 
 def result(run: RunInfo) -> dict[str, Any]:
-    """The run's result; empty before it has one."""
+    """Return the run's result; empty before it has one."""
     return _object(run.result_json)
 
 
-def logs(admin: AdminClient, run_id: str, *, keep: bool) -> Iterator[str]:
-    """The lines of a run's log; with ``keep`` until the run ends."""
-    for event in admin.follow(run_id, follow=keep, logs=True):
+def logs(admin: AdminClient, run_id: str, *, wait: bool) -> Iterator[str]:
+    """Yield the lines of a run's log; with ``wait`` until the run ends."""
+    for event in admin.follow(run_id, follow=wait, logs=True):
         yield from event.log
 
 

@@ -1,4 +1,4 @@
-"""``farshore init NAME``: an own federated method as a small project that runs as it is, without a network."""
+"""``farshore init NAME``: create a small project with a federated method that can be simulated at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from ..core.errors import ConfigError, StorageError
 from .output import say
 
-#: Template -> name in the project.
+#: Template -> file name in the project.
 _FILES = {
     "method.py.txt": "{name}.py",
     "scenario.yaml.txt": "scenario.yaml",
@@ -24,34 +24,34 @@ _FILES = {
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the method; lower case, digits and underscores.")],
-    folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it [./NAME].")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Method name: lower case, digits and underscores.")],
+    folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the project [./NAME].")] = None,
 ) -> None:
-    """Make an own federated method: a module, a scenario and a project file."""
+    """Create a project with a federated method: a module, a scenario and a project file."""
     from ..core.workloads import names
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ConfigError(f"'{name}' is no name for a method", hint="write it like 'server_momentum'")
+        raise ConfigError(f"'{name}' is not a valid method name", hint="use a name like 'server_momentum'")
     if name in names():
-        raise ConfigError(f"there is a method called '{name}' already", hint="choose another name")
-    place = folder or Path(name)
-    written = [place / target.format(name=name) for target in _FILES.values()]
-    there = [path for path in written if path.exists()]
-    if there:
-        raise ConfigError(f"{there[0]} is there already", hint="choose another folder: --folder DIR")
+        raise ConfigError(f"there is already a method '{name}'", hint="choose another name")
+    project = folder or Path(name)
+    paths = [project / target.format(name=name) for target in _FILES.values()]
+    existing = [path for path in paths if path.exists()]
+    if existing:
+        raise ConfigError(f"{existing[0]} already exists", hint="choose another folder: --folder DIR")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(written, filled(name), strict=True):
+        project.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, render_templates(name), strict=True):
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
-    for path in written:
+    for path in paths:
         say(f"  {path}")
-    say(f"now: farshore simulate {place / 'scenario.yaml'}")
+    say(f"next: farshore simulate {project / 'scenario.yaml'}")
 
 
-def filled(name: str) -> list[str]:
-    """The texts of a project's files, in the order of the templates."""
+def render_templates(name: str) -> list[str]:
+    """Render the project's files, in the order of the templates."""
     title = name.replace("_", " ").capitalize()
     folder = resources.files("farshore") / "template"
     texts = ((folder / template).read_text(encoding="utf-8") for template in _FILES)

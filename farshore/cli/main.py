@@ -1,4 +1,4 @@
-"""The entry point: the tree of commands, and the one place where errors become lines and exit codes."""
+"""Entry point of the command line: the command tree, and the conversion of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from . import (
     server,
     simulate,
 )
-from .failures import tell
+from .failures import report_error
 
 app = typer.Typer(
     name="farshore",
-    help="Train models across a cloud server and the devices at its far shore, and account for every byte.",
+    help="Train models across a cloud server and edge devices, with a ledger of every byte transferred.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,8 +41,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from .. import __version__
 
         typer.echo(f"farshore {__version__}")
@@ -51,9 +51,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what the libraries log.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if debug:
@@ -81,20 +81,20 @@ app.command("doctor")(doctor.doctor)
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run one command line; returns its exit code. Never raises, and prints at most one error."""
+    """Run one command line and return its exit code. Never raises; prints at most one error."""
     debug = "--debug" in arguments
     if not debug:
-        # gRPC's core writes lines of its own to standard error, beside the one that we print.
+        # Keeps gRPC's core from writing to standard error in addition to our one line.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         result = typer.main.get_command(app)(list(arguments), prog_name="farshore", standalone_mode=False)
-        if result == ExitCode.INTERRUPTED:  # what the parser makes of a KeyboardInterrupt
+        if result == ExitCode.INTERRUPTED:  # click's result of a KeyboardInterrupt
             raise KeyboardInterrupt
     except BaseException as error:
-        return tell(error, debug=debug)
+        return report_error(error, debug=debug)
     return result if isinstance(result, int) else 0
 
 
 def main() -> None:
-    """The console script ``farshore``."""
+    """Run the console script ``farshore``."""
     sys.exit(execute(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""``farshore methods``: what can be run, and with which settings."""
+"""``farshore methods``: list the methods and their settings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method's settings.")] = None,
     json_: Json = False,
 ) -> None:
-    """List the methods, or one method's settings with their defaults."""
+    """List the methods, or the settings of one method with their defaults."""
     if name is not None:
         _settings(name, as_json=json_)
         return
-    found = [_describe(known) for known in _names()]
+    described = [_describe(known) for known in _names()]
     if json_:
-        emit(found)
+        emit(described)
         return
     table(
-        ("name", "what it does"),
-        [(m["name"], m["summary"]) for m in found],
+        ("name", "summary"),
+        [(m["name"], m["summary"]) for m in described],
         "no method is installed",
     )
 
@@ -53,4 +53,4 @@ def _settings(name: str, *, as_json: bool) -> None:
         emit({"name": name, "summary": workload.summary, "schema": workload.config.model_json_schema()})
         return
     say(f"{name}: {workload.summary}")
-    table(("key", "type", "default", "meaning"), describe(workload.config), "it has no settings")
+    table(("key", "type", "default", "description"), describe(workload.config), "no settings")

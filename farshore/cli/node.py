@@ -1,4 +1,4 @@
-"""``farshore node join``: make this machine a node."""
+"""``farshore node join``: register this machine as a node and work for a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.errors import ConfigError
 from .code_approval import AcceptApps, accepted_apps
 from .output import Json, emit, say
 
-app = typer.Typer(help="Make this machine a node.", no_args_is_help=True)
+app = typer.Typer(help="Run this machine as a node.", no_args_is_help=True)
 
 
 @app.callback()
@@ -26,37 +26,36 @@ def join(
     token: Annotated[str | None, typer.Option(help="Join token; '-' reads it from standard input.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
     name: Annotated[str | None, typer.Option(help="The node's name [this machine's host name].")] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set it holds.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Its part of shared data, from 0/N.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A local data set; repeatable.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="This node's part of shared data, from 0/N.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Device profile (YAML): link and threads.")] = None,
-    home: Annotated[Path | None, typer.Option(help="Where its key lives [~/.farshore/nodes/NAME].")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust, not a fingerprint.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder for key and checkpoints [~/.farshore/nodes/NAME].")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Authority (PEM) to trust instead of a fingerprint.")] = None,
     accept_apps: AcceptApps = None,
     peer_listen: Annotated[
         str,
         typer.Option(
-            metavar="IFACE", help="Let other nodes of a run reach this one there, in plain text: trusted networks only."
+            metavar="IFACE",
+            help="Accept connections from other nodes on this interface, unencrypted: trusted networks only.",
         ),
     ] = "",
-    keep_runs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of so many runs; the oldest go.")
-    ] = 10,
+    keep_runs: Annotated[int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of the last N runs.")] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
     json_: Json = False,
 ) -> None:
-    """Join a server and work for it until Ctrl-C or SIGTERM. A token is needed the first time only."""
+    """Join a server and work for it until Ctrl-C or SIGTERM. The token is needed the first time only."""
     from ..client.agent import AgentOptions, run
     from ..core.paths import node_home
     from ..core.profiles import DeviceProfile
     from ..edge.measure import measure_node
     from .settings import data_paths
 
-    called = name or _host_name()
+    node_name = name or _host_name()
     accepted, ask = accepted_apps(accept_apps or ())
     options = AgentOptions(
         address=address,
-        name=called,
-        home=(home or node_home(called)).expanduser().resolve(),
+        name=node_name,
+        home=(home or node_home(node_name)).expanduser().resolve(),
         token=_token(token, token_file),
         data=data_paths(data or ()),
         shard=_shard(shard),
@@ -68,16 +67,16 @@ def join(
         insecure=insecure,
         ca=certificate,
         measure=measure_node,
-        on_state=_tell_json if json_ else _tell,
+        on_state=_emit_state if json_ else _print_state,
     )
     run(options)
 
 
-def _tell(state: str, detail: str) -> None:
+def _print_state(state: str, detail: str) -> None:
     say(f"{state.replace('_', ' ')}{': ' if detail else ''}{detail}")
 
 
-def _tell_json(state: str, detail: str) -> None:
+def _emit_state(state: str, detail: str) -> None:
     emit({"state": state, "detail": detail})
 
 
@@ -86,9 +85,7 @@ def _interface(name: str) -> str:
 
     known = psutil.net_if_addrs()
     if name and name not in known:
-        raise ConfigError(
-            f"--peer-listen {name}: there is no such network interface", hint=f"choose of {', '.join(known)}"
-        )
+        raise ConfigError(f"--peer-listen {name}: no such network interface", hint=f"interfaces are {', '.join(known)}")
     return name
 
 
@@ -107,7 +104,7 @@ def _token(token: str | None, file: Path | None) -> str | None:
             return file.read_text().strip()
         except OSError as error:
             raise ConfigError(f"cannot read the token file {file}: {error.strerror}") from error
-    if token == "-":  # noqa: S105 – the sign for standard input
+    if token == "-":  # noqa: S105 – means standard input
         return sys.stdin.readline().strip()
     return token
 
@@ -117,5 +114,5 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         return None
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ConfigError(f"--shard {text}: not a part of a whole", hint="write I/N with I from 0 to N-1, e.g. 0/2")
+        raise ConfigError(f"--shard {text}: not of the form I/N", hint="write I/N with I from 0 to N-1, e.g. 0/2")
     return int(index), int(count)

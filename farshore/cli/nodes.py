@@ -1,4 +1,4 @@
-"""``farshore nodes``: the nodes that a server knows."""
+"""``farshore nodes``: list and revoke the nodes of a server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..proto.control_pb2 import NodeInfo
 
-app = typer.Typer(help="The nodes that a server knows.", no_args_is_help=True)
+app = typer.Typer(help="List and revoke the nodes of a server.", no_args_is_help=True)
 
 
 @app.command("ls")
 @connected
 def ls(admin: AdminClient, json_: Json = False) -> None:
-    """List nodes: state, machine, data sets and runs."""
+    """List nodes with their state, hardware, data sets and runs."""
     nodes = admin.nodes()
     if json_:
         emit([as_dict(node) for node in nodes])
@@ -30,20 +30,20 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
     table(
         columns,
         [_row(node) for node in nodes],
-        "no node has joined; see 'farshore server token new'",
+        "no nodes have joined; see 'farshore server token new'",
     )
 
 
 @app.command("revoke")
 @connected
 def revoke(admin: AdminClient, name: Annotated[str, typer.Argument(help="The node's name.")]) -> None:
-    """Make a node's key useless: it is disconnected and cannot come back without a new token."""
+    """Revoke a node's key: it is disconnected and needs a new token to join again."""
     admin.revoke(node=name)
     say(f"revoked node {name}")
 
 
 def as_dict(node: NodeInfo) -> dict[str, Any]:
-    """The node as JSON-able fields, named as in the protocol."""
+    """Convert a node to JSON-able fields, named as in the protocol."""
     from google.protobuf.json_format import MessageToDict
 
     return MessageToDict(node, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)

@@ -1,4 +1,4 @@
-"""How commands speak: JSON for machines, tables and plain lines for people."""
+"""Output of commands: lines and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: The option that every reporting command has.
+#: The option of every command that prints results.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-_WIDE = 160
+_PIPE_WIDTH = 160
 
 
 def say(text: str) -> None:
-    """Print a line for people."""
+    """Print a line."""
     typer.echo(text)
 
 
 def note(text: str) -> None:
-    """Print a line beside the result: to standard error, so that the output stays clean for pipes."""
+    """Print a line to standard error, so that standard output holds the result only."""
     typer.echo(text, err=True)
 
 
@@ -35,13 +35,13 @@ def emit(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print rows as a table, or say ``empty`` where there are none."""
+    """Print rows as a table, or the line ``empty`` if there are none."""
     listed = [[str(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
         return
     if not sys.stdout.isatty():
-        # Pipes and files get columns padded with blanks: no box characters, nothing cut off.
+        # Pipes and files get padded columns without box characters or truncation.
         widths = [max(len(row[i]) for row in [list(columns), *listed]) for i in range(len(columns))]
         for row in [list(columns), *listed]:
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -55,14 +55,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
 
 
 def show(shown: Table) -> None:
-    """Print a finished table; pipes and files get it whole, however wide."""
+    """Print a rich table; not truncated to the terminal's width in pipes and files."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else _WIDE).print(shown)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(shown)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    """Format seconds as ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -71,8 +71,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def moment(seconds: float) -> str:
-    """Seconds since 1970 as local time; a dash where there is none."""
+def local_time(seconds: float) -> str:
+    """Format seconds since 1970 as local time; a dash for 0."""
     import datetime
 
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else "–"

@@ -1,7 +1,7 @@
-"""How far a long command is: one live line on a terminal, plain lines elsewhere, or one JSON event a line.
+"""Progress display of long commands: a live bar on a terminal, plain lines elsewhere, or JSON events.
 
-The same for real runs, simulations and the demonstration: round or step of how many, clients, loss, seconds, bytes up
-and down, time to go.
+Used by real runs, simulations and the demo. Shows the round or step, clients, loss, seconds, bytes up and down, and the
+estimated time left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..reports.units import size
 from .output import duration, emit, say
 
-#: States that a run does not leave by itself.
+#: Terminal states of a run.
 ENDED = frozenset({"finished", "failed", "cancelled", "interrupted"})
 _PLAIN_SECONDS = 5.0
 _WINDOW = 32
@@ -24,27 +24,28 @@ _WINDOW = 32
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes
     ----------
     state, reason : str
-        The run's state, and why in words.
+        The run's state and the reason for it.
     done, total : int
-        Steps.
+        Completed and total steps or rounds.
     loss : float or None
-        The method's own figure.
+        As reported by the method.
     up_bytes, down_bytes : int or None
-        Frame bytes so far; None where nothing goes over a wire.
+        Frame bytes so far; None if nothing is sent over a wire.
     rate : float
-        Steps per second over the last steps; 0 while unknown.
+        Recent steps per second; 0 while unknown.
     unit : str
         What is counted: ``step`` or ``round``.
     accuracy : float or None
+        Between 0 and 1.
     clients : str
-        Of the last round: how many answered, were late and failed.
+        Clients of the last round by outcome: ok, late, failed.
     seconds : float or None
-        That the last round took.
+        Duration of the last round.
     """
 
     state: str
@@ -62,18 +63,18 @@ class Progress:
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go, or None while unknown."""
+        """Estimated seconds left, or None while unknown."""
         return (self.total - self.done) / self.rate if self.rate > 0 and self.total else None
 
     def line(self) -> str:
-        """One line for people."""
+        """Format the progress as one line."""
         if self.state not in ("running", *ENDED) or not self.total:
             return f"{self.state}{': ' if self.reason else ''}{self.reason}"
-        parts = [f"{self.unit} {self.done}/{self.total}", *self.figures()]
+        parts = [f"{self.unit} {self.done}/{self.total}", *self.values()]
         return "  ".join(parts)
 
-    def figures(self) -> list[str]:
-        """Clients, loss, accuracy, rate, bytes and time to go, those that are known."""
+    def values(self) -> list[str]:
+        """Format the known values: clients, loss, accuracy, rate, bytes and time left."""
         parts = [f"clients {self.clients}"] if self.clients else []
         if self.loss is not None:
             parts.append(f"loss {self.loss:.3f}")
@@ -92,78 +93,78 @@ class Progress:
 
 
 class Rate:
-    """Steps per second over the last steps."""
+    """Steps per second over a sliding window."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
     def at(self, done: int, now: float) -> float:
-        """The rate once ``done`` steps are done at monotonic time ``now``, seconds; 0 while it is unknown."""
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # restarted from a checkpoint
-        # Loading models comes before the first step and says nothing about the next ones.
-        if done and (not self._seen or done > self._seen[-1][1]):
-            self._seen.append((now, done))
-        if len(self._seen) < 2:
+        """Record ``done`` completed steps at monotonic time ``now`` (seconds); returns the rate, 0 if unknown."""
+        if self._samples and done < self._samples[-1][1]:
+            self._samples.clear()  # restarted from a checkpoint
+        # The time before the first step includes loading models.
+        if done and (not self._samples or done > self._samples[-1][1]):
+            self._samples.append((now, done))
+        if len(self._samples) < 2:
             return 0.0
-        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        (first, start), (last, end) = self._samples[0], self._samples[-1]
         return (end - start) / max(1e-9, last - first)
 
 
 class Meter:
-    """Turns what a run tells of itself into :class:`Progress`; one per run."""
+    """Converts the progress reports of one run to :class:`Progress`."""
 
     def __init__(self) -> None:
         self._rate = Rate()
 
     def read(
-        self, done: int, total: int, told: Mapping[str, Any], now: float, state: str = "running", reason: str = ""
+        self, done: int, total: int, values: Mapping[str, Any], now: float, state: str = "running", reason: str = ""
     ) -> Progress:
-        """Take in what was told at monotonic time ``now``, seconds.
+        """Convert a report received at monotonic time ``now`` (seconds).
 
-        ``told`` holds the figures that a method gives with its progress (``loss``, ``acc``, ``unit``, ``seconds``,
-        ``ok``, ``late``, ``failed``), and those of the wire (``frame_up``, ``frame_down``) where there is one.
+        ``values`` holds what a method reports with its progress (``loss``, ``acc``, ``unit``, ``seconds``, ``ok``,
+        ``late``, ``failed``), and bytes (``frame_up``, ``frame_down``) if the run sends any.
         """
-        counts = [(told.get(name), name) for name in ("ok", "late", "failed")]
+        counts = [(values.get(name), name) for name in ("ok", "late", "failed")]
         return Progress(
             state,
             reason,
             done,
             total,
-            _number(told, "loss"),
-            _bytes(told, "frame_up"),
-            _bytes(told, "frame_down"),
+            _number(values, "loss"),
+            _bytes(values, "frame_up"),
+            _bytes(values, "frame_down"),
             self._rate.at(done, now),
-            str(told.get("unit", "step")),
-            _number(told, "acc"),
+            str(values.get("unit", "step")),
+            _number(values, "acc"),
             ", ".join(f"{count:.0f} {name}" for count, name in counts if isinstance(count, int | float)),
-            _number(told, "seconds"),
+            _number(values, "seconds"),
         )
 
 
-def _number(told: Mapping[str, Any], name: str) -> float | None:
-    value = told.get(name)
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
     return float(value) if isinstance(value, int | float) else None
 
 
-def _bytes(told: Mapping[str, Any], name: str) -> int | None:
-    value = _number(told, name)
+def _bytes(values: Mapping[str, Any], name: str) -> int | None:
+    value = _number(values, name)
     return None if value is None else int(value)
 
 
 class Display(Protocol):
-    """Where progress is shown; a context manager, so that a terminal is left in order."""
+    """Displays progress; a context manager, so that the terminal is restored."""
 
     def __enter__(self) -> Display: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, progress: Progress) -> None:
-        """Show the newest progress."""
+        """Show the latest progress."""
 
 
 class JsonDisplay:
-    """One JSON event a line, for machines."""
+    """Prints one JSON event per line."""
 
     def __enter__(self) -> JsonDisplay:
         return self
@@ -176,13 +177,13 @@ class JsonDisplay:
 
 
 class PlainDisplay:
-    """A line on each change of state, and one every few seconds; for pipes, files and CI."""
+    """Prints a line on each change of state and every few seconds; for pipes, files and CI."""
 
     def __init__(self, label: str = "") -> None:
         self._label = f"{label}: " if label else ""
         self._state = ("", "")
-        self._time = -_PLAIN_SECONDS
-        self._said = ""
+        self._printed_at = -_PLAIN_SECONDS
+        self._last_line = ""
         self._pending: Progress | None = None
 
     def __enter__(self) -> PlainDisplay:
@@ -190,26 +191,26 @@ class PlainDisplay:
 
     def __exit__(self, *_: object) -> None:
         if self._pending is not None:
-            self._say(self._pending)
+            self._print(self._pending)
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
         state = (progress.state, progress.reason)
-        if state == self._state and now - self._time < _PLAIN_SECONDS:
+        if state == self._state and now - self._printed_at < _PLAIN_SECONDS:
             self._pending = progress
             return
-        self._state, self._time, self._pending = state, now, None
-        self._say(progress)
+        self._state, self._printed_at, self._pending = state, now, None
+        self._print(progress)
 
-    def _say(self, progress: Progress) -> None:
+    def _print(self, progress: Progress) -> None:
         line = self._label + progress.line()
-        if line != self._said:
+        if line != self._last_line:
             say(line)
-        self._said = line
+        self._last_line = line
 
 
 class LiveDisplay:
-    """A bar with the figures beside it, on a terminal."""
+    """Shows a progress bar and the current values on a terminal."""
 
     def __init__(self, label: str = "run") -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -233,12 +234,12 @@ class LiveDisplay:
 
     def show(self, progress: Progress) -> None:
         running = progress.total > 0
-        text = "  ".join(progress.figures()) if running else progress.line()
+        text = "  ".join(progress.values()) if running else progress.line()
         self._bar.update(self._task, completed=progress.done, total=max(1, progress.total), figures=text)
 
 
 def display(label: str, *, as_json: bool) -> Display:
-    """The display that fits where standard output goes."""
+    """Create the display for standard output: JSON, a terminal, or a pipe."""
     if as_json:
         return JsonDisplay()
     return LiveDisplay(label) if sys.stdout.isatty() else PlainDisplay(label)

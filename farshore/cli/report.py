@@ -1,4 +1,4 @@
-"""``farshore report``: what a run cost on the wire, as tables, a page, or files for machines."""
+"""``farshore report``: a run's communication as tables, an HTML page, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Annotated
 import typer
 
 from .output import Json, emit, say, show
-from .run_lookup import Home, RunName, find
+from .run_lookup import Home, RunName, find_run
 
 
 def report(
     run: RunName,
-    target: Annotated[list[float] | None, typer.Option(help="A score whose price to tell; repeat it for more.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with charts.")] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sums as CSV.")] = None,
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sums as Parquet.")] = None,
+    target: Annotated[
+        list[float] | None, typer.Option(help="Report the bytes to reach this score; repeatable.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page with charts.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the totals as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the totals as Parquet.")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Report what a run sent: by kind, round, node and encoding, against baselines, on links that people have.
+    """Report what a run sent: by kind, round, node and encoding, against baselines, with times on typical links.
 
-    A run that is still going, or failed, is told as far as it came.
+    Unfinished and failed runs are reported as far as they got.
     """
     from ..reports.run_report import read_report
 
-    found = read_report(find(run, home), target or ())
+    found = read_report(find_run(run, home), target or ())
     if html is not None:
         from ..reports.page import write_page
 

@@ -1,4 +1,4 @@
-"""``farshore run METHOD``: check the settings, submit, follow."""
+"""``farshore run METHOD``: validate the settings, submit the run and follow it."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting; dotted keys, YAML values."),
     ] = None,
     app: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The Flower app to run; --set changes its configuration.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Flower app to run; --set overrides its configuration."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings from a YAML file; --set goes over it.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes; the server chooses them [1].")] = None,
-    node: Annotated[list[str] | None, typer.Option(help="A node by name; repeat it for each.")] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Data set on the server.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Root of all random numbers.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings; --set overrides it.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes; the server chooses them [1].")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="Name of a node to use; repeatable.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set on the server.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Root of the seed tree.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
     json_: Json = False,
 ) -> None:
-    """Run a method and follow it to its result."""
+    """Run a method and follow the run to its result."""
     from ..core import workloads
     from .settings import build, mapping
 
     if nodes is not None and node and nodes != len(node):
-        raise ConfigError(f"--nodes {nodes} and {len(node)} x --node do not agree", hint="give one of them")
+        raise ConfigError(f"--nodes {nodes} contradicts {len(node)} x --node", hint="give one of them")
     if app is not None and (method != "flower" or config is not None):
-        raise ConfigError("--app is for 'farshore run flower', with --set and without --config")
+        raise ConfigError("--app requires the method 'flower' and cannot be combined with --config")
     if app is not None:
-        from .apps import app_settings, told_by_hash
+        from .apps import app_settings, print_app_hash
 
         settings: BaseModel
         settings = flower = app_settings(app, set_ or ())
-        told_by_hash(flower, app)
+        print_app_hash(flower, app)
     elif method == "flower":
-        raise ConfigError("no app was named", hint="give its folder: farshore run flower --app DIR")
+        raise ConfigError("no app given", hint="farshore run flower --app DIR")
     else:
         settings = build(workloads.load(method).config, set_ or (), config)
     submitted = admin.submit(
@@ -63,20 +64,20 @@ def run(
         seed=seed,
         data=mapping(data or (), "--data"),
     )
-    attend(admin, submitted, detach=detach, as_json=json_)
+    follow_to_end(admin, submitted, detach=detach, as_json=json_)
 
 
-def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: bool) -> None:
-    """Say what was submitted; then, unless detached, follow it and tell its outcome.
+def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: bool) -> None:
+    """Print the submitted run; then, unless detached, follow it and print its result.
 
     Raises
     ------
     RunFailedError, RunCancelledError
-        It ended so.
+        The run failed, was interrupted or was cancelled.
     """
     from .follow import check_ended, follow
     from .progress import display
-    from .summary import as_dict, outcome
+    from .summary import as_dict, print_result
 
     if as_json:
         emit({"event": "submitted", **as_dict(submitted)})
@@ -90,10 +91,10 @@ def attend(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: boo
         with display(f"run {submitted.id}", as_json=as_json) as shown:
             ended = follow(admin, submitted.id, shown)
     except KeyboardInterrupt:
-        note(f"run {submitted.id} goes on; 'farshore runs cancel {submitted.id}' stops it")
+        note(f"run {submitted.id} continues; to stop it: farshore runs cancel {submitted.id}")
         raise
     if as_json:
         emit({"event": "ended", **as_dict(ended)})
     check_ended(ended)
     if not as_json:
-        outcome(ended)
+        print_result(ended)

@@ -1,4 +1,4 @@
-"""How commands that need no server find a run: by its directory, or by its id on this machine."""
+"""Locate runs on disk, by directory or id, for commands that need no server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its 
 Home = Annotated[Path | None, typer.Option("--home", help="Home of a server on this machine [~/.farshore/server].")]
 
 
-def on_disk(home: Path | None, known: Collection[str] = ()) -> list[RunDirectory]:
-    """Runs whose directories lie on this machine, newest first; known ids are not opened, damaged ones left out."""
+def runs_on_disk(home: Path | None, known: Collection[str] = ()) -> list[RunDirectory]:
+    """List the run directories below a server's home, newest first, skipping ids in ``known`` and damaged runs."""
     from ..core.errors import FarshoreError
     from ..core.paths import server_home
     from ..runs.directory import RunDirectory
@@ -31,13 +31,13 @@ def on_disk(home: Path | None, known: Collection[str] = ()) -> list[RunDirectory
     return sorted(found, key=lambda run: float(run.info.get("created") or 0), reverse=True)
 
 
-def find(run: str, home: Path | None) -> RunDirectory:
-    """The directory of a run.
+def find_run(run: str, home: Path | None) -> RunDirectory:
+    """Open the directory of a run given by id or path.
 
     Raises
     ------
     NotFoundError
-        There is none on this machine.
+        There is no such run on this machine.
     """
     from ..core.paths import server_home
     from ..runs.locate import locate

@@ -1,4 +1,4 @@
-"""``farshore runs``: the runs of a server, their logs, and their fate."""
+"""``farshore runs``: list, show, cancel, resume and transfer the runs of a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .connect import connected
-from .output import Json, duration, emit, moment, say, table
+from .output import Json, duration, emit, local_time, say, table
 from .run_lookup import Home, RunName
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 
 def _listed_from_disk(home: Path | None, json_: bool = False) -> bool:
-    """List the runs that lie on this machine, where no server answers; whether there are any."""
-    found = _others(home, ())
+    """List the runs on this machine if no server answers; returns whether there are any."""
+    found = _runs_without_server(home, ())
     if found:
         _list(found, json_)
     return bool(found)
@@ -35,19 +35,19 @@ def _listed_from_disk(home: Path | None, json_: bool = False) -> bool:
 @app.command("ls")
 @partial(connected, from_disk=_listed_from_disk)
 def ls(admin: AdminClient, json_: Json = False) -> None:
-    """List runs, newest first, each with the reason for its state; imported ones too."""
+    """List runs, newest first, with the reason for their state; includes imported runs."""
     found = list(admin.runs())
     if admin.home is not None:
-        found += _others(admin.home, {run.id for run in found})
+        found += _runs_without_server(admin.home, {run.id for run in found})
     _list(sorted(found, key=lambda run: -run.created), json_)
 
 
-def _others(home: Path | None, known: Collection[str]) -> list[RunInfo]:
-    """Runs of this machine that its server does not know, as their directories tell of them."""
-    from .run_lookup import on_disk
-    from .summary import stored
+def _runs_without_server(home: Path | None, known: Collection[str]) -> list[RunInfo]:
+    """Read the runs on this machine that its server does not know from their directories."""
+    from .run_lookup import runs_on_disk
+    from .summary import run_info_from_disk
 
-    return [stored(run) for run in on_disk(home, known)]
+    return [run_info_from_disk(run) for run in runs_on_disk(home, known)]
 
 
 def _list(found: Sequence[RunInfo], json_: bool) -> None:
@@ -57,17 +57,17 @@ def _list(found: Sequence[RunInfo], json_: bool) -> None:
         emit([as_dict(run) for run in found])
         return
     columns = ("run", "method", "state", "progress", "nodes", "created", "took", "reason")
-    table(columns, [_row(run) for run in found], "no run yet; see 'farshore run --help'")
+    table(columns, [_row(run) for run in found], "no runs yet; see 'farshore run --help'")
 
 
 def _shown_from_disk(home: Path | None, run_id: str, json_: bool = False) -> bool:
-    """Show a run that lies on this machine but that no server of it knows, an imported one; whether there is one."""
+    """Show a run on this machine that its server does not know, e.g. an imported one; returns whether it exists."""
     from ..core.errors import NotFoundError
-    from .run_lookup import find
-    from .summary import as_dict, describe, stored
+    from .run_lookup import find_run
+    from .summary import as_dict, describe, run_info_from_disk
 
     try:
-        found = stored(find(run_id, home))
+        found = run_info_from_disk(find_run(run_id, home))
     except NotFoundError:
         return False
     if json_:
@@ -80,7 +80,7 @@ def _shown_from_disk(home: Path | None, run_id: str, json_: bool = False) -> boo
 @app.command("show")
 @partial(connected, from_disk=_shown_from_disk)
 def show(admin: AdminClient, run_id: RunId, json_: Json = False) -> None:
-    """Show one run: settings, result, and what it cost on the wire."""
+    """Show one run: settings, result and communication."""
     from .summary import as_dict, describe
 
     found = admin.run(run_id)
@@ -95,13 +95,13 @@ def show(admin: AdminClient, run_id: RunId, json_: Json = False) -> None:
 def logs(
     admin: AdminClient,
     run_id: RunId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")] = False,
     json_: Json = False,
 ) -> None:
     """Print a run's log."""
     from .follow import logs as lines
 
-    for line in lines(admin, run_id, keep=follow):
+    for line in lines(admin, run_id, wait=follow):
         if json_:
             emit({"line": line})
         else:
@@ -126,81 +126,81 @@ def cancel(admin: AdminClient, run_id: RunId, json_: Json = False) -> None:
 def resume(
     admin: AdminClient,
     run_id: RunId,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not follow it.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return without following the run.")] = False,
     json_: Json = False,
 ) -> None:
-    """Go on with a run from its last checkpoint, and follow it."""
-    from .run import attend
+    """Resume a run from its last checkpoint and follow it."""
+    from .run import follow_to_end
 
-    attend(admin, admin.resume(run_id), detach=detach, as_json=json_)
+    follow_to_end(admin, admin.resume(run_id), detach=detach, as_json=json_)
 
 
 @app.command("export")
 def export(
     run: RunName,
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Where to write it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Archive to write.")],
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints/--no-checkpoints", help="With what a killed run goes on from.")
+        bool, typer.Option("--checkpoints/--no-checkpoints", help="Include the checkpoints.")
     ] = True,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Write a run's directory on this machine as one file, for another machine to import."""
+    """Write a run's directory on this machine to one archive, for import on another machine."""
     from ..runs.archive import export_run
-    from .run_lookup import find
+    from .run_lookup import find_run
 
     path = file.expanduser().absolute()
-    _moved("exported", export_run(find(run, home), path, checkpoints=checkpoints), as_json=json_)
+    _print_transfer("exported", export_run(find_run(run, home), path, checkpoints=checkpoints), as_json=json_)
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What 'runs export' wrote.")],
-    as_: Annotated[str | None, typer.Option("--as", metavar="ID", help="The run's id here [the one it has].")] = None,
-    sha256: Annotated[str, typer.Option(metavar="HEX", help="What 'runs export' said of the file.")] = "",
-    max_gb: Annotated[float, typer.Option(min=0.001, help="Most bytes that it may unpack to, 10^9.")] = 64.0,
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Archive written by 'runs export'.")],
+    as_: Annotated[str | None, typer.Option("--as", metavar="ID", help="Id for the imported run [its own id].")] = None,
+    sha256: Annotated[str, typer.Option(metavar="HEX", help="Expected SHA-256, as printed by 'runs export'.")] = "",
+    max_gb: Annotated[float, typer.Option(min=0.001, help="Limit on the unpacked size, GB.")] = 64.0,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Unpack an exported run on this machine, so that report, compare, export, runs ls and runs show find it."""
+    """Import an exported run, so that report, compare, export, runs ls and runs show find it."""
     from ..core.paths import server_home
     from ..runs.archive import import_run
 
     folder = (home or server_home()).expanduser() / "runs"
     limits = {"sha256": sha256, "total_bytes": int(max_gb * 1e9)}
-    _moved("imported", import_run(file.expanduser(), folder, name=as_, **limits), as_json=json_)  # type: ignore[arg-type]
+    _print_transfer("imported", import_run(file.expanduser(), folder, name=as_, **limits), as_json=json_)  # type: ignore[arg-type]
 
 
 @app.command("metrics")
 def metrics(
     run: RunName,
-    to: Annotated[str, typer.Option("--to", metavar="csv|tensorboard|mlflow", help="What to write them for.")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where files go [./RUN-figures].")] = None,
+    to: Annotated[str, typer.Option("--to", metavar="csv|tensorboard|mlflow", help="Output format.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder [./RUN-figures].")] = None,
     home: Home = None,
     json_: Json = False,
 ) -> None:
-    """Write the figures of a run on this machine for spreadsheets, TensorBoard or MLflow."""
+    """Export the metrics of a run on this machine as CSV, or to TensorBoard or MLflow."""
     from ..runs.sinks import send
-    from .run_lookup import find
+    from .run_lookup import find_run
 
-    found = find(run, home)
+    found = find_run(run, home)
     folder = (out or Path(f"{found.info['id']}-figures")).expanduser()
     count = send(found, to, folder)
     if json_:
         emit({"event": "sent", "run": found.info["id"], "to": to, "lines": count, "folder": str(folder)})
     else:
-        say(f"run {found.info['id']}: figures of {count} rounds or steps for {to} in {folder}")
+        say(f"run {found.info['id']}: metrics of {count} rounds or steps written for {to} to {folder}")
 
 
-def _moved(what: str, moved: Moved, *, as_json: bool) -> None:
+def _print_transfer(action: str, transfer: Moved, *, as_json: bool) -> None:
     if as_json:
-        emit({"event": what, **asdict(moved)})
+        emit({"event": action, **asdict(transfer)})
         return
     from ..reports.units import size
 
-    say(f"{what} run {moved.id}: {moved.files} files, {size(moved.bytes)}")
-    say(f"  {moved.path}")
-    say(f"  sha256 {moved.sha256}")
+    say(f"{action} run {transfer.id}: {transfer.files} files, {size(transfer.bytes)}")
+    say(f"  {transfer.path}")
+    say(f"  sha256 {transfer.sha256}")
 
 
 def _row(run: RunInfo) -> tuple[object, ...]:
@@ -210,7 +210,7 @@ def _row(run: RunInfo) -> tuple[object, ...]:
         run.state,
         f"{run.done}/{run.total}" if run.total else "–",
         ", ".join(run.nodes) or "–",
-        moment(run.created),
+        local_time(run.created),
         duration(run.ended - run.started) if run.started and run.ended else "–",
         run.reason or "–",
     )

@@ -1,4 +1,4 @@
-"""From what stands on the command line to the trials of a simulation."""
+"""Turn the arguments of ``farshore simulate`` into a scenario and its trials."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from ..simulations.trial import Trial
 
 _YAML = (".yaml", ".yml")
-#: What ``farshore init`` calls a project's scenario.
-_OWN = "scenario.yaml"
+#: File name of a project's scenario, as written by ``farshore init``.
+_SCENARIO_FILE = "scenario.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What plays the clients.
+    """Where clients are simulated: backend and number of worker processes.
 
     Attributes
     ----------
     cores : int
-        Processes, of so many threads each that they have a core.
+        Number of worker processes.
     backend, address : str
         See :class:`~farshore.simulations.federated.simulation.Simulation`.
     """
@@ -36,72 +36,86 @@ class Engine:
     address: str = ""
 
     @classmethod
-    def of(cls, workers: int, backend: str, address: str, threads: int = 1) -> Engine:
-        """As the options say; 0 workers = as many as the cores have room for.
+    def from_options(cls, workers: int, backend: str, address: str, threads: int = 1) -> Engine:
+        """Build the engine from command-line options.
 
-        Processes of ``threads`` threads (0 = one a core) that were more than the cores would only take them from each
-        other, so there are fewer then, which is said. A Ray cluster knows its own cores.
+        Parameters
+        ----------
+        workers : int
+            Worker processes; 0 = as many as the cores allow. Reduced, with a note, where ``workers * threads`` exceeds
+            the cores of this machine; never for a Ray cluster given by ``address``.
+        backend : str
+            ``local`` or ``ray``.
+        address : str
+            Address of a Ray cluster; empty to use this machine.
+        threads : int
+            Threads per worker; 0 = one per core.
+
+        Raises
+        ------
+        ConfigError
+            The backend is unknown, or ``address`` is given without ``ray``.
         """
         from ..simulations.experiment import cores
 
         if backend not in ("local", "ray"):
-            raise ConfigError(f"there is no backend '{backend}'", hint="--backend local or --backend ray")
+            raise ConfigError(f"unknown backend '{backend}'", hint="use --backend local or --backend ray")
         if address and backend != "ray":
-            raise ConfigError("--address is that of a Ray cluster", hint="give --backend ray too")
-        here = cores()
-        room = max(1, here // (threads or here))
-        if workers > room and not address:
-            each = "one thread" if threads == 1 else f"{threads or here} threads"
-            note(f"{workers} workers of {each} are more than the {here} cores here: {room} will do the work")
-            workers = room
-        return cls(workers or room, "ray" if backend == "ray" else "local", address)
+            raise ConfigError("--address requires --backend ray", hint="add --backend ray")
+        available = cores()
+        limit = max(1, available // (threads or available))
+        if workers > limit and not address:
+            each = "one thread" if threads == 1 else f"{threads or available} threads"
+            note(f"{workers} workers of {each} exceed the {available} available cores; using {limit}")
+            workers = limit
+        return cls(workers or limit, "ray" if backend == "ray" else "local", address)
 
     def plan(self, trials: int) -> tuple[int, int]:
-        """Trials at once, and worker processes of each; on Ray one after another, each on all of it."""
-        from ..simulations.experiment import plan
+        """Return concurrent trials and workers per trial; on Ray, trials run one at a time on the whole cluster."""
+        from ..simulations.experiment import divide_cores
 
-        return (1, self.cores) if self.backend == "ray" else plan(trials, self.cores)
+        return (1, self.cores) if self.backend == "ray" else divide_cores(trials, self.cores)
 
 
-def flower_app(name: str) -> Path | None:
-    """The folder of a Flower app, if that is what is meant: one that is neither a ready scenario nor holds its own."""
+def flower_app_folder(name: str) -> Path | None:
+    """Return the folder of a Flower app, or None if ``name`` is a built-in scenario, a method or a project with one."""
     from ..core.workloads import names
-    from ..simulations.scenario import ready
+    from ..simulations.scenario import bundled_scenarios
 
     folder = Path(name)
-    own = name in ready() or name in names() or (folder / _OWN).is_file()
-    return folder if folder.is_dir() and not own else None
+    is_scenario = name in bundled_scenarios() or name in names() or (folder / _SCENARIO_FILE).is_file()
+    return folder if folder.is_dir() and not is_scenario else None
 
 
-def find(name: str) -> tuple[str, Scenario]:
-    """A ready scenario, a file's, a project folder's, or a method as one arm with its defaults.
+def find_scenario(name: str) -> tuple[str, Scenario]:
+    """Load a scenario: a built-in one, a YAML file, a project folder, or a method as a single arm with its defaults.
 
-    A project's methods are those that its ``pyproject.toml`` names, beside the scenario.
+    A project's methods are registered from the ``pyproject.toml`` next to its scenario.
     """
     from ..core.projects import methods_of, use_project
     from ..core.workloads import names
     from ..simulations import scenario
 
-    known = scenario.ready()
-    if name not in known and (Path(name) / _OWN).is_file():
-        name = str(Path(name) / _OWN)
+    known = scenario.bundled_scenarios()
+    if name not in known and (Path(name) / _SCENARIO_FILE).is_file():
+        name = str(Path(name) / _SCENARIO_FILE)
     project = Path(name).parent if name.endswith(_YAML) else Path()
     if methods_of(project):
         use_project(project)
     if name in names() and name not in known:
         return name, scenario.Scenario(about=f"{name} with its defaults", method=name, arms={name: {}})
-    return scenario.find(name)
+    return scenario.load_scenario(name)
 
 
-def changed(
+def override(
     scenario: Scenario, *, arms: Sequence[str] | None = None, clients: int | None = None, seeds: str | None = None
 ) -> Scenario:
-    """The scenario as the command line wants it."""
+    """Apply the command line's arms, client count and seeds to a scenario."""
     update: dict[str, Any] = {}
     if arms:
         unknown = [arm for arm in arms if arm not in scenario.arms]
         if unknown:
-            raise ConfigError(f"there is no arm '{unknown[0]}'", hint=f"arms are {', '.join(scenario.arms)}")
+            raise ConfigError(f"unknown arm '{unknown[0]}'", hint=f"arms are {', '.join(scenario.arms)}")
         update["arms"] = {arm: scenario.arms[arm] for arm in arms}
         update["baseline"] = scenario.baseline if scenario.baseline in arms else ""
     if clients is not None:
@@ -110,12 +124,12 @@ def changed(
         try:
             update["seeds"] = tuple(dict.fromkeys(int(s) for s in seeds.split(",")))
         except ValueError as error:
-            raise ConfigError(f"--seeds {seeds}: not numbers with commas between them") from error
+            raise ConfigError(f"--seeds {seeds}: not a comma-separated list of integers") from error
     return scenario.model_copy(update=update)
 
 
 def configs(scenario: Scenario, pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The resolved settings of every arm."""
+    """Resolve the settings of every arm."""
     from ..core.workloads import load
     from .settings import resolve
 
@@ -124,9 +138,9 @@ def configs(scenario: Scenario, pairs: Sequence[str]) -> dict[str, dict[str, Any
 
 
 def threads_of(configs: Mapping[str, Mapping[str, Any]]) -> int:
-    """Threads of the arm that wants most; 0 = all cores."""
-    wanted = [int(config.get("threads", 1)) for config in configs.values()]
-    return 0 if 0 in wanted else max(wanted)
+    """Return the largest thread count of all arms; 0 = all cores."""
+    threads = [int(config.get("threads", 1)) for config in configs.values()]
+    return 0 if 0 in threads else max(threads)
 
 
 def trials(
@@ -136,11 +150,11 @@ def trials(
     data: Mapping[str, Path],
     engine: Engine,
 ) -> list[Trial]:
-    """Every arm with every seed, seeds outermost, so that early results compare all arms."""
+    """Create a trial per arm and seed, ordered by seed, so that early results compare all arms."""
     from ..simulations.trial import Trial, folder_of
 
     if len({folder_of(arm, 0) for arm in configs}) < len(configs):
-        raise ConfigError("two arms have names that differ in punctuation only", hint="rename one of them")
+        raise ConfigError("two arms have names that differ only in punctuation", hint="rename one of them")
     _, workers = engine.plan(len(configs) * len(scenario.seeds))
     given: dict[str, Any] = {"clients": scenario.clients, "data": {n: str(p) for n, p in data.items()}}
     given["devices"] = scenario.devices.resolved().model_dump(mode="json") if scenario.devices else None

@@ -1,4 +1,4 @@
-"""``farshore server``: the orchestrator in the foreground, and its join tokens."""
+"""``farshore server``: run the server in the foreground, and manage join tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..server.options import ServerReady
 
-app = typer.Typer(help="The server: listen for nodes and runs, and hand out join tokens.", no_args_is_help=True)
-token = typer.Typer(help="Join tokens: with one, a machine becomes a node.", no_args_is_help=True)
+app = typer.Typer(help="Run a server and manage its join tokens.", no_args_is_help=True)
+token = typer.Typer(help="Create and revoke join tokens, with which machines register as nodes.", no_args_is_help=True)
 app.add_typer(token, name="token")
 
 
@@ -25,24 +25,27 @@ app.add_typer(token, name="token")
 def up(
     host: Annotated[str, typer.Option(help="Interface to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = 50051,
-    home: Annotated[Path | None, typer.Option(help="Where its keys and runs live [~/.farshore/server].")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="Host name its certificate shall also carry.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="Own certificate (PEM); needs --key.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of its keys and runs [~/.farshore/server].")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Extra host name for the certificate; repeatable.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate (PEM) to use; needs --key.")] = None,
     key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --certificate.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
-    data_ports: Annotated[str | None, typer.Option(metavar="A-B", help="Ports that runs open directly.")] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Data set on the server.")] = None,
+    data_ports: Annotated[str | None, typer.Option(metavar="A-B", help="Ports for direct connections to runs.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the server; repeatable.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the run store [SQLite in the home].")] = None,
-    token_hours: Annotated[float, typer.Option(min=0.01, help="Life of the first join token, hours.")] = 24.0,
+    token_hours: Annotated[float, typer.Option(min=0.01, help="Validity of the first join token, hours.")] = 24.0,
     accept_apps: AcceptApps = None,
     sink: Annotated[
-        list[str] | None, typer.Option(metavar="csv|tensorboard|mlflow", help="Where runs' figures go too; repeat it.")
+        list[str] | None,
+        typer.Option(metavar="csv|tensorboard|mlflow", help="Sink for the metrics of runs; repeatable."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Let Prometheus read here, over HTTP; 0 = any free port.")
+        int | None, typer.Option(min=0, max=65535, help="Port for Prometheus metrics over HTTP; 0 = any free port.")
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Interface of --metrics-port.")] = "127.0.0.1",
-    dashboard: Annotated[bool, typer.Option("--dashboard", help="Show nodes and runs in a browser, too.")] = False,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Also serve the dashboard.")] = False,
     dashboard_host: DashboardHost = "127.0.0.1",
     dashboard_port: DashboardPort = 50080,
     dashboard_login: Annotated[bool, typer.Option("--dashboard-login", help=LOGIN)] = False,
@@ -55,12 +58,12 @@ def up(
     from .settings import data_paths
 
     accepted, ask = accepted_apps(accept_apps or ())
-    where = (home or server_home()).expanduser().resolve()
-    shown = DashboardOptions(
-        where, dashboard_host, dashboard_port, dashboard_login, tuple(name or ()), store, certificate, key
+    home_folder = (home or server_home()).expanduser().resolve()
+    dashboard_options = DashboardOptions(
+        home_folder, dashboard_host, dashboard_port, dashboard_login, tuple(name or ()), store, certificate, key
     )
     options = ServeOptions(
-        home=where,
+        home=home_folder,
         host=host,
         port=port,
         hostnames=tuple(name or ()),
@@ -76,25 +79,25 @@ def up(
         sinks=tuple(sink or ()),
         metrics_port=metrics_port,
         metrics_host=metrics_host,
-        dashboard=shown if dashboard else None,
+        dashboard=dashboard_options if dashboard else None,
     )
-    serve(options, on_ready=lambda ready: _announce(ready, as_json=json_))
+    serve(options, on_ready=lambda ready: _print_ready(ready, as_json=json_))
 
 
 @token.command("new")
 @connected
 def new(
     admin: AdminClient,
-    hours: Annotated[float, typer.Option(min=0.01, help="How long it is valid.")] = 24.0,
-    uses: Annotated[int, typer.Option(min=0, help="How many nodes may use it; 0 = any number.")] = 0,
+    hours: Annotated[float, typer.Option(min=0.01, help="Validity, hours.")] = 24.0,
+    uses: Annotated[int, typer.Option(min=0, help="Number of nodes that may use it; 0 = unlimited.")] = 0,
     json_: Json = False,
 ) -> None:
-    """Make a join token and print the command that uses it."""
+    """Create a join token and print the command that uses it."""
     reply = admin.create_token(valid_seconds=hours * 3600, uses=uses)
     if json_:
         emit({"token": reply.token, "id": reply.id, "expires": reply.expires, "address": admin.address})
         return
-    say(f"join token {reply.id}, valid for {duration(hours * 3600)}; on the machine that shall be a node:")
+    say(f"join token {reply.id}, valid for {duration(hours * 3600)}; on the new node run:")
     say(f"  farshore node join {admin.address} --token {reply.token}")
 
 
@@ -104,12 +107,12 @@ def revoke(
     admin: AdminClient,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as 'token new' printed it.")],
 ) -> None:
-    """Make a join token useless; nodes that joined with it stay ('nodes revoke' removes one)."""
+    """Revoke a join token; nodes that joined with it stay ('nodes revoke' removes one)."""
     admin.revoke(token_id=token_id)
     say(f"revoked join token {token_id}")
 
 
-def _announce(ready: ServerReady, *, as_json: bool) -> None:
+def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
     if as_json:
         emit(
             {
@@ -125,15 +128,15 @@ def _announce(ready: ServerReady, *, as_json: bool) -> None:
             }
         )
         return
-    say(f"server listens on {ready.address}")
-    say(f"  fingerprint  {ready.fingerprint or 'none: it runs without TLS'}")
+    say(f"server listening on {ready.address}")
+    say(f"  fingerprint  {ready.fingerprint or 'none (no TLS)'}")
     say(f"  admin token  {ready.admin_token_file}")
     if ready.metrics:
         say(f"  metrics      {ready.metrics}")
     if ready.dashboard:
         say(f"  dashboard    {ready.dashboard}")
     if ready.token:
-        say("on each machine that shall be a node:")
+        say("on each node run:")
         say(f"  farshore node join {ready.address} --token {ready.token}")
     else:
         say("for a new join token: farshore server token new")
@@ -146,5 +149,5 @@ def _port_range(text: str | None) -> tuple[int, int] | None:
     if not (dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
         from ..core.errors import ConfigError
 
-        raise ConfigError(f"--data-ports {text}: not a range of ports", hint="write e.g. --data-ports 50100-50199")
+        raise ConfigError(f"--data-ports {text}: not a port range", hint="for example --data-ports 50100-50199")
     return int(first), int(last)

@@ -1,4 +1,4 @@
-"""``--set key=value`` and YAML files, through the method's pydantic model; mistakes get the nearest right answer."""
+"""Build settings from ``--set key=value`` and YAML files with a pydantic model; errors suggest valid keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..core.errors import ConfigError
 
-_MISSPELT = 0.5
+_SIMILARITY = 0.5
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        It cannot be read, is not YAML, or not a mapping.
+        The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(model: type[BaseModel], pairs: Sequence[str], file: Path | None = None) -> BaseModel:
-    """Build a configuration: the model's defaults, then the file, then each ``key=value`` in order.
+    """Build a configuration from the model's defaults, then the file, then each ``key=value`` in order.
 
     Parameters
     ----------
@@ -50,28 +50,28 @@ def build(model: type[BaseModel], pairs: Sequence[str], file: Path | None = None
     Raises
     ------
     ConfigError
-        A key is unknown or a value does not fit; the message names the nearest right one. Or a key is given as a
-        whole and a key inside it too.
+        A key is unknown or a value is invalid (the message suggests the closest valid one), or both a section and a
+        key inside it are given.
     """
     return resolve(model, read_yaml(file) if file else {}, pairs)
 
 
 def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[str]) -> BaseModel:
-    """Build a configuration from values with each ``key=value`` over them; see :func:`build`."""
+    """Build a configuration from ``given``, overridden by each ``key=value``; see :func:`build`."""
     values: dict[str, Any] = copy.deepcopy(dict(given))
     texts: dict[tuple[str, ...], str] = {}
     for pair in pairs:
         path, text = _split(pair)
-        _check_apart(model, path, text, texts)
+        _check_conflict(model, path, text, texts)
         _put(model, values, path, _value(text))
         texts[path] = text
     _check_keys(model, values)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        # YAML reads `name=12` as a number and `rule=no` as false; where text is wanted, take what was typed.
-        retyped = [tuple(map(str, e["loc"])) for e in error.errors() if e["type"] in ("string_type", "literal_error")]
-        for path in set(retyped) & set(texts):
+        # YAML reads `name=12` as a number and `rule=no` as false; for text settings use the literal text.
+        as_text = [tuple(map(str, e["loc"])) for e in error.errors() if e["type"] in ("string_type", "literal_error")]
+        for path in set(as_text) & set(texts):
             _put(model, values, path, texts[path])
     try:
         return model.model_validate(values)
@@ -80,24 +80,24 @@ def resolve(model: type[BaseModel], given: Mapping[str, Any], pairs: Sequence[st
 
 
 def read_pair(pair: str) -> tuple[str, Any]:
-    """A ``key=value`` as key and YAML value.
+    """Parse ``key=value`` into the key and a YAML value.
 
     Raises
     ------
     ConfigError
-        It has no ``=`` or no key.
+        There is no ``=`` or no key.
     """
     path, text = _split(pair)
     return ".".join(path), _value(text)
 
 
 def mapping(pairs: Sequence[str], option: str) -> dict[str, str]:
-    """Read ``NAME=VALUE`` pairs of an option.
+    """Parse the ``NAME=VALUE`` pairs of an option.
 
     Raises
     ------
     ConfigError
-        One has no ``=``, no name, or a name given twice.
+        A pair has no ``=``, name or value, or a name is given twice.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -111,7 +111,7 @@ def mapping(pairs: Sequence[str], option: str) -> dict[str, str]:
 
 
 def data_paths(pairs: Sequence[str]) -> dict[str, Path]:
-    """Read ``--data NAME=PATH`` pairs; paths become absolute.
+    """Parse ``--data NAME=PATH`` pairs; paths become absolute.
 
     Raises
     ------
@@ -122,18 +122,15 @@ def data_paths(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def describe(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
-    """One row per setting: key, type, default, meaning."""
+    """List the settings as rows of key, type, default, description."""
     return list(_rows(model, ""))
-
-
-# ---- inside ----------------------------------------------------------------------------------------------------------
 
 
 def _split(pair: str) -> tuple[tuple[str, ...], str]:
     key, equals, text = pair.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise ConfigError(f"--set {pair}: not of the form KEY=VALUE", hint="write e.g. --set steps=100")
+        raise ConfigError(f"--set {pair}: not of the form KEY=VALUE", hint="for example --set steps=100")
     return path, text
 
 
@@ -144,26 +141,26 @@ def _value(text: str) -> Any:
         return text
 
 
-def _check_apart(
+def _check_conflict(
     model: type[BaseModel], path: tuple[str, ...], text: str, earlier: Mapping[tuple[str, ...], str]
 ) -> None:
-    """A key as a whole and a key inside it do not go together, in either order: one would be lost."""
-    for other, told in earlier.items():
-        if path[: len(other)] == other != path and not isinstance(_value(told), dict):
-            raise _at_odds(model, other, told, f"{'.'.join(path)}={text}")
+    """Raise an error if a section and a key inside it are both set, in either order: one would overwrite the other."""
+    for other, other_text in earlier.items():
+        if path[: len(other)] == other != path and not isinstance(_value(other_text), dict):
+            raise _conflict(model, other, other_text, f"{'.'.join(path)}={text}")
         if other[: len(path)] == path != other:
-            raise _at_odds(model, path, text, f"{'.'.join(other)}={told}")
+            raise _conflict(model, path, text, f"{'.'.join(other)}={other_text}")
 
 
-def _at_odds(model: type[BaseModel], path: tuple[str, ...], whole: Any, inner: str) -> ConfigError:
+def _conflict(model: type[BaseModel], path: tuple[str, ...], whole: Any, inner: str) -> ConfigError:
     key = ".".join(path)
-    spelled = " and ".join(f"{key}.{name}={value}" for name, value in _spelled_out(model, path, whole).items())
-    hint = f"write {spelled} instead of {key}={whole}" if spelled else "give one of them"
-    return ConfigError(f"'{key}={whole}' and '{inner}' are both given, and one would undo the other", hint=hint)
+    expanded = " and ".join(f"{key}.{name}={value}" for name, value in _expanded(model, path, whole).items())
+    hint = f"use {expanded} instead of {key}={whole}" if expanded else "give one of them"
+    return ConfigError(f"'{key}={whole}' and '{inner}' are both given and contradict each other", hint=hint)
 
 
-def _spelled_out(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> dict[str, Any]:
-    """The settings for which a plain value of a whole section stands; none where it stands for nothing."""
+def _expanded(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> dict[str, Any]:
+    """Expand the short form of a section (``uplink=topk``) to its settings; empty if the value is not a short form."""
     section: type[BaseModel] | None = model
     for part in path:
         field = section.model_fields.get(part) if section else None
@@ -175,20 +172,20 @@ def _spelled_out(model: type[BaseModel], path: tuple[str, ...], whole: Any) -> d
 
 
 def _put(model: type[BaseModel], values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """Set ``value`` at ``path``; refused where a plain value, as a file may hold one, stands for the whole section."""
+    """Set ``value`` at ``path``; an error if a file gives the section in its short form."""
     *parents, last = path
     for depth, part in enumerate(parents, 1):
         inner = values.get(part)
         if inner is None:
             inner = values[part] = {}
         if not isinstance(inner, dict):
-            raise _at_odds(model, path[:depth], inner, f"{'.'.join(path)}={value}")
+            raise _conflict(model, path[:depth], inner, f"{'.'.join(path)}={value}")
         values = inner
     values[last] = value
 
 
 def _inner(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, optional or not."""
+    """Return the model class of a field's annotation, optional or not."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -196,7 +193,7 @@ def _inner(annotation: Any) -> type[BaseModel] | None:
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that ``--set`` may name."""
+    """Yield every dotted key that ``--set`` accepts."""
     for name, field in model.model_fields.items():
         inner = _inner(field.annotation)
         if inner is not None:
@@ -216,7 +213,7 @@ def _check_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str =
 
 
 def _first_leaf(name: str, value: Any) -> str:
-    """The dotted key as somebody would have typed it: down to the first value that is no mapping."""
+    """Return the dotted key down to the first value that is not a mapping."""
     while isinstance(value, dict) and value:
         inner, value = next(iter(value.items()))
         name = f"{name}.{inner}"
@@ -226,19 +223,19 @@ def _first_leaf(name: str, value: Any) -> str:
 def _unknown_key(model: type[BaseModel], key: str, prefix: str) -> ConfigError:
     known = list(_keys(model))
     leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=_MISSPELT)
-    if not near or key.rpartition(".")[2] in leaves:
-        # `--set rank=4` where the key is `wire.rank`: the right leaf in the wrong place beats a similar word.
-        leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=_MISSPELT)
-        near = [leaves[leaf[0]]] if leaf else near
-    if near:
-        return ConfigError(f"there is no setting '{key}'", hint=f"did you mean '{near[0]}'?")
-    here = [k for k in known if k.startswith(prefix)]
-    return ConfigError(f"there is no setting '{key}'", hint=f"settings are {', '.join(sorted(here))}")
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=_SIMILARITY)
+    if not matches or key.rpartition(".")[2] in leaves:
+        # `--set rank=4` for `wire.rank`: prefer the same last part elsewhere over a similar spelling.
+        leaf = difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=_SIMILARITY)
+        matches = [leaves[leaf[0]]] if leaf else matches
+    if matches:
+        return ConfigError(f"unknown setting '{key}'", hint=f"did you mean '{matches[0]}'?")
+    candidates = [k for k in known if k.startswith(prefix)]
+    return ConfigError(f"unknown setting '{key}'", hint=f"settings are {', '.join(sorted(candidates))}")
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> ConfigError:
-    """The first complaint in plain words, with the nearest allowed value where values are listed."""
+    """Convert the first validation error to a ConfigError, suggesting the closest allowed value of a choice."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or model.__name__
     given = first.get("input")
@@ -247,18 +244,18 @@ def _explain(model: type[BaseModel], error: ValidationError) -> ConfigError:
         return ConfigError(f"the setting '{key}' is missing", hint=f"give --set {key}=…")
     allowed = _allowed(first)
     if allowed:
-        near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=_MISSPELT)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(allowed)}"
-        return ConfigError(f"'{given}' is no value for '{key}'", hint=hint)
+        matches = difflib.get_close_matches(str(given), allowed, n=1, cutoff=_SIMILARITY)
+        hint = f"did you mean '{matches[0]}'?" if matches else f"allowed are {', '.join(allowed)}"
+        return ConfigError(f"invalid value '{given}' for '{key}'", hint=hint)
     if first["type"] in ("value_error", "assertion_error"):
-        return ConfigError(f"the setting '{key}' is wrong: {message}" if first["loc"] else message)
-    return ConfigError(f"'{given}' is no value for '{key}': it should be {message[:1].lower()}{message[1:]}")
+        return ConfigError(f"invalid setting '{key}': {message}" if first["loc"] else message)
+    return ConfigError(f"invalid value '{given}' for '{key}': expected {message[:1].lower()}{message[1:]}")
 
 
-def _allowed(complaint: Any) -> list[str]:
-    if complaint["type"] not in ("literal_error", "enum"):
+def _allowed(details: Any) -> list[str]:
+    if details["type"] not in ("literal_error", "enum"):
         return []
-    listed = str(complaint.get("ctx", {}).get("expected", ""))
+    listed = str(details.get("ctx", {}).get("expected", ""))
     return [part.strip().strip("'\"") for part in listed.replace(" or ", ", ").split(",") if part.strip()]
 
 

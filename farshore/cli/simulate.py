@@ -1,4 +1,4 @@
-"""``farshore simulate``: compare a method's arms on simulated clients, and show what each round and byte brought."""
+"""``farshore simulate``: compare the arms of a scenario on simulated clients."""
 
 from __future__ import annotations
 
@@ -22,60 +22,58 @@ def simulate(
     scenario: Annotated[
         str | None,
         typer.Argument(
-            metavar="SCENARIO", help="A YAML file, a ready scenario's name, a method's, or a Flower app's folder."
+            metavar="SCENARIO", help="A YAML file, a built-in scenario, a method, or the folder of a Flower app."
         ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, for all arms.")
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeat it for more.")] = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="How many clients there are.")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N…", help="Each arm runs once per seed.")] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set of the clients.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = as many as there are cores.")] = 0,
-    backend: Annotated[str, typer.Option(metavar="local|ray", help="What plays the clients.")] = "local",
-    address: Annotated[str, typer.Option(help="Of a Ray cluster; without it Ray is started here.")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where runs and pictures go.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the ready scenarios.")] = False,
+    arm: Annotated[list[str] | None, typer.Option(help="Run only this arm; repeatable.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N…", help="Seeds; each arm runs once per seed.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Path of a data set.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 = one per core.")] = 0,
+    backend: Annotated[str, typer.Option(metavar="local|ray", help="Where clients are simulated.")] = "local",
+    address: Annotated[str, typer.Option(help="Address of a Ray cluster [start Ray on this machine].")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for runs and plots.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the built-in scenarios.")] = False,
     json_: Json = False,
 ) -> None:
-    """Simulate a federation: virtual clients, the real method, every byte that a real run would cost."""
+    """Simulate a federation with the same method code and ledger as a real run."""
     if list_:
         _list(as_json=json_)
         return
     if scenario is None:
-        raise ConfigError(
-            "no scenario was named", hint="try 'farshore simulate vhl', or see 'farshore simulate --list'"
-        )
+        raise ConfigError("no scenario given", hint="try 'farshore simulate vhl', or see 'farshore simulate --list'")
     from ..core.paths import base
     from ..runs.ids import new_run_id
     from . import scenarios
     from .settings import data_paths
 
-    if (app := scenarios.flower_app(scenario)) is not None:
+    if (app := scenarios.flower_app_folder(scenario)) is not None:
         from . import apps
 
         apps.simulate(app, set_ or (), clients, seeds, out, as_json=json_)
         return
-    name, wanted = scenarios.find(scenario)
-    wanted = scenarios.changed(wanted, arms=arm, clients=clients, seeds=seeds)
+    name, selected = scenarios.find_scenario(scenario)
+    selected = scenarios.override(selected, arms=arm, clients=clients, seeds=seeds)
     folder = (out or base() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
-    configs = scenarios.configs(wanted, set_ or ())
-    engine = scenarios.Engine.of(workers, backend, address, scenarios.threads_of(configs))
-    trials = scenarios.trials(wanted, configs, folder, data_paths(data or ()), engine)
-    _simulate(wanted, trials, engine, as_json=json_)
-    _tell(name, wanted, trials, folder, as_json=json_)
+    configs = scenarios.configs(selected, set_ or ())
+    engine = scenarios.Engine.from_options(workers, backend, address, scenarios.threads_of(configs))
+    trials = scenarios.trials(selected, configs, folder, data_paths(data or ()), engine)
+    _simulate(selected, trials, engine, as_json=json_)
+    _print_comparison(name, selected, trials, folder, as_json=json_)
 
 
 def _list(*, as_json: bool) -> None:
-    from ..simulations.scenario import ready
+    from ..simulations.scenario import bundled_scenarios
 
-    found = ready()
+    found = bundled_scenarios()
     if as_json:
         emit([{"name": n, **s.model_dump(mode="json")} for n, s in found.items()])
         return
     rows = [(n, s.clients, f"{len(s.arms)} x {len(s.seeds)}", s.about) for n, s in found.items()]
-    table(("name", "clients", "arms x seeds", "what it shows"), rows, "no scenario is installed")
+    table(("name", "clients", "arms x seeds", "description"), rows, "no scenarios are installed")
 
 
 def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as_json: bool) -> None:
@@ -86,13 +84,13 @@ def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as
     at_once, _ = engine.plan(len(trials))
     if not as_json:
         say(scenario.about or scenario.method)
-        of = f"{_several(len(scenario.arms), 'arm')} x {_several(len(scenario.seeds), 'seed')}"
-        say(f"{of} in up to {_several(engine.cores, 'process')}")
+        counts = f"{_several(len(scenario.arms), 'arm')} x {_several(len(scenario.seeds), 'seed')}"
+        say(f"{counts} in up to {_several(engine.cores, 'process')}")
     with trials_display(left, as_json=as_json) as shown:
         Experiment(left, at_once, shown.event).run()
 
 
-def _tell(name: str, scenario: Scenario, trials: Sequence[Trial], folder: Path, *, as_json: bool) -> None:
+def _print_comparison(name: str, scenario: Scenario, trials: Sequence[Trial], folder: Path, *, as_json: bool) -> None:
     from ..reports.arms import compare
     from ..reports.curves import Curve, read_curve
     from ..runs.directory import RunDirectory
@@ -113,16 +111,16 @@ def _tell(name: str, scenario: Scenario, trials: Sequence[Trial], folder: Path, 
 
     show_comparison(arms, curves, scenario.baseline)
     say("")
-    say(f"runs and figures  {_short(folder)}")
-    say(f"each run holds    {', '.join(name for name, _ in contents(Path(trials[0].directory)))}")
+    say(f"runs and results  {_short(folder)}")
+    say(f"files of a run    {', '.join(name for name, _ in contents(Path(trials[0].directory)))}")
     if picture:
-        say(f"picture           {_short(picture)}")
+        say(f"plot              {_short(picture)}")
     else:
-        say("picture           none: pip install 'farshore[plots]'")
+        say("plot              none; pip install 'farshore[plots]'")
 
 
 def _draw(curves: Any, path: Path, scenario: Scenario) -> Path | None:
-    """The picture, where matplotlib is installed."""
+    """Draw the comparison; returns None if matplotlib is not installed."""
     from ..core.errors import MissingExtraError
     from ..reports.plots import draw_comparison
 
@@ -139,6 +137,6 @@ def _several(count: int, what: str) -> str:
 
 
 def _short(path: Path) -> str:
-    """Relative to where the user is, if that is shorter."""
+    """Format a path relative to the working directory if that is shorter."""
     relative = os.path.relpath(path)
     return min(str(path), relative, key=len)

@@ -1,4 +1,4 @@
-"""How a run is told at its end: its result and what it cost on the wire."""
+"""Print a run's settings, result and communication."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .follow import result
-from .output import duration, moment, say, show
+from .output import duration, local_time, say, show
 
 if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def as_dict(run: RunInfo) -> dict[str, Any]:
-    """The run as JSON-able fields, its configuration and result as objects."""
+    """Convert a run to JSON-able fields, with its configuration and result as objects."""
     import json
 
     from google.protobuf.json_format import MessageToDict
@@ -25,12 +25,12 @@ def as_dict(run: RunInfo) -> dict[str, Any]:
         text = fields.pop(f"{name}_json")
         fields[name] = json.loads(text) if text else None
     for name in ("done", "total"):
-        fields[name] = int(fields[name])  # JSON of protobuf writes 64-bit numbers as text
+        fields[name] = int(fields[name])  # protobuf's JSON has 64-bit integers as text
     return fields
 
 
-def stored(run: RunDirectory) -> RunInfo:
-    """A run as a server would tell it, from its directory alone."""
+def run_info_from_disk(run: RunDirectory) -> RunInfo:
+    """Build a ``RunInfo`` like a server's from the run directory alone."""
     import json
 
     from ..proto.control_pb2 import RunInfo
@@ -54,20 +54,20 @@ def describe(run: RunInfo) -> None:
     """Print a run in full."""
     say(f"run {run.id}: {run.workload}, {run.state}{f' ({run.reason})' if run.reason else ''}")
     say(f"  nodes     {', '.join(run.nodes) or '–'}")
-    say(f"  created   {moment(run.created)}")
+    say(f"  created   {local_time(run.created)}")
     if run.started:
         end = f", {duration(run.ended - run.started)}" if run.ended else ""
-        say(f"  started   {moment(run.started)}{end}")
+        say(f"  started   {local_time(run.started)}{end}")
     if run.total:
         say(f"  progress  {run.done}/{run.total}")
     say(f"  directory {run.directory or '–'}")
     say(f"  config    {_short(run.config_json)}")
-    outcome(run)
+    print_result(run)
     _files(run)
 
 
 def _files(run: RunInfo) -> None:
-    """Name what the run has left behind, where its directory is on this machine."""
+    """List the run's files if its directory is on this machine."""
     from ..runs.contents import contents
 
     found = contents(Path(run.directory)) if run.directory else []
@@ -77,15 +77,15 @@ def _files(run: RunInfo) -> None:
         say(f"  {name:<24} {meaning}")
 
 
-def outcome(run: RunInfo) -> None:
-    """Print the result, and the communication table where the run directory is on this machine."""
+def print_result(run: RunInfo) -> None:
+    """Print the result, and the communication tables if the run directory is on this machine."""
     found = result(run)
     if found:
         say("result")
         for name, value in found.items():
-            if name != "baselines" and value is not None:  # baselines are told below, as ratios
-                say(f"  {name:<20} {plain(value)}")
-    report = account(run)
+            if name != "baselines" and value is not None:  # baselines are printed below, as ratios
+                say(f"  {name:<20} {format_value(value)}")
+    report = communication(run)
     if report is None:
         return
     from ..reports.communication import compressions
@@ -98,21 +98,21 @@ def outcome(run: RunInfo) -> None:
 
 
 def _short(config_json: str) -> str:
-    """A configuration whose long texts (an app's archive) are told by their length."""
+    """Shorten a configuration's long texts (a Flower app's archive) to their length."""
     import json
 
-    def told(value: Any) -> Any:
+    def shorten(value: Any) -> Any:
         return f"… {len(value)} characters" if isinstance(value, str) and len(value) > _LONG_TEXT else value
 
-    return json.dumps({name: told(value) for name, value in json.loads(config_json or "{}").items()})
+    return json.dumps({name: shorten(value) for name, value in json.loads(config_json or "{}").items()})
 
 
-#: Longest text of a setting that is shown.
+#: Longest text of a setting that is printed in full, in characters.
 _LONG_TEXT = 500
 
 
-def plain(value: object) -> str:
-    """A figure of a result, or figures in a mapping or list, in plain words."""
+def format_value(value: object) -> str:
+    """Format a value of a result, or values in a mapping or list, as plain text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, int):
@@ -120,14 +120,14 @@ def plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name} {format_value(entry)}" for name, entry in value.items())
     if isinstance(value, list):
-        return "; ".join(map(plain, value)) or "–"
+        return "; ".join(map(format_value, value)) or "–"
     return str(value)
 
 
-def account(run: RunInfo) -> CommunicationReport | None:
-    """What a run cost on the wire, or None where its directory is not on this machine.
+def communication(run: RunInfo) -> CommunicationReport | None:
+    """Read a run's communication, or None if its directory is not on this machine.
 
     Raises
     ------

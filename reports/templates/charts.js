@@ -1,5 +1,5 @@
 "use strict";
-// Draws the page's charts in its colors, and again whenever these, or the data, change.
+// Draws the charts in the page's colors; redraws them when the color scheme or the data change.
 (() => {
   let charts = JSON.parse(document.getElementById("charts").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -7,12 +7,13 @@
     const style = getComputedStyle(document.documentElement);
     const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
-    const fixed = document.getElementById("plotly.js-style-global") !== null; // styles come from a file: none may be added
+    // The dashboard's policy forbids added styles, which the mode bar needs; there, Plotly's style sheet is a file.
+    const noStyles = document.getElementById("plotly.js-style-global") !== null;
     for (const { name, traces, layout } of charts) {
-      const place = document.getElementById(`chart-${name}`);
-      if (!place) continue;
+      const element = document.getElementById(`chart-${name}`);
+      if (!element) continue;
       const narrow = window.innerWidth < 600;
-      const whole = {
+      const fullLayout = {
         ...layout,
         font: { color: ink, family: "inherit", size: narrow ? 11 : 13 },
         paper_bgcolor: "rgba(0,0,0,0)",
@@ -24,7 +25,7 @@
         yaxis: { ...axis, ...layout.yaxis },
         uirevision: name,
       };
-      Plotly.react(place, traces, whole, { responsive: true, displaylogo: false, displayModeBar: narrow || fixed ? false : "hover" });
+      Plotly.react(element, traces, fullLayout, { responsive: true, displaylogo: false, displayModeBar: narrow || noStyles ? false : "hover" });
     }
   };
   draw();

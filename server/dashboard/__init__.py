@@ -1,1 +1,1 @@
-"""The dashboard: a process of its own that shows a server's nodes and runs in a browser, and can change nothing."""
+"""The dashboard: a read-only web view of a server's nodes and runs, served by a separate process."""

@@ -1,4 +1,4 @@
-"""How figures and moments are told on the dashboard's pages."""
+"""Template filters that format figures, times and settings for the dashboard's pages."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from typing import Any
 from ...reports.units import size, span
 
 _SECRET = re.compile(r"(^|[_-])(password|passphrase|secret|token|credentials?|(api|private|access)_?key)$", re.I)
-_LONGEST, _DEEPEST, _MOST = 300, 8, 200
-#: Figures that every run tells beside its method's own.
-_COUNTED = frozenset({"payload_up", "payload_down", "frame_up", "frame_down", "unit", "ok", "late", "failed"})
+#: Limits of displayed settings: characters of a string, nesting depth, entries of a list or mapping.
+_MAX_LENGTH, _MAX_DEPTH, _MAX_ENTRIES = 300, 8, 200
+#: Progress figures of every run; the others are the method's own.
+_COMMON_FIGURES = frozenset({"payload_up", "payload_down", "frame_up", "frame_down", "unit", "ok", "late", "failed"})
 
 
-#: Directions as they are told of all nodes together.
-FLOWS = {"up": "↑ from nodes", "down": "↓ to nodes", "peer": "↔ between nodes"}
+#: Labels of the directions for rates summed over nodes.
+DIRECTION_LABELS = {"up": "↑ from nodes", "down": "↓ to nodes", "peer": "↔ between nodes"}
 
 
-def speed(value: float) -> str:
-    """Bytes per second: ``1.20 MB/s``; a dash for none."""
+def rate(value: float) -> str:
+    """Format bytes per second: ``1.20 MB/s``; a dash for zero."""
     return f"{size(value)}/s" if value >= 0.5 else "–"
 
 
-def moment(seconds: float) -> str:
-    """Seconds since 1970 as this machine's local time; a dash where there is none."""
+def local_time(seconds: float) -> str:
+    """Format seconds since 1970 as local date and time; a dash for 0."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "–"
 
 
-def clock(seconds: float) -> str:
-    """The same with seconds, without the day."""
+def time_of_day(seconds: float) -> str:
+    """Format seconds since 1970 as local time of day."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
-def stamp(seconds: float) -> str:
-    """The same for machines."""
+def iso_time(seconds: float) -> str:
+    """Format seconds since 1970 as ISO 8601 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def figure(value: float, name: str = "") -> str:
-    """A metric's value with four significant digits; one that counts bytes or seconds, with its unit."""
+    """Format a metric with four significant digits; bytes and seconds, recognized by ``name``, with a unit."""
     if "bytes" in name or name.startswith(("payload", "frame_", "dense")):
         return size(value)
     if name.endswith("seconds"):
@@ -49,55 +50,54 @@ def figure(value: float, name: str = "") -> str:
     return f"{int(value):,}" if whole else f"{value:.4g}"
 
 
-def own_figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a method tells with its progress, the first three of it."""
-    own = [(name, value) for name, value in figures.items() if name not in _COUNTED]
-    told = [(n, figure(v, n) if isinstance(v, int | float) else str(v)[:40]) for n, v in own if _tellable(v)]
-    return told[:3]
+def method_figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name and text of the method's own progress figures, at most three."""
+    own = [(name, value) for name, value in figures.items() if name not in _COMMON_FIGURES and _is_scalar(value)]
+    return [(n, figure(v, n) if isinstance(v, int | float) else str(v)[:40]) for n, v in own][:3]
 
 
-def answers(figures: Mapping[str, Any]) -> str:
-    """How many clients of the last round answered, were late or failed; empty where nothing tells."""
+def client_counts(figures: Mapping[str, Any]) -> str:
+    """Format how many clients of the last round replied, were late or failed; empty if unknown."""
     counts = ((name, figures.get(name)) for name in ("ok", "late", "failed"))
     return ", ".join(f"{count:.0f} {name}" for name, count in counts if isinstance(count, int | float))
 
 
-def line(points: Sequence[tuple[int, float]]) -> str:
-    """Points of a curve in a box of 100 by 30, for an SVG ``polyline``."""
+def polyline(points: Sequence[tuple[int, float]]) -> str:
+    """Scale the points of a curve to a box of 100 by 30, as the ``points`` of an SVG ``polyline``."""
     steps, values = [step for step, _ in points], [value for _, value in points]
-    left, wide = steps[0], (steps[-1] - steps[0]) or 1
+    left, width = steps[0], (steps[-1] - steps[0]) or 1
     low, high = min(values), max(values)
-    tall = (high - low) or 1.0
-    return " ".join(f"{100 * (s - left) / wide:.1f},{28 - 26 * (v - low) / tall:.1f}" for s, v in points)
+    height = (high - low) or 1.0
+    return " ".join(f"{100 * (s - left) / width:.1f},{28 - 26 * (v - low) / height:.1f}" for s, v in points)
 
 
-def settings(value: Any, depth: int = 0) -> Any:
-    """A run's settings as they may be shown: what is called a secret is hidden, what is long is cut."""
+def redacted_settings(value: Any, depth: int = 0) -> Any:
+    """Hide secrets, recognized by their names, and truncate long values in a run's settings."""
     if isinstance(value, Mapping):
-        if depth >= _DEEPEST:
+        if depth >= _MAX_DEPTH:
             return "…"
         hidden = {name: "(hidden)" if _SECRET.search(str(name)) and entry else entry for name, entry in value.items()}
-        return {name: settings(entry, depth + 1) for name, entry in list(hidden.items())[:_MOST]}
+        return {name: redacted_settings(entry, depth + 1) for name, entry in list(hidden.items())[:_MAX_ENTRIES]}
     if isinstance(value, list | tuple):
-        return ["…"] if depth >= _DEEPEST else [settings(entry, depth + 1) for entry in value[:_MOST]]
-    if isinstance(value, str) and len(value) > _LONGEST:
-        return f"{value[:_LONGEST]}… ({len(value):,} characters)"
+        return ["…"] if depth >= _MAX_DEPTH else [redacted_settings(entry, depth + 1) for entry in value[:_MAX_ENTRIES]]
+    if isinstance(value, str) and len(value) > _MAX_LENGTH:
+        return f"{value[:_MAX_LENGTH]}… ({len(value):,} characters)"
     return value
 
 
-def _tellable(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "flow": FLOWS.__getitem__,
-    "speed": speed,
-    "moment": moment,
-    "clock": clock,
-    "stamp": stamp,
+    "direction_label": DIRECTION_LABELS.__getitem__,
+    "rate": rate,
+    "local_time": local_time,
+    "time_of_day": time_of_day,
+    "iso_time": iso_time,
     "figure": figure,
-    "own_figures": own_figures,
-    "answers": answers,
-    "line": line,
-    "settings": settings,
+    "method_figures": method_figures,
+    "client_counts": client_counts,
+    "polyline": polyline,
+    "redacted_settings": redacted_settings,
 }

@@ -1,4 +1,4 @@
-"""What every request passes before a page sees it, and what every answer carries."""
+"""ASGI middleware of the dashboard: host and origin checks, read-only methods, sign-in, and security headers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .sessions import Sessions
 
-#: Scripts, styles and connections come from here only, and nothing is written into a page but data.
-POLICY = "; ".join(
+#: Scripts, styles and connections only from the dashboard itself; no inline code.
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -27,81 +27,83 @@ POLICY = "; ".join(
     )
 )
 _HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "same-origin",  # without any, browsers would hide from us that a form is ours
+    "referrer-policy": "same-origin",  # "no-referrer" would make browsers post our own forms with "origin: null"
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-#: The only two things that a browser may ask to be changed: its own session.
-_WRITES = ("/login", "/logout")
-_OPEN = ("/login", "/assets/")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+#: The only paths that accept POST: they open and close the browser's own session.
+_POST_PATHS = ("/login", "/logout")
+#: Path prefixes that need no session.
+_PUBLIC_PATHS = ("/login", "/assets/")
+_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class SecurityMiddleware:
-    """Refuses foreign host names, foreign pages, writes, and whoever has not signed in.
+    """Rejects requests with unknown host names, from other sites, with writing methods, or without a session.
 
-    A page of another site cannot use a browser that runs here: one that had its name resolve to this machine (DNS
-    rebinding) sends a ``Host`` that is not ours, and any other is told apart by ``Sec-Fetch-Site`` and ``Origin``.
+    Pages of other sites cannot use a browser on this machine to read the dashboard: DNS rebinding is detected by the
+    ``Host`` header, other cross-site requests by ``Sec-Fetch-Site`` and ``Origin``. All responses get security headers.
 
     Parameters
     ----------
     app : ASGI application
     sessions : Sessions
     hosts : iterable of str
-        Names that browsers may ask for, beside loopback; ``*`` = any address in figures, which no name server steers.
+        Accepted host names in addition to loopback; ``*`` accepts any IP address, which DNS rebinding cannot forge.
     secure : bool
-        Whether it listens with TLS.
+        Whether the server uses TLS.
     """
 
     def __init__(self, app: ASGIApp, sessions: Sessions, hosts: Iterable[str], *, secure: bool) -> None:
         self._app = app
         self._sessions = sessions
-        self._hosts = {*_LOOPBACK, *(host.lower() for host in hosts)}
+        self._hosts = {*_LOOPBACK_HOSTS, *(host.lower() for host in hosts)}
         self._secure = secure
 
     @property
     def cookie(self) -> str:
-        """The session cookie's name."""
+        """Name of the session cookie."""
         return "__Host-farshore" if self._secure else "farshore"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            answer = self._refusal(scope) or self._app
-            await answer(scope, receive, self._with_headers(scope, send))
-        # Nothing here speaks WebSocket: the server closes what nobody accepts.
+            handler = self._rejection(scope) or self._app
+            await handler(scope, receive, self._with_headers(scope, send))
+        # WebSocket connections are not accepted; the server closes them.
 
     def session(self, headers: Headers) -> str:
-        """The name of the session that a request shows, or empty."""
+        """Id of the session in the request's cookie, or an empty string."""
         try:
             found = SimpleCookie(headers.get("cookie", "")[:4096]).get(self.cookie)
         except CookieError:
             return ""
         return found.value if found else ""
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _rejection(self, scope: Scope) -> Response | None:
+        """Response that rejects the request, or None to accept it."""
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
         host = headers.get("host", "")
-        if not self._is_ours(host):
-            return PlainTextResponse("this dashboard does not answer to that name", 400)
+        if not self._is_allowed_host(host):
+            return PlainTextResponse("unknown host name", 400)
         allowed = ("GET",) if path.startswith("/live/") else ("GET", "HEAD")
-        if method not in allowed and not (method == "POST" and path in _WRITES):
-            return PlainTextResponse("this dashboard only shows", 405, headers={"allow": ", ".join(allowed)})
-        if _is_foreign(headers, host, method):
-            return PlainTextResponse("not from another site", 403)
-        if path.startswith(_OPEN) or not self._sessions.needed or self._sessions.valid(self.session(headers)):
+        if method not in allowed and not (method == "POST" and path in _POST_PATHS):
+            return PlainTextResponse("this dashboard is read-only", 405, headers={"allow": ", ".join(allowed)})
+        if _is_cross_site(headers, host, method):
+            return PlainTextResponse("cross-site requests are not allowed", 403)
+        if path.startswith(_PUBLIC_PATHS) or not self._sessions.required or self._sessions.valid(self.session(headers)):
             return None
         if path.startswith("/live/"):
-            return PlainTextResponse("sign in", 401)
+            return PlainTextResponse("sign-in required", 401)
         return RedirectResponse("/login", 303)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         try:
             parts = urlsplit(f"//{host}")
             name, _ = (parts.hostname or "").rstrip("."), parts.port
@@ -112,7 +114,7 @@ class SecurityMiddleware:
         return "*" in self._hosts and _is_address(name)
 
     def _with_headers(self, scope: Scope, send: Send) -> Send:
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
@@ -120,7 +122,7 @@ class SecurityMiddleware:
                     headers["cache-control"] = "no-store"
             await send(message)
 
-        return sending
+        return send_with_headers
 
 
 def _is_address(name: str) -> bool:
@@ -131,8 +133,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_foreign(headers: Headers, host: str, method: str) -> bool:
-    """Whether a page of another site had the browser ask; following a link to us is no harm."""
+def _is_cross_site(headers: Headers, host: str, method: str) -> bool:
+    """Whether a page of another site caused the request; plain navigation by a link is allowed."""
     site = headers.get("sec-fetch-site", "none")
     if site not in ("none", "same-origin") and not (
         method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"

@@ -1,4 +1,4 @@
-"""What an operator can choose about a dashboard."""
+"""Options of the dashboard, its sign-in token and its TLS files."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ...core.address import is_loopback
 from ...core.errors import ConfigError, RefusedError, StorageError
 from ...core.files import write_file
 
-TOKEN_FILE = "dashboard.token"  # noqa: S105 – a file's name
+TOKEN_FILE = "dashboard.token"  # noqa: S105 – a file name
 
 
 @dataclass(frozen=True, slots=True)
 class DashboardOptions:
-    """How to show a server.
+    """Options of the dashboard.
 
     Attributes
     ----------
     home : Path
-        The server's home.
+        Home directory of the server to show.
     host : str
-        Interface to listen on; off loopback it is TLS, and whoever looks has to sign in.
+        Interface to listen on; other interfaces than loopback require TLS and sign-in.
     port : int
-        0 = any free one.
+        0: any free port.
     login : bool
-        Whether one has to sign in on loopback too.
+        Whether to require sign-in on loopback too.
     hostnames : tuple of str
-        Further names under which browsers may ask for it.
+        Additional host names accepted in requests.
     store_url : str or None
-        SQLAlchemy URL of the run store; None = SQLite in ``home``.
+        SQLAlchemy URL of the run store; None: SQLite in ``home``.
     certificate, key : Path or None
-        PEM files; None = those that the server made itself.
+        PEM files; None: the server's self-signed certificate.
     """
 
     home: Path
@@ -47,11 +47,11 @@ class DashboardOptions:
 
     @property
     def needs_login(self) -> bool:
-        """Whether a token is asked for."""
+        """Whether sign-in with the token is required."""
         return self.login or not is_loopback(self.host)
 
     def token(self) -> str:
-        """What has to be shown to sign in; made, in the home, when it is first needed. Empty where none is.
+        """Return the sign-in token, created in ``home`` on first use; empty if no sign-in is required.
 
         Raises
         ------
@@ -66,21 +66,21 @@ class DashboardOptions:
                 return text
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(
-                f"cannot read {path}: {error}", hint="remove the file; a new one will be made"
+                f"cannot read {path}: {error}", hint="remove the file; a new token will be created"
             ) from error
         text = secrets.token_urlsafe(32)
         write_file(path, text.encode() + b"\n")
         return text
 
-    def pair(self) -> tuple[Path, Path] | None:
-        """Certificate and key to listen with; None on loopback unless they are given.
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """Return certificate and key for TLS; None on loopback unless they are given.
 
         Raises
         ------
         ConfigError
             Only one of the two is given.
         RefusedError
-            There is none, and the host is not loopback.
+            There is no certificate, and the host is not loopback.
         """
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("a certificate needs its key", hint="give both --certificate and --key, or neither")
@@ -88,16 +88,16 @@ class DashboardOptions:
             return self.certificate, self.key
         if is_loopback(self.host):
             return None
-        own = self.home / "self_signed.pem", self.home / "self_signed.key"
-        if not all(path.is_file() for path in own):
+        self_signed = self.home / "self_signed.pem", self.home / "self_signed.key"
+        if not all(path.is_file() for path in self_signed):
             raise RefusedError(
-                f"will not show anything on {self.host} without TLS",
+                f"the dashboard cannot listen on {self.host} without TLS",
                 hint="give --certificate and --key, or use --host 127.0.0.1",
             )
-        return own
+        return self_signed
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return a JSON-serializable dict."""
         return {
             "home": str(self.home),
             "host": self.host,
@@ -110,7 +110,7 @@ class DashboardOptions:
         }
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> DashboardOptions:
-        """What :meth:`as_dict` told."""
-        paths = {name: Path(told[name]) if told[name] else None for name in ("certificate", "key")}
-        return cls(**{**told, **paths, "home": Path(told["home"]), "hostnames": tuple(told["hostnames"])})
+    def from_dict(cls, values: dict[str, Any]) -> DashboardOptions:
+        """Restore from the dict of :meth:`as_dict`."""
+        paths = {name: Path(values[name]) if values[name] else None for name in ("certificate", "key")}
+        return cls(**{**values, **paths, "home": Path(values["home"]), "hostnames": tuple(values["hostnames"])})

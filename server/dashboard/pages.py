@@ -1,4 +1,4 @@
-"""The pages: what each one shows, gathered anew for every request and for every look of a stream."""
+"""Loads the template variables of each page, for every request and for every update of an event stream."""
 
 from __future__ import annotations
 
@@ -14,148 +14,157 @@ from starlette.requests import Request
 from ...core.errors import NotFoundError
 from ...reports.charts import Chart
 from ...reports.compare import Comparison, compare_runs, score_over_bytes
-from ...reports.page import told
-from ...reports.run_report import WAYS, RunReport
+from ...reports.page import template_values
+from ...reports.run_report import DIRECTIONS, RunReport
 from ...runs.states import ENDED, FOLLOWERS
 from ...runs.store import RunRow
 from .query_params import Paging, QueryParams
-from .run_detail import RunDetails, RunSight
+from .run_detail import RunDetailCache, RunDetailView
 from .snapshot import NodeView, Snapshot, SnapshotCache
 
 RUN_STATES = tuple(FOLLOWERS)
 NODE_STATES = ("connected", "lost", "revoked")
 SORTS = ("name", "work", "up", "down", "peer", "cpu", "seen")
-_RUNS, _NODES, _COMPARED = 25, 100, 6
-#: Comparisons that are kept for the next look at them.
-_KEPT = 4
+_RUNS_PER_PAGE, _NODES_PER_PAGE, _MAX_COMPARED = 25, 100, 6
+#: Number of comparisons that are cached.
+_MAX_CACHED = 4
 
 Values = Mapping[str, Any]
-Compared = tuple[Comparison, list[Chart]]
+CachedComparison = tuple[Comparison, list[Chart]]
 
 
 class Pages:
-    """What the templates are filled in with.
+    """Loads the template variables of each page.
 
     Parameters
     ----------
-    watch : Watch
+    snapshots : SnapshotCache
     """
 
-    def __init__(self, watch: SnapshotCache) -> None:
-        self._watch = watch
-        self._desks = RunDetails()
-        self._reading = asyncio.Semaphore(1)
-        self._known: OrderedDict[tuple[str, ...], tuple[Sequence[RunReport], Compared]] = OrderedDict()
+    def __init__(self, snapshots: SnapshotCache) -> None:
+        self._snapshots = snapshots
+        self._details = RunDetailCache()
+        self._read_lock = asyncio.Semaphore(1)
+        self._comparisons: OrderedDict[tuple[str, ...], tuple[Sequence[RunReport], CachedComparison]] = OrderedDict()
 
     async def runs(self, request: Request) -> Values:
-        """The runs, newest first."""
-        asked, snapshot = QueryParams.of(request, RUN_STATES), await self._watch.snapshot()
-        rows, paging = await asyncio.to_thread(self._run_rows, asked)
-        views = await self._watch.views(rows)
-        speeds = {way: sum(view.rates.get(way, 0.0) for view in snapshot.open.values()) for way in WAYS}
-        shown = _ways([speeds, *(view.bytes or {} for view in views)])
-        values = {"snapshot": snapshot, "views": views, "paging": paging, "asked": asked}
-        return {**values, "speeds": speeds, "ways": shown}
+        """Variables of the list of runs, newest first."""
+        params, snapshot = QueryParams.from_request(request, RUN_STATES), await self._snapshots.snapshot()
+        rows, paging = await asyncio.to_thread(self._run_rows, params)
+        views = await self._snapshots.views(rows)
+        rates = {name: sum(view.rates.get(name, 0.0) for view in snapshot.open.values()) for name in DIRECTIONS}
+        directions = _directions([rates, *(view.bytes or {} for view in views)])
+        values = {"snapshot": snapshot, "views": views, "paging": paging, "params": params}
+        return {**values, "rates": rates, "directions": directions}
 
     async def nodes(self, request: Request) -> Values:
-        """The nodes."""
-        asked, snapshot = QueryParams.of(request, NODE_STATES, SORTS), await self._watch.snapshot()
-        wanted = [node for node in snapshot.nodes if _wanted(node, asked)]
-        wanted.sort(key=_order(asked.sort))
-        paging = Paging.of(asked.page, len(wanted), _NODES)
-        shown = wanted[paging.first - 1 if wanted else 0 : paging.last]
-        values = {"snapshot": snapshot, "nodes": shown, "paging": paging, "asked": asked}
-        return {**values, "counts": _counts(snapshot), "ways": _ways([node.rates for node in snapshot.nodes])}
+        """Variables of the list of nodes."""
+        params, snapshot = QueryParams.from_request(request, NODE_STATES, SORTS), await self._snapshots.snapshot()
+        matching = [node for node in snapshot.nodes if _matches(node, params)]
+        matching.sort(key=_sort_key(params.sort))
+        paging = Paging.of(params.page, len(matching), _NODES_PER_PAGE)
+        nodes = matching[paging.first - 1 if matching else 0 : paging.last]
+        directions = _directions([node.rates for node in snapshot.nodes])
+        values = {"snapshot": snapshot, "nodes": nodes, "paging": paging, "params": params}
+        return {**values, "counts": _counts(snapshot), "directions": directions}
 
     async def run(self, request: Request) -> Values:
-        """One run in depth."""
-        row, snapshot = await self._row(request.path_params["run"]), await self._watch.snapshot()
-        (view,) = await self._watch.views([row])
-        sight: RunSight = await asyncio.to_thread(self._desks.of(view).look, view.row.state)
+        """Variables of the page of one run."""
+        row, snapshot = await self._row(request.path_params["run"]), await self._snapshots.snapshot()
+        (view,) = await self._snapshots.views([row])
+        detail: RunDetailView = await asyncio.to_thread(self._details.get(view).refresh, view.row.state)
         cohort = set(view.row.nodes)
         nodes = [node for node in snapshot.nodes if node.name in cohort]
-        values = {"snapshot": snapshot, "view": view, "sight": sight, "nodes": nodes, "ended": view.row.state in ENDED}
-        values["ways"] = _ways([view.rates, *(node.rates for node in nodes)])
-        told_of = told(sight.report) if sight.report is not None else {"report": None}
-        return {**values, **told_of, "charts": sight.charts, "data": [chart.as_dict() for chart in sight.charts]}
+        values = {"snapshot": snapshot, "view": view, "detail": detail, "nodes": nodes}
+        values |= {"ended": view.row.state in ENDED}
+        values["directions"] = _directions([view.rates, *(node.rates for node in nodes)])
+        report_values = template_values(detail.report) if detail.report is not None else {"report": None}
+        data = [chart.as_dict() for chart in detail.charts]
+        return {**values, **report_values, "charts": detail.charts, "data": data}
 
     async def compare(self, request: Request) -> Values:
-        """Runs side by side, or those to choose from."""
-        ids = list(dict.fromkeys(request.query_params.getlist("run")))[:_COMPARED]
-        snapshot = await self._watch.snapshot()
+        """Variables of a comparison of runs, or of the form to select them."""
+        ids = list(dict.fromkeys(request.query_params.getlist("run")))[:_MAX_COMPARED]
+        snapshot = await self._snapshots.snapshot()
         rows = [await self._row(run_id) for run_id in ids]
-        choice, _ = await asyncio.to_thread(lambda: self._watch.store.page(limit=_RUNS))
-        values = {"snapshot": snapshot, "choice": choice, "chosen": ids, "trouble": "", "found": None}
-        values |= {"charts": [], "data": [], "most": _COMPARED, "behind": False}
+        candidates, _ = await asyncio.to_thread(lambda: self._snapshots.store.page(limit=_RUNS_PER_PAGE))
+        values = {"snapshot": snapshot, "candidates": candidates, "selected": ids, "error": "", "comparison": None}
+        values |= {"charts": [], "data": [], "limit": _MAX_COMPARED, "behind": False}
         if len(rows) < 2:
             return {**values, "live": ""}
-        looks = [partial(self._desks.of(view).look, view.row.state) for view in await self._watch.views(rows)]
-        async with self._reading:  # ledgers are read: one page at a time
-            sights = await asyncio.to_thread(lambda: [look() for look in looks])
-        if trouble := next((sight.trouble for sight in sights if sight.report is None), ""):
-            return {**values, "trouble": trouble}
-        found, drawn = await asyncio.to_thread(self._compared, ids, [s.report for s in sights if s.report is not None])
-        values |= {"found": found, "behind": any(sight.behind for sight in sights)}
-        return {**values, "charts": drawn, "data": [chart.as_dict() for chart in drawn]}
+        views = await self._snapshots.views(rows)
+        refreshes = [partial(self._details.get(view).refresh, view.row.state) for view in views]
+        async with self._read_lock:  # ledgers are read for one comparison at a time
+            details = await asyncio.to_thread(lambda: [refresh() for refresh in refreshes])
+        if error := next((detail.error for detail in details if detail.report is None), ""):
+            return {**values, "error": error}
+        reports = [detail.report for detail in details if detail.report is not None]
+        comparison, charts = await asyncio.to_thread(self._compare, ids, reports)
+        values |= {"comparison": comparison, "behind": any(detail.behind for detail in details)}
+        return {**values, "charts": charts, "data": [chart.as_dict() for chart in charts]}
 
-    # ---- below ---------------------------------------------------------------------------------------------------
+    # ---- helpers -------------------------------------------------------------------------------------------------
 
     async def _row(self, run_id: str) -> RunRow:
         try:
-            return await asyncio.to_thread(self._watch.store.run, run_id)
+            return await asyncio.to_thread(self._snapshots.store.run, run_id)
         except NotFoundError as error:
             raise HTTPException(404, error.message) from error
 
-    def _compared(self, ids: Sequence[str], reports: Sequence[RunReport]) -> Compared:
-        """Side by side, and drawn; as long as no report is a new one, what was found before."""
-        before, compared = self._known.pop(tuple(ids), ((), None))
-        if compared is None or any(a is not b for a, b in zip(before, reports, strict=True)):
-            found = compare_runs(reports)
-            compared = found, [chart] if (chart := score_over_bytes(found)) else []
-        self._known[tuple(ids)] = reports, compared
-        if len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        return compared
+    def _compare(self, ids: Sequence[str], reports: Sequence[RunReport]) -> CachedComparison:
+        """Compare and chart runs, or return the cached comparison if none of the reports has changed."""
+        previous, cached = self._comparisons.pop(tuple(ids), ((), None))
+        if cached is None or any(a is not b for a, b in zip(previous, reports, strict=True)):
+            comparison = compare_runs(reports)
+            cached = comparison, [chart] if (chart := score_over_bytes(comparison)) else []
+        self._comparisons[tuple(ids)] = reports, cached
+        if len(self._comparisons) > _MAX_CACHED:
+            self._comparisons.popitem(last=False)
+        return cached
 
-    def _run_rows(self, asked: QueryParams) -> tuple[Sequence[RunRow], Paging]:
+    def _run_rows(self, params: QueryParams) -> tuple[Sequence[RunRow], Paging]:
         def page(number: int) -> tuple[list[RunRow], int]:
-            return self._watch.store.page(
-                state=asked.state, containing=asked.containing, limit=_RUNS, offset=(number - 1) * _RUNS
+            return self._snapshots.store.page(
+                state=params.state,
+                containing=params.containing,
+                limit=_RUNS_PER_PAGE,
+                offset=(number - 1) * _RUNS_PER_PAGE,
             )
 
-        rows, count = page(asked.page)
-        paging = Paging.of(asked.page, count, _RUNS)
-        return (rows if paging.page == asked.page else page(paging.page)[0]), paging
+        rows, count = page(params.page)
+        paging = Paging.of(params.page, count, _RUNS_PER_PAGE)
+        return (rows if paging.page == params.page else page(paging.page)[0]), paging
 
 
-def _wanted(node: NodeView, asked: QueryParams) -> bool:
-    word = asked.containing.lower()
-    named = not word or word in node.name.lower() or word in node.run or any(word in name.lower() for name in node.data)
-    return named and (not asked.state or node.state == asked.state)
+def _matches(node: NodeView, params: QueryParams) -> bool:
+    text = params.containing.lower()
+    found = not text or text in node.name.lower() or text in node.run or any(text in name.lower() for name in node.data)
+    return found and (not params.state or node.state == params.state)
 
 
-def _order(sort: str) -> Callable[[NodeView], Any]:
-    orders: dict[str, Callable[[NodeView], Any]] = {
+def _sort_key(sort: str) -> Callable[[NodeView], Any]:
+    keys: dict[str, Callable[[NodeView], Any]] = {
         "work": lambda node: (not node.run, node.run),
         "up": lambda node: -node.rates.get("up", 0.0),
         "down": lambda node: -node.rates.get("down", 0.0),
         "peer": lambda node: -node.rates.get("peer", 0.0),
         "cpu": lambda node: -node.cpu,
-        "seen": lambda node: -node.seen,
+        "seen": lambda node: -node.last_seen,
     }
-    first = orders.get(sort)
-    return lambda node: (first(node) if first else 0, _natural(node.name))
+    first = keys.get(sort)
+    return lambda node: (first(node) if first else 0, _natural_key(node.name))
 
 
-def _natural(name: str) -> tuple[str, int, str]:
+def _natural_key(name: str) -> tuple[str, int, str]:
+    """Sort key that orders numbers by value: ``node-2`` before ``node-10``."""
     head = name.rstrip("0123456789")
     return head, int(name[len(head) :][:18] or 0), name
 
 
-def _ways(counts: Iterable[Mapping[str, float]]) -> list[str]:
-    """The directions that are shown: from node to node only where anything goes there."""
-    peers = any(count.get("peer") for count in counts)
-    return [way for way in WAYS if way != "peer" or peers]
+def _directions(counts: Iterable[Mapping[str, float]]) -> list[str]:
+    """The directions to display; traffic between nodes only if there is any."""
+    has_peers = any(count.get("peer") for count in counts)
+    return [name for name in DIRECTIONS if name != "peer" or has_peers]
 
 
 def _counts(snapshot: Snapshot) -> dict[str, int]:

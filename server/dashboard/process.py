@@ -1,4 +1,4 @@
-"""A server's dashboard in a process of its own, ``farshore.server.dashboard.process``, spawned by the server."""
+"""Entry point of the dashboard process, ``farshore.server.dashboard.process``, which the server starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...core.processes import Json, Parent
 from .options import DashboardOptions
 from .serving import serve_dashboard
 
-#: Whoever looks must not take a core away from those who work.
+#: Lower scheduling priority than the server and run processes.
 _NICE = 5
 
 
 def main() -> int:
-    """Serve what the server asks for; returns the exit code."""
+    """Serve the dashboard with the options that the server sends; returns the exit code."""
     parent = Parent.find()
-    options = DashboardOptions.of(parent.first()["options"])
+    options = DashboardOptions.from_dict(parent.first()["options"])
     os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Looks under way in threads must not keep it alive.
+    # Worker threads that still read ledgers must not delay the exit.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What a request asks for, within bounds: a page of a list, a filter, an order."""
+"""Validated query parameters of the list pages: filter, sort order and page."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from urllib.parse import urlencode
 
 from starlette.requests import Request
 
-_LONGEST = 80
-_PAGES = 1_000_000
+_MAX_LENGTH = 80
+_MAX_PAGE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueryParams:
-    """A filter and a place in a list.
+    """Filter, sort order and page of a list.
 
     Attributes
     ----------
-    state, containing, sort : str
-        Empty = all, all, and the list's own order.
+    state : str
+        Show only entries in this state; empty: all.
+    containing : str
+        Show only entries that contain this text; empty: all.
+    sort : str
+        Sort column; empty: default order.
     page : int
-        From 1 on.
+        Page number, starting at 1.
     """
 
     state: str = ""
@@ -29,27 +33,27 @@ class QueryParams:
     page: int = 1
 
     @classmethod
-    def of(cls, request: Request, states: tuple[str, ...], sorts: tuple[str, ...] = ()) -> QueryParams:
-        """Read a request; what it may not ask for counts as not asked."""
+    def from_request(cls, request: Request, states: tuple[str, ...], sorts: tuple[str, ...] = ()) -> QueryParams:
+        """Parse the query of a request; invalid values are ignored."""
         given = request.query_params
         state, sort, page = given.get("state", ""), given.get("sort", ""), given.get("page", "1")
         return cls(
             state if state in states else "",
-            given.get("q", "")[:_LONGEST].strip(),
+            given.get("q", "")[:_MAX_LENGTH].strip(),
             sort if sort in sorts else "",
-            min(int(page), _PAGES) if page.isascii() and page.isdecimal() and len(page) < 8 and int(page) else 1,
+            min(int(page), _MAX_PAGE) if page.isascii() and page.isdecimal() and len(page) < 8 and int(page) else 1,
         )
 
     def query(self, **changes: str | int) -> str:
-        """As a query string, with some things changed; begins with ``?`` or is empty."""
-        mine: dict[str, str | int] = {"state": self.state, "q": self.containing, "sort": self.sort, "page": self.page}
-        found = {name: value for name, value in {**mine, **changes}.items() if value and (name, value) != ("page", 1)}
-        return f"?{urlencode(found)}" if found else ""
+        """Format as a query string with ``changes`` applied; empty, or starts with ``?``."""
+        own: dict[str, str | int] = {"state": self.state, "q": self.containing, "sort": self.sort, "page": self.page}
+        params = {name: value for name, value in {**own, **changes}.items() if value and (name, value) != ("page", 1)}
+        return f"?{urlencode(params)}" if params else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which part of a list is shown; numbers from 1 on."""
+    """The displayed page of a list: page number, number of pages, first and last entry (from 1), number of entries."""
 
     page: int
     pages: int
@@ -59,7 +63,7 @@ class Paging:
 
     @classmethod
     def of(cls, page: int, count: int, length: int) -> Paging:
-        """The ``page``-th part of ``count`` things, ``length`` at a time; the last part where there are fewer."""
+        """Page number ``page`` of ``count`` entries, ``length`` per page; the last page if there are fewer."""
         pages = max(1, -(-count // length))
         page = min(page, pages)
         return cls(page, pages, min(count, (page - 1) * length + 1), min(count, page * length), count)

@@ -1,4 +1,4 @@
-"""Asks a running server what only it knows: who is connected, and how far its runs are. Only calls that read."""
+"""A read-only gRPC client of the running server, for live data: connected nodes and progress of open runs."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from ...proto import control_pb2 as pb
 from ...proto.control_pb2_grpc import AdminStub
 from ..certificates import SERVER_NAME
 
-_SECONDS = 5.0
-#: Open runs that are asked for at a time.
-_AT_ONCE = 50
+_TIMEOUT = 5.0
+#: Maximum number of runs that are requested at a time.
+_MAX_RUNS = 50
 
 
 class ServerClient:
-    """The server that has a home, while one runs; inside one asyncio loop.
+    """Client of the server that runs with a given home directory, if there is one. For one asyncio loop.
 
     Parameters
     ----------
     home : Path
+        Home directory of the server.
     """
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._known: LocalServer | None = None
+        self._local_server: LocalServer | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: AdminStub | None = None
 
     async def nodes(self) -> Sequence[pb.NodeInfo] | None:
-        """Every node the server knows; None where none answers."""
-        if not await self._dial():
+        """List all nodes that the server knows; None if no server responds."""
+        if not await self._connect():
             return None
         assert self._stub is not None
         try:
-            found = await self._stub.ListNodes(pb.ListRequest(), metadata=self._metadata(), timeout=_SECONDS)
+            found = await self._stub.ListNodes(pb.ListRequest(), metadata=self._metadata(), timeout=_TIMEOUT)
         except grpc.aio.AioRpcError:
             return None
         return list(found.nodes)
 
     async def runs(self, ids: Iterable[str]) -> dict[str, pb.RunInfo]:
-        """What the server says of some runs; those that it does not know, or cannot tell of now, are left out."""
-        if not await self._dial():
+        """Get the server's information on runs, by id; runs whose request fails are left out."""
+        if not await self._connect():
             return {}
-        found = await asyncio.gather(*(self._run(run_id) for run_id in list(ids)[:_AT_ONCE]))
+        found = await asyncio.gather(*(self._run(run_id) for run_id in list(ids)[:_MAX_RUNS]))
         return {run.id: run for run in found if run is not None}
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the channel."""
         if self._channel is not None:
             await self._channel.close()
             self._channel = self._stub = None
@@ -62,26 +63,26 @@ class ServerClient:
         assert self._stub is not None
         try:
             found: pb.RunInfo = await self._stub.ShowRun(
-                pb.RunRef(id=run_id), metadata=self._metadata(), timeout=_SECONDS
+                pb.RunRef(id=run_id), metadata=self._metadata(), timeout=_TIMEOUT
             )
         except grpc.aio.AioRpcError:
             return None
         return found
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        assert self._known is not None
-        return (("farshore-admin", self._known.token),)
+        assert self._local_server is not None
+        return (("farshore-admin", self._local_server.token),)
 
-    async def _dial(self) -> bool:
-        """Look who has the home now: a server that was started again may listen elsewhere."""
+    async def _connect(self) -> bool:
+        """Connect to the server that runs now, if any; a restarted server may listen on another port."""
         try:
             server = LocalServer.read(self._home)
         except (NotFoundError, StorageError):
             return False
-        if server == self._known and self._channel is not None:
+        if server == self._local_server and self._channel is not None:
             return True
         await self.close()
-        self._known = server
+        self._local_server = server
         if server.certificate is None:
             self._channel = grpc.aio.insecure_channel(server.address)
         else:

@@ -1,4 +1,4 @@
-"""Serves a dashboard until it is told to stop."""
+"""Serves the dashboard with uvicorn until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ if TYPE_CHECKING:
 
     from .app import Dashboard
 
-_NEEDED = ("starlette", "uvicorn", "jinja2", "plotly", "pyarrow", "sqlalchemy")
-#: Connections, and requests of them under way, at a time.
-_CONNECTIONS = 128
+_REQUIRED = ("starlette", "uvicorn", "jinja2", "plotly", "pyarrow", "sqlalchemy")
+#: Maximum number of concurrent connections and requests.
+_MAX_CONNECTIONS = 128
 
 
 def check_installed() -> None:
-    """Make sure that the packages are there.
+    """Check that the required packages are installed.
 
     Raises
     ------
     MissingExtraError
+        A package of the extra ``dashboard`` is missing.
     """
-    for name in _NEEDED:
+    for name in _REQUIRED:
         if find_spec(name) is None:
             raise MissingExtraError(name, "dashboard")
 
 
 def serve_dashboard(options: DashboardOptions, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; ``on_ready`` is told the address to open in a browser.
+    """Serve until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    options : DashboardOptions
+    on_ready : callable
+        Called with the URL once the socket listens.
 
     Raises
     ------
@@ -45,18 +52,18 @@ def serve_dashboard(options: DashboardOptions, on_ready: Callable[[str], None]) 
     PortInUseError
         Another program listens on the port.
     ConfigError, RefusedError
-        See :meth:`DashboardOptions.pair`.
+        See :meth:`DashboardOptions.tls_files`.
     """
     check_installed()
-    pair = options.pair()
+    tls_files = options.tls_files()
     listener = _listener(options)
 
     async def serve() -> None:
         from .app import Dashboard
 
         dashboard = Dashboard(options)
-        server = _server(dashboard, pair)
-        on_ready(_address(options, listener, secure=pair is not None))
+        server = _server(dashboard, tls_files)
+        on_ready(_url(options, listener, secure=tls_files is not None))
         await server.serve(sockets=[listener])
 
     with listener:
@@ -66,7 +73,7 @@ def serve_dashboard(options: DashboardOptions, on_ready: Callable[[str], None]) 
 def _listener(options: DashboardOptions) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return socket.create_server((options.host, options.port), family=family, backlog=_CONNECTIONS)
+        return socket.create_server((options.host, options.port), family=family, backlog=_MAX_CONNECTIONS)
     except OSError as error:
         raise PortInUseError(
             f"cannot listen on {join_address(options.host, options.port)} for the dashboard: {error.strerror}",
@@ -74,17 +81,17 @@ def _listener(options: DashboardOptions) -> socket.socket:
         ) from error
 
 
-def _server(dashboard: Dashboard, pair: tuple[Path, Path] | None) -> uvicorn.Server:
+def _server(dashboard: Dashboard, tls_files: tuple[Path, Path] | None) -> uvicorn.Server:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Streams end before the server waits for requests under way."""
+        """Ends the event streams before shutdown waits for open requests."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             dashboard.streams.end()
             await super().shutdown(sockets)
 
-    certificate, key = pair or (None, None)
+    certificate, key = tls_files or (None, None)
     config = uvicorn.Config(
         dashboard.application,
         http="h11",
@@ -95,7 +102,7 @@ def _server(dashboard: Dashboard, pair: tuple[Path, Path] | None) -> uvicorn.Ser
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=16 << 10,
@@ -105,7 +112,7 @@ def _server(dashboard: Dashboard, pair: tuple[Path, Path] | None) -> uvicorn.Ser
     return Server(config)
 
 
-def _address(options: DashboardOptions, listener: socket.socket, *, secure: bool) -> str:
-    everywhere = options.host in ("0.0.0.0", "::")  # noqa: S104 – compared, not bound
-    host = socket.gethostname() if everywhere else options.host
+def _url(options: DashboardOptions, listener: socket.socket, *, secure: bool) -> str:
+    all_interfaces = options.host in ("0.0.0.0", "::")  # noqa: S104 – compared, not bound
+    host = socket.gethostname() if all_interfaces else options.host
     return f"{'https' if secure else 'http'}://{join_address(host, listener.getsockname()[1])}/"

@@ -1,4 +1,4 @@
-"""Who is signed in: random names in memory, each for half a day. Nothing about them survives the process."""
+"""Sign-in sessions of the dashboard: random ids in memory that expire after 12 hours."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-_SECONDS = 12 * 3600.0
-_MOST = 256
+_LIFETIME = 12 * 3600.0
+_MAX_SESSIONS = 256
 
 
 class Sessions:
-    """Sessions of those who showed the token.
+    """Sessions that were opened with the sign-in token.
 
     Parameters
     ----------
     token : str
-        What has to be shown; empty = nobody has to.
+        The sign-in token; empty: no sign-in is required.
     clock : callable
         Monotonic seconds; for tests.
     """
@@ -26,30 +26,30 @@ class Sessions:
     def __init__(self, token: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._token = token
         self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()
+        self._expiry: OrderedDict[str, float] = OrderedDict()
 
     @property
-    def needed(self) -> bool:
-        """Whether one has to sign in at all."""
+    def required(self) -> bool:
+        """Whether sign-in is required."""
         return bool(self._token)
 
     def open(self, token: str) -> str | None:
-        """A new session's name for whoever shows the token, compared in constant time; None for others.
+        """Open a session and return its id, or None if ``token`` is wrong; compares in constant time.
 
-        The oldest of more than 256 sessions ends.
+        Beyond 256 sessions, the oldest one is closed.
         """
         if not self._token or not hmac.compare_digest(token.encode(errors="replace"), self._token.encode()):
             return None
-        name = secrets.token_urlsafe(32)
-        self._until[name] = self._clock() + _SECONDS
-        while len(self._until) > _MOST:
-            self._until.popitem(last=False)
-        return name
+        session_id = secrets.token_urlsafe(32)
+        self._expiry[session_id] = self._clock() + _LIFETIME
+        while len(self._expiry) > _MAX_SESSIONS:
+            self._expiry.popitem(last=False)
+        return session_id
 
-    def valid(self, name: str) -> bool:
-        """Whether that session is open."""
-        return self._until.get(name, 0.0) > self._clock()
+    def valid(self, session_id: str) -> bool:
+        """Whether the session is open."""
+        return self._expiry.get(session_id, 0.0) > self._clock()
 
-    def close(self, name: str) -> None:
-        """End a session."""
-        self._until.pop(name, None)
+    def close(self, session_id: str) -> None:
+        """Close a session."""
+        self._expiry.pop(session_id, None)

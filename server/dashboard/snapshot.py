@@ -1,4 +1,4 @@
-"""What a dashboard knows of a server: looked up at most once a second, however many look at it."""
+"""Snapshots of a server's nodes and runs, refreshed at most once a second for all viewers together."""
 
 from __future__ import annotations
 
@@ -12,23 +12,45 @@ from pathlib import Path
 from typing import Any
 
 from ...proto import control_pb2 as pb
-from ...reports.run_report import WAYS
+from ...reports.run_report import DIRECTIONS
 from ...runs.states import ENDED, RunState
-from ...runs.store import RunRow, RunStore
+from ...runs.store import NodeRow, RunRow, RunStore
 from .options import DashboardOptions
 from .server_client import ServerClient
 from .throughput import Throughput
 
-#: Seconds between two looks; the pause is ten times as long as the look took, but no more than so many seconds.
-_SECONDS, _PAUSE, _LONGEST = 1.0, 10, 5.0
-#: Runs whose bytes are kept in mind, and open ones whose ledgers are followed.
-_KNOWN, _FOLLOWED = 5_000, 50
+#: Seconds between refreshes; the pause as a multiple of the duration of a refresh, and its maximum in seconds.
+_INTERVAL, _PAUSE_FACTOR, _MAX_PAUSE = 1.0, 10, 5.0
+#: Maximum number of ended runs whose bytes are cached, and of open runs whose ledgers are followed.
+_MAX_CACHED, _MAX_FOLLOWED = 5_000, 50
 _OPEN: tuple[RunState, ...] = ("waiting", "starting", "running")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as it is shown; rates in bytes per second by direction, ``seen`` in seconds since 1970 (0 = never)."""
+    """A node as displayed.
+
+    Attributes
+    ----------
+    name, state, reason : str
+    run : str
+        Id of the run it works on; empty if idle.
+    cores : int
+    memory, memory_used : int
+        Bytes.
+    gflops : float
+        Measured speed of matrix multiplication.
+    system : str
+        Operating system and machine type.
+    data : tuple of str
+        Names of its data sets.
+    cpu : float
+        CPU load in percent.
+    last_seen : float
+        Seconds since 1970; 0 = never.
+    rates : Mapping
+        Bytes per second by direction.
+    """
 
     name: str
     state: str
@@ -41,13 +63,26 @@ class NodeView:
     data: tuple[str, ...] = ()
     cpu: float = 0.0
     memory_used: int = 0
-    seen: float = 0.0
+    last_seen: float = 0.0
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it is shown; ``bytes`` are frame bytes by direction, None while not known; ``eta`` in seconds."""
+    """A run as displayed.
+
+    Attributes
+    ----------
+    row : RunRow
+    figures : Mapping
+        Figures of its progress, or of its result if it has ended.
+    bytes : Mapping or None
+        Frame bytes by direction; None until they have been computed.
+    rates : Mapping
+        Bytes per second by direction.
+    eta : float or None
+        Estimated seconds to the end; None if unknown.
+    """
 
     row: RunRow
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -58,18 +93,18 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A server at one moment.
+    """The state of a server at one moment.
 
     Attributes
     ----------
     online : bool
-        Whether the server answers; otherwise this is what the store remembers.
+        Whether the server responds; if not, the nodes are those of the run store.
     nodes : tuple of NodeView
-        By name.
+        Sorted by name.
     open : Mapping[str, RunView]
         Runs that have not ended, by id, oldest first.
     states : Mapping[str, int]
-        How many runs are in each state.
+        Number of runs by state.
     """
 
     online: bool
@@ -79,7 +114,7 @@ class Snapshot:
 
 
 class SnapshotCache:
-    """Looks at a store and at the server that writes it; inside one asyncio loop. Changes neither.
+    """Reads the run store and the running server, and caches the result. Read-only; for one asyncio loop.
 
     Parameters
     ----------
@@ -88,100 +123,104 @@ class SnapshotCache:
     Raises
     ------
     MissingExtraError, NotFoundError, StorageError
-        The store cannot be read.
+        The run store cannot be read.
     """
 
     def __init__(self, options: DashboardOptions) -> None:
         self.store = RunStore(options.store_url or options.home / "runs.sqlite", only_read=True)
-        self._link = ServerClient(options.home)
-        self._looking = asyncio.Lock()
+        self._server = ServerClient(options.home)
+        self._lock = asyncio.Lock()
         self._snapshot: Snapshot | None = None
         self._due = 0.0
-        self._pulses: dict[str, Throughput] = {}
-        self._done: dict[str, deque[tuple[float, int]]] = {}
+        self._throughput: dict[str, Throughput] = {}
+        self._progress: dict[str, deque[tuple[float, int]]] = {}
         self._bytes: OrderedDict[tuple[str, float], Mapping[str, int]] = OrderedDict()
-        self._summing: dict[tuple[str, float], asyncio.Task[None]] = {}
-        self._reading = asyncio.Semaphore(1)
+        self._tasks: dict[tuple[str, float], asyncio.Task[None]] = {}
+        self._read_lock = asyncio.Semaphore(1)
 
     async def close(self) -> None:
-        """Hang up and close the store."""
-        for task in self._summing.values():
+        """Close the connection to the server and the store."""
+        for task in self._tasks.values():
             task.cancel()
-        await self._link.close()
+        await self._server.close()
         self.store.close()
 
     async def snapshot(self) -> Snapshot:
-        """The newest, at most a second old; older only where looking takes long."""
-        async with self._looking:
+        """Return a snapshot at most about a second old; older if refreshing takes long."""
+        async with self._lock:
             if self._snapshot is None or time.monotonic() >= self._due:
-                began = time.monotonic()
-                self._snapshot = await self._look()
+                started = time.monotonic()
+                self._snapshot = await self._refresh()
                 ended = time.monotonic()
-                self._due = ended + max(_SECONDS * 0.9, min(_LONGEST, _PAUSE * (ended - began)))
+                self._due = ended + max(_INTERVAL * 0.9, min(_MAX_PAUSE, _PAUSE_FACTOR * (ended - started)))
             return self._snapshot
 
     async def views(self, rows: Sequence[RunRow]) -> list[RunView]:
-        """Some runs of the store as they are shown; the bytes of ended ones may come with a later call."""
+        """Return the views of runs of the store; bytes of ended runs are computed in the background for later calls."""
         snapshot = await self.snapshot()
         return [snapshot.open.get(row.id) or self._ended(row) for row in rows]
 
-    # ---- one look ------------------------------------------------------------------------------------------------
+    # ---- refresh -------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> Snapshot:
+    async def _refresh(self) -> Snapshot:
         rows, states = await asyncio.to_thread(lambda: (self.store.runs(*_OPEN), self.store.states()))
-        nodes = await self._link.nodes()
-        told = await self._link.runs(row.id for row in rows) if nodes is not None else {}
+        nodes = await self._server.nodes()
+        infos = await self._server.runs(row.id for row in rows) if nodes is not None else {}
         now = time.time()
-        await asyncio.to_thread(self._feel, [_newest(row, told.get(row.id)) for row in rows], now)
-        views = {row.id: self._view(row, told.get(row.id), now) for row in rows}
+        await asyncio.to_thread(self._follow_ledgers, [_merged(row, infos.get(row.id)) for row in rows], now)
+        views = {row.id: self._view(row, infos.get(row.id), now) for row in rows}
         if nodes is None:
-            listed = await asyncio.to_thread(self._remembered)
+            node_views = await asyncio.to_thread(self._stored_nodes)
         else:
             rates: dict[tuple[str, str], float] = {}
-            for pulse in self._pulses.values():
-                for key, rate in pulse.rates(now).items():
+            for throughput in self._throughput.values():
+                for key, rate in throughput.rates(now).items():
                     rates[key] = rates.get(key, 0.0) + rate
-            listed = tuple(_node(node, rates) for node in nodes)
-        return Snapshot(nodes is not None, listed, views, states)
+            node_views = tuple(_node(node, rates) for node in nodes)
+        return Snapshot(nodes is not None, node_views, views, states)
 
-    def _feel(self, rows: Sequence[RunRow], now: float) -> None:
-        """Follow the ledgers of open runs."""
-        followed = {row.id: Path(row.directory) for row in rows[:_FOLLOWED] if row.state != "waiting" or row.epoch}
-        self._pulses = {run: self._pulses.get(run) or Throughput(path) for run, path in followed.items()}
-        for pulse in self._pulses.values():
-            pulse.look(now)
+    def _follow_ledgers(self, rows: Sequence[RunRow], now: float) -> None:
+        """Read the new rows of the ledgers of open runs."""
+        followed = {row.id: Path(row.directory) for row in rows[:_MAX_FOLLOWED] if row.state != "waiting" or row.epoch}
+        self._throughput = {run: self._throughput.get(run) or Throughput(path) for run, path in followed.items()}
+        for throughput in self._throughput.values():
+            throughput.update(now)
 
-    def _view(self, row: RunRow, told: pb.RunInfo | None, now: float) -> RunView:
-        row = _newest(row, told)
-        pulse = self._pulses.get(row.id)
-        rates = pulse.rates(now) if pulse else {}
-        ways = {way: sum(rate for (_, mine), rate in rates.items() if mine == way) for way in WAYS}
-        sums = dict(pulse.bytes) if pulse else dict.fromkeys(WAYS, 0)
-        return RunView(row, _figures(told), sums, ways, self._eta(row))
+    def _view(self, row: RunRow, info: pb.RunInfo | None, now: float) -> RunView:
+        row = _merged(row, info)
+        throughput = self._throughput.get(row.id)
+        by_node = throughput.rates(now) if throughput else {}
+        rates = {
+            name: sum(rate for (_, direction), rate in by_node.items() if direction == name) for name in DIRECTIONS
+        }
+        sums = dict(throughput.bytes) if throughput else dict.fromkeys(DIRECTIONS, 0)
+        return RunView(row, _figures(info), sums, rates, self._eta(row))
 
     def _eta(self, row: RunRow) -> float | None:
-        """Seconds to go, at the rate of the last looks."""
+        """Estimated seconds to the end of a run, from its progress over the last refreshes."""
         if row.state != "running" or not row.total:
-            self._done.pop(row.id, None)
+            self._progress.pop(row.id, None)
             return None
-        seen = self._done.setdefault(row.id, deque(maxlen=32))
-        if seen and row.done < seen[-1][1]:
-            seen.clear()  # started again from a checkpoint
-        if row.done and (not seen or row.done > seen[-1][1]):
-            seen.append((time.monotonic(), row.done))
-        if len(seen) < 2:
+        history = self._progress.setdefault(row.id, deque(maxlen=32))
+        if history and row.done < history[-1][1]:
+            history.clear()  # restarted from a checkpoint
+        if row.done and (not history or row.done > history[-1][1]):
+            history.append((time.monotonic(), row.done))
+        if len(history) < 2:
             return None
-        (first, start), (last, end) = seen[0], seen[-1]
+        (first, start), (last, end) = history[0], history[-1]
         return (row.total - row.done) * (last - first) / (end - start)
 
-    def _remembered(self) -> tuple[NodeView, ...]:
-        offline = "the server is not running"
-        return tuple(
-            NodeView(row.name, "revoked" if row.revoked else "lost", "" if row.revoked else offline, seen=row.last_seen)
-            for row in self.store.nodes()
-        )
+    def _stored_nodes(self) -> tuple[NodeView, ...]:
+        """The nodes of the run store, for when the server is not running."""
 
-    # ---- bytes of runs that have ended ---------------------------------------------------------------------------
+        def view(row: NodeRow) -> NodeView:
+            state, reason = ("revoked", "") if row.revoked else ("lost", "the server is not running")
+            return NodeView(row.name, state, reason, last_seen=row.last_seen)
+
+        return tuple(map(view, self.store.nodes()))
+
+    # ---- bytes of ended runs -------------------------------------------------------------------------------------
 
     def _ended(self, row: RunRow) -> RunView:
         result = _object(row.result_json)
@@ -191,49 +230,49 @@ class SnapshotCache:
 
     def _ended_bytes(self, row: RunRow) -> Mapping[str, int] | None:
         key = row.id, row.ended
-        if (known := self._bytes.get(key)) is not None:
+        if (cached := self._bytes.get(key)) is not None:
             self._bytes.move_to_end(key)
-            return known
-        if key not in self._summing and row.state in ENDED:
-            self._summing[key] = asyncio.create_task(self._sum_up(key, Path(row.directory)), name=f"bytes of {row.id}")
+            return cached
+        if key not in self._tasks and row.state in ENDED:
+            self._tasks[key] = asyncio.create_task(self._sum_bytes(key, Path(row.directory)), name=f"bytes of {row.id}")
         return None
 
-    async def _sum_up(self, key: tuple[str, float], directory: Path) -> None:
-        def whole() -> Mapping[str, int]:
-            pulse = Throughput(directory)
-            while pulse.look(0.0):
+    async def _sum_bytes(self, key: tuple[str, float], directory: Path) -> None:
+        def total() -> Mapping[str, int]:
+            throughput = Throughput(directory)
+            while throughput.update(0.0):
                 pass
-            return pulse.bytes
+            return throughput.bytes
 
         try:
-            async with self._reading:
-                self._bytes[key] = await asyncio.to_thread(whole)
-            while len(self._bytes) > _KNOWN:
+            async with self._read_lock:
+                self._bytes[key] = await asyncio.to_thread(total)
+            while len(self._bytes) > _MAX_CACHED:
                 self._bytes.popitem(last=False)
         finally:
-            del self._summing[key]
+            del self._tasks[key]
 
 
-def _newest(row: RunRow, told: pb.RunInfo | None) -> RunRow:
-    """The store's row with what the server knows better."""
-    if told is None:
+def _merged(row: RunRow, info: pb.RunInfo | None) -> RunRow:
+    """The store's row, updated with the newer information of the server."""
+    if info is None:
         return row
-    state: Any = told.state
+    state: Any = info.state
     return replace(
         row,
         state=state,
-        reason=told.reason,
-        nodes=tuple(told.nodes),
-        epoch=told.epoch,
-        started=told.started,
-        ended=told.ended,
-        done=int(told.done),
-        total=int(told.total),
+        reason=info.reason,
+        nodes=tuple(info.nodes),
+        epoch=info.epoch,
+        started=info.started,
+        ended=info.ended,
+        done=int(info.done),
+        total=int(info.total),
     )
 
 
-def _figures(told: pb.RunInfo | None) -> dict[str, Any]:
-    return _object(told.progress_json) if told is not None else {}
+def _figures(info: pb.RunInfo | None) -> dict[str, Any]:
+    return _object(info.progress_json) if info is not None else {}
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -255,10 +294,10 @@ def _node(node: pb.NodeInfo, rates: Mapping[tuple[str, str], float]) -> NodeView
         cores=profile.cores,
         memory=profile.memory_bytes,
         gflops=profile.matmul_gflops,
-        system=" ".join(word[:40] for word in (profile.os, profile.machine) if word),
+        system=" ".join(text[:40] for text in (profile.os, profile.machine) if text),
         data=tuple(node.data),
         cpu=node.cpu_percent,
         memory_used=node.memory_used_bytes,
-        seen=node.last_seen,
-        rates={way: rates.get((node.name, way), 0.0) for way in WAYS},
+        last_seen=node.last_seen,
+        rates={name: rates.get((node.name, name), 0.0) for name in DIRECTIONS},
     )

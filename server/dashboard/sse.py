@@ -1,4 +1,4 @@
-"""Server-sent events: a page's parts, sent again when they have changed, no faster than the browser takes them."""
+"""Server-sent events that update the changed parts of a page, at the pace of the browser."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-#: Seconds between two looks, between two signs of life, that one event may take to be taken, and of a stream's life.
-_LOOK, _ALIVE, _TAKE, _LIFE = 1.0, 15.0, 20.0, 3600.0
+#: Seconds between updates, between keepalive comments, timeout of sending one event, and maximum life of a stream.
+_INTERVAL, _KEEPALIVE, _SEND_TIMEOUT, _MAX_LIFETIME = 1.0, 15.0, 20.0, 3600.0
 
 
 class Streams:
-    """Counts the streams that are open, and ends them.
+    """Counts and limits the open event streams, and ends them at shutdown.
 
     Parameters
     ----------
-    most : int
-        So many at a time.
+    limit : int
+        Maximum number of open streams.
     """
 
-    def __init__(self, most: int = 32) -> None:
-        self._most = most
+    def __init__(self, limit: int = 32) -> None:
+        self._limit = limit
         self._open = 0
         self._ending = asyncio.Event()
 
     @property
     def full(self) -> bool:
-        """Whether no more may be opened."""
-        return self._open >= self._most
+        """Whether the limit is reached."""
+        return self._open >= self._limit
 
     def end(self) -> None:
-        """End all of them."""
+        """End all streams."""
         self._ending.set()
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; returns False as soon as streams have to end."""
+        """Wait for ``seconds``; returns False as soon as streams are to end."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
@@ -53,29 +53,29 @@ class Streams:
         self._open -= 1
 
 
-class Live:
-    """One stream, as an answer.
+class EventStream:
+    """An ASGI response that streams the changed parts of a page as server-sent events.
 
-    Nothing is queued: a look is taken when the last event has been taken, so a slow browser skips what it missed, and
-    one that takes nothing for twenty seconds is dropped.
+    Nothing is queued: the parts are rendered after the previous event has been sent, so a slow browser skips
+    intermediate states. A browser that accepts no data for 20 seconds is disconnected.
 
     Parameters
     ----------
     streams : Streams
-    look : callable
-        ``await look()`` gives the page's parts: name -> JSON-able. What has not changed since is not sent.
+    render : callable
+        ``await render()`` returns the parts of the page: name -> JSON-serializable. Only changed parts are sent.
     """
 
-    def __init__(self, streams: Streams, look: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+    def __init__(self, streams: Streams, render: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         self._streams = streams
-        self._look = look
+        self._render = render
         self._sent: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Send the response until the browser disconnects or the streams end."""
         if self._streams.full:
             await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"10")]})
-            await send({"type": "http.response.body", "body": b"too many look at this dashboard now"})
+            await send({"type": "http.response.body", "body": b"too many live pages are open"})
             return
         with self._streams:
             await send(
@@ -85,40 +85,40 @@ class Live:
                     "headers": [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")],
                 }
             )
-            feeding = asyncio.create_task(self._feed(send))
-            leaving = asyncio.create_task(_gone(receive))
+            sending = asyncio.create_task(self._send_events(send))
+            disconnect = asyncio.create_task(_disconnected(receive))
             try:
-                await asyncio.wait([feeding, leaving], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([sending, disconnect], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                feeding.cancel()
-                leaving.cancel()
-                await asyncio.gather(feeding, leaving, return_exceptions=True)
+                sending.cancel()
+                disconnect.cancel()
+                await asyncio.gather(sending, disconnect, return_exceptions=True)
 
-    async def _feed(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        began = quiet = loop.time()
-        await _take(send, "retry: 2000\n\n")
-        going = True
-        while going and loop.time() - began < _LIFE:
-            parts = {name: json.dumps(value) for name, value in (await self._look()).items()}
-            fresh = {name: text for name, text in parts.items() if self._sent.get(name) != text}
-            if fresh:
-                self._sent |= fresh
-                whole = ",".join(f"{json.dumps(name)}:{text}" for name, text in fresh.items())
-                await _take(send, f"event: parts\ndata: {{{whole}}}\n\n")
-                quiet = loop.time()
-            elif loop.time() - quiet > _ALIVE:
-                await _take(send, ": alive\n\n")
-                quiet = loop.time()
-            going = await self._streams.pause(_LOOK)
+        started = last_sent = loop.time()
+        await _send_text(send, "retry: 2000\n\n")
+        running = True
+        while running and loop.time() - started < _MAX_LIFETIME:
+            parts = {name: json.dumps(value) for name, value in (await self._render()).items()}
+            changed = {name: text for name, text in parts.items() if self._sent.get(name) != text}
+            if changed:
+                self._sent |= changed
+                data = ",".join(f"{json.dumps(name)}:{text}" for name, text in changed.items())
+                await _send_text(send, f"event: parts\ndata: {{{data}}}\n\n")
+                last_sent = loop.time()
+            elif loop.time() - last_sent > _KEEPALIVE:
+                await _send_text(send, ": alive\n\n")
+                last_sent = loop.time()
+            running = await self._streams.pause(_INTERVAL)
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _take(send: Send, text: str) -> None:
-    async with asyncio.timeout(_TAKE):
+async def _send_text(send: Send, text: str) -> None:
+    async with asyncio.timeout(_SEND_TIMEOUT):
         await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,1 +1,1 @@
-"""The population simulator: federated runs whose clients are rows of a table, in one process or in workers."""
+"""The population simulator: federated runs with many simulated clients, in one process, in workers or in Ray actors."""

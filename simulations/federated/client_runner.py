@@ -1,4 +1,4 @@
-"""Plays clients, one after another, on one resident model: what a node would do and send, without the node."""
+"""Trains simulated clients one after another on one resident model and produces the updates that nodes would send."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from ..sizes import Size, Sizer
 
 
 @dataclass(slots=True)
-class Block:
-    """What came of a part of a cohort.
+class BlockResult:
+    """Outcome of training a block of a cohort.
 
     Attributes
     ----------
     total : dict of arrays or None
-        Sum of the contributions: the node of the cohort's tree that this part is.
+        Sum of the contributions, which is a node of the cohort's reduction tree; None if there were none.
     replies : list of Reply
+        Replies whose updates were added, in the order of the clients.
     sizes : list of Size
-        Of each client's update, in the order of the clients.
+        Size of each client's update, in the order of the clients.
     missing : dict
         Client -> why its update was not added.
     """
@@ -42,87 +43,93 @@ class Block:
 
 
 class ClientRunner:
-    """Holds one model, whatever number of clients it plays.
+    """Trains any number of clients with a single model in memory.
 
     Parameters
     ----------
     task : Task
-    codec : Codec
-        What an encoding loses is lost here too.
-    memories : Memories
-        What each client remembers from round to round.
+    codec : UpdateCodec
+        Encodes and decodes each update, so that encoding losses are those of a distributed run.
+    client_states : ClientStates
+        State of each client between rounds.
     largest_norm : float
         See :func:`~farshore.engines.federated.update_validation.validated_contribution`.
-    together : int
-        Clients that are trained at once, a power of two; 1 = one after another.
+    clients_at_once : int
+        Number of clients trained at once (batched), a power of two; 1 = sequential.
     """
 
     def __init__(
-        self, task: Task, codec: UpdateCodec, memories: ClientStates, largest_norm: float = 0.0, together: int = 1
+        self,
+        task: Task,
+        codec: UpdateCodec,
+        client_states: ClientStates,
+        largest_norm: float = 0.0,
+        clients_at_once: int = 1,
     ) -> None:
-        self._task, self._codec, self._memories, self._largest_norm = task, codec, memories, largest_norm
+        self._task, self._codec, self._client_states, self._largest_norm = task, codec, client_states, largest_norm
         self._flat = task.model()
         self._method = task.method(self._flat)
-        self._spare = ArrayPool()
+        self._array_pool = ArrayPool()
         if isinstance(self._method, FedAvg):
-            self._method.array_pool = self._spare
+            self._method.array_pool = self._array_pool
         self._sizer = Sizer()
-        self._together = together
+        self._clients_at_once = clients_at_once
 
-    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``round_index`` for a whole cohort."""
-        return self.play_part(round_index, 0, cohort, down)
+    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+        """Train a whole cohort from the state ``down`` in round ``round_index``."""
+        return self.train_block(round_index, 0, cohort, down)
 
-    def keep(self, round_index: int) -> None:
-        """The checkpoint of round ``round_index`` was saved."""
-        self._memories.commit()
+    def checkpoint_saved(self, round_index: int) -> None:
+        """Mark the client states as covered by the checkpoint of round ``round_index``."""
+        self._client_states.commit()
 
-    def play_part(
+    def train_block(
         self, round_index: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None
-    ) -> Block:
-        """Round ``round_index`` for the clients at the cohort's positions ``first``, ``first + 1`` …
+    ) -> BlockResult:
+        """Train the clients at the positions ``first``, ``first + 1``, … of the cohort of round ``round_index``.
 
-        ``into`` holds arrays like a sum's; where the method lets it, the sum is made in them.
+        ``into`` has arrays with the names, shapes and dtypes of a sum. The sum is written to them if the method
+        supports it.
         """
-        self._spare.prefer(into or {})
-        block, tree = Block(), TreeSum(len(clients), first, self._spare.release_all)
+        self._array_pool.prefer(into or {})
+        result, tree = BlockResult(), TreeSum(len(clients), first, self._array_pool.release_all)
         expected = self._method.reply(down)
-        for position, (client, work, trained) in enumerate(self._trained(round_index, clients, down), first):
-            message = self._codec.encode_update(round_index, trained, down, work.client_state)
-            self._memories.put(client, work.client_state)
-            block.sizes.append(self._sizer.size(message))
+        for position, (client, work, update) in enumerate(self._train_all(round_index, clients, down), first):
+            message = self._codec.encode_update(round_index, update, down, work.client_state)
+            self._client_states.put(client, work.client_state)
+            result.sizes.append(self._sizer.size(message))
             try:
-                update = self._codec.decode_update(as_received(message), round_index, down, expected)
-                part = validated_contribution(self._method, down, update, self._largest_norm)
+                received = self._codec.decode_update(as_received(message), round_index, down, expected)
+                contribution = validated_contribution(self._method, down, received, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
-                block.missing[client] = str(error)
+                result.missing[client] = str(error)
             else:
-                self._recycle(trained.tensors, part)
-                tree.add(position, part)
-                block.replies.append(Reply.from_update(client, update))
-        block.total = tree.total()
-        return block
+                self._recycle(update.tensors, contribution)
+                tree.add(position, contribution)
+                result.replies.append(Reply.from_update(client, received))
+        result.total = tree.total()
+        return result
 
-    def _recycle(self, tensors: Part, part: Part) -> None:
-        """Take an update's arrays back, but for those that its summand is made of."""
+    def _recycle(self, tensors: Part, contribution: Part) -> None:
+        """Return an update's arrays to the pool, except those that share memory with its contribution."""
         for array in tensors.values():
-            if not any(np.may_share_memory(array, kept) for kept in part.values()):
-                self._spare.release(array)
+            if not any(np.may_share_memory(array, shared) for shared in contribution.values()):
+                self._array_pool.release(array)
 
-    def _trained(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
-        """Train all clients, in chunks that follow from their places in the cohort alone."""
-        for start in range(0, len(clients), self._together):
-            chunk = clients[start : start + self._together]
+    def _train_all(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
+        """Train all clients in chunks; which chunk a client is in depends on its position in the cohort only."""
+        for start in range(0, len(clients), self._clients_at_once):
+            chunk = clients[start : start + self._clients_at_once]
             works = [self._work(round_index, client) for client in chunk]
-            yield from zip(chunk, works, self._updates(down, works), strict=True)
+            yield from zip(chunk, works, self._train_chunk(down, works), strict=True)
 
     def _work(self, round_index: int, client: int) -> Work:
         work = self._task.work(self._flat, client, round_index)
-        work.client_state = self._memories.get(client, round_index)
+        work.client_state = self._client_states.get(client, round_index)
         return work
 
-    def _updates(self, down: Part, works: Sequence[Work]) -> list[Update]:
-        if self._together == 1:
+    def _train_chunk(self, down: Part, works: Sequence[Work]) -> list[Update]:
+        if self._clients_at_once == 1:
             return [self._method.local(self._flat, down, work) for work in works]
         return batched.local(self._flat, self._method, down, works)

@@ -1,4 +1,4 @@
-"""How a simulation computes its clients' training: one after another, several at once, or whichever is faster here."""
+"""Chooses how a simulation trains its clients: sequentially, several at once (batched), or the faster of the two."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _MOST_STEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What was chosen, and why; JSON-able, for the run directory.
+    """How clients are trained, and why; stored as JSON in the run directory.
 
     Attributes
     ----------
     together : int
-        Clients that are trained at once; 1 = one after another.
+        Maximum number of clients trained at once; 1 = sequential.
     why : str
+        Reason for the choice.
     sequential_seconds, batched_seconds : float
-        What the probe's clients took each way; 0 = nothing was timed.
+        Time that the timing probe took in each mode; 0 = no probe was run.
     clients : int
-        Of the probe.
+        Number of clients in the probe.
     """
 
     together: int
@@ -38,65 +39,66 @@ class Execution:
     batched_seconds: float = 0.0
     clients: int = 0
 
-    def told(self) -> str:
-        """A line for the log."""
+    def log_line(self) -> str:
+        """Return a summary for the run's log."""
         how = f"batched, up to {self.together} clients at once" if self.together > 1 else "sequential"
         return f"execution: {how} ({self.why})"
 
 
-def choose(
-    wanted: Literal["sequential", "batched", "auto"], task: Task, flat: FlatModel, clients: Sequence[int]
+def choose_execution(
+    mode: Literal["sequential", "batched", "auto"], task: Task, flat: FlatModel, clients: Sequence[int]
 ) -> Execution:
-    """The execution of a run.
+    """Choose the execution of a run.
 
     Parameters
     ----------
-    wanted : {"sequential", "batched", "auto"}
-        With ``auto`` the first clients of ``clients`` are trained both ways, from the initial state, a few steps each.
+    mode : {"sequential", "batched", "auto"}
+        With ``auto``, the first of ``clients`` are trained for a few steps in both modes, from the initial state, and
+        the faster mode is chosen.
     task : Task
     flat : FlatModel
-        Overwritten.
+        Model to train with; its parameters are overwritten.
     clients : sequence of int
-        The first round's. What they remember is neither read nor changed.
+        Cohort of the first round. Client states are neither read nor changed.
 
     Raises
     ------
     ConfigError
-        ``batched`` is wanted and cannot be.
+        ``mode`` is ``batched`` and the task or method does not support it.
     """
-    if wanted == "sequential":
+    if mode == "sequential":
         return Execution(1, "as configured")
     method = task.method(flat)
     down = method.sent(method.start(flat))
-    most = batched.group_size(flat)
-    works = [_short(task.work(flat, client, 1)) for client in clients[:most]]
+    clients_at_once = batched.group_size(flat)
+    works = [_short(task.work(flat, client, 1)) for client in clients[:clients_at_once]]
     try:
         batched.check(flat, method, works)
-        if wanted == "batched":
-            return Execution(most, "as configured")
-        if most == 1 or len(works) < 2:
-            return Execution(1, "the model is large" if most == 1 else "a round has one client")
+        if mode == "batched":
+            return Execution(clients_at_once, "as configured")
+        if clients_at_once == 1 or len(works) < 2:
+            return Execution(1, "the model is too large to batch" if clients_at_once == 1 else "a round has one client")
         batched.local(flat, method, down, works)
     except ConfigError as error:
-        if wanted == "batched":
+        if mode == "batched":
             raise
         return Execution(1, str(error))
     method.local(flat, down, works[0])
-    alone = together = float("inf")
-    for _ in range(_REPEATS):  # in turns, so that whatever else the machine does meets both
-        alone = min(alone, _seconds(lambda: [method.local(flat, down, work) for work in works]))
-        together = min(together, _seconds(lambda: batched.local(flat, method, down, works)))
-    why = f"{len(works)} clients took {together:.4f} s at once, {alone:.4f} s one after another"
-    return Execution(most if together < alone else 1, why, alone, together, len(works))
+    one_by_one = at_once = float("inf")
+    for _ in range(_REPEATS):  # alternating, so that other load on the machine affects both modes
+        one_by_one = min(one_by_one, _seconds(lambda: [method.local(flat, down, work) for work in works]))
+        at_once = min(at_once, _seconds(lambda: batched.local(flat, method, down, works)))
+    why = f"{len(works)} clients took {at_once:.4f} s batched, {one_by_one:.4f} s sequentially"
+    return Execution(clients_at_once if at_once < one_by_one else 1, why, one_by_one, at_once, len(works))
 
 
 def _short(work: Work) -> Work:
-    """Its first steps; a probe need not take as long as a round."""
+    """Return ``work`` with its first steps only, so that the probe is shorter than a round."""
     batches, whole = work.batches[:_MOST_STEPS], work.full_batches[:_MOST_STEPS]
     return replace(work, batches=batches, full_batches=whole, client_state={}, means=None)
 
 
-def _seconds(what: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    what()
-    return time.perf_counter() - begun
+def _seconds(training: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    training()
+    return time.perf_counter() - start

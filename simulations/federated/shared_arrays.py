@@ -1,4 +1,4 @@
-"""Named arrays in memory that several processes see, without a copy and without an object that is pickled."""
+"""Named arrays in shared memory, which several processes access without copying or pickling."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Arrays begin at multiples of so many bytes.
-_ALIGNED = 64
+#: Alignment of each array in bytes.
+_ALIGNMENT = 64
 
 
 class SharedArrays:
-    """Arrays of fixed names, shapes and types in one block of shared memory.
+    """Arrays of fixed names, shapes and dtypes in one block of shared memory.
 
-    One process makes them (:meth:`like`) and in the end removes them; others open them by what :meth:`description`
-    says.
+    One process creates them (:meth:`like`) and removes them at the end. Others open them (:meth:`open`) from their
+    :meth:`description`.
     """
 
     def __init__(self, memory: SharedMemory, layout: Mapping[str, tuple[str, list[int]]], *, owner: bool) -> None:
@@ -31,14 +31,14 @@ class SharedArrays:
 
     @classmethod
     def like(cls, arrays: Mapping[str, NDArray[Any]]) -> SharedArrays:
-        """Memory for arrays like these; nothing is copied."""
+        """Allocate memory for arrays with the same names, shapes and dtypes; the values are not copied."""
         layout = {name: (array.dtype.str, list(array.shape)) for name, array in arrays.items()}
         size = sum(_padded(array.nbytes) for array in arrays.values())
         return cls(SharedMemory(create=True, size=max(1, size)), layout, owner=True)
 
     @classmethod
     def open(cls, description: Mapping[str, Any]) -> SharedArrays:
-        """The arrays that another process made."""
+        """Open the arrays that another process created."""
         memory = SharedMemory(name=str(description["memory"]))
         size = sum(_padded(np.dtype(d).itemsize * math.prod(shape)) for d, shape in description["layout"].values())
         if size > memory.size:
@@ -46,17 +46,17 @@ class SharedArrays:
         return cls(memory, description["layout"], owner=False)
 
     def description(self) -> dict[str, Any]:
-        """JSON-able; for :meth:`open`."""
+        """Return a description for :meth:`open` that can be serialized to JSON."""
         return {"memory": self._memory.name, "layout": self._layout}
 
     def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Copy arrays of the same names, shapes and types in, but for those that are these."""
+        """Copy arrays with the same names, shapes and dtypes into the memory, except those that are in it already."""
         for name, mine in self.arrays.items():
             if arrays[name] is not mine:
                 np.copyto(mine, arrays[name], casting="no")
 
     def close(self) -> None:
-        """Let go of the memory; its maker also removes it."""
+        """Close the memory; in the process that created it, also remove it."""
         self.arrays.clear()
         self._memory.close()
         if self._owner:
@@ -64,4 +64,4 @@ class SharedArrays:
 
 
 def _padded(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,7 +1,7 @@
-"""What simulated clients remember from round to round, in files that every worker maps.
+"""States of simulated clients between rounds, in files that all workers map into memory.
 
-A file of rows per name, one row per client; rows that were never written cost no disk. What a round changes can be
-taken back (:mod:`~farshore.simulations.federated.undo_log`), so that a killed simulation goes on from its checkpoint.
+There is one file per tensor name with one row per client; rows that were never written take no disk space. Changes can
+be undone (see :mod:`~farshore.simulations.federated.undo_log`), so that an interrupted simulation can resume.
 """
 
 from __future__ import annotations
@@ -13,40 +13,44 @@ import numpy as np
 import torch
 
 from ...engines.federated.client_state import ClientState
-from .undo_log import Record, UndoLog, clear, records
+from .undo_log import UndoLog, UndoRecord, clear, records
 
 _KNOWN = "known"
 
 
 class SharedClientStates:
-    """Memories of ``population`` clients; see :class:`~farshore.engines.federated.client_state.ClientStates`.
+    """States of ``population`` clients; implements :class:`~farshore.engines.federated.client_state.ClientStates`.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Directory of the files; created if missing.
     population : int
+        Number of clients.
     lengths : Mapping[str, int]
-        Names and lengths of the float32 tensors of each client.
+        Names and lengths of the float32 tensors of each client; empty if clients have no state.
     """
 
     def __init__(self, folder: Path, population: int, lengths: Mapping[str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._journal = UndoLog(folder)
+        self._undo_log = UndoLog(folder)
         self._rows = {name: _mapped(folder / name, np.float32, (population, n)) for name, n in lengths.items()}
         self._known = _mapped(folder / _KNOWN, np.uint8, (population,)) if lengths else None
 
     def get(self, client: int, round_index: int) -> ClientState:
-        """The client's tensors, mapped from its file, for round ``round_index`` to change; empty before its first."""
+        """Return the client's tensors, mapped from the files, for round ``round_index`` to change in place.
+
+        The result is empty before the client's first round.
+        """
         if self._known is None:
             return {}
         known = bool(self._known[client])
-        self._journal.write(round_index, client, [rows[client] for rows in self._rows.values()] if known else None)
+        self._undo_log.append(round_index, client, [rows[client] for rows in self._rows.values()] if known else None)
         return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()} if known else {}
 
     def put(self, client: int, state: ClientState) -> None:
-        """Keep tensors that are not in the file yet."""
+        """Write a client's tensors to the files after its first round; later they are changed in place."""
         if self._known is None:
             return
         if not self._known[client]:
@@ -55,21 +59,21 @@ class SharedClientStates:
             self._known[client] = 1
 
     def commit(self) -> None:
-        """A checkpoint was saved: what came before it need not be taken back any more."""
-        self._journal.next_file()
+        """Note that a checkpoint was saved, so that earlier undo records can be deleted."""
+        self._undo_log.rotate()
 
     def restore(self, round_index: int, clients: Collection[int] | None = None) -> None:
         """Restore the states as of the end of round ``round_index``, of all clients or of ``clients`` only."""
         if self._known is None:
             return
-        bytes_ = sum(rows.shape[1] * rows.itemsize for rows in self._rows.values())
-        for record in records(self.folder, bytes_, round_index):
+        row_bytes = sum(rows.shape[1] * rows.itemsize for rows in self._rows.values())
+        for record in records(self.folder, row_bytes, round_index):
             if clients is None or record.client in clients:
-                self._take_back(record)
+                self._undo(record)
         if clients is None:
             clear(self.folder)
 
-    def _take_back(self, record: Record) -> None:
+    def _undo(self, record: UndoRecord) -> None:
         assert self._known is not None
         if record.known:
             with record.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Shared memory for the sums that workers return: it stays where it was written until it is in another sum."""
+"""A free list of shared-memory arrays for the sums that workers return."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from .shared_arrays import SharedArrays
 
 
 class SharedSums:
-    """As many places as were ever in use at once: one for each worker, and one for each level of the tree.
+    """Lends shared-memory arrays, and creates new ones if all are in use.
+
+    At most one set of arrays per worker and one per level of the reduction tree are in use at a time.
 
     Parameters
     ----------
     example : dict of arrays
-        A sum has arrays like these.
+        Names, shapes and dtypes of the arrays of a sum.
     """
 
     def __init__(self, example: Part) -> None:
         self._example = example
-        self._all: dict[int, SharedArrays] = {}  # by the identity of their arrays, as a tree knows them
+        self._all: dict[int, SharedArrays] = {}  # by id(arrays), which identifies the sums of a TreeSum
         self._free: list[SharedArrays] = []
 
-    def take(self) -> SharedArrays:
-        """A place for a worker to write to."""
+    def acquire(self) -> SharedArrays:
+        """Return arrays for a worker to write to."""
         if self._free:
             return self._free.pop()
-        made = SharedArrays.like(self._example)
-        self._all[id(made.arrays)] = made
-        return made
+        created = SharedArrays.like(self._example)
+        self._all[id(created.arrays)] = created
+        return created
 
-    def give(self, part: Part) -> None:
-        """A place's arrays are not looked at any more."""
+    def release(self, part: Part) -> None:
+        """Return arrays to the free list; their content may be overwritten."""
         self._free.append(self._all[id(part)])
 
     def close(self) -> None:
-        """Remove them all."""
+        """Free all shared memory."""
         for arrays in self._all.values():
             arrays.close()
         self._all, self._free = {}, []

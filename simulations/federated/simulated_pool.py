@@ -1,4 +1,4 @@
-"""A simulated population: clients are numbers, a round costs what its cohort costs, the ledger is a real run's."""
+"""A pool of simulated clients, identified by number; the cost of a round depends on its cohort, not the population."""
 
 from __future__ import annotations
 
@@ -11,122 +11,127 @@ from ...core.seeds import Seed
 from ...core.transfer import Recorder
 from ...engines.federated.assets import Assets
 from ...engines.federated.client_pool import RoundResult
-from ...engines.federated.client_pool import cohort as any_cohort
+from ...engines.federated.client_pool import cohort as draw_cohort
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod
 from ...engines.federated.tree import Part
 from ..sizes import Sizer
-from .simulated_traffic import FRESH, Resumed, SimulatedTraffic
+from .simulated_traffic import NEW_RUN, ResumeState, SimulatedTraffic
 from .stream import VirtualStream
 from .timing import ClientExecutor, Timing
 
 
 class SimulatedPool:
-    """Clients ``0 … population - 1``; see :class:`~farshore.engines.federated.client_pool.ClientPool`.
+    """Clients ``0 … population - 1``; implements :class:`~farshore.engines.federated.client_pool.ClientPool`.
 
     Parameters
     ----------
-    troupe : Troupe
-        Plays them: a player in this process, or workers.
+    executor : ClientExecutor
+        Trains the clients: a runner in this process, or workers.
     population : int
-    codec : Codec
+        Number of clients.
+    codec : UpdateCodec
     recorder : callable, optional
-        Gets a row for every frame that a real run would have sent; see :class:`SimulatedTraffic`.
-    briefing : Briefing, optional
-        What every client must hold before its first round; the troupe holds it already.
-    resumed : Resumed
-        What is known of a run that goes on.
+        Called with a row for every frame that a distributed run would send; see :class:`SimulatedTraffic`.
+    assets : Assets, optional
+        Data that every client needs before its first round; the executor holds them already.
+    resume_state : ResumeState
+        State of a resumed run.
     timing : Timing, optional
-        Tells who answers in time; without it, everybody does.
+        Determines which clients reply in time; without it, all do.
     """
 
     def __init__(
         self,
-        troupe: ClientExecutor,
+        executor: ClientExecutor,
         population: int,
         codec: UpdateCodec,
         recorder: Recorder | None = None,
-        briefing: Assets | None = None,
-        resumed: Resumed = FRESH,
+        assets: Assets | None = None,
+        resume_state: ResumeState = NEW_RUN,
         timing: Timing | None = None,
     ) -> None:
-        self._troupe, self._population, self._codec = troupe, population, codec
-        self._timing, self._wanted, self._sizer = timing, population, Sizer()
-        self._conversation = SimulatedTraffic(recorder, population, briefing, resumed) if recorder else None
+        self._executor, self._population, self._codec = executor, population, codec
+        self._timing, self._replies_needed, self._sizer = timing, population, Sizer()
+        self._traffic = SimulatedTraffic(recorder, population, assets, resume_state) if recorder else None
 
     @property
     def population(self) -> int:
-        """How many clients there are."""
+        """Number of clients."""
         return self._population
 
     def draw(self, seed: Seed, round_index: int, size: int) -> list[int]:
-        """Those that are on, more than ``size`` of them where the clock over-samples."""
-        self._wanted = size
+        """Draw a cohort among the clients that are online, larger than ``size`` if the clock over-samples."""
+        self._replies_needed = size
         if self._timing is None:
-            return any_cohort(seed, round_index, self._population, size)
+            return draw_cohort(seed, round_index, self._population, size)
         clock = self._timing.clock
         return clock.draw(seed.child("cohort", round_index), clock.oversampled(size))
 
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Set the clock to the end of the last round."""
+        """Set the clock to the end of the last round in ``history``."""
         if self._timing is not None and history:
             self._timing.clock.now = history[-1]["simulated_seconds"]
 
     def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
-        """Play the cohort, or those of it who answer in time."""
+        """Train the cohort; with timing, add up only the replies that arrive in time."""
         message = self._codec.encode_state(round_index, down)
         seen = self._codec.received_state(message, down)
-        if self._conversation:
-            self._conversation.sent(message, cohort)
+        if self._traffic:
+            self._traffic.record_state(message, cohort)
         if self._timing is None:
-            return self._play(round_index, cohort, seen, method)
+            return self._train(round_index, cohort, seen, method)
         timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
-        plan = timing.clock.round([timing.trip(round_index, c, seen, size, method, now) for c in cohort], self._wanted)
-        gathered = self._play(round_index, plan.used, seen, method) if plan.used else RoundResult(received=seen)
-        self._late(timing, round_index, plan.late, seen, method)
-        gathered.late = plan.late
-        gathered.missing |= dict.fromkeys(plan.late, "its reply came too late")
-        gathered.missing |= dict.fromkeys(plan.lost, "it was lost")
-        gathered.figures = timing.told(plan, len(gathered.replies))
-        return gathered
+        trips = [timing.round_trip(round_index, client, seen, size, method, now) for client in cohort]
+        schedule = timing.clock.finish_round(trips, self._replies_needed)
+        result = self._train(round_index, schedule.used, seen, method) if schedule.used else RoundResult(received=seen)
+        self._train_late(timing, round_index, schedule.late, seen, method)
+        result.late = schedule.late
+        result.missing |= dict.fromkeys(schedule.late, "its reply arrived too late")
+        result.missing |= dict.fromkeys(schedule.lost, "the client was lost")
+        result.figures = timing.figures(schedule, len(result.replies))
+        return result
 
     def stream(self, method: FederatedMethod) -> VirtualStream:
-        """The same clients, one by one.
+        """Return the clients as a stream of single replies.
 
         Raises
         ------
         ConfigError
-            Nothing tells the time.
+            The pool has no timing, so that replies have no order.
         """
         if self._timing is None:
             raise ConfigError(
-                "who answers first depends on the devices, and the simulation has none", hint="name them: --devices"
+                "the order of replies depends on the devices, and the simulation has none",
+                hint="set 'devices' in the scenario",
             )
-        return VirtualStream(self._troupe, self._population, self._codec, self._timing, method, self._conversation)
+        return VirtualStream(self._executor, self._population, self._codec, self._timing, method, self._traffic)
 
     def save_client_states(self, round_index: int) -> None:
-        """Clients are told to save what they remember."""
-        self._troupe.keep(round_index)
-        if self._conversation:
-            self._conversation.keep(round_index)
+        """Save the client states as of round ``round_index``."""
+        self._executor.checkpoint_saved(round_index)
+        if self._traffic:
+            self._traffic.record_checkpoint(round_index)
 
     def finish(self) -> None:
-        """Say goodbye."""
-        if self._conversation:
-            self._conversation.done()
+        """Record the end of the run."""
+        if self._traffic:
+            self._traffic.record_done()
 
-    def _play(self, round_index: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
-        began = time.monotonic()
-        block = self._troupe.play(round_index, clients, seen, method)
-        seconds = {"train": time.monotonic() - began, "wait": 0.0}
-        if self._conversation:
-            self._conversation.answered(round_index, clients, block.sizes)
-        return RoundResult(block.total, block.replies, block.missing, seen, seconds=seconds)
+    def _train(self, round_index: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
+        start = time.monotonic()
+        result = self._executor.train(round_index, clients, seen, method)
+        seconds = {"train": time.monotonic() - start, "wait": 0.0}
+        if self._traffic:
+            self._traffic.record_updates(round_index, clients, result.sizes)
+        return RoundResult(result.total, result.replies, result.missing, seen, seconds=seconds)
 
-    def _late(self, timing: Timing, round_index: int, late: Sequence[int], seen: Part, method: FederatedMethod) -> None:
-        """Late replies arrive and count as bytes; who remembers nothing need not train for that."""
-        if late and timing.remembers:
-            self._play(round_index, late, seen, method)
-        elif self._conversation:
-            sizes = [timing.update(round_index, client, seen, method) for client in late]
-            self._conversation.answered(round_index, late, sizes)
+    def _train_late(
+        self, timing: Timing, round_index: int, late: Sequence[int], seen: Part, method: FederatedMethod
+    ) -> None:
+        """Account for late replies: their bytes count, and clients that keep a state train so that it changes."""
+        if late and timing.keeps_state:
+            self._train(round_index, late, seen, method)
+        elif self._traffic:
+            sizes = [timing.update_size(round_index, client, seen, method) for client in late]
+            self._traffic.record_updates(round_index, late, sizes)

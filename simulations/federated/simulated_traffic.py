@@ -1,4 +1,4 @@
-"""The frames that programs exchange beside states and updates, for the ledger of a simulated run."""
+"""Records in a simulated run's ledger the frames that the nodes and server of a distributed run would exchange."""
 
 from __future__ import annotations
 
@@ -13,97 +13,98 @@ from ...engines.federated.assets import Assets, offer_message, offer_reply
 from ...wire.pack import pack
 from ..sizes import Size, Sizer, size_of
 
-#: Of larger populations the frames that all nodes exchange are left out of the ledger: a round must cost what its
-#: cohort costs, and nobody has so many real nodes to compare with.
-NAMED = 1000
+#: Largest population whose frames to and from all nodes (hello, begin, keep, done) are recorded. In larger ones they
+#: would make each round cost as much as the population instead of its cohort.
+MAX_LISTED_CLIENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
-    """What is known of a run that goes on.
+class ResumeState:
+    """State of a resumed run that determines which frames its clients exchange.
 
     Attributes
     ----------
-    attempt : int
-        How often it was restarted.
+    epoch : int
+        Restart epoch: how often the run was restarted.
     steps : sequence of int
-        Checkpoints that there are.
-    took_part : frozenset of int
-        Clients that hold already what they must hold before their first round.
+        Steps of the checkpoints that exist.
+    participants : frozenset of int
+        Clients that took part in an earlier round, and so hold the run's assets already.
     """
 
-    attempt: int = 0
+    epoch: int = 0
     steps: Sequence[int] = ()
-    took_part: frozenset[int] = frozenset()
+    participants: frozenset[int] = frozenset()
 
 
-FRESH = Resumed()
+NEW_RUN = ResumeState()
 
 
 class SimulatedTraffic:
-    """Records what real nodes would have sent and been sent; nodes are called ``client-7``.
+    """Records the frames of clients, which are named ``client-0``, ``client-1``, ….
 
     Parameters
     ----------
     recorder : callable
+        Called with a :class:`~farshore.core.transfer.Transfer` for every frame.
     population : int
-        Up to :data:`NAMED`, frames to all nodes (hello, begin, keep, done) are recorded for each of them.
-    briefing : Briefing, optional
-        What every client must hold before its first round.
-    resumed : Resumed
+        Number of clients. Up to :data:`MAX_LISTED_CLIENTS`, frames to and from all nodes are recorded for each client.
+    assets : Assets, optional
+        Data that every client needs before its first round.
+    resume_state : ResumeState
     """
 
     def __init__(
-        self, recorder: Recorder, population: int, briefing: Assets | None = None, resumed: Resumed = FRESH
+        self, recorder: Recorder, population: int, assets: Assets | None = None, resume_state: ResumeState = NEW_RUN
     ) -> None:
-        self._recorder, self._briefing, self._resumed = recorder, briefing, resumed
-        self._all = range(population if population <= NAMED else 0)
-        self._met: set[int] = set()
+        self._recorder, self._assets, self._resume_state = recorder, assets, resume_state
+        self._listed = range(population if population <= MAX_LISTED_CLIENTS else 0)
+        self._offered: set[int] = set()  # clients that were offered the assets
         self._sizer = Sizer()
-        self._to_all("up", hello(resumed.steps))
-        self._to_all("down", begin(max(resumed.steps, default=None)))
+        self._record_all("up", hello(resume_state.steps))
+        self._record_all("down", begin(max(resume_state.steps, default=None)))
 
-    def sent(self, message: Message, cohort: Sequence[int]) -> None:
-        """The state to every client of a cohort; before a client's first, what it must hold."""
-        round_index, state = message.round, self._sizer.size(message)
-        self._brief(round_index, [client for client in cohort if client not in self._met])
+    def record_state(self, message: Message, cohort: Sequence[int]) -> None:
+        """Record the state sent to each client of a cohort, preceded by the assets for clients in their first round."""
+        round_index, size = message.round, self._sizer.size(message)
+        self._record_assets(round_index, [client for client in cohort if client not in self._offered])
         for client in cohort:
-            self.record(client, "down", message.kind, round_index, state)
+            self.record(client, "down", message.kind, round_index, size)
 
-    def answered(self, round_index: int, clients: Sequence[int], sizes: Sequence[Size]) -> None:
-        """Clients' updates of round ``round_index``."""
+    def record_updates(self, round_index: int, clients: Sequence[int], sizes: Sequence[Size]) -> None:
+        """Record the clients' updates of round ``round_index``."""
         for client, size in zip(clients, sizes, strict=True):
             self.record(client, "up", "update", round_index, size)
 
-    def keep(self, round_index: int) -> None:
-        """Clients are told to save what they remember, and say that they have."""
-        self._to_all("down", Message("control", round=round_index, fields={"what": "keep"}))
-        self._to_all("up", Message("control", round=round_index, fields={"what": "kept"}))
+    def record_checkpoint(self, round_index: int) -> None:
+        """Record the requests to save client states at a checkpoint, and their confirmations."""
+        self._record_all("down", Message("control", round=round_index, fields={"what": "keep"}))
+        self._record_all("up", Message("control", round=round_index, fields={"what": "kept"}))
 
-    def done(self) -> None:
-        """Goodbye."""
-        self._to_all("down", Message("control", fields={"what": "done"}))
+    def record_done(self) -> None:
+        """Record the messages that end the run."""
+        self._record_all("down", Message("control", fields={"what": "done"}))
 
     def record(self, client: int, direction: Direction, kind: str, round_index: int, size: Size) -> None:
-        """One frame."""
+        """Record one frame."""
         where = f"client-{client}", direction, kind, size.encoding, round_index, 0, 0
-        self._recorder(Transfer(*where, size.dense, size.payload, size.frame, self._resumed.attempt, time.time()))
+        self._recorder(Transfer(*where, size.dense, size.payload, size.frame, self._resume_state.epoch, time.time()))
 
-    def _brief(self, round_index: int, new: Sequence[int]) -> None:
-        self._met.update(new)
-        if self._briefing is None or not new:
+    def _record_assets(self, round_index: int, new: Sequence[int]) -> None:
+        self._offered.update(new)
+        if self._assets is None or not new:
             return
-        want = [client for client in new if self._briefing.ships and client not in self._resumed.took_part]
-        self._to(new, "down", offer_message(self._briefing, round_index))
-        self._to([client for client in new if client not in want], "up", offer_reply(round_index, has=True))
-        self._to(want, "up", offer_reply(round_index, has=False))
-        if want:
-            self._to(want, "down", self._briefing.payload(round_index))
+        lacking = [client for client in new if self._assets.ships and client not in self._resume_state.participants]
+        self._record_each(new, "down", offer_message(self._assets, round_index))
+        self._record_each([client for client in new if client not in lacking], "up", offer_reply(round_index, has=True))
+        self._record_each(lacking, "up", offer_reply(round_index, has=False))
+        if lacking:
+            self._record_each(lacking, "down", self._assets.payload(round_index))
 
-    def _to_all(self, direction: Direction, message: Message) -> None:
-        self._to(self._all, direction, message)
+    def _record_all(self, direction: Direction, message: Message) -> None:
+        self._record_each(self._listed, direction, message)
 
-    def _to(self, clients: Iterable[int], direction: Direction, message: Message) -> None:
+    def _record_each(self, clients: Iterable[int], direction: Direction, message: Message) -> None:
         size = size_of(pack(message))
         for client in clients:
             self.record(client, direction, message.kind, message.round, size)

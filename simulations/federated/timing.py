@@ -1,4 +1,4 @@
-"""How long the clients of a simulated run take: a clock, and the steps and frames that it is told."""
+"""Computes the duration of simulated clients' work from the clock, their numbers of steps and their frame sizes."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Protocol
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod, Update
 from ...engines.federated.tree import Part
-from ..clock import RoundSchedule, Trip, VirtualClock
+from ..clock import RoundSchedule, RoundTrip, VirtualClock
 from ..sizes import Size, Sizer
-from .client_runner import Block
+from .client_runner import BlockResult
 
 
 class ClientExecutor(Protocol):
-    """Whoever plays a cohort."""
+    """Trains the clients of cohorts: in this process, in worker processes or in Ray actors."""
 
-    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``round_index`` for all of a cohort, from the state ``down``."""
+    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+        """Train a cohort from the state ``down`` in round ``round_index``."""
 
-    def keep(self, round_index: int) -> None:
-        """The checkpoint of round ``round_index`` was saved."""
+    def checkpoint_saved(self, round_index: int) -> None:
+        """Note that the checkpoint of round ``round_index`` was saved, so that older undo records can go."""
 
 
 class Timing:
-    """A clock, and what it must know of a run to time its clients before they train.
+    """Times a run's clients before they train.
 
-    An update is timed by the frame that one of its shapes has; an encoding whose size depends on the values is timed
-    as if all of them were those of the state.
+    The size of an update is that of a frame with the same shapes. For encodings whose size depends on the values, the
+    values of the state are used.
 
     Parameters
     ----------
     clock : VirtualClock
     count : callable
-        (client, round) → samples and steps of its work, and passes over batches beside the steps; these take as long.
-    codec : Codec
-    remembers : bool
-        Whether clients keep something from round to round: then those whose reply comes too late train all the same.
+        (client, round) → number of samples, number of steps, and number of other passes over a batch. A pass takes as
+        long as a step.
+    codec : UpdateCodec
+    keeps_state : bool
+        Whether clients keep a state between rounds. If so, clients whose replies arrive too late train nevertheless.
     reports : sequence of str
-        Names of the figures that clients tell with their updates.
+        Names of the figures that clients send with their updates.
     """
 
     def __init__(
@@ -46,34 +47,34 @@ class Timing:
         clock: VirtualClock,
         count: Callable[[int, int], tuple[int, int, int]],
         codec: UpdateCodec,
-        remembers: bool,
+        keeps_state: bool,
         reports: Sequence[str] = (),
     ) -> None:
-        self.clock, self.remembers = clock, remembers
+        self.clock, self.keeps_state = clock, keeps_state
         self._figures = dict.fromkeys(reports, 1.0)
         self._count, self._codec, self._sizer = count, codec, Sizer()
 
-    def trip(
+    def round_trip(
         self, round_index: int, client: int, down: Part, size: Size, method: FederatedMethod, begin: float
-    ) -> Trip:
-        """A client's part in a round."""
-        up = self.update(round_index, client, down, method)
+    ) -> RoundTrip:
+        """Time a client's download of ``size``, training from ``down`` and upload, starting at ``begin`` seconds."""
+        up = self.update_size(round_index, client, down, method)
         _, steps, passes = self._count(client, round_index)
-        return self.clock.trip(round_index, client, steps + passes, size.frame, up.frame, begin)
+        return self.clock.round_trip(round_index, client, steps + passes, size.frame, up.frame, begin)
 
-    def update(self, round_index: int, client: int, down: Part, method: FederatedMethod) -> Size:
-        """The sizes of a client's update."""
+    def update_size(self, round_index: int, client: int, down: Part, method: FederatedMethod) -> Size:
+        """Return the sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)
         return self._sizer.size(self._codec.encode_update(round_index, update, down, {}))
 
-    def told(self, plan: RoundSchedule, replies: int) -> dict[str, float]:
-        """What there is to tell of a round: times in seconds, energy in joule, counts of clients."""
+    def figures(self, schedule: RoundSchedule, replies: int) -> dict[str, float]:
+        """Return a round's figures: times in virtual seconds, energy in joules, numbers of clients."""
         return {
             "simulated_seconds": self.clock.now,
-            "round_seconds": plan.seconds,
-            "joule": plan.joule,
+            "round_seconds": schedule.seconds,
+            "joule": schedule.joule,
             "clients_ok": float(replies),
-            "clients_late": float(len(plan.late)),
-            "clients_lost": float(len(plan.lost)),
+            "clients_late": float(len(schedule.late)),
+            "clients_lost": float(len(schedule.lost)),
         }

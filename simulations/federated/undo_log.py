@@ -1,7 +1,7 @@
-"""Rows of clients' memories as they were before a round changed them, so that a killed simulation can take them back.
+"""An undo log of client states: the rows of a client as they were before a round changed them.
 
-A round costs the rows of its cohort, however large the population: nothing is ever copied whole. Every process appends
-to files of its own, one per checkpoint.
+With it, an interrupted simulation restores the client states of its last checkpoint. A round appends only the rows of
+its cohort, whatever the size of the population. Each process appends to its own files, one per checkpoint.
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ from numpy.typing import NDArray
 
 from ...runs import files
 
-_HEAD = struct.Struct("<QQQ")  # round, client, whether it was known
+_HEADER = struct.Struct("<QQQ")  # round, client, whether the client had a state
 _PATTERN = "undo-*"
-#: Files that a process keeps: since the newest checkpoint, and since the one before, should the newest be damaged.
-_KEPT = 2
+#: Files that a process keeps: since the newest checkpoint, and since the previous one in case the newest is damaged.
+_FILES_TO_KEEP = 2
 
 
-class Record(NamedTuple):
-    """Where a client's rows lie, as they were before round ``round_index``."""
+class UndoRecord(NamedTuple):
+    """Location of a client's rows as they were before round ``round_index``.
+
+    Attributes
+    ----------
+    round_index, client : int
+    known : bool
+        Whether the client had a state. If not, there are no rows.
+    path : Path
+    offset : int
+        Position of the rows in the file, in bytes.
+    """
 
     round_index: int
     client: int
@@ -34,71 +44,71 @@ class Record(NamedTuple):
 
 
 class UndoLog:
-    """Writes what one process changes.
+    """Appends the undo records of one process.
 
     Parameters
     ----------
     folder : Path
-        All processes' files lie there.
+        Directory of the files of all processes.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._mark = folder, uuid.uuid4().hex
-        self._mine: list[Path] = []
+        self._folder, self._suffix = folder, uuid.uuid4().hex
+        self._own_files: list[Path] = []
         self._file: IO[bytes] | None = None
 
-    def write(self, round_index: int, client: int, rows: Sequence[NDArray[np.float32]] | None) -> None:
-        """Note a client's rows before round ``round_index`` changes them; None where it was unknown.
+    def append(self, round_index: int, client: int, rows: Sequence[NDArray[np.float32]] | None) -> None:
+        """Append a client's rows before round ``round_index`` changes them; None if the client has no state yet.
 
         Raises
         ------
         StorageError
-            The disk refuses.
+            The file cannot be written.
         """
         try:
             if self._file is None:
-                self._mine.append(self._folder / f"undo-{round_index:012}-{self._mark}")
-                self._file = self._mine[-1].open("ab")
-            self._file.write(_HEAD.pack(round_index, client, rows is not None))
+                self._own_files.append(self._folder / f"undo-{round_index:012}-{self._suffix}")
+                self._file = self._own_files[-1].open("ab")
+            self._file.write(_HEADER.pack(round_index, client, rows is not None))
             for row in rows or ():
                 self._file.write(row.data)
-            self._file.flush()  # before the rows change: the system holds both once this process is killed
+            self._file.flush()  # before the rows change, so that the record survives if this process is killed
         except OSError as error:
             raise files.storage_error(f"cannot write to {self._folder}", error) from error
 
-    def next_file(self) -> None:
-        """A checkpoint was saved: begin another file, and drop those that no checkpoint needs any more."""
+    def rotate(self) -> None:
+        """Start a new file after a checkpoint, and delete files that no checkpoint needs any more."""
         if self._file is None:
             return
         self._file.close()
         self._file = None
-        while len(self._mine) >= _KEPT:
-            self._mine.pop(0).unlink(missing_ok=True)
+        while len(self._own_files) >= _FILES_TO_KEEP:
+            self._own_files.pop(0).unlink(missing_ok=True)
 
 
-def records(folder: Path, row_bytes: int, after: int) -> Iterator[Record]:
-    """All records of rounds later than ``after``, the latest round's first; one that was cut short is left out.
+def records(folder: Path, row_bytes: int, after: int) -> Iterator[UndoRecord]:
+    """Yield the records of rounds later than ``after``, latest round first.
 
-    A client's rows do not change before its record is whole.
+    An incomplete record is skipped: the client's rows change only after the record is complete.
     """
-    found = [r for path in folder.glob(_PATTERN) for r in _read(path, row_bytes) if r.round_index > after]
-    yield from sorted(found, key=lambda record: -record.round_index)
+    entries = [r for path in folder.glob(_PATTERN) for r in _read(path, row_bytes) if r.round_index > after]
+    yield from sorted(entries, key=lambda record: -record.round_index)
 
 
 def clear(folder: Path) -> None:
-    """Remove all processes' files."""
+    """Delete the files of all processes."""
     for path in folder.glob(_PATTERN):
         path.unlink()
 
 
-def _read(path: Path, row_bytes: int) -> Iterator[Record]:
+def _read(path: Path, row_bytes: int) -> Iterator[UndoRecord]:
     size, offset = path.stat().st_size, 0
     with path.open("rb") as file:
-        while offset + _HEAD.size <= size:
+        while offset + _HEADER.size <= size:
             file.seek(offset)
-            round_index, client, known = _HEAD.unpack(file.read(_HEAD.size))
-            end = offset + _HEAD.size + (row_bytes if known else 0)
+            round_index, client, known = _HEADER.unpack(file.read(_HEADER.size))
+            end = offset + _HEADER.size + (row_bytes if known else 0)
             if end > size:
                 return
-            yield Record(round_index, client, bool(known), path, offset + _HEAD.size)
+            yield UndoRecord(round_index, client, bool(known), path, offset + _HEADER.size)
             offset = end

@@ -1,4 +1,4 @@
-"""A worker of a simulation: a process that plays the parts of a cohort that it is given, one after another."""
+"""The worker process of a simulation: trains blocks of a cohort as its parent process requests them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from .shared_client_state import SharedClientStates
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What every worker makes its task from; JSON-able.
+    """Settings from which a worker builds its task and model; can be serialized to JSON.
 
     Attributes
     ----------
     workload, config_json : str
+        Name of the method and its configuration.
     seed : int
         Root of the run's seed tree.
     data : dict
         Paths of data sets by name.
     population : int
-    memories : str
-        Folder of the clients' memories.
-    held : str
-        File of what every client must hold before its first round; empty = nothing, or each worker makes its own.
-    together : int
-        Clients that are trained at once; the same in all workers.
+        Number of clients.
+    client_state_dir : str
+        Directory of the client states.
+    assets_file : str
+        File with the assets that clients need before their first round; empty = there are none, or workers create them.
+    clients_at_once : int
+        Number of clients trained at once; the same in all workers.
     """
 
     workload: str
@@ -44,58 +46,59 @@ class WorkerSpec:
     seed: int
     data: dict[str, str]
     population: int
-    memories: str
-    held: str = ""
-    together: int = 1
+    client_state_dir: str
+    assets_file: str = ""
+    clients_at_once: int = 1
 
-    def find(self) -> Callable[[str], Path]:
-        """Gives a data set's path by name."""
+    def data_finder(self) -> Callable[[str], Path]:
+        """Return a function that finds a data set's path by name."""
 
         def path(name: str) -> Path:
             if name not in self.data:
-                raise DataError(f"the simulation has no data set '{name}'", hint=f"give it one: --data {name}=PATH")
+                raise DataError(f"the simulation has no data set '{name}'", hint=f"pass its path: --data {name}=PATH")
             return Path(self.data[name])
 
         return path
 
-    def player(self) -> ClientRunner:
-        """A player with a model of its own."""
+    def client_runner(self) -> ClientRunner:
+        """Build a client runner with a model of its own."""
         from ...engines.federated.workload import FederatedWorkload, use_threads
 
         workload = load_local(self.workload)
         if not isinstance(workload, FederatedWorkload):
-            raise ConfigError(f"'{self.workload}' is no federated method: it cannot be simulated with many clients")
+            raise ConfigError(f"only federated methods can be simulated; '{self.workload}' is not one")
         config: Any = workload.config.model_validate_json(self.config_json)
         use_threads(config.threads)
-        task = workload.task(config, Seed(self.seed), self.find(), self.population)
-        held = Path(self.held)
-        if self.held and (briefing := workload.assets(config, task, held.parent, "a worker of the simulation")):
-            briefing.load(held)
+        task = workload.task(config, Seed(self.seed), self.data_finder(), self.population)
+        assets_file = Path(self.assets_file)
+        owner = "a worker of the simulation"
+        if self.assets_file and (assets := workload.assets(config, task, assets_file.parent, owner)):
+            assets.load(assets_file)
         flat = task.model()
         codec = workload.codec(config, flat)
-        kept = codec.client_state_sizes(task.method(flat), flat)
-        mine = SharedClientStates(Path(self.memories), self.population, kept)
-        return ClientRunner(task, codec, mine, config.largest_norm, self.together)
+        lengths = codec.client_state_sizes(task.method(flat), flat)
+        client_states = SharedClientStates(Path(self.client_state_dir), self.population, lengths)
+        return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once)
 
 
-def main(connection: Connection, cast_json: str) -> None:
-    """Play until the other end closes the connection."""
+def main(connection: Connection, spec_json: str) -> None:
+    """Train the requested blocks until the parent closes the connection."""
     keep_freed_memory()
-    cast = WorkerSpec(**json.loads(cast_json))
+    spec = WorkerSpec(**json.loads(spec_json))
     opened: dict[str, SharedArrays] = {}
-    kept = 0
+    saved_round = 0
     try:
-        player = cast.player()
+        runner = spec.client_runner()
         connection.send_bytes(b'{"ready": true}')
         while True:
-            asked = json.loads(connection.recv_bytes())
-            if asked["kept"] != kept:
-                kept = asked["kept"]
-                player.keep(kept)
-            state, total = (_open(opened, asked[which]) for which in ("state", "total"))
-            connection.send_bytes(json.dumps(_play(player, asked, state, total)).encode())
+            request = json.loads(connection.recv_bytes())
+            if request["saved_round"] != saved_round:
+                saved_round = request["saved_round"]
+                runner.checkpoint_saved(saved_round)
+            state, total = (_open(opened, request[key]) for key in ("state", "total"))
+            connection.send_bytes(json.dumps(_train(runner, request, state, total)).encode())
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the simulation is over, or dead
+        pass  # the simulation has ended or died
     except Exception as error:
         with suppress(OSError):
             connection.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
@@ -111,13 +114,13 @@ def _open(opened: dict[str, SharedArrays], description: dict[str, Any]) -> Share
     return opened[name]
 
 
-def _play(player: ClientRunner, asked: dict[str, Any], state: SharedArrays, total: SharedArrays) -> dict[str, Any]:
-    block = player.play_part(asked["round"], asked["first"], asked["clients"], state.arrays, total.arrays)
-    if block.total is not None:
-        total.fill(block.total)
+def _train(runner: ClientRunner, request: dict[str, Any], state: SharedArrays, total: SharedArrays) -> dict[str, Any]:
+    result = runner.train_block(request["round"], request["first"], request["clients"], state.arrays, total.arrays)
+    if result.total is not None:
+        total.fill(result.total)
     return {
-        "empty": block.total is None,
-        "replies": [(r.client, r.samples, r.steps, r.loss, r.figures) for r in block.replies],
-        "sizes": block.sizes,
-        "missing": {str(client): why for client, why in block.missing.items()},
+        "empty": result.total is None,
+        "replies": [(r.client, r.samples, r.steps, r.loss, r.figures) for r in result.replies],
+        "sizes": result.sizes,
+        "missing": {str(client): why for client, why in result.missing.items()},
     }

@@ -1,5 +1,7 @@
-"""A population that worker processes play: the cohort is cut into nodes of its reduction tree, so any number of workers
-gives the same bits. What a lost process had begun is taken back and played again by a new one.
+"""Trains simulated clients in worker processes of this machine.
+
+A cohort is cut into blocks that are nodes of its reduction tree, so results have the same bits for any number of
+workers. If a worker dies, its block's client states are restored and a new worker trains the block again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ...engines.federated.client_pool import Reply
 from ...engines.federated.methods import FederatedMethod, Update
 from ...engines.federated.tree import Part, TreeSum, blocks
 from ..sizes import Size
-from .client_runner import Block
+from .client_runner import BlockResult
 from .shared_arrays import SharedArrays
 from .shared_client_state import SharedClientStates
 from .shared_sums import SharedSums
@@ -31,37 +33,37 @@ _log = logging.getLogger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")
 _STOP_SECONDS = 2.0
 
-#: Processes that may be lost in one round before the run is given up.
+#: Number of workers that may die in one round before the run fails.
 _LOST_IN_A_ROUND = 3
 
 
 class _LostError(RunFailedError):
-    """A worker process is no more."""
+    """A worker process died."""
 
 
 class Workers:
-    """Processes that hold one model each; a context manager.
+    """Worker processes with one model each; implements ClientExecutor. A context manager.
 
     Parameters
     ----------
-    cast : Cast
+    spec : WorkerSpec
     count : int
-        How many.
-    memories : SharedMemories
-        To take back what a lost process had begun.
+        Number of workers.
+    client_states : SharedClientStates
+        Restored for the clients of a block whose worker died.
     """
 
-    def __init__(self, cast: WorkerSpec, count: int, memories: SharedClientStates) -> None:
-        self._cast, self._count, self._memories = cast, count, memories
+    def __init__(self, spec: WorkerSpec, count: int, client_states: SharedClientStates) -> None:
+        self._spec, self._count, self._client_states = spec, count, client_states
         self._processes: dict[Connection, BaseProcess] = {}
         self._state: SharedArrays | None = None
-        self._totals: SharedSums | None = None
-        self._places: dict[Connection, SharedArrays] = {}  # where each worker writes its sum to
-        self._kept = 0
+        self._sums: SharedSums | None = None
+        self._outputs: dict[Connection, SharedArrays] = {}  # where each worker writes its sum
+        self._saved_round = 0
 
     def __enter__(self) -> Workers:
-        for round_index in range(self._count):
-            self._start(f"worker {round_index}")
+        for index in range(self._count):
+            self._start(f"worker {index}")
         try:
             for connection in self._processes:
                 self._read(connection)
@@ -76,7 +78,7 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Stop them all."""
+        """Stop all workers and free the shared memory."""
         for connection in self._processes:
             connection.close()
         for process in self._processes.values():
@@ -84,127 +86,127 @@ class Workers:
             if process.is_alive():
                 process.kill()
                 process.join()
-        for shared in (self._totals, self._state):
+        for shared in (self._sums, self._state):
             if shared is not None:
                 shared.close()
-        self._processes, self._places, self._totals, self._state = {}, {}, None, None
+        self._processes, self._outputs, self._sums, self._state = {}, {}, None, None
 
-    def play(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> Block:
-        """Round ``round_index`` for the whole cohort.
+    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+        """Train a whole cohort from the state ``down`` in round ``round_index``.
 
         Raises
         ------
         RunFailedError
-            A worker's task raised, or workers died again and again.
+            A worker's task raised an error, or too many workers died.
         """
-        totals = self._share(down, method)
-        cut = blocks(len(cohort), len(self._processes), self._cast.together)
-        level = (cut[0][1] - 1).bit_length()
-        tree, done = TreeSum(len(cohort), release=totals.give), dict[int, dict[str, Any]]()
-        for first, answer, total in self._answers(round_index, cohort, cut):
-            done[first] = answer
-            if answer["empty"]:
+        sums = self._share_state(down, method)
+        cohort_blocks = blocks(len(cohort), len(self._processes), self._spec.clients_at_once)
+        level = (cohort_blocks[0][1] - 1).bit_length()
+        tree, done = TreeSum(len(cohort), release=sums.release), dict[int, dict[str, Any]]()
+        for first, response, total in self._responses(round_index, cohort, cohort_blocks):
+            done[first] = response
+            if response["empty"]:
                 tree.skip(first, level)
-                totals.give(total)
+                sums.release(total)
             else:
                 tree.add(first, total, level)
         if (root := tree.total()) is not None:
-            totals.give(root)  # copied below, before anybody writes to it again
+            sums.release(root)  # copied on the next line, before a worker reuses it
             root = {name: array.copy() for name, array in root.items()}
-        return _joined([done[first] for first, _ in cut], root)
+        return _combine([done[first] for first, _ in cohort_blocks], root)
 
-    def keep(self, round_index: int) -> None:
-        """The checkpoint of round ``round_index`` was saved; workers hear of it with their next part."""
-        self._kept = round_index
+    def checkpoint_saved(self, round_index: int) -> None:
+        """Note that round ``round_index`` has a checkpoint; workers receive it with their next request."""
+        self._saved_round = round_index
 
-    def _answers(
-        self, round_index: int, cohort: Sequence[int], cut: Sequence[tuple[int, int]]
+    def _responses(
+        self, round_index: int, cohort: Sequence[int], cohort_blocks: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, dict[str, Any], Part]]:
-        """Hand the blocks out, each to whoever is idle, and yield what comes back."""
-        left, busy, lost = list(reversed(cut)), dict[Connection, tuple[int, int]](), 0
+        """Assign blocks to idle workers; yield each block's first position, the response and the sum."""
+        pending, busy, lost = list(reversed(cohort_blocks)), dict[Connection, tuple[int, int]](), 0
         for connection in self._processes:
-            if left:
-                busy[connection] = self._ask(connection, round_index, cohort, left.pop())
+            if pending:
+                busy[connection] = self._request(connection, round_index, cohort, pending.pop())
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
                 first, count = block = busy.pop(ready)
                 try:
-                    answer = self._read(ready)
+                    response = self._read(ready)
                 except _LostError as error:
                     lost += 1
                     if lost > _LOST_IN_A_ROUND:
-                        raise RunFailedError(f"round {round_index}: workers die again and again: {error}") from None
-                    _log.warning("round %d: %s; its clients are played again", round_index, error)
-                    new = self._replace(ready)  # first: who is gone writes no memories any more
-                    self._memories.restore(round_index - 1, set(cohort[first : first + count]))
-                    busy[new] = self._ask(new, round_index, cohort, block)
+                        raise RunFailedError(f"round {round_index}: too many workers died: {error}") from None
+                    _log.warning("round %d: %s; its clients are trained again", round_index, error)
+                    replacement = self._replace(ready)  # before the restore: the old process must not write any more
+                    self._client_states.restore(round_index - 1, set(cohort[first : first + count]))
+                    busy[replacement] = self._request(replacement, round_index, cohort, block)
                     continue
-                yield first, answer, self._places.pop(ready).arrays
-                if left:
-                    busy[ready] = self._ask(ready, round_index, cohort, left.pop())
+                yield first, response, self._outputs.pop(ready).arrays
+                if pending:
+                    busy[ready] = self._request(ready, round_index, cohort, pending.pop())
 
     def _start(self, name: str) -> Connection:
-        mine, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=main, args=(theirs, json.dumps(asdict(self._cast))), name=name, daemon=True)
+        parent_end, worker_end = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=main, args=(worker_end, json.dumps(asdict(self._spec))), name=name, daemon=True)
         process.start()
-        theirs.close()
-        self._processes[mine] = process
-        return mine
+        worker_end.close()
+        self._processes[parent_end] = process
+        return parent_end
 
     def _replace(self, lost: Connection) -> Connection:
-        """A new process in the place of one that died; it writes its sums where that one did."""
+        """Start a process in place of one that died, with the same shared memory for its sums."""
         process = self._processes.pop(lost)
         lost.close()
-        if process.is_alive():  # it closed its connection but hangs: it must not change memories any more
+        if process.is_alive():  # it closed its connection but still runs, and must not change client states
             process.kill()
         process.join()
-        new = self._start(process.name)
-        self._places[new] = self._places.pop(lost)
-        self._read(new)
-        return new
+        replacement = self._start(process.name)
+        self._outputs[replacement] = self._outputs.pop(lost)
+        self._read(replacement)
+        return replacement
 
-    def _ask(
+    def _request(
         self, connection: Connection, round_index: int, cohort: Sequence[int], block: tuple[int, int]
     ) -> tuple[int, int]:
         assert self._state is not None
-        assert self._totals is not None
+        assert self._sums is not None
         first, count = block
-        place = self._places.get(connection) or self._totals.take()
-        self._places[connection] = place
-        asked: dict[str, Any] = {"round": round_index, "kept": self._kept, "first": first}
-        asked |= {
+        output = self._outputs.get(connection) or self._sums.acquire()
+        self._outputs[connection] = output
+        request: dict[str, Any] = {"round": round_index, "saved_round": self._saved_round, "first": first}
+        request |= {
             "clients": list(cohort[first : first + count]),
             "state": self._state.description(),
-            "total": place.description(),
+            "total": output.description(),
         }
-        with suppress(OSError):  # whoever died is noticed where its answer is read
-            connection.send_bytes(json.dumps(asked).encode())
+        with suppress(OSError):  # a dead worker is noticed when its response is read
+            connection.send_bytes(json.dumps(request).encode())
         return block
 
     def _read(self, connection: Connection) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+            response: dict[str, Any] = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             process = self._processes[connection]
             process.join(_STOP_SECONDS)
             raise _LostError(f"{process.name} of the simulation died (exit code {process.exitcode})") from None
-        if "error" in answer:
-            raise RunFailedError(f"{self._processes[connection].name} of the simulation: {answer['error']}")
-        return answer
+        if "error" in response:
+            raise RunFailedError(f"{self._processes[connection].name} of the simulation: {response['error']}")
+        return response
 
-    def _share(self, down: Part, method: FederatedMethod) -> SharedSums:
-        if self._state is None or self._totals is None:
+    def _share_state(self, down: Part, method: FederatedMethod) -> SharedSums:
+        if self._state is None or self._sums is None:
             self._state = SharedArrays.like(down)
-            self._totals = SharedSums(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)))
+            self._sums = SharedSums(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)))
         self._state.fill(down)
-        return self._totals
+        return self._sums
 
 
-def _joined(answers: list[dict[str, Any]], total: Part | None) -> Block:
-    return Block(
+def _combine(responses: list[dict[str, Any]], total: Part | None) -> BlockResult:
+    return BlockResult(
         total,
-        [Reply(*reply) for answer in answers for reply in answer["replies"]],
-        [Size(*size) for answer in answers for size in answer["sizes"]],
-        {int(client): why for answer in answers for client, why in answer["missing"].items()},
+        [Reply(*reply) for response in responses for reply in response["replies"]],
+        [Size(*size) for response in responses for size in response["sizes"]],
+        {int(client): why for response in responses for client, why in response["missing"].items()},
     )

@@ -1,1 +1,1 @@
-"""VHL and its base methods as a Flower app: ``flwr run simulations/flower_vhl``, with the numbers of our own engine."""
+"""VHL and its base methods as a Flower app (``flwr run simulations/flower_vhl``), with the same results as farshore."""

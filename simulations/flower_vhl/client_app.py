@@ -1,4 +1,4 @@
-"""The client's half: :meth:`Method.local` on what its partition holds; what it remembers is in Flower's context."""
+"""The ClientApp: :meth:`FederatedMethod.local` on the node's partition, with the client state in Flower's context."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from flwr.clientapp import ClientApp
 
 from ...engines.federated.local import Sgd
 from ...engines.federated.methods import CONTROL, NORMALIZER
-from .learning import Learning, learning, part, record
+from .learning import LearningProblem, learning_problem, merge_records, record
 
 app = ClientApp()
 
 
 @app.query("partition")
 def partition(message: Message, context: Context) -> Message:
-    """Say which partition this is, having made sure of the virtual data."""
+    """Reply with the node's partition id, after checking that its virtual data are the server's."""
     _problem(message, context)
-    number = int(context.node_config["partition-id"])
-    return Message(RecordDict({"metrics": MetricRecord({"partition-id": number})}), reply_to=message)
+    partition_id = int(context.node_config["partition-id"])
+    return Message(RecordDict({"metrics": MetricRecord({"partition-id": partition_id})}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One round."""
-    known, config = _problem(message, context), _config(message)
-    down = part(*(r for r in message.content.values() if isinstance(r, ArrayRecord)))
-    work = known.task.work(known.flat, int(context.node_config["partition-id"]), int(config["server-round"]))
+    """Train on the node's partition for one round."""
+    problem, config = _problem(message, context), _config(message)
+    down = merge_records(*(r for r in message.content.values() if isinstance(r, ArrayRecord)))
+    work = problem.task.work(problem.flat, int(context.node_config["partition-id"]), int(config["server-round"]))
     work.sgd = Sgd(**{name: float(config[name]) for name in ("lr", "momentum", "weight_decay", "mu")})
-    kept = context.state.get("memory")
-    work.client_state = {
-        n: torch.tensor(a) for n, a in part(*([kept] if isinstance(kept, ArrayRecord) else [])).items()
-    }
-    update = known.method.local(known.flat, down, work)
+    saved = context.state.get("memory")
+    saved_arrays = merge_records(saved) if isinstance(saved, ArrayRecord) else {}
+    work.client_state = {name: torch.tensor(array) for name, array in saved_arrays.items()}
+    update = problem.method.local(problem.flat, down, work)
     context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.client_state.items()})
     metrics = MetricRecord({"num-examples": update.samples, "steps": update.steps, "loss": update.loss})
-    if (traveled := update.tensors.pop(NORMALIZER, None)) is not None:
-        metrics[NORMALIZER] = float(traveled[0])
+    if (normalizer := update.tensors.pop(NORMALIZER, None)) is not None:
+        metrics[NORMALIZER] = float(normalizer[0])
     content = RecordDict({"metrics": metrics})
     if (control := update.tensors.pop(CONTROL, None)) is not None:
         content[CONTROL] = record({CONTROL: control})
@@ -47,15 +46,22 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _config(message: Message) -> dict[str, Any]:
-    found = message.content["config"]
-    assert isinstance(found, ConfigRecord)
-    return dict(found)
+    settings = message.content["config"]
+    assert isinstance(settings, ConfigRecord)
+    return dict(settings)
 
 
-def _problem(message: Message, context: Context) -> Learning:
-    """The learning problem that the server means, with the very virtual data that it has."""
+def _problem(message: Message, context: Context) -> LearningProblem:
+    """Build the server's learning problem.
+
+    Raises
+    ------
+    ValueError
+        The virtual data generated here differ from the server's.
+    """
     config, data = _config(message), str(context.run_config.get("data", ""))
-    known = learning(str(config["settings"]), int(config["seed"]), int(config["clients"]), data)
-    if known.digest != config["virtual-digest"]:
-        raise ValueError(f"the virtual data made here have the digest {known.digest}, not {config['virtual-digest']}")
-    return known
+    problem = learning_problem(str(config["settings"]), int(config["seed"]), int(config["clients"]), data)
+    if problem.digest != config["virtual-digest"]:
+        expected = config["virtual-digest"]
+        raise ValueError(f"the virtual data generated here have the digest {problem.digest}, expected {expected}")
+    return problem

@@ -1,4 +1,4 @@
-"""What both halves of the app know: the learning problem, made from a few words, and its arrays as Flower's records."""
+"""The learning problem that both halves of the app build from the same settings, and conversion to Flower's records."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ...models.flat_params import FlatModel
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
-    """The learning problem of one process.
+class LearningProblem:
+    """Task, model and method of one process.
 
     Attributes
     ----------
     task : VHLTask
     flat : FlatModel
-        The resident model.
-    method : Method
+        The process's only model.
+    method : FederatedMethod
     digest : str
-        SHA-256 of the virtual data; empty without any.
+        SHA-256 of the virtual data; empty if there are none.
     """
 
     task: VHLTask
@@ -43,36 +43,36 @@ class Learning:
 
 
 def settings_of(run_config: Mapping[str, Any]) -> VHL:
-    """The method's configuration from the keys of the app's that begin with ``vhl.``."""
+    """Return the method's configuration, given by the keys ``vhl.…`` of the app's configuration."""
     nested: dict[str, Any] = {}
     for key, value in run_config.items():
         first, *path = key.split(".")
         if first == "vhl":
-            place = nested
+            target = nested
             for name in path[:-1]:
-                place = place.setdefault(name, {})
-            place[path[-1]] = value
+                target = target.setdefault(name, {})
+            target[path[-1]] = value
     return VHL.model_validate(nested)
 
 
 @lru_cache(maxsize=1)
-def learning(settings: str, seed: int, clients: int, data: str) -> Learning:
-    """The problem that JSON settings and a seed stand for; a process keeps the last one."""
+def learning_problem(settings: str, seed: int, clients: int, data: str) -> LearningProblem:
+    """Build the learning problem of JSON settings and a seed; the last one is cached."""
     config = VHL.model_validate_json(settings)
     use_threads(config.threads)
     task = WORKLOAD.task(config, Seed(seed), _finder(data), clients)
     assert isinstance(task, VHLTask)
     flat = task.model()
-    return Learning(task, flat, task.method(flat), task.virtual_data.digest if task.recipe is not None else "")
+    return LearningProblem(task, flat, task.method(flat), task.virtual_data.digest if task.recipe is not None else "")
 
 
 def record(arrays: Mapping[str, Any]) -> ArrayRecord:
-    """Named arrays as Flower's."""
+    """Convert named arrays to a Flower record."""
     return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
 
 
-def part(*records: ArrayRecord) -> Part:
-    """The arrays of some records together."""
+def merge_records(*records: ArrayRecord) -> Part:
+    """Return the arrays of several Flower records in one dict."""
     return {name: array.numpy() for record in records for name, array in record.items()}
 
 
@@ -80,7 +80,7 @@ def _finder(data: str) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         if not data:
             raise DataError(
-                f"the app was given no data set '{name}'", hint="give its path: --run-config 'data=\"PATH\"'"
+                f"the app has no path of the data set '{name}'", hint="set it: --run-config 'data=\"PATH\"'"
             )
         return Path(data)
 

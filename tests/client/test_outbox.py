@@ -1,4 +1,4 @@
-"""What a node still has to say: order, bounds, and that the end of a program is never lost with a stream."""
+"""The outbox of a node: order, limits, and exit events that survive a broken stream."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ def _exit(run: str) -> pb.NodeEvent:
     return pb.NodeEvent(exited=pb.ProgramExited(run_id=run))
 
 
-def test_log_lines_go_before_the_end_of_their_program_and_in_batches() -> None:
+def test_log_lines_are_batched_and_come_before_the_exit_of_their_program() -> None:
     async def check() -> None:
         outbox = Outbox()
         for number in range(3):
@@ -34,7 +34,7 @@ def test_lines_of_two_runs_are_not_mixed() -> None:
     asyncio.run(check())
 
 
-def test_an_end_sent_on_a_broken_stream_is_sent_again_before_newer_ones() -> None:
+def test_an_exit_sent_on_a_broken_stream_is_sent_again_before_newer_ones() -> None:
     async def check() -> None:
         outbox = Outbox()
         outbox.put(_exit("first"))
@@ -46,7 +46,7 @@ def test_an_end_sent_on_a_broken_stream_is_sent_again_before_newer_ones() -> Non
     asyncio.run(check())
 
 
-def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
+def test_lines_beyond_the_limit_are_dropped_and_counted() -> None:
     async def check() -> None:
         outbox = Outbox()
         for number in range(5200):

@@ -1,4 +1,4 @@
-"""A node measures itself: plausible, quick, and without heavy imports."""
+"""Measurement of a node: plausible, fast, and without heavy imports."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import psutil
 from farshore.edge.measure import matmul_gflops, measure_node
 
 
-def test_the_profile_is_that_of_this_machine_and_quickly_made() -> None:
+def test_the_profile_describes_this_machine_and_is_measured_quickly() -> None:
     start = time.monotonic()
     profile = measure_node(0.05)
     assert time.monotonic() - start < 2
@@ -20,11 +20,11 @@ def test_the_profile_is_that_of_this_machine_and_quickly_made() -> None:
 
 
 def test_the_rate_counts_two_operations_per_multiply_add() -> None:
-    # Any machine of the last thirty years lies between these; a missing factor n or n² does not.
+    # Plausible for any machine; a missing factor n or n² would be outside.
     assert 0.05 < matmul_gflops(0.05) < 20_000
 
 
-def test_measuring_and_the_agent_import_nothing_heavy() -> None:
+def test_measurement_and_agent_import_no_heavy_packages() -> None:
     code = "import sys, farshore.edge.measure, farshore.client.agent; print([m for m in sys.modules])"
     names = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     for heavy in ("torch", "pyarrow", "sqlalchemy", "pandas", "transformers", "onnxruntime"):

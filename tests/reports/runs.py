@@ -10,9 +10,9 @@ from farshore.runs.directory import RunDirectory
 
 
 def federated(folder: Path, rounds: int = 4, nodes: int = 3, **info: Any) -> RunDirectory:
-    """Rounds of a state down and an update up, with a score that rises by a tenth a round."""
-    given = {"id": folder.name, "workload": "vhl", "config": {"targets": [0.25]}, "seed": 0, "nodes": [], **info}
-    run = RunDirectory.create(folder, given)
+    """Write a run whose rounds send a model down and an update up; the score rises by 0.1 per round."""
+    values = {"id": folder.name, "workload": "vhl", "config": {"targets": [0.25]}, "seed": 0, "nodes": [], **info}
+    run = RunDirectory.create(folder, values)
     metrics = run.open_metrics()
     with run.open_ledger() as ledger:
         for number in range(1, rounds + 1):

@@ -1,4 +1,4 @@
-"""The communication report counts what the ledger holds, and says what it compares with."""
+"""The communication report sums the ledger, and compression names its baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report(folder: Path, rows: Sequence[Row], **sockets: int) -> CommunicationRe
         for node, direction, kind, step, attempt, dense, payload, frame in rows:
             encoding = "int4" if kind == "activation" else "raw"
             ledger.record(Transfer(node, direction, kind, encoding, 0, step, 0, dense, payload, frame, attempt, 1.0))
-    return communication(Account.of(read_ledger(folder)), sockets)
+    return communication(Account.from_table(read_ledger(folder)), sockets)
 
 
 PLAIN: list[Row] = [
@@ -57,21 +57,21 @@ def test_every_sum_is_the_sum_of_its_rows(tmp_path: Path) -> None:
     assert found.lines[1].volume == Volume(2, 16000, 1000, 1080)
 
 
-def test_a_restarted_run_counts_every_message_once(tmp_path: Path) -> None:
+def test_messages_resent_after_a_restart_count_once(tmp_path: Path) -> None:
     """Steps 0-2, then a restart from step 1: steps 1 and 2 are sent again, step 3 is new in attempt 1."""
-    one = (8000, 500, 540)
-    rows: list[Row] = [("a", "up", "activation", s, 0, *one) for s in (0, 1, 2)]
-    rows += [("a", "up", "activation", s, 1, *one) for s in (1, 2, 3)]
+    sizes = (8000, 500, 540)
+    rows: list[Row] = [("a", "up", "activation", s, 0, *sizes) for s in (0, 1, 2)]
+    rows += [("a", "up", "activation", s, 1, *sizes) for s in (1, 2, 3)]
     rows += [("a", "up", "heartbeat", 0, 1, 0, 0, 32)]
     found = report(tmp_path / "restarted", rows)
-    smooth = report(tmp_path / "smooth", [("a", "up", "activation", s, 0, *one) for s in range(4)])
-    assert found.once == smooth.once == Volume(4, 32000, 2000, 2160)
+    uninterrupted = report(tmp_path / "uninterrupted", [("a", "up", "activation", s, 0, *sizes) for s in range(4)])
+    assert found.once == uninterrupted.once == Volume(4, 32000, 2000, 2160)
     assert found.repeated == Volume(2, 16000, 1000, 1080)
     assert found.total == found.once + found.repeated + found.channel
-    assert compression(found, "vanilla", 32000).ratio == compression(smooth, "vanilla", 32000).ratio == 16.0
+    assert compression(found, "vanilla", 32000).ratio == compression(uninterrupted, "vanilla", 32000).ratio == 16.0
 
 
-def test_messages_of_one_place_and_attempt_all_count(tmp_path: Path) -> None:
+def test_messages_of_the_same_step_and_attempt_all_count(tmp_path: Path) -> None:
     rows: list[Row] = [("a", "up", "control", 0, attempt, 10, 10, 20) for attempt in (0, 0, 1, 1, 1)]
     assert report(tmp_path, rows).once == Volume(3, 30, 30, 60)
 
@@ -81,17 +81,17 @@ def test_compression_names_its_baseline_and_counts_side_data(tmp_path: Path) -> 
     first, second = compressions(found, {"vanilla split learning": 190_000, "shipping the weights": 19_000})
     assert (first.baseline, first.payload_bytes, first.ratio) == ("vanilla split learning", 1900, 100.0)
     assert (second.baseline, second.ratio) == ("shipping the weights", 10.0)
-    only = compression(found, "vanilla split learning", 30_000, kinds=["activation"])
-    assert (only.kinds, only.payload_bytes, only.ratio) == (("activation",), 1500, 20.0)
-    with pytest.raises(NotFoundError, match="no 'weights'"):
+    of_kind = compression(found, "vanilla split learning", 30_000, kinds=["activation"])
+    assert (of_kind.kinds, of_kind.payload_bytes, of_kind.ratio) == (("activation",), 1500, 20.0)
+    with pytest.raises(NotFoundError, match="no message of kind 'weights'"):
         compression(found, "vanilla split learning", 1, kinds=["weights"])
 
 
-def test_the_report_is_json(tmp_path: Path) -> None:
+def test_the_report_is_json_serializable(tmp_path: Path) -> None:
     found = report(tmp_path, PLAIN, up=3000, down=500)
-    back = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert back["total"]["payload_bytes"] == 1900
-    assert back["lines"][0] == {
+    decoded = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert decoded["total"]["payload_bytes"] == 1900
+    assert decoded["lines"][0] == {
         "node": "a",
         "direction": "up",
         "kind": "ack",
@@ -102,7 +102,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
         "ratio": None,
         "overhead": 1.0,
     }
-    assert back["socket_bytes"] == {"up": 3000, "down": 500}
+    assert decoded["socket_bytes"] == {"up": 3000, "down": 500}
 
 
 def test_an_empty_ledger_gives_an_empty_report(tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_an_empty_ledger_gives_an_empty_report(tmp_path: Path) -> None:
     assert compression(found, "vanilla", 100).ratio is None
 
 
-def test_the_table_shows_every_line_and_the_sockets(tmp_path: Path) -> None:
+def test_the_table_shows_every_line_and_the_socket_bytes(tmp_path: Path) -> None:
     rows = [*PLAIN, ("a", "up", "activation", 1, 1, 8000, 500, 540)]
-    text = shown(communication_table(report(tmp_path, rows, up=3_210_000, down=500)))
+    text = rendered(communication_table(report(tmp_path, rows, up=3_210_000, down=500)))
     line = next(line for line in text.splitlines() if line.startswith("b") and "gradient" in line)
     assert line.split() == [
         "b",
@@ -133,19 +133,19 @@ def test_the_table_shows_every_line_and_the_sockets(tmp_path: Path) -> None:
         "9.1",
         "%",
     ]
-    assert "sent again after a restart" in text
+    assert "resent after a restart" in text
     assert "3.21 MB up, 500 B down" in text
-    assert "were not measured" in shown(communication_table(report(tmp_path / "other", PLAIN)))
+    assert "were not measured" in rendered(communication_table(report(tmp_path / "other", PLAIN)))
 
 
 def test_the_compression_table_names_the_baseline(tmp_path: Path) -> None:
-    text = shown(compression_table(compressions(report(tmp_path, PLAIN), {"vanilla split learning": 1_900_000})))
+    text = rendered(compression_table(compressions(report(tmp_path, PLAIN), {"vanilla split learning": 1_900_000})))
     assert "vanilla split learning" in text
     assert "1,000x" in text
-    assert "every message of the method" in text
+    assert "all messages of the method" in text
 
 
-def shown(table: object) -> str:
+def rendered(table: object) -> str:
     console = Console(width=160, color_system=None)
     with console.capture() as capture:
         console.print(table)

@@ -1,4 +1,4 @@
-"""Runs side by side: whose figure is best, which settings differ, and what a common score cost each."""
+"""Comparison of runs: best figures, settings that differ, and the payload to reach a common score."""
 
 from __future__ import annotations
 
@@ -17,56 +17,59 @@ from .runs import federated
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Comparison:
+def comparison(tmp_path: Path) -> Comparison:
     long = federated(tmp_path / "long", rounds=8, nodes=2, config={"lr": 0.1, "virtual": {"enabled": True, "m": 2}})
     short = federated(tmp_path / "short", rounds=5, nodes=4, config={"lr": 0.1, "virtual": {"enabled": False}})
     return compare_runs([read_report(long), read_report(short)])
 
 
-def test_figures_name_the_best_where_they_differ(found: Comparison) -> None:
-    rows = {row.name: row for row in found.figures}
+def test_figures_that_differ_mark_the_best_run(comparison: Comparison) -> None:
+    rows = {row.name: row for row in comparison.figures}
     assert rows["payload, each message once"].values == (8 * 2 * 5000, 5 * 4 * 5000)
     assert rows["payload, each message once"].best == 0
     assert rows["best acc"].values == (0.8, 0.5)
     assert rows["best acc"].best == 0
     assert (rows["seed"].best, rows["seed"].differs) == (None, False)
-    assert found.target == 0.5
+    assert comparison.target == 0.5
     assert rows["rounds to 0.5"].values == (5, 5)
     assert rows["payload to 0.5"].values == (50_000, 100_000)
 
 
-def test_only_settings_that_differ_are_told(found: Comparison) -> None:
-    assert {row.name: row.values for row in found.settings} == {
+def test_only_settings_that_differ_are_listed(comparison: Comparison) -> None:
+    assert {row.name: row.values for row in comparison.settings} == {
         "virtual.enabled": (True, False),
         "virtual.m": (2, None),
     }
 
 
-def test_for_people_and_for_machines(found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_json_page_and_chart_show_the_same_figures(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
     console = Console(width=160, color_system=None)
     with console.capture() as capture:
-        for table in comparison_tables(found):
+        for table in comparison_tables(comparison):
             console.print(table)
     assert "80.0 kB" in capture.get()
-    assert json.loads(json.dumps(found.as_dict()))["figures"]["payload to 0.5"] == {"long": 50_000, "short": 100_000}
-    write_comparison(found, tmp_path / "page.html")
+    figures = json.loads(json.dumps(comparison.as_dict()))["figures"]
+    assert figures["payload to 0.5"] == {"long": 50_000, "short": 100_000}
+    write_comparison(comparison, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert '<td class="best">80.0 kB' in text
-    chart = score_over_bytes(found)
+    chart = score_over_bytes(comparison)
     assert chart is not None
     assert chart.traces[1]["y"] == [n / 10 for n in range(1, 9)]
 
 
-def test_runs_of_one_name_are_told_apart_and_runs_without_a_score_compared(tmp_path: Path) -> None:
+def test_runs_with_equal_ids_get_unique_names_and_runs_without_a_score_are_compared(tmp_path: Path) -> None:
     runs = [federated(tmp_path / "a", rounds=1), federated(tmp_path / "b", rounds=2, id="a")]
     (runs[0].path / "metrics.jsonl").unlink()
-    found = compare_runs([read_report(run) for run in runs])
-    assert found.names == ("a (1)", "a (2)")
-    assert found.target is None
-    assert score_over_bytes(found) is None
+    comparison = compare_runs([read_report(run) for run in runs])
+    assert comparison.names == ("a (1)", "a (2)")
+    assert comparison.target is None
+    assert score_over_bytes(comparison) is None
 
 
-def test_one_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="one run cannot be compared"):
+def test_a_comparison_of_one_run_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs at least two runs"):
         compare_runs([read_report(federated(tmp_path / "a"))])

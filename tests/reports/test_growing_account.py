@@ -1,4 +1,4 @@
-"""An account that grows with its ledger is the account of the whole ledger."""
+"""An incrementally updated account equals the account of the whole ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .runs import federated
 GROUPS = (("node", "direction", "kind", "part"), ("encoding", "part"), ("direction", "kind", "encoding"))
 
 
-def same(growing: GrowingAccount, path: Path) -> Account:
+def checked_account(growing: GrowingAccount, path: Path) -> Account:
     found, whole = growing.account(), Account.read(path)
     for group in GROUPS:
         assert found.by(*group) == whole.by(*group), group
@@ -27,7 +27,7 @@ def step(number: int, attempt: int = 0, node: int = 0) -> Transfer:
     return Transfer(f"n{node}", "up", "code", "int8", 0, number, 0, 400, 100 + number % 3, 150, attempt, 1.0)
 
 
-def test_it_equals_the_whole_after_every_look(tmp_path: Path) -> None:
+def test_it_equals_the_account_of_the_whole_ledger_after_every_refresh(tmp_path: Path) -> None:
     run = federated(tmp_path / "r", rounds=0)
     growing = GrowingAccount(run.path, windows=8)
     with run.open_ledger() as ledger:
@@ -36,12 +36,12 @@ def test_it_equals_the_whole_after_every_look(tmp_path: Path) -> None:
             ledger.record(step(number, node=number % 5))
             ledger.flush()
             assert growing.refresh()
-            found = same(growing, run.path)
+            found = checked_account(growing, run.path)
             assert found.periods.count <= 8
     assert not growing.refresh()
 
 
-def test_what_a_restart_sent_again_counts_once(tmp_path: Path) -> None:
+def test_messages_resent_after_a_restart_count_once(tmp_path: Path) -> None:
     run = federated(tmp_path / "r", rounds=0)
     growing = GrowingAccount(run.path)
     for attempt, (first, last) in enumerate([(1, 30), (21, 50), (11, 60)]):
@@ -52,13 +52,13 @@ def test_what_a_restart_sent_again_counts_once(tmp_path: Path) -> None:
                     ledger.flush()
                     growing.refresh()
         growing.refresh()
-        found = same(growing, run.path)
+        found = checked_account(growing, run.path)
         assert found.by("part", parts=["once"])[0]["frames"] == last - 1
-        paid = [100 + number % 3 for number in range(1, last)]
-        assert found.payload_until(range(1, last)) == [sum(paid[:number]) for number in range(1, last)]
+        sizes = [100 + number % 3 for number in range(1, last)]
+        assert found.payload_until(range(1, last)) == [sum(sizes[:number]) for number in range(1, last)]
 
 
-def test_a_curve_over_bytes_needs_no_second_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curve_with_a_given_account_does_not_read_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = federated(tmp_path / "r", rounds=30)
     growing = GrowingAccount(run.path, windows=4)
     growing.refresh()
@@ -67,12 +67,12 @@ def test_a_curve_over_bytes_needs_no_second_reading(tmp_path: Path, monkeypatch:
     assert read_curve(run, "acc", growing.account()) == whole
 
 
-def test_a_look_reads_only_what_is_new(tmp_path: Path) -> None:
+def test_a_refresh_reads_only_new_rows(tmp_path: Path) -> None:
     run = federated(tmp_path / "r", rounds=2)
     growing = GrowingAccount(run.path)
     growing.refresh()
     (segment,) = run.path.glob("ledger-*.arrows")
-    with segment.open("r+b") as file:  # what was read already may rot: nobody looks at it again
+    with segment.open("r+b") as file:  # corrupt what has been read: it must not be read again
         file.write(bytes(segment.stat().st_size))
     with run.open_ledger() as ledger:
         ledger.record(Transfer("n0", "up", "update", "int8", 3, 0, 0, 4000, 1000, 1100, 0, 1.0))

@@ -1,4 +1,4 @@
-"""The page is whole in itself, escapes what runs are called, and tells what the tables tell."""
+"""The HTML page is self-contained, escapes names, and shows the run's figures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EVIL = "</script><script>alert(1)</script>"
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is ours: Plotly's script has tags and addresses of its own."""
+def plotly_stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace plotly.js, which contains tags and URLs itself."""
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
 
 
@@ -28,22 +28,22 @@ def written(folder: Path, **info: object) -> str:
     return (folder / "page.html").read_text()
 
 
-@pytest.mark.usefixtures("own")
-def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plotly_stub")
+def test_the_page_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
     text = written(tmp_path)
     assert "/* plotly */" in text
     assert not re.search(r"""(src|href|action)\s*=|@import|url\(|https?://""", text)
 
 
-@pytest.mark.usefixtures("own")
-def test_names_of_runs_nodes_and_settings_are_text(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plotly_stub")
+def test_names_of_runs_methods_and_settings_are_escaped(tmp_path: Path) -> None:
     text = written(tmp_path, id=EVIL, workload=EVIL, config={"name": EVIL, EVIL: 1})
     assert EVIL not in text
     assert text.count("<script") == 3
 
 
-@pytest.mark.usefixtures("own")
-def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plotly_stub")
+def test_charts_hold_the_figures_of_the_run(tmp_path: Path) -> None:
     text = written(tmp_path)
     data = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
     assert [chart["name"] for chart in data] == ["rounds", "score", "nodes", "flow"]
@@ -62,11 +62,11 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
     assert "60.0 kB" in text
 
 
-def test_plotlys_script_comes_along(tmp_path: Path) -> None:
+def test_plotly_js_is_embedded(tmp_path: Path) -> None:
     assert len(written(tmp_path)) > 1_000_000
 
 
-def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_path_and_a_missing_package_raise_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = read_report(federated(tmp_path / "run"))
     with pytest.raises(StorageError):
         write_page(report, tmp_path / "none" / "page.html")

@@ -1,4 +1,4 @@
-"""A run's report says what its ledger and its metrics say, whatever state it is in."""
+"""A run's report matches its ledger and its metrics, in any state of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from farshore.core.profiles import LinkProfile
 from farshore.core.transfer import Transfer
 from farshore.reports import account
 from farshore.reports.account import Account
-from farshore.reports.links import LINKS, NamedLink, on_links
+from farshore.reports.links import LINKS, NamedLink, estimate_links
 from farshore.reports.report_tables import report_tables
 from farshore.reports.run_report import Target, read_report
 from farshore.reports.sums import write_csv, write_parquet
@@ -26,7 +26,7 @@ from farshore.runs.locate import locate
 from .runs import federated
 
 
-def test_a_finished_run_is_told_by_round_and_target(tmp_path: Path) -> None:
+def test_the_report_of_a_finished_run_has_rounds_targets_and_compression(tmp_path: Path) -> None:
     run = federated(tmp_path / "r")
     run.write_result({"baselines": {"nothing encoded": 96_000}})
     found = read_report(run, [0.4, 0.9])
@@ -42,7 +42,7 @@ def test_a_finished_run_is_told_by_round_and_target(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["windows"][3]["up"]["payload_bytes"] == 3000
 
 
-def test_runs_that_go_on_or_failed_are_told_as_far_as_they_came(tmp_path: Path) -> None:
+def test_unfinished_and_failed_runs_are_reported_up_to_their_last_round(tmp_path: Path) -> None:
     run = federated(tmp_path / "r")
     assert read_report(run).state == "unfinished"
     events = run.open_events()
@@ -60,7 +60,7 @@ def test_runs_that_go_on_or_failed_are_told_as_far_as_they_came(tmp_path: Path) 
             Console(width=200).print(table)
 
 
-def test_the_tables_hold_the_figures(tmp_path: Path) -> None:
+def test_the_tables_show_the_figures(tmp_path: Path) -> None:
     run = federated(tmp_path / "r", rounds=50, nodes=14)
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
@@ -76,7 +76,7 @@ def test_the_tables_hold_the_figures(tmp_path: Path) -> None:
     assert all(any(line.startswith(link.name) for line in lines) for link in LINKS)
 
 
-def test_time_on_a_link_is_that_of_each_rounds_busiest_node(tmp_path: Path) -> None:
+def test_link_time_is_the_sum_over_rounds_of_the_busiest_node(tmp_path: Path) -> None:
     link = NamedLink(
         "slow", LinkProfile(up_mbps=8, down_mbps=80, latency_ms=50, up_joule_per_mb=2), "test", 0.5, "test"
     )
@@ -84,15 +84,15 @@ def test_time_on_a_link_is_that_of_each_rounds_busiest_node(tmp_path: Path) -> N
         for number, node, up in ((1, "a", 1_000_000), (1, "b", 3_000_000), (2, "a", 2_000_000)):
             ledger.record(Transfer(node, "up", "update", "raw", number, 0, 0, up, up, up, 0, 1.0))
             ledger.record(Transfer(node, "down", "model", "raw", number, 0, 0, 0, 0, 10_000_000, 0, 1.0))
-    (found,) = on_links(Account.read(tmp_path), (link,))
+    (found,) = estimate_links(Account.read(tmp_path), (link,))
     assert found.seconds == pytest.approx((3 + 1) + (2 + 1) + 2 * 0.1)
     assert found.joule == pytest.approx(6 * 2 + 0.5 * (1 + 3 + 2 + 3 * 1))
     assert not found.at_least
-    (coarse,) = on_links(Account.read(tmp_path, windows=1), (link,))
+    (coarse,) = estimate_links(Account.read(tmp_path, windows=1), (link,))
     assert coarse.at_least
 
 
-def test_sums_as_files_hold_every_byte(tmp_path: Path) -> None:
+def test_exported_sums_include_all_bytes(tmp_path: Path) -> None:
     account = read_report(federated(tmp_path / "r")).account
     write_csv(account, tmp_path / "sums.csv")
     write_parquet(account, tmp_path / "sums.parquet")
@@ -102,7 +102,7 @@ def test_sums_as_files_hold_every_byte(tmp_path: Path) -> None:
         assert set(table["first_round"].to_pylist()) == {1, 2, 3, 4}
 
 
-def test_a_run_is_found_by_path_and_by_id_and_by_nothing_else(tmp_path: Path) -> None:
+def test_a_run_is_found_only_by_path_or_id(tmp_path: Path) -> None:
     federated(tmp_path / "home" / "runs" / "one")
     folders = [tmp_path / "home" / "runs", tmp_path / "imported"]
     assert locate("one", folders).info["id"] == "one"
@@ -112,21 +112,21 @@ def test_a_run_is_found_by_path_and_by_id_and_by_nothing_else(tmp_path: Path) ->
             locate(wrong, folders)
 
 
-def test_a_long_runs_score_curve_is_exact_and_costs_no_further_reading(
+def test_the_score_curve_of_a_long_run_is_exact_and_needs_no_extra_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 450 rounds, three are told together; what a score cost is told to the round all the same."""
+    """Windows merge three of 450 rounds, yet curve and targets are exact to the round."""
     run = federated(tmp_path / "r", rounds=450, nodes=2, config={"targets": [20.0]})
     read = account.read_blocks
     passes: list[list[str]] = []
 
-    def counted(directory: Path, columns: list[str]) -> Any:
+    def recording_read(directory: Path, columns: list[str]) -> Any:
         passes.append(list(columns))
         return read(directory, columns)
 
-    monkeypatch.setattr(account, "read_blocks", counted)
+    monkeypatch.setattr(account, "read_blocks", recording_read)
     found = read_report(run)
-    assert len(passes) == 2, "one look at the rounds, one for the sums"
+    assert len(passes) == 2, "one pass for the rounds, one for the sums"
     assert found.account.periods.width == 3
     assert found.curve is not None
     assert found.curve.payload == tuple(number * 2 * 5000 for number in range(1, 451))

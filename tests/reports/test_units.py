@@ -1,4 +1,4 @@
-"""Numbers keep three digits and never jump at a unit's edge."""
+"""Sizes have three significant digits, also at the boundaries between units."""
 
 from __future__ import annotations
 

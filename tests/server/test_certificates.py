@@ -1,4 +1,4 @@
-"""Certificates: what they are valid for, who may read the keys, and that an own authority signs them."""
+"""TLS certificates: subject names, file permissions, and signatures of a private authority."""
 
 import datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_an_issued_certificate_is_signed_by_the_authority(tmp_path: Path) -> Non
     assert (tmp_path / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_an_authority_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_authority_is_not_overwritten(tmp_path: Path) -> None:
     certs_init(tmp_path)
     before = (tmp_path / "ca.key").read_bytes()
     with pytest.raises(StorageError, match="exists"):
@@ -40,12 +40,12 @@ def test_an_authority_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "ca.key").read_bytes() == before
 
 
-def test_issuing_without_an_authority_says_how_to_make_one(tmp_path: Path) -> None:
+def test_issuing_without_an_authority_hints_at_certs_init(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="certs init"):
         certs_issue(tmp_path, ["x"])
 
 
-def test_a_server_keeps_its_identity_over_restarts_and_its_secrets_are_private(tmp_path: Path) -> None:
+def test_a_server_keeps_its_identity_across_restarts_and_its_secrets_are_private(tmp_path: Path) -> None:
     options = ServeOptions(home=tmp_path / "home")
     first = open_identity(options)
     first.release()
@@ -66,11 +66,11 @@ def test_a_server_keeps_its_identity_over_restarts_and_its_secrets_are_private(t
     assert not first.is_admin(first.admin_token + "x")
 
 
-def test_a_key_without_its_certificate_is_refused(tmp_path: Path) -> None:
+def test_a_key_without_a_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="both"):
         open_identity(ServeOptions(home=tmp_path, key=tmp_path / "k"))
 
 
-def test_a_fingerprint_of_something_else_is_a_config_error() -> None:
+def test_the_fingerprint_of_invalid_pem_raises_a_config_error() -> None:
     with pytest.raises(ConfigError):
         fingerprint(b"not a certificate")

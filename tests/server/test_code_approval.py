@@ -1,4 +1,4 @@
-"""Code that comes with a run: accepted by hash, by its submitter, or at the terminal; else no program is started."""
+"""Approval of code submitted with a run: by hash, by the submitter's token, or by a question to the operator."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ def _run(folder: Path, code: Code | None) -> Run:
     return Run("r", "m", "{}", 1, folder, RunLog(folder / "log.txt"), code=code)
 
 
-async def _unwanted(what: str, digest: str) -> bool:
-    raise AssertionError("nobody may be asked")
+async def _unexpected_question(what: str, digest: str) -> bool:
+    raise AssertionError("the operator must not be asked")
 
 
-def test_without_anybody_to_ask_only_accepted_code_passes(tmp_path: Path) -> None:
-    consent = CodeApproval(frozenset({CODE.digest}), None)
+def test_without_a_question_only_approved_code_passes(tmp_path: Path) -> None:
+    approval = CodeApproval(frozenset({CODE.digest}), None)
     for code, admitted in ((None, False), (CODE, False), (OTHER, True)):
-        consent.check(code, admitted=admitted)
+        approval.check(code, admitted=admitted)
     with pytest.raises(RefusedError, match=f"{OTHER.digest} – its operator can: .* --accept-apps {OTHER.digest}"):
-        consent.check(OTHER, admitted=False)
+        approval.check(OTHER, admitted=False)
     with pytest.raises(RefusedError):
-        asyncio.run(consent.obtain(_run(tmp_path, OTHER)))
+        asyncio.run(approval.request(_run(tmp_path, OTHER)))
 
 
-def test_accepted_code_is_not_asked_about(tmp_path: Path) -> None:
-    consent = CodeApproval(frozenset({CODE.digest}), _unwanted)
-    operators = _run(tmp_path, OTHER)
-    operators.admitted = True
-    for run in (_run(tmp_path, None), _run(tmp_path, CODE), operators):
-        asyncio.run(consent.obtain(run))
+def test_no_question_is_asked_about_approved_code(tmp_path: Path) -> None:
+    approval = CodeApproval(frozenset({CODE.digest}), _unexpected_question)
+    by_operator = _run(tmp_path, OTHER)
+    by_operator.admitted = True
+    for run in (_run(tmp_path, None), _run(tmp_path, CODE), by_operator):
+        asyncio.run(approval.request(run))
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_an_answer_is_waited_for_one_question_at_a_time_and_counts_for_its_run(tmp_path: Path, answer: bool) -> None:
-    asked: list[str] = []
-    go = asyncio.Event()
+def test_questions_are_asked_one_at_a_time_and_answers_apply_to_their_run_only(tmp_path: Path, answer: bool) -> None:
+    questions: list[str] = []
+    answered = asyncio.Event()
 
     async def ask(what: str, digest: str) -> bool:
-        asked.append(digest)
-        await go.wait()
+        questions.append(digest)
+        await answered.wait()
         return answer
 
-    async def obtain() -> list[BaseException | None]:
-        consent = CodeApproval(frozenset(), ask)
+    async def request_all() -> list[BaseException | None]:
+        approval = CodeApproval(frozenset(), ask)
         runs = [_run(tmp_path, CODE), _run(tmp_path, CODE)]
-        consent.check(CODE, admitted=False)
-        tasks = [asyncio.create_task(consent.obtain(run)) for run in runs]
+        approval.check(CODE, admitted=False)
+        tasks = [asyncio.create_task(approval.request(run)) for run in runs]
         for _ in range(5):
             await asyncio.sleep(0)
-        assert asked == [CODE.digest]
-        assert not any(consent.given(run) for run in runs)
+        assert questions == [CODE.digest]
+        assert not any(approval.is_approved(run) for run in runs)
         assert all(CODE.digest in run.reason for run in runs)
-        go.set()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [consent.given(run) for run in runs] == [answer, answer]
-        return ends
+        answered.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [approval.is_approved(run) for run in runs] == [answer, answer]
+        return results
 
-    ends = asyncio.run(obtain())
-    assert asked == [CODE.digest] * 2
-    assert all(isinstance(end, RefusedError) for end in ends) is not answer
+    results = asyncio.run(request_all())
+    assert questions == [CODE.digest] * 2
+    assert all(isinstance(result, RefusedError) for result in results) is not answer

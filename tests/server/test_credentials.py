@@ -1,4 +1,4 @@
-"""Tokens and keys: what opens the door, what does not, and that the file holds no secret."""
+"""Join tokens and node keys: which are accepted and which refused, and that the store contains no secret."""
 
 from pathlib import Path
 
@@ -33,12 +33,12 @@ def _part(token: object) -> str:
     return f"{identifier}.{secret}"
 
 
-def test_a_key_traded_for_a_token_names_its_node(credentials: Credentials) -> None:
+def test_the_key_of_a_join_authenticates_its_node(credentials: Credentials) -> None:
     key = credentials.join(_part(credentials.create_token(60)), "edge-1")
-    assert credentials.node_of(key) == "edge-1"
+    assert credentials.authenticate(key) == "edge-1"
 
 
-def test_the_store_and_its_journal_hold_no_secret(tmp_path: Path, credentials: Credentials) -> None:
+def test_the_store_and_its_journal_contain_no_secret(tmp_path: Path, credentials: Credentials) -> None:
     token = credentials.create_token(60)
     key = credentials.join(_part(token), "edge-1")
     for path in tmp_path.iterdir():
@@ -47,23 +47,23 @@ def test_the_store_and_its_journal_hold_no_secret(tmp_path: Path, credentials: C
         assert key.partition(":")[2].encode() not in content
 
 
-def test_when_a_node_was_last_seen_lives_on_and_never_goes_back(tmp_path: Path, clock: _Clock) -> None:
+def test_last_seen_is_persistent_and_never_decreases(tmp_path: Path, clock: _Clock) -> None:
     first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     key = first.join(_part(first.create_token(60)), "edge-1")
     for when in (1200.0, 1100.0):
-        first.saw("edge-1", when)
-    first.saw("nobody", 1300.0)
+        first.update_last_seen("edge-1", when)
+    first.update_last_seen("nobody", 1300.0)
     second = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     assert [(row.name, row.last_seen) for row in second.nodes()] == [("edge-1", 1200.0)]
-    assert second.node_of(key) == "edge-1", "its key is still the same"
+    assert second.authenticate(key) == "edge-1", "the key is unchanged"
 
 
-def test_tokens_and_keys_live_on_in_the_store(tmp_path: Path, clock: _Clock) -> None:
+def test_tokens_and_keys_are_persistent(tmp_path: Path, clock: _Clock) -> None:
     first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     token = first.create_token(60, uses=2)
     key = first.join(_part(token), "edge-1")
     second = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
-    assert second.node_of(key) == "edge-1"
+    assert second.authenticate(key) == "edge-1"
     second.join(_part(token), "edge-2")
     with pytest.raises(RefusedError, match="used up"):
         second.join(_part(token), "edge-3")
@@ -76,16 +76,16 @@ def test_an_expired_token_is_refused(credentials: Credentials, clock: _Clock) ->
         credentials.join(_part(token), "edge-1")
 
 
-def test_a_revoked_token_is_refused_but_keys_made_with_it_live_on(credentials: Credentials) -> None:
+def test_a_revoked_token_is_refused_but_keys_from_it_stay_valid(credentials: Credentials) -> None:
     token = credentials.create_token(60)
     key = credentials.join(_part(token), "edge-1")
     credentials.revoke_token(token.id)
     with pytest.raises(RefusedError, match="revoked"):
         credentials.join(_part(token), "edge-2")
-    assert credentials.node_of(key) == "edge-1"
+    assert credentials.authenticate(key) == "edge-1"
 
 
-def test_a_token_for_two_joins_opens_twice(credentials: Credentials) -> None:
+def test_a_token_with_two_uses_allows_two_joins(credentials: Credentials) -> None:
     token = _part(credentials.create_token(60, uses=2))
     credentials.join(token, "a")
     credentials.join(token, "b")
@@ -93,7 +93,7 @@ def test_a_token_for_two_joins_opens_twice(credentials: Credentials) -> None:
         credentials.join(token, "c")
 
 
-def test_a_refused_join_does_not_use_the_token_up(credentials: Credentials) -> None:
+def test_a_refused_join_does_not_count_as_a_use(credentials: Credentials) -> None:
     token = _part(credentials.create_token(60, uses=2))
     credentials.join(token, "a")
     with pytest.raises(RefusedError, match="another node"):
@@ -110,29 +110,27 @@ def test_a_wrong_secret_is_refused(credentials: Credentials, secret: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "../x", "a\n", "ä", "x" * 65])
 def test_an_invalid_name_is_refused(credentials: Credentials, name: str) -> None:
-    with pytest.raises(RefusedError, match="no name"):
+    with pytest.raises(RefusedError, match="not a valid node name"):
         credentials.join(_part(credentials.create_token(60)), name)
 
 
-def test_a_revoked_node_is_out_and_its_old_token_does_not_bring_it_back(
-    credentials: Credentials, clock: _Clock
-) -> None:
+def test_a_revoked_node_cannot_join_again_with_its_old_token(credentials: Credentials, clock: _Clock) -> None:
     token = _part(credentials.create_token(600))
     key = credentials.join(token, "edge-1")
     clock.now += 1
     credentials.revoke_node("edge-1")
     with pytest.raises(RevokedError):
-        credentials.node_of(key)
+        credentials.authenticate(key)
     with pytest.raises(RevokedError):
         credentials.join(token, "edge-1")
     clock.now += 1
     fresh = credentials.join(_part(credentials.create_token(60)), "edge-1")
-    assert credentials.node_of(fresh) == "edge-1"
+    assert credentials.authenticate(fresh) == "edge-1"
     with pytest.raises(RefusedError):
-        credentials.node_of(key)
+        credentials.authenticate(key)
 
 
-def test_unknown_things_cannot_be_revoked(credentials: Credentials) -> None:
+def test_revoking_an_unknown_node_or_token_raises_not_found(credentials: Credentials) -> None:
     with pytest.raises(NotFoundError):
         credentials.revoke_node("nobody")
     with pytest.raises(NotFoundError):
@@ -143,4 +141,4 @@ def test_unknown_things_cannot_be_revoked(credentials: Credentials) -> None:
 def test_a_wrong_key_is_refused(credentials: Credentials, key: str) -> None:
     credentials.join(_part(credentials.create_token(60)), "edge-1")
     with pytest.raises(RefusedError):
-        credentials.node_of(key)
+        credentials.authenticate(key)

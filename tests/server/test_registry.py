@@ -1,4 +1,4 @@
-"""The registry: who is connected, who is lost, and that one node has one stream."""
+"""The node registry: connected and lost nodes, one control stream per node; and the rate limit."""
 
 from farshore.proto import control_pb2 as pb
 from farshore.server.rate_limit import RateLimit
@@ -30,7 +30,7 @@ def test_a_node_is_lost_after_three_missed_heartbeats_and_not_before() -> None:
     assert len(changes) == 2
 
 
-def test_a_sign_of_life_puts_the_end_off() -> None:
+def test_a_heartbeat_resets_the_timeout() -> None:
     registry, clock, _ = _registry()
     node, _ = registry.connect("a", pb.Hello())
     clock.now += 5
@@ -39,17 +39,17 @@ def test_a_sign_of_life_puts_the_end_off() -> None:
     assert registry.expire() == []
 
 
-def test_a_second_stream_takes_over_and_the_first_is_told_goodbye() -> None:
+def test_a_second_stream_replaces_the_first_which_receives_goodbye() -> None:
     registry, _, _ = _registry()
     node, first = registry.connect("a", pb.Hello())
     _, second = registry.connect("a", pb.Hello())
     assert first.get_nowait().WhichOneof("command") == "goodbye"
-    registry.disconnect(node, first)  # its end must not disconnect the second
+    registry.disconnect(node, first)  # must not disconnect the second stream
     assert registry.command(node, pb.NodeCommand(stop=pb.StopProgram(run_id="r")))
     assert second.get_nowait().stop.run_id == "r"
 
 
-def test_a_broken_stream_is_no_lost_node_yet() -> None:
+def test_a_node_with_a_broken_stream_is_not_lost_at_once() -> None:
     registry, _, _ = _registry()
     node, commands = registry.connect("a", pb.Hello())
     registry.disconnect(node, commands)
@@ -57,16 +57,16 @@ def test_a_broken_stream_is_no_lost_node_yet() -> None:
     assert not registry.command(node, pb.NodeCommand())
 
 
-def test_a_node_that_does_not_read_cannot_fill_the_memory() -> None:
+def test_the_command_queue_of_a_node_that_does_not_read_is_bounded() -> None:
     registry, _, _ = _registry()
     node, commands = registry.connect("a", pb.Hello())
     sent = sum(registry.command(node, pb.NodeCommand()) for _ in range(10_000))
     assert sent == commands.qsize() < 1000
 
 
-def test_failures_block_a_peer_for_a_while_and_no_other() -> None:
+def test_failures_block_only_their_peer_and_only_for_a_while() -> None:
     clock = _Clock()
-    limit = RateLimit(most=3, seconds=60, clock=clock)
+    limit = RateLimit(max_failures=3, seconds=60, clock=clock)
     for _ in range(3):
         assert limit.blocked("x") == 0
         limit.failed("x")

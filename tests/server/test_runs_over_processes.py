@@ -1,4 +1,4 @@
-"""Runs over real processes: server, agents, run process and node programs, TLS and the relay between them."""
+"""Runs over real processes: server, agents, run process and node programs, with TLS and the data relay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from farshore.simulations.in_process import InProcessRun
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
 
-# Long enough to be hit in the middle, with checkpoints on the way; every block goes into the checksum.
+# Long enough to be interrupted, with checkpoints in between; every block contributes to the checksum.
 _LONG = {"rounds": 40, "kilobytes": 16, "checkpoint_every": 4, "pause_ms": 40}
 
 
@@ -55,7 +55,7 @@ def _checksum(info: Any) -> str:
 
 
 def _expected(config: dict[str, Any], *nodes: str) -> str:
-    """The checksum of a run in which every block arrived once and in order."""
+    """Return the checksum of a run in which every block arrives once and in order."""
 
     def digest(node: str) -> bytes:
         value = bytes(32)
@@ -68,22 +68,22 @@ def _expected(config: dict[str, Any], *nodes: str) -> str:
 
 
 def _check_sockets(directory: RunDirectory) -> None:
-    """What TCP carried is what the frames are, and TLS and HTTP/2 on top."""
+    """Check that socket bytes are the frame bytes plus the overhead of TLS and HTTP/2."""
     sockets = directory.socket_bytes()
     if sys.platform != "linux":
         assert sockets == {}
         return
     rows = directory.read_ledger().to_pylist()
-    for way in ("up", "down"):
-        frames = sum(r["frame_bytes"] for r in rows if r["direction"] == way)
-        assert frames < sockets[way] < 1.05 * frames + 16_384, way
+    for direction in ("up", "down"):
+        frames = sum(r["frame_bytes"] for r in rows if r["direction"] == direction)
+        assert frames < sockets[direction] < 1.05 * frames + 16_384, direction
 
 
 def _until_round(cloud: Any, run_id: str, until: Callable[..., Any], done: int = 10) -> None:
     until(lambda: cloud.run(run_id).done >= done)
 
 
-def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
+def test_a_run_finishes_and_its_ledger_contains_every_block(cloud: Any) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit({"rounds": 5, "kilobytes": 64}, count=2)
     info = cloud.when(run_id, "finished")
@@ -91,7 +91,7 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
     result = json.loads(info.result_json)
     assert set(result["nodes"]) == {"a", "b"}
     assert _checksum(info) == _expected({"rounds": 5, "kilobytes": 64}, "a", "b")
-    assert all(figures["rtt_ms"] > 0 for figures in result["nodes"].values())
+    assert all(metrics["rtt_ms"] > 0 for metrics in result["nodes"].values())
     directory = RunDirectory.open(Path(info.directory))
     assert directory.result == result
     rows = directory.read_ledger().to_pylist()
@@ -106,7 +106,7 @@ def test_a_run_finishes_and_its_ledger_holds_every_block(cloud: Any) -> None:
     assert cloud.node("a").runs == []
 
 
-def test_a_run_over_processes_and_one_in_process_count_the_same_bytes(cloud: Any, tmp_path: Path) -> None:
+def test_a_run_over_processes_and_an_in_process_run_count_the_same_bytes(cloud: Any, tmp_path: Path) -> None:
     config = {"rounds": 3, "kilobytes": 64}
     cloud.join("a", "b")
     info = cloud.when(cloud.submit(config, count=2), "finished")
@@ -115,7 +115,7 @@ def test_a_run_over_processes_and_one_in_process_count_the_same_bytes(cloud: Any
     InProcessRun(PING, PING.config(**config), tmp_path / "run", ("a", "b"), seed=7, recorder=rows.append).run()
 
     def sizes(found: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
-        """Of the programs' messages: acknowledgements and heartbeats come as time goes by."""
+        """Sizes of the programs' messages; acknowledgments and heartbeats depend on timing."""
         names = ("node", "kind", "direction", "step", "dense_bytes", "payload_bytes", "frame_bytes")
         return sorted(tuple(r[n] for n in names) for r in found if r["kind"] in ("block", "echo", "control"))
 
@@ -123,7 +123,7 @@ def test_a_run_over_processes_and_one_in_process_count_the_same_bytes(cloud: Any
     assert sizes(real) == sizes(map(asdict, rows))
 
 
-def test_programs_killed_on_either_side_cost_nothing_but_time(cloud: Any, until: Any) -> None:
+def test_a_run_with_killed_programs_on_either_side_gives_the_same_result(cloud: Any, until: Any) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit(_LONG, count=2)
     _until_round(cloud, run_id, until)
@@ -142,7 +142,7 @@ def test_programs_killed_on_either_side_cost_nothing_but_time(cloud: Any, until:
     assert attempts == {0, 1, 2}
 
 
-def test_a_killed_agent_takes_its_program_along_and_its_return_continues_the_run(cloud: Any, until: Any) -> None:
+def test_a_killed_agent_ends_its_program_and_the_run_continues_when_it_rejoins(cloud: Any, until: Any) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit(_LONG, count=2)
     _until_round(cloud, run_id, until)
@@ -157,7 +157,7 @@ def test_a_killed_agent_takes_its_program_along_and_its_return_continues_the_run
     assert info.epoch >= 1
 
 
-def test_an_agent_that_slept_too_long_is_lost_and_connects_again_when_it_wakes_up(cloud: Any, until: Any) -> None:
+def test_a_suspended_agent_is_lost_and_reconnects_when_resumed(cloud: Any, until: Any) -> None:
     cloud.join("a")
     agent = psutil.Process(cloud.agents["a"].pid)
     agent.suspend()
@@ -165,11 +165,13 @@ def test_an_agent_that_slept_too_long_is_lost_and_connects_again_when_it_wakes_u
         until(lambda: cloud.node("a").state == "lost")
     finally:
         agent.resume()
-    until(lambda: cloud.node("a").state == "connected")  # over a connection that never broke
+    until(lambda: cloud.node("a").state == "connected")  # although its connection never broke
     cloud.when(cloud.submit({"rounds": 1, "kilobytes": 1}, count=1), "finished")
 
 
-def test_a_killed_server_leaves_no_orphan_and_its_run_resumes_to_the_same_result(cloud: Any, until: Any) -> None:
+def test_a_killed_server_leaves_no_orphan_process_and_its_run_resumes_to_the_same_result(
+    cloud: Any, until: Any
+) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit(_LONG, count=2)
     _until_round(cloud, run_id, until)
@@ -182,7 +184,7 @@ def test_a_killed_server_leaves_no_orphan_and_its_run_resumes_to_the_same_result
     info = cloud.run(run_id)
     assert info.state == "interrupted"
     assert "runs resume" in info.reason
-    until(lambda: cloud.node("a").state == cloud.node("b").state == "connected")  # by themselves
+    until(lambda: cloud.node("a").state == cloud.node("b").state == "connected")  # reconnected without being restarted
     until(lambda: _gone(programs), 10)
     with cloud.admin() as admin:
         admin.resume(run_id)
@@ -208,12 +210,12 @@ def test_cancel_works_while_waiting_and_while_running(cloud: Any, until: Any) ->
     with cloud.admin() as admin:
         assert admin.cancel(running).state == "cancelled"
     until(lambda: _gone(processes), 6)
-    # What had crossed by then is in the ledger all the same.
+    # The ledger contains what was sent before the cancellation.
     assert RunDirectory(Path(cloud.run(running).directory)).read_ledger().num_rows > 5
     cloud.when(cloud.submit({"rounds": 1, "kilobytes": 1}, count=1), "finished")
 
 
-def test_sigterm_ends_server_and_agent_in_five_seconds_without_a_trace(cloud: Any, until: Any) -> None:
+def test_sigterm_ends_server_agent_and_their_processes_within_five_seconds(cloud: Any, until: Any) -> None:
     cloud.join("a")
     run_id = cloud.submit({**_LONG, "rounds": 100_000}, count=1)
     _until_round(cloud, run_id, until, 3)
@@ -228,12 +230,12 @@ def test_sigterm_ends_server_and_agent_in_five_seconds_without_a_trace(cloud: An
     assert cloud.agents["a"].exitcode == 0
     until(lambda: _gone(below), 1)
     with pytest.raises(NotFoundError):
-        cloud.local  # noqa: B018 - the address file is gone
+        cloud.local  # noqa: B018 - the address file has been deleted
     cloud.up()
     assert cloud.run(run_id).state == "interrupted"
 
 
-def test_a_wrong_configuration_is_refused_with_the_key_and_a_right_one_kept_whole(cloud: Any) -> None:
+def test_an_invalid_configuration_is_refused_by_key_and_a_valid_one_is_stored_with_defaults(cloud: Any) -> None:
     with pytest.raises(ConfigError, match="rounds") as caught:
         cloud.submit({"rounds": -1}, count=1)
     assert "\n" not in str(caught.value)
@@ -243,23 +245,23 @@ def test_a_wrong_configuration_is_refused_with_the_key_and_a_right_one_kept_whol
     assert json.loads(info.config_json) == {"rounds": 3, "kilobytes": 1024, "checkpoint_every": 10, "pause_ms": 0.0}
 
 
-def test_a_program_that_cannot_go_on_fails_the_run_with_the_node_the_cause_and_the_cure(cloud: Any, until: Any) -> None:
+def test_a_storage_error_on_a_node_fails_the_run_and_names_node_cause_and_hint(cloud: Any, until: Any) -> None:
     cloud.join("a", "b")
     run_id = cloud.submit({**_LONG, "rounds": 100_000}, count=2)
     _until_round(cloud, run_id, until, 5)
     folder = cloud.folder / "nodes" / "b" / "runs" / run_id / "checkpoints"
     shutil.rmtree(folder)
-    folder.write_text("in the way of the next checkpoint")
+    folder.write_text("blocks the next checkpoint")
     info = cloud.when(run_id, "failed")
     assert re.match(r"node b, after step \d+ of 100000: ", info.reason)
-    # Which of the two depends on what the node was doing with its directory at that moment.
+    # Which of the two errors depends on what the node was doing with its directory.
     assert re.search(r"(File exists|Not a directory)[^–]* – check that disk and the directory's perm", info.reason)
     assert "\n" not in info.reason
     assert "Traceback" not in cloud.log(info)
     assert until(lambda: not cloud.node("a").runs and not cloud.node("b").runs)
 
 
-def test_nodes_dial_the_run_process_itself_where_data_ports_are_given(start: Any, until: Any) -> None:
+def test_nodes_connect_directly_to_the_run_process_with_data_ports(start: Any, until: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -267,22 +269,22 @@ def test_nodes_dial_the_run_process_itself_where_data_ports_are_given(start: Any
     cloud.join("a")
     run_id = cloud.submit({**_LONG, "rounds": 100_000}, count=1)
     _until_round(cloud, run_id, until, 3)
-    dialled = {c.raddr.port for c in _node_program(cloud, "a").net_connections() if c.raddr}
-    assert dialled == {port}
+    ports = {c.raddr.port for c in _node_program(cloud, "a").net_connections() if c.raddr}
+    assert ports == {port}
     with cloud.admin() as admin:
         admin.cancel(run_id)
     if sys.platform == "linux":
         assert until(lambda: RunDirectory(Path(cloud.run(run_id).directory)).socket_bytes())["up"] > 3 * 16 << 10
 
 
-def test_without_tls_on_loopback_everything_works_too(start: Any) -> None:
+def test_a_run_finishes_without_tls_on_loopback(start: Any) -> None:
     cloud = start(insecure=True)
     assert cloud.local.certificate is None
     cloud.join("a", insecure=True)
     cloud.when(cloud.submit({"rounds": 2, "kilobytes": 1}, count=1), "finished")
 
 
-def test_nodes_may_trust_an_own_authority_or_the_fingerprint_of_an_issued_certificate(
+def test_nodes_can_trust_a_private_authority_or_the_fingerprint_of_an_issued_certificate(
     tmp_path: Path, start: Any
 ) -> None:
     authority = certs_init(tmp_path / "certs")
@@ -293,7 +295,7 @@ def test_nodes_may_trust_an_own_authority_or_the_fingerprint_of_an_issued_certif
     cloud.when(cloud.submit({"rounds": 2, "kilobytes": 1}, count=2), "finished")
 
 
-def test_a_second_run_waits_for_busy_nodes_with_a_reason_and_then_goes(cloud: Any, until: Any) -> None:
+def test_a_second_run_waits_for_busy_nodes_and_reports_the_reason(cloud: Any, until: Any) -> None:
     cloud.join("a")
     first = cloud.submit({**_LONG, "rounds": 100_000}, count=1)
     _until_round(cloud, first, until, 1)
@@ -305,20 +307,20 @@ def test_a_second_run_waits_for_busy_nodes_with_a_reason_and_then_goes(cloud: An
     cloud.when(second, "finished")
 
 
-def test_cut_connections_cost_no_epoch_and_no_byte(cloud: Any, proxy: Any, until: Any) -> None:
-    through = proxy(cloud.local.address)
-    cloud.join("a", address=through.address)
+def test_cut_connections_cause_no_restart_and_no_loss(cloud: Any, proxy: Any, until: Any) -> None:
+    tcp_proxy = proxy(cloud.local.address)
+    cloud.join("a", address=tcp_proxy.address)
     run_id = cloud.submit(_LONG, count=1)
     for done in (6, 14, 22):
         _until_round(cloud, run_id, until, done)
-        assert through.cut() >= 2  # the control stream and the data connection
+        assert tcp_proxy.cut() >= 2  # the control stream and the data connection
     info = cloud.when(run_id, "finished")
     assert info.epoch == 0
     assert _checksum(info) == _expected(_LONG, "a")
-    _check_sockets(RunDirectory(Path(info.directory)))  # those that were cut included
+    _check_sockets(RunDirectory(Path(info.directory)))  # including the connections that were cut
 
 
-def test_a_run_that_keeps_dying_fails_at_last(start: Any, until: Any) -> None:
+def test_a_run_that_keeps_failing_reaches_the_restart_limit(start: Any, until: Any) -> None:
     cloud = start(restarts_per_hour=1)
     cloud.join("a")
     run_id = cloud.submit({**_LONG, "rounds": 100_000}, count=1)
@@ -329,11 +331,11 @@ def test_a_run_that_keeps_dying_fails_at_last(start: Any, until: Any) -> None:
     assert info.reason == "the run process was killed by signal 9; restarted 1 times within an hour"
 
 
-def test_a_node_behind_a_slow_link_is_as_slow_as_its_profile_says(cloud: Any) -> None:
+def test_a_link_profile_throttles_the_node(cloud: Any) -> None:
     link = LinkProfile(up_mbps=16, down_mbps=16, latency_ms=20)
     cloud.join("a", profile=DeviceProfile(link=link))
     info = cloud.when(cloud.submit({"rounds": 4, "kilobytes": 512}, count=1), "finished")
-    figures = json.loads(info.result_json)["nodes"]["a"]
-    assert 40 <= figures["rtt_ms"] < 2000
-    # Half a mebibyte down and up again at 2 MB/s each way, and two latencies.
-    assert 0.9 < figures["echo_megabytes_per_second"] <= 2.0
+    metrics = json.loads(info.result_json)["nodes"]["a"]
+    assert 40 <= metrics["rtt_ms"] < 2000
+    # 512 KiB down and up at 2 MB/s each way, plus two latencies.
+    assert 0.9 < metrics["echo_megabytes_per_second"] <= 2.0

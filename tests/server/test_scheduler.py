@@ -1,4 +1,4 @@
-"""The scheduler's choices, and its reasons in words."""
+"""The scheduler's choice of nodes, and the reasons that it gives for waiting."""
 
 from farshore.server.scheduler import Candidate, Choice, Demand, choose
 
@@ -11,12 +11,12 @@ def test_any_free_nodes_are_taken_in_name_order() -> None:
     assert choose(Demand(2), candidates) == Choice(("a", "b"))
 
 
-def test_nodes_asked_for_by_name_keep_their_order() -> None:
+def test_nodes_requested_by_name_keep_their_order() -> None:
     candidates = [Candidate("a"), Candidate("b"), Candidate("c")]
     assert choose(Demand(2, ("c", "a")), candidates) == Choice(("c", "a"))
 
 
-def test_busy_lost_and_dataless_nodes_are_passed_over_and_the_reason_says_so() -> None:
+def test_the_reason_lists_busy_lost_and_dataless_nodes() -> None:
     candidates = [
         Candidate("a"),
         Candidate("b", _SST2, busy_with="r1"),
@@ -31,23 +31,23 @@ def test_busy_lost_and_dataless_nodes_are_passed_over_and_the_reason_says_so() -
     )
 
 
-def test_a_named_node_that_cannot_is_named() -> None:
+def test_the_reason_lists_requested_nodes_that_are_not_available() -> None:
     reason = choose(Demand(2, ("a", "x"), _NEED), [Candidate("a")]).reason
     assert reason == "waiting for a (no data 'sst2' or 'glue'), x (never joined)"
 
 
-def test_without_nodes_the_reason_says_that_none_joined() -> None:
+def test_without_nodes_the_reason_says_that_no_node_has_joined() -> None:
     assert choose(Demand(1), []).reason == "waiting for 1 of 1 node; no node has joined"
 
 
-def test_a_long_list_is_shortened() -> None:
+def test_a_long_list_of_nodes_is_shortened() -> None:
     candidates = [Candidate(f"n{i:02}", obstacle="lost") for i in range(50)]
     reason = choose(Demand(1), candidates).reason
     assert "42 more" in reason
     assert len(reason) < 250
 
 
-def test_any_name_of_a_data_set_will_do_but_every_data_set_is_needed() -> None:
+def test_any_alternative_name_satisfies_a_data_set_and_every_data_set_is_required() -> None:
     candidates = [Candidate("a", frozenset({"glue"})), Candidate("b", frozenset({"glue", "bert"})), Candidate("c")]
     assert choose(Demand(1, data=(*_NEED, ("bert",))), candidates).nodes == ("b",)
     assert choose(Demand(2, data=_NEED), candidates).nodes == ("a", "b")

@@ -1,4 +1,4 @@
-"""A method that takes long to import, submitted to a server that has more to do."""
+"""A server stays responsive while the module of a submitted method is imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ while not (folder / "release").exists() and time.monotonic() < end:
 """
 
 
-def test_nodes_and_runs_do_not_wait_while_a_method_is_imported(
+def test_a_slow_import_does_not_block_nodes_and_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Any, until: Any
 ) -> None:
     info = tmp_path / "site" / "sluggish-1.dist-info"

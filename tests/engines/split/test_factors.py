@@ -1,4 +1,4 @@
-"""Factorizations: best in their sense, signs fixed, and alike wherever they are computed (check 2)."""
+"""Factorizations are optimal, have fixed signs, and do not depend on where they are computed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def matrix(rows: int = 48, columns: int = 20) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rank", [1, 4, 13, 20])
-def test_what_the_svd_loses_is_the_rest_of_the_spectrum(rank):
-    """Eckart-Young: ||W − U·S·V||² is the sum of the squared singular values left out."""
+def test_truncated_svd_loses_the_remaining_singular_values(rank):
+    """Eckart-Young: ||W − U·S·V||² is the sum of the squared singular values that are left out."""
     w = matrix()
     basis = svd_basis(w, rank)
-    u, bias = basis.through(w, torch.ones(48))
+    u, bias = basis.fold_into(w, torch.ones(48))
     lost = (w.double() - u @ basis.s @ basis.v).square().sum()
     rest = torch.linalg.svdvals(w.double())[rank:].square().sum()
     assert abs(float(lost - rest)) < 1e-9
@@ -25,12 +25,12 @@ def test_what_the_svd_loses_is_the_rest_of_the_spectrum(rank):
     assert torch.allclose(u.T @ u, torch.eye(rank, dtype=torch.float64))
 
 
-def test_signs_do_not_depend_on_who_factorizes():
+def test_signs_do_not_depend_on_the_factorization():
     w = matrix()
     basis = svd_basis(w, 8)
     peaks = basis.v.gather(1, basis.v.abs().argmax(1, keepdim=True))
     assert bool((peaks > 0).all())
-    # Another order of the rows is another way to the same right vectors, and LAPACK may flip them.
+    # Reordered rows have the same right singular vectors, and LAPACK may flip their signs.
     other = svd_basis(w.flip(0), 8)
     assert torch.allclose(basis.v, other.v, atol=1e-10)
     assert torch.equal(fix_signs(torch.tensor([[-3.0, 1.0], [0.5, 2.0]])), torch.tensor([[3.0, -1.0], [0.5, 2.0]]))
@@ -46,7 +46,7 @@ def test_a_singular_matrix_gives_finite_factors():
     assert torch.allclose(a @ basis.v.T @ basis.s.T @ basis.r.T, a, atol=1e-9)
 
 
-def test_principal_directions_rebuild_data_better_than_any_other_basis():
+def test_principal_directions_reconstruct_data_better_than_a_random_basis():
     generator = torch.Generator().manual_seed(1)
     a = torch.randn(500, 20, generator=generator).double() * torch.arange(1, 21) + 3.0
     mean, covariance = a.mean(0), torch.cov(a.T, correction=0)
@@ -59,7 +59,7 @@ def test_principal_directions_rebuild_data_better_than_any_other_basis():
     assert abs(error(basis.v, basis.c) - float(left_out)) < 1e-8
     other = random_basis(20, 5, 0)
     assert error(other.v, mean - other.v.T @ (other.v @ mean)) > 1.5 * float(left_out)
-    # Forgetting the mean costs what the mean has outside the directions.
+    # Without the offset, the part of the mean outside the directions is lost.
     assert error(basis.v, torch.zeros(20)) > error(basis.v, basis.c) + 1
 
 

@@ -1,4 +1,4 @@
-"""Whatever a training script does to gradients here is done to those in the cloud."""
+"""What a training script does to local gradients is also done to the remote ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-6) -> bool:
 
 
 def _same_after_steps(classifier: Any, split: Any, train: Callable[[Any], None], **settings: Any) -> None:
-    """``train`` has the same effect on a whole and on a split model."""
+    """Assert that ``train`` has the same effect on a whole and on a split model."""
     whole = classifier()
     mine = copy.deepcopy(whole)
     train(whole)
@@ -54,7 +54,7 @@ def test_gradients_that_are_not_zeroed_are_used_again(split, batch, classifier):
 
 
 @pytest.mark.parametrize("to_none", [True, False])
-def test_zeroing_without_a_step_discards_the_gradients_in_the_cloud(split, to_none, batch, classifier):
+def test_zeroing_without_a_step_discards_the_remote_gradients(split, to_none, batch, classifier):
     def train(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         model(**batch(1)).loss.backward()
@@ -65,7 +65,7 @@ def test_zeroing_without_a_step_discards_the_gradients_in_the_cloud(split, to_no
     _same_after_steps(classifier, split, train)
 
 
-def test_the_norm_of_all_gradients_is_that_of_the_whole_model(split, classifier, batch):
+def test_gradient_norm_equals_that_of_the_whole_model(split, classifier, batch):
     whole = classifier()
     mine = copy.deepcopy(whole)
 
@@ -79,7 +79,7 @@ def test_the_norm_of_all_gradients_is_that_of_the_whole_model(split, classifier,
     )
 
 
-def test_two_forwards_may_wait_for_their_backwards_in_any_order(split, batch, classifier):
+def test_two_pending_forwards_allow_backwards_in_any_order(split, batch, classifier):
     def train(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         first, second = model(**batch(1)).loss, model(**batch(2)).loss
@@ -91,7 +91,7 @@ def test_two_forwards_may_wait_for_their_backwards_in_any_order(split, batch, cl
     _same_after_steps(classifier, split, train)
 
 
-def test_gradients_asked_for_by_name_leave_the_cloud_alone(split, classifier, batch):
+def test_autograd_grad_leaves_remote_gradients_unchanged(split, classifier, batch):
     def script(model, _):
         loss = model(**batch()).loss
         word = model.bert.embeddings.word_embeddings.weight
@@ -102,7 +102,7 @@ def test_gradients_asked_for_by_name_leave_the_cloud_alone(split, classifier, ba
     split(classifier(), script)
 
 
-def test_frozen_blocks_stay_as_they_are(split, classifier, batch):
+def test_frozen_blocks_do_not_change(split, classifier, batch):
     model = classifier()
     for p in model.bert.encoder.layer[2].parameters():
         p.requires_grad_(False)
@@ -123,7 +123,7 @@ def test_frozen_blocks_stay_as_they_are(split, classifier, batch):
     split(model, script, optimizer={"name": "sgd"})
 
 
-def test_an_optimizer_made_before_the_split_is_refused(split, classifier, batch):
+def test_an_optimizer_created_before_the_split_is_refused(split, classifier, batch):
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -135,7 +135,7 @@ def test_an_optimizer_made_before_the_split_is_refused(split, classifier, batch)
     split(model, script)
 
 
-def test_an_optimizer_of_something_else_commits_nothing(split, classifier, batch):
+def test_an_optimizer_without_the_proxy_takes_no_remote_step(split, classifier, batch):
     def script(model, attachment):
         other = torch.nn.Linear(2, 2)
         other(torch.ones(1, 2)).sum().backward()

@@ -1,4 +1,4 @@
-"""``farshore.split`` against a real server: its process, TLS, the relay, a run process, and this one as the node."""
+"""``farshore.split`` against a real server process, with TLS, the relay and a run process; this process is the node."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_training_loop_over_a_real_server_equals_the_local_one(server, classif
             # A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up.
             assert torch.allclose(state[name], value, atol=1e-2 if "key.bias" in name else 1e-5), name
         run_id = model.farshore.run
-    info = server.ended(run_id, 5)  # at once: nobody waits for a heartbeat
+    info = server.ended(run_id, 5)  # immediately, without waiting for a heartbeat
     assert info.state == "finished"
     assert json.loads(info.result_json)["steps"] == 4
     assert list(info.nodes) == ["user"]
@@ -68,7 +68,7 @@ def test_a_training_loop_over_a_real_server_equals_the_local_one(server, classif
     with server.admin as admin:
         (node,) = admin.nodes()
     assert (node.state, node.reason) == ("lost", "it left")
-    # Its key is kept: the next script needs no token.
+    # The node's key is kept: the next script needs no token.
     again = farshore.split(classifier(), cut=CUT, rank=4, **{**arguments, "token": None})
     _train(again, batch, 1)
     again.farshore.close()
@@ -76,14 +76,14 @@ def test_a_training_loop_over_a_real_server_equals_the_local_one(server, classif
     assert server.ended(again.farshore.run).state == "finished"
 
 
-def test_a_killed_server_is_one_clear_error(server, classifier, batch, monkeypatch):
+def test_a_killed_server_raises_a_clear_error(server, classifier, batch, monkeypatch):
     monkeypatch.setattr("farshore.client.interactive.PATIENCE_SECONDS", 1.0)
     model = farshore.split(classifier(), cut=CUT, **server.arguments())
     _train(model, batch, 1)
     os.kill(server.process.pid, signal.SIGKILL)
-    with pytest.raises(PeerLostError, match="is gone"):
+    with pytest.raises(PeerLostError, match="lost the server"):
         _train(model, batch, 1000)
-    with pytest.raises(PeerLostError, match="is gone"):
+    with pytest.raises(PeerLostError, match="lost the server"):
         model.state_dict()
     begun = time.monotonic()
     with pytest.raises(FarshoreError):
@@ -109,7 +109,7 @@ def test_a_killed_run_process_ends_the_run_with_its_reason(server, classifier, b
 
 
 @pytest.mark.slow
-def test_a_process_that_vanishes_frees_the_cloud_and_its_name(server, classifier, tmp_path):
+def test_a_killed_user_process_releases_its_run_and_its_name(server, classifier, tmp_path):
     arguments = server.arguments()
     torch_model = tmp_path / "model.py"
     torch_model.write_text(
@@ -130,7 +130,7 @@ def test_a_process_that_vanishes_frees_the_cloud_and_its_name(server, classifier
 
 
 @pytest.mark.slow
-def test_a_script_that_just_ends_finishes_its_run(server, tmp_path):
+def test_a_script_that_ends_without_close_finishes_its_run(server, tmp_path):
     arguments = server.arguments()
     script = tmp_path / "script.py"
     script.write_text(
@@ -148,14 +148,14 @@ def test_a_script_that_just_ends_finishes_its_run(server, tmp_path):
     assert server.ended(done.stdout.strip(), 5).state == "finished"
 
 
-def test_what_a_node_may_not_open_is_refused(server):
+def test_runs_that_a_node_may_not_open_are_refused(server):
     arguments = server.arguments()
     options = AgentOptions(arguments["server"], "user", Path(arguments["home"]), arguments["token"])
     for workload, config, said in (
         ("ping", "{}", "may not open a run of 'ping'"),
         ("nonsense", "{}", "no method is called 'nonsense'"),
-        ("split_segment", "[]", "configuration of 'split_segment' is wrong"),
-        ("split_segment", "{}", "configuration of 'split_segment' is wrong: recipe"),
+        ("split_segment", "[]", "configuration of 'split_segment' is invalid"),
+        ("split_segment", "{}", "configuration of 'split_segment' is invalid: recipe"),
         ("split_segment", " " * (1 << 19), "characters"),
     ):
         node = InteractiveNode(options)
@@ -166,13 +166,13 @@ def test_what_a_node_may_not_open_is_refused(server):
             node.close()
     node = InteractiveNode(options)
     try:
-        with pytest.raises(ConfigError, match="another process is the node 'user'"):
+        with pytest.raises(ConfigError, match="another process is running as the node 'user'"):
             InteractiveNode(options)
     finally:
         node.close()
 
 
-def test_runs_of_others_never_go_to_a_users_process(server):
+def test_other_runs_are_never_assigned_to_a_users_process(server):
     arguments = server.arguments()
     node = InteractiveNode(AgentOptions(arguments["server"], "user", Path(arguments["home"]), arguments["token"]))
     try:
@@ -184,13 +184,13 @@ def test_runs_of_others_never_go_to_a_users_process(server):
         node.close()
 
 
-def test_nobody_there_and_a_wrong_token_are_said_at_once(server, classifier, tmp_path):
+def test_an_unreachable_server_and_a_wrong_token_are_refused_at_once(server, classifier, tmp_path):
     arguments = server.arguments()
     secret = arguments["token"].split(".")
     wrong = ".".join([*secret[:2], "x" * len(secret[2]), secret[3]])
     with pytest.raises(RefusedError, match="not known"):
         farshore.split(classifier(), cut=CUT, **{**arguments, "token": wrong})
-    with pytest.raises(FarshoreError, match="nobody answers"):
+    with pytest.raises(FarshoreError, match="no server answers"):
         farshore.split(classifier(), cut=CUT, **{**arguments, "server": "127.0.0.1:1", "home": tmp_path / "other"})
     with pytest.raises(ConfigError, match="rank"):
         farshore.split(classifier(), cut=CUT, rank=99, **arguments)

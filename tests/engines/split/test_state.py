@@ -1,4 +1,4 @@
-"""States go out and in under the model's own names; codes start well, learn and have their size."""
+"""State dicts keep the model's own names; codecs are initialized well, learn, and send the expected bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-6) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=tolerance)
 
 
-def test_a_state_goes_out_and_in_under_the_original_names(split, classifier, batch):
+def test_state_dict_is_saved_and_loaded_under_the_original_names(split, classifier, batch):
     torch.manual_seed(9)
     other = classifier().state_dict()
     other = {n: torch.randn_like(t) if t.is_floating_point() else t for n, t in other.items()}
@@ -34,7 +34,7 @@ def test_a_state_goes_out_and_in_under_the_original_names(split, classifier, bat
     split(classifier(), script)
 
 
-def test_a_coded_model_continues_from_its_state(split, classifier, batch):
+def test_a_model_with_a_codec_continues_from_its_state_dict(split, classifier, batch):
     kept = {}
 
     def first(model, _):
@@ -55,7 +55,7 @@ def test_a_coded_model_continues_from_its_state(split, classifier, batch):
 
 
 @pytest.mark.parametrize("ragged", [True, False])
-def test_a_code_of_full_rank_starts_as_the_identity(split, ragged, classifier, batch):
+def test_a_codec_of_full_rank_is_the_identity_at_first(split, ragged, classifier, batch):
     whole = classifier()
 
     def script(model, _):
@@ -64,7 +64,7 @@ def test_a_code_of_full_rank_starts_as_the_identity(split, ragged, classifier, b
     split(copy.deepcopy(whole), script, rank=32, ragged=ragged)
 
 
-def test_principal_directions_beat_random_ones(split, classifier, batch):
+def test_pca_initialization_is_closer_to_the_whole_model_than_a_random_one(split, classifier, batch):
     whole = classifier().eval()
     wanted = whole(**batch()).logits
     error = {}
@@ -78,7 +78,7 @@ def test_principal_directions_beat_random_ones(split, classifier, batch):
 
 
 @pytest.mark.parametrize(("encoding", "bits"), [("raw", 32), ("fp16", 16), ("int8", 8), ("int4", 4)])
-def test_a_code_learns_and_travels_in_its_bits(split, encoding, bits, classifier, batch):
+def test_a_codec_learns_and_its_codes_have_the_expected_bytes(split, encoding, bits, classifier, batch):
     losses = []
 
     def script(model, _):
@@ -101,7 +101,7 @@ def test_a_code_learns_and_travels_in_its_bits(split, encoding, bits, classifier
             assert all(codes <= r.payload_bytes <= codes + 48 for r in rows), (kind, way, rows[0])
 
 
-def test_neither_token_ids_nor_labels_travel(split, classifier, batch):
+def test_token_ids_and_labels_are_never_sent(split, classifier, batch):
     data = batch()
 
     def script(model, _):

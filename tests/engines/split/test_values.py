@@ -1,4 +1,4 @@
-"""A split model is the model: same values, same gradients, same steps; the cloud keeps nothing that nobody needs."""
+"""A split model has the values, gradients and steps of the whole model; the server releases unneeded graphs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_values_and_gradients_equal_the_whole_model(split, family, side, attenti
     assert split.result["backwards"] == 1
 
 
-def without_keys(name, tensor):
-    """A key's bias shifts all scores of a query alike: its gradient is only rounding, which Adam scales up to steps."""
+def without_key_biases(name, tensor):
+    """Drop key biases: they shift all scores of a query equally; their gradient is noise that Adam scales up."""
     if name.endswith("key.bias"):
         return tensor[:0]
     if name.endswith("c_attn.bias"):
@@ -83,7 +83,7 @@ def test_ten_steps_with_clipping_and_a_schedule_equal_those_of_the_whole_model(s
         state = model.state_dict()
         assert list(state) == list(whole.state_dict())
         for name, value in whole.state_dict().items():
-            assert close(without_keys(name, state[name]), without_keys(name, value), 2e-6), name
+            assert close(without_key_biases(name, state[name]), without_key_biases(name, value), 2e-6), name
 
     split(mine, script, optimizer={"name": "adamw", "weight_decay": 0.05})
     assert split.result["steps"] == 10
@@ -118,17 +118,17 @@ def test_forwards_without_a_backward_are_freed(split, classifier, batch):
     split(classifier(), script)
 
 
-def test_losses_that_are_all_kept_end_in_a_clear_error(split, classifier, batch):
+def test_keeping_too_many_losses_raises_a_clear_error(split, classifier, batch):
     def script(model, _):
         kept = [model(**batch(seed)).loss for seed in range(9)]
         assert kept
 
-    with pytest.raises(RunFailedError, match="wait for their backward"):
+    with pytest.raises(RunFailedError, match="await their backward pass"):
         split(classifier(), script, graphs=8)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_dropout_in_the_cloud_depends_on_the_step_alone(split, attention, classifier, batch):
+def test_remote_dropout_depends_only_on_the_step(split, attention, classifier, batch):
     seen = []
 
     def script(model, _):

@@ -1,4 +1,4 @@
-"""The commands against a real admin service over TLS: what they send, what they print, and how they end."""
+"""Commands against a real admin service over TLS: requests, output and exit codes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from farshore.server.certificates import fingerprint, self_signed
 TOKEN = "the-admin-token"
 
 
-class Recorded(AdminServicer):
-    """An admin service that remembers what it was asked and answers with one run and one node."""
+class RecordingAdminService(AdminServicer):
+    """An admin service that records requests and answers with one run and one node."""
 
     def __init__(self) -> None:
-        self.asked: list[Any] = []
+        self.requests: list[Any] = []
         self.run = pb.RunInfo(id="r1", workload="toy", state="waiting", reason="waiting for 1 of 1 nodes", created=1.0)
         self.events: list[pb.RunEvent] = []
 
     def _admit(self, request: Any, context: grpc.ServicerContext) -> None:
-        self.asked.append(request)
+        self.requests.append(request)
         if dict(context.invocation_metadata()).get("farshore-admin") != TOKEN:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the admin token is wrong")
 
@@ -89,7 +89,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[SimpleNamespace]:
     pair = self_signed()
-    recorded = Recorded()
+    recorded = RecordingAdminService()
     server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="admin"))
     add_AdminServicer_to_server(recorded, server)
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
@@ -112,22 +112,22 @@ def farshore(service: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> Ca
     return call
 
 
-def event(state: str, done: int = 0, reason: str = "", **figures: float) -> pb.RunEvent:
+def event(state: str, done: int = 0, reason: str = "", **values: float) -> pb.RunEvent:
     run = pb.RunInfo(id="r1", workload="toy", state=state, reason=reason, done=done, total=4)
-    run.progress_json = json.dumps(figures)
+    run.progress_json = json.dumps(values)
     if state == "finished":
         run.result_json = json.dumps({"accuracy": 0.875})
     return pb.RunEvent(run=run)
 
 
-def test_run_submits_checked_settings_and_follows_to_the_result(service, farshore) -> None:
+def test_run_submits_validated_settings_and_follows_the_run_to_its_result(service, farshore) -> None:
     moving = event("running", 2, loss=0.5, frame_up=2_000_000, frame_down=10)
     service.recorded.events = [event("waiting", reason="waiting for 1 of 1 nodes"), moving, event("finished", 4)]
     code, out, err = farshore(
         "run", "toy", "--set", "text=12", "--node", "a", "--node", "b", "--seed", "7", "--data", "d=p"
     )
     assert (code, err) == (0, "")
-    sent = service.recorded.asked[0]
+    sent = service.recorded.requests[0]
     assert json.loads(sent.config_json) == {"steps": 3, "text": "12"}
     assert (list(sent.nodes), sent.node_count, sent.seed, dict(sent.data)) == (["a", "b"], 2, 7, {"d": "p"})
     assert "waiting for 1 of 1 nodes" in out
@@ -138,14 +138,14 @@ def test_run_submits_checked_settings_and_follows_to_the_result(service, farshor
     assert "0.8750" in out
 
 
-def test_run_leaves_the_seed_to_the_server_unless_told(service, farshore) -> None:
+def test_without_a_seed_option_the_server_draws_the_seed(service, farshore) -> None:
     farshore("run", "toy", "--detach", "--nodes", "3")
-    sent = service.recorded.asked[0]
+    sent = service.recorded.requests[0]
     assert not sent.HasField("seed")
     assert sent.node_count == 3
 
 
-def test_run_in_json_is_one_event_a_line_and_ends_with_the_result(service, farshore) -> None:
+def test_run_with_json_prints_one_event_per_line_and_ends_with_the_result(service, farshore) -> None:
     service.recorded.events = [event("running", 2, loss=0.5), event("finished", 4)]
     code, out, _ = farshore("run", "toy", "--json")
     events = [json.loads(line) for line in out.splitlines()]
@@ -159,18 +159,18 @@ def test_run_in_json_is_one_event_a_line_and_ends_with_the_result(service, farsh
     ("state", "code"),
     [("failed", ExitCode.RUN_FAILED), ("interrupted", ExitCode.RUN_FAILED), ("cancelled", ExitCode.RUN_CANCELLED)],
 )
-def test_a_run_without_a_result_says_why_and_ends_with_its_code(service, farshore, state: str, code: int) -> None:
+def test_a_run_without_a_result_exits_with_its_reason_and_code(service, farshore, state: str, code: int) -> None:
     service.recorded.events = [event(state, reason="node a ran out of memory")]
     found, _, err = farshore("run", "toy")
     assert found == code
     assert "node a ran out of memory" in err
 
 
-def test_a_wrong_setting_is_refused_before_anything_is_submitted(service, farshore) -> None:
+def test_an_invalid_setting_is_rejected_before_submission(service, farshore) -> None:
     code, out, err = farshore("run", "toy", "--set", "step=3")
     assert (code, out) == (ExitCode.CONFIG, "")
     assert "did you mean 'steps'?" in err
-    assert service.recorded.asked == []
+    assert service.recorded.requests == []
 
 
 def test_nodes_are_listed(farshore) -> None:
@@ -190,10 +190,10 @@ def test_runs_are_listed_newest_first_and_shown(farshore) -> None:
     assert "run r1: toy, waiting" in out
 
 
-def test_runs_that_were_imported_are_listed_beside_the_servers_own(service, farshore) -> None:
+def test_imported_runs_are_listed_with_the_runs_of_the_server(service, farshore) -> None:
     for name, created in (("moved", 5e9), ("r1", 6e9)):
-        told = {"id": name, "workload": "toy", "config": {}, "seed": 0, "nodes": ["x"], "created": created}
-        RunDirectory.create(service.home / "runs" / name, told)
+        data = {"id": name, "workload": "toy", "config": {}, "seed": 0, "nodes": ["x"], "created": created}
+        RunDirectory.create(service.home / "runs" / name, data)
     (service.home / "runs" / "broken").mkdir()
     (service.home / "runs" / "broken" / "run.json").write_text("{")
     _, out, _ = farshore("runs", "ls", "--json")
@@ -204,7 +204,7 @@ def test_runs_that_were_imported_are_listed_beside_the_servers_own(service, fars
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["r1", "moved"]
 
 
-def test_a_run_is_shown_with_the_files_that_it_left_on_this_machine(service, farshore, tmp_path) -> None:
+def test_runs_show_lists_the_files_of_a_run_on_this_machine(service, farshore, tmp_path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "states").mkdir()
     for name in ("metrics.jsonl", "states/last.safetensors"):
@@ -216,60 +216,60 @@ def test_a_run_is_shown_with_the_files_that_it_left_on_this_machine(service, far
     assert all(len(line.split()) > 3 for line in files)
 
 
-def test_an_unknown_run_is_told_in_one_line(farshore) -> None:
+def test_an_unknown_run_is_reported_in_one_line(farshore) -> None:
     code, out, err = farshore("runs", "show", "r9")
     assert (code, out) == (ExitCode.NOT_FOUND, "")
     assert err == "error: no run is called 'r9'\n"
 
 
-def test_logs_are_printed_as_they_come(service, farshore) -> None:
+def test_logs_are_streamed(service, farshore) -> None:
     service.recorded.events = [pb.RunEvent(log=["one", "two"]), pb.RunEvent(log=["three"])]
     code, out, _ = farshore("runs", "logs", "r1", "--follow")
     assert (code, out) == (0, "one\ntwo\nthree\n")
-    asked = service.recorded.asked[0]
-    assert (asked.follow, asked.logs) == (True, True)
+    requests = service.recorded.requests[0]
+    assert (requests.follow, requests.logs) == (True, True)
 
 
-def test_cancel_and_revoke_and_token(service, farshore) -> None:
+def test_cancel_revoke_and_new_token_send_their_arguments(service, farshore) -> None:
     assert "r1: cancelled" in farshore("runs", "cancel", "r1")[1]
     assert farshore("server", "token", "revoke", "id")[0] == 0
     assert farshore("nodes", "revoke", "a")[0] == 0
-    assert [service.recorded.asked[1].token_id, service.recorded.asked[2].node] == ["id", "a"]
+    assert [service.recorded.requests[1].token_id, service.recorded.requests[2].node] == ["id", "a"]
     _, out, _ = farshore("server", "token", "new", "--hours", "2", "--uses", "3")
     assert f"farshore node join {service.address} --token fs1.id.secret.ff" in out
-    assert (service.recorded.asked[3].valid_seconds, service.recorded.asked[3].uses) == (7200.0, 3)
+    assert (service.recorded.requests[3].valid_seconds, service.recorded.requests[3].uses) == (7200.0, 3)
 
 
-def test_a_wrong_admin_token_is_refused(service, farshore) -> None:
+def test_a_wrong_admin_token_is_rejected(service, farshore) -> None:
     (service.home / "admin.token").write_text("wrong")
     code, _, err = farshore("nodes", "ls")
     assert code == ExitCode.REFUSED
     assert "the admin token is wrong" in err
 
 
-def test_another_certificate_is_refused(service, farshore) -> None:
+def test_an_unexpected_certificate_is_rejected(service, farshore) -> None:
     (service.home / "certificate.pem").write_bytes(self_signed().certificate)
     code, _, err = farshore("nodes", "ls")
     assert code == ExitCode.REFUSED
     assert "certificate" in err
 
 
-def test_a_server_that_is_gone_is_unreachable(service, farshore) -> None:
+def test_a_stopped_server_is_unreachable(service, farshore) -> None:
     service.stop(None).wait()
     code, _, err = farshore("nodes", "ls")
     assert code == ExitCode.UNREACHABLE
     assert service.address in err
 
 
-def test_a_server_elsewhere_is_reached_by_fingerprint(service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_remote_server_is_verified_by_fingerprint_or_certificate(service, capsys: pytest.CaptureFixture[str]) -> None:
     remote = ["--server", service.address, "--admin-token-file", str(service.home / "admin.token")]
     right = fingerprint(service.pair.certificate)
     with_colons = ":".join(right[i : i + 2] for i in range(0, 64, 2)).upper()
     assert cli.execute(["nodes", "ls", *remote, "--fingerprint", with_colons]) == 0
     assert cli.execute(["nodes", "ls", *remote, "--certificate", str(service.home / "certificate.pem")]) == 0
-    asked = len(service.recorded.asked)
+    requests = len(service.recorded.requests)
     assert cli.execute(["nodes", "ls", *remote, "--fingerprint", "00" * 32]) == ExitCode.REFUSED
-    assert len(service.recorded.asked) == asked, "the token must not reach a server that was not verified"
+    assert len(service.recorded.requests) == requests, "the token must not be sent to an unverified server"
     assert cli.execute(["nodes", "ls", *remote]) == ExitCode.REFUSED
     assert "--fingerprint" in capsys.readouterr().err
 
@@ -281,12 +281,12 @@ def test_methods_are_listed_with_their_settings(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["schema"]["properties"]["steps"]["default"] == 3
 
 
-def test_certs_make_an_authority_and_issue_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_certs_create_an_authority_and_issue_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ["--dir", str(tmp_path / "ca")]
     assert cli.execute(["certs", "init", *folder]) == 0
     assert cli.execute(["certs", "init", *folder]) == ExitCode.STORAGE, "an authority is never overwritten"
     capsys.readouterr()
     assert cli.execute(["certs", "issue", "cloud.example", *folder, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert Path(told["key"]).stat().st_mode & 0o077 == 0
-    assert b"BEGIN CERTIFICATE" in Path(told["certificate"]).read_bytes()
+    data = json.loads(capsys.readouterr().out)
+    assert Path(data["key"]).stat().st_mode & 0o077 == 0
+    assert b"BEGIN CERTIFICATE" in Path(data["certificate"]).read_bytes()

@@ -1,4 +1,4 @@
-"""``farshore estimate`` tells what a run would send, or why it cannot."""
+"""``farshore estimate``: estimated communication, and errors for methods without an estimate."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from farshore.cli.main import execute
 from farshore.core.errors import ExitCode
 
 
-def test_tables_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_json_have_the_same_values(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["estimate", "ping", "--nodes", "2", "--set", "rounds=3", "--set", "kilobytes=100"]
     assert execute([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["communication"]["total"]["payload_bytes"] == 2 * 3 * 2 * 102_400
-    assert told["run"]["state"] == "estimated"
-    assert told["assumed"] == []
+    output = json.loads(capsys.readouterr().out)
+    assert output["communication"]["total"]["payload_bytes"] == 2 * 3 * 2 * 102_400
+    assert output["run"]["state"] == "estimated"
+    assert output["assumed"] == []
     assert execute(command) == 0
     text = capsys.readouterr().out
     assert text.startswith("estimate: ping, 2 nodes, seed 0")
@@ -25,18 +25,18 @@ def test_tables_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "cause"),
+    ("arguments", "code", "cause"),
     [
-        (["flower"], ExitCode.CONFIG, "cannot be told beforehand"),
+        (["flower"], ExitCode.CONFIG, "cannot be estimated"),
         (["pong"], ExitCode.NOT_FOUND, "no method is called 'pong'"),
         (["ping", "--set", "round=3"], ExitCode.CONFIG, "did you mean 'rounds'?"),
         (["vhl", "--nodes", "5", "--assume", "tokens=many"], ExitCode.CONFIG, "write e.g. --assume tokens=13.3"),
     ],
 )
-def test_what_cannot_be_estimated_is_told_in_words(
-    capsys: pytest.CaptureFixture[str], words: list[str], code: ExitCode, cause: str
+def test_errors_name_their_cause_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: ExitCode, cause: str
 ) -> None:
-    assert execute(["estimate", *words]) == code
-    told = capsys.readouterr().err
-    assert cause in told
-    assert "Traceback" not in told
+    assert execute(["estimate", *arguments]) == code
+    output = capsys.readouterr().err
+    assert cause in output
+    assert "Traceback" not in output

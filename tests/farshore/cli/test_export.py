@@ -1,4 +1,4 @@
-"""``farshore export``: a run's model leaves as a file that decides as it does, and what is missing is said plainly."""
+"""``farshore export``: the ONNX file computes what the model computes, and errors name their cause."""
 
 from __future__ import annotations
 
@@ -42,15 +42,17 @@ def execute(*arguments: object) -> int:
     return cli.execute(["export", *map(str, arguments)])
 
 
-def test_the_file_decides_as_the_best_round_did(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_file_has_the_accuracy_of_the_best_round(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory.open(home / "runs" / "r1")
     path = tmp_path / "model.onnx"
     assert execute("r1", "--home", home, "--onnx", path, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     best = max(read_history(run.path, 3), key=lambda entry: entry["acc"])
-    assert (told["run"], told["classes"], told["images"]) == ("r1", 10, 64)
-    assert (told["round"], float(told["acc"])) == (str(best["round"]), best["acc"])
-    assert 0 <= told["largest_difference"] < 1e-3
+    assert (output["run"], output["classes"], output["images"]) == ("r1", 10, 64)
+    assert (output["round"], float(output["acc"])) == (str(best["round"]), best["acc"])
+    assert 0 <= output["largest_difference"] < 1e-3
     session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list("0123456789")
@@ -63,7 +65,7 @@ def test_the_file_decides_as_the_best_round_did(home: Path, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["nowhere"], ExitCode.NOT_FOUND, "no run is called 'nowhere'"),
         (["{home}/runs"], ExitCode.NOT_FOUND, "is a folder of runs try: name one of them, such as"),
@@ -77,14 +79,14 @@ def test_the_file_decides_as_the_best_round_did(home: Path, tmp_path: Path, caps
             "the data set 'cifar10' is not given try: give --data cifar10",
         ),
         (["{unknown}", "--state", "{best}"], ExitCode.NOT_FOUND, "no method is called 'vhx' try: did you mean 'vhl'?"),
-        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "there is no setting 'wheels'"),
+        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "unknown setting 'wheels'"),
         (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "is not one of this run's model"),
         (["r1", "--state", "{broken}"], ExitCode.STORAGE, "is damaged"),
         (["r1", "--onnx", "{home}/no/model.onnx"], ExitCode.STORAGE, "cannot write"),
     ],
 )
-def test_what_cannot_be_exported_is_said_plainly(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
+def test_export_errors_name_their_cause(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
 ) -> None:
     made = {"plain": ("vhl", {}), "ping": ("ping", {}), "cifar": ("vhl", {"dataset": "cifar10"})}
     made |= {"unknown": ("vhx", {}), "old": ("vhl", {"wheels": 4}), "wide": ("vhl", {**SETTINGS, "model": "resnet10"})}
@@ -97,23 +99,23 @@ def test_what_cannot_be_exported_is_said_plainly(
     given = [argument.format(**names) for argument in arguments]
     onnx = [] if "--onnx" in given else ["--onnx", tmp_path / "model.onnx"]
     assert execute(*given, *onnx, "--home", home) == code
-    told = " ".join(capsys.readouterr().err.split())
-    assert words in told
+    output = " ".join(capsys.readouterr().err.split())
+    assert message in output
     assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_named_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert execute("r1", "--home", home, "--onnx", tmp_path / "model.onnx") == ExitCode.MISSING_EXTRA
-    told = capsys.readouterr().err
-    assert f"the package '{package}' is not installed" in told
-    assert "farshore[export]" in told
+    output = capsys.readouterr().err
+    assert f"the package '{package}' is not installed" in output
+    assert "farshore[export]" in output
 
 
-def test_a_file_that_computes_something_else_is_not_kept(
+def test_a_file_that_differs_from_the_model_is_discarded(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"

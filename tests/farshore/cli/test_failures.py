@@ -1,4 +1,4 @@
-"""Every failure is one clear line on standard error and the right exit code; no traceback unless asked for."""
+"""Every failure is one line on standard error and an exit code; a traceback only with ``--debug``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from farshore.cli import main as cli
-from farshore.cli.failures import tell
+from farshore.cli.failures import report_error
 from farshore.core.errors import ConfigError, ExitCode, FarshoreError
 
 
@@ -21,22 +21,22 @@ def every_error() -> list[type[FarshoreError]]:
 
 
 @pytest.mark.parametrize("kind", every_error())
-def test_each_error_ends_with_its_own_code(kind: type[FarshoreError], capsys: pytest.CaptureFixture[str]) -> None:
-    assert tell(kind("it broke at node a", hint="mend it")) == kind.exit_code
+def test_each_error_has_its_exit_code(kind: type[FarshoreError], capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error(kind("it broke at node a", hint="fix it")) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["error: it broke at node a", "  try: mend it"]
+    assert err.splitlines() == ["error: it broke at node a", "  try: fix it"]
 
 
-def test_markup_and_line_breaks_in_a_message_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(ConfigError("no file [bold]x[/bold]\nand more"))
+def test_markup_in_a_message_is_literal_and_line_breaks_become_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    report_error(ConfigError("no file [bold]x[/bold]\nand more"))
     assert capsys.readouterr().err == "error: no file [bold]x[/bold] and more\n"
 
 
-def test_an_unexpected_error_is_one_line_and_a_file_with_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_one_line_and_a_traceback_file(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         raise ZeroDivisionError("by zero")
-    assert tell(raised.value) == ExitCode.INTERNAL
+    assert report_error(raised.value) == ExitCode.INTERNAL
     err = capsys.readouterr().err
     assert "Traceback" not in err
     found = re.search(r"the traceback is in (\S+)", err)
@@ -54,20 +54,20 @@ def test_debug_shows_the_traceback_and_keeps_the_code(capsys: pytest.CaptureFixt
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tell(KeyboardInterrupt()) == 130
-    assert tell(typer.Abort()) == 130
+def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error(KeyboardInterrupt()) == 130
+    assert report_error(typer.Abort()) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_exit_codes_of_commands_pass_through() -> None:
-    assert tell(typer.Exit(41)) == 41
-    assert tell(SystemExit(3)) == 3
-    assert tell(SystemExit("text")) == 1
+    assert report_error(typer.Exit(41)) == 41
+    assert report_error(SystemExit(3)) == 3
+    assert report_error(SystemExit("text")) == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "message"),
     [
         (["runs", "lss"], 2, "lss"),
         (["nodes", "ls", "--bogus"], 2, "--bogus"),
@@ -82,22 +82,22 @@ def test_exit_codes_of_commands_pass_through() -> None:
         (["methods", "nothing_like_it"], 32, "nothing_like_it"),
     ],
 )
-def test_wrong_command_lines(line: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_command_lines(line: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(line) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.startswith("error: ")
 
 
-def test_version_and_help_need_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_help_need_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(["--version"]) == 0
     assert cli.execute(["--help"]) == 0
     assert "farshore" in capsys.readouterr().out
     assert cli.execute([]) == 2
 
 
-def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
+def test_help_is_fast_and_imports_no_heavy_packages() -> None:
     heavy = ("torch", "grpc", "numpy", "pydantic", "sqlalchemy", "rich", "yaml")
     script = (
         "import sys; from farshore.cli.main import execute; code = execute(['--help'])\n"

@@ -1,4 +1,4 @@
-"""Flower apps on the command line: what is submitted, what is refused, and what a node accepts."""
+"""Flower apps on the command line: submitted settings, rejected combinations, and accepted hashes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from farshore.core.errors import ConfigError, ExitCode
 from farshore.engines.flower.config import FlowerRun
 from farshore.runs.directory import RunDirectory
 
-APP = Path(__file__).resolve().parents[2] / "algorithms" / "flower_apps" / "message"
+APP = Path(__file__).resolve().parents[2] / "engines" / "flower" / "apps" / "message"
 
 
-def test_settings_go_to_the_app_or_to_the_method() -> None:
+def test_settings_are_divided_between_app_and_method() -> None:
     settings = app_settings(APP, ["lr=1", "train.local-steps=3", "up_encoding=fp16"])
     assert settings.run_config == {"lr": 1, "train.local-steps": 3}
     assert (settings.up_encoding, settings.down_encoding) == ("fp16", "raw")
@@ -28,7 +28,7 @@ def test_settings_go_to_the_app_or_to_the_method() -> None:
         app_settings(APP, ["train.local_steps=3"])
 
 
-def test_a_folder_is_simulated_as_the_app_that_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_runs_the_flower_app_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("flwr")
     line = ["simulate", str(APP), "--clients", "2", "--set", "nodes=2", "--set", "num-server-rounds=1", "--json"]
     assert cli.execute([*line, "--out", str(tmp_path / "run")]) == 0
@@ -38,7 +38,7 @@ def test_a_folder_is_simulated_as_the_app_that_it_holds(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("line", [["run", "flower"], ["run", "ping", "--app", str(APP)]])
-def test_an_app_and_the_method_belong_together(
+def test_the_app_option_and_the_flower_method_require_each_other(
     line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "address").write_text("127.0.0.1:1\n")
@@ -47,7 +47,7 @@ def test_an_app_and_the_method_belong_together(
     assert "app" in capsys.readouterr().err
 
 
-def test_nodes_and_servers_accept_hashes_and_ask_only_at_a_terminal() -> None:
+def test_accepted_apps_are_hashes_and_ask_requires_a_terminal() -> None:
     assert accepted_apps([]) == (frozenset(), None)
     assert accepted_apps(["AB" * 32]) == (frozenset({"ab" * 32}), None)
     with pytest.raises(ConfigError, match="neither a SHA-256"):

@@ -1,4 +1,4 @@
-"""Following a run: rates, time to go, and lines that fit where they are read."""
+"""Following a run: rates, estimated time left, and the displays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from farshore.cli.follow import check_ended, figures, logs
+from farshore.cli.follow import check_ended, logs, progress_values
 from farshore.cli.output import duration
 from farshore.cli.progress import JsonDisplay, Meter, PlainDisplay, Progress
 from farshore.cli.trials import JsonTrials, LiveTrials, PlainTrials
@@ -19,14 +19,14 @@ def run(done: int, state: str = "running", **values: float) -> pb.RunInfo:
     return pb.RunInfo(id="r", state=state, done=done, total=100, progress_json=json.dumps(values))
 
 
-def read(meter: Meter, told: pb.RunInfo, now: float) -> Progress:
-    return meter.read(told.done, told.total, figures(told), now, told.state, told.reason)
+def read(meter: Meter, info: pb.RunInfo, now: float) -> Progress:
+    return meter.read(info.done, info.total, progress_values(info), now, info.state, info.reason)
 
 
-def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
+def test_the_rate_uses_recent_steps_and_determines_the_time_left() -> None:
     meter = Meter()
     assert read(meter, run(0), 0.0).eta is None
-    assert read(meter, run(5), 11.0).eta is None, "the time before the first step says nothing"
+    assert read(meter, run(5), 11.0).eta is None, "the time before the first step does not count"
     assert read(meter, run(10), 12.0).rate == 5.0
     for step in range(11, 90):
         last = read(meter, run(step, loss=0.25), 12.0 + (step - 10) * 2.0)
@@ -35,7 +35,7 @@ def test_the_rate_is_that_of_the_last_steps_and_gives_the_time_to_go() -> None:
     assert last.loss == 0.25
 
 
-def test_a_restart_from_a_checkpoint_starts_the_rate_anew() -> None:
+def test_a_restart_from_a_checkpoint_resets_the_rate() -> None:
     meter = Meter()
     read(meter, run(10), 0.0)
     read(meter, run(50), 1.0)
@@ -43,22 +43,22 @@ def test_a_restart_from_a_checkpoint_starts_the_rate_anew() -> None:
     assert read(meter, run(41), 3.0).rate == 1.0
 
 
-def test_before_the_first_step_the_reason_is_what_is_told() -> None:
+def test_before_the_first_step_the_line_shows_state_and_reason() -> None:
     waiting = Progress("waiting", "waiting for 1 of 2 nodes; connected: a", 0, 0, None, 0, 0, 0.0)
     assert waiting.line() == "waiting: waiting for 1 of 2 nodes; connected: a"
     running = Progress("running", "", 3, 12, 0.5, 1_500_000, 20_000, 1.5)
     assert running.line() == "step 3/12  loss 0.500  1.5 steps/s  up 1.50 MB  down 20.0 kB  ETA 6 s"
 
 
-def test_a_federated_run_tells_its_rounds_and_who_answered() -> None:
-    told = {"loss": 0.5, "acc": 0.875, "ok": 8.0, "late": 1.0, "failed": 2.0, "seconds": 3.21}
+def test_a_federated_run_shows_rounds_and_client_outcomes() -> None:
+    values = {"loss": 0.5, "acc": 0.875, "ok": 8.0, "late": 1.0, "failed": 2.0, "seconds": 3.21}
     progress = pb.RunInfo(id="r", state="running", done=3, total=3)
-    progress.progress_json = json.dumps({**told, "unit": "round", "frame_up": 1_500_000, "frame_down": 20_000})
+    progress.progress_json = json.dumps({**values, "unit": "round", "frame_up": 1_500_000, "frame_down": 20_000})
     line = read(Meter(), progress, 0.0).line()
     assert line == ("round 3/3  clients 8 ok, 1 late, 2 failed  loss 0.500  acc 87.5%  3.2 s  up 1.50 MB  down 20.0 kB")
 
 
-def test_plain_output_says_each_state_and_the_last_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_output_has_each_state_and_the_last_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainDisplay("run r") as shown:
         shown.show(Progress("waiting", "for nodes", 0, 0, None, 0, 0, 0.0))
         for step in range(1, 500):
@@ -70,7 +70,7 @@ def test_plain_output_says_each_state_and_the_last_progress(capsys: pytest.Captu
     assert len(lines) < 6, "a pipe must not get a line per step"
 
 
-def test_how_a_run_ended_is_an_error_unless_it_finished() -> None:
+def test_a_run_that_did_not_finish_raises_an_error() -> None:
     check_ended(run(100, "finished"))
     with pytest.raises(RunFailedError) as caught:
         check_ended(run(3, "interrupted"))
@@ -79,21 +79,21 @@ def test_how_a_run_ended_is_an_error_unless_it_finished() -> None:
         check_ended(run(3, "cancelled"))
 
 
-def test_logs_are_passed_on_whole() -> None:
+def test_all_log_lines_are_yielded() -> None:
     class Admin:
         def follow(self, run_id: str, *, follow: bool, logs: bool) -> list[pb.RunEvent]:
             assert (run_id, follow, logs) == ("r", False, True)
             return [pb.RunEvent(run=run(1, "finished"), log=["a", "b"]), pb.RunEvent(log=["c"])]
 
-    assert list(logs(Admin(), "r", keep=False)) == ["a", "b", "c"]  # type: ignore[arg-type]
+    assert list(logs(Admin(), "r", wait=False)) == ["a", "b", "c"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
-def test_seconds_for_people(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_simulated_trials_are_told_as_runs_are(
+def test_simulated_trials_are_displayed_like_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
@@ -109,22 +109,22 @@ def test_simulated_trials_are_told_as_runs_are(
         plain.event(trial, {"type": "finished", "result": {}})
     monkeypatch.undo()
     assert capsys.readouterr().out.splitlines() == [f"FedAvg, seed 3: {line}", "[1/1] FedAvg, seed 3: 3 min 04 s"]
-    with JsonTrials() as shown, JsonDisplay() as of_run:
+    with JsonTrials() as shown, JsonDisplay() as run_display:
         shown.event(trial, event)
-        of_run.show(Meter().read(2, 4, event["values"], 0.0))
-    of_trial, told = map(json.loads, capsys.readouterr().out.splitlines())
-    assert of_trial.items() >= told.items()
-    assert (of_trial["arm"], of_trial["seed"], told["up_bytes"]) == ("FedAvg", 3, 1_500_000)
+        run_display.show(Meter().read(2, 4, event["values"], 0.0))
+    of_trial, of_run = map(json.loads, capsys.readouterr().out.splitlines())
+    assert of_trial.items() >= of_run.items()
+    assert (of_trial["arm"], of_trial["seed"], of_run["up_bytes"]) == ("FedAvg", 3, 1_500_000)
 
 
-def test_a_terminal_gets_one_line_a_trial_with_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_one_bar_per_trial_with_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     trial = Trial("FedAvg", 3, "/nowhere", "vhl", {}, 10, {})
     with LiveTrials(2) as live:
         live.event(trial, {"type": "begun"})
         live.event(trial, {"type": "progress", "done": 1, "total": 4, "values": {"loss": 0.5, "frame_up": 1000}})
-        (every, mine) = live._bars.tasks
-        assert mine.fields["figures"] == "loss 0.500"
+        (total_bar, trial_bar) = live._bars.tasks
+        assert trial_bar.fields["figures"] == "loss 0.500"
         live.event(trial, {"type": "progress", "done": 2, "total": 4, "values": {"frame_up": 1000, "frame_down": 10}})
-        assert "up 1.00 kB  down 10 B" in mine.fields["figures"]
-        assert (mine.completed, every.completed) == (2, 0.5)
+        assert "up 1.00 kB  down 10 B" in trial_bar.fields["figures"]
+        assert (trial_bar.completed, total_bar.completed) == (2, 0.5)

@@ -1,4 +1,4 @@
-"""``runs export`` and ``runs import``: on the other machine a run is told of as on its own."""
+"""``runs export`` and ``runs import``: an imported run can be listed, shown, reported and compared."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def test_an_imported_run_is_reported_compared_and_shown(
     assert execute(["runs", "import", file, "--sha256", exported["sha256"]]) == 0
     assert execute(["runs", "import", file]) == ExitCode.STORAGE
     assert execute(["runs", "import", file, "--as", "two"]) == 0
-    told = capsys.readouterr()
-    assert "imported run one: 3 files" in told.out
-    assert "already holds a run 'one'" in told.err
+    output = capsys.readouterr()
+    assert "imported run one: 3 files" in output.out
+    assert "already holds a run 'one'" in output.err
 
     assert execute(["report", "one", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["communication"]["total"]["frame_bytes"] == 540
     assert execute(["compare", "one", "two"]) == 0
     assert execute(["runs", "show", "two"]) == 0
-    told_of = capsys.readouterr().out
-    assert "run two: ping, finished" in told_of
-    assert '"rounds": 2' in told_of
-    assert "checksum" in told_of
+    shown = capsys.readouterr().out
+    assert "run two: ping, finished" in shown
+    assert '"rounds": 2' in shown
+    assert "checksum" in shown
     assert execute(["runs", "show", "three"]) == ExitCode.NOT_FOUND
     capsys.readouterr()
     assert execute(["runs", "ls", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""``farshore report`` finds runs by id and path and writes what it is asked for."""
+"""``farshore report``: runs by id and path, output files, and errors."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_by_id_with_files_beside(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_by_id_writes_the_requested_files(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {name: home / f"out.{name}" for name in ("html", "csv", "parquet")}
     assert execute(["report", "one", *(word for n, path in files.items() for word in (f"--{n}", str(path)))]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("run one: ping, unfinished, seed 3\n")
-    assert "540 B" in told
-    assert all(path.stat().st_size > 100 and str(path) in told for path in files.values())
+    output = capsys.readouterr().out
+    assert output.startswith("run one: ping, unfinished, seed 3\n")
+    assert "540 B" in output
+    assert all(path.stat().st_size > 100 and str(path) in output for path in files.values())
 
 
-def test_by_path_for_machines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_by_path_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["report", str(home / "server" / "runs" / "one"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["communication"]["total"]["frame_bytes"] == 540
 
 
-def test_what_is_not_there_is_told_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_runs_and_folders_are_reported_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["report", "two"]) == ExitCode.NOT_FOUND
     assert capsys.readouterr().err.startswith("error: no run is called 'two'")
     assert execute(["report", "one", "--html", str(home / "none" / "x.html")]) == ExitCode.STORAGE

@@ -1,4 +1,4 @@
-"""``farshore simulate`` and ``farshore init``, from a folder of the user's to a table and a picture."""
+"""``farshore simulate`` and ``farshore init``, from a new project to a table and a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from farshore.runs.directory import RunDirectory
 
 @pytest.fixture(autouse=True)
 def own_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each test in a folder of its own, with no project in use afterwards."""
+    """Run each test in a new folder, and unregister its project afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FARSHORE_PROJECT", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -27,7 +27,7 @@ def events(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_an_own_method_is_made_and_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_creates_a_method_that_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(["init", "own_method"]) == 0
     assert sorted(p.name for p in Path("own_method").iterdir()) == [
         "README.md",
@@ -38,27 +38,27 @@ def test_an_own_method_is_made_and_simulated(capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     command = ["simulate", "own_method", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
     assert cli.execute(command) == 0
-    told = events(capsys.readouterr().out)
-    *trials, compared = told
+    output = events(capsys.readouterr().out)
+    *trials, compared = output
     assert {e["arm"] for e in trials if e["event"] == "finished"} == {"FedAvg", "Own method"}
     results = {r["name"]: r for r in compared["results"]}  # type: ignore[attr-defined]
-    # Momentum is the method's whole point; without it 25 rounds are not enough.
+    # With momentum 25 rounds suffice, without it they do not.
     assert results["Own method"]["best"]["mean"] > results["FedAvg"]["best"]["mean"] + 0.05
-    # The velocity stays on the server: both arms cost the same.
+    # The velocity stays on the server: both arms send the same bytes.
     assert results["Own method"]["payload"] == results["FedAvg"]["payload"]
     assert Path("out/comparison.png").stat().st_size > 10_000
     run = RunDirectory.open(Path("out/own-method-seed-0"))
     assert run.info["config"]["momentum"] == 0.7
     assert run.info["clients"] == 10
-    # Again: everything has finished, nothing is trained.
+    # A second call trains nothing: all trials have finished.
     assert cli.execute(command) == 0
     (again,) = events(capsys.readouterr().out)
     assert again["results"] == compared["results"]
-    # Another configuration in the same folder is refused.
+    # A different configuration in the same folder is rejected.
     assert cli.execute([*command, "--set", "lr=0.2"]) == ExitCode.CONFIG
 
 
-def test_what_init_writes_is_clean_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_writes_lint_free_code_and_rejects_bad_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(["init", "own_method"]) == 0
     linted = subprocess.run(
         [
@@ -80,50 +80,48 @@ def test_what_init_writes_is_clean_and_checked(capsys: pytest.CaptureFixture[str
     assert cli.execute(["init", "own_method"]) == ExitCode.CONFIG
     assert cli.execute(["init", "Own"]) == ExitCode.CONFIG
     assert cli.execute(["init", "vhl"]) == ExitCode.CONFIG
-    assert "there is a method called 'vhl'" in capsys.readouterr().err
+    assert "there is already a method 'vhl'" in capsys.readouterr().err
 
 
 def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     arm = "{rounds: 2, per_round: 2, local_epochs: 1, batch: 256, client_eval_every: 2}"
     Path("s.yaml").write_text(f"method: vhl\narms: {{a: {arm}}}\nclients: 4\nseeds: [0]\n")
     assert cli.execute(["simulate", "s.yaml", "--out", "out"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("each run holds")]
-    names = [name.strip() for name in line.removeprefix("each run holds").split(",")]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("files of a run")]
+    names = [name.strip() for name in line.removeprefix("files of a run").split(",")]
     assert {"metrics.jsonl", "clients.jsonl", "partition.json", "virtual.json", "ledger-*.arrows"} <= set(names)
     assert {"states/best.safetensors", "states/last.safetensors"} <= set(names)
     assert all(list(Path("out/a-seed-0").glob(name)) for name in names)
 
 
-def test_a_trial_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its data set is missing: one line with the arm, the seed, the cause and the hint."""
+def test_a_failed_trial_is_reported_by_arm_and_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing data set is reported in one line with arm, seed, cause and hint."""
     command = ["simulate", "vhl", "--arm", "FedAvg", "--seeds", "1", "--set", "dataset=cifar10", "--out", "out"]
     assert cli.execute(command) == ExitCode.DATA
-    said = capsys.readouterr().err
-    assert "FedAvg, seed 1" in said
-    assert "--data cifar10=PATH" in said
+    message = capsys.readouterr().err
+    assert "FedAvg, seed 1" in message
+    assert "--data cifar10=PATH" in message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "farshore simulate vhl"),
         (["vhl", "--arm", "fedavg"], "FedAvg + VHL"),
-        (["vhl", "--seeds", "0;1"], "commas"),
+        (["vhl", "--seeds", "0;1"], "comma-separated"),
         (["vhl", "--backend", "spark"], "--backend ray"),
         (["vhl", "--address", "here:1"], "--backend ray"),
         (["vhl", "--set", "lrr=1"], "did you mean 'lr'"),
     ],
 )
-def test_a_wrong_command_is_told_the_right_one(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_arguments_get_a_hint(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(["simulate", *arguments]) == ExitCode.CONFIG
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
-def test_a_killed_simulation_goes_on() -> None:
-    """Killed after its first checkpoint, the same command ends with the bits of an undisturbed run."""
+def test_a_killed_simulation_resumes_to_the_same_bits() -> None:
+    """After a kill past the first checkpoint, the same command gives the bits of an uninterrupted run."""
     scenario = "method: vhl\narms: {a: {method: scaffold, rounds: 6, checkpoint_every: 2, per_round: 3}}\nclients: 4\n"
     Path("s.yaml").write_text(scenario)
     command = [sys.executable, "-m", "farshore", "simulate", "s.yaml", "--json", "--out"]

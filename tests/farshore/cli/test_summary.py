@@ -1,14 +1,14 @@
-"""Results in plain words."""
+"""Formatting of result values."""
 
 from __future__ import annotations
 
 import pytest
 
-from farshore.cli.summary import plain
+from farshore.cli.summary import format_value
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [
         (0.74504, "0.7450"),
         (19621888, "19,621,888"),
@@ -22,5 +22,5 @@ from farshore.cli.summary import plain
         ("accuracy", "accuracy"),
     ],
 )
-def test_values_of_a_result_are_told_without_brackets(value: object, words: str) -> None:
-    assert plain(value) == words
+def test_result_values_are_formatted_without_brackets(value: object, text: str) -> None:
+    assert format_value(value) == text

@@ -1,4 +1,4 @@
-"""Homes of servers for tests of the dashboard: a run store and run directories, without a server."""
+"""Server home directories for dashboard tests: a run store and run directories, without a running server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from farshore.runs.store import NodeRow, RunRow, RunStore
 from farshore.server.dashboard.app import Dashboard
 from farshore.server.dashboard.options import DashboardOptions
 
-#: What a page must never be made to run.
+#: A name with markup, script and template syntax, which no page may interpret.
 EVIL = """"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"""
 SECRETS = {"admin.token": "ADMIN-SECRET-1", "operator.token": "OPERATOR-SECRET-2", "self_signed.key": "KEY-SECRET-3"}
 
 
 class Home:
-    """A server's home that is filled by hand."""
+    """A server's home directory with hand-written content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,11 +37,11 @@ class Home:
     def run(
         self, run_id: str, workload: str = "vhl", *, rounds: int = 3, state: str = "finished", **values: Any
     ) -> Path:
-        """A run with a round trip per round for each of two nodes."""
+        """Add a run of two nodes with one update up and one model down per node and round."""
         path = self.path / "runs" / run_id[:20].replace("/", "_")
         config = values.pop("config", {"rounds": rounds})
-        told = {"id": run_id, "workload": workload, "config": config, "seed": 3, "nodes": ["a", "b"]}
-        run = RunDirectory.create(path, told)
+        info = {"id": run_id, "workload": workload, "config": config, "seed": 3, "nodes": ["a", "b"]}
+        run = RunDirectory.create(path, info)
         metrics = run.open_metrics()
         name = values.pop("metric", "acc")
         with run.open_ledger() as ledger:
@@ -61,17 +61,17 @@ class Home:
         return path
 
     def force(self, row: RunRow) -> None:
-        """Write a row in whatever state, as no server would at once."""
+        """Write a row directly, bypassing the checks of state transitions."""
         names = ("state", "reason", "started", "ended", "done", "total", "result_json", "count")
         values = [getattr(row, name) for name in names]
         with sqlite3.connect(self.path / "runs.sqlite") as database:
-            told = ", ".join(f"{name}=?" for name in names)
-            database.execute(f"update runs set {told}, nodes=? where id=?", (*values, json.dumps(row.nodes), row.id))
+            columns = ", ".join(f"{name}=?" for name in names)
+            database.execute(f"update runs set {columns}, nodes=? where id=?", (*values, json.dumps(row.nodes), row.id))
 
     def dashboard(self, **options: Any) -> Dashboard:
         return Dashboard(DashboardOptions(self.path, **options))
 
     def client(self, **options: Any) -> TestClient:
-        """A browser, more or less, at a dashboard of this home."""
+        """An HTTP client of a dashboard of this home."""
         app = self.dashboard(**options).application
         return TestClient(app, base_url="http://127.0.0.1:8000", follow_redirects=False)

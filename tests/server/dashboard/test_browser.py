@@ -1,4 +1,4 @@
-"""The dashboard in headless Chromium: a real server, real nodes, every page, updates, keys, and axe's rules."""
+"""The dashboard in headless Chromium: all pages, live updates, keyboard use, and axe's accessibility rules."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed"),
 ]
 
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +52,35 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-class Looker:
-    """A page that remembers what went wrong on it, and what it asked for from elsewhere."""
+class Browser:
+    """A page that records errors, dialogs, and requests to other hosts."""
 
-    def __init__(self, chromium: Any, url: str, *, scheme: str = "light", viewport: dict[str, int] = DESK) -> None:
+    def __init__(self, chromium: Any, url: str, *, scheme: str = "light", viewport: dict[str, int] = DESKTOP) -> None:
         self.url = url
         self.context = chromium.new_context(color_scheme=scheme, viewport=viewport, reduced_motion="reduce")
         self.page = self.context.new_page()
-        self.wrong: list[str] = []
-        self.page.on("console", lambda m: self.wrong.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", lambda r: None if r.url.startswith((url, "data:")) else self.wrong.append(r.url))
-        self.page.on("dialog", lambda dialog: (self.wrong.append("a dialog"), dialog.dismiss()))
+        self.problems: list[str] = []
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda r: None if r.url.startswith((url, "data:")) else self.problems.append(r.url))
+        self.page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
 
     def go(self, path: str) -> Any:
         self.page.goto(self.url + path)
         if self.page.locator("#stream").count():
             self.until("document.getElementById('stream').textContent === 'live'")
-        for place in self.page.locator(".chart").all():
-            place.locator(".main-svg").first.wait_for()
+        for chart in self.page.locator(".chart").all():
+            chart.locator(".main-svg").first.wait_for()
         return self.page
 
     def until(self, expression: str) -> None:
-        """Wait until it is true; Playwright's own waiting would evaluate it as the page, whose policy forbids that."""
+        """Wait until ``expression`` is true; Playwright's ``wait_for_function`` uses eval, which the policy forbids."""
         end = time.monotonic() + 30
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, expression
             self.page.wait_for_timeout(100)
 
-    def __enter__(self) -> Looker:
+    def __enter__(self) -> Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +97,7 @@ def cloud(start_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def url(cloud: Any) -> str:
-    """Where the server's dashboard listens: its only child with a port."""
+    """URL of the server's dashboard: its only child process that listens on a port."""
     import psutil
 
     for child in psutil.Process(cloud.server.pid).children():
@@ -109,106 +109,107 @@ def url(cloud: Any) -> str:
 
 @pytest.fixture(scope="module")
 def runs(cloud: Any) -> dict[str, str]:
-    """A run in each state that a page treats in its own way."""
+    """Ids of runs in the states that pages display differently."""
     done = [cloud.submit({"rounds": n, "kilobytes": 32}, count=2) for n in (10, 20)]
     for run in done:
         cloud.when(run, "finished")
-    goes = cloud.submit({"rounds": 20_000, "kilobytes": 32, "pause_ms": 40}, count=2)
-    cloud.when(goes, "running", done=3)
-    waits = cloud.submit({"rounds": 5}, nodes=("edge-1", "edge-9"))
+    running = cloud.submit({"rounds": 20_000, "kilobytes": 32, "pause_ms": 40}, count=2)
+    cloud.when(running, "running", done=3)
+    waiting = cloud.submit({"rounds": 5}, nodes=("edge-1", "edge-9"))
     failed = RunDirectory(Path(cloud.run(done[1]).directory))
     failed.add_failure("edge-2", 0, "ValueError: it broke", "Traceback (most recent call last):\nValueError: it broke")
-    return {"done": done[0], "failed": done[1], "goes": goes, "waits": waits}
+    return {"done": done[0], "failed": done[1], "running": running, "waiting": waiting}
 
 
 def paths(runs: dict[str, str]) -> list[str]:
-    compared = f"/compare?run={runs['done']}&run={runs['failed']}"
-    return ["/runs", "/nodes", *(f"/runs/{run}" for run in runs.values()), "/compare", compared, "/runs?q=none"]
+    comparison = f"/compare?run={runs['done']}&run={runs['failed']}"
+    return ["/runs", "/nodes", *(f"/runs/{run}" for run in runs.values()), "/compare", comparison, "/runs?q=none"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-def test_every_page_is_shown_without_an_error(
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_page_loads_without_errors(
     chromium: Any, url: str, runs: dict[str, str], scheme: str, viewport: dict[str, int]
 ) -> None:
-    with Looker(chromium, url, scheme=scheme, viewport=viewport) as looker:
+    with Browser(chromium, url, scheme=scheme, viewport=viewport) as tab:
         for path in paths(runs):
-            page = looker.go(path)
+            page = tab.go(path)
             assert page.locator("h1").count() == 1, path
             assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], path
-            shades = page.evaluate("['color', 'backgroundColor'].map(n => getComputedStyle(document.body)[n])")
-            assert (shades[1] == "rgb(255, 255, 255)") == (scheme == "light")
-        assert looker.wrong == []
+            colors = page.evaluate("['color', 'backgroundColor'].map(n => getComputedStyle(document.body)[n])")
+            assert (colors[1] == "rgb(255, 255, 255)") == (scheme == "light")
+        assert tab.problems == []
 
 
-def test_what_happens_is_seen_without_a_reload(chromium: Any, url: str, cloud: Any, runs: dict[str, str]) -> None:
-    with Looker(chromium, url) as looker, Looker(chromium, url) as other:
-        page = looker.go(f"/runs/{runs['goes']}")
+def test_pages_are_updated_without_a_reload(chromium: Any, url: str, cloud: Any, runs: dict[str, str]) -> None:
+    with Browser(chromium, url) as tab, Browser(chromium, url) as other:
+        page = tab.go(f"/runs/{runs['running']}")
         page.evaluate("window.kept = 1")
         bar = "Number(document.querySelector('#part-state progress').value)"
         drawn = "Math.max(...document.getElementById('chart-rounds').data[0].y.keys())"
         first, points = page.evaluate(bar), page.evaluate(drawn)
-        looker.until(f"{bar} > {first} + 20")
-        looker.until(f"{drawn} > {points}")
+        tab.until(f"{bar} > {first} + 20")
+        tab.until(f"{drawn} > {points}")
         page.locator("#part-summary dd", has_text="/s").first.wait_for()
         nodes = other.go("/nodes")
         assert nodes.locator("#node-edge-3").count() == 0
         cloud.join("edge-3")
         nodes.locator("#node-edge-3 .mark", has_text="connected").wait_for()
         with cloud.admin() as admin:
-            admin.cancel(runs["goes"])
+            admin.cancel(runs["running"])
         page.locator("#part-state .mark", has_text="cancelled").wait_for()
         assert page.evaluate("window.kept") == 1
-        assert looker.wrong + other.wrong == []
+        assert tab.problems + other.problems == []
 
 
-def test_a_comparison_goes_on_while_its_runs_do(chromium: Any, url: str, cloud: Any, runs: dict[str, str]) -> None:
+def test_a_comparison_is_updated_while_its_runs_are_running(
+    chromium: Any, url: str, cloud: Any, runs: dict[str, str]
+) -> None:
     run = cloud.submit({"rounds": 20_000, "kilobytes": 1, "pause_ms": 20}, nodes=("edge-1",))
     cloud.when(run, "running", done=1)
-    with Looker(chromium, url) as looker:
-        page = looker.go(f"/compare?run={runs['done']}&run={run}")
+    with Browser(chromium, url) as tab:
+        page = tab.go(f"/compare?run={runs['done']}&run={run}")
         page.evaluate("window.kept = 1")
-        row = (
-            "[...document.querySelectorAll('#part-compared tr')].find(r => r.textContent.includes('each message once'))"
-        )
+        rows = "[...document.querySelectorAll('#part-comparison tr')]"
+        row = f"{rows}.find(r => r.textContent.includes('each message once'))"
         cells = f"[...{row}.querySelectorAll('td')].map(cell => cell.textContent)"
-        done, grows = page.evaluate(cells)
-        looker.until(f"{cells}[1] !== {json.dumps(grows)}")
+        done, growing = page.evaluate(cells)
+        tab.until(f"{cells}[1] !== {json.dumps(growing)}")
         assert page.evaluate(cells)[0] == done
         with cloud.admin() as admin:
             admin.cancel(run)
-        page.locator("#part-compared td", has_text="cancelled").wait_for()
+        page.locator("#part-comparison td", has_text="cancelled").wait_for()
         assert page.evaluate("window.kept") == 1
-        assert looker.wrong == []
+        assert tab.problems == []
 
 
-def test_updates_leave_focus_marks_and_what_is_folded_out(
+def test_updates_keep_focus_checkboxes_and_open_details(
     chromium: Any, url: str, cloud: Any, runs: dict[str, str]
 ) -> None:
     run = cloud.submit({"rounds": 20_000, "kilobytes": 1, "pause_ms": 20}, nodes=("edge-2",))
     cloud.when(run, "running", done=1)
-    with Looker(chromium, url) as looker:
-        page = looker.go("/runs")
-        mark = page.locator(f"#run-{runs['done']} input")
-        mark.check()
-        mark.focus()
+    with Browser(chromium, url) as tab:
+        page = tab.go("/runs")
+        checkbox = page.locator(f"#run-{runs['done']} input")
+        checkbox.check()
+        checkbox.focus()
         bar = f"Number(document.querySelector('#run-{run} progress').value)"
-        looker.until(f"{bar} > {page.evaluate(bar)} + 5")
-        assert mark.is_checked()
-        assert mark.evaluate("input => input === document.activeElement")
-        page = looker.go(f"/runs/{run}")
+        tab.until(f"{bar} > {page.evaluate(bar)} + 5")
+        assert checkbox.is_checked()
+        assert checkbox.evaluate("input => input === document.activeElement")
+        page = tab.go(f"/runs/{run}")
         page.locator("summary", has_text="Settings").click()
         bar = "Number(document.querySelector('#part-state progress').value)"
-        looker.until(f"{bar} > {page.evaluate(bar)} + 5")
+        tab.until(f"{bar} > {page.evaluate(bar)} + 5")
         assert page.locator("details[open] pre").is_visible()
-        assert looker.wrong == []
+        assert tab.problems == []
     with cloud.admin() as admin:
         admin.cancel(run)
 
 
-def test_it_can_be_used_by_keys_alone(chromium: Any, url: str, runs: dict[str, str]) -> None:
-    with Looker(chromium, url) as looker:
-        page = looker.go("/runs")
+def test_the_dashboard_can_be_used_by_keyboard(chromium: Any, url: str, runs: dict[str, str]) -> None:
+    with Browser(chromium, url) as tab:
+        page = tab.go("/runs")
         focused = "document.activeElement.textContent.trim()"
         page.keyboard.press("Tab")
         assert page.evaluate(focused) == "Skip to content"
@@ -223,90 +224,90 @@ def test_it_can_be_used_by_keys_alone(chromium: Any, url: str, runs: dict[str, s
         page.keyboard.press("Enter")
         page.wait_for_url("**/compare?*")
         assert page.locator("thead th", has_text=runs["done"]).count() >= 1
-        assert looker.wrong == []
+        assert tab.problems == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("axe_playwright_python") is None, reason="axe is not installed")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(chromium: Any, url: str, runs: dict[str, str], scheme: str) -> None:
+def test_axe_finds_no_serious_violations(chromium: Any, url: str, runs: dict[str, str], scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    with Looker(chromium, url, scheme=scheme) as looker:
+    with Browser(chromium, url, scheme=scheme) as tab:
         for path in paths(runs):
-            page = looker.go(path)
+            page = tab.go(path)
             found = Axe().run(page).response["violations"]
-            bad = {
+            serious = {
                 v["id"]: [n["html"][:200] for n in v["nodes"]][:3]
                 for v in found
                 if v["impact"] in ("serious", "critical")
             }
-            assert bad == {}, f"{path}: {json.dumps(bad, indent=1)}"
+            assert serious == {}, f"{path}: {json.dumps(serious, indent=1)}"
 
 
-def test_a_thousand_nodes_neither_move_nor_hold_up_the_page(
+def test_updates_of_a_thousand_nodes_do_not_shift_the_layout(
     chromium: Any, serving: Callable[[Home], str], tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "server")
     for number in range(1000):
         home.node(f"node-{number}")
-    with Looker(chromium, serving(home)) as looker:
-        looker.page.add_init_script(
+    with Browser(chromium, serving(home)) as tab:
+        tab.page.add_init_script(
             "window.shift = 0;"
             "const add = list => { for (const entry of list.getEntries()) window.shift += entry.value; };"
             "new PerformanceObserver(add).observe({ type: 'layout-shift', buffered: true });"
         )
-        page = looker.go("/nodes")
+        page = tab.go("/nodes")
         assert page.locator("tbody tr").count() == 100
         home.node("node-7", revoked=1.0)
         page.locator("#node-node-7 .mark", has_text="revoked").wait_for()
         assert page.evaluate("window.shift") < 0.01
         page.get_by_role("link", name="Next").click()
         page.locator("#node-node-100").wait_for()
-        assert looker.wrong == []
+        assert tab.problems == []
 
 
-def test_evil_names_run_nothing(chromium: Any, serving: Callable[[Home], str], tmp_path: Path) -> None:
+def test_names_with_markup_run_no_script(chromium: Any, serving: Callable[[Home], str], tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     home.run("evil", EVIL, metric=EVIL, kind=EVIL, config={EVIL: EVIL}, reason=EVIL)
     home.run("evil2", EVIL, metric=EVIL, kind=EVIL)
-    with Looker(chromium, serving(home)) as looker:
+    with Browser(chromium, serving(home)) as tab:
         for path in ("/runs", "/runs/evil", "/compare?run=evil&run=evil2", "/nodes"):
-            page = looker.go(path)
+            page = tab.go(path)
             assert page.locator("img[src=x]").count() == 0
-        assert looker.wrong == []
+        assert tab.problems == []
 
 
-def test_one_signs_in_and_out(chromium: Any, serving: Callable[..., str], tmp_path: Path) -> None:
+def test_sign_in_and_sign_out(chromium: Any, serving: Callable[..., str], tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     url = serving(home, "--login")
-    with Looker(chromium, url) as looker:
-        page = looker.page
+    with Browser(chromium, url) as tab:
+        page = tab.page
         page.goto(url + "/nodes")
         assert page.url.endswith("/login")
         page.get_by_label("Token").fill((home.path / "dashboard.token").read_text().strip())
         page.keyboard.press("Enter")
         page.wait_for_url("**/runs")
-        looker.until("document.getElementById('stream').textContent === 'live'")
+        tab.until("document.getElementById('stream').textContent === 'live'")
         assert page.evaluate("document.cookie") == ""
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/login")
-        assert looker.wrong == []
+        assert tab.problems == []
 
 
 @pytest.fixture
 def serving() -> Iterator[Callable[..., str]]:
-    """``serving(home, *options)``: a dashboard of that home, in a process of its own; its address."""
+    """``serving(home, *options)`` starts a dashboard process for that home and returns its URL."""
     script = "from farshore.cli.main import execute; import sys; sys.exit(execute(sys.argv[1:]))"
     processes = []
 
-    def begin(home: Home, *options: str) -> str:
+    def start(home: Home, *options: str) -> str:
         command = [sys.executable, "-P", "-c", script, "dashboard", "--json", "--port", "0", "--home", str(home.path)]
         process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
         processes.append(process)
         assert process.stdout is not None
         return str(json.loads(process.stdout.readline())["address"]).rstrip("/")
 
-    yield begin
+    yield start
     for process in processes:
         process.terminate()
         process.wait(10)

@@ -1,4 +1,4 @@
-"""What a browser, a page of another site, a node or a guest may not do to the dashboard, or by it."""
+"""Security of the dashboard: read-only, no leaked secrets, escaping, cross-site requests, sign-in, TLS."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from starlette.testclient import TestClient
 from farshore.core.errors import ConfigError, RefusedError, StorageError
 from farshore.runs.store import RunStore
 from farshore.server.dashboard.app import Dashboard
-from farshore.server.dashboard.middleware import POLICY
+from farshore.server.dashboard.middleware import CONTENT_SECURITY_POLICY
 from farshore.server.dashboard.options import TOKEN_FILE, DashboardOptions
 from farshore.server.rate_limit import RateLimit
 
 from .homes import EVIL, SECRETS, Home
 
 PAGES = ("/runs", "/nodes", "/runs/r1", "/runs/evil", "/compare", "/compare?run=r1&run=r2", "/login")
-ODD = ("/runs/none", "/none", "/assets/none", "/assets/page.css", "/assets/plotly.js", "/", "/live/runs/none")
+OTHER_PATHS = ("/runs/none", "/none", "/assets/none", "/assets/page.css", "/assets/plotly.js", "/", "/live/runs/none")
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,14 @@ def guarded(home: Home) -> Iterator[TestClient]:
         yield client
 
 
-# ---- nothing can be changed
+# ---- read-only
 
 
-def test_no_method_but_get_reaches_any_page(client: TestClient, home: Home) -> None:
+def test_pages_accept_only_get_and_head(client: TestClient, home: Home) -> None:
     before = hashlib.sha256((home.path / "runs.sqlite").read_bytes()).digest()
-    for path, method in itertools.product((*PAGES, *ODD), ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X")):
+    for path, method in itertools.product(
+        (*PAGES, *OTHER_PATHS), ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "X")
+    ):
         if (method, path) != ("POST", "/login"):
             assert client.request(method, path).status_code == 405, (method, path)
     assert client.head("/live/runs").status_code == 405
@@ -61,14 +63,14 @@ def test_no_method_but_get_reaches_any_page(client: TestClient, home: Home) -> N
     assert hashlib.sha256((home.path / "runs.sqlite").read_bytes()).digest() == before
 
 
-def test_the_store_itself_refuses_to_be_written(home: Home) -> None:
+def test_the_run_store_is_opened_read_only(home: Home) -> None:
     store = RunStore(home.path / "runs.sqlite", only_read=True)
     with pytest.raises(StorageError, match="readonly"):
         store.create_run("vhl")
     assert len(store.runs()) == 3
 
 
-# ---- nothing else can be read
+# ---- no files and secrets of the server
 
 
 @pytest.mark.parametrize(
@@ -87,30 +89,30 @@ def test_the_store_itself_refuses_to_be_written(home: Home) -> None:
         "/compare?run=../admin.token&run=/etc/passwd",
     ],
 )
-def test_no_path_leads_to_a_file_that_is_not_ours(client: TestClient, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 404, answer.text
-    assert "root:" not in answer.text
-    assert not any(secret in answer.text for secret in SECRETS.values())
+def test_paths_cannot_escape_to_other_files(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404, response.text
+    assert "root:" not in response.text
+    assert not any(secret in response.text for secret in SECRETS.values())
 
 
-def test_no_answer_holds_a_secret(guarded: TestClient, home: Home) -> None:
+def test_no_response_contains_a_secret(guarded: TestClient, home: Home) -> None:
     token = (home.path / TOKEN_FILE).read_text().strip()
-    signed = guarded.post("/login", data={"token": token})
-    session = signed.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    signed_in = guarded.post("/login", data={"token": token})
+    session = signed_in.headers["set-cookie"].partition("=")[2].partition(";")[0]
     secrets = [*SECRETS.values(), token, session, "HASH-SECRET-4", "PASS-SECRET-5", str(home.path)]
-    for path in (*PAGES, *ODD):
-        answer = guarded.get(path)
-        whole = answer.text + str(answer.headers)
+    for path in (*PAGES, *OTHER_PATHS):
+        response = guarded.get(path)
+        whole = response.text + str(response.headers)
         assert [secret for secret in secrets if secret in whole] == [], path
     assert "(hidden)" in guarded.get("/runs/evil").text
 
 
-# ---- names are text
+# ---- escaping
 
 
-class Looked(HTMLParser):
-    """Collects what a browser would run."""
+class ScriptFinder(HTMLParser):
+    """Collects what a browser would execute."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -131,24 +133,24 @@ class Looked(HTMLParser):
 @pytest.mark.parametrize(
     "path", [*PAGES, f"/runs?q={EVIL}&state={EVIL}", f"/nodes?q={EVIL}&sort={EVIL}", f"/runs/{EVIL}"]
 )
-def test_names_of_runs_methods_metrics_and_kinds_are_text(client: TestClient, path: str) -> None:
+def test_names_of_runs_methods_metrics_and_kinds_are_escaped(client: TestClient, path: str) -> None:
     text = client.get(path).text
-    looked = Looked(text)
-    assert looked.suspects == []
-    for script in looked.scripts:
+    finder = ScriptFinder(text)
+    assert finder.suspects == []
+    for script in finder.scripts:
         assert script.get("type") == "application/json" or str(script.get("src")).startswith("/assets/"), script
     assert "'49'" not in text
 
 
-def test_what_goes_into_charts_is_text_for_the_script_too(client: TestClient) -> None:
+def test_names_in_chart_data_are_escaped_for_plotly(client: TestClient) -> None:
     data = client.get("/runs/evil").text.partition('id="charts">')[2].partition("</script>")[0]
-    words = list(strings(json.loads(data)))
-    assert any("alert(1)" in word for word in words)  # the kind is there
-    assert not any("<" in word for word in words)
+    texts = list(strings(json.loads(data)))
+    assert any("alert(1)" in text for text in texts)  # the kind is included
+    assert not any("<" in text for text in texts)
 
 
 def strings(value: object) -> Iterator[str]:
-    """Every string in JSON, but the templates of hovers, which are ours."""
+    """Yield every string in JSON except hover templates, which hold no names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -159,38 +161,38 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(entry)
 
 
-# ---- headers, and who may ask
+# ---- headers, host names and cross-site requests
 
 
-@pytest.mark.parametrize("path", [*PAGES, *ODD])
-def test_every_answer_has_its_headers(client: TestClient, path: str) -> None:
-    for answer in (client.get(path), client.get(path, headers={"host": "evil.example"}), client.put(path)):
-        assert answer.headers["content-security-policy"] == POLICY
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["x-frame-options"] == "DENY"
-        assert answer.headers["referrer-policy"] == "same-origin"
-        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "server" not in answer.headers
-        assert answer.headers["cache-control"] == (
+@pytest.mark.parametrize("path", [*PAGES, *OTHER_PATHS])
+def test_every_response_has_security_headers(client: TestClient, path: str) -> None:
+    for response in (client.get(path), client.get(path, headers={"host": "evil.example"}), client.put(path)):
+        assert response.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-frame-options"] == "DENY"
+        assert response.headers["referrer-policy"] == "same-origin"
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "server" not in response.headers
+        assert response.headers["cache-control"] == (
             "no-cache" if "page.css" in path or "plotly.js" in path else "no-store"
-        ) or (answer.status_code in (400, 405))
-    assert "unsafe" not in POLICY
+        ) or (response.status_code in (400, 405))
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "@127.0.0.1:x", "0x7f.1"]
 )
-def test_a_name_that_is_not_ours_is_not_answered(client: TestClient, host: str) -> None:
+def test_unknown_host_names_are_rejected(client: TestClient, host: str) -> None:
     assert client.get("/runs", headers={"host": host}).status_code == 400
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "127.0.0.1:1", "[::1]:8000", "board.example"])
-def test_our_names_are_answered(home: Home, host: str) -> None:
+def test_loopback_and_configured_host_names_are_accepted(home: Home, host: str) -> None:
     with home.client(hostnames=("board.example",)) as client:
         assert client.get("/runs", headers={"host": host}).status_code == 200
 
 
-def test_a_page_of_another_site_gets_nothing(client: TestClient) -> None:
+def test_cross_site_requests_are_rejected(client: TestClient) -> None:
     fetch = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     frame = {**link, "sec-fetch-dest": "iframe"}
@@ -203,23 +205,23 @@ def test_a_page_of_another_site_gets_nothing(client: TestClient) -> None:
     assert client.get("/runs", headers={"sec-fetch-site": "same-origin"}).status_code == 200
 
 
-# ---- signing in
+# ---- sign-in
 
 
-def test_nothing_is_shown_before_one_has_signed_in(guarded: TestClient) -> None:
+def test_every_page_requires_sign_in(guarded: TestClient) -> None:
     for path in ("/", "/runs", "/nodes", "/runs/r1", "/runs/none", "/compare", "/none"):
-        answer = guarded.get(path)
-        assert (answer.status_code, answer.headers["location"], answer.text) == (303, "/login", ""), path
+        response = guarded.get(path)
+        assert (response.status_code, response.headers["location"], response.text) == (303, "/login", ""), path
     assert guarded.get("/live/runs").status_code == 401
-    assert guarded.get("/live/runs/r1").text == "sign in"
+    assert guarded.get("/live/runs/r1").text == "sign-in required"
 
 
-def test_whoever_has_the_token_signs_in_and_out(guarded: TestClient, home: Home) -> None:
+def test_the_token_opens_a_session_and_sign_out_closes_it(guarded: TestClient, home: Home) -> None:
     file = home.path / TOKEN_FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    answer = guarded.post("/login", data={"token": f" {file.read_text()}"})
-    cookie = answer.headers["set-cookie"].lower()
-    assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
+    response = guarded.post("/login", data={"token": f" {file.read_text()}"})
+    cookie = response.headers["set-cookie"].lower()
+    assert (response.status_code, response.headers["location"]) == (303, "/runs")
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert guarded.get("/runs").status_code == 200
@@ -229,14 +231,14 @@ def test_whoever_has_the_token_signs_in_and_out(guarded: TestClient, home: Home)
     assert guarded.get("/runs", headers={"cookie": f"farshore={session}"}).status_code == 303
 
 
-def test_a_token_in_an_address_signs_nobody_in(guarded: TestClient, home: Home) -> None:
+def test_a_token_in_the_url_or_a_header_opens_no_session(guarded: TestClient, home: Home) -> None:
     token = (home.path / TOKEN_FILE).read_text().strip()
-    for answer in (guarded.get(f"/login?token={token}"), guarded.get("/runs", headers={"authorization": token})):
-        assert "set-cookie" not in answer.headers
+    for response in (guarded.get(f"/login?token={token}"), guarded.get("/runs", headers={"authorization": token})):
+        assert "set-cookie" not in response.headers
     assert guarded.post(f"/login?token={token}", data={"token": ""}).status_code == 403
 
 
-def test_guessing_is_slowed_down(home: Home) -> None:
+def test_failed_sign_ins_are_rate_limited(home: Home) -> None:
     now = [0.0]
     dashboard = Dashboard(DashboardOptions(home.path, login=True), RateLimit(clock=lambda: now[0]))
     token = (home.path / TOKEN_FILE).read_text().strip()
@@ -251,26 +253,26 @@ def test_guessing_is_slowed_down(home: Home) -> None:
 @pytest.mark.parametrize(
     "cookie", ["farshore=", "farshore=x", "farshore=;;;", "=", "farshore=" + "a" * 9000, "farshore=\xff"]
 )
-def test_a_cookie_that_is_made_up_opens_nothing(guarded: TestClient, cookie: str) -> None:
+def test_a_forged_cookie_is_rejected(guarded: TestClient, cookie: str) -> None:
     assert guarded.get("/runs", headers={"cookie": cookie.encode("latin-1")}).status_code == 303
 
 
-def test_a_form_that_is_too_long_is_refused(guarded: TestClient) -> None:
+def test_a_large_form_is_rejected(guarded: TestClient) -> None:
     assert guarded.post("/login", content=b"token=" + b"a" * 100_000).status_code == 413
 
 
-# ---- off loopback
+# ---- other interfaces than loopback
 
 
-def test_off_loopback_it_is_tls_and_a_token(home: Home, tmp_path: Path) -> None:
+def test_off_loopback_tls_and_sign_in_are_required(home: Home, tmp_path: Path) -> None:
     options = DashboardOptions(home.path, host="0.0.0.0")
     assert options.needs_login
     with pytest.raises(RefusedError, match="without TLS"):
-        options.pair()
+        options.tls_files()
     with pytest.raises(ConfigError, match="needs its key"):
-        DashboardOptions(home.path, certificate=tmp_path / "c.pem").pair()
+        DashboardOptions(home.path, certificate=tmp_path / "c.pem").tls_files()
     (home.path / "self_signed.pem").write_text("x")
-    assert options.pair() == (home.path / "self_signed.pem", home.path / "self_signed.key")
+    assert options.tls_files() == (home.path / "self_signed.pem", home.path / "self_signed.key")
     dashboard = Dashboard(options)
     token = (home.path / TOKEN_FILE).read_text()
     with TestClient(dashboard.application, base_url="https://192.0.2.7", follow_redirects=False) as client:

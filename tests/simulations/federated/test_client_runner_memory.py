@@ -1,4 +1,4 @@
-"""A player uses its arrays again, and whoever still looks at one never sees another client's numbers in it."""
+"""The client runner reuses arrays without overwriting values that are still in use."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from farshore.simulations.federated.client_runner import ClientRunner
 
 
 class Unweighted(FedAvg):
-    """A method of one's own, whose summands are the updates' very arrays."""
+    """A custom method whose contributions contain the updates' arrays themselves."""
 
     def contribution(self, down: Part, update: Update) -> Part:
         return {**update.tensors, "weight": np.ones(1)}
 
 
 class Halves(FedAvg):
-    """Another, whose summands are views of them."""
+    """A custom method whose contributions are views of the updates' arrays."""
 
     def contribution(self, down: Part, update: Update) -> Part:
         floats = update.tensors[FLOATS]
@@ -44,7 +44,7 @@ class Halves(FedAvg):
 
 METHODS: dict[str, Any] = {
     "fedavg": lambda _: FedAvg(),
-    "told": lambda flat: _measured(flat),
+    "fedavg with divergence": lambda flat: _measured(flat),
     "scaffold": lambda _: Scaffold(),
     "fednova": lambda flat: FedNova(flat.layout.trainable),
     "unweighted": lambda _: Unweighted(),
@@ -59,7 +59,7 @@ def _measured(flat: FlatModel) -> FedAvg:
 
 
 class Lines:
-    """Clients with lines of their own to fit; ``broken`` ones send what is not finite."""
+    """A regression task with one target per client; clients in ``broken`` send values that are not finite."""
 
     notes: tuple[str, ...] = ()
 
@@ -71,8 +71,8 @@ class Lines:
         return FlatModel(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)))
 
     def method(self, flat: FlatModel) -> FederatedMethod:
-        made: FederatedMethod = METHODS[self._method](flat)
-        return made
+        method: FederatedMethod = METHODS[self._method](flat)
+        return method
 
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         x = torch.randn(12, 4, generator=torch.Generator().manual_seed(client))
@@ -87,34 +87,34 @@ class Lines:
         return {}
 
 
-def played(task: Any, clients: list[int], *, spare: bool, into: Part | None = None, times: int = 1) -> Part:
-    player = ClientRunner(task, UpdateCodec(), LocalClientStates())
-    if not spare:
-        player._method.array_pool = None  # type: ignore[attr-defined]
+def run_blocks(task: Any, clients: list[int], *, reuse: bool, into: Part | None = None, repeats: int = 1) -> Part:
+    runner = ClientRunner(task, UpdateCodec(), LocalClientStates())
+    if not reuse:
+        runner._method.array_pool = None  # type: ignore[attr-defined]
     flat = task.model()
     method = task.method(flat)
     down = method.sent(method.start(flat))
-    blocks = [player.play_part(1, 0, clients, down, into if turn == 0 else None) for turn in range(times)]
-    assert blocks[0].total is not None
-    return blocks[0].total  # looked at after all turns
+    results = [runner.train_block(1, 0, clients, down, into if repeat == 0 else None) for repeat in range(repeats)]
+    assert results[0].total is not None
+    return results[0].total  # returned after all repeats, which must not change it
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("broken", [(), (0,), (0, 1), (2,)])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_sums_are_those_of_new_arrays(method: str, broken: tuple[int, ...], count: int) -> None:
+def test_sums_with_reused_arrays_equal_those_with_new_arrays(method: str, broken: tuple[int, ...], count: int) -> None:
     task, clients = Lines(method, broken), list(range(count + len(broken)))
-    expected = played(task, clients, spare=False)
+    expected = run_blocks(task, clients, reuse=False)
     like: Part = {name: np.full_like(array, 7) for name, array in expected.items()}
     for into in (None, like):
-        got = played(task, clients, spare=True, into=into, times=3)
+        got = run_blocks(task, clients, reuse=True, into=into, repeats=3)
         assert got.keys() == expected.keys()
         assert all(got[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
-def test_a_sum_is_made_where_it_is_wanted() -> None:
+def test_sum_is_written_to_the_given_arrays() -> None:
     task = Lines("fedavg")
-    like: Part = {name: np.full_like(array, 7) for name, array in played(task, [0, 1, 2], spare=True).items()}
-    got = played(task, [0, 1, 2], spare=True, into=like)
+    like: Part = {name: np.full_like(array, 7) for name, array in run_blocks(task, [0, 1, 2], reuse=True).items()}
+    got = run_blocks(task, [0, 1, 2], reuse=True, into=like)
     assert got[FLOATS] is like[FLOATS]
     assert got[INTEGERS] is like[INTEGERS]

@@ -1,4 +1,4 @@
-"""The server's own steps and SCAFFOLD's whole gradients have the same bits whoever plays, and nearly so at once."""
+"""Server retraining and SCAFFOLD's whole gradients: the same bits on all backends, and approximately when batched."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ RETRAINED: dict[str, Any] = {"virtual": {"per_class": 6, "batch": 20, "server_re
 WHOLE: dict[str, Any] = {"virtual": {"enabled": False}, "method": "scaffold", "scaffold_option": 1}
 
 
-def ended(folder: Path, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The last state, control variates included."""
+def final_state(folder: Path, settings: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Return the final state of a run, including control variates."""
     config = WORKLOAD.config.model_validate({**SMALL, **settings})
-    Simulation(WORKLOAD, config, folder, CLIENTS, SEED, **more).run()
+    Simulation(WORKLOAD, config, folder, CLIENTS, SEED, **options).run()
     return RunDirectory.open(folder).checkpoints.load(ROUNDS)[0]
 
 
@@ -35,41 +35,41 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in one if one[name].tobytes() != other[name].tobytes()]
 
 
-def test_the_servers_own_steps_have_the_same_bits_with_two_workers(tmp_path: Path) -> None:
-    one, two = (ended(tmp_path / str(n), RETRAINED, workers=n) for n in (1, 2))
+def test_server_retraining_has_the_same_bits_with_two_workers(tmp_path: Path) -> None:
+    one, two = (final_state(tmp_path / str(n), RETRAINED, workers=n) for n in (1, 2))
     assert differing(one, two) == []
-    plain = ended(tmp_path / "plain", {"virtual": {**RETRAINED["virtual"], "server_retrain": 0}})
+    plain = final_state(tmp_path / "plain", {"virtual": {**RETRAINED["virtual"], "server_retrain": 0}})
     assert "floats" in differing(one, plain)
 
 
-def test_the_servers_own_steps_need_virtual_images_which_are_never_trained_at_once(tmp_path: Path) -> None:
+def test_server_retraining_cannot_be_batched(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no loss per sample"):
-        ended(tmp_path / "run", {**RETRAINED, "execution": "batched"})
+        final_state(tmp_path / "run", {**RETRAINED, "execution": "batched"})
 
 
 @pytest.mark.slow
-def test_whole_gradients_have_the_same_bits_with_two_workers_and_nearly_so_at_once(tmp_path: Path) -> None:
-    one, two = (ended(tmp_path / str(n), WHOLE, workers=n) for n in (1, 2))
+def test_whole_gradients_have_the_same_bits_with_two_workers_and_approximate_ones_batched(tmp_path: Path) -> None:
+    one, two = (final_state(tmp_path / str(n), WHOLE, workers=n) for n in (1, 2))
     assert differing(one, two) == []
     at_once = {**WHOLE, "execution": "batched"}
-    batched, twice = (ended(tmp_path / f"batched {n}", at_once, workers=n) for n in (1, 2))
-    assert differing(batched, twice) == []
+    batched, batched_two = (final_state(tmp_path / f"batched {n}", at_once, workers=n) for n in (1, 2))
+    assert differing(batched, batched_two) == []
     assert batched.keys() == one.keys()
     for name, array in one.items():
         np.testing.assert_allclose(batched[name], array, rtol=0, atol=2e-4, err_msg=name)
-    steps = ended(tmp_path / "steps", {**WHOLE, "scaffold_option": 2})
+    steps = final_state(tmp_path / "steps", {**WHOLE, "scaffold_option": 2})
     assert np.abs(steps["control"] - one["control"]).max() > 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [RETRAINED, WHOLE], ids=["server_retrain", "scaffold_option"])
-def test_both_have_the_same_bits_on_ray(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_both_options_have_the_same_bits_on_ray(tmp_path: Path, settings: dict[str, Any]) -> None:
     pytest.importorskip("ray", reason="the extra 'scale' is not installed")
-    ray = ended(tmp_path / "ray", settings, workers=2, backend="ray")
-    assert differing(ray, ended(tmp_path / "alone", settings)) == []
+    ray = final_state(tmp_path / "ray", settings, workers=2, backend="ray")
+    assert differing(ray, final_state(tmp_path / "alone", settings)) == []
 
 
-def test_a_probe_times_whole_gradients_too(tmp_path: Path) -> None:
-    ended(tmp_path / "run", {**WHOLE, "execution": "auto"})
+def test_timing_probe_includes_whole_gradients(tmp_path: Path) -> None:
+    final_state(tmp_path / "run", {**WHOLE, "execution": "auto"})
     found = RunDirectory.open(tmp_path / "run").info["execution"]
     assert found["batched_seconds"] > 0, found["why"]

@@ -1,4 +1,4 @@
-"""Simulated rounds on devices: the same whoever plays, late bytes counted, and a resumed run's clock goes on."""
+"""Simulated rounds with devices: the same for any number of workers, late updates counted, virtual time on resume."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def run(path: Path, method: str, rounds: int, workers: int = 1, devices: Devices
     return RunDirectory.open(path)
 
 
-def last(made: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    step = max(made.checkpoints.steps())
-    return made.checkpoints.load(step)[0], read_history(made.path, step)
+def final_state(directory: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    step = max(directory.checkpoints.steps())
+    return directory.checkpoints.load(step)[0], read_history(directory.path, step)
 
 
-def test_rounds_on_devices_are_told_in_time_and_bytes(tmp_path: Path) -> None:
-    made = run(tmp_path / "run", "fedavg", 4)
-    _, history = last(made)
-    rows = made.read_ledger().to_pylist()
+def test_rounds_on_devices_report_times_outcomes_and_bytes(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", "fedavg", 4)
+    _, history = final_state(directory)
+    rows = directory.read_ledger().to_pylist()
     for entry in history:
-        assert len(entry["cohort"]) == 6  # half as many again as are wanted
-        ok, late, lost = (int(entry[f"clients_{what}"]) for what in ("ok", "late", "lost"))
+        assert len(entry["cohort"]) == 6  # 1.5 times the 4 replies needed
+        ok, late, lost = (int(entry[f"clients_{outcome}"]) for outcome in ("ok", "late", "lost"))
         assert ok + late + lost == 6
         assert ok <= 4
         assert len(entry["missing"]) == late + lost
-        mine = [r for r in rows if r["round"] == entry["round"] and r["kind"] in ("model", "update")]
-        assert sum(r["kind"] == "model" for r in mine) == 6
-        # Whoever is late has sent its update all the same; whoever crashed has not.
-        assert sum(r["kind"] == "update" for r in mine) == ok + late
+        round_rows = [r for r in rows if r["round"] == entry["round"] and r["kind"] in ("model", "update")]
+        assert sum(r["kind"] == "model" for r in round_rows) == 6
+        # Late clients sent their update too; crashed ones did not.
+        assert sum(r["kind"] == "update" for r in round_rows) == ok + late
         assert 0 < entry["round_seconds"] <= 3.0
     assert sum(e["clients_late"] for e in history) > 0
     assert sum(e["clients_lost"] for e in history) > 0
@@ -56,40 +56,40 @@ def test_rounds_on_devices_are_told_in_time_and_bytes(tmp_path: Path) -> None:
     assert times == pytest.approx(list(np.cumsum([e["round_seconds"] for e in history])))
 
 
-def test_who_is_late_has_sent_the_bytes_that_it_would_have_sent_in_time(tmp_path: Path) -> None:
-    def frames(made: RunDirectory) -> dict[tuple[int, str], int]:
-        rows = made.read_ledger().to_pylist()
+def test_late_updates_have_the_size_of_updates_in_time(tmp_path: Path) -> None:
+    def frames(directory: RunDirectory) -> dict[tuple[int, str], int]:
+        rows = directory.read_ledger().to_pylist()
         return {(r["round"], r["node"]): r["frame_bytes"] for r in rows if r["kind"] == "update"}
 
-    made = run(tmp_path / "timed", "fedavg", 3)
-    assert sum(entry["clients_late"] for entry in last(made)[1]) > 0
+    directory = run(tmp_path / "timed", "fedavg", 3)
+    assert sum(entry["clients_late"] for entry in final_state(directory)[1]) > 0
     config = VHL.model_validate({**SETTINGS, "per_round": 8, "method": "fedavg", "rounds": 3, "lr": 0.1})
     Simulation(WORKLOAD, config, tmp_path / "all", 8, seed=3).run()
-    everybodys = frames(RunDirectory.open(tmp_path / "all"))
-    found = frames(made)
-    assert found == {who: everybodys[who] for who in found}
+    all_frames = frames(RunDirectory.open(tmp_path / "all"))
+    timed_frames = frames(directory)
+    assert timed_frames == {key: all_frames[key] for key in timed_frames}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedavg", "scaffold"])
-def test_workers_give_the_bits_the_times_and_the_ledger_of_one_player(tmp_path: Path, method: str) -> None:
+def test_workers_have_the_bits_times_and_ledger_of_one_process(tmp_path: Path, method: str) -> None:
     one, two = run(tmp_path / "one", method, 3), run(tmp_path / "two", method, 3, workers=2)
-    (state, history), (other, same) = last(one), last(two)
+    (state, history), (other, same) = final_state(one), final_state(two)
     assert history == same
     assert all(np.array_equal(state[name], other[name]) for name in state)
     sizes = [[{k: v for k, v in r.items() if k != "time"} for r in m.read_ledger().to_pylist()] for m in (one, two)]
     assert sorted(map(str, sizes[0])) == sorted(map(str, sizes[1]))
 
 
-def test_a_run_that_goes_on_goes_on_in_time(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", "scaffold", 6)
-    half = run(tmp_path / "half", "scaffold", 6)
+def test_resumed_run_continues_in_virtual_time(tmp_path: Path) -> None:
+    uninterrupted = run(tmp_path / "whole", "scaffold", 6)
+    interrupted = run(tmp_path / "half", "scaffold", 6)
     # As if it had been killed after round 4: the newest checkpoint and the result are gone.
-    for path in (half.path / "checkpoints").iterdir():
+    for path in (interrupted.path / "checkpoints").iterdir():
         if path.name.startswith("step-000000000006"):
             path.unlink()
-    (half.path / "result.json").unlink()
-    again = run(tmp_path / "half", "scaffold", 6)
-    (state, history), (other, same) = last(whole), last(again)
+    (interrupted.path / "result.json").unlink()
+    resumed = run(tmp_path / "half", "scaffold", 6)
+    (state, history), (other, same) = final_state(uninterrupted), final_state(resumed)
     assert history == same
     assert all(np.array_equal(state[name], other[name]) for name in state)

@@ -1,4 +1,4 @@
-"""A simulation that is killed goes on to the bits it would have come to, and leaves nobody behind."""
+"""A killed simulation resumes to the bits of an uninterrupted one, and leaves no processes or shared memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 CLIENTS, ROUNDS = 8, 6
 
-#: Kills itself in the middle of round 4, after the checkpoint of round 2; tells its workers first.
+#: Kills itself in the middle of round 4, after the checkpoint of round 2; prints its workers and shared memory first.
 KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
@@ -32,17 +32,17 @@ from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.simulations.federated.shared_arrays import SharedArrays
 from farshore.simulations.federated.simulation import Simulation
 
-made, like = [], SharedArrays.like
-def noted(arrays):
+created, like = [], SharedArrays.like
+def recorded_like(arrays):
     shared = like(arrays)
-    made.append(shared.description()["memory"])
+    created.append(shared.description()["memory"])
     return shared
-SharedArrays.like = noted
+SharedArrays.like = recorded_like
 
 def on_progress(done, total, figures):
     if done == 3:
         print(*(child.pid for child in psutil.Process().children(recursive=True)))
-        print(*made, flush=True)
+        print(*created, flush=True)
         threading.Timer(float(sys.argv[4]), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 if __name__ == "__main__":
@@ -57,7 +57,7 @@ def config(method: str, *, virtual: bool) -> Any:
     return WORKLOAD.config.model_validate({"method": method, "virtual": {"enabled": virtual}, **settings})
 
 
-def last(directory: Path) -> dict[str, Any]:
+def final_state(directory: Path) -> dict[str, Any]:
     return RunDirectory.open(directory).checkpoints.load(ROUNDS)[0]
 
 
@@ -70,7 +70,7 @@ def last(directory: Path) -> dict[str, Any]:
         pytest.param("scaffold", True, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_resumed_simulation_equals_the_uninterrupted_one(
+def test_resumed_simulation_equals_the_uninterrupted_one(
     tmp_path: Path, method: str, virtual: bool, workers: int
 ) -> None:
     settings = config(method, virtual=virtual)
@@ -89,17 +89,17 @@ def test_a_resumed_simulation_equals_the_uninterrupted_one(
     threads = torch.get_num_threads()
     try:
         resumed = Simulation(WORKLOAD, settings, tmp_path / "run", CLIENTS, 3).run()
-        whole = Simulation(WORKLOAD, settings, tmp_path / "whole", CLIENTS, 3).run()
+        uninterrupted = Simulation(WORKLOAD, settings, tmp_path / "whole", CLIENTS, 3).run()
     finally:
         torch.set_num_threads(threads)
-    assert resumed == whole
-    ours, theirs = last(tmp_path / "run"), last(tmp_path / "whole")
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
+    assert resumed == uninterrupted
+    resumed_state, expected = final_state(tmp_path / "run"), final_state(tmp_path / "whole")
+    assert resumed_state.keys() == expected.keys()
+    assert [name for name in resumed_state if not np.array_equal(resumed_state[name], expected[name])] == []
 
 
 def _gone(pids: list[int]) -> bool:
-    """Whether all of them end by themselves, soon."""
+    """Whether all processes end within 20 seconds."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):

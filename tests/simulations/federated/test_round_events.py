@@ -1,4 +1,4 @@
-"""What a run tells of its rounds is true, and the same whoever plays: divergence, bytes, seconds, terms of the loss."""
+"""Figures of rounds are correct and the same on all backends: divergence, bytes, seconds, terms of the loss."""
 
 from __future__ import annotations
 
@@ -44,44 +44,44 @@ def history_of(folder: Path, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     return read_history(folder, rounds)
 
 
-def by_hand(settings: Any) -> list[float]:
-    """Each round's divergence, from the clients' updates themselves."""
+def expected_divergence(settings: Any) -> list[float]:
+    """Compute each round's divergence from the clients' updates."""
     task = WORKLOAD.task(settings, Seed(SEED), Path, CLIENTS)
     flat = task.model()
     method, p = task.method(flat), flat.layout.trainable
-    state, found = method.start(flat), []
-    memories: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
+    state, collected = method.start(flat), []
+    client_states: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
     for round_index in range(1, ROUNDS + 1):
         updates = []
         for client in cohort(Seed(SEED), round_index, CLIENTS, COHORT):
             work = task.work(flat, client, round_index)
-            work.client_state = memories[client]
+            work.client_state = client_states[client]
             updates.append(method.local(flat, state, work))
         ends = np.array([u.tensors[FLOATS][:p] for u in updates], np.float64)
-        share = np.array([1.0 if settings.method == "scaffold" else u.samples for u in updates], np.float64)
-        share /= share.sum()
+        weights = np.array([1.0 if settings.method == "scaffold" else u.samples for u in updates], np.float64)
+        weights /= weights.sum()
         if settings.method == "fednova":
-            far = np.array([u.tensors[NORMALIZER][0] for u in updates])
-            ends = (state[FLOATS][:p] - ends) / far[:, None] * (share @ far)
-        found.append(float(np.sqrt(share @ np.square(ends - share @ ends).sum(1))))
+            normalizers = np.array([u.tensors[NORMALIZER][0] for u in updates])
+            ends = (state[FLOATS][:p] - ends) / normalizers[:, None] * (weights @ normalizers)
+        collected.append(float(np.sqrt(weights @ np.square(ends - weights @ ends).sum(1))))
         total: dict[str, Any] = {}
         for update in updates:
             part = method.contribution(state, update)
             total = {name: total.get(name, 0) + array for name, array in part.items()}
         state = method.finish(state, total, CLIENTS)
-    return found
+    return collected
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "fednova"])
-def test_divergence_is_how_far_the_clients_ended_from_their_mean(tmp_path: Path, method: str) -> None:
+def test_divergence_is_the_distance_of_the_clients_from_their_mean(tmp_path: Path, method: str) -> None:
     settings = config(method=method, virtual=OFF, momentum=0.5)
-    told = [entry["divergence"] for entry in history_of(simulated(tmp_path, settings).path)]
-    expected = by_hand(settings)
-    assert told == pytest.approx(expected, rel=1e-3)
+    reported = [entry["divergence"] for entry in history_of(simulated(tmp_path, settings).path)]
+    expected = expected_divergence(settings)
+    assert reported == pytest.approx(expected, rel=1e-3)
     assert min(expected) > 0.01
 
 
-def test_one_client_alone_does_not_diverge_and_nobody_is_told_what_is_switched_off(tmp_path: Path) -> None:
+def test_divergence_is_zero_for_one_client_and_absent_if_switched_off(tmp_path: Path) -> None:
     alone = history_of(simulated(tmp_path / "alone", config(virtual=OFF, per_round=1)).path)
     assert max(entry["divergence"] for entry in alone) < 1e-3
     off = history_of(simulated(tmp_path / "off", config(virtual=OFF, divergence=False)).path)
@@ -97,9 +97,7 @@ def test_one_client_alone_does_not_diverge_and_nobody_is_told_what_is_switched_o
         pytest.param("fedavg", ON, marks=pytest.mark.slow),
     ],
 )
-def test_workers_and_real_programs_tell_the_same_of_every_round(
-    tmp_path: Path, method: str, virtual: dict[str, Any]
-) -> None:
+def test_workers_and_real_programs_report_the_same_rounds(tmp_path: Path, method: str, virtual: dict[str, Any]) -> None:
     settings = config(method=method, virtual=virtual, client_eval_every=1)
     one, two = (simulated(tmp_path / str(n), settings, n) for n in (1, 2))
     rows: list[Transfer] = []
@@ -107,24 +105,24 @@ def test_workers_and_real_programs_tell_the_same_of_every_round(
     expected = history_of(one.path)
     assert history_of(two.path) == expected
     assert history_of(tmp_path / "real") == expected
-    named = {"divergence", "lr", "train_ce", "payload_up", "dense_down", "client_acc_worst", "test_loss"}
-    named |= {"virtual_ce", "align_loss", "noise_loss", "virtual_acc"} if virtual is ON else set()
-    assert all(named <= entry.keys() for entry in expected)
-    left = left_behind(one.path)
-    assert left_behind(two.path) == left
-    assert left_behind(tmp_path / "real") == left
+    names = {"divergence", "lr", "train_ce", "payload_up", "dense_down", "client_acc_worst", "test_loss"}
+    names |= {"virtual_ce", "align_loss", "noise_loss", "virtual_acc"} if virtual is ON else set()
+    assert all(names <= entry.keys() for entry in expected)
+    files = output_files(one.path)
+    assert output_files(two.path) == files
+    assert output_files(tmp_path / "real") == files
 
 
-def left_behind(folder: Path) -> list[Any]:
-    """What is in the files beside the history's; a state's words about itself are written in any order."""
-    found: list[Any] = [(folder / name).read_bytes() for name in ("clients.jsonl", "partition.json")]
+def output_files(folder: Path) -> list[Any]:
+    """Return the content of the other output files; states are parsed, since the order of their metadata varies."""
+    collected: list[Any] = [(folder / name).read_bytes() for name in ("clients.jsonl", "partition.json")]
     for which in ("best", "last"):
-        tensors, about = load_state(folder / "states" / f"{which}.safetensors")
-        found += [about, {name: array.tobytes() for name, array in tensors.items()}]
-    return found
+        tensors, metadata = load_state(folder / "states" / f"{which}.safetensors")
+        collected += [metadata, {name: array.tobytes() for name, array in tensors.items()}]
+    return collected
 
 
-def test_a_rounds_loss_is_the_sum_of_its_weighted_terms(tmp_path: Path) -> None:
+def test_round_loss_is_the_weighted_sum_of_its_terms(tmp_path: Path) -> None:
     virtual = {**ON, "weight": 0.5, "align_weight": 0.7, "noise_weight": 0.2}
     history = history_of(simulated(tmp_path, config(virtual=virtual)).path)
     for entry in history:
@@ -137,7 +135,7 @@ def test_a_rounds_loss_is_the_sum_of_its_weighted_terms(tmp_path: Path) -> None:
 
 
 def by_round(rows: list[dict[str, Any]]) -> list[Counter[str]]:
-    """The ledger's sums from one round's last update to the next one's; what comes before and after is of no round."""
+    """Sum the ledger's bytes from each round's last update to the next round's; other rows belong to no round."""
     sums = [Counter[str]() for _ in range(ROUNDS + 2)]
     ends = {row["round"]: i for i, row in enumerate(rows) if row["kind"] == "update"}
     for i, row in enumerate(rows):
@@ -148,26 +146,26 @@ def by_round(rows: list[dict[str, Any]]) -> list[Counter[str]]:
 
 
 @pytest.mark.parametrize("virtual", [OFF, {**ON, "distribution": "ship"}], ids=["plain", "shipped"])
-def test_bytes_of_a_round_are_the_ledgers(tmp_path: Path, virtual: dict[str, Any]) -> None:
-    made = simulated(tmp_path, config(virtual=virtual))
-    sums, metrics = by_round(made.read_ledger().to_pylist()), list(made.read_metrics())
-    for entry, line in zip(history_of(made.path), metrics, strict=True):
+def test_bytes_of_a_round_equal_those_in_the_ledger(tmp_path: Path, virtual: dict[str, Any]) -> None:
+    directory = simulated(tmp_path, config(virtual=virtual))
+    sums, metrics = by_round(directory.read_ledger().to_pylist()), list(directory.read_metrics())
+    for entry, line in zip(history_of(directory.path), metrics, strict=True):
         expected = sums[entry["round"]]
-        lasting = {name: count for name, count in expected.items() if not name.startswith("frame")}
-        assert {name: entry[name] for name in lasting} == lasting
+        without_frames = {name: count for name, count in expected.items() if not name.startswith("frame")}
+        assert {name: entry[name] for name in without_frames} == without_frames
         assert {name: line[f"{name}_bytes"] for name in expected} == expected
         assert not any(name.startswith("frame") for name in entry)
     assert len(sums[1]) == 6
-    # Every client is sent the virtual data before its first round, in none after that.
+    # Virtual data are sent to each client before its first round only.
     assert (sums[1]["dense_down"] > sums[1]["dense_up"]) == ("distribution" in virtual)
 
 
-def test_seconds_are_told_by_phase_but_are_no_part_of_the_history(tmp_path: Path) -> None:
-    made = simulated(tmp_path, config(virtual=OFF))
+def test_seconds_per_phase_are_metrics_and_not_in_the_history(tmp_path: Path) -> None:
+    directory = simulated(tmp_path, config(virtual=OFF))
     phases = {f"seconds_{phase}" for phase in ("train", "wait", "aggregate", "test")}
-    for line in made.read_metrics():
+    for line in directory.read_metrics():
         assert phases <= line.keys()
         assert line["seconds_train"] > 0
         assert line["seconds_test"] > 0
-        assert line["seconds_wait"] == 0  # it plays the clients itself
-    assert not any("seconds" in name for entry in history_of(made.path) for name in entry)
+        assert line["seconds_wait"] == 0  # clients are trained in this process
+    assert not any("seconds" in name for entry in history_of(directory.path) for name in entry)

@@ -1,4 +1,4 @@
-"""The ledger of a simulated run is that of a real one, frame by frame, and is what the specification's formulas say."""
+"""The ledger of a simulated run equals that of a real one frame by frame, and follows formulas for bytes per round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
-from farshore.simulations.federated.simulated_traffic import NAMED
+from farshore.simulations.federated.simulated_traffic import MAX_LISTED_CLIENTS
 from farshore.simulations.federated.simulation import Simulation
 from farshore.simulations.in_process import InProcessRun
 
@@ -46,18 +46,18 @@ def config(case: str) -> Any:
     return WORKLOAD.config.model_validate({**SMALL, **CASES[case]})
 
 
-def rows_of(found: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """All that the programs exchanged, without time and order; what a channel adds comes as time goes by."""
+def rows_of(rows: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return the programs' own frames without time and order; frames that channels add depend on the time."""
     names = ("node", "direction", "kind", "encoding", "round", "step", "dense_bytes", "payload_bytes", "frame_bytes")
     return sorted(
-        tuple(row[n] for n in names) for row in found if row["kind"] in ("control", "virtual", "model", "update")
+        tuple(row[n] for n in names) for row in rows if row["kind"] in ("control", "virtual", "model", "update")
     )
 
 
 def simulated(case: str, path: Path, workers: int = 1, clients: int = CLIENTS) -> list[dict[str, Any]]:
     Simulation(WORKLOAD, config(case), path, clients, SEED, workers=workers).run()
-    found: list[dict[str, Any]] = RunDirectory.open(path).read_ledger().to_pylist()
-    return found
+    rows: list[dict[str, Any]] = RunDirectory.open(path).read_ledger().to_pylist()
+    return rows
 
 
 def real(case: str, path: Path) -> list[dict[str, Any]]:
@@ -67,32 +67,32 @@ def real(case: str, path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_simulated_runs_ledger_is_the_real_ones(tmp_path: Path, case: str) -> None:
+def test_simulated_ledger_equals_the_real_one(tmp_path: Path, case: str) -> None:
     expected = rows_of(real(case, tmp_path / "real"))
     assert rows_of(simulated(case, tmp_path / "simulated")) == expected
     assert {row[2] for row in expected} >= {"control", "model", "update"}
 
 
-def test_a_simulation_that_goes_on_writes_what_a_real_run_would(tmp_path: Path) -> None:
-    """Both know by then who holds the virtual data, and say which checkpoints they have."""
+def test_resumed_simulation_records_what_a_resumed_real_run_does(tmp_path: Path) -> None:
+    """Both skip the virtual data for clients that hold them, and announce their checkpoints in the handshake."""
     case = "scaffold, vhl shipped"
     CASES[case + ", once more"] = {**CASES[case], "rounds": ROUNDS + 2}
     real(case, tmp_path / "real")
     expected = real(case + ", once more", tmp_path / "real")
     simulated(case, tmp_path / "first")
-    before = len(RunDirectory.open(tmp_path / "first").read_ledger())
+    rows_before = len(RunDirectory.open(tmp_path / "first").read_ledger())
     (tmp_path / "first" / "result.json").unlink()
     RunDirectory.open(tmp_path / "first").update(config=config(case + ", once more").model_dump(mode="json"))
-    found = simulated(case + ", once more", tmp_path / "first")[before:]
-    assert rows_of(found) == rows_of(expected)
-    assert {row["attempt"] for row in found} == {1}
+    rows = simulated(case + ", once more", tmp_path / "first")[rows_before:]
+    assert rows_of(rows) == rows_of(expected)
+    assert {row["attempt"] for row in rows} == {1}
 
 
 @pytest.mark.process
-def test_workers_write_the_ledger_of_one_player_and_train_on_the_data_that_were_shipped(tmp_path: Path) -> None:
+def test_workers_have_the_ledger_and_the_bits_of_one_process_with_shipped_virtual_data(tmp_path: Path) -> None:
     case = "scaffold, vhl shipped, topk"
-    alone, together = (simulated(case, tmp_path / str(n), n) for n in (1, 2))
-    assert rows_of(together) == rows_of(alone)
+    one, two = (simulated(case, tmp_path / str(n), n) for n in (1, 2))
+    assert rows_of(two) == rows_of(one)
     states = [RunDirectory.open(tmp_path / str(n)).checkpoints.load(ROUNDS)[0] for n in (1, 2)]
     assert all((states[0][n] == states[1][n]).all() for n in states[0])
 
@@ -100,17 +100,17 @@ def test_workers_write_the_ledger_of_one_player_and_train_on_the_data_that_were_
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_nodes_over_grpc_write_the_ledger_of_a_simulated_run(cloud: Any, tmp_path: Path) -> None:
+def test_nodes_over_grpc_have_the_ledger_of_a_simulated_run(cloud: Any, tmp_path: Path) -> None:
     case = "fedavg, vhl shipped, int8"
     CASES[case] = {"virtual": SHIPPED, **INT8}
     cloud.join(*NODES)
     run_id = cloud.submit(config(case).model_dump(mode="json"), method="vhl", nodes=tuple(NODES))
     info = cloud.when(run_id, "finished", seconds=200)
-    found = RunDirectory.open(Path(info.directory)).read_ledger().to_pylist()
-    assert rows_of(found) == rows_of(simulated(case, tmp_path / "simulated"))
+    rows = RunDirectory.open(Path(info.directory)).read_ledger().to_pylist()
+    assert rows_of(rows) == rows_of(simulated(case, tmp_path / "simulated"))
 
 
-# ---- formulas of the specification, section 8.1 ------------------------------------------------------------------
+# ---- formulas for bytes per round --------------------------------------------------------------------------------
 
 
 def dense(rows: Iterable[dict[str, Any]], *kinds: str) -> int:
@@ -121,38 +121,46 @@ def layout_of(case: str) -> Any:
     return WORKLOAD.task(config(case), Seed(SEED), Path, CLIENTS).model().layout
 
 
-def test_rounds_cost_what_the_formulas_say(tmp_path: Path) -> None:
-    """2 S P; FedNova 8 S more; SCAFFOLD 8 S p more: the kinds ``model`` and ``update``, dense, over all rounds."""
-    found = {case: simulated(case, tmp_path / case) for case in ("fedavg", "fednova", "scaffold")}
+def test_bytes_of_models_and_updates_follow_the_formulas(tmp_path: Path) -> None:
+    """Dense bytes per round of kinds ``model`` and ``update``: 2 S P; FedNova adds 8 S, SCAFFOLD 8 S p.
+
+    S: cohort size, P: payload bytes of the model, p: number of trainable parameters.
+    """
+    ledgers = {case: simulated(case, tmp_path / case) for case in ("fedavg", "fednova", "scaffold")}
     layout = layout_of("fedavg")
     assert layout.payload_bytes == 4 * layout.total + 8 * len(layout.integers)
-    assert dense(found["fedavg"], "model", "update") == ROUNDS * 2 * COHORT * layout.payload_bytes
-    assert dense(found["fednova"], "model", "update") == ROUNDS * (2 * COHORT * layout.payload_bytes + 8 * COHORT)
+    assert dense(ledgers["fedavg"], "model", "update") == ROUNDS * 2 * COHORT * layout.payload_bytes
+    assert dense(ledgers["fednova"], "model", "update") == ROUNDS * (2 * COHORT * layout.payload_bytes + 8 * COHORT)
     grouped = layout_of("scaffold")
     expected = ROUNDS * 2 * COHORT * (grouped.payload_bytes + 4 * grouped.trainable)
-    assert dense(found["scaffold"], "model", "update") == expected
-    for rows in found.values():
+    assert dense(ledgers["scaffold"], "model", "update") == expected
+    for rows in ledgers.values():
         assert dense(rows, "control", "virtual") == 0
 
 
-def test_virtual_data_widen_the_head_and_cross_once_a_client(tmp_path: Path) -> None:
-    """VHL adds 2 S · 4 C_v (d + 1) a round, and |V| = C_v m (ch H W + 1) for each client that takes part."""
+def test_virtual_data_enlarge_the_head_and_are_sent_once_per_client(tmp_path: Path) -> None:
+    """VHL adds 2 S · 4 C_v (d + 1) bytes per round, and once C_v m (ch H W + 1) for each client that takes part.
+
+    C_v: number of virtual classes, d: width of the features, m: virtual images per class, ch H W: size of an image.
+    """
     plain = simulated("fedavg", tmp_path / "plain")
     seeded = simulated("fedavg, vhl", tmp_path / "seeded")
     head = 4 * 10 * (64 + 1)
     assert dense(seeded, "model", "update") - dense(plain, "model", "update") == ROUNDS * 2 * COHORT * head
     assert dense(seeded, "virtual") == 0
-    offers = [r["frame_bytes"] for r in seeded if r["kind"] == "control" and r["direction"] == "down" and r["round"]]
-    assert 150 < max(offers) < 500  # recipe, seed and digest
+    offer_sizes = [
+        r["frame_bytes"] for r in seeded if r["kind"] == "control" and r["direction"] == "down" and r["round"]
+    ]
+    assert 150 < max(offer_sizes) < 500  # recipe, seed and digest
     shipped = simulated("scaffold, vhl shipped", tmp_path / "shipped")
-    took_part = {row["node"] for row in shipped if row["kind"] == "update"}
-    assert len(took_part) > COHORT
+    participants = {row["node"] for row in shipped if row["kind"] == "update"}
+    assert len(participants) > COHORT
     sent = [row for row in shipped if row["kind"] == "virtual"]
-    assert sorted(row["node"] for row in sent) == sorted(took_part)
+    assert sorted(row["node"] for row in sent) == sorted(participants)
     assert {row["dense_bytes"] for row in sent} == {row["payload_bytes"] for row in sent} == {10 * 4 * (8 * 8 + 1)}
 
 
-def test_a_round_of_a_large_population_costs_rows_of_its_cohort_alone(tmp_path: Path) -> None:
+def test_round_of_a_large_population_records_rows_of_its_cohort_only(tmp_path: Path) -> None:
     CASES["many"] = {"virtual": OFF, "partition": {"kind": "iid", "min_size": 1}}
-    rows = simulated("many", tmp_path, clients=NAMED + 1)
+    rows = simulated("many", tmp_path, clients=MAX_LISTED_CLIENTS + 1)
     assert len(rows) == ROUNDS * 2 * COHORT

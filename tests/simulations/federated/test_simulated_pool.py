@@ -1,4 +1,4 @@
-"""Simulated clients give the bits and the bytes of real ones."""
+"""Simulated clients have the results and frame sizes of real ones, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLIENTS, ROUNDS, COHORT = 6, 3, 4
 
 
 class Toy:
-    """Clients with planes of their own to fit."""
+    """A regression task with data and targets of its own for each client."""
 
     notes: list[str] = []  # noqa: RUF012
 
@@ -48,8 +48,8 @@ class Toy:
         return flat
 
     def method(self, flat: FlatModel) -> FederatedMethod:
-        made: FederatedMethod = METHODS[self._method](flat)
-        return made
+        method: FederatedMethod = METHODS[self._method](flat)
+        return method
 
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         x = torch.randn(8 * (client + 1), 4, generator=torch.Generator().manual_seed(100 * client + round_index))
@@ -64,20 +64,20 @@ class Toy:
         return {}
 
 
-def rounds(fleet: Any, toy: Toy) -> Part:
+def rounds(pool: Any, toy: Toy) -> Part:
     flat = toy.model()
     method = toy.method(flat)
     state = method.start(flat)
     for round_index in range(1, ROUNDS + 1):
-        gathered = fleet.round(round_index, cohort(Seed(5), round_index, CLIENTS, COHORT), state, method)
-        assert (len(gathered.replies), gathered.missing) == (COHORT, {})
-        assert gathered.total is not None
-        state = method.finish(state, gathered.total, CLIENTS)
+        result = pool.round(round_index, cohort(Seed(5), round_index, CLIENTS, COHORT), state, method)
+        assert (len(result.replies), result.missing) == (COHORT, {})
+        assert result.total is not None
+        state = method.finish(state, result.total, CLIENTS)
     return state
 
 
 class Real:
-    """The same between programs."""
+    """A workload that runs the same rounds between a server program and node programs."""
 
     name, summary, on_lost_node, uses_torch = "toy", "", "continue", True
 
@@ -95,27 +95,27 @@ class Real:
         Client(session, self.toy, self.codec).run()
 
 
-WAYS: dict[str, tuple[Uplink, Downlink]] = {"raw": (Uplink(), Downlink())}
-WAYS |= {
+ENCODINGS: dict[str, tuple[Uplink, Downlink]] = {"raw": (Uplink(), Downlink())}
+ENCODINGS |= {
     name: (Uplink(encoding=name, error_feedback=True), Downlink(encoding=name)) for name in ("fp16", "bf16", "int8")
 }  # type: ignore[arg-type]
-WAYS["int4"] = Uplink(encoding="int4"), Downlink(encoding="bf16")
-WAYS["topk"] = Uplink(encoding="topk", fraction=0.1, values="fp16"), Downlink(encoding="int8")
-WAYS["lowrank"] = Uplink(encoding="lowrank", rank=1), Downlink()
+ENCODINGS["int4"] = Uplink(encoding="int4"), Downlink(encoding="bf16")
+ENCODINGS["topk"] = Uplink(encoding="topk", fraction=0.1, values="fp16"), Downlink(encoding="int8")
+ENCODINGS["lowrank"] = Uplink(encoding="lowrank", rank=1), Downlink()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(tmp_path: Path, method: str, way: str) -> None:
+def test_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(tmp_path: Path, method: str, encoding: str) -> None:
     toy = Toy(method)
-    codec = UpdateCodec(*WAYS[way], toy.model().layout)
+    codec = UpdateCodec(*ENCODINGS[encoding], toy.model().layout)
     real_rows: list[Transfer] = []
     real = Real(toy, codec)
     nodes = [f"client-{i}" for i in range(CLIENTS)]
     InProcessRun(real, None, tmp_path / "run", nodes, recorder=real_rows.append).run()  # type: ignore[arg-type]
     rows: list[Transfer] = []
-    fleet = SimulatedPool(ClientRunner(toy, codec, LocalClientStates()), CLIENTS, codec, rows.append)
-    state = rounds(fleet, toy)
+    pool = SimulatedPool(ClientRunner(toy, codec, LocalClientStates()), CLIENTS, codec, rows.append)
+    state = rounds(pool, toy)
     assert [n for n in state if not np.array_equal(state[n], real.state[n])] == []
 
     def sizes(found: list[Transfer]) -> list[tuple[Any, ...]]:
@@ -124,6 +124,6 @@ def test_a_simulated_run_has_the_bits_and_the_ledger_of_a_real_one(tmp_path: Pat
 
     assert sizes(rows) == sizes(real_rows)
     assert len(sizes(rows)) == 2 * ROUNDS * COHORT
-    if method == "fedavg" and way == "raw":  # R · 2 S P
+    if method == "fedavg" and encoding == "raw":  # rounds × down and up × cohort × bytes of the model
         flat = toy.model()
         assert sum(r.dense_bytes for r in rows) == ROUNDS * 2 * COHORT * flat.layout.payload_bytes

@@ -1,4 +1,4 @@
-"""Any number of worker processes gives the bits of one player, and of real programs."""
+"""Any number of worker processes has the bits of one process, and of real programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {"rounds": 2, "per_round": 7, "local_epochs": 1, "lr"
 SETTINGS |= {"partition": {"kind": "lda", "alpha": 0.5, "min_size": 10}, "eval_every": 2}
 
 
-#: How updates and states travel with a method, so that the losses of encodings are part of the bits.
+#: Encodings by method, so that encoding losses are part of the compared bits.
 LINKS: dict[str, Any] = {
     "fedprox": {"uplink": {"encoding": "topk", "fraction": 0.05}, "downlink": {"encoding": "int8"}},
     "fednova": {"uplink": {"encoding": "lowrank", "rank": 2, "values": "fp16"}, "downlink": {"encoding": "fp16"}},
@@ -47,65 +47,67 @@ def config(method: str) -> Any:
     return WORKLOAD.config(method=method, virtual=virtual, **SETTINGS, **LINKS.get(method, {}))
 
 
-def cast(method: str, folder: Path) -> WorkerSpec:
+def worker_spec(method: str, folder: Path) -> WorkerSpec:
     return WorkerSpec("vhl", json.dumps(config(method).model_dump(mode="json")), SEED, {}, CLIENTS, str(folder))
 
 
-def crew(method: str, folder: Path) -> Workers:
-    """Two workers, and the memories that their processes map too."""
+def two_workers(method: str, folder: Path) -> Workers:
+    """Return two workers that share client states with this process."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()
-    kept = WORKLOAD.codec(config(method), flat).client_state_sizes(task.method(flat), flat)
-    return Workers(cast(method, folder), 2, SharedClientStates(folder, CLIENTS, kept))
+    lengths = WORKLOAD.codec(config(method), flat).client_state_sizes(task.method(flat), flat)
+    return Workers(worker_spec(method, folder), 2, SharedClientStates(folder, CLIENTS, lengths))
 
 
-def killed(workers: Workers, monkeypatch: pytest.MonkeyPatch, kills: Callable[[int, int], bool]) -> list[int]:
-    """Kill whoever was asked for a block where ``kills(round, times so far)``; the list gets the rounds."""
-    ask, done = workers._ask, list[int]()
+def kill_workers(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, should_kill: Callable[[int, int], bool]
+) -> list[int]:
+    """Kill the worker of a requested block if ``should_kill(round, kills so far)``; return a list of these rounds."""
+    request, killed_rounds = workers._request, list[int]()
 
-    def asked(connection: Any, round_index: int, cohort: Any, block: Any) -> Any:
+    def request_and_kill(connection: Any, round_index: int, cohort: Any, block: Any) -> Any:
         process = psutil.Process(workers._processes[connection].pid)
-        if not kills(round_index, len(done)):
-            return ask(connection, round_index, cohort, block)
-        done.append(round_index)
-        answer = ask(connection, round_index, cohort, block)
-        connection.poll(60)  # it has played, and changed memories
+        if not should_kill(round_index, len(killed_rounds)):
+            return request(connection, round_index, cohort, block)
+        killed_rounds.append(round_index)
+        requested = request(connection, round_index, cohort, block)
+        connection.poll(60)  # it has trained, and changed client states
         connection.recv_bytes()
         process.kill()
-        return answer
+        return requested
 
-    monkeypatch.setattr(workers, "_ask", asked)
-    return done
+    monkeypatch.setattr(workers, "_request", request_and_kill)
+    return killed_rounds
 
 
-def rounds(method: str, make: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
-    """The run's last state and the replies of every round."""
+def rounds(method: str, make_executor: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
+    """Return the final state and the replies of every round."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()
     codec = WORKLOAD.codec(config(method), flat)
-    made = task.method(flat)
-    fleet = SimulatedPool(make(task), CLIENTS, codec)
-    state, replies = made.start(flat), []
+    method_object = task.method(flat)
+    pool = SimulatedPool(make_executor(task), CLIENTS, codec)
+    state, replies = method_object.start(flat), []
     for round_index in (1, 2):
-        gathered = fleet.round(round_index, cohort(Seed(SEED), round_index, CLIENTS, 7), state, made)
-        assert gathered.total is not None
-        replies.append(gathered.replies)
-        seen = {**state, **gathered.received}
-        state = restore_downlink_loss(made.finish(seen, gathered.total, CLIENTS), state, seen)
+        result = pool.round(round_index, cohort(Seed(SEED), round_index, CLIENTS, 7), state, method_object)
+        assert result.total is not None
+        replies.append(result.replies)
+        seen = {**state, **result.received}
+        state = restore_downlink_loss(method_object.finish(seen, result.total, CLIENTS), state, seen)
     return state, replies
 
 
 @pytest.mark.parametrize(
     "method", ["fedavg", "scaffold", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fedprox", "fednova"))]
 )
-def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: Path, method: str) -> None:
-    alone, told = rounds(
+def test_one_process_two_workers_and_real_programs_have_the_same_bits(tmp_path: Path, method: str) -> None:
+    one_process, replies_one = rounds(
         method, lambda task: ClientRunner(task, WORKLOAD.codec(config(method), task.model()), LocalClientStates())
     )
-    with crew(method, tmp_path / "memories") as workers:
-        together, told_too = rounds(method, lambda _: workers)
-    assert told_too == told
-    assert [n for n in alone if not np.array_equal(alone[n], together[n])] == []
+    with two_workers(method, tmp_path / "memories") as workers:
+        with_workers, replies_other = rounds(method, lambda _: workers)
+    assert replies_other == replies_one
+    assert [n for n in one_process if not np.array_equal(one_process[n], with_workers[n])] == []
 
     nodes = [f"node-{i}" for i in range(CLIENTS)]
     directory = tmp_path / "run"
@@ -114,42 +116,42 @@ def test_one_player_two_workers_and_real_programs_give_the_same_bits(tmp_path: P
     from farshore.runs.checkpoints import CheckpointStore
 
     real, _ = CheckpointStore(directory / "server").load(2)
-    assert [n for n in alone if not np.array_equal(alone[n], real[n])] == []
+    assert [n for n in one_process if not np.array_equal(one_process[n], real[n])] == []
 
 
 @pytest.mark.slow
-def test_what_a_killed_worker_had_changed_is_taken_back_and_played_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with crew("scaffold", tmp_path / "a") as workers:
-        undisturbed, told = rounds("scaffold", lambda _: workers)
-    with crew("scaffold", tmp_path / "b") as workers:
-        done = killed(workers, monkeypatch, lambda round_index, so_far: so_far < round_index)  # once in each round
-        disturbed, told_too = rounds("scaffold", lambda _: workers)
-    assert done == [1, 2]
-    assert told_too == told
-    assert [n for n in undisturbed if not np.array_equal(undisturbed[n], disturbed[n])] == []
+def test_block_of_a_killed_worker_is_undone_and_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_workers("scaffold", tmp_path / "a") as workers:
+        uninterrupted, replies_one = rounds("scaffold", lambda _: workers)
+    with two_workers("scaffold", tmp_path / "b") as workers:
+        killed_rounds = kill_workers(
+            workers, monkeypatch, lambda round_index, kills_so_far: kills_so_far < round_index
+        )  # once in each round
+        with_kills, replies_other = rounds("scaffold", lambda _: workers)
+    assert killed_rounds == [1, 2]
+    assert replies_other == replies_one
+    assert [n for n in uninterrupted if not np.array_equal(uninterrupted[n], with_kills[n])] == []
     files = [p.name for p in (tmp_path / "a").iterdir() if not p.name.startswith("undo")]
     assert len(files) > 1
     assert [n for n in files if (tmp_path / "a" / n).read_bytes() != (tmp_path / "b" / n).read_bytes()] == []
 
 
 @pytest.mark.slow
-def test_workers_that_die_again_and_again_end_the_simulation_in_one_line_and_nobody_is_left(
+def test_repeatedly_dying_workers_fail_the_run_and_leave_no_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers = crew("fedavg", tmp_path / "memories")
-    killed(workers, monkeypatch, lambda round_index, so_far: True)
-    why = r"round 1: workers die again and again: worker \d of the simulation died"
-    with pytest.raises(RunFailedError, match=why), workers:
+    workers = two_workers("fedavg", tmp_path / "memories")
+    kill_workers(workers, monkeypatch, lambda round_index, kills_so_far: True)
+    message = r"round 1: too many workers died: worker \d of the simulation died"
+    with pytest.raises(RunFailedError, match=message), workers:
         rounds("fedavg", lambda _: workers)
     assert not [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
-def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
-    wrong = WorkerSpec("ping", "{}", SEED, {}, CLIENTS, str(tmp_path))
+def test_worker_that_fails_to_start_reports_the_reason(tmp_path: Path) -> None:
+    spec = WorkerSpec("ping", "{}", SEED, {}, CLIENTS, str(tmp_path))
     with (
-        pytest.raises(RunFailedError, match="'ping' is no federated method"),
-        Workers(wrong, 1, SharedClientStates(tmp_path, CLIENTS, {})),
+        pytest.raises(RunFailedError, match="only federated methods can be simulated; 'ping' is not one"),
+        Workers(spec, 1, SharedClientStates(tmp_path, CLIENTS, {})),
     ):
         pass

@@ -115,10 +115,7 @@ class FaultyChannel:
         return None
 
     def _wait_until_taken(self) -> None:
-        channel = self._channel
-        with channel.lock:
-            channel._ask()
-            channel.lock.wait_for(lambda: not channel.outbox)
+        self._channel.drained()
 
     def _announce_too_much(self, what: str) -> None:
         """From now on, announce larger sizes in frame prefixes than the limits allow."""

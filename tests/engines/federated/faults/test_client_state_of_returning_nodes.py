@@ -27,7 +27,7 @@ def test_a_node_of_scaffold_with_virtual_data_returns_with_the_control_variate_o
     run = faults.submit(shared, {"b trained 4": "kill"}, "planned_vhl", least=3, **SETTINGS)
     state, history = run.outcome()
     assert faults.missing(history) == {(4, 1)}
-    assert "b is back, with what it kept of step 2" in run.log
+    assert "b rejoined with its checkpoint of step 2" in run.log
     assert faults.same(state, faults.expected(run, {(4, 1)}, state_before))
     # Any other control variate gives a different result.
     assert not faults.same(state, faults.expected(run, {(4, 1)}))

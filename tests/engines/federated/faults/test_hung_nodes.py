@@ -56,7 +56,7 @@ def test_a_suspended_machine_is_lost_by_heartbeats_and_takes_part_again_after_re
         for process in reversed(suspended):
             process.resume()
     until(lambda: shared.node("b").state == "connected", 60)
-    until(lambda: "b is back" in run.log, 60)
+    until(lambda: "b rejoined" in run.log, 60)
     run.release()
     state, history = run.outcome()
     missing = faults.missing(history)

@@ -17,7 +17,7 @@ def test_an_update_received_before_its_node_was_killed_counts_once(shared: Any, 
     run = faults.submit(shared, plan, least=3)
     state, history = run.outcome()
     assert "node b: its program was killed by signal 9" in run.log
-    assert "b is back" in run.log
+    assert "b rejoined" in run.log
     assert faults.missing(history) == set()
     assert faults.same(state, faults.expected(run))
     # Each node trained each round once: the round in which b was killed was not repeated.
@@ -41,7 +41,7 @@ def test_a_killed_agent_that_rejoins_takes_part_in_the_run_again(
         until(lambda: run.reached("a starts 4"), 60)
         assert shared.node("b").state == "lost"
     shared.join("b")
-    until(lambda: "b is back" in run.log, 90)
+    until(lambda: "b rejoined" in run.log, 90)
     until(lambda: run.reached("a starts 4"), 60)
     run.release()
     state, history = run.outcome()

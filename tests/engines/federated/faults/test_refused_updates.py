@@ -44,5 +44,5 @@ def test_nodes_that_exceed_wire_limits_are_disconnected_and_restarted(shared: An
         line = next(line for line in run.log.splitlines() if f"round 2: {node} left out: " in line)
         assert breaches in line
         assert why in line
-        assert f"{node} is back" in run.log
+        assert f"{node} rejoined" in run.log
     assert faults.same(state, faults.expected(run, absent))

@@ -20,7 +20,7 @@ def test_a_killed_node_is_left_out_by_name_and_returns(shared: Any, faults: Any,
     assert {client for _, client in missing} == {1}
     if least == 3:  # the next round waits for it
         assert missing == {(2, 1)}
-        assert "b is back" in run.log
+        assert "b rejoined" in run.log
     assert faults.same(state, faults.expected(run, missing))
     assert "round 2: b left out: node b: its program was killed by signal 9" in run.log
     assert "node b: starting its program again" in run.log

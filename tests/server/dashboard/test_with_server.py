@@ -1,4 +1,4 @@
-"""The dashboard beside a real server with real nodes, as a process that may die."""
+"""The dashboard process with a real server and real nodes."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def cloud(start_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 
 
 def events(url: str, path: str) -> Iterator[dict[str, Any]]:
-    """The parts that a stream sends."""
-    with httpx.stream("GET", f"{url}/live{path}", timeout=30) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
+    """Yield the parts that an event stream sends."""
+    with httpx.stream("GET", f"{url}/live{path}", timeout=30) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for line in response.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
 
 
-def test_a_run_is_followed_from_waiting_to_its_end(cloud: Any, url: str) -> None:
+def test_the_stream_of_a_run_shows_states_progress_and_rates_until_its_end(cloud: Any, url: str) -> None:
     run = cloud.submit({"rounds": 60, "kilobytes": 64, "pause_ms": 40}, nodes=("a", "late"))
     states, reasons, done, rates = [], set(), set(), set()
     for parts in events(url, f"/runs/{run}"):
@@ -78,43 +78,45 @@ def test_a_run_is_followed_from_waiting_to_its_end(cloud: Any, url: str) -> None
 
 
 @pytest.mark.slow
-def test_a_node_that_goes_and_a_node_at_work_are_seen(cloud: Any, url: str, until: Callable[..., Any]) -> None:
-    cloud.join("goes")
+def test_the_node_list_shows_busy_and_lost_nodes(cloud: Any, url: str, until: Callable[..., Any]) -> None:
+    cloud.join("leaving")
     run = cloud.submit({"rounds": 100_000, "kilobytes": 16, "pause_ms": 5}, nodes=("b",))
     row = re.compile(r'id="node-b".*?</tr>', re.S)
 
-    def at_work() -> bool:
-        shown = row.search(httpx.get(f"{url}/nodes").text)
-        return shown is not None and run in shown[0] and "kB/s" in shown[0]
+    def is_busy() -> bool:
+        found = row.search(httpx.get(f"{url}/nodes").text)
+        return found is not None and run in found[0] and "kB/s" in found[0]
 
-    until(at_work)
-    cloud.agents["goes"].kill()
-    until(lambda: "missed 3 heartbeats" in httpx.get(f"{url}/nodes?q=goes").text)
+    until(is_busy)
+    cloud.agents["leaving"].kill()
+    until(lambda: "missed 3 heartbeats" in httpx.get(f"{url}/nodes?q=leaving").text)
     with cloud.admin() as admin:
         admin.cancel(run)
     until(lambda: "cancelled" in httpx.get(f"{url}/runs?q={run}").text)
 
 
-def test_a_dashboard_that_dies_takes_nothing_with_it_and_comes_back(
+def test_a_killed_dashboard_is_restarted_and_does_not_affect_runs(
     cloud: Any, url: str, until: Callable[..., Any]
 ) -> None:
     server = psutil.Process(cloud.server.pid)
-    board = next(p for p in server.children() if "farshore.server.dashboard.process" in p.cmdline())
-    assert board.nice() > server.nice()
+    process = next(p for p in server.children() if "farshore.server.dashboard.process" in p.cmdline())
+    assert process.nice() > server.nice()
     run = cloud.submit({"rounds": 30, "kilobytes": 1, "pause_ms": 50}, nodes=("a",))
     cloud.when(run, "running")
-    board.kill()
+    process.kill()
     assert cloud.when(run, "finished").epoch == 0
 
-    def back() -> bool:
+    def is_restarted() -> bool:
         with contextlib.suppress(httpx.TransportError):
             return run in httpx.get(f"{url}/runs").text
         return False
 
-    until(back)
+    until(is_restarted)
 
 
-def test_off_loopback_and_without_its_server_it_tells_what_is_remembered(cloud: Any, until: Callable[..., Any]) -> None:
+def test_off_loopback_it_requires_sign_in_and_shows_stored_data_after_the_server_stops(
+    cloud: Any, until: Callable[..., Any]
+) -> None:
     command = "from farshore.cli.main import execute; import sys; sys.exit(execute(sys.argv[1:]))"
     arguments = ["dashboard", "--json", "--port", "0", "--home", str(cloud.options.home), "--host", "0.0.0.0"]
     process = subprocess.Popen(
@@ -122,12 +124,12 @@ def test_off_loopback_and_without_its_server_it_tells_what_is_remembered(cloud: 
     )
     try:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        token = Path(told["token_file"]).read_text()
-        assert told["address"].startswith("https://")
+        ready = json.loads(process.stdout.readline())
+        token = Path(ready["token_file"]).read_text()
+        assert ready["address"].startswith("https://")
         trusted = ssl.create_default_context(cafile=str(cloud.options.home / "certificate.pem"))
-        here = f"https://127.0.0.1:{told['address'].rstrip('/').rpartition(':')[2]}"
-        with httpx.Client(base_url=here, verify=trusted) as browser:
+        base_url = f"https://127.0.0.1:{ready['address'].rstrip('/').rpartition(':')[2]}"
+        with httpx.Client(base_url=base_url, verify=trusted) as browser:
             until(lambda: _reachable(browser))
             assert browser.get("/runs").status_code == 303
             assert browser.post("/login", data={"token": token}).status_code == 303
@@ -150,7 +152,7 @@ def _reachable(browser: httpx.Client) -> bool:
     return False
 
 
-def test_a_port_in_use_and_a_home_without_a_store_are_told(tmp_path: Path) -> None:
+def test_a_port_in_use_and_a_home_without_a_store_raise_errors(tmp_path: Path) -> None:
     options = DashboardOptions(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUseError, match="choose another port"):
         serve_dashboard(replace(options, port=taken.getsockname()[1]), lambda _: None)
@@ -158,7 +160,7 @@ def test_a_port_in_use_and_a_home_without_a_store_are_told(tmp_path: Path) -> No
         serve_dashboard(options, lambda _: None)
 
 
-def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_missing_package_and_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else name)
     with pytest.raises(MissingExtraError, match=r"'uvicorn' is not installed – pip install 'farshore\[dashboard\]'"):
         serve_dashboard(DashboardOptions(tmp_path), lambda _: None)

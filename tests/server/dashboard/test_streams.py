@@ -1,4 +1,4 @@
-"""Streams: what has changed, no faster than it is taken, for so many at a time; looks that read only what is new."""
+"""Event streams send changed parts at the browser's pace; run details and throughput read only new data."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from farshore.core.transfer import Transfer
 from farshore.runs.directory import RunDirectory
 from farshore.server.dashboard import sse
 from farshore.server.dashboard.run_detail import RunDetail, Series
-from farshore.server.dashboard.sse import Live, Streams
+from farshore.server.dashboard.sse import EventStream, Streams
 from farshore.server.dashboard.throughput import Throughput
 
 from .homes import Home
 
 
 class Browser:
-    """Takes what an ASGI application sends, when it is told to."""
+    """Receives what an ASGI application sends, unless it is paused."""
 
     def __init__(self) -> None:
         self.status = 0
         self.bodies: list[bytes] = []
-        self.may_take = asyncio.Event()
-        self.may_take.set()
-        self.left = asyncio.Event()
+        self.accepting = asyncio.Event()
+        self.accepting.set()
+        self.closed = asyncio.Event()
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        await self.may_take.wait()
+        await self.accepting.wait()
         self.status = message.get("status", self.status)
         self.bodies.append(message.get("body", b""))
 
     async def receive(self) -> dict[str, str]:
-        await self.left.wait()
+        await self.closed.wait()
         return {"type": "http.disconnect"}
 
     def parts(self) -> list[dict[str, Any]]:
@@ -47,112 +47,112 @@ class Browser:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "_LOOK", 0.01)
+    monkeypatch.setattr(sse, "_INTERVAL", 0.01)
 
 
-def run_live(streams: Streams, browser: Browser, look: Any) -> asyncio.Task[None]:
-    return asyncio.create_task(Live(streams, look)({"type": "http"}, browser.receive, browser.send))  # type: ignore[arg-type]
+def start_stream(streams: Streams, browser: Browser, render: Any) -> asyncio.Task[None]:
+    return asyncio.create_task(EventStream(streams, render)({"type": "http"}, browser.receive, browser.send))  # type: ignore[arg-type]
 
 
-async def until(what: Any) -> None:
+async def until(condition: Any) -> None:
     async with asyncio.timeout(20):
-        while not what():
+        while not condition():
             await asyncio.sleep(0.005)
 
 
-def test_only_what_has_changed_is_sent() -> None:
-    async def scene() -> None:
-        now = {"a": 1, "b": "<p>\n\nx"}
-        looks = 0
+def test_only_changed_parts_are_sent() -> None:
+    async def scenario() -> None:
+        parts = {"a": 1, "b": "<p>\n\nx"}
+        calls = 0
 
-        async def look() -> Mapping[str, Any]:
-            nonlocal looks
-            looks += 1
-            return dict(now)
+        async def render() -> Mapping[str, Any]:
+            nonlocal calls
+            calls += 1
+            return dict(parts)
 
         browser, streams = Browser(), Streams()
-        task = run_live(streams, browser, look)
-        await until(lambda: looks > 3)
-        now["a"] = 2
+        task = start_stream(streams, browser, render)
+        await until(lambda: calls > 3)
+        parts["a"] = 2
         await until(lambda: len(browser.parts()) == 2)
         assert browser.parts() == [{"a": 1, "b": "<p>\n\nx"}, {"a": 2}]
         streams.end()
         await asyncio.wait_for(task, 5)
         assert browser.bodies[-1] == b""
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_slow_browser_skips_and_nothing_queues_up() -> None:
-    async def scene() -> None:
+def test_a_slow_browser_skips_states_and_no_events_queue_up() -> None:
+    async def scenario() -> None:
         count = 0
 
-        async def look() -> Mapping[str, Any]:
+        async def render() -> Mapping[str, Any]:
             nonlocal count
             count += 1
             return {"a": count}
 
         browser, streams = Browser(), Streams()
-        task = run_live(streams, browser, look)
+        task = start_stream(streams, browser, render)
         await until(lambda: browser.parts())
-        browser.may_take.clear()
+        browser.accepting.clear()
         await asyncio.sleep(0.3)
-        stuck = count
+        paused_at = count
         await asyncio.sleep(0.3)
-        assert count == stuck  # not looked at again before the last event was taken
-        browser.left.set()
+        assert count == paused_at  # not rendered again before the last event was accepted
+        browser.closed.set()
         await asyncio.wait_for(task, 5)
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_browser_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "_TAKE", 0.05)
+def test_a_browser_that_accepts_no_data_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "_SEND_TIMEOUT", 0.05)
 
-    async def scene() -> None:
-        browser, streams = Browser(), Streams(most=1)
+    async def scenario() -> None:
+        browser, streams = Browser(), Streams(limit=1)
 
-        async def look() -> Mapping[str, Any]:
-            browser.may_take.clear()
+        async def render() -> Mapping[str, Any]:
+            browser.accepting.clear()
             return {"a": time.monotonic()}
 
-        await asyncio.wait_for(run_live(streams, browser, look), 5)
+        await asyncio.wait_for(start_stream(streams, browser, render), 5)
         assert not streams.full
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_so_many_streams_and_no_more() -> None:
-    async def scene() -> None:
-        async def look() -> Mapping[str, Any]:
+def test_streams_beyond_the_limit_are_rejected() -> None:
+    async def scenario() -> None:
+        async def render() -> Mapping[str, Any]:
             return {}
 
-        streams, browsers = Streams(most=3), [Browser() for _ in range(4)]
-        tasks = [run_live(streams, browser, look) for browser in browsers]
+        streams, browsers = Streams(limit=3), [Browser() for _ in range(4)]
+        tasks = [start_stream(streams, browser, render) for browser in browsers]
         await until(lambda: all(browser.status for browser in browsers))
         assert [browser.status for browser in browsers] == [200, 200, 200, 503]
-        browsers[0].left.set()
+        browsers[0].closed.set()
         await tasks[0]
         assert not streams.full
         streams.end()
         await asyncio.gather(*tasks)
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_the_stream_of_a_page_holds_the_parts_that_the_page_has(tmp_path: Path) -> None:
+def test_the_stream_of_a_page_sends_exactly_the_parts_of_the_page(tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     home.run("r1")
     home.run("r2")
-    drawn = "/runs/r1", "/compare?run=r1&run=r2"
+    with_charts = "/runs/r1", "/compare?run=r1&run=r2"
     with home.client() as client:
-        pages = {path: client.get(path).text for path in ("/runs", "/nodes", *drawn)}
+        pages = {path: client.get(path).text for path in ("/runs", "/nodes", *with_charts)}
 
-    async def scene(path: str) -> dict[str, Any]:
+    async def scenario(path: str) -> dict[str, Any]:
         dashboard, browser = home.dashboard(), Browser()
-        place, _, query = path.partition("?")
+        base, _, query = path.partition("?")
         headers = [(b"host", b"127.0.0.1")]
-        scope = {"type": "http", "method": "GET", "path": f"/live{place}"}
+        scope = {"type": "http", "method": "GET", "path": f"/live{base}"}
         scope |= {"query_string": query.encode(), "headers": headers}
         task = asyncio.create_task(dashboard.application(scope, browser.receive, browser.send))  # type: ignore[arg-type]
         await until(lambda: browser.parts())
@@ -161,30 +161,30 @@ def test_the_stream_of_a_page_holds_the_parts_that_the_page_has(tmp_path: Path) 
         return browser.parts()[0]
 
     for path, text in pages.items():
-        parts = asyncio.run(scene(path))
+        parts = asyncio.run(scenario(path))
         assert {name for name in parts if name != "charts"} == {
             piece.partition('"')[0] for piece in text.split('id="')[1:] if piece.startswith("part-")
         }
-        assert ("charts" in parts) == (path in drawn)
+        assert ("charts" in parts) == (path in with_charts)
 
 
-# ---- looks
+# ---- run details and throughput
 
 
-def test_a_desk_follows_a_run(tmp_path: Path) -> None:
+def test_run_details_follow_a_run(tmp_path: Path) -> None:
     home = Home(tmp_path / "server")
     path = home.run("r1", state="running", rounds=2)
-    desk, run = RunDetail(path), RunDirectory(path)
-    first = desk.look("running")
+    detail, run = RunDetail(path), RunDirectory(path)
+    first = detail.refresh("running")
     assert first.report is not None
     assert first.report.communication.once.payload_bytes == 2 * 2 * 5000
-    assert desk.look("running") is first  # not looked at again within a second
+    assert detail.refresh("running") is first  # not read again within a second
     metrics = run.open_metrics()
     metrics.write(3, {"acc": 0.9, "odd": float("nan")})
     with run.open_ledger() as ledger:
         ledger.record(Transfer("a", "up", "update", "int8", 3, 0, 0, 4000, 1000, 1100, 0, 1.0))
     run.add_failure("a", 0, "it broke", "")
-    second = desk.look("failed")  # another state: at once
+    second = detail.refresh("failed")  # a new state is read at once
     assert second.report is not None
     assert second.report.communication.once.payload_bytes == 2 * 2 * 5000 + 1000
     assert second.metrics is not None
@@ -193,7 +193,7 @@ def test_a_desk_follows_a_run(tmp_path: Path) -> None:
     assert [failure["error"] for failure in second.failures] == ["it broke"]
 
 
-def test_a_long_metric_is_thinned_out_and_keeps_its_ends() -> None:
+def test_a_long_metric_is_downsampled_and_keeps_its_ends() -> None:
     series = Series()
     for step in range(10_000):
         series.add(step, float(step))
@@ -206,21 +206,21 @@ def test_a_long_metric_is_thinned_out_and_keeps_its_ends() -> None:
     assert all(step <= 5000 for step, _ in series.drawn())
 
 
-def test_rates_are_those_of_the_last_seconds(tmp_path: Path) -> None:
+def test_rates_are_averaged_over_the_last_seconds(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "r", {"id": "r", "workload": "x", "config": {}, "seed": 0, "nodes": []})
-    pulse, now = Throughput(run.path), 1_000_000.0
+    throughput, now = Throughput(run.path), 1_000_000.0
 
-    def transfer(node: str, way: str, size: int, age: float) -> Transfer:
-        return Transfer(node, way, "k", "raw", 1, 0, 0, size, size, size, 0, now - age)  # type: ignore[arg-type]
+    def transfer(node: str, direction: str, size: int, age: float) -> Transfer:
+        return Transfer(node, direction, "k", "raw", 1, 0, 0, size, size, size, 0, now - age)  # type: ignore[arg-type]
 
     with run.open_ledger() as ledger:
         ledger.record(transfer("a", "up", 7_000, 3600))
         for age in range(2, 11):
             ledger.record(transfer("a", "up", 1_000, age))
         ledger.record(transfer("b", "down", 5_000, 5))
-    assert pulse.look(now)
-    assert pulse.bytes == {"up": 16_000, "down": 5_000, "peer": 0}
-    assert pulse.rates(now) == {("a", "up"): 900.0, ("b", "down"): 500.0}
-    assert not pulse.look(now + 30)
-    assert pulse.rates(now + 30) == {}
-    assert pulse.bytes == {"up": 16_000, "down": 5_000, "peer": 0}
+    assert throughput.update(now)
+    assert throughput.bytes == {"up": 16_000, "down": 5_000, "peer": 0}
+    assert throughput.rates(now) == {("a", "up"): 900.0, ("b", "down"): 500.0}
+    assert not throughput.update(now + 30)
+    assert throughput.rates(now + 30) == {}
+    assert throughput.bytes == {"up": 16_000, "down": 5_000, "peer": 0}

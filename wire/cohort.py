@@ -1,0 +1,199 @@
+"""The channels of a run's nodes, and the changes of this set while the run is in progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ..core.errors import PeerLostError, RunFailedError
+from ..core.message import Message
+from ..core.nodes import NodeChange, NodeInfo
+from .inbox import Inbox, Signal, receive_any, receive_unless
+
+
+class CohortChannel(Protocol):
+    """A channel, as far as :class:`Cohort` needs it."""
+
+    @property
+    def peer(self) -> str: ...
+
+    @property
+    def inbox(self) -> Inbox: ...
+
+    def send(self, message: Message, timeout: float | None = None) -> None: ...
+
+    def publish(self, key: str, message: Message) -> None: ...
+
+    def receive(self, timeout: float | None = None) -> Message: ...
+
+    def close(self, timeout: float = 5.0, reason: str = "") -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
+class Cohort:
+    """The nodes that a server program talks to.
+
+    A node that returns or joins is first :meth:`offered <offer>`, by whatever thread did the handshake with it; the
+    server program uses its channel from the next :meth:`readmit` or :meth:`receive` with ``changes`` on. So a program
+    never finds another channel than a moment ago. Thread-safe.
+
+    Parameters
+    ----------
+    channels : Mapping[str, CohortChannel]
+        In cohort order.
+    nodes : Mapping[str, NodeInfo]
+        Of the same names.
+    may_join : bool
+        Whether nodes outside the cohort may join.
+    """
+
+    def __init__(
+        self, channels: Mapping[str, CohortChannel], nodes: Mapping[str, NodeInfo], *, may_join: bool = False
+    ) -> None:
+        self.channels: dict[str, CohortChannel] = dict(channels)
+        self.nodes: dict[str, NodeInfo] = dict(nodes)
+        self._may_join = may_join
+        self._condition = threading.Condition()
+        self._signal = Signal()
+        self._ready: dict[str, tuple[CohortChannel, NodeInfo]] = {}
+        self._excluded: dict[str, str] = {}
+        self._reported: set[str] = set()  # lost or dismissed nodes that the program knows of
+        self._error: Exception | None = None
+
+    # ---- what other threads report -------------------------------------------------------------------------------
+
+    def offer(self, node: str, channel: CohortChannel, info: NodeInfo | None = None) -> None:
+        """Make the channel of a node that is ready known.
+
+        Parameters
+        ----------
+        info : NodeInfo, optional
+            Of a node that joins; a returned one is known.
+        """
+        with self._condition:
+            self._ready[node] = channel, info or self.nodes[node]
+            self._signal.set()
+            self._condition.notify_all()
+
+    def withdraw(self, node: str, error: Exception) -> bool:
+        """Fail the channel of a node that was offered and is lost before it was used; returns whether there was one."""
+        with self._condition:
+            ready = self._ready.pop(node, None)
+            if ready is not None:
+                ready[0].fail(error)
+            return ready is not None
+
+    def exclude(self, node: str, reason: str) -> None:
+        """Note that a node cannot return."""
+        with self._condition:
+            self._excluded[node] = reason
+            self._signal.set()
+            self._condition.notify_all()
+
+    def fail(self, error: Exception) -> None:
+        """Fail all channels, and whatever waits for nodes, with ``error``."""
+        with self._condition:
+            self._error = self._error or error
+            for channel in (*self.channels.values(), *(channel for channel, _ in self._ready.values())):
+                channel.fail(error)
+            self._signal.set()
+            self._condition.notify_all()
+
+    def waiting(self) -> list[CohortChannel]:
+        """Channels that were offered and are not used yet."""
+        with self._condition:
+            return [channel for channel, _ in self._ready.values()]
+
+    # ---- what the server program asks for ------------------------------------------------------------------------
+
+    def receive(
+        self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: bool = False
+    ) -> tuple[str, Message | NodeChange]:
+        """See :meth:`farshore.core.session.ServerSession.receive_any`."""
+        if not changes:
+            return receive_any(self.channels if nodes is None else {n: self.channels[n] for n in nodes}, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._condition:
+                if self._error is not None:
+                    raise self._error
+                self._signal.clear()
+                if self._ready:
+                    return self._admit(next(iter(self._ready)))
+                watched = {
+                    name: channel
+                    for name, channel in self.channels.items()
+                    if name not in self._reported and (nodes is None or name in nodes)
+                }
+                if not watched:
+                    self._check_hope()
+            try:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                received = receive_unless(watched, self._signal, left)
+            except PeerLostError as error:
+                if error.name not in watched or self._error is not None:
+                    raise
+                self._reported.add(error.name)
+                return error.name, NodeChange("lost", str(error))
+            if received is not None:
+                return received
+
+    def readmit(self, least: int, on_wait: Callable[[str], None], on_resume: Callable[[], None]) -> list[str]:
+        """See :meth:`farshore.core.session.ServerSession.readmit`.
+
+        Parameters
+        ----------
+        on_wait : callable
+            Called with the reason whenever the wait for nodes goes on.
+        on_resume : callable
+            Called once when a wait is over.
+        """
+        admitted: list[str] = []
+        with self._condition:
+            waited = False
+            while True:
+                for node in list(self._ready):
+                    self._admit(node)
+                    admitted.append(node)
+                if self._error is not None:
+                    raise self._error
+                lost = {n: str(c.inbox.error) for n, c in self.channels.items() if c.inbox.error is not None}
+                connected = len(self.channels) - len(lost)
+                if connected >= least:
+                    break
+                self._check_reachable(least)
+                waited = True
+                on_wait(f"waiting for {least - connected} of {least} nodes: {'; '.join(lost.values())}")
+                self._condition.wait()
+        if waited:
+            on_resume()
+        return admitted
+
+    def dismiss(self, node: str, reason: str) -> None:
+        """Close the channel of a node; its loss is not reported."""
+        self._reported.add(node)
+        self.channels[node].close(0.0, reason)
+
+    def _admit(self, node: str) -> tuple[str, NodeChange]:
+        channel, info = self._ready.pop(node)
+        change = NodeChange("returned" if node in self.channels else "joined")
+        self.channels[node], self.nodes[node] = channel, info
+        self._reported.discard(node)
+        return node, change
+
+    def _check_hope(self) -> None:
+        """Raise if no watched channel is left and none can appear."""
+        if not self._may_join and self.channels.keys() <= self._excluded.keys():
+            reasons = "; ".join(self._excluded.values())
+            raise RunFailedError(f"no reachable nodes remain: {reasons}")
+
+    def _check_reachable(self, least: int) -> None:
+        left = len(self.channels) - len(self._excluded.keys() & self.channels.keys())
+        if left < least and not self._may_join:
+            reasons = "; ".join(self._excluded.values())
+            raise RunFailedError(
+                f"a round needs {least} nodes, but only {left} of {len(self.channels)} can still take part: {reasons}"
+            )
