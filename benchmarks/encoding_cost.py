@@ -132,7 +132,7 @@ def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) 
 
     for _ in range(repeats):
         packed = timed("write", lambda: _written(codec, update, seen, memory))
-        timed("read", lambda packed=packed: codec.read(unpack(*packed), 1, seen, seen))
+        timed("read", lambda packed=packed: codec.decode_update(unpack(*packed), 1, seen, seen))
         small = timed("deflate", lambda: zlib.compress(raw, 1))
         timed("inflate", lambda small=small: zlib.decompress(small))
         timed("copy", lambda: _copies(raw))
@@ -144,7 +144,7 @@ def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) 
 def _written(
     codec: UpdateCodec, update: Update, seen: Part, memory: dict[str, torch.Tensor]
 ) -> tuple[bytes, memoryview]:
-    packed = pack(codec.up(1, update, seen, memory))
+    packed = pack(codec.encode_update(1, update, seen, memory))
     return packed.header, memoryview(b"".join(packed.payload))
 
 

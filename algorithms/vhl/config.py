@@ -110,6 +110,6 @@ class VHL(FederatedConfig):
         return self
 
     @property
-    def counts_cohorts(self) -> bool:
+    def requires_seeded_cohorts(self) -> bool:
         """See :class:`FederatedConfig`."""
         return self.lr_clock == "participation"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ...core.errors import ConfigError, DataError, StorageError
 from ...core.message import Array, Message, Scalar, Tensor
 from ...core.transfer import Direction
-from ...engines.federated.assets import answer
+from ...engines.federated.assets import offer_reply
 from ...wire.limits import DEFAULT
 from .task import VHLTask
 from .virtual import VirtualData, VirtualRecipe
@@ -43,7 +43,7 @@ class Distribution:
         """As configured; a generator is only the same everywhere if it has no network."""
         return self._task.ships
 
-    def words(self) -> dict[str, Scalar]:
+    def manifest(self) -> dict[str, Scalar]:
         """Recipe and digest.
 
         Raises
@@ -57,29 +57,29 @@ class Distribution:
                 f"virtual data of {self._recipe.nbytes:,} bytes are more than the {most:,} that a frame takes",
                 hint="make fewer, or have clients make them: virtual.distribution=seed",
             )
-        return self._words(self._data.digest)
+        return self._manifest(self._data.digest)
 
-    def goods(self, round_index: int) -> Message:
+    def payload(self, round_index: int) -> Message:
         """A byte per pixel and one per label."""
         return self._goods(round_index, self._data.images.numpy(), self._data.labels.numpy())
 
-    def planned(self) -> list[tuple[Direction, Message]]:
+    def planned_messages(self) -> list[tuple[Direction, Message]]:
         """Offer, answer and, where they are shipped, as many zeros as there are pixels and labels."""
-        offered = Message("control", fields={"what": "offer", **self._words("0" * 64)})
-        said: list[tuple[Direction, Message]] = [("down", offered), ("up", answer(0, has=not self.ships))]
+        offered = Message("control", fields={"what": "offer", **self._manifest("0" * 64)})
+        said: list[tuple[Direction, Message]] = [("down", offered), ("up", offer_reply(0, has=not self.ships))]
         if self.ships:
             labels = np.zeros(self._recipe.count, np.uint8)
             said.append(("down", self._goods(0, np.zeros(self._recipe.shape, np.uint8), labels)))
         return said
 
-    def _words(self, digest: str) -> dict[str, Scalar]:
+    def _manifest(self, digest: str) -> dict[str, Scalar]:
         return {"recipe": self._recipe.model_dump_json(), "digest": digest, "ship": self.ships}
 
     def _goods(self, round_index: int, images: Array, labels: Array) -> Message:
         tensors = {"images": Tensor(images), "labels": Tensor(labels.astype(_label_type(self._recipe)))}
         return Message(KIND, round=round_index, tensors=tensors)
 
-    def has(self, words: dict[str, Scalar]) -> bool:
+    def has(self, manifest: dict[str, Scalar]) -> bool:
         """Kept from before, or made by the recipe with the same digest.
 
         Raises
@@ -88,7 +88,7 @@ class Distribution:
             The server's recipe is not the one of this run's configuration.
         """
         try:
-            recipe = VirtualRecipe.model_validate_json(str(words.get("recipe")))
+            recipe = VirtualRecipe.model_validate_json(str(manifest.get("recipe")))
         except ValidationError as error:
             raise DataError(f"{self._who} was offered virtual data without a recipe: {error}") from None
         if recipe != self._recipe:
@@ -96,20 +96,20 @@ class Distribution:
                 f"{self._who} was offered virtual data by the recipe {recipe}; its own is {self._recipe}",
                 hint="run the same farshore version on both ends",
             )
-        self._digest = str(words.get("digest"))
+        self._digest = str(manifest.get("digest"))
         data = self._kept(self._path(self._digest))
-        if data is None and not words.get("ship"):
+        if data is None and not manifest.get("ship"):
             data = VirtualData.from_recipe(recipe)
         if data is None or data.digest != self._digest:
             return False
         self._task.hold(data)
         return True
 
-    def take(self, goods: Message) -> None:
+    def accept(self, payload: Message) -> None:
         """Check what was sent against recipe and digest, and keep it."""
-        if goods.tensors.keys() != {"images", "labels"}:
-            raise DataError(f"{self._who} was sent {sorted(goods.tensors)} instead of virtual images and labels")
-        images, labels = (np.array(goods.tensors[name].array) for name in ("images", "labels"))
+        if payload.tensors.keys() != {"images", "labels"}:
+            raise DataError(f"{self._who} was sent {sorted(payload.tensors)} instead of virtual images and labels")
+        images, labels = (np.array(payload.tensors[name].array) for name in ("images", "labels"))
         try:
             data = VirtualData(torch.from_numpy(images), self._recipe)
             data.verify(self._digest)
@@ -123,12 +123,12 @@ class Distribution:
         self._write(data)
         self._task.hold(data)
 
-    def keep(self) -> Path:
+    def save(self) -> Path:
         """Write the images, whole or not at all."""
         self._write(self._data)
         return self._path(self._data.digest)
 
-    def hold(self, path: Path) -> None:
+    def load(self, path: Path) -> None:
         """Map the file: processes that do share its pages."""
         data = self._kept(path)
         if data is None or data.digest != path.stem:

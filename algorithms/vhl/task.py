@@ -144,7 +144,7 @@ class VHLTask:
     def method(self, flat: FlatModel) -> FederatedMethod:
         """The base method."""
         method = self._method(flat)
-        method.measured = flat.layout.trainable if self._config.divergence else 0
+        method.divergence_size = flat.layout.trainable if self._config.divergence else 0
         return method
 
     def _method(self, flat: FlatModel) -> FedAvg:
@@ -167,10 +167,12 @@ class VHLTask:
         means = Means(self.reports) if self.reports else None
         objective = self._objective(flat, means)
         whole = self._whole(batches) if self._config.method == "scaffold" and self._config.scaffold_option == 1 else ()
-        return Work(objective, batches, len(self.parts[client]), sgd, each=each, means=means, whole=whole)
+        return Work(
+            objective, batches, len(self.parts[client]), sgd, sample_losses=each, means=means, full_batches=whole
+        )
 
-    def counts(self, client: int) -> tuple[int, int]:
-        """See :class:`~farshore.engines.federated.observed.Counted`."""
+    def work_size(self, client: int) -> tuple[int, int]:
+        """See :class:`~farshore.engines.federated.task_hooks.SizedTask`."""
         part = self.parts[client]
         epoch = _cut(part, self._config.batch, alone=self.recipe is not None)
         return len(part), self._config.local_epochs * len(epoch)
@@ -280,7 +282,7 @@ class VHLTask:
         return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
 
     def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
-        """See :class:`~farshore.engines.federated.refining.Refining`: some steps on virtual images alone.
+        """See :class:`~farshore.engines.federated.task_hooks.RefiningTask`: some steps on virtual images alone.
 
         Cross-entropy, with the clients' rate by rounds, momentum from rest and weight decay. Batch norms normalize by
         the virtual batch, but their running statistics stay those of the clients: natural images are tested with them.
@@ -329,8 +331,8 @@ class VHLTask:
         parts = [part.numpy() for part in self.parts]
         return self.partition.split_test(self.images.train.labels, parts, self.images.test.labels)
 
-    def by_client(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
-        """See :class:`~farshore.engines.federated.observed.Observed`; a virtual winner is an error."""
+    def client_accuracy(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
+        """See :class:`~farshore.engines.federated.task_hooks.ReportingTask`; a virtual winner is an error."""
         flat.load(state[FLOATS], state[INTEGERS])
         decided = self._decided(flat, self._test_x, self._prepare)
         right = (decided == self._test_y).numpy()

@@ -39,7 +39,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
 
-    def briefing(self, config: VHL, task: Task, folder: Path, who: str) -> Assets | None:
+    def assets(self, config: VHL, task: Task, folder: Path, who: str) -> Assets | None:
         """The virtual data, where there are any."""
         if not config.virtual.has_images:
             return None
@@ -48,7 +48,7 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return Distribution(cast(VHLTask, task), folder, who)
 
-    def plain(self, config: VHL, task: Task) -> FlatModel:
+    def baseline_model(self, config: VHL, task: Task) -> FlatModel:
         """The network without room for virtual classes."""
         return cast("VHLTask", task).plain()
 

@@ -29,7 +29,7 @@ class Echo(FedAvg):
     """FedAvg without training: clients return the model unchanged."""
 
     def local(self, flat: FlatModel, down: Any, work: ClientWork) -> Update:
-        return Update({name: self.copied(down[name]) for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
+        return Update({name: self.copy_array(down[name]) for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
 
 
 class Task:
@@ -57,7 +57,7 @@ class Task:
         def objective(batch: Any) -> torch.Tensor:
             return F.cross_entropy(flat.module(batch[0]), batch[1])
 
-        return ClientWork(objective, list(zip(*parts, strict=True)), count, Sgd(work.lr), each=_each)
+        return ClientWork(objective, list(zip(*parts, strict=True)), count, Sgd(work.lr), sample_losses=_each)
 
     def evaluate(self, flat: FlatModel, state: Any) -> dict[str, float]:
         return {}

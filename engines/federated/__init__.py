@@ -1,1 +1,1 @@
-"""Federated learning: methods as pure functions, one engine for real nodes and simulated ones."""
+"""Federated learning: methods as pure functions, and one engine for real and simulated nodes."""

@@ -1,5 +1,6 @@
-"""Arrays of a model's size that are needed no more, for whoever needs one next: fresh memory costs more than the copy
-or the multiplication that fills it.
+"""A free list of model-sized arrays, which avoids the cost of fresh memory.
+
+Page faults of newly allocated memory cost more than the copy or multiplication that fills it.
 """
 
 from __future__ import annotations
@@ -14,45 +15,45 @@ from .tree import Part
 
 
 class ArrayPool:
-    """Arrays by shape and type; it holds as many as were ever in use at once, one for each level of a tree.
+    """Free arrays by shape and dtype; it grows to the largest number in use at once, one per level of a tree sum.
 
-    Only what it lent is taken back: other arrays are somebody's, however they came here.
+    Only arrays that the pool handed out are taken back; others are ignored, since they have another owner.
     """
 
     def __init__(self) -> None:
         self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
-        self._lent: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
-        self._first: Part = {}
+        self._in_use: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
+        self._preferred: Part = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array whose values mean nothing."""
+        """Return an array with undefined values."""
         free = self._free.get((shape, dtype))
         array = free.pop() if free else np.empty(shape, dtype)
-        self._lent[id(array)] = array
+        self._in_use[id(array)] = array
         return array
 
-    def copied(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array with the values of another."""
+    def copy(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy of ``array`` in an array of the pool."""
         out = self.take(array.shape, array.dtype)
         np.copyto(out, array)
         return out
 
     def prefer(self, part: Part) -> None:
-        """Have the next summand written to these arrays, each by its name; they are the caller's and stay so."""
-        self._first = dict(part)
+        """Use these arrays once each, by name, in :meth:`take_named`; the caller keeps their ownership."""
+        self._preferred = dict(part)
 
-    def summand(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """As :meth:`take`, for the array ``name`` of a summand."""
-        first = self._first.pop(name, None)
-        return first if first is not None and (first.shape, first.dtype) == (shape, dtype) else self.take(shape, dtype)
+    def take_named(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the preferred array of that name if shape and dtype match, otherwise one of :meth:`take`."""
+        array = self._preferred.pop(name, None)
+        return array if array is not None and (array.shape, array.dtype) == (shape, dtype) else self.take(shape, dtype)
 
-    def give_all(self, part: Part) -> None:
-        """Hand the arrays of a summand over."""
+    def release_all(self, part: Part) -> None:
+        """Release each array of a summand."""
         for array in part.values():
-            self.give(array)
+            self.release(array)
 
-    def give(self, array: NDArray[Any]) -> None:
-        """Hand an array over; nobody may look at it any more. One that was not lent is left alone."""
-        if self._lent.get(id(array)) is array:
-            del self._lent[id(array)]
+    def release(self, array: NDArray[Any]) -> None:
+        """Return an array to the pool, after which it must not be used; arrays from elsewhere are ignored."""
+        if self._in_use.get(id(array)) is array:
+            del self._in_use[id(array)]
             self._free.setdefault((array.shape, array.dtype), []).append(array)

@@ -1,7 +1,7 @@
-"""What every client must hold before its first round, offered to it once and sent only if it lacks it.
+"""Assets that every client needs before its first round, offered by manifest and sent only if missing.
 
-The server offers what there is in a few words; a client answers that it has it (or made it by itself), or that it wants
-it. So a client costs the same however many there are, and one that is never drawn costs nothing.
+The server sends a short manifest; the client replies that it has the asset (or can generate it), or that it wants it.
+The cost per client does not depend on the number of clients, and a client that is never drawn costs nothing.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from .messages import UpdateError
 
 
 class Assets(Protocol):
-    """What there is to hold; both programs of a run make theirs."""
+    """An asset of a run; the server and node programs each create their own instance."""
 
     @property
     def ships(self) -> bool:
-        """Whether a client that comes new wants it sent."""
+        """Whether a new client must be sent the payload."""
 
-    def words(self) -> dict[str, Scalar]:
-        """The server's offer: by what it is told apart and made."""
+    def manifest(self) -> dict[str, Scalar]:
+        """Return the fields that identify the asset and describe how to generate it."""
 
-    def goods(self, round_index: int) -> Message:
-        """The thing itself, for a client that wants it in round ``round_index``."""
+    def payload(self, round_index: int) -> Message:
+        """Return the asset itself, for a client that lacks it in round ``round_index``."""
 
-    def planned(self) -> Sequence[tuple[Direction, Message]]:
-        """All that is said to a client that comes new, and by it, of the sizes that it will have; makes nothing."""
+    def planned_messages(self) -> Sequence[tuple[Direction, Message]]:
+        """Return the exchange with one new client, with messages of their final sizes; generates nothing."""
 
-    def has(self, words: dict[str, Scalar]) -> bool:
-        """On a client: whether what the server offers is here now."""
+    def has(self, manifest: dict[str, Scalar]) -> bool:
+        """Return whether this client now holds the asset that the server's manifest describes."""
 
-    def take(self, goods: Message) -> None:
-        """On a client: hold what was sent.
+    def accept(self, payload: Message) -> None:
+        """Store the payload on a client.
 
         Raises
         ------
         DataError
-            It is not what was offered.
+            The payload does not match the manifest.
         """
 
-    def keep(self) -> Path:
-        """On the server's machine: write it to a file, for processes that play clients."""
+    def save(self) -> Path:
+        """Write the asset to a file on the server's machine, for its worker processes."""
 
-    def hold(self, path: Path) -> None:
-        """In such a process: hold what the file has, in memory that all of them share."""
-
-
-def offer(briefing: Assets, round_index: int) -> Message:
-    """The server's question to a client that comes new in round ``round_index``."""
-    return Message("control", round=round_index, fields={"what": "offer", **briefing.words()})
+    def load(self, path: Path) -> None:
+        """Map the file of :meth:`save` in a worker process; all workers share the memory."""
 
 
-def answer(round_index: int, *, has: bool) -> Message:
-    """A client's answer."""
+def offer_message(assets: Assets, round_index: int) -> Message:
+    """Create the server's offer to a new client in round ``round_index``."""
+    return Message("control", round=round_index, fields={"what": "offer", **assets.manifest()})
+
+
+def offer_reply(round_index: int, *, has: bool) -> Message:
+    """Create a client's reply to an offer."""
     return Message("control", round=round_index, fields={"what": "have" if has else "want"})
 
 
-def wants(message: Message) -> bool:
-    """Whether a client wants to be sent what was offered.
+def is_missing(reply: Message) -> bool:
+    """Return whether a client's reply to an offer asks for the payload.
 
     Raises
     ------
     UpdateError
-        It is no answer.
+        The message is not a reply to an offer.
     """
-    what = message.fields.get("what")
-    if message.kind != "control" or what not in ("have", "want"):
-        raise UpdateError(f"it answered an offer with a '{message.kind}'")
+    what = reply.fields.get("what")
+    if reply.kind != "control" or what not in ("have", "want"):
+        raise UpdateError(f"expected 'have' or 'want' in reply to an offer, got a '{reply.kind}' message")
     return what == "want"

@@ -1,6 +1,7 @@
-"""Federated runs that wait for nobody: every reply (FedAsync) or every K of them (FedBuff) make a version of the model.
+"""Asynchronous federated runs: each reply (FedAsync) or each K replies (FedBuff) produce a version of the model.
 
-The clients are those of the rounds. A client is never given the same version twice: it would send the same again.
+The clients are the same as in synchronous rounds. No client trains twice from the same version, since it would send
+the same update again.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ import numpy as np
 from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
-from .client_pool import AsyncResult, ClientPool, InFlight, UnderWay
+from .client_pool import AsyncResult, ClientPool, InFlight, InFlightSnapshot
 from .config import Asynchrony, FederatedConfig
 from .methods import FLOATS, INTEGERS, FederatedMethod
 from .round_recorder import RoundRecorder
 from .rounds import Rounds
 from .task import Task
-from .task_hooks import refined
+from .task_hooks import refine_state
 from .tree import Part
 
-_TRIES = 64
+#: Random clients tried before all idle ones are listed.
+_ATTEMPTS = 64
+#: Names in checkpoints.
 _SEEN, _UNDER_WAY = "seen/", "under_way"
 
 
-def rounds_of(
-    session: ServerSession, task: Task, fleet: ClientPool, schedule: FederatedConfig
+def create_rounds(
+    session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig
 ) -> Rounds | AsynchronousRounds:
-    """The server's side of a run by its schedule; same arguments and errors as of the two classes."""
+    """Create the server's side of a run for its schedule; arguments and errors as those of the two classes."""
     kind = Rounds if schedule.schedule == "sync" else AsynchronousRounds
-    return kind(session, task, fleet, schedule)
+    return kind(session, task, pool, schedule)
 
 
 def staleness_weight(settings: Asynchrony, tau: int) -> float:
-    """``s(tau)`` of a reply that is ``tau`` versions old (Xie 2019, section 5.2).
+    """Weight ``s(tau)`` of an update that is ``tau`` versions old (Xie 2019, section 5.2).
 
     The polynomial with ``a = 0.5`` is FedBuff's ``1 / sqrt(1 + tau)`` (Nguyen 2022, section 5).
     """
@@ -46,53 +49,53 @@ def staleness_weight(settings: Asynchrony, tau: int) -> float:
     return float((1.0 + tau) ** -settings.a)
 
 
-def mixed(state: Part, proposal: Part, share: float) -> Part:
-    """FedAsync: ``(1 - share) state + share proposal``; integers rounded (Xie 2019, algorithm 1)."""
+def mix(state: Part, proposal: Part, share: float) -> Part:
+    """Apply FedAsync's update ``(1 - share) state + share proposal``; integers are rounded (Xie 2019, algorithm 1)."""
     floats = state[FLOATS] + np.float32(share) * (proposal[FLOATS] - state[FLOATS])
     integers = np.rint(state[INTEGERS] + share * (proposal[INTEGERS] - state[INTEGERS]))
     return {FLOATS: floats, INTEGERS: integers.astype(np.int64)}
 
 
-def buffered(state: Part, moves: Sequence[tuple[float, Part, Part]], lr: float) -> Part:
-    """FedBuff: ``state + lr / K · sum of weight · (proposal - seen)`` (Nguyen 2022, algorithm 1).
+def apply_buffer(state: Part, changes: Sequence[tuple[float, Part, Part]], lr: float) -> Part:
+    """Apply FedBuff's update ``state + lr / K · Σ weight · (proposal - received)`` (Nguyen 2022, algorithm 1).
 
     Parameters
     ----------
     state : dict of arrays
-    moves : sequence of (weight, proposal, seen)
+    changes : sequence of (weight, proposal, received)
         In the order of the sum.
     lr : float
     """
     floats = np.zeros_like(state[FLOATS])
     integers = np.zeros(state[INTEGERS].shape)
-    for weight, proposal, seen in moves:
-        floats += np.float32(weight) * (proposal[FLOATS] - seen[FLOATS])
-        integers += weight * (proposal[INTEGERS] - seen[INTEGERS])
-    scale = lr / len(moves)
+    for weight, proposal, received in changes:
+        floats += np.float32(weight) * (proposal[FLOATS] - received[FLOATS])
+        integers += weight * (proposal[INTEGERS] - received[INTEGERS])
+    scale = lr / len(changes)
     moved = np.rint(state[INTEGERS] + scale * integers).astype(np.int64)
     return {FLOATS: state[FLOATS] + np.float32(scale) * floats, INTEGERS: moved}
 
 
-def packed(state: Part, under_way: UnderWay | None) -> tuple[Part, dict[str, Any]]:
-    """A checkpoint's tensors and words: as many states as there are versions that clients still train from."""
-    if under_way is None:
+def pack_checkpoint(state: Part, snapshot: InFlightSnapshot | None) -> tuple[Part, dict[str, Any]]:
+    """Return a checkpoint's tensors and metadata, with each version that clients still train from."""
+    if snapshot is None:
         return state, {}
-    states = {f"{_SEEN}{n}/{name}": array for n, seen in under_way.seen.items() for name, array in seen.items()}
-    return {**state, **states}, {_UNDER_WAY: under_way.flights}
+    states = {f"{_SEEN}{n}/{name}": array for n, version in snapshot.states.items() for name, array in version.items()}
+    return {**state, **states}, {_UNDER_WAY: snapshot.flights}
 
 
-def unpacked(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, UnderWay | None]:
-    """What :func:`packed` was given."""
-    state, seen = Part(), dict[int, Part]()
+def unpack_checkpoint(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, InFlightSnapshot | None]:
+    """Return the arguments of :func:`pack_checkpoint`."""
+    state, states = Part(), dict[int, Part]()
     for name, array in tensors.items():
         if name.startswith(_SEEN):
             round_index, own = name.removeprefix(_SEEN).split("/", 1)
-            seen.setdefault(int(round_index), {})[own] = array
+            states.setdefault(int(round_index), {})[own] = array
         else:
             state[name] = array
     if _UNDER_WAY not in meta:
         return state, None
-    return state, UnderWay([InFlight(*flight) for flight in meta[_UNDER_WAY]], seen)
+    return state, InFlightSnapshot([InFlight(*flight) for flight in meta[_UNDER_WAY]], states)
 
 
 class AsynchronousRounds:
@@ -102,152 +105,162 @@ class AsynchronousRounds:
     ----------
     session : ServerSession
     task : Task
-    fleet : Fleet
+    pool : ClientPool
     schedule : FederatedConfig
 
     Raises
     ------
     ConfigError
-        The method sends or keeps more than a model: control variates and normalizers belong to a common round.
+        The method sends or keeps more than a model: control variates and normalizers need synchronous rounds.
     RunFailedError
-        More clients are to train at a time than there are.
+        The concurrency exceeds the population.
     """
 
-    def __init__(self, session: ServerSession, task: Task, fleet: ClientPool, schedule: FederatedConfig) -> None:
-        self._session, self._task, self._fleet, self._schedule = session, task, fleet, schedule
+    def __init__(self, session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig) -> None:
+        self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
         self._settings, self._flat = schedule.asynchrony, task.model()
         method = task.method(self._flat)
         self.state: Part = method.start(self._flat)
-        self._refuse(method)
+        self._check_method(method)
         self._concurrency = self._settings.concurrency or schedule.per_round
-        if self._concurrency > fleet.population:
+        if self._concurrency > pool.population:
             raise RunFailedError(
-                f"{self._concurrency} clients at a time are more than the {fleet.population} that there are",
+                f"the concurrency is {self._concurrency}, but there are only {pool.population} clients",
                 hint="lower asynchrony.concurrency or per_round, or let more nodes join",
             )
-        self._wanted = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
+        self._buffer_size = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
         self._history = History(session.run.directory, session.resume_step or 0)
-        self._sent = 0
+        self._dispatched = 0
         self._busy: set[int] = set()
         saved = session.load_checkpoint(session.resume_step) if session.resume_step is not None else None
         if saved is not None:
-            fleet.resume(self._history.entries)
-        self._chronicle = RoundRecorder(session, task, self._flat, schedule)
-        self._stream, self._method = fleet.stream(method), method
+            pool.resume(self._history.entries)
+        self._recorder = RoundRecorder(session, task, self._flat, schedule)
+        self._stream, self._method = pool.stream(method), method
         if saved is not None:
-            self._go_on(*saved)
+            self._restore(*saved)
         self._gone: set[int] = set()
-        self._had: set[int] = set()  # who was given the current version
+        self._has_version: set[int] = set()  # clients that were sent the current version
         self._buffer: list[AsyncResult] = []
         self._missing: dict[str, str] = {}
 
     def run(self) -> list[dict[str, Any]]:
-        """Run to the last version; returns one entry per version."""
+        """Run to the last version; return the history, one entry per version.
+
+        Raises
+        ------
+        RunFailedError
+            No reachable clients remain.
+        """
         with self._history as history:
             while self._next <= self._schedule.rounds:
                 self._session.check_cancelled()
                 self._dispatch()
                 if self._busy:
-                    self._take(self._stream.next())
+                    self._receive(self._stream.next())
                 elif not self._buffer:
-                    raise RunFailedError(f"version {self._next}: nobody is left who answers")
-                # Where nobody is left to ask, the version is made of fewer.
-                if len(self._buffer) == self._wanted or (self._buffer and not self._can_go_on()):
+                    raise RunFailedError(f"version {self._next}: no reachable clients remain")
+                # If no further replies are possible, the version is made from fewer.
+                if len(self._buffer) == self._buffer_size or (self._buffer and not self._more_replies_possible()):
                     self._update()
         return history.entries
 
-    def _go_on(self, tensors: Part, meta: Mapping[str, Any]) -> None:
-        """From a checkpoint: what was under way then is so again where it was kept, and asked for anew otherwise."""
-        self._sent = int(meta["sent"])
-        self.state, under_way = unpacked(tensors, meta)
-        if under_way is not None:
-            self._stream.take_up(under_way)
-            self._busy = {flight.client for flight in under_way.flights}
+    def _restore(self, tensors: Part, meta: Mapping[str, Any]) -> None:
+        """Restore a checkpoint; trainings in progress are restored if it has them, and lost otherwise."""
+        self._dispatched = int(meta["sent"])
+        self.state, snapshot = unpack_checkpoint(tensors, meta)
+        if snapshot is not None:
+            self._stream.restore(snapshot)
+            self._busy = {flight.client for flight in snapshot.flights}
         else:
             self._session.log(
-                f"going on after version {self._next - 1}: what clients had under way is lost, others are asked instead"
+                f"resuming after version {self._next - 1}: training in progress at that time is lost, new work is sent"
             )
 
     @property
     def _next(self) -> int:
-        """The version that replies are gathered for."""
+        """The version that replies are collected for."""
         return len(self._history.entries) + 1
 
-    def _refuse(self, method: FederatedMethod) -> None:
+    def _check_method(self, method: FederatedMethod) -> None:
         model = {FLOATS, INTEGERS}
-        if method.remembers(self._flat) or self.state.keys() != model or method.reply(self.state).keys() != model:
+        if (
+            method.client_state_sizes(self._flat)
+            or self.state.keys() != model
+            or method.reply(self.state).keys() != model
+        ):
             raise ConfigError(
-                f"the method needs whole rounds: it cannot run with schedule '{self._schedule.schedule}'",
+                f"the method needs synchronous rounds: it cannot run with schedule '{self._schedule.schedule}'",
                 hint="choose fedavg or fedprox, or schedule: sync",
             )
 
     def _dispatch(self) -> None:
-        """Keep as many clients busy as may be."""
+        """Send the current version to idle clients, up to the concurrency."""
         while len(self._busy) < self._concurrency and (client := self._choose()) is not None:
-            self._sent += 1
+            self._dispatched += 1
             self._busy.add(client)
-            self._had.add(client)
+            self._has_version.add(client)
             self._stream.send(client, self._next, self._method.sent(self.state))
 
-    def _can_go_on(self) -> bool:
-        return bool(self._busy) or len(self._gone | self._had) < self._fleet.population
+    def _more_replies_possible(self) -> bool:
+        return bool(self._busy) or len(self._gone | self._has_version) < self._pool.population
 
     def _choose(self) -> int | None:
-        """Any client that is idle and has not had this version, if possible one that is on; None if there is none."""
-        out, population = self._busy | self._gone | self._had, self._fleet.population
-        if len(out) == population:
+        """Choose an idle client that has not had this version, preferably a ready one; None if there is none."""
+        excluded, population = self._busy | self._gone | self._has_version, self._pool.population
+        if len(excluded) == population:
             return None
-        generator = self._session.run.seed.child("dispatch", self._sent).numpy()
-        for client in generator.integers(population, size=_TRIES):
-            if int(client) not in out and self._stream.ready(int(client)):
+        generator = self._session.run.seed.child("dispatch", self._dispatched).numpy()
+        for client in generator.integers(population, size=_ATTEMPTS):
+            if int(client) not in excluded and self._stream.ready(int(client)):
                 return int(client)
-        idle = np.setdiff1d(np.arange(population), np.fromiter(out, np.int64, len(out)))
+        idle = np.setdiff1d(np.arange(population), np.fromiter(excluded, np.int64, len(excluded)))
         ready = [client for client in idle if self._stream.ready(int(client))]
         return int(generator.choice(ready or idle))
 
-    def _take(self, arrival: AsyncResult) -> None:
-        self._busy.discard(arrival.client)
-        if arrival.gone:
-            self._gone.add(arrival.client)
-        if arrival.proposal is None:
-            self._missing[str(arrival.client)] = arrival.missing
-            self._session.log(f"version {self._next}: nothing of client {arrival.client}: {arrival.missing}")
+    def _receive(self, result: AsyncResult) -> None:
+        self._busy.discard(result.client)
+        if result.gone:
+            self._gone.add(result.client)
+        if result.proposal is None:
+            self._missing[str(result.client)] = result.missing
+            self._session.log(f"version {self._next}: no update from client {result.client}: {result.missing}")
         else:
-            self._buffer.append(arrival)
+            self._buffer.append(result)
 
     def _update(self) -> None:
         round_index = self._next
-        # In the order of clients, so that who answered first within a version does not change its bits.
-        replies = sorted(self._buffer, key=lambda arrival: (arrival.client, arrival.round_index))
-        stale = [round_index - reply.round_index for reply in replies]
-        weights = [staleness_weight(self._settings, tau) for tau in stale]
-        proposals = [reply.proposal for reply in replies if reply.proposal is not None]
+        # In the order of clients, so that the order of arrival within a version does not change its bits.
+        results = sorted(self._buffer, key=lambda result: (result.client, result.round_index))
+        staleness = [round_index - result.round_index for result in results]
+        weights = [staleness_weight(self._settings, tau) for tau in staleness]
+        proposals = [result.proposal for result in results if result.proposal is not None]
         if self._schedule.schedule == "fedasync":
-            self.state = mixed(self.state, proposals[0], self._settings.alpha * weights[0])
+            self.state = mix(self.state, proposals[0], self._settings.alpha * weights[0])
         else:
-            moves = [(w, p, reply.seen) for w, p, reply in zip(weights, proposals, replies, strict=True)]
-            self.state = buffered(self.state, moves, self._settings.server_lr)
-        self.state = refined(self._task, self._flat, self.state, round_index)
-        told = [reply.reply for reply in replies if reply.reply is not None]
+            changes = [(w, p, result.received) for w, p, result in zip(weights, proposals, results, strict=True)]
+            self.state = apply_buffer(self.state, changes, self._settings.server_lr)
+        self.state = refine_state(self._task, self._flat, self.state, round_index)
+        replies = [result.reply for result in results if result.reply is not None]
         entry = {
             "round": round_index,
-            "cohort": [reply.client for reply in replies],
+            "cohort": [result.client for result in results],
             "missing": self._missing,
             **self._stream.figures(),
-            "staleness": float(np.mean(stale)),
-            **self._chronicle.replies(told),
+            "staleness": float(np.mean(staleness)),
+            **self._recorder.average_replies(replies),
         }
-        self._buffer, self._missing, self._had = [], {}, set()
-        self._tell(round_index, entry)
+        self._buffer, self._missing, self._has_version = [], {}, set()
+        self._record(round_index, entry)
 
-    def _tell(self, round_index: int, entry: dict[str, Any]) -> None:
-        seconds = self._chronicle.complete(entry, self.state)
+    def _record(self, round_index: int, entry: dict[str, Any]) -> None:
+        seconds = self._recorder.complete_entry(entry, self.state)
         self._history.append(entry)
-        figures = self._chronicle.tell(entry, {"test": seconds})
-        if self._chronicle.checkpoint_due(round_index):
-            self._fleet.keep(round_index)
-            self._chronicle.keep(entry, self.state)
+        figures = self._recorder.write_metrics(entry, {"test": seconds})
+        if self._recorder.checkpoint_due(round_index):
+            self._pool.save_client_states(round_index)
+            self._recorder.write_states(entry, self.state)
             self._history.sync()
-            tensors, meta = packed(self.state, self._stream.under_way())
-            self._session.save_checkpoint(round_index, tensors, {"sent": self._sent, **meta})
+            tensors, meta = pack_checkpoint(self.state, self._stream.snapshot())
+            self._session.save_checkpoint(round_index, tensors, {"sent": self._dispatched, **meta})
         self._session.progress(round_index, self._schedule.rounds, unit="version", **figures)

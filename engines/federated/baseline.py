@@ -1,4 +1,4 @@
-"""What reports compare a federated run's bytes with: FedAvg with as many messages, none of them encoded."""
+"""The baseline for a federated run's bytes in reports: FedAvg with as many messages, all without encoding."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ NAME = "uncompressed FedAvg"
 
 
 def baselines(plain: FlatModel, down: int, up: int) -> dict[str, int]:
-    """Dense bytes of so many states down and up; a FedAvg update is a state.
+    """Return the baseline's bytes by name.
 
     Parameters
     ----------
     plain : FlatModel
         The model that FedAvg alone would train.
+    down, up : int
+        States sent to clients and updates received; both have the size of a state.
     """
     return {NAME: (down + up) * sum(array.nbytes for array in FedAvg().start(plain).values())}
 
 
-def messages(history: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many states went down and how many updates came up, by the entries of the rounds.
+def count_messages(history: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Count the states sent and the updates received in the rounds of a history.
 
-    Clients of whom nothing came are in the cohort of their round; where a schedule does not wait for cohorts, they are
-    beside those who replied.
+    In synchronous rounds, clients without a reply are part of their round's cohort; in asynchronous runs, a cohort
+    holds only the clients that replied, and those without a reply are listed separately.
     """
     down = up = 0
     for entry in history:

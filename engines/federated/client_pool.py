@@ -1,4 +1,4 @@
-"""What a round asks of the clients of a run, whoever they are: train from a state, and have their updates added up."""
+"""The interface of a run's clients, real or simulated: train from a state and sum the updates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .tree import Part
 
 
 def cohort(seed: Seed, round_index: int, population: int, size: int) -> list[int]:
-    """The clients of a round, ascending: drawn without replacement by run seed and round alone, whatever the method."""
+    """Draw the clients of a round without replacement, ascending; depends only on the run's seed and the round."""
     drawn = seed.child("cohort", round_index).numpy().choice(population, size=size, replace=False, shuffle=False)
     return sorted(int(client) for client in drawn)
 
 
 class Reply(NamedTuple):
-    """What the server keeps of a client's update.
+    """The server's record of a client's update, without its tensors.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Reply(NamedTuple):
     loss : float
         Mean over the client's steps.
     figures : dict of float
-        What else it told of its training.
+        Further figures that the client reported.
     """
 
     client: int
@@ -38,41 +38,40 @@ class Reply(NamedTuple):
     figures: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
-    def of(cls, client: int, update: Update) -> Reply:
-        """What is kept of an update."""
+    def from_update(cls, client: int, update: Update) -> Reply:
+        """Create the record of an update."""
         return cls(client, update.samples, update.steps, update.loss, update.figures)
 
 
 @dataclass(slots=True)
 class RoundResult:
-    """A round's outcome.
+    """The outcome of a round.
 
     Attributes
     ----------
     total : dict of arrays or None
-        The sum of the contributions; None if nobody's came.
+        The sum of the contributions; None if there are none.
     replies : list of Reply
         In cohort order.
     missing : dict
-        Client -> why nothing of it was added.
-    seen : dict of arrays
-        What clients got of the state that was sent: the same arrays unless the downlink's encoding lost something.
+        Client -> why its update is not in the sum.
+    received : dict of arrays
+        The state as clients received it: the same arrays as were sent unless the downlink encoding is lossy.
     late : list of int
-        Those of the missing that may still answer, too late.
+        Missing clients whose update may still arrive, after the round.
     dropped : int
-        Updates of earlier rounds that arrived during this one and were not added to anything.
+        Updates of earlier rounds that arrived during this one and were discarded.
     figures : dict
-        What else there is to tell of the round.
+        Further figures of the round.
     seconds : dict
-        Where this machine's time went: ``train`` until the first reply, ``wait`` from then to the last one,
-        ``aggregate`` for checking and adding up. Clients played by this machine are not waited for, and are added up
-        as they train.
+        Time spent by this machine: ``train`` until the first reply, ``wait`` from then to the last one, ``aggregate``
+        for validating and summing. Simulated clients cause no ``wait``: their updates are summed as they train.
     """
 
     total: Part | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
-    seen: Part = field(default_factory=dict)
+    received: Part = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     dropped: int = 0
     figures: dict[str, float] = field(default_factory=dict)
@@ -81,43 +80,43 @@ class RoundResult:
 
 @dataclass(frozen=True, slots=True)
 class AsyncResult:
-    """What came of one client's training, where nobody waits for a whole cohort.
+    """The outcome of one client's training in an asynchronous run.
 
     Attributes
     ----------
     client, round_index : int
-        ``round_index`` is what the model was sent as.
+        ``round_index`` is the version that was sent to the client.
     proposal : dict of arrays or None
-        The state that the server would have, had it waited for this reply alone; None if there is none.
-    seen : dict of arrays
-        The state that the client began from.
+        The state that this update alone would have produced; None if there is no valid update.
+    received : dict of arrays
+        The state that the client started from.
     reply : Reply or None
     missing : str
         Why there is no proposal.
     gone : bool
-        It will never answer again.
+        The client is lost for the rest of the run.
     """
 
     client: int
     round_index: int
     proposal: Part | None
-    seen: Part
+    received: Part
     reply: Reply | None = None
     missing: str = ""
     gone: bool = False
 
 
 class InFlight(NamedTuple):
-    """What a simulated client has under way, which is all settled when it is sent something.
+    """A simulated client's training in progress; its outcome is determined when the state is sent.
 
     Attributes
     ----------
     client, round_index : int
-        ``round_index`` is what the model was sent as.
+        ``round_index`` is the version that was sent to the client.
     end, joule : float
-        When something comes of it in simulated seconds, and what it uses up until then.
+        Simulated time in seconds at which it ends, and the energy used until then.
     lost : bool
-        It crashes on the way.
+        The client crashes before it replies.
     """
 
     client: int
@@ -128,59 +127,59 @@ class InFlight(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class UnderWay:
-    """All that is under way, and the states that it began from, by their number."""
+class InFlightSnapshot:
+    """All trainings in progress, and the states that they started from, by version."""
 
     flights: list[InFlight]
-    seen: dict[int, Part]
+    states: dict[int, Part]
 
 
 class Stream(Protocol):
-    """Clients that train one by one; each trains one state at a time."""
+    """Clients of an asynchronous run; each trains from one state at a time."""
 
     def send(self, client: int, round_index: int, down: Part) -> None:
-        """Have a client train from ``down`` in round ``round_index``."""
+        """Start a client's training from ``down``, version ``round_index``."""
 
     def ready(self, client: int) -> bool:
-        """Whether a client would begin at once."""
+        """Return whether a client would start at once."""
 
     def next(self) -> AsyncResult:
-        """Wait for the next outcome of what was sent."""
+        """Wait for the next outcome."""
 
     def figures(self) -> dict[str, float]:
-        """What there is to tell, besides the replies, since the last call."""
+        """Return figures besides those of the replies, accumulated since the last call."""
 
-    def under_way(self) -> UnderWay | None:
-        """What a run that goes on can take up again; None where only the clients themselves know."""
+    def snapshot(self) -> InFlightSnapshot | None:
+        """Return the trainings in progress for a checkpoint; None if only the clients themselves have them."""
 
-    def take_up(self, under_way: UnderWay) -> None:
-        """Have it under way again, before anything else is sent."""
+    def restore(self, snapshot: InFlightSnapshot) -> None:
+        """Restore trainings in progress from a checkpoint, before anything is sent."""
 
 
 class ClientPool(Protocol):
-    """Whoever does the clients' part of a run."""
+    """The clients of a run."""
 
     @property
     def population(self) -> int:
-        """How many clients there are."""
+        """Number of clients."""
 
     def draw(self, seed: Seed, round_index: int, size: int) -> list[int]:
-        """Whom round ``round_index`` asks so that ``size`` may answer, ascending; ``seed`` is the run's."""
+        """Draw the clients of round ``round_index``, ascending, so that ``size`` may reply; ``seed`` is the run's."""
 
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Go on after the rounds of ``history``."""
+        """Continue after the rounds of ``history``."""
 
     def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
-        """Have the cohort train from ``down`` and add up what it sends."""
+        """Train the cohort from ``down`` and sum the updates."""
 
     def stream(self, method: FederatedMethod) -> Stream:
-        """The same clients, one by one."""
+        """Return the same clients for asynchronous training."""
 
-    def keep(self, round_index: int) -> None:
-        """Have every client that remembers something save it as of this round; the server saves its state after that.
+    def save_client_states(self, round_index: int) -> None:
+        """Have every client with state save it as of this round.
 
-        So whoever could save has what the server's newest state goes with.
+        Called before the server saves its checkpoint, so that the newest checkpoint has matching client states.
         """
 
-    def done(self) -> None:
-        """Say goodbye to all clients after the last round."""
+    def finish(self) -> None:
+        """Tell all clients that the run is over, after the last round."""

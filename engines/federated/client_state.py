@@ -1,4 +1,4 @@
-"""What clients remember from round to round, by client: SCAFFOLD's control variates, a momentum that is kept."""
+"""State that clients keep between rounds, such as SCAFFOLD's control variates or momentum."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ ClientState = dict[str, torch.Tensor]
 
 
 class ClientStates(Protocol):
-    """A place for every client's memory."""
+    """Storage for the states of all clients."""
 
-    def of(self, client: int, round_index: int) -> ClientState:
-        """The client's memory, for round ``round_index`` to change; empty before its first round."""
+    def get(self, client: int, round_index: int) -> ClientState:
+        """Return the client's state, to be changed in round ``round_index``; empty before its first round."""
 
-    def put(self, client: int, memory: ClientState) -> None:
-        """Keep it."""
+    def put(self, client: int, state: ClientState) -> None:
+        """Store the client's state."""
 
-    def keep(self) -> None:
-        """A checkpoint of the run was saved."""
+    def commit(self) -> None:
+        """Make the current states those of the run's newest checkpoint, which was just saved."""
 
 
 class LocalClientStates:
-    """ClientStates in this process."""
+    """ClientStates in the memory of this process."""
 
     def __init__(self) -> None:
-        self.all: dict[int, ClientState] = {}
+        self.states: dict[int, ClientState] = {}
 
-    def of(self, client: int, round_index: int) -> ClientState:
-        return self.all.setdefault(client, {})
+    def get(self, client: int, round_index: int) -> ClientState:
+        return self.states.setdefault(client, {})
 
-    def put(self, client: int, memory: ClientState) -> None:
-        if memory:
-            self.all[client] = memory
+    def put(self, client: int, state: ClientState) -> None:
+        if state:
+            self.states[client] = state
         else:
-            self.all.pop(client, None)
+            self.states.pop(client, None)
 
-    def keep(self) -> None:
-        """Nothing: they die with this process."""
+    def commit(self) -> None:
+        """Do nothing: these states do not outlive the process."""

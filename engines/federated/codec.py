@@ -1,9 +1,9 @@
-"""How a round's arrays cross the wire: the state on its way down, updates on their way up, the same on every engine.
+"""Encodes and decodes a round's states and updates, the same on every engine.
 
-Encodings act on the float32 vectors that lie like the model's parameters; integers and all else travel raw. What goes
-down is the state itself, encoded once for the whole cohort. What comes up where something is lost is the *difference*
-to the state that came down, so that the loss shrinks with the step; control variates are differences already. With
-error feedback a client adds to each update what earlier ones lost (Seide 2014; Karimireddy 2019).
+Encodings apply to float32 vectors with the layout of the model's parameters; integers and everything else are sent raw.
+The state is sent as it is, encoded once for the whole cohort. Updates are sent as the *difference* to the received
+state if an encoding is set, so that the error shrinks with the step; control variates are differences already. With
+error feedback, a client adds the encoding error of earlier updates to the next one (Seide 2014; Karimireddy 2019).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .tree import Part
 
 
 class UpdateCodec:
-    """Writes and reads the messages of rounds; both ends have the same.
+    """Encodes and decodes the messages of rounds; server and clients use equal ones.
 
     Parameters
     ----------
     uplink : Uplink, optional
-        How updates are encoded.
+        Encoding of updates.
     downlink : Downlink, optional
-        How states are.
-    layout : Layout, optional
-        Of the model; needed unless all is raw.
+        Encoding of states.
+    layout : FlatLayout, optional
+        Of the model; required unless everything is raw.
     """
 
     def __init__(
@@ -43,80 +43,82 @@ class UpdateCodec:
     ) -> None:
         self._up = cut_for(uplink) if uplink else None
         self._down = cut_for(Uplink(encoding=downlink.encoding)) if downlink else None
-        self._feedback = uplink is not None and uplink.feeds_back
+        self._feedback = uplink is not None and uplink.uses_error_feedback
         self._layout = layout
         if layout is None and (self._up or self._down):
             raise ValueError("encodings need the model's layout")
 
-    def down(self, round_index: int, state: Part) -> Message:
-        """The state for the cohort of round ``round_index``; it is encoded once, however often the message is sent."""
-        pieces = [(p, array) for name, array in state.items() for p in self._pieces(self._down, name, array)]
-        return model_message(round_index, {p.name: _tensor(p, array) for p, array in pieces})
+    def encode_state(self, round_index: int, state: Part) -> Message:
+        """Encode the state for the cohort of round ``round_index``, once for all clients."""
+        slices = [(p, array) for name, array in state.items() for p in self._slices(self._down, name, array)]
+        return model_message(round_index, {p.name: _tensor(p, array) for p, array in slices})
 
-    def seen(self, message: Message, state: Part) -> Part:
-        """What clients get of ``state`` by a message of :meth:`down`; the same arrays where nothing is lost."""
+    def received_state(self, message: Message, state: Part) -> Part:
+        """Return ``state`` as clients decode it from a message of :meth:`encode_state`; the same arrays if raw."""
         if self._down is None:
             return state
         got = {name: _decoded(tensor) for name, tensor in message.tensors.items()}
-        return self._joined(self._down, got, state)
+        return self._assemble(self._down, got, state)
 
-    def state(self, message: Message, like: Part) -> Part:
-        """A state that arrived; ``like`` holds arrays of its names, shapes and types.
+    def decode_state(self, message: Message, like: Part) -> Part:
+        """Decode a received state; ``like`` has arrays of the expected names, shapes and dtypes.
 
         Raises
         ------
         WireError
-            It is no such state.
+            The state does not match ``like``.
         """
         got = arrays(message)
         try:
             check_tensors(got, self._expected(self._down, like))
         except UpdateError as error:
-            raise WireError(f"the server's state is not the one of this method and model: {error}") from None
-        return self._joined(self._down, got, like)
+            raise WireError(f"the server's state does not match this method and model: {error}") from None
+        return self._assemble(self._down, got, like)
 
-    def remembers(self, method: FederatedMethod, flat: FlatModel) -> dict[str, int]:
-        """Names and lengths of all float32 tensors that a client keeps: the method's, and what encodings lost."""
-        kept = method.remembers(flat)
+    def client_state_sizes(self, method: FederatedMethod, flat: FlatModel) -> dict[str, int]:
+        """Return names and lengths of the float32 tensors a client keeps: the method's and the encoding errors."""
+        kept = method.client_state_sizes(flat)
         if self._feedback:
             reply = method.reply(method.sent(method.start(flat)))
             kept |= {_lost(name): array.size for name, array in reply.items() if self._encoded(self._up, array)}
         return kept
 
-    def up(self, round_index: int, update: Update, seen: Part, memory: ClientState) -> Message:
-        """A client's update; ``memory`` is the client's, in which what is lost is kept.
+    def encode_update(self, round_index: int, update: Update, received: Part, client_state: ClientState) -> Message:
+        """Encode a client's update; the encoding error is stored in ``client_state``.
 
-        An array that cannot be written in its encoding, since training diverged, travels raw: if it is not finite,
-        the server says so.
+        An array that its encoding cannot represent, because training diverged, is sent raw; the server rejects it if
+        it is not finite.
         """
         tensors: dict[str, Tensor] = {}
         for name, array in update.tensors.items():
-            pieces = self._pieces(self._up, name, array)
+            slices = self._slices(self._up, name, array)
             if self._encoded(self._up, array):
-                array = array - seen[name] if name == FLOATS else array
-                lost = memory.setdefault(_lost(name), torch.zeros(array.size)) if self._feedback else None
+                array = array - received[name] if name == FLOATS else array
+                lost = client_state.setdefault(_lost(name), torch.zeros(array.size)) if self._feedback else None
                 array = array if lost is None else array + lost.numpy()
-                sent = {p.name: _tensor(p, array) for p in pieces}
+                sent = {p.name: _tensor(p, array) for p in slices}
                 if lost is not None:
-                    _keep(lost, array, pieces, sent)
+                    _store_error(lost, array, slices, sent)
                 tensors |= sent
             else:
                 tensors[name] = Tensor(array)
         return update_message(round_index, update, tensors)
 
-    def read(self, message: Message, round_index: int, seen: Part, expected: Part) -> Update:
-        """Check a client's update against arrays like those its method sends, and make it whole; it may not be finite.
+    def decode_update(self, message: Message, round_index: int, received: Part, expected: Part) -> Update:
+        """Decode a client's update and check it against ``expected``, arrays of the method's names, shapes and dtypes.
+
+        Values are not checked: they may be non-finite.
 
         Raises
         ------
         UpdateError
-            It must not be added, and why.
+            The update is invalid.
         """
         update = read_update(message, round_index, self._expected(self._up, expected))
-        update.tensors = self._joined(self._up, update.tensors, expected)
+        update.tensors = self._assemble(self._up, update.tensors, expected)
         if FLOATS in expected and self._encoded(self._up, expected[FLOATS]):
             with np.errstate(over="ignore", invalid="ignore"):
-                update.tensors[FLOATS] = seen[FLOATS] + update.tensors[FLOATS]
+                update.tensors[FLOATS] = received[FLOATS] + update.tensors[FLOATS]
         return update
 
     def _encoded(self, cut: Cut | None, array: Array) -> bool:
@@ -124,24 +126,24 @@ class UpdateCodec:
             return False
         return array.size in (self._layout.trainable, self._layout.total)
 
-    def _pieces(self, cut: Cut | None, name: str, array: Array) -> tuple[TensorSlice, ...]:
+    def _slices(self, cut: Cut | None, name: str, array: Array) -> tuple[TensorSlice, ...]:
         if cut is None or self._layout is None or not self._encoded(cut, array):
             return (TensorSlice(name, (), array.shape),)
         return cut(name, array.size, self._layout)
 
     def _expected(self, cut: Cut | None, like: Part) -> Expected:
-        return {p.name: (p.shape, array.dtype) for n, array in like.items() for p in self._pieces(cut, n, array)}
+        return {p.name: (p.shape, array.dtype) for n, array in like.items() for p in self._slices(cut, n, array)}
 
-    def _joined(self, cut: Cut | None, got: Mapping[str, Array], like: Part) -> Part:
-        return {name: _join(self._pieces(cut, name, array), got, array) for name, array in like.items()}
+    def _assemble(self, cut: Cut | None, got: Mapping[str, Array], like: Part) -> Part:
+        return {name: _join(self._slices(cut, name, array), got, array) for name, array in like.items()}
 
 
-def _tensor(piece: TensorSlice, array: Array) -> Tensor:
-    taken = piece.take(array)
-    if piece.encoding is None:
+def _tensor(tensor_slice: TensorSlice, array: Array) -> Tensor:
+    taken = tensor_slice.take(array)
+    if tensor_slice.encoding is None:
         return Tensor(taken)
     try:
-        return prepare(taken, piece.encoding)
+        return prepare(taken, tensor_slice.encoding)
     except EncodeError:
         return Tensor(taken)
 
@@ -151,22 +153,22 @@ def _decoded(tensor: Tensor) -> Array:
     return encoding.decode(tensor.array) if isinstance(encoding, Prepared) else tensor.array
 
 
-def _join(pieces: tuple[TensorSlice, ...], got: Mapping[str, Array], like: Array) -> Array:
-    if len(pieces) == 1 and not pieces[0].channels_last:
-        return got[pieces[0].name]
+def _join(slices: tuple[TensorSlice, ...], got: Mapping[str, Array], like: Array) -> Array:
+    if len(slices) == 1 and not slices[0].channels_last:
+        return got[slices[0].name]
     out = np.empty(like.shape, like.dtype)
-    for piece in pieces:
-        piece.put(out, got[piece.name])
+    for tensor_slice in slices:
+        tensor_slice.put(out, got[tensor_slice.name])
     return out
 
 
-def _keep(lost: torch.Tensor, array: Array, pieces: tuple[TensorSlice, ...], sent: Mapping[str, Tensor]) -> None:
-    """Remember what did not arrive; what is not finite would spoil every later update, and is forgotten."""
-    arrived = _join(pieces, {name: _decoded(tensor) for name, tensor in sent.items()}, array)
+def _store_error(lost: torch.Tensor, array: Array, slices: tuple[TensorSlice, ...], sent: Mapping[str, Tensor]) -> None:
+    """Store the encoding error; a non-finite one is discarded, since it would spoil all later updates."""
+    received = _join(slices, {name: _decoded(tensor) for name, tensor in sent.items()}, array)
     with np.errstate(invalid="ignore"):
-        left: Array = np.subtract(array, arrived)
-    if np.isfinite(left).all():
-        lost.copy_(torch.from_numpy(left))
+        error: Array = np.subtract(array, received)
+    if np.isfinite(error).all():
+        lost.copy_(torch.from_numpy(error))
 
 
 def _lost(name: str) -> str:

@@ -1,8 +1,8 @@
-"""What a client does in a round: some epochs of SGD on a flat model, from the state that the server sent.
+"""Local training of a client: SGD on a flat model, with momentum, proximal term and drift correction.
 
-A step is a few calls of torch's ``_foreach`` operations (its manual's *Foreach Operations*), each of which takes all
-layers at once. Gradients are used as they come: adding them to a zeroed buffer would read and write a large model twice
-more. Momentum and weight decay are torch's: ``torch.optim.SGD`` on the module gives the same numbers.
+A step is a few calls of torch's ``_foreach`` operations, each of which processes all layers at once. Gradients are used
+without accumulating them in a zeroed buffer, which would read and write a large model twice more. Momentum and weight
+decay are defined as in ``torch.optim.SGD``, which gives the same numbers on the module.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 
 from ...models.flat_params import FlatModel
 
-#: Of all layers, or of several clients.
+#: One tensor per layer, or one for a stack of clients.
 Tensors: TypeAlias = list[torch.Tensor]
 
-#: ``objective(batch)``: the loss of a batch, a scalar that can be differentiated.
+#: ``objective(batch)``: the differentiable scalar loss of a batch.
 Objective = Callable[[Any], torch.Tensor]
 
-#: ``each(model, batch)``: the losses (B,) of a batch's samples, whose mean is the objective; ``model`` is called as the
-#: module is, and ``batch`` is a tuple of tensors (B, …).
-EachLoss = Callable[[Callable[..., Any], Any], torch.Tensor]
+#: ``sample_losses(model, batch)``: the losses (B,) of a batch's samples, whose mean is the objective; ``model`` is
+#: called like the module, and ``batch`` is a tuple of tensors (B, …).
+SampleLosses = Callable[[Callable[..., Any], Any], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Sgd:
     lr, momentum, weight_decay : float
         As in ``torch.optim.SGD``; no Nesterov, no dampening.
     mu : float
-        Of FedProx's proximal term ``mu/2 · |w - w_r|²`` over the trained parameters (McMahan 2017; Li 2020).
+        Factor of FedProx's proximal term ``mu/2 · |w - w_r|²`` over the trained parameters (McMahan 2017; Li 2020).
     """
 
     lr: float
@@ -46,7 +46,7 @@ class Sgd:
 
 @dataclass(slots=True)
 class LocalResult:
-    """What :func:`train` did: steps, and the sum of the batches' losses."""
+    """Result of :func:`train`: number of steps, and sum of the batch losses."""
 
     steps: int = 0
     loss: float = 0.0
@@ -66,29 +66,29 @@ def train(
     Parameters
     ----------
     flat : FlatModel
-        Holds the round's state; its present parameters are the ``w_r`` of the proximal term.
+        Holds the round's state; its initial parameters are the ``w_r`` of the proximal term.
     objective : callable
     batches : iterable
     sgd : Sgd
     correction : torch.Tensor, optional
         (trainable,), added to every step's direction after momentum: SCAFFOLD's ``c - c_k``.
     velocity : torch.Tensor, optional
-        (trainable,), momentum that a client kept from its last round; changed in place. None: starts from rest.
+        (trainable,), momentum from the client's last round; changed in place. None = it starts at zero.
     """
     start = flat.trained.clone() if sgd.mu else None
-    moving = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
-    kept = [None if vector is None else flat.cut(vector) for vector in (start, moving, correction)]
-    done = LocalResult()
+    momentum = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
+    terms = [None if vector is None else flat.cut(vector) for vector in (start, momentum, correction)]
+    result = LocalResult()
     for batch in batches:
         flat.clear_gradients()
         loss = objective(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            step(flat.parameters, flat.gradients(), sgd, *kept)
-        done.steps += 1
-        done.loss += float(loss.detach())
+            step(flat.parameters, flat.gradients(), sgd, *terms)
+        result.steps += 1
+        result.loss += float(loss.detach())
     flat.clear_gradients()
-    return done
+    return result
 
 
 def step(
@@ -96,10 +96,10 @@ def step(
     direction: Tensors,
     sgd: Sgd,
     start: Tensors | None,
-    moving: Tensors | None,
+    momentum: Tensors | None,
     correction: Tensors | None,
 ) -> None:
-    """One step in place, of tensors of any shapes, the same in all lists.
+    """Apply one SGD step in place to tensors of any shapes, the same in all lists.
 
     Parameters
     ----------
@@ -109,29 +109,29 @@ def step(
     sgd : Sgd
     start : list of torch.Tensor, optional
         The proximal term's ``w_r``.
-    moving : list of torch.Tensor, optional
-        Momentum; changed.
+    momentum : list of torch.Tensor, optional
+        Changed in place.
     correction : list of torch.Tensor, optional
-        Added after momentum.
+        Added to the direction after momentum.
     """
     if sgd.weight_decay:
         torch._foreach_add_(direction, weights, alpha=sgd.weight_decay)
     if start is not None:
         torch._foreach_add_(direction, torch._foreach_sub(weights, start), alpha=sgd.mu)
-    if moving is not None:
-        torch._foreach_mul_(moving, sgd.momentum)
-        torch._foreach_add_(moving, direction)
-        direction = moving
+    if momentum is not None:
+        torch._foreach_mul_(momentum, sgd.momentum)
+        torch._foreach_add_(momentum, direction)
+        direction = momentum
     if correction is not None:
         direction = list(torch._foreach_add(direction, correction))
     torch._foreach_add_(weights, direction, alpha=-sgd.lr)
 
 
 def normalizer(steps: int, sgd: Sgd) -> float:
-    """How far ``steps`` steps on a constant gradient go, in steps of plain SGD: FedNova's ``A_k`` (Wang 2020).
+    """Return FedNova's normalizer ``A_k``: the distance of ``steps`` steps on a constant gradient (Wang 2020).
 
-    ``T`` for plain SGD, ``[T - ρ(1-ρ^T)/(1-ρ)]/(1-ρ)`` with momentum, ``(1-(1-ημ)^T)/(ημ)`` with a proximal term;
-    weight decay does not enter. Both at once are counted by the recursion they follow.
+    In units of a plain SGD step: ``T`` for plain SGD, ``[T - ρ(1-ρ^T)/(1-ρ)]/(1-ρ)`` with momentum and
+    ``(1-(1-ημ)^T)/(ημ)`` with a proximal term; weight decay is ignored. The recursion also covers both at once.
     """
     if not sgd.momentum and not sgd.mu:
         return float(steps)

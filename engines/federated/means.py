@@ -1,4 +1,4 @@
-"""Means of named figures over the steps of one client's training."""
+"""Means of named scalars over the steps of one client's training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Means:
-    """What there is to tell of a training besides its loss.
+    """Accumulates scalars per training step and reports their means.
 
     Parameters
     ----------
@@ -23,17 +23,17 @@ class Means:
 
     @torch.no_grad()
     def add(self, *values: Tensor) -> None:
-        """A step's scalars, in the order of the names; nothing is waited for."""
+        """Add a step's scalars, in the order of the names."""
         self._sums += torch.stack(values)
         self._steps += 1
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums."""
         self._sums.zero_()
         self._steps = 0
 
-    def told(self) -> dict[str, float]:
-        """The means; empty before the first step."""
+    def compute(self) -> dict[str, float]:
+        """Return the means; empty before the first step."""
         if not self._steps:
             return {}
         return dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))

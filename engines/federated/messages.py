@@ -1,4 +1,4 @@
-"""What crosses the wire in a round: the state on its way down, an update on its way up, the same on every engine."""
+"""Messages of a round, the same on every engine: the state sent to clients, and the updates they send back."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ...wire.pack import pack, unpack
 from .methods import Update
 from .tree import Part
 
-#: Shapes and types by name.
+#: Shapes and dtypes by tensor name.
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
-_NEEDED = ("samples", "steps", "loss")
+_REQUIRED = ("samples", "steps", "loss")
 
-#: Further figures that a client may tell.
+#: Maximum number of further figures in an update.
 MOST_FIGURES = 32
 
 
 def model_message(round_index: int, tensors: Mapping[str, Tensor]) -> Message:
-    """The state, for the cohort of round ``round_index``."""
+    """Create the message with the state for the cohort of round ``round_index``."""
     return Message("model", round=round_index, tensors=tensors)
 
 
 def update_message(round_index: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
-    """A client's update of round ``round_index``, its arrays as ``tensors``."""
+    """Create the message with a client's update of round ``round_index``, its arrays encoded as ``tensors``."""
     fields = {**update.figures, "samples": update.samples, "steps": update.steps, "loss": update.loss}
     return Message("update", round=round_index, tensors=tensors, fields=fields)
 
 
 def arrays(message: Message) -> Part:
-    """The named arrays of a message that arrived; they may be read-only."""
+    """Return the named arrays of a received message; they may be read-only."""
     return {name: tensor.array for name, tensor in message.tensors.items()}
 
 
-def as_it_arrives(message: Message) -> Message:
-    """What the other end gets: the message itself, or another where an encoding loses something."""
+def as_received(message: Message) -> Message:
+    """Return the message as the other end receives it; the same object unless an encoding is lossy."""
     if not any(t.encoding is not None and t.encoding.lossy for t in message.tensors.values()):
         return message
     packed = pack(message)
@@ -46,42 +46,44 @@ def as_it_arrives(message: Message) -> Message:
 
 
 class UpdateError(Exception):
-    """An update is not one: of other shapes, not finite, of another round."""
+    """An update cannot be used: wrong shapes, non-finite values, another round."""
 
 
 def read_update(message: Message, round_index: int, expected: Expected) -> Update:
-    """An update with its arrays as they traveled, of the names, shapes and types expected.
+    """Read an update whose arrays, still encoded as sent, have the expected names, shapes and dtypes.
 
     Raises
     ------
     UpdateError
-        It must not be added, and why.
+        The update is invalid.
     """
     if message.kind != "update" or message.round != round_index:
-        raise UpdateError(f"it sent a '{message.kind}' of round {message.round} instead of its update of {round_index}")
+        raise UpdateError(
+            f"expected its update for round {round_index}, got a '{message.kind}' message for round {message.round}"
+        )
     tensors = arrays(message)
     check_tensors(tensors, expected)
-    samples, steps, loss = (message.fields.get(n) for n in _NEEDED)
+    samples, steps, loss = (message.fields.get(n) for n in _REQUIRED)
     if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
-        raise UpdateError("it does not say how many samples and steps it took, and with which loss")
+        raise UpdateError("samples, steps or loss is missing or has the wrong type")
     if not (samples > 0 and steps > 0):
-        raise UpdateError(f"it says that it took {steps} steps on {samples} samples")
-    figures = _figures(message.fields) if len(message.fields) > len(_NEEDED) else {}
+        raise UpdateError(f"samples and steps must be positive, got {samples} samples and {steps} steps")
+    figures = _figures(message.fields) if len(message.fields) > len(_REQUIRED) else {}
     return Update(tensors, samples, steps, loss, figures)
 
 
 def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
-    """What else a client tells; whoever reads it takes the names that it knows."""
-    if len(fields) > len(_NEEDED) + MOST_FIGURES:
-        raise UpdateError(f"it tells {len(fields) - len(_NEEDED)} figures, more than {MOST_FIGURES}")
-    return {name: value for name, value in fields.items() if name not in _NEEDED and isinstance(value, float)}
+    """Further figures of an update; callers pick the names that they know."""
+    if len(fields) > len(_REQUIRED) + MOST_FIGURES:
+        raise UpdateError(f"{len(fields) - len(_REQUIRED)} figures exceed the limit of {MOST_FIGURES}")
+    return {name: value for name, value in fields.items() if name not in _REQUIRED and isinstance(value, float)}
 
 
 def check_tensors(tensors: Part, expected: Expected) -> None:
-    """Raise :class:`UpdateError` unless names, shapes and types are the expected ones."""
+    """Raise :class:`UpdateError` unless names, shapes and dtypes are as expected."""
     if tensors.keys() != expected.keys():
-        raise UpdateError(f"it sent {sorted(tensors)} instead of {sorted(expected)}")
+        raise UpdateError(f"expected tensors {sorted(expected)}, got {sorted(tensors)}")
     for name, (shape, dtype) in expected.items():
         got = tensors[name]
         if (got.shape, got.dtype) != (shape, dtype):
-            raise UpdateError(f"its '{name}' are {got.dtype} {list(got.shape)}, not {dtype} {list(shape)}")
+            raise UpdateError(f"expected '{name}' as {dtype} {list(shape)}, got {got.dtype} {list(got.shape)}")

@@ -1,8 +1,9 @@
-"""FedAvg, FedProx, SCAFFOLD and FedNova, each as what goes down, what comes up, and what the server makes of the sum.
+"""The methods FedAvg, FedProx, SCAFFOLD and FedNova, and the interface of federated methods.
 
-A method never sees how many workers there are: replies are turned into contributions that only ever get added
-(:mod:`~farshore.engines.federated.tree`). Control variates cover trained parameters only, buffers are averaged by
-every method (specification of VHL, section 3.4).
+A method defines what is sent to clients, how they train, what they return, and the server's next state. It does not
+depend on the number of workers: replies become contributions, which are only ever added
+(:mod:`~farshore.engines.federated.tree`). Control variates cover trained parameters only; every method averages
+buffers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from ...core.errors import ConfigError
 from ...models.flat_params import FlatModel
 from .array_pool import ArrayPool
-from .local import EachLoss, LocalResult, Objective, Sgd, normalizer, train
+from .client_state import ClientState
+from .local import LocalResult, Objective, SampleLosses, Sgd, normalizer, train
 from .means import Means
 from .tree import Part
 
@@ -35,15 +37,15 @@ class Update:
     Attributes
     ----------
     tensors : dict of arrays
-        What crosses the wire; ``floats`` and ``integers`` are the client's state after its round. They are handed over:
-        once the update was added, their memory may hold another client's.
+        The arrays to send; ``floats`` and ``integers`` are the client's state after its round. The receiver owns them:
+        after the update was added, their memory may be reused.
     samples : int
-        ``n_k``.
+        The client's number of samples, ``n_k``.
     steps : int
     loss : float
-        Mean over its steps.
+        Mean over the client's steps.
     figures : dict of float
-        What else it tells of its training, means over its steps.
+        Further figures of the training, means over the client's steps.
     """
 
     tensors: Part
@@ -55,85 +57,86 @@ class Update:
 
 @dataclass(slots=True)
 class Work:
-    """A client's part in a round.
+    """A client's local work in a round.
 
     Attributes
     ----------
     objective : callable
         The loss of a batch on the resident model.
     batches : sequence
-        All of its batches, every epoch's.
+        The batches of all epochs.
     samples : int
+        The client's number of samples.
     sgd : Sgd
-    memory : dict of tensors
-        What this client keeps from round to round; changed in place.
-    each : callable, optional
-        The losses of a batch's samples, whose mean is ``objective``; with it, several clients can be trained at once
+    client_state : dict of tensors
+        The client's state between rounds; changed in place.
+    sample_losses : callable, optional
+        The losses of a batch's samples, whose mean is ``objective``; allows training several clients as one batch
         (:mod:`~farshore.engines.federated.batched`).
     means : Means, optional
-        What the objective tells of every step; its means go up with the update.
-    whole : sequence of (share, batch)
-        Batches that hold each of the client's samples once, with their shares of these; for methods that want the
-        gradient of all of them (:class:`Scaffold`, option 1).
-    gradient : torch.Tensor, optional
-        (trainable,), that gradient, once a method has worked it out.
+        Scalars that the objective records at every step; their means are sent with the update.
+    full_batches : sequence of (share, batch)
+        Batches that contain each of the client's samples once, with their shares of all samples; for methods that
+        use the full-batch gradient (:class:`Scaffold`, option 1).
+    full_gradient : torch.Tensor, optional
+        (trainable,), the full-batch gradient, set by methods that compute it.
     """
 
     objective: Objective
     batches: Sequence[Any]
     samples: int
     sgd: Sgd
-    memory: dict[str, torch.Tensor] = field(default_factory=dict)
-    each: EachLoss | None = None
+    client_state: ClientState = field(default_factory=dict)
+    sample_losses: SampleLosses | None = None
     means: Means | None = None
-    whole: Sequence[tuple[float, Any]] = ()
-    gradient: torch.Tensor | None = None
+    full_batches: Sequence[tuple[float, Any]] = ()
+    full_gradient: torch.Tensor | None = None
 
 
 class FederatedMethod(Protocol):
-    """A federated method."""
+    """A federated method; see docs/own-method.md."""
 
     def start(self, flat: FlatModel) -> Part:
-        """The server's state before round 1."""
+        """Return the server's state before round 1."""
 
     def sent(self, state: Part) -> Part:
-        """What of the server's state goes down in every round: all but what only the server needs."""
+        """Return the part of the server's state that is sent to clients in every round."""
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
-        """A client's round; ``flat`` is overwritten."""
+        """Run a client's round from the received state ``down``; ``flat`` is overwritten."""
 
-    def remembers(self, flat: FlatModel) -> dict[str, int]:
-        """Names and lengths of the float32 tensors that a client keeps from round to round."""
+    def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
+        """Return names and lengths of the float32 tensors that a client keeps between rounds."""
 
     def reply(self, down: Part) -> Part:
-        """Arrays of the names, shapes and types that every update must have; their values mean nothing."""
+        """Return arrays with the names, shapes and dtypes that every update must have; their values are ignored."""
 
     def contribution(self, down: Part, update: Update) -> Part:
-        """A reply as a summand."""
+        """Return a client's update as a summand."""
 
     def divergence(self, down: Part, total: Part) -> float | None:
-        """How far apart the clients of a round went, from the sum over the cohort; None where it is not asked for."""
+        """Return how far the clients of a round diverged, from the sum over the cohort; None if not requested."""
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
-        """The server's next state from the sum over the cohort; ``population`` is how many clients there are."""
+        """Return the server's next state from the sum over the cohort; ``population`` is the number of all clients."""
 
 
 class FedAvg:
-    """Weighted mean of states (McMahan 2017); FedProx when the clients' ``sgd.mu`` is positive (Li 2020).
+    """Weighted mean of client states (McMahan 2017); FedProx if the clients' ``sgd.mu`` is positive (Li 2020).
 
     Parameters
     ----------
     keeps_momentum : bool
-        A client's momentum goes on where its last round ended, rather than to start from rest.
+        Clients keep their momentum between rounds instead of starting at zero.
     """
 
-    keeps_momentum = False  # for methods of one's own that do not care
+    keeps_momentum = False  # default for subclasses that do not call this constructor
 
-    #: Trained parameters whose divergence is told, the first of the state; 0 = none is.
-    measured = 0
+    #: Number of leading parameters of the state whose divergence is reported; 0 = not reported.
+    divergence_size = 0
 
-    #: Where the memory of updates and summands comes from; None: it is new.
-    spare: ArrayPool | None = None
+    #: Pool for the memory of updates and summands; None = new memory.
+    array_pool: ArrayPool | None = None
 
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
@@ -147,28 +150,31 @@ class FedAvg:
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
         correction, velocity = self.correction(flat, down, work), self.velocity(flat, work)
-        done = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
-        return self.update(down, work, self.copied(flat.floats.numpy()), self.copied(flat.integers.numpy()), done)
+        result = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
+        floats, integers = self.copy_array(flat.floats.numpy()), self.copy_array(flat.integers.numpy())
+        return self.update(down, work, floats, integers, result)
 
-    def copied(self, array: Array) -> Array:
-        """A copy for an update."""
-        return array.copy() if self.spare is None else self.spare.copied(array)
+    def copy_array(self, array: Array) -> Array:
+        """Copy an array for an update."""
+        return array.copy() if self.array_pool is None else self.array_pool.copy(array)
 
     def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor | None:
-        """(trainable,), what is added to every step's direction; ``flat`` holds the state ``down``, and does after."""
+        """Return (trainable,), a term added to every step's direction; ``flat`` holds the state ``down``, unchanged."""
         return None
 
     def velocity(self, flat: FlatModel, work: Work) -> torch.Tensor | None:
-        """(trainable,), the momentum that the client kept, to be changed in place; None: it starts from rest."""
-        return work.memory.setdefault(VELOCITY, torch.zeros(flat.layout.trainable)) if self.keeps_momentum else None
+        """(trainable,), the client's momentum, to be changed in place; None = it starts at zero."""
+        if not self.keeps_momentum:
+            return None
+        return work.client_state.setdefault(VELOCITY, torch.zeros(flat.layout.trainable))
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: LocalResult) -> Update:
-        """The reply of a client that has come from ``down`` to the state ``floats``, ``integers``."""
-        figures = work.means.told() if work.means is not None else {}
-        loss = done.loss / max(1, done.steps)
-        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, done.steps, loss, figures)
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+        """Create the update of a client that trained from ``down`` to the state ``floats``, ``integers``."""
+        figures = work.means.compute() if work.means is not None else {}
+        loss = result.loss / max(1, result.steps)
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, result.steps, loss, figures)
 
-    def remembers(self, flat: FlatModel) -> dict[str, int]:
+    def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
 
     def reply(self, down: Part) -> Part:
@@ -178,49 +184,52 @@ class FedAvg:
         return self.summand(update.tensors, update.samples, down)
 
     def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
-        """``tensors`` times ``weight``; with how far the client went from ``down`` (None: 0) where that is told."""
-        part = _weighted(tensors, weight, self.spare)
-        if self.measured:
-            part[SPREAD] = np.array([weight * _squared(tensors[FLOATS], down, self.measured)])
+        """Return ``tensors`` times ``weight``, with the squared distance from ``down`` (None: 0) if it is reported."""
+        part = _weighted(tensors, weight, self.array_pool)
+        if self.divergence_size:
+            part[SPREAD] = np.array([weight * _squared(tensors[FLOATS], down, self.divergence_size)])
         return part
 
     def divergence(self, down: Part, total: Part) -> float | None:
-        """Root of the weighted mean of ``|w_k - w_mean|²`` over the trained parameters.
+        """Return the root of the weighted mean of ``|w_k - w_mean|²`` over the trained parameters.
 
-        At least the mean distance that FedImpro reports (Tang 2024), and equal to it where all clients are equally far.
-        Unlike that one it follows from sums over the cohort, ``Σ p|d|² - |Σ p d|²`` with ``d = w_k - w_r``.
+        It is at least the mean distance that FedImpro reports (Tang 2024), and equal to it if all clients are equally
+        far. Unlike the latter, it follows from sums over the cohort: ``Σ p|d|² - |Σ p d|²`` with ``d = w_k - w_r``.
         """
         return self.spread(total, down)
 
     def spread(self, total: Part, down: Part | None) -> float | None:
-        """As :meth:`divergence`, of what :meth:`summand` was given."""
-        if not self.measured or SPREAD not in total:
+        """Return the :meth:`divergence` of the arrays that :meth:`summand` received."""
+        if not self.divergence_size or SPREAD not in total:
             return None
         weight = float(total[WEIGHT][0])
-        mean = total[FLOATS][: self.measured] / weight
-        apart = float(total[SPREAD][0]) / weight - _squared(mean, down, self.measured)
-        return float(np.sqrt(np.maximum(0.0, apart)))
+        mean = total[FLOATS][: self.divergence_size] / weight
+        variance = float(total[SPREAD][0]) / weight - _squared(mean, down, self.divergence_size)
+        return float(np.sqrt(np.maximum(0.0, variance)))
 
     def finish(self, state: Part, total: Part, population: int) -> Part:
         return _mean(total)
 
 
 class Scaffold(FedAvg):
-    """Control variates against drift (Karimireddy 2020, algorithm 1); clients weigh alike.
+    """SCAFFOLD: control variates that correct client drift (Karimireddy 2020, algorithm 1); clients weigh equally.
 
     Parameters
     ----------
     server_lr : float
-        ``eta_g``.
+        The server's learning rate ``eta_g``.
     option : {1, 2}
-        A client's next control variate is 1: the gradient of all of its data (``Work.whole``) at the round's state; 2:
-        what its steps tell, ``c_k - c + (w_r - y) / (A_k eta)``, with :func:`~.local.normalizer`'s ``A_k``, which is
-        the paper's ``T`` unless there is momentum.
+        A client's next control variate is 1: the full-batch gradient (``Work.full_batches``) at the round's state; 2:
+        ``c_k - c + (w_r - y) / (A_k eta)`` from its steps, with :func:`~.local.normalizer`'s ``A_k``, which is the
+        paper's ``T`` without momentum.
+    keeps_momentum : bool
+        See :class:`FedAvg`.
 
     Notes
     -----
-    Corrections come after momentum, so that ``T`` of them stand against ``A_k`` gradients. Option 2 makes up for it:
-    its ``c_k - c`` settle where ``T (c - c_k)`` undoes ``A_k`` times the drift. Option 1 does not: it is for plain SGD.
+    Corrections are added after momentum, so a round has ``T`` corrections but ``A_k`` gradients. Option 2 compensates
+    for it: its ``c_k - c`` converge to values for which ``T (c - c_k)`` cancels ``A_k`` times the drift. Option 1 does
+    not, and is meant for plain SGD.
     """
 
     def __init__(self, server_lr: float = 1.0, *, option: Literal[1, 2] = 2, keeps_momentum: bool = False) -> None:
@@ -233,26 +242,26 @@ class Scaffold(FedAvg):
     def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor:
         server = torch.tensor(down[CONTROL])
         if self.option == 1:
-            work.gradient = gradient_of_all(flat, work)
-            flat.load(down[FLOATS], down[INTEGERS])  # batch norms have counted
-        return server - work.memory.setdefault(CONTROL, torch.zeros_like(server))
+            work.full_gradient = gradient_of_all(flat, work)
+            flat.load(down[FLOATS], down[INTEGERS])  # batch norm statistics have changed
+        return server - work.client_state.setdefault(CONTROL, torch.zeros_like(server))
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: LocalResult) -> Update:
-        update = super().update(down, work, floats, integers, done)
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+        update = super().update(down, work, floats, integers, result)
         server, p = torch.tensor(down[CONTROL]), len(down[CONTROL])
-        if work.gradient is not None:
-            change = work.gradient - work.memory[CONTROL]
+        if work.full_gradient is not None:
+            change = work.full_gradient - work.client_state[CONTROL]
         else:
             before, after = torch.tensor(down[FLOATS][:p]), torch.from_numpy(floats[:p])
-            # With momentum a step's worth of gradient travels further: A_k instead of T.
+            # With momentum, a gradient moves the weights further: A_k instead of T.
             traveled = normalizer(update.steps, Sgd(work.sgd.lr, work.sgd.momentum)) * work.sgd.lr
             change = (before - after) / traveled - server
-        work.memory[CONTROL] += change
+        work.client_state[CONTROL] += change
         update.tensors[CONTROL] = change.numpy()
         return update
 
-    def remembers(self, flat: FlatModel) -> dict[str, int]:
-        return {**super().remembers(flat), CONTROL: flat.layout.trainable}
+    def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
+        return {**super().client_state_sizes(flat), CONTROL: flat.layout.trainable}
 
     def reply(self, down: Part) -> Part:
         return down
@@ -270,14 +279,22 @@ class Scaffold(FedAvg):
 
 
 class FedNova(FedAvg):
-    """Updates are normalized by how far their steps could go, so that long rounds do not weigh more (Wang 2020)."""
+    """FedNova: updates normalized by the length of their steps, so that longer rounds do not weigh more (Wang 2020).
+
+    Parameters
+    ----------
+    trainable : int
+        Number of trained parameters.
+    keeps_momentum : bool
+        See :class:`FedAvg`.
+    """
 
     def __init__(self, trainable: int, *, keeps_momentum: bool = False) -> None:
         super().__init__(keeps_momentum=keeps_momentum)
         self._trainable = trainable
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, done: LocalResult) -> Update:
-        update = super().update(down, work, floats, integers, done)
+    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+        update = super().update(down, work, floats, integers, result)
         update.tensors[NORMALIZER] = np.array([normalizer(update.steps, work.sgd)])
         return update
 
@@ -291,7 +308,7 @@ class FedNova(FedAvg):
         return self.summand({**update.tensors, FLOATS: floats}, update.samples, None)
 
     def divergence(self, down: Part, total: Part) -> float | None:
-        """As FedAvg's, of the clients' normalized ways times the mean number of steps: what the server adds up."""
+        """Return FedAvg's divergence of the summed arrays: normalized updates times the mean number of steps."""
         spread = self.spread(total, None)
         return None if spread is None else spread * float(total[NORMALIZER][0]) / float(total[WEIGHT][0])
 
@@ -304,41 +321,41 @@ class FedNova(FedAvg):
 
 
 def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
-    """(trainable,), gradient of the mean loss of a client's whole data, weight decay included as in its steps.
+    """Return (trainable,), the gradient of the mean loss of a client's data, with weight decay as in its steps.
 
     Raises
     ------
     ConfigError
-        The task gives no such batches.
+        The task does not provide ``Work.full_batches``.
     """
-    if not work.whole:
+    if not work.full_batches:
         raise ConfigError(
-            "the task does not give a client's whole data (Work.whole), whose gradient SCAFFOLD's option 1 is",
+            "SCAFFOLD's option 1 needs the full-batch gradient, but the task does not provide Work.full_batches",
             hint="use option 2",
         )
     flat.clear_gradients()
-    for share, batch in work.whole:
+    for share, batch in work.full_batches:
         (share * work.objective(batch)).backward()  # type: ignore[no-untyped-call]
     if work.means is not None:
-        work.means.clear()  # they are of the training's steps
+        work.means.clear()  # only training steps are reported
     gradient = torch.cat([torch.empty(0), *(piece.reshape(-1) for piece in flat.gradients())])
     flat.clear_gradients()
     return gradient + work.sgd.weight_decay * flat.trained
 
 
-def _weighted(tensors: Part, weight: int, spare: ArrayPool | None) -> Part:
-    """Times ``weight``, integers as float64; with the weight itself, for the mean."""
+def _weighted(tensors: Part, weight: int, pool: ArrayPool | None) -> Part:
+    """Arrays times ``weight``, integers as float64, with the weight itself for the mean."""
     part: Part = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        out = None if spare is None else spare.summand(name, array.shape, kind)
+        out = None if pool is None else pool.take_named(name, array.shape, kind)
         part[name] = np.multiply(array, kind.type(weight), out=out, dtype=kind)
     part[WEIGHT] = np.array([float(weight)])
     return part
 
 
 def _mean(total: Part) -> Part:
-    """Sums over the weight's sum, in each array's own type; integers rounded."""
+    """Sums divided by the sum of weights, in each array's own dtype; integers are rounded."""
     weight = float(total[WEIGHT][0])
     mean: Part = {n: a / a.dtype.type(weight) for n, a in total.items() if n not in (WEIGHT, SPREAD)}
     mean[INTEGERS] = np.rint(mean[INTEGERS]).astype(np.int64)
@@ -346,6 +363,6 @@ def _mean(total: Part) -> Part:
 
 
 def _squared(floats: Array, down: Part | None, count: int) -> float:
-    """``|x|²`` of the first ``count`` numbers, less those of ``down``; not by BLAS, whose threads change last bits."""
-    way = floats[:count] if down is None else np.subtract(floats[:count], down[FLOATS][:count], dtype=np.float64)
-    return float(np.add.reduce(np.square(way, dtype=np.float64)))
+    """``|x|²`` of the first ``count`` values minus those of ``down``; without BLAS, whose threads change last bits."""
+    difference = floats[:count] if down is None else np.subtract(floats[:count], down[FLOATS][:count], dtype=np.float64)
+    return float(np.add.reduce(np.square(difference, dtype=np.float64)))

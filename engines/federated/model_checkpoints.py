@@ -1,4 +1,4 @@
-"""The states that a run leaves behind: the last one, and the one with the best score so far."""
+"""Model files of a run: the last state, and the one with the best score so far."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from ...runs.model_states import about_state, save_state
 from .methods import FLOATS, INTEGERS
 from .tree import Part
 
-#: What the best state is best at.
+#: The score by which the best state is chosen.
 SCORE = "acc"
 
 
 class ModelCheckpoints:
-    """``best.safetensors`` and ``last.safetensors`` of a folder, tensors by the names of the module's state.
+    """``best.safetensors`` and ``last.safetensors`` in a folder, with the tensor names of the module's state dict.
 
     Parameters
     ----------
     folder : Path
-    layout : Layout
+    layout : FlatLayout
     """
 
     def __init__(self, folder: Path, layout: FlatLayout) -> None:
         self._folder, self._layout = folder, layout
         self._best: tuple[int, float, Part] | None = None
-        self._highest = -float("inf")
-        # What an earlier attempt found counts: its file is better than whatever scores less.
+        self._best_score = -float("inf")
+        # The best file of an interrupted run stays unless a later state scores higher.
         with suppress(NotFoundError, StorageError, KeyError, ValueError):
-            self._highest = float(about_state(folder / "best.safetensors")[SCORE])
+            self._best_score = float(about_state(folder / "best.safetensors")[SCORE])
 
-    def saw(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
-        """Keep the state of round ``round_index`` if its score is the best; states are never changed in place."""
+    def update_best(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
+        """Remember the state of round ``round_index`` if its score is the best; states are never changed in place."""
         score = entry.get(SCORE)
-        if isinstance(score, float) and score > self._highest:
-            self._highest, self._best = score, (round_index, score, state)
+        if isinstance(score, float) and score > self._best_score:
+            self._best_score, self._best = score, (round_index, score, state)
 
     def write(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
-        """Bring both files up to date; ``state`` and ``entry`` are of round ``round_index``, the last so far.
+        """Write both files; ``state`` and ``entry`` are of the newest round, ``round_index``.
 
         Raises
         ------
         StorageError
-            The disk refuses; the old files are still there.
+            A file could not be written; the old files are unchanged.
         """
         if self._best is not None:
             self._save("best", *self._best)
@@ -58,10 +58,10 @@ class ModelCheckpoints:
 
     def _save(self, which: str, round_index: int, score: float | None, state: Part) -> None:
         about = {"round": str(round_index), **({} if score is None else {SCORE: repr(score)})}
-        save_state(self._folder / f"{which}.safetensors", named(self._layout, state), about)
+        save_state(self._folder / f"{which}.safetensors", named_tensors(self._layout, state), about)
 
 
-def named(layout: FlatLayout, state: Part) -> dict[str, NDArray[np.generic]]:
-    """A flat state as tensors with a module's names and shapes; views of it."""
+def named_tensors(layout: FlatLayout, state: Part) -> dict[str, NDArray[np.generic]]:
+    """Return a flat state as views with the module's tensor names and shapes."""
     pairs = ((layout.floats, state[FLOATS]), (layout.integers, state[INTEGERS]))
     return {v.name: flat[v.start : v.start + v.count].reshape(v.shape) for views, flat in pairs for v in views}

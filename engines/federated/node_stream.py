@@ -1,4 +1,4 @@
-"""Real nodes one by one, where nobody waits for a whole cohort: replies are taken as they come."""
+"""Real nodes of an asynchronous run: each trains on its own, and replies are processed as they arrive."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 from ...core.errors import PeerLostError, WireError
 from ...core.message import Message
 from ...core.session import ServerSession
-from .assets import Assets, offer, wants
-from .client_pool import AsyncResult, Reply, UnderWay
+from .assets import Assets, is_missing, offer_message
+from .client_pool import AsyncResult, InFlightSnapshot, Reply
 from .codec import UpdateCodec
 from .messages import UpdateError
 from .methods import FederatedMethod
 from .tree import Part
-from .update_validation import contributed
+from .update_validation import validated_contribution
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
     round_index: int
     message: Message
-    seen: Part
+    received: Part
 
 
 class NodeStream:
-    """See :class:`~farshore.engines.federated.client_pool.Stream`; who is lost is asked nothing more.
+    """See :class:`~farshore.engines.federated.client_pool.Stream`; lost nodes are not used again.
 
     Parameters
     ----------
     session : ServerSession
     busy : dict
-        Node -> what it was asked for and has not answered; changed here.
+        Node -> the version of its outstanding request; updated here.
     new : set of str
-        Nodes that may lack what they must hold; changed here.
-    briefing : Briefing or None
-    codec : Codec
-    method : Method
+        Nodes that may lack the assets; updated here.
+    assets : Assets or None
+    codec : UpdateCodec
+    method : FederatedMethod
     largest_norm : float
-        See :func:`~farshore.engines.federated.update_validation.contributed`.
+        See :func:`~farshore.engines.federated.update_validation.validated_contribution`.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class NodeStream:
         session: ServerSession,
         busy: dict[str, int],
         new: set[str],
-        briefing: Assets | None,
+        assets: Assets | None,
         codec: UpdateCodec,
         method: FederatedMethod,
         largest_norm: float,
     ) -> None:
-        self._session, self._busy, self._new, self._briefing = session, busy, new, briefing
+        self._session, self._busy, self._new, self._assets = session, busy, new, assets
         self._codec, self._method, self._largest_norm = codec, method, largest_norm
         self._names = list(session.channels)
         self._clients = {name: client for client, name in enumerate(self._names)}
@@ -59,24 +59,23 @@ class NodeStream:
         self._version: _Version | None = None
 
     def send(self, client: int, round_index: int, down: Part) -> None:
-        """Send the state, or first what the node must hold; whoever is lost is told of by :meth:`next`."""
-        if (
-            self._version is None or self._version.round_index != round_index
-        ):  # one copy for all that begin from a version
-            message = self._codec.down(round_index, down)
-            self._version = _Version(round_index, message, self._codec.seen(message, down))
+        """Send the state, or first the offer of the assets; :meth:`next` reports a node that is lost meanwhile."""
+        # All clients that start from a version share one encoded message.
+        if self._version is None or self._version.round_index != round_index:
+            message = self._codec.encode_state(round_index, down)
+            self._version = _Version(round_index, message, self._codec.received_state(message, down))
         name = self._names[client]
         self._jobs[name] = self._version
         self._busy[name] = round_index
-        brief = self._briefing if name in self._new else None
-        self._send(name, offer(brief, round_index) if brief else self._version.message)
+        assets = self._assets if name in self._new else None
+        self._send(name, offer_message(assets, round_index) if assets else self._version.message)
 
     def ready(self, client: int) -> bool:
-        """Every node is."""
+        """Return True: a real node starts at once."""
         return True
 
     def next(self) -> AsyncResult:
-        """The next reply of any node."""
+        """Wait for the next reply of any node."""
         while True:
             if self._lost:
                 return self._gone(*self._lost.popitem())
@@ -86,27 +85,27 @@ class NodeStream:
                 return self._gone(error.name, str(error))
             except WireError as error:
                 self._session.dismiss(error.name, str(error))
-                return self._gone(error.name, f"it broke the wire format: {error}")
+                return self._gone(error.name, f"wire format error: {error}")
             job = self._jobs[name]
             if name in self._new:
                 try:
-                    self._brief(name, answer, job)
+                    self._provide_assets(name, answer, job)
                 except UpdateError as error:
-                    return self._nothing(name, str(error))
+                    return self._failed(name, str(error))
             else:
-                return self._arrival(name, answer)
+                return self._received(name, answer)
 
     def figures(self) -> dict[str, float]:
-        """Nothing: real time is told by the run's log."""
+        """Return nothing: the run's log has the times."""
         return {}
 
-    def under_way(self) -> None:
-        """Nodes' programs begin anew with the server's, and what they were at is gone."""
+    def snapshot(self) -> None:
+        """Return None: node programs restart with the server's, and their work in progress is lost."""
         return
 
-    def take_up(self, under_way: UnderWay) -> None:
-        """Never asked for: see :meth:`under_way`."""
-        raise RuntimeError("what real nodes had under way cannot be taken up")
+    def restore(self, snapshot: InFlightSnapshot) -> None:
+        """Raise RuntimeError: :meth:`snapshot` never returns one."""
+        raise RuntimeError("work in progress on real nodes cannot be restored")
 
     def _send(self, name: str, message: Message) -> None:
         try:
@@ -114,34 +113,34 @@ class NodeStream:
         except PeerLostError as error:
             self._lost[name] = str(error)
 
-    def _brief(self, name: str, answer: Message, job: _Version) -> None:
-        """Send a node what it lacks, and then the state."""
-        assert self._briefing is not None
-        if wants(answer):
-            self._send(name, self._briefing.goods(job.round_index))
+    def _provide_assets(self, name: str, answer: Message, job: _Version) -> None:
+        """Send a node the assets if it lacks them, and then the state."""
+        assert self._assets is not None
+        if is_missing(answer):
+            self._send(name, self._assets.payload(job.round_index))
         self._new.discard(name)
         self._send(name, job.message)
 
-    def _arrival(self, name: str, answer: Message) -> AsyncResult:
+    def _received(self, name: str, answer: Message) -> AsyncResult:
         job, client = self._jobs[name], self._clients[name]
         try:
-            update = self._codec.read(answer, job.round_index, job.seen, self._method.reply(job.seen))
-            part = contributed(self._method, job.seen, update, self._largest_norm)
+            update = self._codec.decode_update(answer, job.round_index, job.received, self._method.reply(job.received))
+            part = validated_contribution(self._method, job.received, update, self._largest_norm)
         except UpdateError as error:
-            return self._nothing(name, str(error))
-        self._settle(name)
-        proposal = self._method.finish(job.seen, part, len(self._names))
-        reply = Reply.of(client, update)
-        return AsyncResult(client, job.round_index, proposal, job.seen, reply)
+            return self._failed(name, str(error))
+        self._close_job(name)
+        proposal = self._method.finish(job.received, part, len(self._names))
+        reply = Reply.from_update(client, update)
+        return AsyncResult(client, job.round_index, proposal, job.received, reply)
 
     def _gone(self, name: str, why: str) -> AsyncResult:
         self._lost.pop(name, None)
-        return self._nothing(name, why, gone=True)
+        return self._failed(name, why, gone=True)
 
-    def _nothing(self, name: str, why: str, *, gone: bool = False) -> AsyncResult:
-        job = self._settle(name)
-        return AsyncResult(self._clients[name], job.round_index, None, job.seen, missing=why, gone=gone)
+    def _failed(self, name: str, why: str, *, gone: bool = False) -> AsyncResult:
+        job = self._close_job(name)
+        return AsyncResult(self._clients[name], job.round_index, None, job.received, missing=why, gone=gone)
 
-    def _settle(self, name: str) -> _Version:
+    def _close_job(self, name: str) -> _Version:
         self._busy.pop(name, None)
         return self._jobs.pop(name)

@@ -1,4 +1,4 @@
-"""What a federated run tells of every round, and what it leaves behind in its directory."""
+"""Records a federated run's rounds: history entries, metrics, per-client scores and model files."""
 
 from __future__ import annotations
 
@@ -18,121 +18,120 @@ from .client_pool import Reply
 from .config import FederatedConfig
 from .model_checkpoints import ModelCheckpoints
 from .task import Task
-from .task_hooks import Observed
+from .task_hooks import ReportingTask
 from .tree import Part
 
-#: Bytes that are the same for the same rounds, however often the run was resumed; frames are not.
-_LASTING = ("dense_up", "dense_down", "payload_up", "payload_down")
-#: Each client's own score, by round.
-_SCORES = "clients.jsonl"
+#: Byte counts of the history: the same in a resumed run. Frame bytes are not, so they are metrics only.
+_REPRODUCIBLE = ("dense_up", "dense_down", "payload_up", "payload_down")
+#: File with every client's score by round.
+_CLIENT_SCORES = "clients.jsonl"
 
 
 class RoundRecorder:
-    """Entries of the history, lines of the metrics, states by name.
+    """Completes history entries and writes metrics, client scores and model files.
 
     Parameters
     ----------
     session : ServerSession
     task : Task
     flat : FlatModel
-        Overwritten by scores.
+        Overwritten by evaluations.
     schedule : FederatedConfig
 
     Raises
     ------
     ConfigError
-        Clients are to be scored one by one, and the task cannot.
+        ``client_eval_every`` is set, and the task cannot score the model per client.
     """
 
     def __init__(self, session: ServerSession, task: Task, flat: FlatModel, schedule: FederatedConfig) -> None:
         self._session, self._task, self._flat, self._schedule = session, task, flat, schedule
-        self._observed = task if isinstance(task, Observed) else None
-        if schedule.client_eval_every and self._observed is None:
+        self._reporting = task if isinstance(task, ReportingTask) else None
+        if schedule.client_eval_every and self._reporting is None:
             raise ConfigError(
-                "the task cannot score the model on each client's own test data", hint="set client_eval_every=0"
+                "the task cannot evaluate the model on each client's own test data", hint="set client_eval_every=0"
             )
-        if self._observed is not None:
-            self._observed.describe(session.run.directory)
+        if self._reporting is not None:
+            self._reporting.describe(session.run.directory)
         self._states = ModelCheckpoints(session.run.directory / "states", flat.layout)
-        # Rounds behind the checkpoint are played again, and their scores are told then.
-        begun = session.resume_step or 0
-        jsonl.keep(session.run.directory / _SCORES, lambda line: line.get("round", 0) <= begun)
+        # Rounds after the checkpoint run again, and write their scores then.
+        resumed_from = session.resume_step or 0
+        jsonl.keep(session.run.directory / _CLIENT_SCORES, lambda line: line.get("round", 0) <= resumed_from)
         self._traffic = dict(session.traffic())
         self._frames: dict[str, int] = {}
 
-    def replies(self, replies: Sequence[Reply]) -> dict[str, float]:
-        """Loss and further figures of a round's clients, each weighted by its samples."""
-        told = {"train_loss": _weighted([r.loss for r in replies], replies)}
-        for name in self._observed.reports if self._observed else ():
-            # Clients say what they like: whoever tells no number takes nothing from what the others tell.
-            if there := [r for r in replies if math.isfinite(r.figures.get(name, math.nan))]:
-                told[name] = _weighted([r.figures[name] for r in there], there)
-        return told
+    def average_replies(self, replies: Sequence[Reply]) -> dict[str, float]:
+        """Average the loss and further figures of a round's clients, weighted by their samples."""
+        means = {"train_loss": _weighted_mean([r.loss for r in replies], replies)}
+        for name in self._reporting.reports if self._reporting else ():
+            # Clients may send anything: a client without a finite value does not affect the others' mean.
+            if finite := [r for r in replies if math.isfinite(r.figures.get(name, math.nan))]:
+                means[name] = _weighted_mean([r.figures[name] for r in finite], finite)
+        return means
 
-    def complete(self, entry: dict[str, Any], state: Part) -> float:
-        """Add scores, bytes and what the task tells to a round's entry; returns the seconds of testing."""
-        round_index, began = entry["round"], time.monotonic()
-        if self._observed is not None:
-            entry |= self._observed.figures(entry)
+    def complete_entry(self, entry: dict[str, Any], state: Part) -> float:
+        """Add the task's figures, scores and byte counts to a round's entry; return the seconds of evaluation."""
+        round_index, start = entry["round"], time.monotonic()
+        if self._reporting is not None:
+            entry |= self._reporting.figures(entry)
         if self._due(round_index, self._schedule.eval_every):
             entry |= self._task.evaluate(self._flat, state)
-            self._states.saw(round_index, entry, state)
+            self._states.update_best(round_index, entry, state)
         if self._due(round_index, self._schedule.client_eval_every):
             entry |= self._score_clients(round_index, state)
-        seconds = time.monotonic() - began
-        entry |= self._bytes()
+        seconds = time.monotonic() - start
+        entry |= self._bytes_since_last_round()
         return seconds
 
-    def tell(self, entry: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
-        """Write the metrics of a round; returns its finite figures."""
+    def write_metrics(self, entry: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
+        """Write the metrics of a round; return its finite figures."""
         figures = {
             "loss" if name == "train_loss" else name: value
             for name, value in entry.items()
             if isinstance(value, float) and math.isfinite(value)
         }
-        counted = {f"{name}_bytes": float(entry[name]) for name in _LASTING if name in entry}
-        counted |= {f"{name}_bytes": float(count) for name, count in self._frames.items()}
-        timed = {f"seconds_{name}": value for name, value in seconds.items()}
-        self._session.metrics(entry["round"], **figures, **counted, **timed)
+        byte_counts = {f"{name}_bytes": float(entry[name]) for name in _REPRODUCIBLE if name in entry}
+        byte_counts |= {f"{name}_bytes": float(count) for name, count in self._frames.items()}
+        timings = {f"seconds_{name}": value for name, value in seconds.items()}
+        self._session.metrics(entry["round"], **figures, **byte_counts, **timings)
         return figures
 
     def checkpoint_due(self, round_index: int) -> bool:
-        """Whether the state after round ``round_index`` is to be saved."""
+        """Return whether to save a checkpoint after round ``round_index``."""
         return self._due(round_index, self._schedule.checkpoint_every)
 
-    def keep(self, entry: Mapping[str, Any], state: Part) -> None:
-        """Write the states' files, before the checkpoint of the same round.
+    def write_states(self, entry: Mapping[str, Any], state: Part) -> None:
+        """Write the model files.
 
-        So the best of what a checkpoint's history tells is never missing.
+        Called before the checkpoint of the same round, so that the best state of a checkpoint's history exists.
         """
         self._states.write(entry["round"], entry, state)
 
     def _due(self, round_index: int, every: int) -> bool:
         return bool(every) and (round_index == self._schedule.rounds or round_index % every == 0)
 
-    def _bytes(self) -> dict[str, int]:
-        """Bytes since the last round's end."""
+    def _bytes_since_last_round(self) -> dict[str, int]:
         now = dict(self._session.traffic())
         since = {name: count - self._traffic.get(name, 0) for name, count in now.items()}
         self._traffic = now
-        self._frames = {name: count for name, count in since.items() if name not in _LASTING}
-        return {name: count for name, count in since.items() if name in _LASTING}
+        self._frames = {name: count for name, count in since.items() if name not in _REPRODUCIBLE}
+        return {name: count for name, count in since.items() if name in _REPRODUCIBLE}
 
     def _score_clients(self, round_index: int, state: Part) -> dict[str, float]:
-        assert self._observed is not None
-        scores = self._observed.by_client(self._flat, state)
+        assert self._reporting is not None
+        scores = self._reporting.client_accuracy(self._flat, state)
         folder = self._session.run.directory
         folder.mkdir(parents=True, exist_ok=True)
-        lines = jsonl.JsonLines(folder / _SCORES)
+        lines = jsonl.JsonLines(folder / _CLIENT_SCORES)
         try:
             lines.append({"round": round_index, "acc": scores.tolist()})
         finally:
             lines.close()
-        return spread_of(scores)
+        return client_score_stats(scores)
 
 
-def spread_of(scores: NDArray[np.float64]) -> dict[str, float]:
-    """Mean, standard deviation, lowest and lowest decile of the clients' scores; NaN ones have none."""
+def client_score_stats(scores: NDArray[np.float64]) -> dict[str, float]:
+    """Mean, standard deviation, minimum and 10th percentile of the clients' scores, without NaN ones."""
     found = scores[~np.isnan(scores)]
     if not len(found):
         return {}
@@ -144,7 +143,7 @@ def spread_of(scores: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def _weighted(values: Sequence[float], replies: Sequence[Reply]) -> float:
+def _weighted_mean(values: Sequence[float], replies: Sequence[Reply]) -> float:
     samples = np.array([r.samples for r in replies], np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.array(values) @ samples / samples.sum()) if len(samples) else float("nan")

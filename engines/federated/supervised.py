@@ -1,4 +1,4 @@
-"""Classifying rows of tensors that are divided among clients: the common case, for own methods and models."""
+"""A classification task over rows of tensors that are divided among clients, for custom methods and models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tree import Part
 _TEST_BATCH = 1024
 
 
-def _each(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+def _sample_losses(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
@@ -30,28 +30,28 @@ def _fedavg(_: FlatModel) -> FederatedMethod:
 
 @dataclass
 class Supervised:
-    """See :class:`~farshore.engines.federated.task.Task`; clients minimize the cross-entropy of what they hold.
+    """See :class:`~farshore.engines.federated.task.Task`; clients minimize the cross-entropy on their rows.
 
     Parameters
     ----------
     x, y : torch.Tensor
-        Training inputs (N, …) float32 and their classes (N,) int64.
+        Training inputs (N, …) float32 and classes (N,) int64.
     test_x, test_y : torch.Tensor
-        The same for testing.
+        Test inputs and classes.
     parts : sequence of int array
         The rows of each client.
     seed : Seed
-        The run's; sets first weights and the order of every client's batches.
+        The run's seed, for initial weights and the order of each client's batches.
     build : callable
-        Makes the module: inputs → logits (B, C). Random first weights come from the global generator, seeded here.
+        Creates the module: inputs → logits (B, C). Initial weights may use the global generator, which is seeded here.
     sgd : callable
-        The optimizer of a round.
+        ``sgd(round_index)`` returns the optimizer of a round.
     method : callable
-        Makes the federated method; FedAvg unless given.
+        Creates the federated method; by default FedAvg.
     batch, epochs : int
-        Of a client's round.
+        Batch size and epochs of a client's round.
     notes : list of str
-        What whoever reads the run's log should know of the data.
+        Remarks about the data for the run's log.
     """
 
     x: Tensor
@@ -68,29 +68,31 @@ class Supervised:
     notes: Sequence[str] = ()
 
     def model(self) -> FlatModel:
-        """A fresh model; the global generator is left as it was."""
+        """Create a model with the initial weights; the state of the global generator is preserved."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed.child("weights").value)
             return FlatModel(self.build().train())
 
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
-        """The client's rows, shuffled anew in each epoch."""
+        """Prepare the client's rows, in a new random order in each epoch."""
         rows = torch.from_numpy(self.parts[client])
         generator = torch.Generator().manual_seed(self.seed.child("round", round_index, "client", client).value)
         orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
         batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
         sgd = self.sgd(round_index)
-        return Work(lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, each=_each)
+        return Work(
+            lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, sample_losses=_sample_losses
+        )
 
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
-        """``acc`` and ``test_loss`` on the test rows."""
+        """Return ``acc`` and ``test_loss`` on the test rows; ``flat`` is overwritten."""
         flat.load(state[FLOATS], state[INTEGERS])
         flat.module.eval()
-        right, loss = 0, 0.0
+        correct, loss = 0, 0.0
         for x, y in zip(*(torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y)), strict=True):
             logits = flat.module(x)
-            right += int((logits.argmax(1) == y).sum())
+            correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
         flat.module.train()
-        return {"acc": right / len(self.test_y), "test_loss": loss / len(self.test_y)}
+        return {"acc": correct / len(self.test_y), "test_loss": loss / len(self.test_y)}

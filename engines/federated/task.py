@@ -1,4 +1,4 @@
-"""What a federated run learns: a model, a method, every client's work, and how good a state is."""
+"""The task of a federated run: a model, a method, each client's local work, and the evaluation of a state."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .tree import Part
 
 
 class Task(Protocol):
-    """One learning problem; both programs make it from the run's configuration, seed and data."""
+    """One learning problem; server and node programs build it from the run's configuration, seed and data."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What whoever reads the run's log should know of the data."""
+        """Remarks about the data for the run's log."""
 
     def model(self) -> FlatModel:
-        """A fresh model with the run's initial weights, the same in every process."""
+        """Create a model with the run's initial weights, the same in every process."""
 
     def method(self, flat: FlatModel) -> FederatedMethod:
-        """The federated method, for models like this."""
+        """Create the federated method for models of this layout."""
 
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
-        """What a client does in round ``round_index`` (from 1), on the resident model ``flat``."""
+        """Prepare a client's work in round ``round_index`` (from 1) on the resident model ``flat``."""
 
     def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
-        """Scores of a state on the test set; ``flat`` is overwritten."""
+        """Score a state on the test set; ``flat`` is overwritten."""

@@ -1,4 +1,4 @@
-"""What a task may tell of its run beside the scores of every round; a task without it is a whole task all the same."""
+"""Optional extensions of a task: more figures for reports, work sizes for estimates, server-side refinement."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from .tree import Part
 
 
 @runtime_checkable
-class Observed(Protocol):
-    """A task that tells more."""
+class ReportingTask(Protocol):
+    """A task that reports figures besides the scores of each round."""
 
     @property
     def reports(self) -> Sequence[str]:
-        """Names of the figures that clients send with their updates (``Work.means``)."""
+        """Names of the figures that clients report with their updates (``Work.means``)."""
 
     def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
-        """What the server adds to a round's ``entry``, which holds its ``round``, ``cohort`` and ``train_loss``."""
+        """Compute figures to add to a round's ``entry``, which has ``round``, ``cohort`` and ``train_loss``."""
 
-    def by_client(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
-        """(clients,), accuracy of a state on each client's own part of the test set, NaN where that is empty.
+    def client_accuracy(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
+        """(clients,), accuracy of a state on each client's own part of the test set; NaN where that part is empty.
 
         ``flat`` is overwritten.
         """
 
     def describe(self, folder: Path) -> None:
-        """Write into the run's ``folder`` what its data are: once, before the first round."""
+        """Write a description of the data into the run's ``folder``; called once, before the first round."""
 
 
 @runtime_checkable
-class Counted(Protocol):
-    """A task that knows how much its clients do without making their batches."""
+class SizedTask(Protocol):
+    """A task that knows the size of its clients' work without building their batches."""
 
-    def counts(self, client: int) -> tuple[int, int]:
-        """Samples and steps of a client, the same in every round: what ``work`` would hold."""
+    def work_size(self, client: int) -> tuple[int, int]:
+        """Samples and steps of a client's ``work``, the same in every round."""
 
 
 @runtime_checkable
-class Refining(Protocol):
-    """A task whose server trains too."""
+class RefiningTask(Protocol):
+    """A task whose server trains on the aggregated state."""
 
     def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
-        """The state to go on with after round ``round_index``, from run seed, state and round alone.
+        """Return the state to continue from after round ``round_index``.
 
-        ``flat`` is overwritten, ``state`` is not.
+        It depends only on the run's seed, ``state`` and the round. ``flat`` is overwritten, ``state`` is not.
         """
 
 
-def refined(task: Task, flat: FlatModel, state: Part, round_index: int) -> Part:
-    """The state as the task would have it."""
-    refine = getattr(task, "refine", None)  # the protocol itself is slow to ask
+def refine_state(task: Task, flat: FlatModel, state: Part, round_index: int) -> Part:
+    """Refine the state if the task is a :class:`RefiningTask`, otherwise return it unchanged."""
+    refine = getattr(task, "refine", None)  # isinstance() with a runtime protocol is slow
     return refine(flat, state, round_index) if refine else state

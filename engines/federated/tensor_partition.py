@@ -1,4 +1,4 @@
-"""A flat vector as the tensors in which it travels: whole, or cut where an encoding needs to see a layer's shape."""
+"""Partitions a flat vector into the tensors that are sent: whole, or by layer if an encoding needs shapes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .config import FRACTION, RANK, Uplink
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """Some stretches of a flat vector as one tensor.
+    """Spans of a flat vector that are sent as one tensor.
 
     Attributes
     ----------
     name : str
-        In the tensor table.
+        Name in the message's tensor table.
     spans : tuple of (start, stop)
-        Of the vector, in order; empty = an array of any shape, as it is.
+        Index ranges of the vector, in order; empty = an array of any shape, unchanged.
     shape : tuple of int
-        As it travels.
+        Shape of the tensor that is sent.
     encoding : Encoding or None
         None = raw.
     channels_last : bool
-        Whether the tensor is the stretch with its first axis, a layer's outputs, moved last.
+        Whether the span's first axis, a layer's outputs, is moved last.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TensorSlice:
     channels_last: bool = False
 
     def take(self, vector: Array) -> Array:
-        """The tensor; a view of the vector where it can be one."""
+        """Return the tensor, as a view of the vector if possible."""
         if not self.spans:
             return vector
         parts = [vector[start:stop] for start, stop in self.spans]
@@ -49,23 +49,23 @@ class TensorSlice:
         return whole.reshape(self.shape)
 
     def put(self, vector: Array, tensor: Array) -> None:
-        """Write what arrived of the tensor where it belongs."""
+        """Write a received tensor into its spans of the vector."""
         if not self.spans:
             vector[...] = tensor
             return
         flat = (tensor.T if self.channels_last else tensor).reshape(-1)
-        at = 0
+        offset = 0
         for start, stop in self.spans:
-            vector[start:stop] = flat[at : at + stop - start]
-            at += stop - start
+            vector[start:stop] = flat[offset : offset + stop - start]
+            offset += stop - start
 
 
-#: ``(name, length, layout) -> pieces`` of a vector of that name and length.
+#: ``(name, length, layout)`` of a vector -> its slices.
 Cut = Callable[[str, int, FlatLayout], tuple[TensorSlice, ...]]
 
 
 def cut_for(settings: Uplink) -> Cut | None:
-    """How vectors are cut for an encoding; None = they travel raw, whole."""
+    """Return the partition for an encoding; None = vectors are sent raw and whole."""
     kind = settings.encoding
     if kind == "raw":
         return None
@@ -83,7 +83,7 @@ def _whole(encoding: Encoding) -> Cut:
 
 
 def _largest(encoding: Encoding) -> Cut:
-    """The trained parameters compete with each other; statistics, of other scales and few, travel raw."""
+    """Top-k over all trained parameters; the few statistics, which have other scales, are sent raw."""
 
     def cut(name: str, length: int, layout: FlatLayout) -> tuple[TensorSlice, ...]:
         trained = TensorSlice(name, ((0, layout.trainable),), (layout.trainable,), encoding)
@@ -94,32 +94,32 @@ def _largest(encoding: Encoding) -> Cut:
 
 
 def _by_channel(encoding: Encoding) -> Cut:
-    """A tensor for each layer's, with a scale for each of its outputs; vectors have one scale."""
+    """One tensor per parameter, with a scale per output of a layer; one-dimensional parameters have one scale."""
 
-    def piece(name: str, view: View) -> TensorSlice:
+    def slice_of(name: str, view: View) -> TensorSlice:
         span = ((view.start, view.start + view.count),)
         if len(view.shape) < 2 or not view.count:
             return TensorSlice(f"{name}/{view.name}", span, (view.count,), encoding)
         outputs = view.shape[0]
         return TensorSlice(f"{name}/{view.name}", span, (view.count // outputs, outputs), encoding, channels_last=True)
 
-    return lambda name, length, layout: tuple(piece(name, view) for view in _views(layout, length))
+    return lambda name, length, layout: tuple(slice_of(name, view) for view in _views(layout, length))
 
 
 def _by_matrix(factors: LowRank | TopK, encoding: Encoding) -> Cut:
-    """A tensor for each weight matrix that factors make smaller; all else raw, in one (Vogels 2019, section 3)."""
+    """One tensor per weight matrix that factors make smaller; the rest raw in one tensor (Vogels 2019, section 3)."""
 
     def cut(name: str, length: int, layout: FlatLayout) -> tuple[TensorSlice, ...]:
-        pieces, rest = [], []
+        slices, rest = [], []
         for view in _views(layout, length):
             matrix = (view.shape[0], math.prod(view.shape[1:])) if len(view.shape) > 1 else (view.count,)
             span = (view.start, view.start + view.count)
             if isinstance(factors, LowRank) and factors.shrinks(matrix):
-                pieces.append(TensorSlice(f"{name}/{view.name}", (span,), matrix, encoding))
+                slices.append(TensorSlice(f"{name}/{view.name}", (span,), matrix, encoding))
             else:
                 rest.append(span)
         count = sum(stop - start for start, stop in rest)
-        return (*pieces, TensorSlice(f"{name}/rest", tuple(rest), (count,))) if rest else tuple(pieces)
+        return (*slices, TensorSlice(f"{name}/rest", tuple(rest), (count,))) if rest else tuple(slices)
 
     return cut
 

@@ -1,8 +1,8 @@
-"""Sums over a cohort with the same bits whoever adds up which part, in whatever order the parts arrive.
+"""Sums over a cohort that are bit-identical for any order of arrival and any distribution over workers.
 
-Cohort positions are the leaves of a binary tree. An inner node is its left child plus its right one, and nothing else
-is ever added, so a worker that sums positions 8 to 15 returns the very node that a server would have made from eight
-replies. A position that never comes is left out: its sibling moves up unchanged.
+Cohort positions are the leaves of a binary tree. An inner node is the sum of its left and its right child, and nothing
+else is ever added, so a worker that sums positions 8 to 15 returns the same node that a server would compute from eight
+replies. Positions without a reply are skipped: the sibling takes the parent's place unchanged.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-#: Named arrays; the ones of a sum belong to it and are added to in place.
+#: Named arrays. A sum owns the arrays that are added to it, and adds to them in place.
 Part: TypeAlias = dict[str, NDArray[Any]]
 
 
 class TreeSum:
     """A sum over positions ``0 … size - 1``.
 
-    Holds at most one array per level of the tree when positions come in order.
+    Holds at most one summand per level of the tree if positions arrive in order.
 
     Parameters
     ----------
     size : int
-        Positions of the cohort.
+        Number of positions.
     first : int
-        Position of the first leaf that is added here; a worker sums the block ``first … first + size - 1``.
-    spent : callable, optional
-        Gets each part that was added to another and is needed no more.
+        Position of the first leaf; a worker sums the block ``first … first + size - 1`` of a cohort.
+    release : callable, optional
+        Called with each summand that was added to another and is no longer needed.
+
+    Raises
+    ------
+    ValueError
+        The positions are not a node of the cohort's tree.
     """
 
-    def __init__(self, size: int, first: int = 0, spent: Callable[[Part], None] | None = None) -> None:
-        self.size, self.first, self._spent = size, first, spent
+    def __init__(self, size: int, first: int = 0, release: Callable[[Part], None] | None = None) -> None:
+        self.size, self.first, self._release = size, first, release
         self._levels = (size - 1).bit_length() if size > 1 else 0
         if first % (1 << self._levels):
-            raise ValueError(f"a block of {size} positions cannot begin at {first}")
-        #: (level, index) -> what is known of that node; None where nothing of it will come.
+            raise ValueError(f"a block of {size} positions cannot begin at position {first}")
+        #: (level, index) -> sum of a node whose sibling is not known yet; None if all of its positions were skipped.
         self._waiting: dict[tuple[int, int], Part | None] = {}
         self._settled = bytearray(size)
         self._root: Part | None = None
@@ -46,38 +51,38 @@ class TreeSum:
             self._settle(0, index, None)
 
     def add(self, position: int, part: Part, level: int = 0) -> None:
-        """Add the sum of the positions ``position … position + 2**level - 1``; ``part`` is taken over.
+        """Add the sum of the positions ``position … position + 2**level - 1``; takes ownership of ``part``.
 
         Raises
         ------
         ValueError
-            They are not a node of the tree, or not (all) of it.
+            The positions are not a node of the tree, or some were added or skipped before.
         """
-        self._settle(level, self._take(position, level), part)
+        self._settle(level, self._claim(position, level), part)
 
     def skip(self, position: int, level: int = 0) -> None:
-        """Say that those positions never come; same errors as :meth:`add`."""
-        self._settle(level, self._take(position, level), None)
+        """Mark positions as absent; raises the same errors as :meth:`add`."""
+        self._settle(level, self._claim(position, level), None)
 
     def total(self) -> Part | None:
-        """The sum; None if every position was skipped.
+        """Return the sum; None if every position was skipped.
 
         Raises
         ------
         ValueError
-            Some positions are still missing.
+            Some positions were neither added nor skipped.
         """
         if not self.complete:
-            raise ValueError(f"of {self.size} positions some have neither come nor been skipped")
+            raise ValueError(f"some of {self.size} positions were neither added nor skipped")
         return self._root
 
-    def _take(self, position: int, level: int) -> int:
-        """Index of a node on its level; each leaf is settled once."""
+    def _claim(self, position: int, level: int) -> int:
+        """Mark a node's leaves as settled and return its index on its level; each leaf is settled once."""
         offset, width = position - self.first, 1 << level
         if offset % width or not 0 <= offset < self.size or level > self._levels:
-            raise ValueError(f"positions {position} … {position + width - 1} are no node of this tree")
+            raise ValueError(f"positions {position} … {position + width - 1} are not a node of this tree")
         if any(self._settled[offset : offset + width]):
-            raise ValueError(f"positions {position} … {position + width - 1} came before, all or some")
+            raise ValueError(f"positions {position} … {position + width - 1} were (partly) added or skipped before")
         leaves = min(width, self.size - offset)
         self._settled[offset : offset + leaves] = b"\1" * leaves
         return offset >> level
@@ -89,34 +94,34 @@ class TreeSum:
                 self._waiting[level, index] = part
                 return
             other = self._waiting.pop(sibling)
-            part = self._joined(other, part) if index % 2 else self._joined(part, other)
+            part = self._combine(other, part) if index % 2 else self._combine(part, other)
             level, index = level + 1, index >> 1
         self._root, self.complete = part, True
 
-    def _joined(self, left: Part | None, right: Part | None) -> Part | None:
-        both = joined(left, right)
-        if self._spent is not None and left is not None and right is not None:
-            self._spent(right)
+    def _combine(self, left: Part | None, right: Part | None) -> Part | None:
+        both = add_siblings(left, right)
+        if self._release is not None and left is not None and right is not None:
+            self._release(right)
         return both
 
 
-def joined(left: Part | None, right: Part | None) -> Part | None:
-    """The sum of two siblings, in the left one's arrays; None where nothing came."""
+def add_siblings(left: Part | None, right: Part | None) -> Part | None:
+    """Add the right sibling to the left one in place; None stands for an absent node."""
     if left is None or right is None:
         return right if left is None else left
     if left.keys() != right.keys():
-        raise ValueError(f"cannot add {sorted(right)} to {sorted(left)}")
+        raise ValueError(f"cannot add arrays {sorted(right)} to {sorted(left)}")
     for name, array in left.items():
         np.add(array, right[name], out=array)
     return left
 
 
 def blocks(size: int, workers: int, least: int = 1) -> list[tuple[int, int]]:
-    """Cut ``0 … size - 1`` into blocks that are nodes of the tree: ``(first, count)``, a few for each worker.
+    """Divide positions ``0 … size - 1`` into blocks ``(first, count)`` that are nodes of the tree.
 
-    Every block has the same power of two of positions, the last perhaps fewer; about four a worker, so that one slow
-    block does not hold up the round, but no fewer positions than ``least``, a power of two.
+    All blocks have the same power of two of positions, except that the last may be smaller. There are about four per
+    worker, so that one slow block does not delay the round, but no block is smaller than ``least``, a power of two.
     """
-    wanted = max(least, size // (4 * workers))
-    count = 1 << (wanted.bit_length() - 1)
+    target = max(least, size // (4 * workers))
+    count = 1 << (target.bit_length() - 1)
     return [(first, min(count, size - first)) for first in range(0, size, count)]

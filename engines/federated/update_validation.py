@@ -1,4 +1,4 @@
-"""A client's update as a summand that is safe to add: nothing that is not finite, nothing that drowns all others."""
+"""Turns a client's update into a summand, rejecting non-finite values and excessive norms."""
 
 from __future__ import annotations
 
@@ -11,61 +11,62 @@ from .messages import UpdateError
 from .methods import FLOATS, FedAvg, FederatedMethod, Scaffold, Update
 from .tree import Part
 
-#: Of these each array is the update's array of that name times a number from 1 on, so that it is finite only where the
-#: update is: both are looked at in one pass. All others see only updates that were looked at before.
-_PLAIN: tuple[Any, ...] = (FedAvg.contribution, Scaffold.contribution)
+#: In the summands of these, each array is the update's array of that name times a factor of at least 1, so it is finite
+#: only if the update is, and one pass checks both. For all other methods, updates are checked first.
+_SCALING: tuple[Any, ...] = (FedAvg.contribution, Scaffold.contribution)
 
 
-def contributed(method: FederatedMethod, seen: Part, update: Update, largest_norm: float = 0.0) -> Part:
-    """The summand of an update.
+def validated_contribution(method: FederatedMethod, received: Part, update: Update, largest_norm: float = 0.0) -> Part:
+    """Return the summand of an update.
 
     Parameters
     ----------
-    method : Method
-    seen : dict of arrays
-        What the client began from.
+    method : FederatedMethod
+    received : dict of arrays
+        The state that the client started from.
     update : Update
-        Of the right names, shapes and types.
+        With the expected names, shapes and dtypes.
     largest_norm : float
-        Euclidean distance that ``floats`` may have moved; 0 = any.
+        Largest allowed Euclidean distance between ``floats`` before and after training; 0 = no limit.
 
     Raises
     ------
     UpdateError
-        The update is not finite, or not any more times its weight, or it moved further.
+        The update has non-finite values, overflows when weighted, or exceeds ``largest_norm``.
     """
-    if not _is_plain(method):
+    if not _only_scales(method):
         check_finite(update.tensors)
     with np.errstate(over="ignore", invalid="ignore"):
-        part = method.contribution(seen, update)
+        part = method.contribution(received, update)
     for name, array in part.items():
         if not is_finite(array):
             check_finite(update.tensors)
-            raise UpdateError(f"its '{name}' times its weight are too large to be added")
+            raise UpdateError(f"'{name}' overflows when multiplied by its weight")
     if largest_norm:
-        moved = float(np.linalg.norm(np.subtract(update.tensors[FLOATS], seen[FLOATS], dtype=np.float64)))
+        moved = float(np.linalg.norm(np.subtract(update.tensors[FLOATS], received[FLOATS], dtype=np.float64)))
         if moved > largest_norm:
-            raise UpdateError(f"it moved the model by {moved:.3g}, more than the {largest_norm:g} that are allowed")
+            raise UpdateError(f"the update's norm {moved:.3g} exceeds the limit {largest_norm:g} (largest_norm)")
     return part
 
 
 def check_finite(tensors: Part) -> None:
-    """Raise :class:`UpdateError` where a number is infinite or none."""
+    """Raise :class:`UpdateError` if a value is infinite or NaN."""
     for name, array in tensors.items():
         if array.dtype.kind == "f" and not is_finite(array):
-            raise UpdateError(f"its '{name}' are not finite")
+            raise UpdateError(f"'{name}' has non-finite values")
 
 
-def _is_plain(method: FederatedMethod) -> bool:
-    """Whether the arithmetic is ours throughout: whoever derives a method may redefine any part of it."""
+def _only_scales(method: FederatedMethod) -> bool:
+    """Whether the method uses this package's arithmetic throughout; a subclass may override any part of it."""
     kind: Any = type(method)
-    return getattr(kind, "contribution", None) in _PLAIN and kind.summand is FedAvg.summand
+    return getattr(kind, "contribution", None) in _SCALING and kind.summand is FedAvg.summand
 
 
 def is_finite(array: Array) -> bool:
-    """A finite sum has finite summands; only where it is not are they looked at one by one.
+    """Return whether all values are finite.
 
-    Of float32 the squares are added up, which is three times as fast as the numbers themselves.
+    A finite sum has finite summands, so single values are checked only if the sum is not finite. For float32, the
+    squares are summed, which is three times as fast.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if array.dtype == np.float32 and array.flags.c_contiguous:

@@ -1,4 +1,4 @@
-"""A federated method as a workload: from a task to the two programs that real nodes and servers run."""
+"""Base class of federated workloads: the server program and the node program of a task."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Config = TypeVar("Config", bound=FederatedConfig)
 
 
 class FederatedWorkload(ABC, Generic[Config]):
-    """The programs of a federated run; a method gives the functions below.
+    """The programs of a federated run; a method implements :meth:`task` and may override the other hooks.
 
-    Rounds go on with whoever is left, so a lost node restarts nothing but its own program. Heavy imports happen when a
-    program starts.
+    Rounds continue with the remaining nodes, so the loss of a node restarts only that node's program. Heavy imports
+    happen when a program starts.
     """
 
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -37,64 +37,65 @@ class FederatedWorkload(ABC, Generic[Config]):
 
     @abstractmethod
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
-        """The learning problem of ``population`` clients; ``find`` gives a data set's path by name."""
+        """Create the learning problem of ``population`` clients; ``find`` returns a data set's path by name."""
 
     def codec(self, config: Config, flat: FlatModel) -> UpdateCodec:
-        """How states and updates of a model like this travel; both ends have the same."""
+        """Create the codec for states and updates of a model of this layout; server and nodes use the same one."""
         from .codec import UpdateCodec
 
         return UpdateCodec(config.uplink, config.downlink, flat.layout)
 
-    def briefing(self, config: Config, task: Task, folder: Path, who: str) -> Assets | None:
-        """What clients must hold before their first round; nothing unless a method says otherwise.
+    def assets(self, config: Config, task: Task, folder: Path, who: str) -> Assets | None:
+        """Create the assets that clients need before their first round; by default there are none.
 
-        ``folder`` is the program's own, and ``who`` names it in errors.
+        ``folder`` belongs to the program alone, and ``who`` names the program in errors.
         """
         return None
 
     def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the run tells at its end: the last round's figures unless a method says otherwise."""
+        """Return the run's result from its history; by default the last round's figures."""
         return {"rounds": len(history), **{n: v for n, v in history[-1].items() if isinstance(v, float)}}
 
-    def plain(self, config: Config, task: Task) -> FlatModel:
-        """The model that FedAvg alone would train, to compare bytes with; the task's own unless a method differs."""
+    def baseline_model(self, config: Config, task: Task) -> FlatModel:
+        """Return the model that plain FedAvg would train, for the baseline of bytes; by default the task's model."""
         return task.model()
 
     def outcome(self, config: Config, task: Task, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """:meth:`result`, and the bytes that reports compare with."""
-        from .baseline import baselines, messages
+        """Return :meth:`result` with the bytes of the baselines for reports."""
+        from .baseline import baselines, count_messages
 
-        return {**self.result(config, history), "baselines": baselines(self.plain(config, task), *messages(history))}
+        plain = self.baseline_model(config, task)
+        return {**self.result(config, history), "baselines": baselines(plain, *count_messages(history))}
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """Data sets that each node must hold; none unless a method says otherwise."""
+        """Return the names of the data sets that each node needs; by default none."""
         return ()
 
     def plan(self, config: Config, setting: Setting) -> TrafficPlan:
-        """What a run will send; see :class:`~farshore.core.traffic_plan.Plans`.
+        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.Plans`.
 
         Raises
         ------
         ConfigError
-            The schedule is not ``sync``, cohorts are larger than the population, or something was assumed.
+            The schedule is not ``sync``, cohorts are larger than the population, or assumptions are given.
         DataError
-            A data set is not there.
+            A data set is not available.
         """
         from .baseline import baselines
         from .estimate import RoundsPlan
 
         if setting.assumed:
-            raise ConfigError("an estimate of federated rounds assumes nothing", hint="leave --assume out")
+            raise ConfigError("an estimate of federated rounds takes no assumptions", hint="remove --assume")
         use_threads(config.threads)
         task = self.task(config, setting.seed, setting.find, len(setting.nodes))
-        briefing = self.briefing(config, task, Path(), "the estimate")
-        plan = RoundsPlan(config, setting, task, self.codec(config, task.model()), briefing).plan()
-        trips = config.rounds * config.per_round
-        return replace(plan, baselines=baselines(self.plain(config, task), trips, trips))
+        assets = self.assets(config, task, Path(), "the estimate")
+        plan = RoundsPlan(config, setting, task, self.codec(config, task.model()), assets).plan()
+        count = config.rounds * config.per_round
+        return replace(plan, baselines=baselines(self.baseline_model(config, task), count, count))
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Run the rounds; returns :meth:`result`."""
-        from .asynchronous import rounds_of
+        """Run the rounds on the server; return :meth:`outcome`."""
+        from .asynchronous import create_rounds
         from .node_pool import NodePool
 
         settings = cast(Config, config)
@@ -102,33 +103,33 @@ class FederatedWorkload(ABC, Generic[Config]):
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
         for note in task.notes:
             session.log(note)
-        briefing = self.briefing(settings, task, session.run.directory / "briefing", "the server")
-        fleet = NodePool(
+        assets = self.assets(settings, task, session.run.directory / "briefing", "the server")
+        pool = NodePool(
             session,
             self.codec(settings, task.model()),
-            briefing,
+            assets,
             least=settings.least,
             deadline=settings.deadline,
             largest_norm=settings.largest_norm,
         )
-        history = rounds_of(session, task, fleet, settings).run()
-        fleet.done()
+        history = create_rounds(session, task, pool, settings).run()
+        pool.finish()
         return self.outcome(settings, task, history)
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
-        """Be one client."""
+        """Run the client of a node."""
         from .client import Client
 
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
         folder = session.run.directory / "briefing" / session.node
-        briefing = self.briefing(settings, task, folder, f"node {session.node}")
-        Client(session, task, self.codec(settings, task.model()), briefing).run()
+        assets = self.assets(settings, task, folder, f"node {session.node}")
+        Client(session, task, self.codec(settings, task.model()), assets).run()
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads; 0 = as many as there are cores."""
+    """Set the number of compute threads of torch; 0 = all cores."""
     import os
 
     import torch

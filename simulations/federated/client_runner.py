@@ -12,11 +12,11 @@ from ...engines.federated.array_pool import ArrayPool
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.client_state import ClientStates
 from ...engines.federated.codec import UpdateCodec
-from ...engines.federated.messages import UpdateError, as_it_arrives
+from ...engines.federated.messages import UpdateError, as_received
 from ...engines.federated.methods import FedAvg, FederatedMethod, Update, Work
 from ...engines.federated.task import Task
 from ...engines.federated.tree import Part, TreeSum
-from ...engines.federated.update_validation import contributed
+from ...engines.federated.update_validation import validated_contribution
 from ..sizes import Size, Sizer
 
 
@@ -53,7 +53,7 @@ class ClientRunner:
     client_states : ClientStates
         State of each client between rounds.
     largest_norm : float
-        See :func:`~farshore.engines.federated.update_validation.contributed`.
+        See :func:`~farshore.engines.federated.update_validation.validated_contribution`.
     clients_at_once : int
         Number of clients trained at once (batched), a power of two; 1 = sequential.
     """
@@ -71,7 +71,7 @@ class ClientRunner:
         self._method = task.method(self._flat)
         self._array_pool = ArrayPool()
         if isinstance(self._method, FedAvg):
-            self._method.spare = self._array_pool
+            self._method.array_pool = self._array_pool
         self._sizer = Sizer()
         self._clients_at_once = clients_at_once
 
@@ -81,7 +81,7 @@ class ClientRunner:
 
     def checkpoint_saved(self, round_index: int) -> None:
         """Mark the client states as covered by the checkpoint of round ``round_index``."""
-        self._client_states.keep()
+        self._client_states.commit()
 
     def train_block(
         self, round_index: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None
@@ -92,22 +92,22 @@ class ClientRunner:
         supports it.
         """
         self._array_pool.prefer(into or {})
-        result, tree = BlockResult(), TreeSum(len(clients), first, self._array_pool.give_all)
+        result, tree = BlockResult(), TreeSum(len(clients), first, self._array_pool.release_all)
         expected = self._method.reply(down)
         for position, (client, work, update) in enumerate(self._train_all(round_index, clients, down), first):
-            message = self._codec.up(round_index, update, down, work.memory)
-            self._client_states.put(client, work.memory)
+            message = self._codec.encode_update(round_index, update, down, work.client_state)
+            self._client_states.put(client, work.client_state)
             result.sizes.append(self._sizer.size(message))
             try:
-                received = self._codec.read(as_it_arrives(message), round_index, down, expected)
-                contribution = contributed(self._method, down, received, self._largest_norm)
+                received = self._codec.decode_update(as_received(message), round_index, down, expected)
+                contribution = validated_contribution(self._method, down, received, self._largest_norm)
             except UpdateError as error:
                 tree.skip(position)
                 result.missing[client] = str(error)
             else:
                 self._recycle(update.tensors, contribution)
                 tree.add(position, contribution)
-                result.replies.append(Reply.of(client, received))
+                result.replies.append(Reply.from_update(client, received))
         result.total = tree.total()
         return result
 
@@ -115,7 +115,7 @@ class ClientRunner:
         """Return an update's arrays to the pool, except those that share memory with its contribution."""
         for array in tensors.values():
             if not any(np.may_share_memory(array, shared) for shared in contribution.values()):
-                self._array_pool.give(array)
+                self._array_pool.release(array)
 
     def _train_all(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
         """Train all clients in chunks; which chunk a client is in depends on its position in the cohort only."""
@@ -126,7 +126,7 @@ class ClientRunner:
 
     def _work(self, round_index: int, client: int) -> Work:
         work = self._task.work(self._flat, client, round_index)
-        work.memory = self._client_states.of(client, round_index)
+        work.client_state = self._client_states.get(client, round_index)
         return work
 
     def _train_chunk(self, down: Part, works: Sequence[Work]) -> list[Update]:

@@ -70,7 +70,7 @@ def choose_execution(
         return Execution(1, "as configured")
     method = task.method(flat)
     down = method.sent(method.start(flat))
-    clients_at_once = batched.together(flat)
+    clients_at_once = batched.group_size(flat)
     works = [_short(task.work(flat, client, 1)) for client in clients[:clients_at_once]]
     try:
         batched.check(flat, method, works)
@@ -94,8 +94,8 @@ def choose_execution(
 
 def _short(work: Work) -> Work:
     """Return ``work`` with its first steps only, so that the probe is shorter than a round."""
-    batches, whole = work.batches[:_MOST_STEPS], work.whole[:_MOST_STEPS]
-    return replace(work, batches=batches, whole=whole, memory={}, means=None)
+    batches, whole = work.batches[:_MOST_STEPS], work.full_batches[:_MOST_STEPS]
+    return replace(work, batches=batches, full_batches=whole, client_state={}, means=None)
 
 
 def _seconds(training: Callable[[], Any]) -> float:

@@ -38,7 +38,7 @@ class SharedClientStates:
         self._rows = {name: _mapped(folder / name, np.float32, (population, n)) for name, n in lengths.items()}
         self._known = _mapped(folder / _KNOWN, np.uint8, (population,)) if lengths else None
 
-    def of(self, client: int, round_index: int) -> ClientState:
+    def get(self, client: int, round_index: int) -> ClientState:
         """Return the client's tensors, mapped from the files, for round ``round_index`` to change in place.
 
         The result is empty before the client's first round.
@@ -49,16 +49,16 @@ class SharedClientStates:
         self._undo_log.append(round_index, client, [rows[client] for rows in self._rows.values()] if known else None)
         return {name: torch.from_numpy(rows[client]) for name, rows in self._rows.items()} if known else {}
 
-    def put(self, client: int, memory: ClientState) -> None:
+    def put(self, client: int, state: ClientState) -> None:
         """Write a client's tensors to the files after its first round; later they are changed in place."""
         if self._known is None:
             return
         if not self._known[client]:
             for name, rows in self._rows.items():
-                rows[client] = memory[name].numpy()
+                rows[client] = state[name].numpy()
             self._known[client] = 1
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """Note that a checkpoint was saved, so that earlier undo records can be deleted."""
         self._undo_log.rotate()
 

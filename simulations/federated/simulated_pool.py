@@ -75,8 +75,8 @@ class SimulatedPool:
 
     def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
         """Train the cohort; with timing, add up only the replies that arrive in time."""
-        message = self._codec.down(round_index, down)
-        seen = self._codec.seen(message, down)
+        message = self._codec.encode_state(round_index, down)
+        seen = self._codec.received_state(message, down)
         if self._traffic:
             self._traffic.record_state(message, cohort)
         if self._timing is None:
@@ -84,7 +84,7 @@ class SimulatedPool:
         timing, now, size = self._timing, self._timing.clock.now, self._sizer.size(message)
         trips = [timing.round_trip(round_index, client, seen, size, method, now) for client in cohort]
         schedule = timing.clock.finish_round(trips, self._replies_needed)
-        result = self._train(round_index, schedule.used, seen, method) if schedule.used else RoundResult(seen=seen)
+        result = self._train(round_index, schedule.used, seen, method) if schedule.used else RoundResult(received=seen)
         self._train_late(timing, round_index, schedule.late, seen, method)
         result.late = schedule.late
         result.missing |= dict.fromkeys(schedule.late, "its reply arrived too late")
@@ -107,13 +107,13 @@ class SimulatedPool:
             )
         return VirtualStream(self._executor, self._population, self._codec, self._timing, method, self._traffic)
 
-    def keep(self, round_index: int) -> None:
+    def save_client_states(self, round_index: int) -> None:
         """Save the client states as of round ``round_index``."""
         self._executor.checkpoint_saved(round_index)
         if self._traffic:
             self._traffic.record_checkpoint(round_index)
 
-    def done(self) -> None:
+    def finish(self) -> None:
         """Record the end of the run."""
         if self._traffic:
             self._traffic.record_done()

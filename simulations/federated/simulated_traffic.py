@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...core.handshake import begin, hello
 from ...core.message import Message
 from ...core.transfer import Direction, Recorder, Transfer
-from ...engines.federated.assets import Assets, answer, offer
+from ...engines.federated.assets import Assets, offer_message, offer_reply
 from ...wire.pack import pack
 from ..sizes import Size, Sizer, size_of
 
@@ -95,11 +95,11 @@ class SimulatedTraffic:
         if self._assets is None or not new:
             return
         lacking = [client for client in new if self._assets.ships and client not in self._resume_state.participants]
-        self._record_each(new, "down", offer(self._assets, round_index))
-        self._record_each([client for client in new if client not in lacking], "up", answer(round_index, has=True))
-        self._record_each(lacking, "up", answer(round_index, has=False))
+        self._record_each(new, "down", offer_message(self._assets, round_index))
+        self._record_each([client for client in new if client not in lacking], "up", offer_reply(round_index, has=True))
+        self._record_each(lacking, "up", offer_reply(round_index, has=False))
         if lacking:
-            self._record_each(lacking, "down", self._assets.goods(round_index))
+            self._record_each(lacking, "down", self._assets.payload(round_index))
 
     def _record_all(self, direction: Direction, message: Message) -> None:
         self._record_each(self._listed, direction, message)

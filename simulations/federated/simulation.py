@@ -20,12 +20,12 @@ from ...core.errors import ConfigError
 from ...core.seeds import Seed
 from ...core.session import Workload
 from ...core.version import Versions
-from ...engines.federated.asynchronous import rounds_of
+from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.config import FederatedConfig
 from ...engines.federated.task import Task
-from ...engines.federated.task_hooks import Observed
+from ...engines.federated.task_hooks import ReportingTask
 from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
@@ -118,15 +118,15 @@ class Simulation:
             for note in task.notes:
                 session.log(note)
             pool = self._client_pool(stack, session, task)
-            history = rounds_of(session, task, pool, settings).run()
-            pool.done()
+            history = create_rounds(session, task, pool, settings).run()
+            pool.finish()
             result = workload.outcome(settings, task, history)
         run.write_result(result)
         return result
 
     def _check_participation_clock(self, settings: FederatedConfig) -> None:
         """Refuse devices that change the cohorts if clients derive past cohorts from seed and round alone."""
-        if self.devices is None or not settings.counts_cohorts:
+        if self.devices is None or not settings.requires_seeded_cohorts:
             return
         size = min(settings.per_round, self.clients)
         if not self.devices.clock(self.clients, Seed(self.seed)).cohort_is_time_independent(size):
@@ -180,10 +180,12 @@ class Simulation:
         flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
         codec = workload.codec(settings, flat)
-        assets = workload.briefing(settings, task, self.directory / "briefing", "the simulation")
+        assets = workload.assets(settings, task, self.directory / "briefing", "the simulation")
         clients_at_once = self._clients_at_once(session, task, flat)
         client_state_dir = self.directory / "memories"
-        client_states = SharedClientStates(client_state_dir, self.clients, codec.remembers(task.method(flat), flat))
+        client_states = SharedClientStates(
+            client_state_dir, self.clients, codec.client_state_sizes(task.method(flat), flat)
+        )
         client_states.restore(session.resume_step or 0)  # rounds after the checkpoint are trained again
         if self.workers > 1 or self.backend == "ray":
             spec = WorkerSpec(
@@ -193,7 +195,7 @@ class Simulation:
                 {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
                 str(client_state_dir.resolve()),
-                str(assets.keep().resolve()) if assets else "",
+                str(assets.save().resolve()) if assets else "",
                 clients_at_once,
             )
             executor: Any = stack.enter_context(
@@ -215,8 +217,8 @@ class Simulation:
         @lru_cache(maxsize=4096)
         def work_counts(client: int, round_index: int) -> tuple[int, int, int]:
             work = task.work(flat, client, round_index)
-            return work.samples, len(work.batches), len(work.whole)
+            return work.samples, len(work.batches), len(work.full_batches)
 
-        remembers = bool(codec.remembers(task.method(flat), flat))
-        reports = task.reports if isinstance(task, Observed) else ()
+        remembers = bool(codec.client_state_sizes(task.method(flat), flat))
+        reports = task.reports if isinstance(task, ReportingTask) else ()
         return Timing(self.devices.clock(self.clients, session.run.seed), work_counts, codec, remembers, reports)

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass
 
 from ...core.message import Message
-from ...engines.federated.client_pool import AsyncResult, InFlight, UnderWay
+from ...engines.federated.client_pool import AsyncResult, InFlight, InFlightSnapshot
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod
 from ...engines.federated.tree import Part
@@ -50,8 +50,8 @@ class VirtualStream:
     def send(self, client: int, round_index: int, down: Part) -> None:
         """Schedule the end of the client's training from ``down``, which is version ``round_index`` of the state."""
         if self._current is None or self._current[0].round != round_index:
-            message = self._codec.down(round_index, down)
-            self._current = message, self._codec.seen(message, down), size_of(pack(message))
+            message = self._codec.encode_state(round_index, down)
+            self._current = message, self._codec.received_state(message, down), size_of(pack(message))
         message, seen, size = self._current
         if self._traffic:
             self._traffic.record_state(message, [client])
@@ -80,18 +80,18 @@ class VirtualStream:
         proposal = self._method.finish(job.seen, result.total, self._population)
         return AsyncResult(client, job.round_index, proposal, job.seen, result.replies[0])
 
-    def under_way(self) -> UnderWay:
+    def snapshot(self) -> InFlightSnapshot:
         """Return the clients in training, ordered by client, and the states they train from."""
         jobs = sorted((job for _, _, job in self._events), key=lambda job: job.round_trip.client)
         trips = [(job.round_trip, job.round_index) for job in jobs]
         flights = [InFlight(trip.client, index, trip.end, trip.lost, trip.joule) for trip, index in trips]
-        return UnderWay(flights, {job.round_index: job.seen for job in jobs})
+        return InFlightSnapshot(flights, {job.round_index: job.seen for job in jobs})
 
-    def take_up(self, under_way: UnderWay) -> None:
+    def restore(self, snapshot: InFlightSnapshot) -> None:
         """Restore the clients in training from a checkpoint; their downloads are in the ledger already."""
-        for flight in under_way.flights:
+        for flight in snapshot.flights:
             round_trip = RoundTrip(flight.client, flight.end, flight.lost, flight.joule)
-            job = _Job(round_trip, flight.round_index, under_way.seen[flight.round_index])
+            job = _Job(round_trip, flight.round_index, snapshot.states[flight.round_index])
             heapq.heappush(self._events, (flight.end, flight.client, job))
 
     def figures(self) -> dict[str, float]:

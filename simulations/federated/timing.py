@@ -66,7 +66,7 @@ class Timing:
         """Return the sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)
-        return self._sizer.size(self._codec.up(round_index, update, down, {}))
+        return self._sizer.size(self._codec.encode_update(round_index, update, down, {}))
 
     def figures(self, schedule: RoundSchedule, replies: int) -> dict[str, float]:
         """Return a round's figures: times in virtual seconds, energy in joules, numbers of clients."""

@@ -72,11 +72,11 @@ class WorkerSpec:
         task = workload.task(config, Seed(self.seed), self.data_finder(), self.population)
         assets_file = Path(self.assets_file)
         owner = "a worker of the simulation"
-        if self.assets_file and (assets := workload.briefing(config, task, assets_file.parent, owner)):
-            assets.hold(assets_file)
+        if self.assets_file and (assets := workload.assets(config, task, assets_file.parent, owner)):
+            assets.load(assets_file)
         flat = task.model()
         codec = workload.codec(config, flat)
-        lengths = codec.remembers(task.method(flat), flat)
+        lengths = codec.client_state_sizes(task.method(flat), flat)
         client_states = SharedClientStates(Path(self.client_state_dir), self.population, lengths)
         return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once)
 

@@ -102,7 +102,7 @@ class Workers:
         sums = self._share_state(down, method)
         cohort_blocks = blocks(len(cohort), len(self._processes), self._spec.clients_at_once)
         level = (cohort_blocks[0][1] - 1).bit_length()
-        tree, done = TreeSum(len(cohort), spent=sums.release), dict[int, dict[str, Any]]()
+        tree, done = TreeSum(len(cohort), release=sums.release), dict[int, dict[str, Any]]()
         for first, response, total in self._responses(round_index, cohort, cohort_blocks):
             done[first] = response
             if response["empty"]:

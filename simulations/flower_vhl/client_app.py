@@ -32,9 +32,9 @@ def train(message: Message, context: Context) -> Message:
     work.sgd = Sgd(**{name: float(config[name]) for name in ("lr", "momentum", "weight_decay", "mu")})
     saved = context.state.get("memory")
     saved_arrays = merge_records(saved) if isinstance(saved, ArrayRecord) else {}
-    work.memory = {name: torch.tensor(array) for name, array in saved_arrays.items()}
+    work.client_state = {name: torch.tensor(array) for name, array in saved_arrays.items()}
     update = problem.method.local(problem.flat, down, work)
-    context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.memory.items()})
+    context.state["memory"] = record({name: tensor.numpy() for name, tensor in work.client_state.items()})
     metrics = MetricRecord({"num-examples": update.samples, "steps": update.steps, "loss": update.loss})
     if (normalizer := update.tensors.pop(NORMALIZER, None)) is not None:
         metrics[NORMALIZER] = float(normalizer[0])

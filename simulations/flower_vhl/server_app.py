@@ -20,9 +20,9 @@ from ...core.seeds import Seed
 from ...engines.federated.client_pool import cohort
 from ...engines.federated.messages import UpdateError, read_update, update_message
 from ...engines.federated.methods import CONTROL, NORMALIZER, FederatedMethod, Update
-from ...engines.federated.task_hooks import refined
+from ...engines.federated.task_hooks import refine_state
 from ...engines.federated.tree import Part, TreeSum
-from ...engines.federated.update_validation import contributed
+from ...engines.federated.update_validation import validated_contribution
 from .learning import learning_problem, merge_records, record, settings_of
 
 app = ServerApp()
@@ -56,7 +56,7 @@ def main(grid: Grid, context: Context) -> None:
         replies = grid.send_and_receive(messages, timeout=timeout)
         total, updates = _add_up(problem.method, down, round_index, [nodes[c] for c in cohort_clients], replies)
         if total is not None and len(updates) >= settings.least:
-            state = refined(problem.task, problem.flat, problem.method.finish(state, total, clients), round_index)
+            state = refine_state(problem.task, problem.flat, problem.method.finish(state, total, clients), round_index)
         entry: dict[str, Any] = {"round": round_index, "cohort": cohort_clients, "replies": len(updates)}
         if round_index % settings.eval_every == 0 or round_index == settings.rounds:
             entry |= problem.task.evaluate(problem.flat, state)
@@ -101,7 +101,7 @@ def _add_up(
     for position, node in enumerate(nodes):
         try:
             update = _update(reply_of_node.get(node), round_index, method.reply(down))
-            contribution = contributed(method, down, update)
+            contribution = validated_contribution(method, down, update)
         except UpdateError as error:
             _log.warning("round %d: the update of node %d is not used: %s", round_index, node, error)
             tree.skip(position)

@@ -147,7 +147,7 @@ def test_predicted_sizes_equal_encoded_sizes(bench: ModuleType, cost: ModuleType
         model = FlatModel(cost.digits_model())
         seen = FedAvg().start(model)
         update = cost.moved(seen, model.layout)
-        packed = pack(UpdateCodec(uplink, layout=model.layout).up(1, update, seen, {}))
+        packed = pack(UpdateCodec(uplink, layout=model.layout).encode_update(1, update, seen, {}))
         assert cost.update_bytes(uplink, model.layout) == packed.payload_bytes, uplink
 
 

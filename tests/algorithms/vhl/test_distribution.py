@@ -19,7 +19,7 @@ from farshore.core.errors import ConfigError, DataError
 from farshore.core.message import Message, Tensor
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
-from farshore.engines.federated.assets import offer
+from farshore.engines.federated.assets import offer_message
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.simulations.in_process import InProcessRun
 
@@ -55,7 +55,7 @@ def state(path: Path, step: int = 2) -> dict[str, Any]:
 
 def program(folder: Path, **virtual: Any) -> Distribution:
     task: Any = WORKLOAD.task(config(**virtual), Seed(3), Path, 3)
-    made = WORKLOAD.briefing(config(**virtual), task, folder, f"node {folder.name}")
+    made = WORKLOAD.assets(config(**virtual), task, folder, f"node {folder.name}")
     assert isinstance(made, Distribution)
     return made
 
@@ -114,9 +114,9 @@ def test_a_run_that_goes_on_finds_what_was_shipped(tmp_path: Path) -> None:
 
 def test_a_damaged_copy_is_sent_again(tmp_path: Path) -> None:
     server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
-    words = dict(offer(server, 1).fields)
+    words = dict(offer_message(server, 1).fields)
     assert not node.has(words)
-    node.take(server.goods(1))
+    node.accept(server.payload(1))
     assert program(tmp_path / "a", distribution="ship").has(words)
     (kept,) = (tmp_path / "a").iterdir()
     for damage in (kept.read_bytes()[:-1], b"\1" + kept.read_bytes()[1:]):
@@ -141,10 +141,10 @@ def test_what_is_not_what_was_offered_is_refused_by_name(
     tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], why: str
 ) -> None:
     server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
-    assert not node.has(server.words())
-    goods = server.goods(1)
+    assert not node.has(server.manifest())
+    goods = server.payload(1)
     with pytest.raises(DataError, match=why):
-        node.take(replace(goods, tensors=spoil(dict(goods.tensors))))
+        node.accept(replace(goods, tensors=spoil(dict(goods.tensors))))
     assert not (tmp_path / "a").exists()
 
 
@@ -160,19 +160,19 @@ def test_what_is_not_what_was_offered_is_refused_by_name(
 def test_an_offer_that_makes_no_sense_is_refused(tmp_path: Path, words: dict[str, Any], why: str) -> None:
     node = program(tmp_path / "a")
     with pytest.raises(DataError, match=f"node a was offered.*{why}"):
-        node.has({**program(tmp_path / "server").words(), **words})
+        node.has({**program(tmp_path / "server").manifest(), **words})
 
 
 def test_a_digest_that_does_not_fit_ends_the_run_with_the_nodes_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Distribution.goods
+    real = Distribution.payload
 
     def spoilt(self: Distribution, number: int) -> Message:
         goods = real(self, number)
         return replace(goods, tensors={**goods.tensors, "images": Tensor(goods.array("images") ^ np.uint8(1))})
 
-    monkeypatch.setattr(Distribution, "goods", spoilt)
+    monkeypatch.setattr(Distribution, "payload", spoilt)
     with pytest.raises(DataError, match=r"node . was sent other virtual data than were offered"):
         run(tmp_path / "run", config(distribution="ship"))
 
@@ -180,15 +180,15 @@ def test_a_digest_that_does_not_fit_ends_the_run_with_the_nodes_name(
 def test_more_than_a_frame_takes_is_refused_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farshore.algorithms.vhl.distribution.DEFAULT", type("Small", (), {"payload_bytes": 2599}))
     with pytest.raises(ConfigError, match=r"2,600 bytes are more than the 2,599 .*distribution=seed"):
-        program(tmp_path / "server", distribution="ship").words()
+        program(tmp_path / "server", distribution="ship").manifest()
 
 
 def test_what_a_worker_maps_is_one_file_and_checked(tmp_path: Path) -> None:
     server = program(tmp_path, distribution="ship")
-    path = server.keep()
+    path = server.save()
     worker = program(tmp_path, distribution="ship")
-    worker.hold(path)
+    worker.load(path)
     assert any(mapped.path == str(path) for mapped in psutil.Process().memory_maps())
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(DataError, match="does not hold the virtual data of this run"):
-        program(tmp_path, distribution="ship").hold(path)
+        program(tmp_path, distribution="ship").load(path)

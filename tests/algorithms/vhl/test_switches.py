@@ -111,7 +111,7 @@ def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:
     problem = task(config({"gaussian_anchors": True}))
     assert problem.recipe is None
     assert problem.model().module.linear.out_features == problem.classes  # type: ignore[union-attr]
-    assert WORKLOAD.briefing(config({"gaussian_anchors": True}), problem, Path("unused"), "x") is None
+    assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem, Path("unused"), "x") is None
 
 
 def test_a_layer_that_the_model_lacks_is_refused() -> None:
@@ -156,12 +156,12 @@ def test_option_1_of_scaffold_gets_the_gradient_of_all_data_and_only_with_plain_
     assert isinstance(rule, Scaffold)
     assert (rule.option, rule.server_lr) == (1, 0.5)
     work = problem.work(problem.model(), 0, 1)
-    images = torch.cat([batch[1] for _, batch in work.whole])
+    images = torch.cat([batch[1] for _, batch in work.full_batches])
     assert len(images) == work.samples == len(problem.parts[0])
-    assert sum(share for share, _ in work.whole) == pytest.approx(1)
-    assert all(share == len(batch[1]) / work.samples for share, batch in work.whole)
+    assert sum(share for share, _ in work.full_batches) == pytest.approx(1)
+    assert all(share == len(batch[1]) / work.samples for share, batch in work.full_batches)
     assert len({image.numpy().tobytes() for image in images}) > 0.95 * len(images)  # each once, few are alike
-    assert not task(config(method="scaffold")).work(problem.model(), 0, 1).whole
+    assert not task(config(method="scaffold")).work(problem.model(), 0, 1).full_batches
     with pytest.raises(ValueError, match="scaffold_option 1 needs scaffold_momentum 0"):
         config(method="scaffold", scaffold_option=1, scaffold_momentum=0.5)
 
@@ -179,13 +179,13 @@ def test_kept_momentum_starts_a_round_where_the_last_one_ended(method: str) -> N
     flat = problem.model()
     rule = problem.method(flat)
     extra = [CONTROL] if method == "scaffold" else []
-    assert sorted(rule.remembers(flat)) == sorted([VELOCITY, *extra])
+    assert sorted(rule.client_state_sizes(flat)) == sorted([VELOCITY, *extra])
     memory: dict[str, torch.Tensor] = {}
     state = rule.start(flat)
     ends = []
     for _ in range(2):
         work = problem.work(flat, 0, 1)
-        work.memory = memory
+        work.client_state = memory
         ends.append(rule.local(flat, rule.sent(state), work).tensors["floats"])
     assert memory[VELOCITY].any()
     assert not np.array_equal(*ends)  # same state, same batches, another velocity

@@ -1,4 +1,4 @@
-"""Memory of summands is used again, and no sum that somebody holds is ever overwritten."""
+"""The array pool reuses the memory of summands and never overwrites a sum that is still in use."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ from farshore.engines.federated.array_pool import ArrayPool
 from farshore.engines.federated.tree import Part, TreeSum
 
 
-def _summed(size: int, spare: ArrayPool | None, round_: int) -> tuple[Part | None, int]:
-    tree, seen = TreeSum(size, 0, None if spare is None else spare.give_all), set()
-    rng = np.random.default_rng(round_)
+def _sum(size: int, pool: ArrayPool | None, round_index: int) -> tuple[Part | None, int]:
+    """Sum ``size`` random summands; return the total and the number of distinct arrays used."""
+    tree, addresses = TreeSum(size, 0, None if pool is None else pool.release_all), set()
+    rng = np.random.default_rng(round_index)
     for position in range(size):
         values = rng.standard_normal(100).astype(np.float32)
-        array = np.empty_like(values) if spare is None else spare.take(values.shape, values.dtype)
+        array = np.empty_like(values) if pool is None else pool.take(values.shape, values.dtype)
         array[:] = values
-        seen.add(array.__array_interface__["data"][0])
+        addresses.add(array.__array_interface__["data"][0])
         tree.add(position, {"floats": array})
-    return tree.total(), len(seen)
+    return tree.total(), len(addresses)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 50])
-def test_sums_have_the_same_bits_as_with_new_memory(size: int) -> None:
-    spare = ArrayPool()
-    totals = [(_summed(size, spare, n)[0], _summed(size, None, n)[0]) for n in range(4)]
-    for again, fresh in totals:  # looked at after later rounds, which must not have touched them
-        assert again is not None
+def test_pooled_sums_are_bit_identical_to_sums_in_new_memory(size: int) -> None:
+    pool = ArrayPool()
+    totals = [(_sum(size, pool, n)[0], _sum(size, None, n)[0]) for n in range(4)]
+    for pooled, fresh in totals:  # compared after later rounds, which must not have overwritten them
+        assert pooled is not None
         assert fresh is not None
-        assert again["floats"].tobytes() == fresh["floats"].tobytes()
+        assert pooled["floats"].tobytes() == fresh["floats"].tobytes()
 
 
-def test_a_sum_of_many_takes_no_more_arrays_than_the_tree_has_levels() -> None:
-    assert _summed(64, ArrayPool(), 0)[1] <= 8
+def test_a_sum_uses_at_most_one_array_per_tree_level() -> None:
+    assert _sum(64, ArrayPool(), 0)[1] <= 8
 
 
-def test_memory_of_somebody_else_is_not_taken_over() -> None:
-    spare, whole = ArrayPool(), np.zeros(8, np.float32)
-    for array in (whole, whole[:4]):
-        spare.give(array)
-        assert spare.take(array.shape, array.dtype) is not array
+def test_arrays_from_elsewhere_are_not_pooled() -> None:
+    pool, foreign = ArrayPool(), np.zeros(8, np.float32)
+    for array in (foreign, foreign[:4]):
+        pool.release(array)
+        assert pool.take(array.shape, array.dtype) is not array
 
 
-def test_an_array_is_lent_to_one_at_a_time() -> None:
-    spare = ArrayPool()
-    array = spare.copied(np.arange(8.0))
-    spare.give(array)
-    spare.give(array)
-    assert [spare.take((8,), np.dtype(float)) is array for _ in range(2)] == [True, False]
+def test_an_array_released_twice_is_handed_out_once() -> None:
+    pool = ArrayPool()
+    array = pool.copy(np.arange(8.0))
+    pool.release(array)
+    pool.release(array)
+    assert [pool.take((8,), np.dtype(float)) is array for _ in range(2)] == [True, False]
 
 
-def test_a_preferred_array_is_written_to_once_and_stays_the_callers() -> None:
-    spare, mine = ArrayPool(), np.zeros(8)
-    spare.prefer({"floats": mine})
-    assert spare.summand("other", (8,), mine.dtype) is not mine
-    assert spare.summand("floats", (8,), mine.dtype) is mine
-    spare.give(mine)
-    assert spare.summand("floats", (8,), mine.dtype) is not mine
+def test_a_preferred_array_is_used_once_and_never_pooled() -> None:
+    pool, preferred = ArrayPool(), np.zeros(8)
+    pool.prefer({"floats": preferred})
+    assert pool.take_named("other", (8,), preferred.dtype) is not preferred
+    assert pool.take_named("floats", (8,), preferred.dtype) is preferred
+    pool.release(preferred)
+    assert pool.take_named("floats", (8,), preferred.dtype) is not preferred
 
 
-def test_a_preferred_array_of_another_shape_or_type_is_left_alone() -> None:
-    spare = ArrayPool()
+def test_a_preferred_array_of_another_shape_or_dtype_is_not_used() -> None:
+    pool = ArrayPool()
     for shape, kind in (((7,), np.float64), ((8,), np.float32)):
-        spare.prefer({"floats": np.zeros(8)})
-        taken = spare.summand("floats", shape, np.dtype(kind))
+        pool.prefer({"floats": np.zeros(8)})
+        taken = pool.take_named("floats", shape, np.dtype(kind))
         assert (taken.shape, taken.dtype) == (shape, np.dtype(kind))

@@ -1,4 +1,4 @@
-"""FedAsync and FedBuff: exact weights, FedAvg as a special case, real programs and virtual time."""
+"""FedAsync and FedBuff: published weights, FedAvg as a special case, real programs, virtual time, resuming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from farshore.algorithms.vhl.config import VHL
 from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError
-from farshore.engines.federated.asynchronous import buffered, mixed, staleness_weight
+from farshore.engines.federated.asynchronous import apply_buffer, mix, staleness_weight
 from farshore.engines.federated.config import Asynchrony
 from farshore.engines.federated.methods import FedAvg
 from farshore.runs.directory import RunDirectory
@@ -35,22 +35,22 @@ SMALL: dict[str, Any] = {
 }
 
 
-def devices(*groups: dict[str, Any]) -> Devices:
+def make_devices(*groups: dict[str, Any]) -> Devices:
     return Devices(population=Groups.model_validate({"groups": list(groups) or [{}]}), seconds_per_step=1.0)
 
 
-def simulated(path: Path, settings: dict[str, Any], made: Devices | None, clients: int = 3) -> Any:
-    """Result, history, and the last state of a simulated run."""
+def simulate(path: Path, settings: dict[str, Any], devices: Devices | None, clients: int = 3) -> Any:
+    """Run a simulation; return its result, history and last state."""
     from farshore.runs.checkpoints import CheckpointStore
 
     config = VHL.model_validate({**SMALL, **settings})
-    simulation = Simulation(WORKLOAD, config, path, clients, seed=1, devices=made)
+    simulation = Simulation(WORKLOAD, config, path, clients, seed=1, devices=devices)
     result = simulation.run()
     state, _ = CheckpointStore(path / "checkpoints").load(config.rounds)
     return result, read_history(path, config.rounds), state
 
 
-def test_old_replies_weigh_what_the_papers_say() -> None:
+def test_staleness_weights_equal_the_published_ones() -> None:
     polynomial = [staleness_weight(Asynchrony(), tau) for tau in (0, 1, 3, 8)]
     assert polynomial == pytest.approx([1, 1 / math.sqrt(2), 1 / 2, 1 / 3], rel=1e-15)
     hinge = Asynchrony(staleness="hinge", a=10, b=4)
@@ -58,85 +58,85 @@ def test_old_replies_weigh_what_the_papers_say() -> None:
     assert staleness_weight(Asynchrony(staleness="constant"), 100) == 1
 
 
-def test_a_version_is_mixed_or_moved_by_hand() -> None:
+def test_updates_equal_values_computed_by_hand() -> None:
     def part(floats: float, integers: int) -> Any:
         return {"floats": np.array([floats], np.float32), "integers": np.array([integers])}
 
-    state = mixed(part(1.0, 10), part(3.0, 20), 0.25)
+    state = mix(part(1.0, 10), part(3.0, 20), 0.25)
     assert (state["floats"][0], state["integers"][0]) == (1.5, 12)
-    moves = [(1.0, part(3.0, 14), part(1.0, 10)), (0.5, part(9.0, 20), part(5.0, 12))]
-    state = buffered(part(10.0, 100), moves, 0.5)
+    changes = [(1.0, part(3.0, 14), part(1.0, 10)), (0.5, part(9.0, 20), part(5.0, 12))]
+    state = apply_buffer(part(10.0, 100), changes, 0.5)
     assert (state["floats"][0], state["integers"][0]) == (10 + 0.5 / 2 * (2 + 0.5 * 4), 102)
 
 
-def test_fedbuff_on_equal_devices_with_all_in_the_buffer_is_fedavg(
+def test_fedbuff_with_equal_devices_and_a_full_buffer_equals_fedavg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weighted = FedAvg.contribution
-    # FedBuff's replies weigh alike, so FedAvg's have to here.
+    # FedBuff weighs replies equally, so FedAvg has to here.
     monkeypatch.setattr(FedAvg, "contribution", lambda self, down, u: weighted(self, down, replace(u, samples=1)))
-    # One version: later ones begin from sums of other order, and a rectifier that tips over makes 1e-7 to 1e-4.
-    _, history, averaged = simulated(tmp_path / "a", {"rounds": 1}, None)
-    _, versions, state = simulated(tmp_path / "b", {"rounds": 1, "schedule": "fedbuff"}, devices())
+    # One version only: sums in another order differ by 1e-7, and a ReLU that flips makes it 1e-4 in later versions.
+    _, history, averaged = simulate(tmp_path / "a", {"rounds": 1}, None)
+    _, versions, state = simulate(tmp_path / "b", {"rounds": 1, "schedule": "fedbuff"}, make_devices())
     assert versions[0]["staleness"] == 0
     assert np.allclose(state["floats"], averaged["floats"], atol=1e-6)
     assert np.array_equal(state["integers"], averaged["integers"])
     assert versions[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], rel=1e-3)
 
 
-def test_a_straggler_holds_up_rounds_and_nothing_else(tmp_path: Path) -> None:
-    made = devices({"count": 1, "profile": {"compute_factor": 50}}, {})
-    waits, _, _ = simulated(tmp_path / "a", {"rounds": 4}, made)
-    goes_on, history, state = simulated(tmp_path / "b", {"rounds": 8, "schedule": "fedasync"}, made)
+def test_a_straggler_delays_synchronous_rounds_but_not_fedasync(tmp_path: Path) -> None:
+    made = make_devices({"count": 1, "profile": {"compute_factor": 50}}, {})
+    sync_result, _, _ = simulate(tmp_path / "a", {"rounds": 4}, made)
+    async_result, history, state = simulate(tmp_path / "b", {"rounds": 8, "schedule": "fedasync"}, made)
     one = history[0]["simulated_seconds"]
     last = history[-1]["simulated_seconds"]
-    assert last == pytest.approx(8 / 2 * one, rel=0.3)  # two clients, each as fast as it can
-    _, waited, _ = simulated(tmp_path / "a", {"rounds": 4}, made)
-    assert waited[-1]["simulated_seconds"] == pytest.approx(4 * 50 * one, rel=1e-6)
-    _, again, same = simulated(tmp_path / "c", {"rounds": 8, "schedule": "fedasync"}, made)
-    assert [e["cohort"] for e in again] == [e["cohort"] for e in history]
+    assert last == pytest.approx(8 / 2 * one, rel=0.3)  # two clients that never wait
+    _, sync_history, _ = simulate(tmp_path / "a", {"rounds": 4}, made)
+    assert sync_history[-1]["simulated_seconds"] == pytest.approx(4 * 50 * one, rel=1e-6)
+    _, repeated, same = simulate(tmp_path / "c", {"rounds": 8, "schedule": "fedasync"}, made)
+    assert [e["cohort"] for e in repeated] == [e["cohort"] for e in history]
     assert np.array_equal(same["floats"], state["floats"])
-    assert waits["rounds"] == 4
-    assert goes_on["rounds"] == 8
+    assert sync_result["rounds"] == 4
+    assert async_result["rounds"] == 8
 
 
 @pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
-def test_real_programs_learn_digits_without_waiting_and_resume(
+def test_asynchronous_programs_learn_digits_and_resume(
     tmp_path: Path, schedule: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {**SMALL, "schedule": schedule, "asynchrony": {"buffer": 2}, "checkpoint_every": 4}
     nodes = [f"n{i}" for i in range(4)]
     first = VHL.model_validate({**settings, "rounds": 8})
     InProcessRun(WORKLOAD, first, tmp_path / "run", nodes, seed=2).run()
-    longer, told = VHL.model_validate({**settings, "rounds": 24}), list[int]()
-    run = InProcessRun(WORKLOAD, longer, tmp_path / "run", nodes, seed=2, on_metrics=lambda n, _: told.append(n))
+    longer, versions = VHL.model_validate({**settings, "rounds": 24}), list[int]()
+    run = InProcessRun(WORKLOAD, longer, tmp_path / "run", nodes, seed=2, on_metrics=lambda n, _: versions.append(n))
     with caplog.at_level("INFO"):
         result = run.run()
-    assert "going on after version 8: what clients had under way is lost" in caplog.text
-    assert told == list(range(9, 25))
+    assert "resuming after version 8: training in progress at that time is lost" in caplog.text
+    assert versions == list(range(9, 25))
     assert result["rounds"] == 24
     assert max(v for k, v in result.items() if "acc" in k and isinstance(v, float)) > 0.6
 
 
 @pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
-def test_a_simulation_that_goes_on_takes_up_what_was_under_way(tmp_path: Path, schedule: str) -> None:
+def test_a_resumed_simulation_restores_trainings_in_progress(tmp_path: Path, schedule: str) -> None:
     settings = {**SMALL, "schedule": schedule, "asynchrony": {"buffer": 2, "concurrency": 4}, "checkpoint_every": 4}
     config = VHL.model_validate({**settings, "rounds": 10, "eval_every": 10})
-    made = devices({"count": 2, "profile": {"compute_factor": 7}}, {"profile": {"crash_rate": 0.2}})
+    made = make_devices({"count": 2, "profile": {"compute_factor": 7}}, {"profile": {"crash_rate": 0.2}})
 
     def on_progress(done: int, total: int, figures: Any) -> None:
-        if done == 6:  # as a kill would leave it
+        if done == 6:  # the files as a kill would leave them
             shutil.copytree(tmp_path / "whole", tmp_path / "killed")
 
-    play = partial(Simulation, WORKLOAD, config, clients=8, seed=1, devices=made)
-    expected = play(directory=tmp_path / "whole", on_progress=on_progress).run()
+    simulation = partial(Simulation, WORKLOAD, config, clients=8, seed=1, devices=made)
+    expected = simulation(directory=tmp_path / "whole", on_progress=on_progress).run()
     tensors, meta = RunDirectory.open(tmp_path / "killed").checkpoints.load(4)
-    begun = {round_index for _, round_index, *_ in meta["under_way"]}
-    assert len(begun) > 1, "clients train from one version: this test would prove little"
+    versions = {round_index for _, round_index, *_ in meta["under_way"]}
+    assert len(versions) > 1, "all clients train from one version, so this test proves little"
     assert {name.split("/")[1] for name in tensors if name.startswith("seen/")} == {
-        str(round_index) for round_index in begun
+        str(round_index) for round_index in versions
     }
-    assert play(directory=tmp_path / "killed").run() == expected
+    assert simulation(directory=tmp_path / "killed").run() == expected
     assert read_history(tmp_path / "killed", 10) == read_history(tmp_path / "whole", 10)
     ends = [RunDirectory.open(tmp_path / name).checkpoints.load(10) for name in ("whole", "killed")]
     assert ends[0][1] == ends[1][1]
@@ -145,22 +145,22 @@ def test_a_simulation_that_goes_on_takes_up_what_was_under_way(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova"])
-def test_methods_of_whole_rounds_are_refused(tmp_path: Path, method: str) -> None:
-    with pytest.raises(ConfigError, match="needs whole rounds"):
-        simulated(tmp_path / "run", {"rounds": 1, "method": method, "schedule": "fedasync"}, devices())
+def test_methods_that_need_synchronous_rounds_are_refused(tmp_path: Path, method: str) -> None:
+    with pytest.raises(ConfigError, match="needs synchronous rounds"):
+        simulate(tmp_path / "run", {"rounds": 1, "method": method, "schedule": "fedasync"}, make_devices())
 
 
-def test_a_simulation_without_devices_cannot_tell_who_is_first(tmp_path: Path) -> None:
+def test_an_asynchronous_simulation_needs_devices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="depends on the devices"):
-        simulated(tmp_path / "run", {"rounds": 1, "schedule": "fedbuff"}, None)
+        simulate(tmp_path / "run", {"rounds": 1, "schedule": "fedbuff"}, None)
 
 
-def test_who_is_off_is_not_asked_while_others_are_on(tmp_path: Path) -> None:
-    made = devices({"profile": {"availability": 0.3, "period_s": 1e6}})
-    _, history, _ = simulated(tmp_path / "run", {"rounds": 6, "schedule": "fedbuff"}, made, clients=20)
+def test_unavailable_clients_are_not_chosen_while_others_are_available(tmp_path: Path) -> None:
+    made = make_devices({"profile": {"availability": 0.3, "period_s": 1e6}})
+    _, history, _ = simulate(tmp_path / "run", {"rounds": 6, "schedule": "fedbuff"}, made, clients=20)
     assert history[-1]["simulated_seconds"] < 1e4
 
 
-def test_a_clock_of_participations_needs_cohorts() -> None:
+def test_a_learning_rate_by_participation_needs_synchronous_cohorts() -> None:
     with pytest.raises(ValueError, match="only schedule 'sync' draws"):
         VHL.model_validate({"lr_clock": "participation", "schedule": "fedbuff"})

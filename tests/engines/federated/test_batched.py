@@ -1,4 +1,4 @@
-"""Clients that are trained at once come to where they come one after another."""
+"""Batched training of several clients equals sequential training up to rounding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from farshore.engines.federated.methods import (
 from farshore.engines.federated.supervised import Supervised
 from farshore.models.flat_params import FlatModel
 
-#: Samples of the clients: more than a batch, exactly one, less, one; in no order.
+#: Samples per client: more than a batch, exactly one batch, less, a single sample; unordered.
 RAGGED = (7, 23, 5, 10, 1, 18)
 METHODS: dict[str, Callable[[FlatModel], FederatedMethod]] = {
     "fedavg": lambda _: FedAvg(),
@@ -63,14 +63,14 @@ def task(
     return Supervised(x, y, x, y, parts, Seed(1), build, lambda _: sgd, METHODS[method], batch=5, epochs=epochs)
 
 
-def works(made: Supervised, flat: FlatModel, *, remembering: bool) -> list[Work]:
-    """Everybody's, half of them with a memory."""
+def works(made: Supervised, flat: FlatModel, *, with_state: bool) -> list[Work]:
+    """Work of all clients, half of them with client state if ``with_state``."""
     used = made.method(flat)
     found = [made.work(flat, client, 1) for client in range(len(made.parts))]
-    for place, work in enumerate(found):
-        if remembering and place % 2:
-            for name in used.remembers(flat):
-                work.memory[name] = torch.full((flat.layout.trainable,), 0.01 * place)
+    for client, work in enumerate(found):
+        if with_state and client % 2:
+            for name in used.client_state_sizes(flat):
+                work.client_state[name] = torch.full((flat.layout.trainable,), 0.01 * client)
     return found
 
 
@@ -87,16 +87,16 @@ def works(made: Supervised, flat: FlatModel, *, remembering: bool) -> list[Work]
         ("fednova", Sgd(0.1, momentum=0.9, mu=0.1)),
     ],
 )
-def test_at_once_is_one_after_another(build: Callable[[], nn.Module], method: str, sgd: Sgd) -> None:
+def test_batched_training_equals_sequential_training(build: Callable[[], nn.Module], method: str, sgd: Sgd) -> None:
     made = task(build, sgd, method)
     flat = made.model()
     used = made.method(flat)
     down = used.start(flat)
     if CONTROL in down:
         down[CONTROL] += np.float32(0.02)
-    alone, together = (works(made, flat, remembering=True) for _ in range(2))
-    expected = [used.local(flat, down, work) for work in alone]
-    updates = batched.local(flat, used, down, together)
+    sequential, batch = (works(made, flat, with_state=True) for _ in range(2))
+    expected = [used.local(flat, down, work) for work in sequential]
+    updates = batched.local(flat, used, down, batch)
     for client, (update, right) in enumerate(zip(updates, expected, strict=True)):
         assert (update.samples, update.steps) == (right.samples, right.steps)
         assert update.steps == 2 * -(-RAGGED[client] // 5)
@@ -104,16 +104,20 @@ def test_at_once_is_one_after_another(build: Callable[[], nn.Module], method: st
         assert update.tensors.keys() == right.tensors.keys()
         for name, array in right.tensors.items():
             assert update.tensors[name].dtype == array.dtype
-            # A control variate is a difference of weights over a learning rate: their errors, magnified by it.
+            # A control variate is a difference of weights divided by the learning rate, and so are its errors.
             scale = 1 / sgd.lr if name == CONTROL else 1
             np.testing.assert_allclose(update.tensors[name], array, rtol=0, atol=1e-6 * scale)
         assert np.abs(right.tensors[FLOATS] - down[FLOATS]).max() > 1e-2
-        assert alone[client].memory.keys() == together[client].memory.keys() == used.remembers(flat).keys()
-        for name, tensor in alone[client].memory.items():
-            torch.testing.assert_close(together[client].memory[name], tensor, rtol=0, atol=1e-6 / sgd.lr)
+        assert (
+            sequential[client].client_state.keys()
+            == batch[client].client_state.keys()
+            == used.client_state_sizes(flat).keys()
+        )
+        for name, tensor in sequential[client].client_state.items():
+            torch.testing.assert_close(batch[client].client_state[name], tensor, rtol=0, atol=1e-6 / sgd.lr)
 
 
-def test_frozen_parameters_stay_and_constant_buffers_may_be_there() -> None:
+def test_frozen_parameters_stay_and_constant_buffers_are_allowed() -> None:
     def build() -> nn.Module:
         module = small_cnn()
         module[0].weight.requires_grad_(False)
@@ -124,9 +128,9 @@ def test_frozen_parameters_stay_and_constant_buffers_may_be_there() -> None:
     flat = made.model()
     method = made.method(flat)
     down = method.start(flat)
-    expected = [method.local(flat, down, work) for work in works(made, flat, remembering=False)]
+    expected = [method.local(flat, down, work) for work in works(made, flat, with_state=False)]
     for update, right in zip(
-        batched.local(flat, method, down, works(made, flat, remembering=False)), expected, strict=True
+        batched.local(flat, method, down, works(made, flat, with_state=False)), expected, strict=True
     ):
         np.testing.assert_allclose(update.tensors[FLOATS], right.tensors[FLOATS], rtol=0, atol=1e-6)
         p = flat.layout.trainable
@@ -134,12 +138,12 @@ def test_frozen_parameters_stay_and_constant_buffers_may_be_there() -> None:
         assert len(update.tensors[INTEGERS]) == 0
 
 
-def test_unlike_optimizers_are_each_ones_own() -> None:
+def test_clients_with_different_optimizers_each_use_their_own() -> None:
     made = task(logistic, Sgd(0.1))
     flat = made.model()
     method = made.method(flat)
     down = method.start(flat)
-    some = works(made, flat, remembering=False)
+    some = works(made, flat, with_state=False)
     some[1] = replace(some[1], sgd=Sgd(0.01))
     expected = [method.local(flat, down, work) for work in some]
     for update, right in zip(batched.local(flat, method, down, some), expected, strict=True):
@@ -147,7 +151,7 @@ def test_unlike_optimizers_are_each_ones_own() -> None:
 
 
 class Counting(nn.Linear):
-    """Changes a buffer in its forward."""
+    """Changes a buffer in its forward pass."""
 
     def __init__(self) -> None:
         super().__init__(64, 5)
@@ -159,7 +163,7 @@ class Counting(nn.Linear):
 
 
 class Noisy(nn.Linear):
-    """Draws random numbers without a layer that says so."""
+    """Draws random numbers without a dropout layer."""
 
     def __init__(self) -> None:
         super().__init__(64, 5)
@@ -174,55 +178,55 @@ class Noisy(nn.Linear):
         (lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)), r"layer '1' \(BatchNorm1d\)"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 5)), r"layer '1' \(Dropout\)"),
         (Counting, "changes its buffers"),
-        (Noisy, "several clients cannot do at once"),
+        (Noisy, "vmap does not support"),
     ],
 )
-def test_what_cannot_be_trained_at_once_is_refused_by_name(build: Callable[[], nn.Module], why: str) -> None:
+def test_unsupported_models_are_refused_with_the_layers_name(build: Callable[[], nn.Module], why: str) -> None:
     made = task(build, Sgd(0.1))
     flat = made.model()
     method = made.method(flat)
     with pytest.raises(ConfigError, match=why) as caught:
-        batched.local(flat, method, method.start(flat), works(made, flat, remembering=False))
+        batched.local(flat, method, method.start(flat), works(made, flat, with_state=False))
     assert "sequential" in str(caught.value.hint)
 
 
-def test_methods_and_tasks_that_do_not_tell_how_are_refused() -> None:
+def test_methods_with_own_training_and_tasks_without_sample_losses_are_refused() -> None:
     class Own(FedAvg):
         def local(self, flat: FlatModel, down: Any, work: Work) -> Any:
             raise AssertionError
 
     made = task(logistic, Sgd(0.1))
     flat = made.model()
-    some = works(made, flat, remembering=False)
-    with pytest.raises(ConfigError, match="Own has a local training of its own"):
+    some = works(made, flat, with_state=False)
+    with pytest.raises(ConfigError, match="Own overrides local training"):
         batched.check(flat, Own(), some)
-    with pytest.raises(ConfigError, match="no loss of each sample"):
-        batched.check(flat, FedAvg(), [some[0], replace(some[1], each=None)])
+    with pytest.raises(ConfigError, match="no loss per sample"):
+        batched.check(flat, FedAvg(), [some[0], replace(some[1], sample_losses=None)])
 
 
-def test_how_many_at_once_follows_from_the_size_of_the_model() -> None:
-    assert batched.together(FlatModel(logistic())) == 32
-    assert batched.together(FlatModel(nn.Linear(2000, 2000))) == 4
-    assert batched.together(FlatModel(nn.Linear(5000, 5000))) == 1
+def test_the_group_size_depends_on_the_size_of_the_model() -> None:
+    assert batched.group_size(FlatModel(logistic())) == 32
+    assert batched.group_size(FlatModel(nn.Linear(2000, 2000))) == 4
+    assert batched.group_size(FlatModel(nn.Linear(5000, 5000))) == 1
 
 
-def test_how_much_faster_fifty_logistic_regressions_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_speed_of_fifty_logistic_regressions(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = torch.randn(2500, 784), torch.randint(0, 10, (2500,))
     parts = np.arange(2500).reshape(50, 50)
     made = Supervised(x, y, x, y, list(parts), Seed(1), lambda: nn.Linear(784, 10), lambda _: Sgd(0.1), batch=10)
     flat = made.model()
     method = made.method(flat)
-    down, some = method.start(flat), works(made, flat, remembering=False)
-    most = batched.together(flat)
-    chunks = [some[first : first + most] for first in range(0, len(some), most)]
+    down, some = method.start(flat), works(made, flat, with_state=False)
+    size = batched.group_size(flat)
+    groups = [some[first : first + size] for first in range(0, len(some), size)]
 
-    def seconds(what: Callable[[], Any]) -> float:
-        what()
-        begun = time.perf_counter()
-        what()
-        return time.perf_counter() - begun
+    def seconds(function: Callable[[], Any]) -> float:
+        function()
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
 
-    alone = seconds(lambda: [method.local(flat, down, work) for work in some])
-    together = seconds(lambda: [batched.local(flat, method, down, chunk) for chunk in chunks])
+    sequential = seconds(lambda: [method.local(flat, down, work) for work in some])
+    batch = seconds(lambda: [batched.local(flat, method, down, group) for group in groups])
     with capsys.disabled():
-        print(f"\n50 clients, 784 -> 10, 5 steps of 10: {alone:.3f} s one after another, {together:.3f} s at once")
+        print(f"\n50 clients, 784 -> 10, 5 steps of 10: {sequential:.3f} s sequential, {batch:.3f} s batched")

@@ -1,4 +1,4 @@
-"""What an estimate tells of federated rounds is what a run then sends, with VHL and without."""
+"""The traffic estimate of federated rounds equals what a run sends, with and without VHL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from farshore.core.errors import ConfigError, DataError
 from farshore.core.seeds import Seed
 from farshore.core.traffic_plan import Setting
 from farshore.core.transfer import Transfer
-from farshore.engines.federated.baseline import messages
+from farshore.engines.federated.baseline import count_messages
 from farshore.engines.ping.workload import WORKLOAD as PING
 from farshore.reports.estimate import estimate, planned_ledger
 from farshore.runs.traffic import CHANNEL_KINDS
@@ -44,90 +44,90 @@ CASES: dict[str, dict[str, Any]] = {
 COLUMNS = ("node", "direction", "kind", "encoding", "round", "dense_bytes", "payload_bytes", "frame_bytes")
 
 
-def nowhere(name: str) -> Path:
-    raise DataError(f"the data set '{name}' is not given")
+def no_data(name: str) -> Path:
+    raise DataError(f"the data set '{name}' is not available")
 
 
 def setting(nodes: tuple[str, ...] = NODES, **assumed: float) -> Setting:
-    return Setting(nodes, Seed(SEED), nowhere, assumed)
+    return Setting(nodes, Seed(SEED), no_data, assumed)
 
 
 def config(case: str) -> Any:
     return WORKLOAD.config.model_validate({**SMALL, **CASES[case]})
 
 
-def counted(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[Any, ...]]:
+def frames(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[Any, ...]]:
     return Counter(tuple(row[n] for n in COLUMNS) for row in rows if row["kind"] not in CHANNEL_KINDS)
 
 
 def run(workload: Any, settings: Any, folder: Path) -> list[Transfer]:
-    return ended(workload, settings, folder)[0]
+    return run_with_result(workload, settings, folder)[0]
 
 
-def ended(workload: Any, settings: Any, folder: Path) -> tuple[list[Transfer], Any]:
+def run_with_result(workload: Any, settings: Any, folder: Path) -> tuple[list[Transfer], Any]:
     rows: list[Transfer] = []
     result = InProcessRun(workload, settings, folder, NODES, seed=SEED, recorder=rows.append).run()
     return rows, result
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_sends_frame_by_frame_what_was_estimated(tmp_path: Path, case: str) -> None:
+def test_a_run_sends_exactly_the_estimated_frames(tmp_path: Path, case: str) -> None:
     plan = WORKLOAD.plan(config(case), setting())
-    rows, result = ended(WORKLOAD, config(case), tmp_path / "run")
+    rows, result = run_with_result(WORKLOAD, config(case), tmp_path / "run")
     assert plan.baselines == result["baselines"]
-    assert counted(planned_ledger(plan).to_pylist()) == counted(map(asdict, rows))
+    assert frames(planned_ledger(plan).to_pylist()) == frames(map(asdict, rows))
     assert not plan.notes
 
 
-def test_the_baseline_is_what_fedavg_alone_sends(tmp_path: Path) -> None:
-    rows, result = ended(WORKLOAD, config("fedavg"), tmp_path / "run")
-    alone = {"uncompressed FedAvg": sum(row.dense_bytes for row in rows)}
-    assert result["baselines"] == alone == {"uncompressed FedAvg": sum(row.payload_bytes for row in rows)}
-    # Neither encodings nor virtual classes nor control variates move it.
+def test_the_baseline_is_the_traffic_of_plain_fedavg(tmp_path: Path) -> None:
+    rows, result = run_with_result(WORKLOAD, config("fedavg"), tmp_path / "run")
+    expected = {"uncompressed FedAvg": sum(row.dense_bytes for row in rows)}
+    assert result["baselines"] == expected == {"uncompressed FedAvg": sum(row.payload_bytes for row in rows)}
+    # Neither encodings nor virtual classes nor control variates change it.
     for case in CASES:
-        assert WORKLOAD.plan(config(case), setting()).baselines == alone, case
+        assert WORKLOAD.plan(config(case), setting()).baselines == expected, case
 
 
-def test_clients_of_whom_nothing_came_were_sent_a_state_and_no_more() -> None:
-    waited = {"cohort": [3, 5, 8], "missing": {"5": "late"}}
-    did_not = {"cohort": [3, 8], "missing": {"5": "lost"}}
-    assert messages([waited]) == (3, 2)
-    assert messages([did_not]) == (3, 2)
-    assert messages([waited, did_not, {"cohort": [1], "missing": {}}]) == (7, 5)
+def test_clients_without_a_reply_count_as_a_state_sent_but_no_update() -> None:
+    synchronous = {"cohort": [3, 5, 8], "missing": {"5": "late"}}
+    asynchronous = {"cohort": [3, 8], "missing": {"5": "lost"}}
+    assert count_messages([synchronous]) == (3, 2)
+    assert count_messages([asynchronous]) == (3, 2)
+    assert count_messages([synchronous, asynchronous, {"cohort": [1], "missing": {}}]) == (7, 5)
 
 
-def test_a_ping_sends_what_was_estimated(tmp_path: Path) -> None:
+def test_a_ping_sends_exactly_the_estimated_frames(tmp_path: Path) -> None:
     settings = PING.config.model_validate({"rounds": 3, "kilobytes": 2})
     plan = PING.plan(settings, setting())
-    assert counted(planned_ledger(plan).to_pylist()) == counted(map(asdict, run(PING, settings, tmp_path / "run")))
+    assert frames(planned_ledger(plan).to_pylist()) == frames(map(asdict, run(PING, settings, tmp_path / "run")))
 
 
-def test_an_estimates_report_sums_up_its_rounds() -> None:
+def test_the_report_of_an_estimate_sums_up_its_rounds() -> None:
     found = estimate(WORKLOAD.plan(config("fedavg"), setting()), "vhl", {}, SEED)
-    told = found.as_dict()
-    assert told["unit"] == "round"
-    assert [window["label"] for window in told["windows"]] == ["0", "1", "2", "3"]
-    assert told["communication"]["total"] == told["communication"]["once"]
-    assert {link["link"] for link in told["links"]} >= {"LTE", "1 GbE"}
-    assert all(link["seconds"] > 0 for link in told["links"])
+    report = found.as_dict()
+    assert report["unit"] == "round"
+    assert [window["label"] for window in report["windows"]] == ["0", "1", "2", "3"]
+    assert report["communication"]["total"] == report["communication"]["once"]
+    assert {link["link"] for link in report["links"]} >= {"LTE", "1 GbE"}
+    assert all(link["seconds"] > 0 for link in report["links"])
 
 
-def test_estimating_ships_nothing_and_makes_no_virtual_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_sends_nothing_and_generates_no_virtual_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from farshore.algorithms.vhl import task
 
     def refuse(recipe: object) -> None:
-        raise AssertionError("virtual data were made")
+        raise AssertionError("virtual data were generated")
 
     monkeypatch.setattr(task.VirtualData, "from_recipe", refuse)
     plan = WORKLOAD.plan(config("scaffold, vhl shipped, topk"), setting())
     assert "virtual" in {flow.message.kind for flow in plan.flows}
 
 
-def test_what_no_formula_tells_is_refused() -> None:
+def test_runs_that_cannot_be_estimated_are_refused() -> None:
     settings = config("fedavg")
-    with pytest.raises(ConfigError, match="who answers first"):
+    with pytest.raises(ConfigError, match="order of replies"):
         WORKLOAD.plan(settings.model_copy(update={"schedule": "fedbuff"}), setting())
-    with pytest.raises(ConfigError, match="2 clients a round are more than 1 nodes"):
+    with pytest.raises(ConfigError, match="per_round is 2, but there are only 1 nodes"):
         WORKLOAD.plan(settings, setting(NODES[:1]))
-    with pytest.raises(ConfigError, match="assumes nothing"):
+    with pytest.raises(ConfigError, match="takes no assumptions"):
         WORKLOAD.plan(settings, setting(tokens=3))

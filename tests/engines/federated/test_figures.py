@@ -1,4 +1,4 @@
-"""What clients tell with their updates: told on, weighted by samples, and no harm whatever a node says."""
+"""Figures that clients report with updates: averaged by samples, and harmless whatever a node sends."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SETTINGS |= {"virtual": {"per_class": 4, "batch": 16}, "partition": {"kind": "ld
 Fields = dict[str, Scalar]
 
 
-class Spied(VHLWorkload):
-    """The workload, with what each node's updates say kept, and changed by ``spoil`` on node b."""
+class RecordingWorkload(VHLWorkload):
+    """The workload, recording the fields of each node's updates; ``spoil`` changes those of node b."""
 
     def __init__(self, spoil: Callable[[Fields], Fields] = lambda fields: fields) -> None:
         self._spoil = spoil
-        self.said: dict[tuple[int, str], Fields] = {}
+        self.fields: dict[tuple[int, str], Fields] = {}
 
     def node_program(self, session: Any, config: Any) -> None:
         def send(message: Message) -> None:
             if message.kind == "update":
-                self.said[message.round, session.node] = dict(message.fields)
+                self.fields[message.round, session.node] = dict(message.fields)
                 if session.node == "b":
                     message = replace(message, fields=self._spoil(dict(message.fields)))
             session.channel.send(message)
@@ -50,41 +50,41 @@ class Spied(VHLWorkload):
         super().node_program(replace(session, channel=Channel()), config)
 
 
-def run(workload: Spied, path: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, float]]]:
-    """The history, the last state, and the metrics as they were told."""
+def run(workload: RecordingWorkload, path: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, float]]]:
+    """Run the workload; return the history, the last state and the metrics."""
     metrics: list[dict[str, float]] = []
     config = workload.config.model_validate(SETTINGS)
-    told = lambda step, values: metrics.append(dict(values))  # noqa: E731
-    InProcessRun(workload, config, path, NODES, seed=1, recorder=lambda _: None, on_metrics=told).run()
+    on_metrics = lambda step, values: metrics.append(dict(values))  # noqa: E731
+    InProcessRun(workload, config, path, NODES, seed=1, recorder=lambda _: None, on_metrics=on_metrics).run()
     state, _ = CheckpointStore(path / "server").load(2)
     return read_history(path, 2), state, metrics
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spied, list[dict[str, Any]], dict[str, Any]]:
-    workload = Spied()
+def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordingWorkload, list[dict[str, Any]], dict[str, Any]]:
+    workload = RecordingWorkload()
     history, state, _ = run(workload, tmp_path_factory.mktemp("honest") / "run")
     return workload, history, state
 
 
-def mean(said: list[Fields], name: str) -> float:
-    weights = [float(fields["samples"]) for fields in said]
-    return float(np.average([float(fields[name]) for fields in said], weights=weights))
+def mean(updates: list[Fields], name: str) -> float:
+    weights = [float(fields["samples"]) for fields in updates]
+    return float(np.average([float(fields[name]) for fields in updates], weights=weights))
 
 
-def test_updates_tell_the_terms_of_the_loss_and_rounds_their_means_by_samples(honest: Any) -> None:
+def test_updates_report_loss_terms_and_rounds_their_sample_weighted_means(honest: Any) -> None:
     workload, history, _ = honest
     for entry in history:
-        said = [workload.said[entry["round"], node] for node in NODES]
-        assert all(fields.keys() == {"samples", "steps", "loss", *TERMS} for fields in said)
-        assert len({fields["samples"] for fields in said}) == 3  # or weights would not matter
+        updates = [workload.fields[entry["round"], node] for node in NODES]
+        assert all(fields.keys() == {"samples", "steps", "loss", *TERMS} for fields in updates)
+        assert len({fields["samples"] for fields in updates}) == 3  # otherwise the weights would not matter
         for name in TERMS:
-            assert entry[name] == pytest.approx(mean(said, name), rel=1e-12)
-        assert entry["train_loss"] == pytest.approx(mean(said, "loss"), rel=1e-12)
+            assert entry[name] == pytest.approx(mean(updates, name), rel=1e-12)
+        assert entry["train_loss"] == pytest.approx(mean(updates, "loss"), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("lies", "without"),
+    ("forged", "excluded"),
     [
         ({"train_ce": float("nan"), "align_loss": float("-inf")}, ("train_ce", "align_loss")),
         ({"train_ce": "much", "virtual_ce": 7, "noise_loss": True}, ("train_ce", "virtual_ce", "noise_loss")),
@@ -92,28 +92,28 @@ def test_updates_tell_the_terms_of_the_loss_and_rounds_their_means_by_samples(ho
         ({"seconds_train": 1e9, "\u202e": 1.0, "\n": 1.0, "a" * 256: 1.0}, ()),
         ({f"figure {i}": 1.0 for i in range(MOST_FIGURES - len(TERMS))}, ()),
     ],
-    ids=["not finite", "no numbers", "names of the server's", "strange names", "as many as may be"],
+    ids=["not finite", "not floats", "names used by the server", "strange names", "maximum number"],
 )
-def test_what_a_node_tells_changes_nothing_but_its_own_share(
-    tmp_path: Path, honest: Any, lies: Fields, without: tuple[str, ...]
+def test_forged_figures_change_only_the_nodes_own_contribution(
+    tmp_path: Path, honest: Any, forged: Fields, excluded: tuple[str, ...]
 ) -> None:
     _, history, state = honest
-    workload = Spied(lambda fields: {**fields, **lies})
+    workload = RecordingWorkload(lambda fields: {**fields, **forged})
     found, last, metrics = run(workload, tmp_path / "run")
     assert all(np.array_equal(last[name], state[name]) for name in state)
-    for entry, undisturbed in zip(found, history, strict=True):
+    for entry, expected in zip(found, history, strict=True):
         assert entry["missing"] == {}
-        others = [workload.said[entry["round"], node] for node in ("a", "c")]
-        for name in without:
+        others = [workload.fields[entry["round"], node] for node in ("a", "c")]
+        for name in excluded:
             assert entry.pop(name) == pytest.approx(mean(others, name), rel=1e-12)
-        assert entry == {name: value for name, value in undisturbed.items() if name not in without}
+        assert entry == {name: value for name, value in expected.items() if name not in excluded}
     json.dumps(metrics, allow_nan=False)
 
 
 def test_a_huge_figure_breaks_neither_the_round_nor_the_metrics(tmp_path: Path, honest: Any) -> None:
     _, _, state = honest
     found, last, metrics = run(
-        Spied(lambda fields: {**fields, "train_ce": 1.7e308, "loss": -1.7e308}), tmp_path / "run"
+        RecordingWorkload(lambda fields: {**fields, "train_ce": 1.7e308, "loss": -1.7e308}), tmp_path / "run"
     )
     assert all(np.array_equal(last[name], state[name]) for name in state)
     assert [entry["missing"] for entry in found] == [{}, {}]
@@ -121,9 +121,9 @@ def test_a_huge_figure_breaks_neither_the_round_nor_the_metrics(tmp_path: Path, 
     json.dumps(metrics, allow_nan=False)
 
 
-def test_a_node_that_tells_too_much_is_left_out_by_name(tmp_path: Path) -> None:
-    more = {f"figure {i}": 1.0 for i in range(MOST_FIGURES)}
-    found, _, _ = run(Spied(lambda fields: {**fields, **more}), tmp_path / "run")
+def test_a_node_with_too_many_figures_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    extra = {f"figure {i}": 1.0 for i in range(MOST_FIGURES)}
+    found, _, _ = run(RecordingWorkload(lambda fields: {**fields, **extra}), tmp_path / "run")
     for entry in found:
-        assert entry["missing"] == {"1": f"it tells {MOST_FIGURES + len(TERMS)} figures, more than {MOST_FIGURES}"}
+        assert entry["missing"] == {"1": f"{MOST_FIGURES + len(TERMS)} figures exceed the limit of {MOST_FIGURES}"}
         assert all(np.isfinite(entry[name]) for name in TERMS)

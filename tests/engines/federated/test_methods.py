@@ -1,4 +1,4 @@
-"""FedAvg, FedProx, SCAFFOLD and FedNova are their equations (acceptance checks 4, 5, 6 and 11 of VHL)."""
+"""FedAvg, FedProx, SCAFFOLD and FedNova follow their published equations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def objective(module: nn.Module) -> Callable[[Any], torch.Tensor]:
 
 
 class Federation:
-    """Clients with memories, and rounds of a method over them."""
+    """Clients with state, and rounds of a method over them."""
 
     def __init__(
         self, method: Callable[[FlatModel], FederatedMethod], *, norm: bool = False, steps: tuple[int, ...] = (3, 3, 3)
@@ -47,7 +47,7 @@ class Federation:
         self.method = method(self.flat)
         self.state = self.method.start(self.flat)
         self.steps = steps
-        self.memories: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
+        self.client_states: list[dict[str, torch.Tensor]] = [{} for _ in range(CLIENTS)]
 
     def local(self, client: int, sgd: Sgd) -> Update:
         steps = self.steps[client]
@@ -56,8 +56,8 @@ class Federation:
             batches(client, steps),
             16 * steps,
             sgd,
-            self.memories[client],
-            whole=[(1 / steps, batch) for batch in batches(client, steps)],
+            self.client_states[client],
+            full_batches=[(1 / steps, batch) for batch in batches(client, steps)],
         )
         return self.method.local(self.flat, self.state, work)
 
@@ -76,7 +76,7 @@ SGD = Sgd(0.1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 1e-2}])
-def test_local_training_is_torchs_sgd(settings: dict[str, float]) -> None:
+def test_local_training_equals_torch_sgd(settings: dict[str, float]) -> None:
     module = net(norm=True)
     flat = FlatModel(copy.deepcopy(module))
     train(flat, objective(flat.module), batches(0, 5), Sgd(0.1, **settings))
@@ -89,7 +89,7 @@ def test_local_training_is_torchs_sgd(settings: dict[str, float]) -> None:
         assert torch.allclose(flat.module.state_dict()[name], value, atol=1e-7), name
 
 
-def test_a_kept_velocity_goes_on_where_it_was() -> None:
+def test_kept_momentum_continues_in_the_next_round() -> None:
     once, twice = FlatModel(net()), FlatModel(net())
     sgd = Sgd(0.1, momentum=0.9)
     train(once, objective(once.module), batches(0, 4), sgd)
@@ -114,21 +114,21 @@ def test_the_mean_is_weighted_by_samples_and_integers_stay_integers() -> None:
     assert (mean["integers"].tolist(), mean["integers"].dtype) == ([25], np.int64)
 
 
-def test_fedavg_is_the_mean_of_what_each_client_would_have_trained_alone() -> None:
+def test_fedavg_is_the_weighted_mean_of_clients_trained_alone() -> None:
     fed = Federation(lambda _: FedAvg(), norm=True, steps=(2, 3, 5))
     start = fed.state
-    alone = []
+    expected = []
     for client in range(CLIENTS):
         flat = FlatModel(net(norm=True))
         train(flat, objective(flat.module), batches(client, fed.steps[client]), SGD)
-        alone.append(flat.floats.numpy() * fed.steps[client] / 10)
+        expected.append(flat.floats.numpy() * fed.steps[client] / 10)
     fed.round(SGD)
-    assert np.allclose(fed.state["floats"], sum(alone), atol=1e-6)
+    assert np.allclose(fed.state["floats"], sum(expected), atol=1e-6)
     assert fed.state["integers"].tolist() == [round((4 + 9 + 25) / 10)]
     assert not np.array_equal(start["floats"], fed.state["floats"])
 
 
-def test_fedprox_without_mu_is_fedavg_and_its_gradient_is_the_squared_norms() -> None:
+def test_fedprox_without_mu_is_fedavg_and_its_gradient_that_of_the_squared_norm() -> None:
     plain, prox = Federation(lambda _: FedAvg()), Federation(lambda _: FedAvg())
     plain.round(SGD)
     prox.round(Sgd(0.1, mu=0.0))
@@ -139,10 +139,10 @@ def test_fedprox_without_mu_is_fedavg_and_its_gradient_is_the_squared_norms() ->
     optimizer = torch.optim.SGD(reference.parameters(), 0.1)
     for batch in batches(0, 3):
         optimizer.zero_grad()
-        away = sum(
+        distance = sum(
             (p - q.detach()).square().sum() for p, q in zip(reference.parameters(), start.parameters(), strict=True)
         )
-        (objective(reference)(batch) + 0.35 * away).backward()
+        (objective(reference)(batch) + 0.35 * distance).backward()
         optimizer.step()
     expected = torch.cat([p.detach().reshape(-1) for p in reference.parameters()])
     assert torch.allclose(flat.trained, expected, atol=1e-6)
@@ -163,11 +163,11 @@ def test_a_control_variate_after_one_full_batch_step_is_the_gradient() -> None:
         objective(module)(batches(client, 1)[0]).backward()
         expected.append(torch.cat([p.grad.reshape(-1) for p in module.parameters()]))  # type: ignore[union-attr]
     scaffold.round(SGD)
-    for memory, gradient in zip(scaffold.memories, expected, strict=True):
-        assert torch.allclose(memory["control"], gradient, atol=1e-6)
+    for client_state, gradient in zip(scaffold.client_states, expected, strict=True):
+        assert torch.allclose(client_state["control"], gradient, atol=1e-6)
 
 
-def test_scaffolds_server_goes_its_own_share_of_the_way_in_parameters_alone() -> None:
+def test_scaffolds_server_learning_rate_applies_to_trained_parameters_only() -> None:
     whole, half = (Federation(lambda _, lr=lr: Scaffold(lr), norm=True) for lr in (1.0, 0.5))  # type: ignore[misc]
     start, p = whole.state["floats"].copy(), whole.flat.layout.trainable
     whole.round(SGD)
@@ -178,28 +178,28 @@ def test_scaffolds_server_goes_its_own_share_of_the_way_in_parameters_alone() ->
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_option_1_takes_the_gradient_of_all_data_at_the_rounds_state(norm: bool) -> None:
+def test_option_1_uses_the_full_batch_gradient_at_the_rounds_state(norm: bool) -> None:
     sgd = Sgd(0.1, weight_decay=0.05)
     fed = Federation(lambda _: Scaffold(option=1), norm=norm, steps=(2, 3, 5))
     plain = Federation(lambda _: Scaffold(), norm=norm, steps=(2, 3, 5))
     updates, first = fed.round(sgd), plain.round(sgd)
-    for client, (update, memory) in enumerate(zip(updates, fed.memories, strict=True)):
+    for client, (update, client_state) in enumerate(zip(updates, fed.client_states, strict=True)):
         module = net(norm)
-        # Batches are alike in size, so the mean of their losses is the mean over the samples.
+        # Batches have equal sizes, so the mean of their losses is the mean over the samples.
         losses = [objective(module)(batch) for batch in batches(client, fed.steps[client])]
         torch.stack(losses).mean().backward()
         expected = torch.cat([(p.grad + 0.05 * p.detach()).reshape(-1) for p in module.parameters()])  # type: ignore[operator]
-        assert torch.allclose(memory["control"], expected, atol=1e-6)
-        assert np.allclose(update.tensors["control"], expected.numpy(), atol=1e-6)  # dc, from c_k = 0
-        # Looking at the data first changes neither the training nor what batch norms have counted.
+        assert torch.allclose(client_state["control"], expected, atol=1e-6)
+        assert np.allclose(update.tensors["control"], expected.numpy(), atol=1e-6)  # the change, from c_k = 0
+        # The full-batch pass changes neither the training nor batch norm statistics.
         assert np.array_equal(update.tensors["floats"], first[client].tensors["floats"])
         assert np.array_equal(update.tensors["integers"], first[client].tensors["integers"])
     fed.round(sgd)
-    mean = torch.stack([m["control"] for m in fed.memories]).mean(0)
+    mean = torch.stack([m["control"] for m in fed.client_states]).mean(0)
     assert np.allclose(fed.state["control"], mean.numpy(), atol=1e-6)
 
 
-def test_both_options_agree_where_a_round_is_one_step_on_all_data() -> None:
+def test_both_options_agree_if_a_round_is_one_full_batch_step() -> None:
     first, second = (Federation(lambda _, o=o: Scaffold(option=o), steps=(1, 1, 1)) for o in (1, 2))  # type: ignore[misc]
     for _ in range(3):
         first.round(Sgd(0.1, weight_decay=0.01))
@@ -209,75 +209,75 @@ def test_both_options_agree_where_a_round_is_one_step_on_all_data() -> None:
     assert np.abs(first.state["control"]).max() > 0.01
 
 
-def test_the_pass_over_all_data_is_not_told_as_training() -> None:
+def test_the_full_batch_pass_is_not_reported_as_training() -> None:
     module = nn.Linear(1, 1, bias=False)
     flat, means = FlatModel(module), Means(["value"])
 
-    def told(batch: float) -> torch.Tensor:
+    def objective(batch: float) -> torch.Tensor:
         means.add(torch.tensor(batch))
         return module.weight.sum() * batch
 
-    work = Work(told, [1.0, 2.0], 2, SGD, means=means, whole=[(1.0, 9.0)])
+    work = Work(objective, [1.0, 2.0], 2, SGD, means=means, full_batches=[(1.0, 9.0)])
     assert Scaffold(option=1).local(flat, Scaffold().start(flat), work).figures == {"value": 1.5}
 
 
-def test_option_1_needs_a_task_that_gives_all_data() -> None:
+def test_option_1_needs_a_task_with_full_batches() -> None:
     flat = FlatModel(net())
     work = Work(objective(flat.module), batches(0, 1), 16, SGD)
-    with pytest.raises(ConfigError, match=r"Work\.whole"):
+    with pytest.raises(ConfigError, match=r"Work\.full_batches"):
         Scaffold(option=1).local(flat, Scaffold().start(flat), work)
 
 
-def test_with_momentum_a_control_variate_is_divided_by_how_far_steps_went() -> None:
-    """On a linear loss, whose gradient is the same everywhere, the control variate must be that gradient."""
+def test_with_momentum_control_variates_are_divided_by_the_normalizer() -> None:
+    """The control variate of a linear loss must be its constant gradient."""
     module = nn.Linear(3, 1, bias=False)
     flat = FlatModel(module)
     slope = torch.tensor([1.0, -2.0, 0.5])
     scaffold = Scaffold()
     work = Work(lambda _: (module.weight[0] * slope).sum(), [None] * 7, 7, Sgd(0.01, momentum=0.9))
     scaffold.local(flat, scaffold.start(flat), work)
-    assert torch.allclose(work.memory["control"], slope, atol=1e-4)
+    assert torch.allclose(work.client_state["control"], slope, atol=1e-4)
 
 
-def test_with_momentum_the_corrections_still_undo_the_drift() -> None:
-    """Clients with unlike slopes end every round at one place once their control variates have settled."""
+def test_with_momentum_corrections_still_cancel_the_drift() -> None:
+    """Clients with different slopes end rounds at the same point once their control variates have converged."""
     module = nn.Linear(3, 1, bias=False)
     flat = FlatModel(module)
     scaffold, sgd = Scaffold(), Sgd(0.001, momentum=0.8)
     slopes = torch.tensor([[1.0, 0.0, 2.0], [-3.0, 1.0, 1.0]])
-    memories: list[dict[str, torch.Tensor]] = [{}, {}]
+    client_states: list[dict[str, torch.Tensor]] = [{}, {}]
     state = scaffold.start(flat)
-    apart = []
+    distances = []
     for _ in range(40):
         tree, ends = TreeSum(2), []
-        for k, memory in enumerate(memories):
-            work = Work(lambda _, k=k: (module.weight[0] * slopes[k]).sum(), [None] * 5, 5, sgd, memory)  # type: ignore[misc]
+        for k, client_state in enumerate(client_states):
+            work = Work(lambda _, k=k: (module.weight[0] * slopes[k]).sum(), [None] * 5, 5, sgd, client_state)  # type: ignore[misc]
             update = scaffold.local(flat, state, work)
             ends.append(update.tensors["floats"])
             tree.add(k, scaffold.contribution(state, update))
         total = tree.total()
         assert total is not None
         state = scaffold.finish(state, total, 2)
-        apart.append(float(np.abs(ends[0] - ends[1]).max()))
-    assert apart[-1] < 1e-3 * apart[0]
+        distances.append(float(np.abs(ends[0] - ends[1]).max()))
+    assert distances[-1] < 1e-3 * distances[0]
 
 
-def test_the_servers_control_variate_stays_the_mean_of_the_clients() -> None:
+def test_the_servers_control_variate_is_the_mean_of_the_clients() -> None:
     full = Federation(lambda _: Scaffold(), norm=True, steps=(2, 3, 5))
     for _ in range(3):
         full.round(SGD)
-    mean = torch.stack([m["control"] for m in full.memories]).mean(0)
+    mean = torch.stack([m["control"] for m in full.client_states]).mean(0)
     assert np.allclose(full.state["control"], mean.numpy(), atol=1e-6)
     assert len(full.state["control"]) == full.flat.layout.trainable < len(full.state["floats"])
-    # With a part of the clients too, if those that never took part count as zero.
+    # Also with partial participation, if clients that never took part count as zero.
     part = Federation(lambda _: Scaffold())
     part.round(SGD, cohort=(0, 2))
     part.round(SGD, cohort=(2,))
-    mean = torch.stack([m.get("control", torch.zeros(part.flat.layout.trainable)) for m in part.memories]).mean(0)
+    mean = torch.stack([m.get("control", torch.zeros(part.flat.layout.trainable)) for m in part.client_states]).mean(0)
     assert np.allclose(part.state["control"], mean.numpy(), atol=1e-6)
 
 
-def test_scaffold_pulls_a_clients_step_toward_everybodys() -> None:
+def test_scaffold_corrects_a_clients_step_by_the_control_variates() -> None:
     scaffold = Federation(lambda _: Scaffold(), steps=(1, 1, 1))
     scaffold.round(SGD)
     down = scaffold.state
@@ -289,7 +289,7 @@ def test_scaffold_pulls_a_clients_step_toward_everybodys() -> None:
     own = torch.cat([p.grad.reshape(-1) for p in module.parameters()])  # type: ignore[union-attr]
     before = Federation(lambda _: Scaffold(), steps=(1, 1, 1))
     before.round(SGD)
-    control = before.memories[0]["control"]
+    control = before.client_states[0]["control"]
     expected = flat.trained - 0.1 * (own - control + torch.from_numpy(down["control"]))
     assert np.allclose(update.tensors["floats"], expected.detach().numpy(), atol=1e-6)
 
@@ -302,7 +302,7 @@ def test_fednova_with_equal_steps_is_fedavg() -> None:
     assert np.allclose(plain.state["floats"], nova.state["floats"], atol=1e-6)
 
 
-def test_fednova_weighs_directions_not_distances() -> None:
+def test_fednova_averages_normalized_directions() -> None:
     nova = Federation(lambda f: FedNova(f.layout.trainable), steps=(2, 3, 5))
     before = nova.state["floats"].astype(np.float64)
     updates = nova.round(SGD)
@@ -315,12 +315,12 @@ def test_fednova_weighs_directions_not_distances() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"mu": 0.5}, {"momentum": 0.9, "mu": 0.5}], ids=str)
-def test_fednova_clients_tell_how_far_their_own_steps_went(settings: dict[str, float]) -> None:
+def test_fednova_clients_send_the_normalizer_of_their_own_steps(settings: dict[str, float]) -> None:
     sgd = Sgd(0.1, **settings)
     nova = Federation(lambda f: FedNova(f.layout.trainable), steps=(2, 3, 5))
-    told = [float(update.tensors["normalizer"][0]) for update in nova.round(sgd)]
-    # On a constant gradient of -1 from w_r = 0, the way is eta times A_k.
-    for steps, found in zip((2, 3, 5), told, strict=True):
+    normalizers = [float(update.tensors["normalizer"][0]) for update in nova.round(sgd)]
+    # With a constant gradient of -1 from w_r = 0, the distance is eta times A_k.
+    for steps, found in zip((2, 3, 5), normalizers, strict=True):
         w = torch.zeros(1, requires_grad=True)
         optimizer = torch.optim.SGD([w], 0.1, momentum=sgd.momentum)
         for _ in range(steps):
@@ -339,7 +339,7 @@ def test_the_normalizer_has_the_published_values() -> None:
     assert normalizer(7, Sgd(eta, momentum=1e-12)) == pytest.approx(7)
 
 
-def test_what_travels_is_the_state_and_the_methods_extras() -> None:
+def test_messages_hold_the_state_and_the_methods_extra_arrays() -> None:
     for method, extra in ((lambda _: FedAvg(), 0), (lambda f: FedNova(f.layout.trainable), 8)):
         fed = Federation(method, norm=True)
         (update, *_) = fed.round(SGD)
@@ -348,5 +348,5 @@ def test_what_travels_is_the_state_and_the_methods_extras() -> None:
     scaffold = Federation(lambda _: Scaffold(), norm=True)
     (update, *_) = scaffold.round(SGD)
     p = scaffold.flat.layout.trainable
-    for crossing in (update.tensors, scaffold.state):
-        assert sum(a.nbytes for a in crossing.values()) == scaffold.flat.layout.payload_bytes + 4 * p
+    for arrays in (update.tensors, scaffold.state):
+        assert sum(a.nbytes for a in arrays.values()) == scaffold.flat.layout.payload_bytes + 4 * p

@@ -1,4 +1,4 @@
-"""Federated runs between programs: the same numbers as by hand, resumed too, and nobody's bad update is added."""
+"""Federated runs of real programs: bit-identical to a reference, also when resumed, without invalid updates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ METHODS: dict[str, Callable[[FlatModel], FederatedMethod]] = {
 
 
 class Toy:
-    """Clients with lines of their own to fit, with batch norm."""
+    """A regression task with a different target per client, with batch norm."""
 
     notes: list[str] = []  # noqa: RUF012
 
@@ -47,7 +47,7 @@ class Toy:
 
     def model(self) -> FlatModel:
         flat = FlatModel(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1)))
-        with torch.no_grad():  # not from the global generator: nodes are threads here
+        with torch.no_grad():  # not from the global generator, since nodes are threads here
             flat.trained.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
         return flat
 
@@ -70,11 +70,11 @@ class Toy:
 
 
 class Config(BaseModel):
-    """Nothing to set."""
+    """No settings."""
 
 
 class Federated:
-    """A workload of the toy; ``spoil(node, message)`` may change an update, or raise."""
+    """A workload of the toy task; ``spoil(node, message)`` may change an update, or raise."""
 
     name, summary, config, uses_torch = "toy", "", Config, True
     on_lost_node: Literal["restart", "continue"] = "continue"
@@ -101,13 +101,13 @@ class Federated:
     def node_program(self, session: Any, config: BaseModel) -> None:
         node = session.node
 
-        class Spoilt:
+        class SpoilingChannel:
             def send(_, message: Message) -> None:  # noqa: N805
                 session.channel.send(self.spoil(node, message) if message.kind == "update" else message)
 
             receive = session.channel.receive
 
-        Client(replace(session, channel=Spoilt()), self.toy, self.codec).run()
+        Client(replace(session, channel=SpoilingChannel()), self.toy, self.codec).run()
 
 
 def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[str, Any]]]:
@@ -116,33 +116,33 @@ def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[s
     return workload.rounds.state, result["history"]
 
 
-def by_hand(method: str, schedule: FederatedConfig, absent: Callable[[int, int], bool] = lambda *_: False) -> Part:
-    """The rounds without programs, messages and channels."""
+def reference(method: str, schedule: FederatedConfig, absent: Callable[[int, int], bool] = lambda *_: False) -> Part:
+    """Compute the last state without programs, messages and channels."""
     toy = Toy(method)
     flat = toy.model()
-    made = toy.method(flat)
-    state = made.start(flat)
-    memories: list[dict[str, torch.Tensor]] = [{} for _ in NODES]
+    used = toy.method(flat)
+    state = used.start(flat)
+    client_states: list[dict[str, torch.Tensor]] = [{} for _ in NODES]
     for round_index in range(1, schedule.rounds + 1):
         chosen = cohort(Seed(3), round_index, len(NODES), schedule.per_round)
         tree = TreeSum(len(chosen))
-        for place, client in enumerate(chosen):
+        for position, client in enumerate(chosen):
             work = toy.work(flat, client, round_index)
-            work.memory = memories[client]
+            work.client_state = client_states[client]
             if absent(round_index, client):
-                tree.skip(place)
+                tree.skip(position)
             else:
-                tree.add(place, made.contribution(state, made.local(flat, state, work)))
+                tree.add(position, used.contribution(state, used.local(flat, state, work)))
         total = tree.total()
         if total is not None:
-            state = made.finish(state, total, len(NODES))
+            state = used.finish(state, total, len(NODES))
     return state
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_programs_give_the_bits_of_the_rounds_by_hand(tmp_path: Path, method: str) -> None:
+def test_programs_are_bit_identical_to_the_reference(tmp_path: Path, method: str) -> None:
     state, history = run(Federated(method), tmp_path / "run")
-    expected = by_hand(method, SCHEDULE)
+    expected = reference(method, SCHEDULE)
     assert state.keys() == expected.keys()
     assert [n for n in state if not np.array_equal(state[n], expected[n])] == []
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
@@ -150,7 +150,7 @@ def test_programs_give_the_bits_of_the_rounds_by_hand(tmp_path: Path, method: st
     assert history[0]["train_loss"] > history[-1]["train_loss"]
 
 
-def test_cohorts_depend_on_seed_and_round_alone() -> None:
+def test_cohorts_depend_only_on_seed_and_round() -> None:
     drawn = [cohort(Seed(3), r, 100_000, 10) for r in range(1, 50)]
     assert drawn == [cohort(Seed(3), r, 100_000, 10) for r in range(1, 50)]
     assert all(c == sorted(set(c)) and len(c) == 10 for c in drawn)
@@ -160,7 +160,7 @@ def test_cohorts_depend_on_seed_and_round_alone() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_that_died_goes_on_with_the_same_bits(tmp_path: Path, method: str) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
     class Died(BaseException):
         pass
 
@@ -175,7 +175,7 @@ def test_a_run_that_died_goes_on_with_the_same_bits(tmp_path: Path, method: str)
     with pytest.raises((Died, RunFailedError)):
         run(dying, tmp_path / "run")
     state, history = run(Federated(method), tmp_path / "run")
-    expected = by_hand(method, SCHEDULE)
+    expected = reference(method, SCHEDULE)
     assert [n for n in state if not np.array_equal(state[n], expected[n])] == []
     assert [entry["round"] for entry in history] == [1, 2, 3, 4]
 
@@ -183,7 +183,7 @@ def test_a_run_that_died_goes_on_with_the_same_bits(tmp_path: Path, method: str)
 @pytest.mark.parametrize(
     "uplink", [Uplink(encoding="topk", fraction=0.1), Uplink(encoding="lowrank", rank=1)], ids=["topk", "lowrank"]
 )
-def test_a_run_that_died_still_knows_what_its_updates_lost(tmp_path: Path, uplink: Uplink) -> None:
+def test_a_resumed_run_keeps_the_stored_encoding_errors(tmp_path: Path, uplink: Uplink) -> None:
     schedule = SCHEDULE.model_copy(update={"uplink": uplink, "downlink": Downlink(encoding="bf16")})
     whole, _ = run(Federated("scaffold", schedule), tmp_path / "whole")
     dying = Federated("scaffold", schedule)
@@ -198,8 +198,8 @@ def test_a_run_that_died_still_knows_what_its_updates_lost(tmp_path: Path, uplin
         run(dying, tmp_path / "run")
     state, _ = run(Federated("scaffold", schedule), tmp_path / "run")
     assert [n for n in state if not np.array_equal(state[n], whole[n])] == []
-    forgetful = schedule.model_copy(update={"uplink": uplink.model_copy(update={"error_feedback": False})})
-    other, _ = run(Federated("scaffold", forgetful), tmp_path / "other")
+    no_feedback = schedule.model_copy(update={"uplink": uplink.model_copy(update={"error_feedback": False})})
+    other, _ = run(Federated("scaffold", no_feedback), tmp_path / "other")
     assert not np.array_equal(state["floats"], other["floats"])
 
 
@@ -210,31 +210,31 @@ def _changed(message: Message, **arrays: Any) -> Message:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda m: _changed(m, floats=np.full_like(m.array("floats"), np.nan)), "its 'floats' are not finite"),
-        (lambda m: _changed(m, floats=m.array("floats")[:-1]), "its 'floats' are float32"),
-        (lambda m: _changed(m, floats=m.array("floats").astype(np.float64)), "its 'floats' are float64"),
-        (lambda m: replace(m, tensors={"floats": m.tensors["floats"]}), "instead of"),
-        (lambda m: replace(m, fields={**m.fields, "samples": -5}), "on -5 samples"),
-        (lambda m: replace(m, fields={}), "does not say"),
-        (lambda m: replace(m, kind="activation"), "a 'activation' of round"),
+        (lambda m: _changed(m, floats=np.full_like(m.array("floats"), np.nan)), "'floats' has non-finite values"),
+        (lambda m: _changed(m, floats=m.array("floats")[:-1]), "got float32"),
+        (lambda m: _changed(m, floats=m.array("floats").astype(np.float64)), "got float64"),
+        (lambda m: replace(m, tensors={"floats": m.tensors["floats"]}), "expected tensors"),
+        (lambda m: replace(m, fields={**m.fields, "samples": -5}), "got -5 samples"),
+        (lambda m: replace(m, fields={}), "samples, steps or loss is missing"),
+        (lambda m: replace(m, kind="activation"), "got a 'activation' message for round"),
     ],
 )
-def test_a_bad_update_is_left_out_with_the_nodes_name_and_the_round_goes_on(
+def test_an_invalid_update_is_left_out_with_a_reason_and_the_round_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Message], Message], why: str
 ) -> None:
     workload = Federated()
     workload.spoil = lambda node, message: spoil(message) if node == "b" else message
     with caplog.at_level("INFO"):
         state, history = run(workload, tmp_path / "run")
-    expected = by_hand("fedavg", SCHEDULE, absent=lambda _, client: client == 1)
+    expected = reference("fedavg", SCHEDULE, absent=lambda _, client: client == 1)
     assert [n for n in state if not np.array_equal(state[n], expected[n])] == []
-    told = [entry["missing"]["1"] for entry in history if 1 in entry["cohort"]]
-    assert told
-    assert all(why in text for text in told)
-    assert "without b" in caplog.text
+    reasons = [entry["missing"]["1"] for entry in history if 1 in entry["cohort"]]
+    assert reasons
+    assert all(why in reason for reason in reasons)
+    assert "b left out" in caplog.text
 
 
-def test_a_round_that_nobody_answers_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_round_with_too_few_replies_leaves_the_model_unchanged(tmp_path: Path) -> None:
     workload = Federated(schedule=SCHEDULE.model_copy(update={"least": 2}))
     workload.spoil = lambda node, message: replace(message, fields={}) if node != "a" else message
     state, history = run(workload, tmp_path / "run")
@@ -259,10 +259,12 @@ def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:
     workload.spoil = wait
     state, history = run(workload, tmp_path / "run")
     assert [entry["missing"] for entry in history] == [{"3": "no answer before the deadline"}, {}]
-    expected = by_hand("fedavg", workload.schedule, absent=lambda round_index, client: (round_index, client) == (1, 3))
+    expected = reference(
+        "fedavg", workload.schedule, absent=lambda round_index, client: (round_index, client) == (1, 3)
+    )
     assert np.array_equal(state["floats"], expected["floats"])
 
 
-def test_more_clients_a_round_than_there_are_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFailedError, match="5 clients a round are more than the 4"):
+def test_cohorts_larger_than_the_population_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match="per_round is 5, but there are only 4 clients"):
         run(Federated(schedule=SCHEDULE.model_copy(update={"per_round": 5})), tmp_path / "run")

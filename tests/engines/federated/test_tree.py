@@ -1,4 +1,4 @@
-"""A cohort's sum has the same bits whatever the order, the cut into blocks, and who is missing."""
+"""Tree sums are bit-identical for any order of arrival, division into blocks and set of missing positions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from farshore.engines.federated.tree import TreeSum, blocks
 
 
 def leaf(position: int) -> dict[str, Any]:
-    """Numbers of very different sizes, so that the order of additions shows in the last bits."""
+    """Values of very different magnitudes, so that the order of additions affects the last bits."""
     rng = np.random.default_rng(position)
     return {"w": (rng.standard_normal(50) * 10.0 ** rng.integers(-3, 4, 50)).astype(np.float32)}
 
 
-def by_hand(positions: list[int], size: int) -> Any:
-    """The definition, by recursion."""
+def reference(positions: list[int], size: int) -> Any:
+    """The sum by its recursive definition."""
 
     def node(first: int, count: int) -> Any:
         if count == 1:
@@ -33,7 +33,7 @@ def by_hand(positions: list[int], size: int) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 33), st.data())
-def test_any_order_and_any_absences_give_the_tree_of_the_definition(size: int, data: st.DataObject) -> None:
+def test_any_order_and_any_missing_positions_give_the_defined_sum(size: int, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(size)))
     missing = data.draw(st.sets(st.integers(0, size - 1)))
     tree = TreeSum(size)
@@ -43,7 +43,7 @@ def test_any_order_and_any_absences_give_the_tree_of_the_definition(size: int, d
             tree.skip(position)
         else:
             tree.add(position, leaf(position))
-    expected = by_hand(sorted(set(range(size)) - missing), size)
+    expected = reference(sorted(set(range(size)) - missing), size)
     total = tree.total()
     assert (total is None) == (expected is None)
     if total is not None:
@@ -51,28 +51,28 @@ def test_any_order_and_any_absences_give_the_tree_of_the_definition(size: int, d
 
 
 @pytest.mark.parametrize(("size", "workers"), list(itertools.product([1, 2, 7, 10, 64, 100], [1, 2, 3, 16])))
-def test_workers_that_sum_blocks_change_no_bit(size: int, workers: int) -> None:
-    alone = TreeSum(size)
+def test_sums_of_blocks_are_bit_identical(size: int, workers: int) -> None:
+    whole = TreeSum(size)
     for position in range(size):
-        alone.add(position, leaf(position))
-    together = TreeSum(size)
-    cut = blocks(size, workers)
-    assert [p for first, count in cut for p in range(first, first + count)] == list(range(size))
-    for first, count in reversed(cut):
+        whole.add(position, leaf(position))
+    combined = TreeSum(size)
+    division = blocks(size, workers)
+    assert [p for first, count in division for p in range(first, first + count)] == list(range(size))
+    for first, count in reversed(division):
         part = TreeSum(count, first)
         for position in range(first, first + count):
             part.add(position, leaf(position))
-        level = (cut[0][1] - 1).bit_length()
+        level = (division[0][1] - 1).bit_length()
         total = part.total()
         assert total is not None
-        together.add(first, total, level)
-    one, many = alone.total(), together.total()
+        combined.add(first, total, level)
+    one, many = whole.total(), combined.total()
     assert one is not None
     assert many is not None
     assert np.array_equal(one["w"], many["w"])
 
 
-def test_positions_in_order_hold_one_array_a_level() -> None:
+def test_positions_in_order_hold_at_most_one_array_per_level() -> None:
     tree = TreeSum(1000)
     most = 0
     for position in range(1000):
@@ -82,23 +82,23 @@ def test_positions_in_order_hold_one_array_a_level() -> None:
     assert tree.complete
 
 
-def test_what_is_no_node_or_came_before_is_refused() -> None:
+def test_invalid_and_repeated_positions_are_refused() -> None:
     tree = TreeSum(6)
-    with pytest.raises(ValueError, match="no node"):
+    with pytest.raises(ValueError, match="not a node"):
         tree.add(1, leaf(1), level=1)
-    with pytest.raises(ValueError, match="no node"):
+    with pytest.raises(ValueError, match="not a node"):
         tree.add(6, leaf(6))
     tree.add(2, leaf(2))
     with pytest.raises(ValueError, match="before"):
         tree.add(2, leaf(2))
     with pytest.raises(ValueError, match="before"):
         tree.add(2, leaf(2), level=1)
-    with pytest.raises(ValueError, match="neither come nor been skipped"):
+    with pytest.raises(ValueError, match="neither added nor skipped"):
         tree.total()
     with pytest.raises(ValueError, match="cannot begin"):
         TreeSum(4, first=2)
     tree.add(3, leaf(3))
-    with pytest.raises(ValueError, match="before"):  # though it is part of a sum by now
+    with pytest.raises(ValueError, match="before"):  # also after it was added to its sibling
         tree.skip(2)
     with pytest.raises(ValueError, match="cannot add"):
         tree.add(0, {"w": np.zeros(50, np.float32)}) or tree.add(1, {"v": np.zeros(50, np.float32)})

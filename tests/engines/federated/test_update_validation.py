@@ -1,4 +1,4 @@
-"""What is not finite never enters a sum, whatever a method makes of an update."""
+"""Non-finite updates never enter a sum, whatever a method computes from them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from farshore.engines.federated.methods import (
     Update,
 )
 from farshore.engines.federated.tree import Part
-from farshore.engines.federated.update_validation import contributed
+from farshore.engines.federated.update_validation import validated_contribution
 from farshore.models.flat_params import FlatModel
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class Signs(FedAvg):
-    """Adds up directions: of an infinite number there is a finite one."""
+    """Sums signs, which are finite even for infinite values."""
 
     def contribution(self, down: Part, update: Update) -> Part:
         moved = {name: np.sign(array - down[name]) for name, array in update.tensors.items()}
@@ -35,14 +35,14 @@ class Signs(FedAvg):
 
 
 class Clipped(FedAvg):
-    """As FedAvg, but its summands are cut off."""
+    """FedAvg with clipped summands."""
 
     def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
         return super().summand({n: np.clip(np.nan_to_num(a), -1, 1) for n, a in tensors.items()}, weight, down)
 
 
-class Direct(FedAvg):
-    """Whole integers of the numbers, which of a NaN raise another error."""
+class Truncated(FedAvg):
+    """Converts sums to integers, which raises another error for NaN."""
 
     def contribution(self, down: Part, update: Update) -> Part:
         return {name: np.array([float(int(array.sum()))]) for name, array in update.tensors.items()}
@@ -55,45 +55,45 @@ def update_of(method: FederatedMethod) -> tuple[Part, Update]:
     return down, Update(tensors, 7, 2, 0.5)
 
 
-METHODS: list[Any] = [FedAvg(), Scaffold(), FedNova(27), Signs(), Clipped(), Direct()]
+METHODS: list[Any] = [FedAvg(), Scaffold(), FedNova(27), Signs(), Clipped(), Truncated()]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
-def test_an_array_that_is_not_finite_is_named_whatever_the_method_makes_of_it(method: Any, bad: float) -> None:
+def test_a_non_finite_array_is_reported_by_name_for_every_method(method: Any, bad: float) -> None:
     down, update = update_of(method)
-    assert contributed(method, down, update).keys() >= update.tensors.keys()
+    assert validated_contribution(method, down, update).keys() >= update.tensors.keys()
     for name in update.tensors.keys() & {FLOATS, CONTROL, NORMALIZER}:
         down, update = update_of(method)
         update.tensors[name][-1] = bad
-        with pytest.raises(UpdateError, match=f"its '{name}' are not finite"):
-            contributed(method, down, update)
+        with pytest.raises(UpdateError, match=f"'{name}' has non-finite values"):
+            validated_contribution(method, down, update)
 
 
-def test_numbers_that_cancel_out_to_none_are_named_too() -> None:
+def test_infinite_values_of_opposite_sign_are_reported() -> None:
     down, update = update_of(FedAvg())
     update.tensors[FLOATS][:2] = np.inf, -np.inf
-    with pytest.raises(UpdateError, match="its 'floats' are not finite"):
-        contributed(FedAvg(), down, update)
+    with pytest.raises(UpdateError, match="'floats' has non-finite values"):
+        validated_contribution(FedAvg(), down, update)
 
 
-def test_numbers_that_are_finite_until_they_are_weighted_are_refused_as_too_large() -> None:
+def test_values_that_overflow_when_weighted_are_refused() -> None:
     down, update = update_of(FedAvg())
     update.tensors[FLOATS][0] = LARGEST / 2
-    with pytest.raises(UpdateError, match="times its weight are too large"):
-        contributed(FedAvg(), down, update)
+    with pytest.raises(UpdateError, match="overflows when multiplied by its weight"):
+        validated_contribution(FedAvg(), down, update)
 
 
-def test_large_numbers_whose_sum_alone_is_not_finite_are_taken() -> None:
+def test_large_finite_values_with_an_infinite_sum_are_accepted() -> None:
     down, update = update_of(FedAvg())
     update.tensors[FLOATS][:] = LARGEST / 8
-    part = contributed(FedAvg(), down, update)
+    part = validated_contribution(FedAvg(), down, update)
     assert part[FLOATS].tobytes() == (update.tensors[FLOATS] * np.float32(7)).tobytes()
 
 
-def test_an_update_that_moved_too_far_is_refused_by_its_distance() -> None:
+def test_an_update_with_too_large_a_norm_is_refused() -> None:
     down, update = update_of(FedAvg())
     update.tensors[FLOATS][0] += 3
-    assert contributed(FedAvg(), down, update, 3.5)
-    with pytest.raises(UpdateError, match="moved the model by 3, more than the 2"):
-        contributed(FedAvg(), down, update, 2.0)
+    assert validated_contribution(FedAvg(), down, update, 3.5)
+    with pytest.raises(UpdateError, match="norm 3 exceeds the limit 2"):
+        validated_contribution(FedAvg(), down, update, 2.0)

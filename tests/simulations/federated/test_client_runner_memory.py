@@ -54,7 +54,7 @@ METHODS: dict[str, Any] = {
 
 def _measured(flat: FlatModel) -> FedAvg:
     method = FedAvg()
-    method.measured = flat.layout.trainable
+    method.divergence_size = flat.layout.trainable
     return method
 
 
@@ -90,7 +90,7 @@ class Lines:
 def run_blocks(task: Any, clients: list[int], *, reuse: bool, into: Part | None = None, repeats: int = 1) -> Part:
     runner = ClientRunner(task, UpdateCodec(), LocalClientStates())
     if not reuse:
-        runner._method.spare = None  # type: ignore[attr-defined]
+        runner._method.array_pool = None  # type: ignore[attr-defined]
     flat = task.model()
     method = task.method(flat)
     down = method.sent(method.start(flat))

@@ -106,7 +106,7 @@ def test_choice_of_auto_is_recorded_and_kept_when_the_run_resumes(
 
 @pytest.mark.parametrize(
     ("settings_changes", "why"),
-    [({"norm": "batch"}, r"BatchNorm2d"), ({"virtual": {"enabled": True}}, "no loss of each sample")],
+    [({"norm": "batch"}, r"BatchNorm2d"), ({"virtual": {"enabled": True}}, "no loss per sample")],
 )
 def test_batched_is_refused_if_unsupported_and_auto_logs_the_reason(
     tmp_path: Path, settings_changes: dict[str, Any], why: str

@@ -43,7 +43,7 @@ def test_server_retraining_has_the_same_bits_with_two_workers(tmp_path: Path) ->
 
 
 def test_server_retraining_cannot_be_batched(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no loss of each sample"):
+    with pytest.raises(ConfigError, match="no loss per sample"):
         final_state(tmp_path / "run", {**RETRAINED, "execution": "batched"})
 
 

@@ -55,7 +55,7 @@ def expected_divergence(settings: Any) -> list[float]:
         updates = []
         for client in cohort(Seed(SEED), round_index, CLIENTS, COHORT):
             work = task.work(flat, client, round_index)
-            work.memory = client_states[client]
+            work.client_state = client_states[client]
             updates.append(method.local(flat, state, work))
         ends = np.array([u.tensors[FLOATS][:p] for u in updates], np.float64)
         weights = np.array([1.0 if settings.method == "scaffold" else u.samples for u in updates], np.float64)

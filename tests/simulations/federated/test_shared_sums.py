@@ -14,7 +14,7 @@ def test_sums_in_shared_memory_have_the_same_bits_and_reuse_few_blocks() -> None
     try:
         for round_index in range(3):
             values = np.random.default_rng(round_index).standard_normal((64, 100)).astype(np.float32)
-            shared, local = TreeSum(64, spent=sums.release), TreeSum(64)
+            shared, local = TreeSum(64, release=sums.release), TreeSum(64)
             for position, row in enumerate(values):
                 block = sums.acquire()
                 blocks.add(block.description()["memory"])

@@ -16,7 +16,7 @@ from farshore.core.errors import RunFailedError
 from farshore.core.seeds import Seed
 from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.client_state import LocalClientStates
-from farshore.engines.federated.rounds import restored
+from farshore.engines.federated.rounds import restore_downlink_loss
 from farshore.engines.federated.tree import Part
 from farshore.simulations.federated.client_runner import ClientRunner
 from farshore.simulations.federated.shared_client_state import SharedClientStates
@@ -55,7 +55,7 @@ def two_workers(method: str, folder: Path) -> Workers:
     """Return two workers that share client states with this process."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()
-    lengths = WORKLOAD.codec(config(method), flat).remembers(task.method(flat), flat)
+    lengths = WORKLOAD.codec(config(method), flat).client_state_sizes(task.method(flat), flat)
     return Workers(worker_spec(method, folder), 2, SharedClientStates(folder, CLIENTS, lengths))
 
 
@@ -92,8 +92,8 @@ def rounds(method: str, make_executor: Callable[[Any], Any]) -> tuple[Part, list
         result = pool.round(round_index, cohort(Seed(SEED), round_index, CLIENTS, 7), state, method_object)
         assert result.total is not None
         replies.append(result.replies)
-        seen = {**state, **result.seen}
-        state = restored(method_object.finish(seen, result.total, CLIENTS), state, seen)
+        seen = {**state, **result.received}
+        state = restore_downlink_loss(method_object.finish(seen, result.total, CLIENTS), state, seen)
     return state, replies
 
 

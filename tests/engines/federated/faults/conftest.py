@@ -1,4 +1,4 @@
-"""Runs of a method with a plan of faults (``fitting_method.py``) over real processes, and what must come of them."""
+"""Submits runs with planned faults (``fitting_method.py``) over real processes, and computes their expected state."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NODES = ("a", "b", "c")
 
 
 @dataclass
-class Play:
-    """A run that was submitted with a plan.
+class FaultRun:
+    """A submitted run with a plan of faults.
 
     Attributes
     ----------
     cloud : Cloud
     id : str
     config : dict
-        Of the run, without the plan.
+        The run's settings, without the plan.
     workload : str
     """
 
@@ -46,25 +46,25 @@ class Play:
     def log(self) -> str:
         return str(self.cloud.log(self.cloud.run(self.id)))
 
-    def befell(self, place: str) -> bool:
-        """Whether the plan came to a place."""
+    def reached(self, place: str) -> bool:
+        """Whether the run reached a place of the plan."""
         return (Path(self.config["folder"]) / place.replace(" ", "-")).exists()
 
     def release(self) -> None:
-        """Let whoever holds go on."""
+        """Let programs that hold continue."""
         (Path(self.config["folder"]) / "release").touch()
 
     def finish(self) -> Any:
-        """The run's information once it has finished."""
+        """Wait for the run to finish; return its information."""
         return self.cloud.when(self.id, "finished", seconds=150)
 
     def outcome(self) -> tuple[Part, list[dict[str, Any]]]:
-        """The last state and the history of the run once it has finished."""
+        """Wait for the run to finish; return its last state and its history."""
         folder, last = Path(self.finish().directory), self.config["rounds"]
         return CheckpointStore(folder / "checkpoints").load(last)[0], read_history(folder, last)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Every transfer."""
+        """All transfers of the finished run."""
         return list(RunDirectory.open(Path(self.finish().directory)).read_ledger().to_pylist())
 
     def updates(self) -> list[tuple[int, str]]:
@@ -73,12 +73,12 @@ class Play:
 
     def program(self, node: str) -> psutil.Process:
         """The process of a node's program."""
-        below = psutil.Process(self.cloud.agents[node].pid).children()
-        return next(p for p in below if p.is_running() and "farshore.client.node_process" in p.cmdline())
+        children = psutil.Process(self.cloud.agents[node].pid).children()
+        return next(p for p in children if p.is_running() and "farshore.client.node_process" in p.cmdline())
 
 
 class Faults:
-    """Makes runs with plans; ``folder`` holds what each has done of its plan."""
+    """Submits runs with plans; ``folder`` has a marker file for each place that a run reached."""
 
     nodes = NODES
 
@@ -86,53 +86,53 @@ class Faults:
         self._folder = folder
         self._count = 0
 
-    def play(self, cloud: Any, plan: dict[str, str], workload: str = "fitting", **more: Any) -> Play:
-        """Submit a run with that plan to a server that has the nodes."""
+    def submit(self, cloud: Any, plan: dict[str, str], workload: str = "fitting", **settings: Any) -> FaultRun:
+        """Submit a run with a plan to a server with the nodes."""
         self._count += 1
         folder = self._folder / f"plan-{self._count}"
         folder.mkdir(parents=True)
-        config = {"rounds": 4, "per_round": 3, "least": 2, "checkpoint_every": 1, "folder": str(folder), **more}
+        config = {"rounds": 4, "per_round": 3, "least": 2, "checkpoint_every": 1, "folder": str(folder), **settings}
         run_id = cloud.submit({**config, "plan": plan}, method=workload, nodes=NODES)
-        return Play(cloud, run_id, config, workload)
+        return FaultRun(cloud, run_id, config, workload)
 
     @staticmethod
     def expected(
-        play: Play,
+        run: FaultRun,
         absent: Collection[tuple[int, int]] = (),
-        remembers: Callable[[int, int], int] | None = None,
+        state_before: Callable[[int, int], int] | None = None,
     ) -> Part:
-        """The rounds by hand; one with fewer than ``least`` replies changes nothing.
+        """Compute the run's last state in this process; a round with fewer than ``least`` replies changes nothing.
 
         Parameters
         ----------
-        play : Play
+        run : FaultRun
         absent : collection of (round, client)
-            Of whom nothing was added.
-        remembers : callable, optional
-            ``remembers(round, client)``: the round after which the client's memory was as it is before ``round``; by
-            default that of its last one.
+            Updates that were left out.
+        state_before : callable, optional
+            ``state_before(round, client)``: the round whose client state the client has before ``round``; by default
+            the previous one.
         """
-        workload: Any = load(play.workload)
-        settings = workload.config(**play.config)
+        workload: Any = load(run.workload)
+        settings = workload.config(**run.config)
         torch.set_num_threads(1)
         task = workload.task(settings, Seed(7), Path, len(NODES))
         flat = task.model()
         method = task.method(flat)
         state = method.start(flat)
-        kept: list[list[dict[str, torch.Tensor]]] = [[{}] for _ in NODES]  # after every round, from 0
+        kept: list[list[dict[str, torch.Tensor]]] = [[{}] for _ in NODES]  # after each round, from 0
         for round_index in range(1, settings.rounds + 1):
             chosen = cohort(Seed(7), round_index, len(NODES), settings.per_round)
             tree, replies = TreeSum(len(chosen)), 0
-            for client, memories in enumerate(kept):
-                after = round_index - 1 if remembers is None else remembers(round_index, client)
-                memories.append({name: tensor.clone() for name, tensor in memories[after].items()})
-            for place, client in enumerate(chosen):
+            for client, states in enumerate(kept):
+                after = round_index - 1 if state_before is None else state_before(round_index, client)
+                states.append({name: tensor.clone() for name, tensor in states[after].items()})
+            for position, client in enumerate(chosen):
                 if (round_index, client) in absent:
-                    tree.skip(place)
+                    tree.skip(position)
                     continue
                 work = task.work(flat, client, round_index)
-                work.memory = kept[client][round_index]
-                tree.add(place, method.contribution(state, method.local(flat, state, work)))
+                work.client_state = kept[client][round_index]
+                tree.add(position, method.contribution(state, method.local(flat, state, work)))
                 replies += 1
             total = tree.total()
             if total is not None and replies >= settings.least:
@@ -141,18 +141,18 @@ class Faults:
 
     @staticmethod
     def missing(history: list[dict[str, Any]]) -> set[tuple[int, int]]:
-        """Round and client of all of whom nothing was added."""
+        """Round and client of every update that was left out."""
         return {(entry["round"], int(client)) for entry in history for client in entry["missing"]}
 
     @staticmethod
     def same(state: Part, other: Part) -> bool:
-        """Whether two states have the same bits."""
+        """Whether two states are bit-identical."""
         return state.keys() == other.keys() and all(np.array_equal(state[n], other[n]) for n in state)
 
 
 @pytest.fixture(scope="session")
 def method_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the method is installed."""
+    """A folder in which the test workloads are installed."""
     site = tmp_path_factory.mktemp("site")
     info = site / "fitting-1.dist-info"
     info.mkdir()
@@ -166,7 +166,7 @@ def method_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def faults(method_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    """Runs with plans; every process that is started from here has the method."""
+    """Submits runs with plans; the test workloads are installed for every process started from here."""
     with pytest.MonkeyPatch.context() as patch:
         paths = [str(method_site), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

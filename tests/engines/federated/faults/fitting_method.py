@@ -1,6 +1,6 @@
-"""Methods with a plan of what befalls whom: keyed by place in the run, done once in the life of the plan's folder.
+"""Workloads with planned faults by place in the run; each fault happens once per plan folder.
 
-Places are ``"b asked 2"``, ``"b trained 2"``, ``"b sent 2"`` on nodes, and ``"server begins"``, ``"server folds 2 1"``
+Places are ``"b starts 2"``, ``"b trained 2"``, ``"b sent 2"`` on nodes, and ``"server starts"``, ``"server adds 2 1"``
 (before the first update of round 2 is added), ``"server before saving 2"``, ``"server saved 2"``.
 """
 
@@ -39,8 +39,8 @@ class Config(FederatedConfig):
     plan: dict[str, str] = Field(default_factory=dict)
 
 
-def befall(config: Any, place: str) -> str:
-    """Let happen what is planned for a place, once; returns what is left to do for whoever asks."""
+def trigger(config: Any, place: str) -> str:
+    """Trigger the fault planned for a place, once; return the name of a fault left to the caller, if any."""
     what = config.plan.get(place, "")
     try:
         if what:
@@ -67,16 +67,16 @@ def befall(config: Any, place: str) -> str:
     return ""
 
 
-def until(what: Callable[[], Any]) -> None:
+def until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + 120
-    while not what():
+    while not condition():
         if time.monotonic() > end:
-            raise RuntimeError("what a plan waits for does not come")
+            raise RuntimeError("the condition of a plan was not met within 120 s")
         time.sleep(0.02)
 
 
 def spoil(message: Message, what: str) -> Message:
-    """An update that must not be added."""
+    """Make an update invalid."""
     array = message.array("floats")
     bad = {
         "nan": lambda: np.full_like(array, np.nan),
@@ -93,8 +93,8 @@ def spoil(message: Message, what: str) -> Message:
     return replace(message, round=message.round + 1) if what == "round" else message
 
 
-class Sending:
-    """A node's channel on which what is sent meets its fate."""
+class FaultyChannel:
+    """A node's channel that triggers the planned faults when updates are sent."""
 
     def __init__(self, session: Any, config: Any) -> None:
         self._channel, self._config, self._node = session.channel, config, session.node
@@ -103,13 +103,13 @@ class Sending:
     def send(self, message: Message, timeout: float | None = None) -> None:
         if message.kind != "update":
             return self._channel.send(message, timeout)
-        what = befall(self._config, f"{self._node} trained {message.round}")
+        what = trigger(self._config, f"{self._node} trained {message.round}")
         if what == "many tensors":
             self._channel.limits = Limits(tensors=1 << 20)
         if what in ("long header", "long payload"):
-            self._lie(what)
+            self._announce_too_much(what)
         self._channel.send(spoil(message, what), timeout)
-        if befall(self._config, f"{self._node} sent {message.round}") == "kill when taken":
+        if trigger(self._config, f"{self._node} sent {message.round}") == "kill when taken":
             self._wait_until_taken()
             os.kill(os.getpid(), signal.SIGKILL)
         return None
@@ -117,31 +117,31 @@ class Sending:
     def _wait_until_taken(self) -> None:
         self._channel.drained()
 
-    def _lie(self, what: str) -> None:
-        """Announce in the prefixes of frames, from now on, more than may be."""
+    def _announce_too_much(self, what: str) -> None:
+        """From now on, announce larger sizes in frame prefixes than the limits allow."""
         cut = self._channel._cut
         place, form, length = (8, "<I", 1 << 21) if what == "long header" else (12, "<Q", 1 << 40)
 
-        def lying(*args: Any) -> tuple[bytes, ...]:
+        def forged(*args: Any) -> tuple[bytes, ...]:
             first, *rest = cut(*args)
             return (first[:place] + struct.pack(form, length) + first[place + struct.calcsize(form) :], *rest)
 
-        self._channel._cut = lying
+        self._channel._cut = forged
 
 
-class Planned(FederatedWorkload[Any]):
-    """The programs of a workload, to which befalls what is planned."""
+class FaultyWorkload(FederatedWorkload[Any]):
+    """The programs of a workload, with planned faults."""
 
     def node_program(self, session: Any, config: Any) -> None:
         task, channel, node = self.task, session.channel, session.node
-        session.channel = Sending(session, config)
+        session.channel = FaultyChannel(session, config)
 
         def planned(*args: Any) -> Any:
             made = task(*args)
             work = made.work
 
             def planned_work(flat: Any, client: int, round_index: int) -> Any:
-                befall(config, f"{node} asked {round_index}")
+                trigger(config, f"{node} starts {round_index}")
                 return work(flat, client, round_index)
 
             made.work = planned_work
@@ -155,31 +155,31 @@ class Planned(FederatedWorkload[Any]):
         save, codec = session.save_checkpoint, self.codec
 
         def planned_save(step: int, tensors: Any, meta: Any) -> None:
-            befall(config, f"server before saving {step}")
+            trigger(config, f"server before saving {step}")
             save(step, tensors, meta)
-            what, _, node = befall(config, f"server saved {step}").rpartition(" ")
+            what, _, node = trigger(config, f"server saved {step}").rpartition(" ")
             if what == "see the loss of":
                 until(lambda: session.channels[node].stopped)
 
         def planned_codec(*args: Any) -> Any:
             made, read = codec(*args), Counter[int]()
-            reading = made.read
+            reading = made.decode_update
 
             def planned_read(message: Message, round_index: int, *more: Any) -> Any:
                 read[round_index] += 1
-                befall(config, f"server folds {round_index} {read[round_index]}")
+                trigger(config, f"server adds {round_index} {read[round_index]}")
                 return reading(message, round_index, *more)
 
-            made.read = planned_read
+            made.decode_update = planned_read
             return made
 
         session.save_checkpoint, self.codec = planned_save, planned_codec  # type: ignore[method-assign]
-        befall(config, "server begins")
+        trigger(config, "server starts")
         return super().server_program(session, config)
 
 
-class Fitting(Planned):
-    name, summary, config = "fitting", "three lines to fit", Config
+class Fitting(FaultyWorkload):
+    name, summary, config = "fitting", "a small classifier with planned faults", Config
 
     def task(self, config: Config, seed: Any, find: Any, population: int) -> Any:
         generator = torch.Generator().manual_seed(5)
@@ -197,8 +197,8 @@ class VHLConfig(VHL):
     plan: dict[str, str] = Field(default_factory=dict)
 
 
-class PlannedVHL(Planned, VHLWorkload):
+class FaultyVHL(FaultyWorkload, VHLWorkload):
     name, config = "planned_vhl", VHLConfig
 
 
-FITTING, VIRTUAL = Fitting(), PlannedVHL()
+FITTING, VIRTUAL = Fitting(), FaultyVHL()
