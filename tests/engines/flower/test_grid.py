@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -130,9 +129,7 @@ def test_a_node_lost_in_mid_round_answers_with_an_error_at_once(house: House) ->
 
 
 def test_a_message_that_outlives_its_ttl_is_answered_with_an_error_and_a_late_reply_is_left_out(house: House) -> None:
-    began = time.monotonic()
     replies = house.grid.send_and_receive([house.message("a", ttl=0.2)], timeout=3600)
-    assert 0.15 < time.monotonic() - began < 5
     assert _from(replies) == [fl.ErrorCode.REPLY_MESSAGE_UNAVAILABLE]
     assert "ttl of 0.2 s" in str(replies[0].error.reason)
     house.answer("a")

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -85,10 +84,8 @@ def test_a_killed_server_raises_a_clear_error(server, classifier, batch, monkeyp
         _train(model, batch, 1000)
     with pytest.raises(PeerLostError, match="lost the server"):
         model.state_dict()
-    begun = time.monotonic()
     with pytest.raises(FarshoreError):
         model.farshore.close()
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.slow
