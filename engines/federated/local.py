@@ -77,7 +77,7 @@ def train(
     """
     start = flat.trained.clone() if sgd.mu else None
     moving = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
-    kept = [None if vector is None else flat.cut(vector) for vector in (start, moving, correction)]
+    kept = [None if vector is None else flat.unflatten(vector) for vector in (start, moving, correction)]
     done = LocalResult()
     for batch in batches:
         flat.clear_gradients()

@@ -17,7 +17,7 @@ from farshore.runs.directory import RunDirectory
 from farshore.simulations.flower_app import flower_run, simulate_app
 
 pytest.importorskip("flwr")
-APPS = Path(__file__).parent / "flower_apps"
+APPS = Path(__file__).parent / "apps"
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "krum", "dp")
 #: With 4 nodes Krum's two best are each other's neighbors, and which of them wins is the order's affair.
 NODES = 6

@@ -19,7 +19,7 @@ from farshore.simulations.flower_app import flower_run, simulate_app
 
 pytest.importorskip("flwr")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
-APPS = Path(__file__).parent / "flower_apps"
+APPS = Path(__file__).parent / "apps"
 
 
 def _weight(directory: Path) -> Any:
