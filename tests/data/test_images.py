@@ -94,7 +94,7 @@ def test_parquet_parts_in_a_subfolder_are_found(tmp_path: Path) -> None:
     assert task.train.labels.tolist() == [0, 0, 1, 1]
     assert task.classes[99] == "99"
     (data / "train-00001-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="part 1 of the 2 files like .* is missing"):
+    with pytest.raises(DataError, match=r"part 1 of the 2 files like .* is missing"):
         load_images("cifar100", find_at(tmp_path), SEED)
 
 

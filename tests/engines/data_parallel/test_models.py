@@ -40,10 +40,10 @@ def test_a_wide_model_is_the_one_of_its_name_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("name", "channels", "why"),
     [
-        ("resnet18", 1, "cannot take images of 1 x 32 x 32"),
+        ("resnet18", 1, "does not accept images of 1 x 32 x 32"),
         ("no_such_net", 3, "has no classifier 'no_such_net'"),
         ("fcn_resnet50", 3, "has no classifier"),
-        ("vit_b_16", 3, "cannot take images of 3 x 32 x 32"),
+        ("vit_b_16", 3, "does not accept images of 3 x 32 x 32"),
     ],
 )
 def test_what_cannot_be_trained_on_the_images_is_refused_with_the_reason(name: str, channels: int, why: str) -> None:

@@ -78,7 +78,7 @@ def test_the_file_decides_as_the_best_round_did(home: Path, tmp_path: Path, caps
         ),
         (["{unknown}", "--state", "{best}"], ExitCode.NOT_FOUND, "no method is called 'vhx' try: did you mean 'vhl'?"),
         (["{old}", "--state", "{best}"], ExitCode.CONFIG, "there is no setting 'wheels'"),
-        (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "is not one of this run's model"),
+        (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "does not fit this run's model"),
         (["r1", "--state", "{broken}"], ExitCode.STORAGE, "is damaged"),
         (["r1", "--onnx", "{home}/no/model.onnx"], ExitCode.STORAGE, "cannot write"),
     ],

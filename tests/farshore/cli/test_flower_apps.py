@@ -14,7 +14,7 @@ from farshore.core.errors import ConfigError, ExitCode
 from farshore.engines.flower.config import FlowerRun
 from farshore.runs.directory import RunDirectory
 
-APP = Path(__file__).resolve().parents[2] / "algorithms" / "flower_apps" / "message"
+APP = Path(__file__).resolve().parents[2] / "engines" / "flower" / "apps" / "message"
 
 
 def test_settings_go_to_the_app_or_to_the_method() -> None:
