@@ -1,3 +1,5 @@
+"""Batch plans, padding, micro-batches and evaluation batches."""
+
 from __future__ import annotations
 
 from itertools import pairwise

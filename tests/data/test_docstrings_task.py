@@ -1,3 +1,5 @@
+"""The docstring task: sources, sentence extraction, splits and balance."""
+
 from __future__ import annotations
 
 import sys

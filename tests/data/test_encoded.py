@@ -1,3 +1,5 @@
+"""Encoded sets: shards, splits, fingerprints and tokenization."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Reading GLUE tasks from TSV files."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Partitioners, per-client test parts, partition reports and files."""
+
 from __future__ import annotations
 
 import json
@@ -62,12 +64,12 @@ def test_lda_of_a_data_set_as_large_as_cifar10_gives_the_reference_sizes_and_cla
 def test_lda_shuffles_a_class_before_it_is_cut() -> None:
     # The reference sizes do not cover this: without a shuffle, clients get consecutive samples of a class.
     (first,) = (p for p in Partition(alpha=100, seed=0).split(LABELS, 10)[:1])
-    mine = first[first < 100]
-    assert len(mine) > 3
-    assert np.diff(mine).max() > 1
+    members = first[first < 100]
+    assert len(members) > 3
+    assert np.diff(members).max() > 1
     expected = np.arange(100)
     np.random.RandomState(0).shuffle(expected)
-    assert np.array_equal(mine, np.sort(expected[: len(mine)]))
+    assert np.array_equal(members, np.sort(expected[: len(members)]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

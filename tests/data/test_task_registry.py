@@ -1,3 +1,5 @@
+"""The registry of text tasks."""
+
 from __future__ import annotations
 
 import os

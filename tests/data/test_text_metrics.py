@@ -1,3 +1,5 @@
+"""Metrics of text tasks."""
+
 from __future__ import annotations
 
 import sys

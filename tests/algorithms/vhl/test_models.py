@@ -145,12 +145,12 @@ def test_initial_weights_depend_on_the_seed_only():
 
 
 def test_initial_weights_have_the_distribution_of_pytorch():
-    ours, theirs = build("lenet", 10, seed=0).requires_grad_(False), lenet(10).requires_grad_(False)
-    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
-        if mine.numel() > 1000:
-            assert float(mine.std()) == pytest.approx(float(reference.std()), rel=0.1)
-            assert float(mine.abs().max()) == pytest.approx(float(reference.abs().max()), rel=0.05)
-            assert abs(float(mine.mean())) < 0.1 * float(mine.std())
+    seeded, reference_model = build("lenet", 10, seed=0).requires_grad_(False), lenet(10).requires_grad_(False)
+    for parameter, reference in zip(seeded.parameters(), reference_model.parameters(), strict=True):
+        if parameter.numel() > 1000:
+            assert float(parameter.std()) == pytest.approx(float(reference.std()), rel=0.1)
+            assert float(parameter.abs().max()) == pytest.approx(float(reference.abs().max()), rel=0.05)
+            assert abs(float(parameter.mean())) < 0.1 * float(parameter.std())
     norm = build("conv3", 10, seed=0).stages[0][0][1]
     assert torch.equal(norm.weight, torch.ones(16))
     assert torch.equal(norm.running_var, torch.ones(16))
