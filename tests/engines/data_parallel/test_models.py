@@ -40,10 +40,10 @@ def test_a_wide_resnet_equals_the_feature_extractor_of_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("name", "channels", "reason"),
     [
-        ("resnet18", 1, "cannot take images of 1 x 32 x 32"),
+        ("resnet18", 1, "does not accept images of 1 x 32 x 32"),
         ("no_such_net", 3, "has no classifier 'no_such_net'"),
         ("fcn_resnet50", 3, "has no classifier"),
-        ("vit_b_16", 3, "cannot take images of 3 x 32 x 32"),
+        ("vit_b_16", 3, "does not accept images of 3 x 32 x 32"),
     ],
 )
 def test_unsuitable_torchvision_models_are_refused_with_the_reason(name: str, channels: int, reason: str) -> None:
