@@ -27,7 +27,7 @@ from farshore.engines.federated.tensor_partition import cut_for
 from farshore.engines.federated.tree import Part
 from farshore.models.flat_params import FlatLayout, FlatModel
 from farshore.models.image_classifiers import build
-from farshore.wire.encodings import Sized
+from farshore.wire.encodings import SizedEncoding
 from farshore.wire.pack import pack, unpack
 
 #: Label of the larger model: its number of parameters.
@@ -100,7 +100,7 @@ def update_bytes(uplink: Uplink, layout: FlatLayout | None = None) -> int:
     if cut is None:
         return layout.payload_bytes
     sizes = [
-        cast(Sized, piece.encoding).size(piece.shape) if piece.encoding else 4 * math.prod(piece.shape)
+        cast(SizedEncoding, piece.encoding).size(piece.shape) if piece.encoding else 4 * math.prod(piece.shape)
         for piece in cut(FLOATS, layout.total, layout)
     ]
     return sum(sizes) + layout.payload_bytes - 4 * layout.total

@@ -77,7 +77,7 @@ class Token:
 
 def versions_message() -> pb.Versions:
     """Return the versions of this process as a message."""
-    here = Versions.here()
+    here = Versions.local()
     return pb.Versions(protocol=here.protocol, farshore=here.farshore, torch=here.torch, python=here.python)
 
 

@@ -13,21 +13,23 @@ import sys
 from pydantic import ValidationError
 
 from ..core.errors import ConfigError, RunFailedError
-from ..core.processes import Json, Parent, place_of
+from ..core.processes import Json, Parent, user_code_location
 from ..core.workloads import load
 
 
 def main() -> int:
     """Run the node program that the agent requests; returns the exit code."""
-    parent = Parent.find()
-    parameters = parent.first()
+    parent = Parent.connect()
+    parameters = parent.receive_first()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         _run(parent, parameters)
     except Exception as error:
-        return int(parent.failed(error))
+        return int(parent.report_failure(error))
     except SystemExit as error:  # exit(0) in user code must not count as success
-        return int(parent.failed(RunFailedError(f"the program called exit({error.code}){place_of(error)}")))
+        return int(
+            parent.report_failure(RunFailedError(f"the program called exit({error.code}){user_code_location(error)}"))
+        )
     return 0
 
 

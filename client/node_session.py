@@ -90,7 +90,7 @@ class NodeProcessSession:
             grpc.ssl_channel_credentials(root.encode()) if root else None,
             options=options,
             on_state=self.log,
-            shape=Shaper(link, self.run.seed.child("node", self.node)) if link != LinkProfile() else None,
+            shaper=Shaper(link, self.run.seed.child("node", self.node)) if link != LinkProfile() else None,
         )
 
     def __enter__(self) -> NodeProcessSession:

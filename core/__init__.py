@@ -1,1 +1,1 @@
-"""The ground floor: errors, seeds, messages, profiles and the protocols that all rooms speak. Imports no other room."""
+"""The base package: errors, seeds, messages, profiles, and the contracts between packages. Imports no other package."""

@@ -1,4 +1,4 @@
-"""``host:port`` as people write it."""
+"""Parsing and formatting of ``host:port`` addresses, and detection of loopback hosts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Split ``host:port``; an IPv6 address stands in brackets.
+    """Split ``host:port`` into host and port; IPv6 addresses are in brackets.
 
     Raises
     ------
     ConfigError
-        There is no port, or no number that a port can be.
+        The port is missing or not in 1 to 65535.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -25,17 +25,17 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """``host:port``, with brackets where the host is an IPv6 address."""
+    """Format ``host:port``, with brackets around IPv6 addresses."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def loopback_interface(host: str) -> str:
-    """The network interface that reaches ``host`` if it is this machine and nothing else; else empty."""
+    """Return the name of the loopback interface if ``host`` is a loopback address, else an empty string."""
     return _LOOPBACK.get(sys.platform, "") if is_loopback(host.removeprefix("[").removesuffix("]")) else ""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` can only ever mean this machine."""
+    """Whether ``host`` is a loopback address or ``localhost``."""
     if host == "localhost":
         return True
     try:

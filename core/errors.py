@@ -1,13 +1,13 @@
-"""One family of errors, each with the exit code that the command line ends with.
+"""The exceptions that farshore raises, and the exit code of each.
 
-A message says what failed and where; ``hint`` says what to do about it. ``docs/exit-codes.md`` explains each code.
+A message says what failed and where; ``hint`` says how to fix it. ``docs/exit-codes.md`` explains each code.
 """
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every farshore process."""
+    """Exit codes of farshore processes."""
 
     OK = 0
     INTERNAL = 1
@@ -29,14 +29,14 @@ class ExitCode(IntEnum):
 
 
 class FarshoreError(Exception):
-    """Base of every error that farshore raises on purpose.
+    """Base class of all errors that farshore raises deliberately.
 
     Parameters
     ----------
     message : str
         What failed, and where (node, run, round or step).
     hint : str, optional
-        What the reader can do about it; one sentence.
+        How to fix it; one sentence.
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
@@ -51,19 +51,19 @@ class FarshoreError(Exception):
 
 
 class ConfigError(FarshoreError):
-    """A key or value of a configuration is wrong."""
+    """A configuration has an unknown key or an invalid value."""
 
     exit_code = ExitCode.CONFIG
 
 
 class DataError(FarshoreError):
-    """A data set is missing or not in the format it should be in."""
+    """A data set is missing or not in the expected format."""
 
     exit_code = ExitCode.DATA
 
 
 class MissingExtraError(FarshoreError):
-    """A package that belongs to an optional extra is not installed."""
+    """A package of an optional extra is not installed."""
 
     exit_code = ExitCode.MISSING_EXTRA
 
@@ -72,9 +72,9 @@ class MissingExtraError(FarshoreError):
 
 
 class WireError(FarshoreError):
-    """Bytes from a peer are not what the wire format allows.
+    """A message or frame violates the wire format or a limit.
 
-    ``name`` is that of the channel among several that somebody waited for, else empty.
+    ``name`` is set by calls that receive from several channels: the name of the channel that failed.
     """
 
     exit_code = ExitCode.WIRE
@@ -82,9 +82,9 @@ class WireError(FarshoreError):
 
 
 class PeerLostError(FarshoreError):
-    """The program at the other end of a channel is gone.
+    """The program at the other end of a channel has ended, restarted or closed the channel.
 
-    ``name`` is that of the channel among several that somebody waited for, else empty.
+    ``name`` is set by calls that receive from several channels: the name of the channel that failed.
     """
 
     exit_code = ExitCode.PEER_LOST
@@ -92,19 +92,19 @@ class PeerLostError(FarshoreError):
 
 
 class RefusedError(FarshoreError):
-    """The other side refused: token, key, name, fingerprint or permission."""
+    """The peer rejected a token, key, name, fingerprint or permission."""
 
     exit_code = ExitCode.REFUSED
 
 
 class VersionError(RefusedError):
-    """Two ends run versions that do not work together."""
+    """The two peers run incompatible versions."""
 
     exit_code = ExitCode.VERSION
 
 
 class UnreachableError(FarshoreError):
-    """Nobody answers at an address."""
+    """An address does not respond."""
 
     exit_code = ExitCode.UNREACHABLE
 
@@ -122,18 +122,18 @@ class RunCancelledError(FarshoreError):
 
 
 class NotFoundError(FarshoreError):
-    """No run, node, workload or file of that name."""
+    """There is no run, node, workload or file with the given name."""
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class StorageError(FarshoreError):
-    """A disk is full, read-only, or holds a damaged file."""
+    """A disk is full or read-only, or a file is damaged."""
 
     exit_code = ExitCode.STORAGE
 
 
 class PortInUseError(FarshoreError):
-    """Another program listens on the port."""
+    """The port is in use by another program."""
 
     exit_code = ExitCode.PORT_IN_USE

@@ -1,4 +1,4 @@
-"""What a method offers whose trained models can leave as files that other programs run."""
+"""The protocol of workloads that can export trained models as ONNX files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from .seeds import Seed
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A run as far as its model depends on it, and one of its states.
+    """A saved model state, and the properties of its run that determine the model.
 
     Attributes
     ----------
     config : BaseModel
+        Configuration of the run.
     seed : Seed
-        The run's.
+        Root seed of the run.
     clients : int
-        How many took part.
+        Number of clients of the run.
     state : Path
-        A safetensors file, tensors by the names of the model's state.
+        A safetensors file with the model's state dict.
     """
 
     config: BaseModel
@@ -34,28 +35,33 @@ class TrainedModel:
 
 
 @runtime_checkable
-class Exports(Protocol):
-    """A workload that can write its models as ONNX."""
+class SupportsExport(Protocol):
+    """A workload that can export its models to ONNX."""
 
     def export(self, trained: TrainedModel, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
-        """Write the model to ``path``, checked against what it was made from; returns what there is to tell of it.
+        """Write the model to ``path`` and verify the file against the original model.
 
         Parameters
         ----------
-        trained : Trained
+        trained : TrainedModel
         find : callable
-            Gives a data set's path by name.
+            Returns the path of a data set by name.
         path : Path
-            Replaced if it exists; as it was where this fails.
+            Replaced if it exists; unchanged if the export fails.
+
+        Returns
+        -------
+        Mapping
+            Properties of the export to report, by name.
 
         Raises
         ------
         MissingExtraError
             A package that writes or runs ONNX is not installed.
         DataError
-            A data set is not there.
+            A data set is missing.
         StorageError
-            The state is damaged or another model's, or the file cannot be written.
+            The state is damaged or belongs to another model, or the file cannot be written.
         RunFailedError
-            The file does not compute what the model computes.
+            The outputs of the exported file differ from those of the model.
         """

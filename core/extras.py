@@ -1,4 +1,4 @@
-"""Packages of the extra ``vision``, imported when they are needed and named when they are missing."""
+"""Lazy imports of packages in the optional extra ``vision``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import MissingExtraError
 
-#: Import name -> name to install, where they differ.
+#: Import name -> distribution name, where they differ.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 
 
@@ -17,7 +17,7 @@ def vision_module(name: str) -> Any:
     Raises
     ------
     MissingExtraError
-        It, or a package that it needs, is not installed.
+        The module, or a package that it imports, is not installed.
     """
     try:
         return import_module(name)
@@ -26,6 +26,6 @@ def vision_module(name: str) -> Any:
 
 
 def missing_vision(error: ModuleNotFoundError) -> MissingExtraError:
-    """The error that names the package which ``error`` missed."""
+    """Return the error that names the missing package and the extra ``vision``."""
     package = (error.name or "").split(".")[0]
     return MissingExtraError(_DISTRIBUTIONS.get(package, package), "vision")

@@ -1,4 +1,4 @@
-"""Writing small files so that they are whole or not there, and private from their first byte."""
+"""Atomic writes of small files with restricted permissions."""
 
 from __future__ import annotations
 
@@ -9,33 +9,43 @@ from .errors import StorageError
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` (and its parents) and let its owner alone use it.
+    """Create the directory ``path`` and its parents; ``path`` gets mode 0700.
 
     Raises
     ------
     StorageError
-        It cannot be made.
+        The directory cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
     except OSError as error:
-        raise StorageError(f"cannot use the folder {path}: {error.strerror}") from error
+        raise StorageError(f"cannot create the directory {path}: {error.strerror}") from error
     return path
 
 
 def write_file(path: Path, content: bytes, *, mode: int = 0o600, new: bool = False) -> None:
-    """Replace a file in one step; it is never, not for a moment, readable by more than ``mode`` allows.
+    """Replace a file atomically. The file never has wider permissions than ``mode``.
+
+    Parameters
+    ----------
+    path : Path
+        Missing parent directories are created.
+    content : bytes
+    mode : int
+        Permission bits.
+    new : bool
+        Refuse to replace an existing file.
 
     Raises
     ------
     StorageError
-        It cannot be written, or ``new`` and it exists.
+        The file cannot be written, or ``new`` is set and it exists.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if new and path.exists():
-            raise StorageError(f"{path} exists already", hint="choose another folder or remove it by hand")
+            raise StorageError(f"{path} already exists", hint="choose another directory or remove the file")
         temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

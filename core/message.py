@@ -1,4 +1,4 @@
-"""What programs send each other: named arrays and a few scalars, under a kind."""
+"""Messages between programs: a kind, named arrays and scalar fields."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Scalar: TypeAlias = bool | int | float | str | bytes
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One tensor as it travels.
+    """An encoded tensor.
 
     Attributes
     ----------
     side : bytes
-        Side data that decoding needs (scales, lengths), already packed; counted as payload.
+        Packed data that the decoder needs besides the body (scales, lengths); counted as payload.
     body : Array
         C-contiguous array whose bytes follow the side data.
     """
@@ -30,25 +30,32 @@ class Encoded:
 
 
 class Encoding(Protocol):
-    """A way to write an array as bytes; implemented in ``wire/encodings``, chosen by the method."""
+    """Encodes an array as bytes; implemented in ``wire/encodings``, selected by the workload."""
 
     @property
     def name(self) -> str:
-        """Name in the tensor table, e.g. ``int4`` or ``ragged|int4``; decoding finds the decoder by it."""
+        """Name in the tensor table, e.g. ``int4`` or ``ragged|int4``; selects the decoder."""
 
     @property
     def lossy(self) -> bool:
-        """Whether decoding may return other values than were encoded."""
+        """Whether decoded values may differ from the original ones."""
 
     def encode(self, array: Array) -> Encoded:
-        """Encode; must not change ``array``."""
+        """Encode ``array`` without modifying it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An array and how it is to travel; ``encoding=None`` is ``raw``. On receipt ``array`` is the decoded array.
+    """An array of a message, and its encoding.
 
-    ``dtype`` names the element type where NumPy has none: a bfloat16 array is carried as uint16 with ``dtype="bf16"``.
+    Attributes
+    ----------
+    array : Array
+        In a received message, the decoded array.
+    encoding : Encoding, optional
+        None = ``raw``.
+    dtype : str, optional
+        Element type, if NumPy has no dtype for it: bfloat16 values are stored as uint16 with ``dtype="bf16"``.
     """
 
     array: Array
@@ -58,18 +65,18 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message between two programs.
+    """A message between two programs.
 
     Attributes
     ----------
     kind : str
-        What it is for the ledger: ``activation``, ``gradient``, ``weights``, ``control`` …
+        Category in the ledger: ``activation``, ``gradient``, ``weights``, ``control`` …
     round, step, micro : int
-        Where in the run it belongs; which of them a method uses is its own affair.
+        Round, step and micro-batch of the message; the workload decides which of them it uses.
     tensors : Mapping[str, Tensor]
-        Named arrays.
+        Arrays by name.
     fields : Mapping[str, Scalar]
-        A few scalars; they travel in the header.
+        Scalars by name; sent in the frame header.
     """
 
     kind: str
@@ -80,8 +87,14 @@ class Message:
     fields: Mapping[str, Scalar] = field(default_factory=dict)
 
     def array(self, name: str) -> Array:
-        """The array called ``name``; a :class:`KeyError` names the message's kind and what it does hold."""
+        """Return the array called ``name``.
+
+        Raises
+        ------
+        KeyError
+            There is none; the error lists the names of the arrays that the message has.
+        """
         try:
             return self.tensors[name].array
         except KeyError:
-            raise KeyError(f"a '{self.kind}' message holds {sorted(self.tensors)}, not '{name}'") from None
+            raise KeyError(f"a '{self.kind}' message has the tensors {sorted(self.tensors)}, not '{name}'") from None

@@ -1,7 +1,7 @@
-"""Supervised child processes: spawned, in a process group of their own, and dead as soon as their parent is.
+"""Child processes in process groups of their own, which exchange JSON messages with their parent and die with it.
 
-Parent and child talk in lines of JSON over a socket pair. The pair is also how each notices the other's end; on Linux
-the kernel's parent-death signal does so even while the child computes.
+Messages are lines of JSON over a socket pair. The end of the stream tells each side that the other has ended. On Linux,
+the parent-death signal of the kernel also ends a child that does not read its messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OUTPUT_LINE = 16 << 10
 
 
 class Child:
-    """The parent's view of a child process; use inside one asyncio loop."""
+    """A child process, as seen by its parent; use inside one asyncio loop."""
 
     def __init__(
         self,
@@ -44,7 +44,15 @@ class Child:
 
     @classmethod
     async def start(cls, module: str, *, environment: Mapping[str, str] | None = None) -> Child:
-        """Spawn ``python -m module``; it finds its parent through :class:`Parent`."""
+        """Spawn ``python -m module``, which connects to this process with :meth:`Parent.connect`.
+
+        Parameters
+        ----------
+        module : str
+            Dotted module name.
+        environment : Mapping[str, str], optional
+            Variables to add to those of this process.
+        """
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -71,16 +79,16 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative when a signal ended it."""
+        """None while the process runs; negative if it was killed by a signal."""
         return self._process.returncode
 
     def send(self, message: Json) -> None:
-        """Queue one message; a child that is gone does not get it."""
+        """Queue a message; it is dropped if the child has ended."""
         if not self._writer.is_closing():
             self._writer.write(_line(message))
 
     async def messages(self) -> AsyncIterator[Json]:
-        """What the child says, until it closes its end."""
+        """Yield the messages of the child until it closes its end."""
         while True:
             try:
                 line = await self._reader.readline()
@@ -91,7 +99,7 @@ class Child:
             yield _parse(line)
 
     async def output(self) -> AsyncIterator[str]:
-        """Lines of its standard output and error; an over-long line comes in pieces."""
+        """Yield the lines of standard output and error; lines over 16 KiB are split."""
         stream = self._process.stdout
         assert stream is not None
         rest = b""
@@ -106,14 +114,22 @@ class Child:
             yield rest.decode(errors="replace")
 
     async def wait(self) -> int:
-        """Wait for its end; returns the exit code. Grandchildren that outlived it are killed."""
+        """Wait for the process to end and return its exit code. Kills descendants that are still running."""
         code = await self._process.wait()
         self._kill_group(signal.SIGKILL)
         self._writer.close()
         return code
 
     async def stop(self, grace: float, *, first: signal.Signals | None = signal.SIGTERM) -> int:
-        """End it: ``first`` (None = it was asked by message), and SIGKILL after ``grace`` seconds."""
+        """Terminate the process and return its exit code.
+
+        Parameters
+        ----------
+        grace : float
+            Seconds until SIGKILL.
+        first : signal, optional
+            Sent at once; None = the child was asked to end by a message.
+        """
         if first is not None and self.exit_code is None:
             self._kill_group(first)
         try:
@@ -124,7 +140,7 @@ class Child:
             return await self.wait()
 
     def kill(self) -> None:
-        """Kill it and everything it started, if it is still there."""
+        """Kill the process and its descendants if it is still running."""
         if self.exit_code is None:
             self._kill_group(signal.SIGKILL)
 
@@ -134,7 +150,7 @@ class Child:
 
 
 class Parent:
-    """The child's view of its parent."""
+    """The parent process, as seen by its child."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -143,8 +159,8 @@ class Parent:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def find(cls) -> Parent:
-        """Take up the connection this process was spawned with, and tie this process's life to the parent's.
+    def connect(cls) -> Parent:
+        """Open the connection to the process that spawned this one; from now on this process dies with it.
 
         Raises
         ------
@@ -155,20 +171,28 @@ class Parent:
             descriptor, pid = (int(part) for part in os.environ.pop(_VARIABLE).split(":"))
             connection = socket.socket(fileno=descriptor)
         except (KeyError, ValueError, OSError) as error:
-            raise WireError("this program is started by farshore itself", hint="see 'farshore --help'") from error
+            raise WireError("this program can only be started by farshore", hint="see 'farshore --help'") from error
         os.set_inheritable(descriptor, False)
         _die_with_parent(pid)
         return cls(connection)
 
-    def first(self) -> Json:
-        """The first message; blocks."""
+    def receive_first(self) -> Json:
+        """Return the first message; blocks."""
         line = self._file.readline(_LINE_LIMIT)
         if not line.endswith(b"\n"):
             _die()
         return _parse(line)
 
     def listen(self, on_message: Callable[[Json], None], on_gone: Callable[[], None] | None = None) -> None:
-        """Hand every further message to ``on_message`` in a thread; when the parent is gone, ``on_gone`` and die."""
+        """Receive all further messages in a thread; kill this process when the parent ends.
+
+        Parameters
+        ----------
+        on_message : callable
+            Called with each message.
+        on_gone : callable, optional
+            Called once when the parent has ended, before this process is killed.
+        """
         self._thread = threading.Thread(target=self._listen, args=(on_message, on_gone), name="parent", daemon=True)
         self._thread.start()
 
@@ -188,28 +212,37 @@ class Parent:
             _die()
 
     def send(self, message: Json) -> None:
-        """Send one message; from any thread."""
+        """Send a message. Thread-safe."""
         with self._lock, suppress(OSError):
             self._socket.sendall(_line(message))
 
-    def failed(self, error: Exception) -> ExitCode:
-        """Tell what the program died of, in one line; only a surprise comes with a traceback. Returns the exit code."""
+    def report_failure(self, error: Exception) -> ExitCode:
+        """Report the error that ended the program, as one line, and return the exit code.
+
+        Errors other than :class:`FarshoreError` are sent with their traceback.
+        """
         text = " ".join(str(error).split())
         if isinstance(error, FarshoreError):
             code, trace = error.exit_code, ""
         else:
             code, trace = ExitCode.RUN_FAILED, "".join(traceback.format_exception(error))
-            text = f"{type(error).__name__}: {text}".rstrip(": ") + place_of(error)
+            text = f"{type(error).__name__}: {text}".rstrip(": ") + user_code_location(error)
         self.send({"type": "failed", "exit_code": int(code), "error": text, "traceback": trace})
         return code
 
 
-def place_of(error: BaseException) -> str:
-    """Where in a user's code it was raised, in brackets: the innermost frame outside this package and what it uses."""
-    ours = (Path(__file__).resolve().parents[1], Path(traceback.__file__).resolve().parent)
+def user_code_location(error: BaseException) -> str:
+    """Return the innermost traceback frame in user code: outside farshore, site-packages and the standard library.
+
+    Returns
+    -------
+    str
+        E.g. `` (my_method.py, line 4, in local_update)``; empty if there is no such frame.
+    """
+    excluded = (Path(__file__).resolve().parents[1], Path(traceback.__file__).resolve().parent)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename).resolve()
-        if path.is_file() and "site-packages" not in path.parts and not any(path.is_relative_to(o) for o in ours):
+        if path.is_file() and "site-packages" not in path.parts and not any(path.is_relative_to(e) for e in excluded):
             return f" ({path.name}, line {frame.lineno}, in {frame.name})"
     return ""
 
@@ -232,12 +265,12 @@ def _die_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # the parent ended before the signal was set
         _die()
 
 
 def _die() -> None:
-    """End this process and everything it started, at once."""
+    """Kill this process and its descendants."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)

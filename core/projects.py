@@ -1,6 +1,6 @@
-"""Methods of a project that is not installed: a folder whose ``pyproject.toml`` names them, for simulations only.
+"""Methods of a project directory that is not installed, declared in its ``pyproject.toml``; for simulations only.
 
-Nodes and servers run installed methods; whoever simulates on a machine of their own may run what lies before them.
+Nodes and servers run installed methods only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .errors import ConfigError
 #: The entry-point group of methods.
 GROUP = "farshore.workloads"
 
-#: Names the folder to the processes that a simulation starts.
+#: Environment variable by which the processes of a simulation get the project directory.
 _VARIABLE = "FARSHORE_PROJECT"
 
 
 def methods_of(folder: Path) -> dict[str, str]:
-    """Names and import paths that the project in ``folder`` declares; none without a ``pyproject.toml``.
+    """Return the names and import paths that the project in ``folder`` declares; empty without a ``pyproject.toml``.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or is not what it should be.
+        The file cannot be read or parsed, or an entry is not an import path.
     """
     path = folder / "pyproject.toml"
     if not path.is_file():
@@ -36,17 +36,17 @@ def methods_of(folder: Path) -> dict[str, str]:
         raise ConfigError(f"cannot read {path}: {error}") from error
     listed = found.get("project", {}).get("entry-points", {}).get(GROUP, {})
     if not isinstance(listed, dict) or not all(isinstance(v, str) and ":" in v for v in listed.values()):
-        raise ConfigError(f'{path}: [project.entry-points."{GROUP}"] holds lines like name = "module:WORKLOAD"')
+        raise ConfigError(f'{path}: [project.entry-points."{GROUP}"] must have entries like name = "module:WORKLOAD"')
     return listed
 
 
 def use_project(folder: Path) -> None:
-    """Let this process, and those it starts, import the methods of a project; the folder goes on the import path."""
+    """Make the methods of a project available in this process and those that it starts."""
     os.environ[_VARIABLE] = str(folder.resolve())
 
 
 def methods_in_use() -> dict[str, str]:
-    """Methods of the project in use; none if there is none."""
+    """Return the methods of the project in use, and add its directory to the import path."""
     folder = os.environ.get(_VARIABLE)
     if not folder:
         return {}

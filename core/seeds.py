@@ -1,4 +1,4 @@
-"""The seed tree: every random number of a run descends from one root, whatever order things happen in."""
+"""The seed tree: derives independent seeds from one root by name, whatever the order of use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 class Seed:
     """A node of the seed tree.
 
-    ``seed.child("round", 3).child("node", 7)`` is the same number on every machine and in every process. Children with
+    ``seed.child("round", 3).child("node", 7)`` has the same value on every machine and in every process. Children with
     different paths are independent.
     """
 
@@ -20,12 +20,12 @@ class Seed:
     path: tuple[str, ...] = ()
 
     def child(self, *names: str | int) -> Seed:
-        """Return the descendant at ``names``; an integer and its decimal string are the same name."""
+        """Return the descendant with the given path; an integer and its decimal string are the same name."""
         return Seed(self.root, (*self.path, *(str(n) for n in names)))
 
     @property
     def value(self) -> int:
-        """A 63-bit non-negative integer, fit for ``torch.manual_seed`` and ``torch.Generator``."""
+        """A non-negative integer of 63 bits, valid for ``torch.manual_seed`` and ``torch.Generator``."""
         digest = hashlib.blake2b(digest_size=8)
         # Lengths before the names: ("ab", "c") and ("a", "bc") must differ.
         for part in (str(self.root), *self.path):
@@ -34,5 +34,5 @@ class Seed:
         return int.from_bytes(digest.digest(), "little") >> 1
 
     def numpy(self) -> np.random.Generator:
-        """A fresh NumPy generator seeded here."""
+        """Return a new NumPy generator with this seed."""
         return np.random.default_rng(self.value)

@@ -305,7 +305,7 @@ class Workload(Protocol):
     ``code(config) -> Code``
         The code that a run brings, so that a server refuses at once what its operator has not accepted.
     ``plan(config, setting)``
-        What its runs will send; see :class:`~farshore.core.traffic_plan.Plans`.
+        What its runs will send; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
     """
 
     @property

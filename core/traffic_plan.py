@@ -1,4 +1,4 @@
-"""What a run is going to send, told before it runs: the contract between methods and estimates."""
+"""Traffic plans: the messages that a run will send, computed by workloads for traffic estimates."""
 
 from __future__ import annotations
 
@@ -15,71 +15,70 @@ from .message import Message
 from .seeds import Seed
 from .transfer import Direction
 
-Places = NDArray[np.int64]
+IndexArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:
-    """Messages of one size.
+    """Messages of equal shapes, dtypes, encodings and fields.
 
     Attributes
     ----------
     direction : {"up", "down"}
     message : Message
-        One of them. Its values mean nothing, its shapes, types, encodings and fields are those of all of them; its
-        ``round`` or ``step`` is replaced by each of ``places``.
+        An example. The values of its arrays are irrelevant; its ``round`` or ``step`` is replaced by ``indices``.
     nodes : int64 array, shape [n]
-        Who sends or gets each message: a place in :attr:`TrafficPlan.nodes`.
-    places : int64 array, shape [n]
-        The round or step that each belongs to.
+        Sender (``up``) or receiver (``down``) of each message, as an index into :attr:`TrafficPlan.nodes`.
+    indices : int64 array, shape [n]
+        Round or step of each message, see :attr:`TrafficPlan.unit`.
     """
 
     direction: Direction
     message: Message
-    nodes: Places
-    places: Places
+    nodes: IndexArray
+    indices: IndexArray
 
     @classmethod
-    def of(cls, direction: Direction, message: Message, nodes: Iterable[int], place: int | Iterable[int] = 0) -> Flow:
-        """A message of each of ``nodes`` at one place, or at each of several."""
-        who = np.fromiter(nodes, np.int64)
-        when = np.array([place] if isinstance(place, int) else list(place), np.int64)
-        return cls(direction, message, np.tile(who, len(when)), np.repeat(when, len(who)))
+    def of(cls, direction: Direction, message: Message, nodes: Iterable[int], index: int | Iterable[int] = 0) -> Flow:
+        """Return the flow with one message per node in each round or step of ``index``."""
+        node_array = np.fromiter(nodes, np.int64)
+        index_array = np.array([index] if isinstance(index, int) else list(index), np.int64)
+        return cls(direction, message, np.tile(node_array, len(index_array)), np.repeat(index_array, len(node_array)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PeerFlow:
-    """Bytes that nodes send to other nodes: one row of the ledger for each node and place.
+    """Bytes that nodes send to other nodes directly; one ledger row per node and round or step.
 
     Attributes
     ----------
     kind : str
     size : int
-        Bytes.
-    nodes, places : int64 array, shape [n]
-        As of :class:`Flow`.
+        Bytes per row.
+    nodes, indices : int64 array, shape [n]
+        Sender, and round or step, of each row; as in :class:`Flow`.
     """
 
     kind: str
     size: int
-    nodes: Places
-    places: Places
+    nodes: IndexArray
+    indices: IndexArray
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What an estimate knows beside the method's configuration.
+    """The inputs of an estimate besides the workload's configuration.
 
     Attributes
     ----------
     nodes : tuple of str
-        The cohort.
+        Names of the cohort.
     seed : Seed
-        The run's.
+        Root seed of the run.
     find : callable
-        Path of a data set by name; raises :class:`~farshore.core.errors.DataError` where none was given.
+        Returns the path of a data set by name; raises :class:`~farshore.core.errors.DataError` if it was not given.
     assumed : Mapping
-        Figures that stand for data that are not there, by the method's own names.
+        Assumed properties of data sets that are not available; the workload defines their names.
     """
 
     nodes: tuple[str, ...]
@@ -90,20 +89,20 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class TrafficPlan:
-    """All messages of a run in which nothing fails.
+    """All messages of a run without failures.
 
     Attributes
     ----------
     unit : {"round", "step"}
-        What flows are counted by.
+        Meaning of the flows' ``indices``.
     nodes : tuple of str
     flows : sequence of Flow
     notes : sequence of str
-        What was assumed, in words; empty where the sizes follow from configuration and data alone.
+        Descriptions of the assumptions; empty if configuration and data determine all sizes.
     baselines : Mapping
-        Dense bytes of what the same training would have sent by other means.
+        Dense bytes of equivalent training with other methods, by name of the method.
     peers : sequence of PeerFlow
-        What does not go through the server.
+        Traffic between nodes that does not pass the server.
     """
 
     unit: Literal["round", "step"]
@@ -114,23 +113,23 @@ class TrafficPlan:
     peers: Sequence[PeerFlow] = ()
 
 
-def greetings(nodes: Sequence[str]) -> list[Flow]:
-    """How every run begins, whatever the method: hello and begin."""
-    everybody = range(len(nodes))
-    return [Flow.of("up", hello(()), everybody), Flow.of("down", begin(None), everybody)]
+def handshake_flows(nodes: Sequence[str]) -> list[Flow]:
+    """Return the flows of the handshake with which every run begins."""
+    all_nodes = range(len(nodes))
+    return [Flow.of("up", hello(()), all_nodes), Flow.of("down", begin(None), all_nodes)]
 
 
 @runtime_checkable
-class Plans(Protocol):
-    """A workload that can tell what its runs will send."""
+class SupportsTrafficPlan(Protocol):
+    """A workload that can plan the traffic of its runs."""
 
     def plan(self, config: Any, setting: Setting) -> TrafficPlan:
-        """The messages of a run.
+        """Return the messages of a run.
 
         Raises
         ------
         ConfigError
-            What such a run sends cannot be told beforehand, or ``assumed`` holds a name that means nothing here.
+            The traffic of such a run cannot be predicted, or ``assumed`` has an unknown name.
         DataError
-            A data set is not there, and nothing was assumed of it.
+            A data set is missing, and no properties of it were assumed.
         """

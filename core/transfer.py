@@ -1,4 +1,4 @@
-"""One row of the ledger: what a frame cost, in the three sizes that the ledger keeps."""
+"""Ledger rows: who sent a frame, and its dense, payload and frame bytes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ Direction: TypeAlias = Literal["up", "down", "peer"]
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A frame that crossed a channel.
+    """A frame that was sent over a channel, or bytes that a node sent to other nodes.
 
     Attributes
     ----------
     node : str
-        The node at the far end.
+        The node that sent or received it.
     direction : {"up", "down", "peer"}
-        ``up`` = node to server; ``peer`` = node to other nodes, which no channel carried: as the node counted it.
+        ``up`` = node to server; ``down`` = server to node; ``peer`` = node to other nodes, outside of channels, as
+        reported by the node.
     kind : str
-        The message's kind; ``ack``, ``heartbeat`` and ``retransmission`` are the channel's own.
+        Kind of the message. Internal kinds of the channel: ``hello``, ``ack``, ``heartbeat``, ``bye``, ``skip`` and
+        ``retransmission``.
     encoding : str
-        Encodings used, in the order of the tensor table, joined by ``,``; ``raw`` where none.
-    dense_bytes, payload_bytes, frame_bytes : int
-        Tensor bytes before encoding; after it, side data included; with prefix and header.
+        Encodings used, in the order of the tensor table, joined by ``,``; ``raw`` if there are none.
+    round, step, micro : int
+        As in the message.
+    dense_bytes : int
+        Bytes of the tensors before encoding.
+    payload_bytes : int
+        Bytes of the tensors after encoding, including side data.
+    frame_bytes : int
+        Bytes of the frame, including prefix and header.
     attempt : int
-        0 the first time; the epoch's number when a step is sent again after a restart.
+        Restart epoch of the run; 0 = the first attempt.
     time : float
-        Seconds since 1970 when the server sent it or had received it whole.
+        Unix time at which the server sent the frame or had received it completely, in seconds.
     """
 
     node: str

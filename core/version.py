@@ -1,4 +1,4 @@
-"""Versions that two ends compare before they work together."""
+"""Versions that nodes and server compare during the handshake."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib import metadata
 
 from .errors import VersionError
 
-#: Bumped whenever frames or control messages change in a way an older peer cannot read.
+#: Protocol version; incremented with every incompatible change of frames or control messages.
 PROTOCOL = 2
 
 
 def installed(package: str) -> str:
-    """Version of an installed package, or an empty string; imports nothing."""
+    """Return the version of an installed package, or an empty string. Does not import it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -22,7 +22,7 @@ def installed(package: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What the handshake compares."""
+    """Versions of the protocol, farshore, torch and Python."""
 
     protocol: int
     farshore: str
@@ -30,19 +30,25 @@ class Versions:
     python: str
 
     @classmethod
-    def here(cls) -> Versions:
-        """Versions of this process, read from package metadata."""
+    def local(cls) -> Versions:
+        """Return the versions of this process, read from package metadata."""
         return cls(PROTOCOL, installed("farshore") or "0.1.0", installed("torch"), platform.python_version())
 
-    def check(self, other: Versions, *, whose: str, torch: bool = False) -> None:
-        """Raise :class:`VersionError` in one line when ``other`` cannot work with this end.
+    def check(self, other: Versions, *, peer: str, torch: bool = False) -> None:
+        """Check that ``other`` is compatible with these versions.
 
         Parameters
         ----------
-        whose : str
-            Names the other end in the message.
+        other : Versions
+        peer : str
+            Name of the peer, for the error message.
         torch : bool
-            Also compare torch (major.minor), as runs that compute on both ends need.
+            Also compare torch (major.minor); for runs in which both programs compute with it.
+
+        Raises
+        ------
+        VersionError
+            A version differs.
         """
         pairs = [
             ("protocol", str(self.protocol), str(other.protocol)),
@@ -53,8 +59,8 @@ class Versions:
         for name, mine, theirs in pairs:
             if mine != theirs:
                 raise VersionError(
-                    f"{whose} has {name} {theirs or 'none'}, this end has {name} {mine or 'none'}",
-                    hint=f"install the same {'farshore' if name == 'protocol' else name} on both ends",
+                    f"{peer} has {name} {theirs or 'none'}, this process has {name} {mine or 'none'}",
+                    hint=f"install the same {'farshore' if name == 'protocol' else name} on both machines",
                 )
 
 

@@ -1,4 +1,4 @@
-"""The table of methods: names and lazy import paths, so that naming a method imports nothing heavy."""
+"""Registry of methods: names and import paths, so that a method is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import MissingExtraError, NotFoundError
 from .projects import GROUP, methods_in_use
 from .session import Workload
 
-#: ``name -> "module:attribute"``. Third-party packages add theirs by the entry-point group ``farshore.workloads``.
+#: ``name -> "module:attribute"``. Other packages add methods with the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
     "data_parallel": "farshore.engines.data_parallel.workload:WORKLOAD",
     "dp_kfac": "farshore.algorithms.dp_kfac.workload:WORKLOAD",
@@ -21,7 +21,7 @@ BUILT_IN: dict[str, str] = {
     "vhl": "farshore.algorithms.vhl.workload:WORKLOAD",
 }
 
-#: Which extra brings a package that a method imports.
+#: Package that methods import -> extra that installs it.
 _EXTRAS = {
     "torch": "train",
     "transformers": "text",
@@ -36,9 +36,9 @@ _EXTRAS = {
 
 
 def names() -> dict[str, str]:
-    """Every known method with its import path; built-in ones cannot be overridden."""
-    found = {e.name: e.value for e in entry_points(group=GROUP)}
-    return {**found, **methods_in_use(), **BUILT_IN}
+    """Return all known methods with their import paths; built-in ones cannot be overridden."""
+    installed = {e.name: e.value for e in entry_points(group=GROUP)}
+    return {**installed, **methods_in_use(), **BUILT_IN}
 
 
 def load(name: str) -> Workload:
@@ -47,7 +47,7 @@ def load(name: str) -> Workload:
     Raises
     ------
     NotFoundError
-        No method has that name; the nearest is suggested.
+        No method has that name; the hint suggests the closest.
     MissingExtraError
         A package that the method imports is not installed.
     """
@@ -55,19 +55,19 @@ def load(name: str) -> Workload:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else "see 'farshore methods'"
-        raise NotFoundError(f"no method is called '{name}'", hint=hint)
-    return _imported(table[name])
+        raise NotFoundError(f"unknown method '{name}'", hint=hint)
+    return _import(table[name])
 
 
 def load_local(name: str) -> Workload:
-    """As :func:`load`, or from an import path ``module:attribute``; for simulations on one's own machine only.
+    """Import a method by name or by an import path ``module:attribute``; for simulations only.
 
-    Whoever starts a process here can import there anything anyway. Nodes and servers take names, never paths.
+    An import path executes arbitrary code, so nodes and servers accept names only.
     """
-    return _imported(name) if ":" in name else load(name)
+    return _import(name) if ":" in name else load(name)
 
 
-def _imported(path: str) -> Workload:
+def _import(path: str) -> Workload:
     module, _, attribute = path.partition(":")
     try:
         workload: Workload = getattr(import_module(module), attribute)

@@ -1,1 +1,1 @@
-"""The ``.proto`` sources and the modules generated from them (``make proto``). Imports no other room."""
+"""The ``.proto`` sources and the modules generated from them (``make proto``). Imports no other package."""

@@ -1,7 +1,7 @@
-"""Generate the protobuf modules beside their sources: ``python proto/generate.py [--check]``.
+"""Generate the protobuf modules from the ``.proto`` files in this directory: ``python proto/generate.py [--check]``.
 
-grpcio-tools runs in an environment of its own, because its releases lag grpcio's. ``--check`` writes nothing and
-fails when a committed module is not what the source gives.
+grpcio-tools is installed in a temporary environment, because its releases lag behind those of grpcio. ``--check`` writes
+nothing and fails if a committed module differs from the generated one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-#: The generator that the committed modules were made with; the protobuf runtime must not be older than its gencode.
+#: Generator of the committed modules; the protobuf runtime must not be older than the generated code.
 TOOLS = "grpcio-tools>=1.75,<1.77"
 
 
 def generate(target: Path, python: Path) -> None:
-    """Write the modules for every source here into ``target`` as parts of the package ``farshore.proto``."""
+    """Generate the modules of the package ``farshore.proto`` in the directory ``target``."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (root / "in/farshore").mkdir(parents=True)
@@ -29,15 +29,15 @@ def generate(target: Path, python: Path) -> None:
         out = str(root / "out")
         flags = [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
         subprocess.run([str(python), "-m", "grpc_tools.protoc", "-Iin", *flags, *sources], cwd=root, check=True)
-        for made in sorted((root / "out/farshore/proto").iterdir()):
-            text = made.read_text()
-            if made.name.endswith("_pb2_grpc.py") and "def __init__" not in text:
-                continue  # no service in this source
-            (target / made.name).write_text(text)
+        for module in sorted((root / "out/farshore/proto").iterdir()):
+            text = module.read_text()
+            if module.name.endswith("_pb2_grpc.py") and "def __init__" not in text:
+                continue  # the source defines no service
+            (target / module.name).write_text(text)
 
 
 def tools_python(directory: Path) -> Path:
-    """Make an environment that holds the generator; returns its interpreter."""
+    """Create an environment with the generator and return its Python interpreter."""
     venv.create(directory, with_pip=True)
     python = directory / "bin/python"
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", TOOLS], check=True)
@@ -45,7 +45,7 @@ def tools_python(directory: Path) -> Path:
 
 
 def main() -> int:
-    """Generate or check; returns the exit code."""
+    """Generate or check the modules; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the committed modules")
     check = parser.parse_args().check
@@ -53,7 +53,7 @@ def main() -> int:
         python = tools_python(Path(scratch) / "venv")
         target = HERE
         if check:
-            target = Path(scratch) / "made"
+            target = Path(scratch) / "generated"
             target.mkdir()
         generate(target, python)
         stale = [p.name for p in sorted(target.glob("*_pb2*")) if p.read_text() != (HERE / p.name).read_text()]

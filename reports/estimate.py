@@ -103,14 +103,14 @@ def planned_ledger(plan: TrafficPlan) -> Any:
 
 def _split_by_size(flow: Flow, unit: str) -> Iterator[tuple[Flow, dict[str, Any]]]:
     """Split a flow into parts whose messages have equal size, which depends on the varint length of round or step."""
-    lengths = np.zeros(len(flow.places), np.int64)
+    lengths = np.zeros(len(flow.indices), np.int64)
     for bits in range(_VARINT_BITS, 64, _VARINT_BITS):
-        lengths += flow.places >= 1 << bits
-    lengths += flow.places > 0  # zero is not encoded
+        lengths += flow.indices >= 1 << bits
+    lengths += flow.indices > 0  # zero is not encoded
     for length in np.unique(lengths):
         selected = lengths == length
-        first = int(flow.places[selected][0])
-        part = replace(flow, nodes=flow.nodes[selected], places=flow.places[selected])
+        first = int(flow.indices[selected][0])
+        part = replace(flow, nodes=flow.nodes[selected], indices=flow.indices[selected])
         yield part, _sizes(flow.message, unit, first)
 
 
@@ -129,7 +129,7 @@ def _peer_sizes(flow: PeerFlow) -> dict[str, Any]:
 
 
 def _rows(pa: Any, plan: TrafficPlan, flow: Flow | PeerFlow, sizes: Mapping[str, Any]) -> Any:
-    count = len(flow.places)
+    count = len(flow.indices)
     zeros = np.zeros(count, np.int64)
     texts: Mapping[str, tuple[NDArray[np.int64], Sequence[str]]] = {
         "node": (flow.nodes, plan.nodes),
@@ -137,7 +137,7 @@ def _rows(pa: Any, plan: TrafficPlan, flow: Flow | PeerFlow, sizes: Mapping[str,
         "kind": (zeros, [sizes["kind"]]),
         "encoding": (zeros, [sizes["encoding"]]),
     }
-    numbers = {name: np.full(count, sizes.get(name, 0), np.int64) for name in NUMBERS} | {plan.unit: flow.places}
+    numbers = {name: np.full(count, sizes.get(name, 0), np.int64) for name in NUMBERS} | {plan.unit: flow.indices}
     arrays = [pa.DictionaryArray.from_arrays(texts[n][0].astype(np.int32), list(texts[n][1])) for n in NAMES]
     arrays += [pa.array(numbers[name]) for name in NUMBERS]
     return pa.record_batch([*arrays, pa.array(np.zeros(count))], schema=schema())

@@ -88,7 +88,7 @@ def export_run(run: RunDirectory, path: Path, *, checkpoints: bool = True) -> Mo
                         told[name] = _append(archive, name, file, source.stat().st_size)
                 except FileNotFoundError:  # a checkpoint that a newer one has replaced
                     continue
-            manifest = {"format": FORMAT, "id": run.info["id"], "farshore": Versions.here().farshore, "files": told}
+            manifest = {"format": FORMAT, "id": run.info["id"], "farshore": Versions.local().farshore, "files": told}
             text = json.dumps(manifest).encode()
             archive.write(_header(MANIFEST, len(text)) + text + bytes(-len(text) % _BLOCK + 2 * _BLOCK))
 

@@ -76,7 +76,7 @@ class RunDirectory:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise files.storage_error(f"cannot make the run directory {path}", error) from error
-        files.write_json(run._run_json, {"versions": asdict(Versions.here()), "created": time.time(), **info})
+        files.write_json(run._run_json, {"versions": asdict(Versions.local()), "created": time.time(), **info})
         return run
 
     @classmethod

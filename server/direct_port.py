@@ -9,13 +9,13 @@ import grpc.aio
 
 from ..core.address import join_address
 from ..core.errors import PortInUseError
-from ..wire.grpc_attach import OPTIONS, Dialled, Serve, attach_handler
+from ..wire.grpc_attach import OPTIONS, ConnectionHandler, OnConnect, attach_handler
 
 #: Keeps references: gRPC stops a server that is garbage-collected.
 _open: list[grpc.aio.Server] = []
 
 
-async def open_direct_port(settings: dict[str, Any], serve: Serve, on_connect: Dialled) -> int:
+async def open_direct_port(settings: dict[str, Any], serve: ConnectionHandler, on_connect: OnConnect) -> int:
     """Listen on the first free port of a range, with the orchestrator's certificate.
 
     Parameters

@@ -134,13 +134,13 @@ async def _next(commands: asyncio.Queue[pb.NodeCommand], listening: asyncio.Task
 
 def versions_message() -> pb.Versions:
     """Return the versions of this process as a message."""
-    here = Versions.here()
+    here = Versions.local()
     return pb.Versions(protocol=here.protocol, farshore=here.farshore, torch=here.torch, python=here.python)
 
 
-def _check_versions(received: pb.Versions, whose: str) -> None:
+def _check_versions(received: pb.Versions, peer: str) -> None:
     theirs = Versions(received.protocol, received.farshore[:40], received.torch[:40], received.python[:40])
-    Versions.here().check(theirs, whose=whose)
+    Versions.local().check(theirs, peer=peer)
 
 
 async def _submission(request: pb.OpenRun) -> Submission:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ..core.errors import FarshoreError, PeerLostError
-from ..core.handshake import begin, own_step, read_hello
+from ..core.handshake import begin, newest_own_step, read_hello
 from ..core.nodes import NodeInfo
 from ..core.processes import Parent
 from ..wire.channel import Channel
@@ -82,7 +82,7 @@ class Rejoin:
         """Agree with the new program of ``node`` on the step to resume from."""
         try:
             steps = read_hello(channel.receive(), node, torch=self._torch)
-            step = own_step(steps, self._newest_step())
+            step = newest_own_step(steps, self._newest_step())
             channel.send(begin(step))
         except PeerLostError:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
-from ..core.handshake import begin, common_step, own_step, read_hello
+from ..core.handshake import begin, common_step, newest_own_step, read_hello
 from ..core.message import Message
 from ..core.processes import Parent
 from ..runs.state_store import StateStore
@@ -51,7 +51,7 @@ def handshake_with_reachable(session: RunProcessSession, state: StateStore, pare
 def _handshake(session: RunProcessSession, node: str, hello: Message, *, torch: bool) -> FarshoreError | None:
     """Send a node the step to resume from; returns the error if it cannot take part."""
     try:
-        step = own_step(read_hello(hello, node, torch=torch), session.resume_step)
+        step = newest_own_step(read_hello(hello, node, torch=torch), session.resume_step)
         session.channels[node].send(begin(step))
     except (PeerLostError, WireError, VersionError) as error:
         return error

@@ -45,14 +45,14 @@ _CLOSE_SECONDS = 60.0
 
 def main() -> int:
     """Run the server program that the supervisor requests; returns the exit code."""
-    parent = Parent.find()
-    parameters = parent.first()
+    parent = Parent.connect()
+    parameters = parent.receive_first()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         with ExitStack() as stack:
             result = _run(parent, parameters, stack)
     except Exception as error:
-        return int(parent.failed(error))
+        return int(parent.report_failure(error))
     parent.send({"type": "finished", "result": json.dumps(result)})
     return 0
 

@@ -6,7 +6,7 @@ import asyncio
 
 from ..core.errors import StorageError
 from ..runs.directory import RunDirectory
-from ..wire.tcp_info import Accepted, SocketMeter, peer_of
+from ..wire.tcp_info import AcceptedConnection, SocketMeter, parse_peer
 from .run import Run
 
 
@@ -15,14 +15,14 @@ class SocketCount:
 
     def __init__(self) -> None:
         self._meter = SocketMeter.open()
-        self._node_of: dict[str, dict[Accepted, str]] = {}
+        self._node_of: dict[str, dict[AcceptedConnection, str]] = {}
         if self._meter is not None:
             asyncio.get_running_loop().add_reader(self._meter, self._meter.drain)
 
     def connected(self, run_id: str, node: str, port: int, peer: str) -> None:
         """Count a data connection of ``node``, accepted on ``port`` from ``peer`` (in gRPC's notation)."""
         if self._meter is not None:
-            connection = Accepted(port, peer_of(peer))
+            connection = AcceptedConnection(port, parse_peer(peer))
             self._node_of.setdefault(run_id, {})[connection] = node
             self._meter.watch(connection)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 
 from ..core.errors import FarshoreError, PeerLostError, RunCancelledError, RunFailedError
-from ..core.handshake import begin, common_step, hello, own_step, read_begin, read_hello
+from ..core.handshake import begin, common_step, hello, newest_own_step, read_begin, read_hello
 from ..core.node_metrics import KIND as METRICS
 from ..core.node_metrics import read_metrics
 from ..core.nodes import DEFAULT_ROLE, NodeInfo, may_join, place
@@ -175,7 +175,7 @@ class InProcessRun:
         def greet() -> None:
             try:
                 steps = read_hello(program.server_end.receive(), info.name, torch=False)
-                program.server_end.send(begin(own_step(steps, server.newest_step)))
+                program.server_end.send(begin(newest_own_step(steps, server.newest_step)))
             except PeerLostError:
                 return
             server.cohort.offer(info.name, program.server_end, info)
@@ -252,7 +252,7 @@ class InProcessRun:
             common_step(server_steps, node_steps) if from_common_step else max(server_steps, default=None)
         )
         for node, channel in channels.items():
-            channel.send(begin(own_step(node_steps[node], server.resume_step)))
+            channel.send(begin(newest_own_step(node_steps[node], server.resume_step)))
 
     def _end(self, cohort: Cohort) -> None:
         """Close all channels, which unblocks node programs that still receive, and wait for all threads."""

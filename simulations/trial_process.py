@@ -19,15 +19,15 @@ def main() -> int:
 
     The process ends when the parent does.
     """
-    parent = Parent.find()
+    parent = Parent.connect()
     messages: SimpleQueue[Json] = SimpleQueue()
-    message = parent.first()
+    message = parent.receive_first()
     parent.listen(messages.put)
     while True:
         try:
             result = _run(parent, message["trial"])
         except Exception as error:
-            return int(parent.failed(error))
+            return int(parent.report_failure(error))
         parent.send({"type": "finished", "result": result})
         message = messages.get()
 

@@ -1,4 +1,4 @@
-"""Package rules: which package imports which, what a node never loads, what no code calls, what each folder says."""
+"""Rules for packages: allowed imports, light imports for nodes, no unsafe calls, documented packages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PACKAGES: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "packages.toml").read_text())["packages"]
 
-#: Engines that are built on another one.
+#: Engines that may import other engines.
 BUILT_ON = {"data_parallel": {"collective"}}
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
@@ -37,9 +37,9 @@ def sources(root: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 def imported(file: Path, module: str) -> Iterator[tuple[int, str]]:
-    """Yield ``(line, absolute module name)`` for each import: relative ones resolved, literal lazy ones too.
+    """Yield ``(line, absolute module name)`` for each import, including relative imports and literal lazy imports.
 
-    ``from a import b`` yields ``a.b``: whether ``b`` is a module does not matter to the package that it names.
+    ``from a import b`` yields ``a.b``, whether or not ``b`` is a module: the package is the same.
     """
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text(), str(file))):
@@ -62,15 +62,15 @@ def imported(file: Path, module: str) -> Iterator[tuple[int, str]]:
 
 
 def package_of(name: str) -> str | None:
-    """The package that a dotted name is in; None outside farshore."""
+    """The farshore package of a dotted name; None outside farshore."""
     parts = name.split(".")
     if parts[0] != "farshore":
         return None
     return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else "farshore"
 
 
-def wrong_imports(root: Path) -> list[str]:
-    """Every import of a package on the same or a higher layer, or of one that the importing package does without."""
+def forbidden_imports(root: Path) -> list[str]:
+    """Every import of a package on the same or a higher layer, or of a package excluded by ``without``."""
     found = []
     for package, file, module in sources(root):
         rule = PACKAGES[package]
@@ -83,8 +83,8 @@ def wrong_imports(root: Path) -> list[str]:
     return found
 
 
-def sideways_imports(root: Path, package: str, built_on: Mapping[str, set[str]] | None = None) -> list[str]:
-    """Every import between two sub-folders of ``package``, apart from those that ``built_on`` allows."""
+def subpackage_imports(root: Path, package: str, built_on: Mapping[str, set[str]] | None = None) -> list[str]:
+    """Every import between two subpackages of ``package`` that ``built_on`` does not allow."""
     found = []
     for folder, file, module in sources(root):
         own = file.relative_to(root).parts[1:-1]
@@ -94,7 +94,7 @@ def sideways_imports(root: Path, package: str, built_on: Mapping[str, set[str]] 
             parts = name.split(".")
             if parts[:2] != ["farshore", package] or len(parts) < 4:
                 continue
-            if not (root / package / parts[2]).is_dir():  # a module that all of them share
+            if not (root / package / parts[2]).is_dir():  # a shared module
                 continue
             if parts[2] != own[0] and parts[2] not in (built_on or {}).get(own[0], ()):
                 found.append(f"{file.relative_to(root)}:{line}: {own[0]} must not import {parts[2]} ({name})")
@@ -102,7 +102,7 @@ def sideways_imports(root: Path, package: str, built_on: Mapping[str, set[str]] 
 
 
 def unsafe_uses(root: Path) -> list[str]:
-    """Every import or call that could run code from bytes or through a shell."""
+    """Every import or call that could execute code from data or through a shell."""
     found = []
     for _, file, module in sources(root):
         where = file.relative_to(root)
@@ -142,8 +142,8 @@ def _unsafe_call(node: ast.Call) -> str:
     return ""
 
 
-def silent_folders(root: Path) -> list[str]:
-    """Package folders without an ``__init__.py`` that says what the folder holds."""
+def undocumented_directories(root: Path) -> list[str]:
+    """Package directories without an ``__init__.py`` with a docstring."""
     folders = {file.parent for _, file, _ in sources(root)}
     found = []
     for folder in sorted(folders):
@@ -162,12 +162,12 @@ def documented_codes(text: str) -> dict[int, str]:
 # ---- the repository itself
 
 
-def test_every_folder_with_an_init_is_listed() -> None:
+def test_every_package_is_listed_in_packages_toml() -> None:
     folders = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert folders == set(PACKAGES)
 
 
-def test_the_makefile_and_the_contributors_page_name_every_package() -> None:
+def test_the_makefile_and_the_contributing_page_list_every_package() -> None:
     made = subprocess.run(
         ["make", "-n", ".pkg"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     ).stdout
@@ -179,40 +179,40 @@ def test_the_makefile_and_the_contributors_page_name_every_package() -> None:
 
 
 def test_imports_point_to_lower_layers_only() -> None:
-    assert wrong_imports(ROOT) == []
+    assert forbidden_imports(ROOT) == []
 
 
 def test_no_method_imports_another() -> None:
-    assert sideways_imports(ROOT, "algorithms") == []
+    assert subpackage_imports(ROOT, "algorithms") == []
 
 
-def test_no_engine_imports_another_unless_it_is_built_on_it() -> None:
-    assert sideways_imports(ROOT, "engines", BUILT_ON) == []
+def test_no_engine_imports_another_apart_from_the_allowed_ones() -> None:
+    assert subpackage_imports(ROOT, "engines", BUILT_ON) == []
 
 
 def test_no_module_unpickles_evaluates_or_calls_a_shell() -> None:
     assert unsafe_uses(ROOT) == []
 
 
-def test_every_folder_says_what_it_holds() -> None:
-    assert silent_folders(ROOT) == []
+def test_every_package_directory_has_a_docstring() -> None:
+    assert undocumented_directories(ROOT) == []
 
 
-def test_exit_codes_and_their_page_agree() -> None:
+def test_the_exit_code_page_lists_exactly_the_exit_codes() -> None:
     page = documented_codes((ROOT / "docs" / "exit-codes.md").read_text())
     assert page == {code.value: code.name for code in ExitCode}
 
 
-def test_importing_farshore_loads_nothing_heavy() -> None:
+def test_importing_farshore_loads_no_heavy_dependency() -> None:
     foreign = _loaded_by("import farshore", interesting=("numpy", "grpc", "pydantic", "typer", "torch", "yaml"))
     assert foreign == set()
 
 
 @pytest.mark.parametrize("package", ["core", "wire", "runs", "data", "edge", "client"])
-def test_light_packages_never_load_what_a_small_device_lacks(package: str) -> None:
+def test_packages_that_run_on_small_devices_load_no_heavy_dependency(package: str) -> None:
     files = (ROOT / package).rglob("*.py")
     names = [".".join(("farshore", *f.relative_to(ROOT).with_suffix("").parts)) for f in files]
-    # The runner of node programs imports the method, and transforms compute on tensors.
+    # The node process imports the method, and image transforms use torch.
     heavy = (".node_process", ".image_transforms")
     names = sorted(n.removesuffix(".__init__") for n in names if not n.endswith(heavy))
     script = "\n".join(f"import {name}" for name in names)
@@ -228,7 +228,7 @@ def _loaded_by(script: str, interesting: tuple[str, ...]) -> set[str]:
     return set(done.stdout.split())
 
 
-# ---- the checkers, on a tree that breaks the rules
+# ---- the checkers themselves, on trees that violate the rules
 
 
 @pytest.fixture
@@ -261,9 +261,9 @@ def fake(tmp_path: Path) -> Path:
         ("algorithms/a.py", "from ..client.agent import run", "client"),
     ],
 )
-def test_a_wrong_import_is_found(fake: Path, file: str, text: str, target: str) -> None:
+def test_a_forbidden_import_is_found(fake: Path, file: str, text: str, target: str) -> None:
     (fake / file).write_text(text)
-    (wrong,) = wrong_imports(fake)
+    (wrong,) = forbidden_imports(fake)
     assert f"must not import {target}" in wrong
 
 
@@ -272,7 +272,7 @@ def test_allowed_imports_pass(fake: Path) -> None:
         "from ..wire.channel import Channel\nfrom . import b\nfrom ..core import errors"
     )
     (fake / "farshore" / "a.py").write_text("from .server import x\nfrom .algorithms.y import z\nimport json")
-    assert wrong_imports(fake) == []
+    assert forbidden_imports(fake) == []
 
 
 def _in(root: Path, file: str, text: str) -> None:
@@ -296,9 +296,9 @@ def _in(root: Path, file: str, text: str) -> None:
         ("engines", "engines/collective/a.py", "from ..data_parallel.loop import train"),
     ],
 )
-def test_an_import_between_neighbors_is_found(fake: Path, package: str, file: str, text: str) -> None:
+def test_an_import_between_subpackages_is_found(fake: Path, package: str, file: str, text: str) -> None:
     _in(fake, file, text)
-    assert len(sideways_imports(fake, package, BUILT_ON)) == 1
+    assert len(subpackage_imports(fake, package, BUILT_ON)) == 1
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,9 @@ def test_an_import_between_neighbors_is_found(fake: Path, package: str, file: st
         ("engines", "engines/federated/a.py", "from ..requests import Requests"),
     ],
 )
-def test_imports_from_the_own_folder_and_shared_modules_pass(fake: Path, package: str, file: str, text: str) -> None:
+def test_imports_within_a_subpackage_and_of_shared_modules_pass(fake: Path, package: str, file: str, text: str) -> None:
     _in(fake, file, text)
-    assert sideways_imports(fake, package, BUILT_ON) == []
+    assert subpackage_imports(fake, package, BUILT_ON) == []
 
 
 @pytest.mark.parametrize(
@@ -338,19 +338,19 @@ def test_an_unsafe_use_is_found(fake: Path, text: str) -> None:
     assert len(unsafe_uses(fake)) == 1
 
 
-def test_safe_uses_are_left_alone(fake: Path) -> None:
+def test_safe_uses_pass(fake: Path) -> None:
     text = "import torch, subprocess\ntorch.load('x', weights_only=True)\nmodel.eval()\n"
     text += "subprocess.run(['ls'], shell=False)"
     (fake / "wire" / "a.py").write_text(text)
     assert unsafe_uses(fake) == []
 
 
-def test_a_folder_without_a_docstring_is_found(fake: Path) -> None:
+def test_a_package_directory_without_a_docstring_is_found(fake: Path) -> None:
     (fake / "wire" / "__init__.py").write_text("")
     (fake / "core" / "deep").mkdir()
     (fake / "core" / "deep" / "a.py").write_text("x = 1")
-    assert silent_folders(fake) == ["core/deep", "wire"]
+    assert undocumented_directories(fake) == ["core/deep", "wire"]
 
 
-def test_an_exit_code_without_words_does_not_count_as_documented() -> None:
+def test_an_exit_code_without_a_description_does_not_count_as_documented() -> None:
     assert documented_codes("| 10 | `CONFIG` | a key is wrong |\n| 11 | `DATA` | |\n") == {10: "CONFIG"}

@@ -1,1 +1,1 @@
-"""Tensors to frames and back, encodings, channels over gRPC or memory, link shaping; on ``core`` and ``proto`` only."""
+"""Wire format: frames, tensor encodings, channels over gRPC or memory, link shaping. Imports ``core`` and ``proto``."""

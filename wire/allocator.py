@@ -1,7 +1,7 @@
-"""Keeps the memory of freed messages in the process.
+"""Configuration of glibc's allocator: large freed blocks stay in the process instead of going back to the kernel.
 
-The C library gives large blocks back to the kernel when they are freed, so each message of a mebibyte costs 256 page
-faults, on either side, before its first byte moves. On virtual machines that is slower than copying it several times.
+By default, glibc returns large blocks to the kernel when they are freed, so that every message of 1 MiB causes 256 page
+faults on each side. On virtual machines this takes longer than copying the message several times.
 """
 
 from __future__ import annotations
@@ -10,23 +10,28 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Free bytes at the top of a heap that stay with the process, and the smallest block that always goes back.
+#: Maximum free bytes kept at the top of a heap, and size from which blocks are always returned to the kernel.
 KEPT_BYTES = 64 << 20
 MAPPED_BYTES = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep up to 64 MiB of freed blocks per heap; returns whether it does.
+    """Make glibc keep up to 64 MiB of freed blocks per heap, for the lifetime of the process.
 
-    For the whole process and for good. Elsewhere than on glibc, or where the environment has an opinion
-    (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``), nothing is changed.
+    Does nothing with other C libraries, and if the environment configures the allocator
+    (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``).
+
+    Returns
+    -------
+    bool
+        Whether the options were set.
     """
     if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
         return False
     try:
         library = ctypes.CDLL(None)
         set_option = library.mallopt
-        library.gnu_get_libc_version  # noqa: B018 - other libraries have a mallopt that means something else
+        library.gnu_get_libc_version  # noqa: B018 - mallopt of other libraries has other options
     except (OSError, AttributeError, TypeError):
         return False
     return bool(set_option(_MMAP_THRESHOLD, MAPPED_BYTES)) and bool(set_option(_TRIM_THRESHOLD, KEPT_BYTES))

@@ -1,8 +1,7 @@
-"""Frames as chunks of about one mebibyte, the size that gRPC moves fastest, and back.
+"""Splits frames into chunks of about 1 MiB, at which gRPC has the highest throughput, and reassembles them.
 
-The payload is copied once on each side at most: into its chunks when it is sent (so that a program may change its
-arrays at once), and into its own buffer when it arrives in several chunks. A frame that arrives as one chunk is not
-copied at all.
+The payload is copied at most once on each side: into the chunks when it is sent, so that the program may modify its
+arrays at once, and into a buffer when it arrives in several chunks. A frame that arrives in one chunk is not copied.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from .frame import CHECKED_BYTES, PREFIX_BYTES, Buffer, Prefix, read_prefix
 from .limits import DEFAULT, Limits
 
 CHUNK_BYTES = 1 << 20
-#: A frame that is longer than a chunk by no more than this travels as one, and so is not copied where it arrives.
+#: A frame up to this much longer than a chunk is sent as one chunk, so that the receiver need not copy it.
 SLACK_BYTES = 1 << 16
 
 
 def cut(prefix: bytes, header: bytes, payload: Sequence[Buffer], chunk_bytes: int = CHUNK_BYTES) -> tuple[bytes, ...]:
-    """A frame as chunks; the payload is copied, once.
+    """Split a frame into chunks; copies the payload once.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ def cut(prefix: bytes, header: bytes, payload: Sequence[Buffer], chunk_bytes: in
     payload : sequence of buffers
         Parts in order.
     chunk_bytes : int
-        Size of every chunk but the last.
+        Size of all chunks except the last.
     """
     parts = [memoryview(part).cast("B") for part in payload if memoryview(part).nbytes]
     size = len(prefix) + len(header) + sum(part.nbytes for part in parts)
@@ -38,28 +37,28 @@ def cut(prefix: bytes, header: bytes, payload: Sequence[Buffer], chunk_bytes: in
         return (b"".join((prefix, header, *parts)),)
     chunks: list[bytes] = []
     gathered: list[memoryview] = []
-    room = chunk_bytes
+    space = chunk_bytes
     for part in (memoryview(prefix), memoryview(header), *parts):
         start = 0
         while start < part.nbytes:
-            piece = part[start : start + room]
+            piece = part[start : start + space]
             gathered.append(piece)
-            start, room = start + piece.nbytes, room - piece.nbytes
-            if not room:
+            start, space = start + piece.nbytes, space - piece.nbytes
+            if not space:
                 chunks.append(b"".join(gathered))
-                gathered, room = [], chunk_bytes
+                gathered, space = [], chunk_bytes
     if gathered:
         chunks.append(b"".join(gathered))
     return tuple(chunks)
 
 
 class Assembler:
-    """Puts frames together again from chunks of any size; one per connection.
+    """Reassembles frames from chunks of any size; one per connection.
 
     Parameters
     ----------
     limits : Limits
-        Checked before a frame's buffer is made.
+        Checked before the buffer of a frame is allocated.
     """
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
@@ -71,12 +70,12 @@ class Assembler:
         self._digest = xxhash.xxh3_64()
 
     def feed(self, chunk: Buffer) -> Iterator[tuple[Prefix, memoryview]]:
-        """Yield every frame that ``chunk`` completes, as prefix and body (header and payload).
+        """Yield each frame that ``chunk`` completes, as prefix and body (header and payload).
 
         Raises
         ------
         WireError
-            The bytes break the format; the connection must be closed.
+            The bytes violate the format; the connection must be closed.
         """
         view = memoryview(chunk)
         while view.nbytes:
@@ -85,13 +84,13 @@ class Assembler:
             prefix = self._prefix
             if prefix is None:
                 return
-            if not self._filled and view.nbytes >= prefix.body_bytes:  # the rest lies in this chunk: no copy
+            if not self._filled and view.nbytes >= prefix.body_bytes:  # the chunk contains the whole body: no copy
                 self._body, view = view[: prefix.body_bytes], view[prefix.body_bytes :]
                 self._digest.update(self._body)
                 yield self._finish(prefix)
                 continue
             if not self._body.nbytes:
-                # Its pages come into being as they are filled: a length that is only announced costs nothing.
+                # Memory pages are allocated when they are written: announcing a large length costs nothing.
                 self._body = np.empty(prefix.body_bytes, np.uint8).data
             piece = view[: prefix.body_bytes - self._filled]
             self._body[self._filled : self._filled + piece.nbytes] = piece
@@ -102,7 +101,7 @@ class Assembler:
                 yield self._finish(prefix)
 
     def _begin(self, view: memoryview) -> memoryview:
-        """Read the prefix, which may come in pieces; returns what follows it."""
+        """Read the prefix, which may be split over chunks, and return the bytes that follow it."""
         take = PREFIX_BYTES - len(self._start)
         self._start += view[:take]
         if len(self._start) == PREFIX_BYTES:
@@ -114,16 +113,16 @@ class Assembler:
         body, self._body, self._filled = self._body.toreadonly(), memoryview(b""), 0
         self._start, self._prefix = bytearray(), None
         if self._digest.intdigest() != prefix.checksum:
-            raise WireError(f"frame {prefix.sequence} arrived damaged (its checksum does not fit)")
+            raise WireError(f"frame {prefix.sequence} has a wrong checksum")
         return prefix, body
 
     def end(self) -> None:
-        """Say that no more chunks come.
+        """Check that the connection did not end within a frame.
 
         Raises
         ------
         WireError
-            A frame was cut short.
+            A frame is incomplete.
         """
         if self._start:
             raise WireError("the connection ended in the middle of a frame")

@@ -1,4 +1,4 @@
-"""The closed list of element types that travel, all little-endian."""
+"""The closed list of element types of the wire format, all little-endian."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..core.errors import WireError
 from ..proto import frame_pb2 as pb
 
-#: Name -> (number on the wire, NumPy type that carries it). NumPy has no bfloat16: its bits travel as uint16.
+#: Name -> (number on the wire, NumPy dtype). NumPy has no bfloat16; its bits are stored as uint16.
 DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
     "bool": (pb.BOOL, np.dtype(np.bool_)),
     "u8": (pb.U8, np.dtype("u1")),
@@ -26,39 +26,39 @@ DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
     "f64": (pb.F64, np.dtype("<f8")),
 }
 
-_BY_NUMBER = {number: (name, carrier) for name, (number, carrier) in DTYPES.items()}
-_NAMES = {carrier: name for name, (_, carrier) in DTYPES.items() if name != "bf16"}
+_BY_NUMBER = {number: (name, dtype) for name, (number, dtype) in DTYPES.items()}
+_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items() if name != "bf16"}
 
 
 def name_of(dtype: np.dtype[Any], name: str | None = None) -> str:
-    """Name of an array's element type on the wire.
+    """Return the wire name of an array's element type.
 
     Parameters
     ----------
     dtype : np.dtype
-        The array's type, of either byte order.
+        The array's dtype, of either byte order.
     name : str, optional
-        What the sender calls it (``Tensor.dtype``); needed for ``bf16`` only.
+        The sender's ``Tensor.dtype``; needed for ``bf16`` only.
 
     Raises
     ------
     WireError
-        The type is not on the list, or is not the one that carries ``name``.
+        The element type is not supported, or ``name`` is stored as another dtype.
     """
     little = dtype.newbyteorder("<")
     if name is None:
         if little not in _NAMES:
-            raise WireError(f"element type {dtype} cannot travel", hint=f"convert it to one of {', '.join(DTYPES)}")
+            raise WireError(f"element type {dtype} is not supported", hint=f"convert it to one of {', '.join(DTYPES)}")
         return _NAMES[little]
     if name not in DTYPES:
         raise WireError(f"element type '{name}' is unknown", hint=f"use one of {', '.join(DTYPES)}")
     if DTYPES[name][1] != little:
-        raise WireError(f"element type '{name}' is carried by {DTYPES[name][1]}, but the array is {dtype}")
+        raise WireError(f"element type '{name}' is stored as {DTYPES[name][1]}, but the array is {dtype}")
     return name
 
 
 def lookup(number: int) -> tuple[str, np.dtype[Any]]:
-    """Name and carrier of the element type with this number on the wire.
+    """Return the name and the NumPy dtype of an element type, by its number on the wire.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The fixed-size prefix of every frame and its checksum. Everything is little-endian.
+"""The fixed-size prefix of every frame, including the checksum. All integers are little-endian.
 
 =============  =====  ==========================================================================
 field          bytes  meaning
@@ -6,7 +6,7 @@ field          bytes  meaning
 magic          4      ``FSH1``: the format and its version
 type           1      :class:`FrameType`
 reserved       1      0
-epoch          2      of the run's programs; frames of different epochs never mix
+epoch          2      restart epoch of the run's programs; frames of different epochs never mix
 header length  4      bytes of protobuf header after the prefix
 payload length 8      bytes of payload after the header
 sequence       8      number of a data or skip frame, from 1; 0 in all other frames
@@ -31,7 +31,7 @@ MAGIC = b"FSH1"
 _FIXED = struct.Struct("<4sBBHIQQQ")
 _TAIL = struct.Struct("<Q")
 PREFIX_BYTES = _FIXED.size + _TAIL.size
-#: The part of the prefix that the checksum covers.
+#: Length of the part of the prefix that the checksum covers.
 CHECKED_BYTES = _FIXED.size
 
 Buffer = bytes | bytearray | memoryview
@@ -54,7 +54,7 @@ NUMBERED = frozenset({FrameType.DATA, FrameType.SKIP})
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A frame's prefix; see the module for the fields."""
+    """The prefix of a frame; the module docstring describes the fields."""
 
     type: FrameType
     epoch: int
@@ -66,12 +66,12 @@ class Prefix:
 
     @property
     def body_bytes(self) -> int:
-        """Bytes that follow the prefix."""
+        """Bytes of header and payload."""
         return self.header_bytes + self.payload_bytes
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of the whole frame."""
+        """Bytes of the frame, including the prefix."""
         return PREFIX_BYTES + self.body_bytes
 
 
@@ -83,15 +83,15 @@ def make_prefix(
     header: bytes = b"",
     payload: Sequence[Buffer] = (),
 ) -> bytes:
-    """The prefix of a frame, checksum included.
+    """Return the prefix of a frame, including the checksum.
 
     Parameters
     ----------
     type, epoch, sequence, acknowledged
-        As in the prefix.
+        Fields of the prefix.
     header : bytes
     payload : sequence of buffers
-        Sent one after another.
+        Parts of the payload in order.
     """
     size = sum(memoryview(part).nbytes for part in payload)
     checked = _FIXED.pack(MAGIC, type, 0, epoch, len(header), size, sequence, acknowledged)
@@ -103,31 +103,31 @@ def make_prefix(
 
 
 def read_prefix(data: Buffer, limits: Limits = DEFAULT) -> Prefix:
-    """Parse and check a prefix; nothing is allocated from what it says.
+    """Parse and validate a prefix; allocates no memory for header or payload.
 
     Raises
     ------
     WireError
-        Too short, not a frame of this version, an unknown type, or lengths beyond ``limits``.
+        The prefix is too short, not of this version, of an unknown type, or announces lengths beyond ``limits``.
     """
     if len(data) < PREFIX_BYTES:
-        raise WireError(f"a frame of {len(data)} bytes is shorter than its prefix ({PREFIX_BYTES})")
+        raise WireError(f"a frame of {len(data)} bytes is shorter than the prefix of {PREFIX_BYTES} bytes")
     magic, kind, reserved, epoch, header, payload, sequence, acknowledged = _FIXED.unpack_from(data)
     (checksum,) = _TAIL.unpack_from(data, _FIXED.size)
     if magic != MAGIC:
         raise WireError(
-            f"these bytes are no frame of this version (they begin with {bytes(magic)!r})",
-            hint="install the same farshore on both ends",
+            f"not a frame of this version: it begins with {bytes(magic)!r}",
+            hint="install the same farshore version on both machines",
         )
     if reserved or kind not in FrameType._value2member_map_:
-        raise WireError(f"a frame has the unknown type {kind}.{reserved}")
+        raise WireError(f"unknown frame type {kind}.{reserved}")
     if header > limits.header_bytes or payload > limits.payload_bytes:
         raise WireError(
-            f"a frame announces {header} + {payload} bytes, more than the limits {limits.header_bytes} + "
+            f"a frame announces {header} + {payload} bytes; the limits are {limits.header_bytes} + "
             f"{limits.payload_bytes}"
         )
     if (kind in NUMBERED) != (sequence > 0):
-        raise WireError(f"a frame of type {kind} has the sequence number {sequence}")
+        raise WireError(f"a frame of type {kind} has the invalid sequence number {sequence}")
     if kind != FrameType.DATA and (payload or header > 1024):
-        raise WireError(f"a frame of type {kind} announces a payload of {header} + {payload} bytes")
+        raise WireError(f"a frame of type {kind} announces {header} + {payload} bytes of header and payload")
     return Prefix(FrameType(kind), epoch, header, payload, sequence, acknowledged, checksum)

@@ -1,4 +1,4 @@
-"""The thread in which a program's input and output happens; programs themselves are plain blocking code."""
+"""The I/O thread of a program: runs an asyncio loop, so that programs can be written as blocking code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class IoThread:
-    """A named thread with an asyncio loop.
+    """A thread with an asyncio loop.
 
-    Use as a context manager, or :meth:`start` and :meth:`stop` it.
+    Use it as a context manager, or call :meth:`start` and :meth:`stop`.
     """
 
     def __init__(self, name: str = "farshore-io") -> None:
@@ -35,21 +35,21 @@ class IoThread:
         self.loop.close()
 
     def start(self) -> IoThread:
-        """Start the thread. A process that moves messages also keeps their memory, see ``wire/allocator.py``."""
+        """Start the thread; also configures the allocator, see :func:`~farshore.wire.allocator.keep_freed_memory`."""
         keep_freed_memory()
         self._thread.start()
         return self
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine in the loop; from any other thread."""
+        """Schedule a coroutine in the loop. Thread-safe."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine in the loop and wait for its result; must not be called from the loop's own thread."""
+        """Run a coroutine in the loop and return its result. Do not call it from the loop's own thread."""
         return self.submit(work).result(timeout)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Cancel what still runs and join the thread; idempotent."""
+        """Cancel all tasks and join the thread; idempotent."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout)

@@ -1,4 +1,4 @@
-"""What a channel tells the ledger."""
+"""Records the frames of a channel in the ledger."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .pack import Packed, Summary
 
 @dataclass(frozen=True, slots=True)
 class LedgerRecorder:
-    """Turns frames into ledger rows for one node; does nothing without a recorder.
+    """Creates ledger rows from the frames of one node; does nothing without a recorder.
 
     Attributes
     ----------
     node : str
     attempt : int
-        The epoch: 0 is the first attempt at everything.
+        Restart epoch of the run; 0 = the first attempt.
     recorder : Recorder or None
     """
 
@@ -25,21 +25,31 @@ class LedgerRecorder:
     attempt: int
     recorder: Recorder | None
 
-    def data(self, direction: Direction, summary: Packed | Summary, place: Summary, frame_bytes: int) -> None:
-        """Record a data frame."""
+    def data(self, direction: Direction, sizes: Packed | Summary, position: Summary, frame_bytes: int) -> None:
+        """Record a data frame.
+
+        Parameters
+        ----------
+        direction : {"up", "down"}
+        sizes : Packed or Summary
+            Gives the dense and payload bytes, and the encoding.
+        position : Summary
+            Gives the kind, round, step and micro-batch.
+        frame_bytes : int
+        """
         if self.recorder is None:
             return
         self.recorder(
             Transfer(
                 self.node,
                 direction,
-                place.kind,
-                summary.encoding,
-                place.round,
-                place.step,
-                place.micro,
-                summary.dense_bytes,
-                summary.payload_bytes,
+                position.kind,
+                sizes.encoding,
+                position.round,
+                position.step,
+                position.micro,
+                sizes.dense_bytes,
+                sizes.payload_bytes,
                 frame_bytes,
                 self.attempt,
                 time.time(),
@@ -47,7 +57,7 @@ class LedgerRecorder:
         )
 
     def overhead(self, direction: Direction, kind: str, frame_bytes: int) -> None:
-        """Record a frame of the channel's own, or one that is sent again."""
+        """Record an internal frame of the channel, or a retransmission."""
         if self.recorder is not None:
             self.recorder(
                 Transfer(self.node, direction, kind, "raw", 0, 0, 0, 0, 0, frame_bytes, self.attempt, time.time())

@@ -1,4 +1,4 @@
-"""What a receiver is willing to take: every bound is checked before anything is allocated for it."""
+"""Limits on the size of a frame, checked before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one frame; a sender is held to the same ones, so that it hears of a breach first.
+    """Upper bounds for one frame. The sender checks them too, so that the error occurs where the message is created.
 
     Attributes
     ----------
     header_bytes, payload_bytes : int
-        Most bytes of the serialized header, and of the payload.
+        Size of the serialized header, and of the payload.
     dense_bytes : int
-        Most bytes that all tensors of a frame have together once decoded. This is what stops a small
-        frame from growing large: a decoder's working memory is a small multiple of it at most.
+        Total size of the decoded tensors of a frame. It prevents a small frame from expanding without bound: the
+        working memory of decoders is at most a small multiple of it.
     tensors, fields : int
-        Most entries of the tensor table, and scalar fields.
+        Number of entries in the tensor table, and of scalar fields.
     rank : int
-        Most dimensions of a tensor.
+        Number of dimensions of a tensor.
     name_bytes : int
-        Longest name of a kind, tensor, field or encoding, in UTF-8 bytes.
+        Length of the name of a kind, tensor, field, encoding or key, in UTF-8 bytes.
     """
 
     header_bytes: int = 1 << 20

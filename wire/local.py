@@ -1,6 +1,7 @@
-"""Connections between processes of one machine: chunks with a four-byte length over a unix socket, the ticket first.
+"""Data connections between processes of one machine: length-prefixed chunks over a unix socket.
 
-A ticket that is refused is answered by a chunk that no frame starts like, with the reason.
+The length has four bytes. The first chunk of a client is its ticket. If it is refused, the server replies with a chunk
+that contains ``refused:`` and the reason, which no frame can begin with.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ from pathlib import Path
 
 from ..core.errors import RefusedError, WireError
 from .chunks import CHUNK_BYTES
-from .grpc_attach import Serve
+from .grpc_attach import ConnectionHandler
 from .pump import Read, Write
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 2 * CHUNK_BYTES
+_MAX_CHUNK_BYTES = 2 * CHUNK_BYTES
 _BUFFER = 4 * CHUNK_BYTES
 _REFUSED = b"refused: "
 
 
-def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Read, Write]:
-    """``read`` and ``write`` of a connection, in chunks."""
+def _chunk_functions(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Read, Write]:
+    """Return functions that read and write length-prefixed chunks."""
 
     async def read() -> bytes | None:
         try:
             size = int.from_bytes(await reader.readexactly(4), "little")
-            if size > _LARGEST:
-                raise WireError(f"a local connection announces a chunk of {size} bytes")
+            if size > _MAX_CHUNK_BYTES:
+                raise WireError(f"a local connection announces a chunk of {size} bytes, over {_MAX_CHUNK_BYTES}")
             return await reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
@@ -42,27 +43,33 @@ def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Re
     return read, write
 
 
-async def serve_local(path: Path, serve: Serve) -> asyncio.Server:
-    """Listen on a unix socket; ``await serve(ticket, read, write)`` serves each connection until it ends.
+async def serve_local(path: Path, serve: ConnectionHandler) -> asyncio.Server:
+    """Listen on a unix socket that only its owner may use.
 
-    The socket is readable for its owner only.
+    Parameters
+    ----------
+    path : Path
+        Of the socket.
+    serve : callable
+        ``await serve(ticket, read, write)`` serves a connection until it ends; a :class:`RefusedError` is reported to
+        the client.
     """
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        read, write = ends(reader, writer)
+        read, write = _chunk_functions(reader, writer)
         try:
             ticket = await read()
             if ticket is None:
                 return
             await serve(ticket.decode(errors="replace"), read, write)
         except RefusedError as error:
-            logger.warning("a local connection was refused: %s", error)
+            logger.warning("refused a local connection: %s", error)
             with suppress(ConnectionError):
                 await write(_REFUSED + error.message.encode())
         except (WireError, ConnectionError) as error:
-            logger.warning("a local connection was closed: %s", error)
+            logger.warning("closed a local connection: %s", error)
         except asyncio.CancelledError:
-            pass  # the loop stops; Python 3.11 would print every cancelled connection
+            pass  # the loop is stopping; Python 3.11 would print a traceback for every connection
         finally:
             writer.close()
 
@@ -72,26 +79,32 @@ async def serve_local(path: Path, serve: Serve) -> asyncio.Server:
 
 
 async def open_local(path: Path, ticket: str) -> tuple[Read, Write, asyncio.StreamWriter]:
-    """Connect to :func:`serve_local`; returns the two ends and the writer, to close.
+    """Connect to a socket of :func:`serve_local`.
+
+    Returns
+    -------
+    read, write : callable
+    writer : asyncio.StreamWriter
+        To close the connection.
 
     Raises
     ------
     OSError
-        Nobody listens there.
+        No process is listening on the socket.
     """
     reader, writer = await asyncio.open_unix_connection(str(path), limit=_BUFFER)
-    read, write = ends(reader, writer)
+    read, write = _chunk_functions(reader, writer)
     await write(ticket.encode())
     return read, write, writer
 
 
-def check_welcome(first: bytes) -> None:
-    """Look at the first chunk of an answer.
+def check_not_refused(first: bytes) -> None:
+    """Check the first chunk of the server's reply.
 
     Raises
     ------
     RefusedError
-        It says that the ticket was refused.
+        The server refused the ticket.
     """
     if first.startswith(_REFUSED):
         raise RefusedError(first[len(_REFUSED) :].decode(errors="replace"))

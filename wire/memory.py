@@ -1,7 +1,7 @@
-"""Channels inside one process: the frames of a network without a network.
+"""In-memory channels between programs of one process.
 
-Messages are packed and unpacked as everywhere, so encodings apply and sizes are those of real frames; checksums,
-chunks and acknowledgements have no work to do here and are left out.
+Messages are packed and unpacked as for a network, so that encodings apply and frame sizes are real. Checksums, chunks
+and acknowledgements are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .pack import Header, Packed, Summary, pack, unpack
 
 
 class MemoryChannel:
-    """One end of a conversation in memory; made by :func:`pair`."""
+    """One end of an in-memory channel; created by :func:`pair`."""
 
     def __init__(
         self, peer: str, direction: Direction, recorder: LedgerRecorder, window_bytes: int, limits: Limits
@@ -32,25 +32,25 @@ class MemoryChannel:
         self._direction = direction
         self._recorder = recorder
         self._sent = 0
-        self.handlers: Mapping[str, Callable[[Message], None]] = {}  # as of :class:`.Channel`
+        self.handlers: Mapping[str, Callable[[Message], None]] = {}  # see :class:`.Channel`
         self._window = window_bytes
         self._limits = limits
-        self._room = threading.Condition()
+        self._space = threading.Condition()
         self._other: MemoryChannel = self
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """As :meth:`farshore.wire.channel.Channel.send`."""
         packed = pack(message, self._limits)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
-        # Joined, which copies: the sender may change its arrays as soon as this returns.
+        # Joining copies the arrays: the sender may modify them as soon as this returns.
         payload = memoryview(b"".join(packed.payload))
         inbox = self._other.inbox
-        with self._other._room:
-            room = self._other._room.wait_for(
+        with self._other._space:
+            has_space = self._other._space.wait_for(
                 lambda: not inbox.bytes or inbox.bytes + size <= self._window or self.inbox.error or inbox.error,
                 timeout,
             )
-        if not room:
+        if not has_space:
             raise TimeoutError("the other program does not take what was sent before")
         self._put(message, packed, payload, size)
 
@@ -64,9 +64,9 @@ class MemoryChannel:
         inbox = self._other.inbox
         if self.inbox.error or inbox.error:
             raise self.inbox.error or PeerLostError(f"the channel to {self.peer} is closed")
-        place = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
-        self._recorder.data(self._direction, packed, place, size)
-        with self._other._room:
+        summary = Summary(message.kind, message.round, message.step, message.micro, 0, 0, "")
+        self._recorder.data(self._direction, packed, summary, size)
+        with self._other._space:
             self._sent += 1
             inbox.put(self._sent, Header.read(packed.header, self._limits), payload, size)
 
@@ -75,8 +75,8 @@ class MemoryChannel:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            with self._room:
-                self._room.notify_all()
+            with self._space:
+                self._space.notify_all()
             assert isinstance(frame.header, Header)
             message = unpack(frame.header, frame.payload, self._limits)
             if (handler := self.handlers.get(message.kind)) is None:
@@ -84,16 +84,24 @@ class MemoryChannel:
             handler(message)
 
     def fail(self, error: Exception) -> None:
-        """Give up: this end's senders and receivers get ``error``."""
+        """Make senders and receivers at this end raise ``error``."""
         self.inbox.fail(error)
         for end in (self, self._other):
-            with end._room:
-                end._room.notify_all()
+            with end._space:
+                end._space.notify_all()
 
     def close(self, timeout: float = 5.0, reason: str = "") -> None:
-        """Say that nothing more comes, and why; what was sent can still be received."""
-        words = f"{self._other.peer} closed the channel" + (f": {reason}" if reason else "")
-        self._other.fail(PeerLostError(words))
+        """Close the channel; messages already sent can still be received.
+
+        Parameters
+        ----------
+        timeout : float
+            Ignored.
+        reason : str
+            Given to the other program, in the error of its next receive.
+        """
+        text = f"{self._other.peer} closed the channel" + (f": {reason}" if reason else "")
+        self._other.fail(PeerLostError(text))
         self.fail(PeerLostError(f"the channel to {self.peer} is closed"))
 
 
@@ -105,9 +113,22 @@ def pair(
     limits: Limits = DEFAULT,
     attempt: int = 0,
 ) -> tuple[MemoryChannel, MemoryChannel]:
-    """The server's and the node's end of a conversation; every frame is recorded once."""
+    """Return the server's and the node's end of a channel; every frame is recorded once.
+
+    Parameters
+    ----------
+    node : str
+        Name of the node.
+    recorder : Recorder, optional
+        Called with a ledger row for each frame.
+    window_bytes : int
+        Maximum bytes that were sent and not received; a single larger frame is sent alone.
+    limits : Limits
+    attempt : int
+        Restart epoch, for the ledger.
+    """
     ledger = LedgerRecorder(node, attempt, recorder)
     server = MemoryChannel(node, "down", ledger, window_bytes, limits)
-    mine = MemoryChannel("server", "up", ledger, window_bytes, limits)
-    server._other, mine._other = mine, server
-    return server, mine
+    node_end = MemoryChannel("server", "up", ledger, window_bytes, limits)
+    server._other, node_end._other = node_end, server
+    return server, node_end

@@ -1,8 +1,8 @@
-"""Messages to bytes and back: a small protobuf header with the tensor table, and a payload of raw parts.
+"""Serialization of messages: a protobuf header with the tensor table, and a payload with the tensors' bytes.
 
-The same message always gives the same bytes: tensors stand in a fixed order and the header is serialized
-deterministically. Tensors without side data come first, widest elements first, so each starts at a
-multiple of its element size without a byte of padding; the rest follow by name.
+The same message always gives the same bytes: the order of the tensors is fixed, and the header is serialized
+deterministically. Tensors without side data come first, in descending order of element size, so that each is aligned
+without padding; the others follow by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..core.errors import WireError
 from ..core.message import Encoded, Message, Scalar, Tensor
 from ..proto import frame_pb2 as pb
 from .dtypes import DTYPES, lookup, name_of
-from .encodings.base import ArrayLayout, EncodeError, little
+from .encodings.base import ArrayLayout, EncodeError, to_little_endian
 from .encodings.raw import Raw
 from .encodings.registry import check_name, decode
 from .limits import DEFAULT, Limits
@@ -28,19 +28,18 @@ _RAW = Raw()
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A message as bytes.
+    """A serialized message.
 
     Attributes
     ----------
     header : bytes
     payload : tuple[memoryview, ...]
-        Parts of the payload in order. **They view the message's arrays where those travel raw**: leave
-        these unchanged until the payload has been sent and acknowledged.
+        Parts of the payload in order. **Parts of raw tensors are views of the message's arrays**: do not modify these
+        until the payload has been sent and acknowledged.
     dense_bytes, payload_bytes : int
-        Tensor bytes before encoding, and after it with side data.
+        Bytes of the tensors before encoding, and after it, including side data.
     encoding : str
-        For the ledger: the encodings used, each once, in the order of the table, joined by ``,``; ``raw``
-        where none.
+        For the ledger: the distinct encodings, in the order of the table, joined by ``,``; ``raw`` if there are none.
     """
 
     header: bytes
@@ -52,13 +51,13 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A frame's header, parsed and checked.
+    """A parsed and validated frame header.
 
     Attributes
     ----------
     parsed : FrameHeader
     layouts : list of ArrayLayout
-        What each tensor will be.
+        Layouts of the decoded tensors.
     """
 
     parsed: pb.FrameHeader
@@ -66,12 +65,12 @@ class Header:
 
     @classmethod
     def read(cls, header: bytes | memoryview, limits: Limits = DEFAULT) -> Header:
-        """Parse a header and check all of it that can be checked without the payload.
+        """Parse a header and check everything that does not depend on the payload.
 
         Raises
         ------
         WireError
-            The header breaks the format or a limit.
+            The header violates the format or a limit.
         """
         return _read(header, limits)
 
@@ -81,7 +80,7 @@ class Header:
         return self.parsed.key
 
     def summary(self) -> Summary:
-        """What the ledger records of the message."""
+        """Return the properties of the message that the ledger records."""
         p = self.parsed
         dense = sum(layout.nbytes for layout in self.layouts)
         payload = sum(entry.length for entry in p.tensors)
@@ -90,7 +89,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the ledger records of a message."""
+    """Properties of a message that the ledger records; see :class:`~farshore.core.transfer.Transfer`."""
 
     kind: str
     round: int
@@ -102,23 +101,22 @@ class Summary:
 
 
 def pack(message: Message, limits: Limits = DEFAULT, key: str = "") -> Packed:
-    """Write a message as bytes.
+    """Serialize a message.
 
     Parameters
     ----------
     message : Message
     limits : Limits
-        The receiver's, as far as known; breaking them fails here already.
+        Limits of the receiver, checked here too.
     key : str
-        Of a published message.
+        Key of a published message; empty for all others.
 
     Raises
     ------
     EncodeError
-        An array cannot be written in the encoding chosen for it.
+        An array cannot be encoded with its encoding.
     WireError
-        The message breaks a limit, or holds a type that does not travel. Both errors name the kind and
-        the tensor.
+        The message exceeds a limit, or has a value of an unsupported type. Both errors name the kind and the tensor.
     """
     header = _start(message, limits)
     if key:
@@ -151,33 +149,33 @@ def pack(message: Message, limits: Limits = DEFAULT, key: str = "") -> Packed:
 
 
 def unpack(header: bytes | memoryview | Header, payload: memoryview, limits: Limits = DEFAULT) -> Message:
-    """Read a message.
+    """Deserialize a message.
 
     Parameters
     ----------
     header : bytes or Header
-        Serialized, or as :meth:`Header.read` returned it.
+        Serialized, or the result of :meth:`Header.read`.
     payload : memoryview
-        Contiguous bytes; raw tensors are read-only views of it and keep it alive.
+        Contiguous bytes. Raw tensors are read-only views of it and keep it alive.
     limits : Limits
 
     Returns
     -------
     Message
-        Tensors decoded, ``dtype`` set for bf16 only.
+        With decoded tensors; ``dtype`` is set for bf16 only.
 
     Raises
     ------
     WireError
-        Anything in header or payload is not what the format allows. Every length, offset, shape and limit
-        is checked before memory is allocated for it.
+        Header or payload violate the format or a limit. Every length, offset and shape is checked before memory is
+        allocated for it.
     """
     read = header if isinstance(header, Header) else _read(header, limits)
     parsed, layouts = read.parsed, read.layouts
     payload = payload if payload.format == "B" and payload.ndim == 1 else payload.cast("B")
     end = parsed.tensors[-1].offset + parsed.tensors[-1].length if parsed.tensors else 0
     if end != len(payload):
-        raise WireError(f"{_where(parsed.kind)}the payload has {len(payload)} bytes where the table describes {end}")
+        raise WireError(f"{_where(parsed.kind)}the payload has {len(payload)} bytes, the tensor table describes {end}")
     tensors = {}
     for entry, layout in zip(parsed.tensors, layouts, strict=True):
         side = payload[entry.offset : entry.offset + entry.side]
@@ -192,19 +190,19 @@ def unpack(header: bytes | memoryview | Header, payload: memoryview, limits: Lim
 
 
 def inspect(header: bytes | memoryview, limits: Limits = DEFAULT) -> Summary:
-    """Read what the ledger needs without touching the payload; same errors as :func:`unpack`."""
+    """Return the properties that the ledger records, without the payload; raises the errors of :func:`unpack`."""
     return _read(header, limits).summary()
 
 
 def _start(message: Message, limits: Limits) -> pb.FrameHeader:
-    """The header without its table."""
+    """Return the header without the tensor table."""
     where = _where(message.kind)
     if not message.kind:
         raise WireError("a message needs a kind")
     if len(message.tensors) > limits.tensors or len(message.fields) > limits.fields:
         raise WireError(
             f"{where}{len(message.tensors)} tensors and {len(message.fields)} fields "
-            f"are more than {limits.tensors} and {limits.fields}"
+            f"exceed the limits of {limits.tensors} and {limits.fields}"
         )
     for name in (message.kind, *message.tensors, *message.fields):
         _check_text(where, name, limits)
@@ -213,7 +211,7 @@ def _start(message: Message, limits: Limits) -> pb.FrameHeader:
     except (ValueError, TypeError) as error:
         raise WireError(
             f"{where}round {message.round}, step {message.step}, micro {message.micro}: "
-            "whole numbers from 0 up are meant (micro below 2^32, the others below 2^64)"
+            "must be non-negative integers (micro below 2^32, the others below 2^64)"
         ) from error
     for key, value in message.fields.items():
         header.fields[key].CopyFrom(_scalar(where, key, value))
@@ -221,15 +219,15 @@ def _start(message: Message, limits: Limits) -> pb.FrameHeader:
 
 
 def _encode(tensor: Tensor) -> Encoded:
-    """Encode, and see to it that the body is contiguous and little-endian."""
+    """Encode a tensor with a contiguous, little-endian body."""
     name_of(tensor.array.dtype, tensor.dtype)
     if tensor.encoding is not None:
         check_name(tensor.encoding.name)
     array = tensor.array
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and np.little_endian is False):
-        array = little(array)
+        array = to_little_endian(array)
     encoded = (tensor.encoding or _RAW).encode(array)
-    return Encoded(encoded.side, little(encoded.body))
+    return Encoded(encoded.side, to_little_endian(encoded.body))
 
 
 def _entry(name: str, tensor: Tensor, encoded: Encoded, offset: int) -> pb.TensorEntry:
@@ -250,23 +248,23 @@ def _read(header: bytes | memoryview, limits: Limits) -> Header:
     try:
         parsed = pb.FrameHeader.FromString(bytes(header))
     except DecodeError as error:
-        raise WireError("a frame's header is not a header") from error
+        raise WireError("the header of a frame cannot be parsed") from error
     if not parsed.kind:
-        raise WireError("a frame's header names no kind")
+        raise WireError("the header of a frame has no kind")
     where = _where(parsed.kind[:64])
     for what, count, most in (
         ("tensors", len(parsed.tensors), limits.tensors),
         ("fields", len(parsed.fields), limits.fields),
     ):
         if count > most:
-            raise WireError(f"{where}{count} {what} are more than {most}")
+            raise WireError(f"{where}{count} {what} exceed the limit of {most}")
     for name in (parsed.kind, *parsed.fields, *((parsed.key,) if parsed.key else ())):
         _check_text(where, name, limits)
     return Header(parsed, _check_table(parsed, limits))
 
 
 def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
-    """Check the tensor table; returns what each tensor will be."""
+    """Check the tensor table and return the layouts of the decoded tensors."""
     end = dense = 0
     seen: set[str] = set()
     layouts = []
@@ -275,7 +273,7 @@ def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
             _check_text("", entry.name, limits)
             _check_text("", entry.encoding or "raw", limits)
             if entry.name in seen:
-                raise WireError("the name stands in the table twice")
+                raise WireError("duplicate name in the tensor table")
             seen.add(entry.name)
             check_name(entry.encoding or "raw")
             layout = _layout(tuple(entry.shape), lookup(entry.dtype)[1], limits)
@@ -290,29 +288,29 @@ def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
 
 
 def _check_range(entry: pb.TensorEntry, end: int, limits: Limits) -> None:
-    """A tensor begins where the one before it ends."""
+    """Check that a tensor begins where the previous one ends."""
     if entry.side > entry.length:
         raise WireError(f"{entry.side} bytes of side data do not fit in {entry.length} bytes")
     if entry.offset < end:
-        raise WireError(f"it starts at byte {entry.offset}, inside or before the tensor that ends at {end}")
+        raise WireError(f"it starts at byte {entry.offset} and overlaps the previous tensor, which ends at {end}")
     if entry.offset > end:
-        raise WireError(f"it starts at byte {entry.offset}, which leaves a gap after {end}")
+        raise WireError(f"it starts at byte {entry.offset} and leaves a gap after {end}")
     _at_most("payload bytes", entry.offset + entry.length, limits.payload_bytes)
 
 
 def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> ArrayLayout:
-    """The layout, if such an array is welcome. Axes of length 0 count as 1: they must not hide a huge one."""
+    """Return the layout after checking the limits. Axes of length 0 count as 1, so that they cannot hide a huge one."""
     if len(shape) > limits.rank:
-        raise WireError(f"{len(shape)} axes are more than {limits.rank}")
-    room = math.prod(max(1, int(n)) for n in shape) * dtype.itemsize
-    if room > limits.dense_bytes:
-        raise WireError(f"an array of shape {list(shape)} is larger than {limits.dense_bytes} bytes")
+        raise WireError(f"{len(shape)} axes exceed the limit of {limits.rank}")
+    nbytes = math.prod(max(1, int(n)) for n in shape) * dtype.itemsize
+    if nbytes > limits.dense_bytes:
+        raise WireError(f"an array of shape {list(shape)} exceeds the limit of {limits.dense_bytes} bytes")
     return ArrayLayout(dtype, tuple(int(n) for n in shape))
 
 
 def _at_most(what: str, got: int, most: int) -> None:
     if got > most:
-        raise WireError(f"{got} {what} are more than the limit of {most}")
+        raise WireError(f"{got} {what} exceed the limit of {most}")
 
 
 def _check_text(where: str, text: str, limits: Limits) -> None:
@@ -323,7 +321,7 @@ def _check_text(where: str, text: str, limits: Limits) -> None:
     except UnicodeEncodeError as error:
         raise WireError(f"{where}a name is not valid Unicode") from error
     if size > limits.name_bytes:
-        raise WireError(f"{where}the name '{text[:32]}…' has {size} bytes, more than {limits.name_bytes}")
+        raise WireError(f"{where}the name '{text[:32]}…' has {size} bytes, the limit is {limits.name_bytes}")
 
 
 def _used(header: pb.FrameHeader) -> str:
@@ -351,8 +349,8 @@ def _scalar(where: str, key: str, value: Scalar | np.generic) -> pb.Scalar:
             case bytes():
                 return pb.Scalar(blob=value)
     except (ValueError, UnicodeEncodeError) as error:
-        raise WireError(f"{where}field '{key}' holds {str(value)[:40]}, which does not fit: {error}") from error
-    raise WireError(f"{where}field '{key}' is a {type(value).__name__}; bool, int, float, str or bytes travel")
+        raise WireError(f"{where}field '{key}' has the invalid value {str(value)[:40]}: {error}") from error
+    raise WireError(f"{where}field '{key}' is a {type(value).__name__}; expected bool, int, float, str or bytes")
 
 
 def _value(kind: str, key: str, scalar: pb.Scalar) -> Scalar:

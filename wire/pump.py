@@ -1,4 +1,4 @@
-"""Moves chunks between a channel and one connection, whatever kind it is, until either end is done with it."""
+"""The loop that moves chunks between a channel and one connection, until either side ends it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .slow_start import SlowStart
 
 logger = logging.getLogger(__name__)
 
-#: A connection on which no byte arrives for so long is given up; signs of life are sent three times as often.
+#: Seconds without an arriving byte after which a connection is closed; heartbeats are sent three times as often.
 STALL_SECONDS = 30.0
 
-#: Seconds that the peer gets to read what was written before a goodbye, and to end the connection.
-_LAST_SECONDS = 2.0
+#: Seconds for the peer to read everything after a goodbye and to end the connection.
+_LINGER_SECONDS = 2.0
+#: Seconds for a write in progress to complete when the connection ends.
 _LAST_WRITE_SECONDS = 0.5
 
 Read = Callable[[], Awaitable[bytes | None]]
@@ -33,29 +34,29 @@ async def pump(
     stall_seconds: float = STALL_SECONDS,
     finish: Finish | None = None,
 ) -> bool:
-    """Serve ``channel`` over one connection.
+    """Serve ``channel`` over one connection until it ends.
 
     Parameters
     ----------
     read : callable
-        Awaits the next chunk; None at the end of the connection.
+        Returns the next chunk, or None at the end of the connection.
     write : callable
-        Awaits until a chunk is accepted; this is where back-pressure comes from.
+        Returns when a chunk has been accepted, which propagates back-pressure.
     stall_seconds : float
-        Liveness is progress: the connection fails when nothing arrives for so long.
+        The connection is closed if no byte arrives for this long.
     finish : callable, optional
-        Awaited after a goodbye, to tell that nothing more is written; the peer then gets a moment to read it all and
-        to end the connection. For connections that lose what is on its way when their reading end is cancelled.
+        Awaited after a goodbye to end the writing side; the peer then has 2 seconds to read the rest and to end the
+        connection. For connections that discard data in transit when a read is cancelled.
 
     Returns
     -------
     bool
-        Whether the two ends had greeted each other, that is, whether this connection ever worked.
+        Whether the two sides exchanged hello frames, that is, whether the connection ever worked.
 
     Raises
     ------
     WireError
-        The peer broke the format.
+        The peer violated the wire format.
     """
     loop = asyncio.get_running_loop()
     work = asyncio.Event()
@@ -66,17 +67,17 @@ async def pump(
 
     connection = channel.attach(wake)
     work.set()
-    heard = _Heard(loop.time())
+    last_arrival = _LastArrival(loop.time())
     writer = loop.create_task(_writer(channel, connection, write, work, stall_seconds / 3))
-    reader = loop.create_task(_reader(connection, read, heard))
-    tasks = (writer, reader, loop.create_task(_watch(heard, stall_seconds)))
+    reader = loop.create_task(_reader(connection, read, last_arrival))
+    tasks = (writer, reader, loop.create_task(_wait_for_stall(last_arrival, stall_seconds)))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
         if finish is not None and channel.stopped and writer in done and not connection.dropped:
             await finish()
-            await asyncio.wait([reader], timeout=_LAST_SECONDS)
+            await asyncio.wait([reader], timeout=_LINGER_SECONDS)
             if reader.done():
                 reader.result()
     finally:
@@ -88,7 +89,7 @@ async def pump(
 
 async def _end(writer: asyncio.Task[None], *tasks: asyncio.Task[None]) -> None:
     try:
-        # A write that is cancelled half way can hold up the end of its call.
+        # Cancelling a gRPC write in progress can delay the end of the call.
         await asyncio.wait([writer], timeout=_LAST_WRITE_SECONDS)
     finally:
         for task in tasks:
@@ -97,40 +98,40 @@ async def _end(writer: asyncio.Task[None], *tasks: asyncio.Task[None]) -> None:
 
 
 @dataclass(slots=True)
-class _Heard:
-    """When something last arrived."""
+class _LastArrival:
+    """Time of the last arrived chunk."""
 
     time: float
 
 
-async def _watch(heard: _Heard, stall_seconds: float) -> None:
-    """Return when nothing has arrived for too long."""
+async def _wait_for_stall(last_arrival: _LastArrival, stall_seconds: float) -> None:
+    """Return when no chunk has arrived for ``stall_seconds``."""
     loop = asyncio.get_running_loop()
-    while (left := heard.time + stall_seconds - loop.time()) > 0:
+    while (left := last_arrival.time + stall_seconds - loop.time()) > 0:
         await asyncio.sleep(left)
-    logger.warning("nothing arrived for %g s; the connection is given up", stall_seconds)
+    logger.warning("no data arrived for %g s; closing the connection", stall_seconds)
 
 
-async def _reader(connection: Connection, read: Read, heard: _Heard) -> None:
+async def _reader(connection: Connection, read: Read, last_arrival: _LastArrival) -> None:
     loop = asyncio.get_running_loop()
     while (chunk := await read()) is not None:
-        heard.time = loop.time()
+        last_arrival.time = loop.time()
         connection.feed(chunk)
 
 
 async def _writer(
-    channel: Channel, connection: Connection, write: Write, work: asyncio.Event, beat_seconds: float
+    channel: Channel, connection: Connection, write: Write, work: asyncio.Event, heartbeat_seconds: float
 ) -> None:
-    paced = SlowStart(write)
+    slow_start = SlowStart(write)
     while not connection.ended:
         work.clear()
-        stopped = channel.stopped  # looked at first: a goodbye queued during this round leaves with the next
+        stopped = channel.stopped  # read first: a goodbye queued during this pass is sent in the next
         for chunk in connection.outgoing():
-            await paced.write(chunk)
+            await slow_start.write(chunk)
         if connection.dropped or stopped:
             return
         try:
-            await asyncio.wait_for(work.wait(), beat_seconds)
+            await asyncio.wait_for(work.wait(), heartbeat_seconds)
         except TimeoutError:
             connection.heartbeat()
 

@@ -1,32 +1,41 @@
-"""Carries chunks between a node's stream and the run process that they are for, without looking into them."""
+"""Relays chunks between a node's data connection and the run process, without decoding them."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
-from .local import check_welcome, open_local
+from .local import check_not_refused, open_local
 from .pump import Read, Write
 
 
 async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
-    """Join a node's connection to the run process that listens at ``path``, until either ends.
+    """Relay a node's connection to the run process that listens at ``path``, until either side ends.
 
-    A chunk is read only after the one before it was accepted by the other side, so a slow run process slows its node
-    down and nothing piles up here.
+    A chunk is read only after the other side has accepted the previous one. This propagates back-pressure and keeps the
+    memory use constant.
+
+    Parameters
+    ----------
+    ticket : str
+        Passed on to the run process.
+    read, write : callable
+        The node's connection.
+    path : Path
+        Unix socket of the run process.
 
     Raises
     ------
     OSError
-        The run process does not listen (any longer).
+        The run process is not listening.
     RefusedError
-        It does not know the ticket.
+        The run process rejected the ticket.
     """
-    inner_read, inner_write, writer = await open_local(path, ticket)
-    up = asyncio.create_task(_carry_up(read, inner_write, writer))
-    down = asyncio.create_task(_carry_down(inner_read, write))
+    local_read, local_write, writer = await open_local(path, ticket)
+    up = asyncio.create_task(_relay_up(read, local_write, writer))
+    down = asyncio.create_task(_relay_down(local_read, write))
     try:
-        # The run process has the last word: it closes its side once it has read all that its node sent.
+        # The run process ends the connection: it closes its side after reading everything from the node.
         await asyncio.wait([down])
         down.result()
     except ConnectionError:
@@ -38,20 +47,20 @@ async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
         writer.close()
 
 
-async def _carry_up(read: Read, inner_write: Write, writer: asyncio.StreamWriter) -> None:
+async def _relay_up(read: Read, local_write: Write, writer: asyncio.StreamWriter) -> None:
     try:
         while (chunk := await read()) is not None:
-            await inner_write(chunk)
+            await local_write(chunk)
         writer.write_eof()
     except BaseException:
-        writer.close()  # the node is gone, or the run process: the way down ends too
+        writer.close()  # one side has ended; this ends the other direction too
         raise
 
 
-async def _carry_down(inner_read: Read, write: Write) -> None:
-    if (chunk := await inner_read()) is None:
+async def _relay_down(local_read: Read, write: Write) -> None:
+    if (chunk := await local_read()) is None:
         return
-    check_welcome(chunk)
+    check_not_refused(chunk)
     await write(chunk)
-    while (chunk := await inner_read()) is not None:
+    while (chunk := await local_read()) is not None:
         await write(chunk)

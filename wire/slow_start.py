@@ -1,7 +1,7 @@
-"""How much is written to a connection at once: little until it has shown that it is fast.
+"""Slow start: adapts the size of writes to the speed of a connection, beginning with small ones.
 
-Chunks of a mebibyte are what fast links want. A link of 30 kB/s needs longer for one than a connection may be silent,
-and the other end hears of a chunk only when it is whole: so a slow link would be taken for a dead one, again and again.
+Fast links need chunks of 1 MiB for full throughput. But gRPC delivers only whole chunks, and on a link of 30 kB/s a
+chunk of 1 MiB takes longer than the stall timeout, so that the connection would be closed again and again.
 """
 
 from __future__ import annotations
@@ -11,43 +11,43 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from .chunks import CHUNK_BYTES, SLACK_BYTES
 
-_LARGEST = CHUNK_BYTES + SLACK_BYTES
-_SMALLEST = 1 << 14
-#: So much may vanish in buffers on the way at any speed; only what is written after it tells how fast the link is.
-_BUFFERS = 1 << 19
-#: Seconds of one write at which pieces become larger, and smaller.
+_MAX_PIECE_BYTES = CHUNK_BYTES + SLACK_BYTES
+_MIN_PIECE_BYTES = 1 << 14
+#: Buffers on the path accept this many bytes at any speed, so that the first writes do not indicate the link's speed.
+_BUFFER_BYTES = 1 << 19
+#: Duration of a write below which pieces grow, and above which they shrink, in seconds.
 _FAST_SECONDS, _SLOW_SECONDS = 0.5, 4.0
 
 Write = Callable[[bytes], Awaitable[None]]
 
 
 class SlowStart:
-    """Writes chunks to one connection, in pieces where they are too large for it.
+    """Writes chunks to one connection, split into pieces of adaptive size.
 
     Parameters
     ----------
     write : callable
-        Awaits until a piece is accepted.
+        Returns when a piece has been accepted.
     clock : callable
-        Monotonic seconds; for tests.
+        Monotonic time in seconds.
 
     Attributes
     ----------
     piece_bytes : int
-        Most bytes that are written at once now.
+        Current maximum size of a piece.
     """
 
     def __init__(self, write: Write, clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
         self._written = 0
-        self.piece_bytes = _SMALLEST
+        self.piece_bytes = _MIN_PIECE_BYTES
 
     async def write(self, chunk: bytes) -> None:
-        """Write a chunk; the other end puts it together whatever its pieces are."""
+        """Write a chunk in pieces; the receiver reassembles frames from pieces of any size."""
         for piece in self._pieces(chunk):
-            began = self._clock()
+            start = self._clock()
             await self._write(piece)
-            self._wrote(len(piece), self._clock() - began)
+            self._adapt(len(piece), self._clock() - start)
 
     def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         if len(chunk) <= self.piece_bytes:
@@ -59,9 +59,9 @@ class SlowStart:
             start += len(piece)
             yield piece
 
-    def _wrote(self, count: int, seconds: float) -> None:
+    def _adapt(self, count: int, seconds: float) -> None:
         self._written += count
         if seconds > _SLOW_SECONDS:
-            self.piece_bytes = max(_SMALLEST, self.piece_bytes // 2)
-        elif seconds < _FAST_SECONDS and self._written > _BUFFERS and count >= self.piece_bytes // 2:
-            self.piece_bytes = min(_LARGEST, self.piece_bytes * 2)
+            self.piece_bytes = max(_MIN_PIECE_BYTES, self.piece_bytes // 2)
+        elif seconds < _FAST_SECONDS and self._written > _BUFFER_BYTES and count >= self.piece_bytes // 2:
+            self.piece_bytes = min(_MAX_PIECE_BYTES, self.piece_bytes * 2)

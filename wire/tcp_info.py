@@ -1,7 +1,8 @@
-"""Socket bytes: what TCP carried on a connection, as the kernel counts it; TLS and HTTP/2 included, IP headers not.
+"""Bytes of TCP connections, as counted by the kernel: including TLS and HTTP/2, without IP headers. Linux only.
 
-Linux tells it by netlink (``sock_diag``): a dump of the sockets that are open, and a message with the last figures when
-one is destroyed. So nothing is polled and no short connection is missed. Elsewhere there is no meter.
+The counters are read through netlink (``sock_diag``): by a dump of the open sockets, and from the message that the
+kernel sends with the final counters when a socket is destroyed. No polling is necessary, and short connections are
+counted too.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from urllib.parse import unquote
 
 _SOCK_DIAG_BY_FAMILY = 20
 _DONE, _ERROR = 3, 2
-_REQUEST_DUMP = 0x301
+_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _NETLINK_SOCK_DIAG = 4
-# Groups of destroyed TCP sockets over IPv4 and IPv6, as a bit mask.
-_DESTROYED = 0b101
+# Bit mask of the multicast groups for destroyed TCP sockets over IPv4 and IPv6.
+_DESTROYED_GROUPS = 0b101
 _ALL_STATES = 0xFFF
 _INFO = 2
 _HEADER = struct.Struct("=IHHII")
-_ASK = struct.Struct("=BBBBI")
+_DIAG_REQUEST = struct.Struct("=BBBBI")
 _PORTS = struct.Struct("!HH")
 _ATTRIBUTE = struct.Struct("=HH")
 _DIAG_BYTES = 72
@@ -32,15 +33,15 @@ _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A connection that some process of this machine accepted.
+class AcceptedConnection:
+    """A TCP connection that a process of this machine accepted.
 
     Attributes
     ----------
     port : int
-        Where it was accepted.
+        Local port.
     peer : str
-        Whoever dialled, as :func:`peer_of` writes it.
+        Address of the client, as returned by :func:`parse_peer`.
     """
 
     port: int
@@ -49,14 +50,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class SocketBytes:
-    """Bytes of a TCP stream: ``up`` from whoever dialled, ``down`` to it."""
+    """Bytes of a TCP connection: ``up`` from the client, ``down`` to the client."""
 
     up: int
     down: int
 
 
-def peer_of(address: str) -> str:
-    """gRPC's name of a peer, such as ``ipv6:%5B::1%5D:4711``, as ``host port``; mapped IPv4 as IPv4."""
+def parse_peer(address: str) -> str:
+    """Convert a gRPC peer name such as ``ipv6:%5B::1%5D:4711`` to ``host port``; IPv4-mapped addresses to IPv4."""
     host, _, port = unquote(address).partition(":")[2].rpartition(":")
     return _peer(host.strip("[]"), int(port))
 
@@ -71,25 +72,26 @@ def _peer(host: str, port: int) -> str:
 
 
 class SocketMeter:
-    """Tells what connections carried; a context manager.
+    """Counts the bytes of TCP connections; a context manager.
 
-    Watch a connection while it is open; its last figures are kept when it closes. :meth:`fileno` is readable when some
-    connection of this machine has closed: call :meth:`drain` then, or many closes in a row may be lost.
+    Call :meth:`watch` while a connection is open; its final counters are kept when it closes. :meth:`fileno` becomes
+    readable when any connection of this machine closes: call :meth:`drain` then, so that the event queue of the kernel
+    does not overflow.
 
     Raises
     ------
     OSError
-        The system has no such meter; see :meth:`open`.
+        The system does not support it; see :meth:`open`.
     """
 
     def __init__(self) -> None:
-        self._counts: dict[Accepted, dict[bytes, SocketBytes]] = {}
+        self._counts: dict[AcceptedConnection, dict[bytes, SocketBytes]] = {}
         if sys.platform != "linux":
-            raise OSError("only Linux counts the bytes of sockets")
+            raise OSError("byte counters of sockets are available on Linux only")
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG)
         try:
             self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-            self._events.bind((0, _DESTROYED))
+            self._events.bind((0, _DESTROYED_GROUPS))
             self._events.setblocking(False)
             list(_dump(socket.AF_INET, 1))
         except OSError:
@@ -98,7 +100,7 @@ class SocketMeter:
 
     @classmethod
     def open(cls) -> SocketMeter | None:
-        """A meter, or None where the system has none."""
+        """Return a meter, or None if the system does not support it."""
         try:
             return cls()
         except OSError:
@@ -117,27 +119,27 @@ class SocketMeter:
         self._events.close()
 
     def fileno(self) -> int:
-        """For a selector."""
+        """Return the file descriptor of the event socket, for selectors."""
         return self._events.fileno()
 
-    def watch(self, connection: Accepted) -> None:
-        """Keep the figures of this connection, and of those after it from the same address."""
+    def watch(self, connection: AcceptedConnection) -> None:
+        """Count this connection, and later ones from the same address and port."""
         self._counts.setdefault(connection, {})
 
     def drain(self) -> None:
-        """Take in which connections have closed."""
+        """Process the events of closed connections."""
         while True:
             try:
                 self._count(_parse(self._events.recv(1 << 16)))
             except BlockingIOError:
                 return
-            except OSError:  # the queue overflowed: some closed connections are missing, later ones are not
+            except OSError:  # the queue overflowed: events were lost, but later ones will arrive
                 continue
 
-    def take(self, connections: Collection[Accepted]) -> dict[Accepted, SocketBytes]:
-        """Bytes of watched connections until now, which ends the watch; without those that the kernel does not know.
+    def take(self, connections: Collection[AcceptedConnection]) -> dict[AcceptedConnection, SocketBytes]:
+        """Stop watching connections and return their bytes; connections unknown to the kernel are left out.
 
-        The kernel is asked once per port, not once per connection.
+        Sends one request per port and address family, not one per connection.
         """
         self.drain()
         for port in {connection.port for connection in connections}:
@@ -146,23 +148,23 @@ class SocketMeter:
         counts = {connection: list(self._counts.pop(connection, {}).values()) for connection in connections}
         return {c: SocketBytes(sum(s.up for s in n), sum(s.down for s in n)) for c, n in counts.items() if n}
 
-    def _count(self, found: Iterator[tuple[Accepted, bytes, SocketBytes]]) -> None:
+    def _count(self, found: Iterator[tuple[AcceptedConnection, bytes, SocketBytes]]) -> None:
         for connection, cookie, size in found:
             if connection in self._counts:
                 self._counts[connection][cookie] = size
 
 
-def _dump(family: int, port: int) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
-    """The connections that were accepted on a port and are open."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as asker:
-        asker.settimeout(2.0)
-        body = _ASK.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ALL_STATES)
+def _dump(family: int, port: int) -> Iterator[tuple[AcceptedConnection, bytes, SocketBytes]]:
+    """Yield the open connections that were accepted on ``port``."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as request:
+        request.settimeout(2.0)
+        body = _DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ALL_STATES)
         body += _PORTS.pack(port, 0) + bytes(44)
-        asker.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
+        request.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
         while True:
-            answer = asker.recv(1 << 16)
-            yield from _parse(answer)
-            if _last(answer):
+            reply = request.recv(1 << 16)
+            yield from _parse(reply)
+            if _is_last(reply):
                 return
 
 
@@ -177,17 +179,17 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _last(datagram: bytes) -> bool:
+def _is_last(datagram: bytes) -> bool:
     for kind, body in _messages(datagram):
         if kind == _ERROR:
-            raise OSError(-struct.unpack_from("=i", body)[0], "the kernel does not tell about TCP sockets")
+            raise OSError(-struct.unpack_from("=i", body)[0], "the kernel refused to list TCP sockets")
         if kind == _DONE:
             return True
     return False
 
 
-def _parse(datagram: bytes) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
-    """Yield ``(connection, the kernel's name of its socket, bytes)`` of the accepting side's sockets."""
+def _parse(datagram: bytes) -> Iterator[tuple[AcceptedConnection, bytes, SocketBytes]]:
+    """Yield ``(connection, socket cookie, bytes)`` of each socket in a reply or event."""
     for kind, body in _messages(datagram):
         if kind != _SOCK_DIAG_BY_FAMILY or len(body) < _DIAG_BYTES:
             continue
@@ -195,19 +197,23 @@ def _parse(datagram: bytes) -> Iterator[tuple[Accepted, bytes, SocketBytes]]:
         if info is None or len(info) < _BYTES_RECEIVED + 8:
             continue  # a listening or half-closed socket
         host = body[24:28] if body[0] == socket.AF_INET else body[24:40]
-        port, far = _PORTS.unpack_from(body, 4)
+        port, peer_port = _PORTS.unpack_from(body, 4)
         (acked,) = struct.unpack_from("=Q", info, _BYTES_ACKED)
         (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-        yield Accepted(port, _peer(str(ip_address(host)), far)), body[44:52], SocketBytes(up=received, down=acked)
+        yield (
+            AcceptedConnection(port, _peer(str(ip_address(host)), peer_port)),
+            body[44:52],
+            SocketBytes(up=received, down=acked),
+        )
 
 
-def _attribute(attributes: bytes, wanted: int) -> bytes | None:
+def _attribute(attributes: bytes, number: int) -> bytes | None:
     at = 0
     while at + _ATTRIBUTE.size <= len(attributes):
         length, kind = _ATTRIBUTE.unpack_from(attributes, at)
         if length < _ATTRIBUTE.size:
             return None
-        if kind == wanted:
+        if kind == number:
             return attributes[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return None

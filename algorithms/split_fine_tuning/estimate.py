@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...core.errors import ConfigError, DataError
 from ...core.message import Message, Scalar
 from ...core.seeds import Seed
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, greetings
+from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...data.batches import Batch, BatchPlan, natural_steps, split_micro
 from ...data.registry import task as task_entry
 from .baselines import BaselineTraffic
@@ -69,7 +69,7 @@ class _Size:
 def plan_run(config: SplitFineTuning, setting: Setting) -> TrafficPlan:
     """Plan the traffic of a run: exact if the task's data is available, otherwise for sentences of equal length.
 
-    See :class:`~farshore.core.traffic_plan.Plans`.
+    See :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
 
     Raises
     ------
@@ -165,7 +165,7 @@ class _Planner:
     def plan(self) -> TrafficPlan:
         """Return all flows, and the traffic of vanilla split learning."""
         names = self.setting.nodes
-        flows = [*greetings(names), *self._before(), *self._steps(), *self._averages(), *self._evaluations()]
+        flows = [*handshake_flows(names), *self._before(), *self._steps(), *self._averages(), *self._evaluations()]
         done = Message("control", fields={"what": "done"})
         flows += [*self._saved(), Flow.of("down", done, self.all_edges, self.schedule.total)]
         return TrafficPlan("step", names, flows, self.task.notes, {"vanilla split learning": self.traffic.vanilla})

@@ -30,7 +30,7 @@ class SplitFineTuningWorkload:
         return tuple(names for names in (sentences, model) if names)
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.Plans`."""
+        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`."""
         from .estimate import plan_run
 
         return plan_run(cast(SplitFineTuning, config), setting)

@@ -83,7 +83,7 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
     Raises
     ------
     MissingExtraError, StorageError, RunFailedError
-        See :class:`~farshore.core.exports.Exports`.
+        See :class:`~farshore.core.exports.SupportsExport`.
     """
     require("onnx", "onnxscript", "onnxruntime")
     model, metadata = _load_model(task, state)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import ConfigError
 from ...core.message import Message, Scalar
-from ...core.traffic_plan import Flow, PeerFlow, Places, Setting, TrafficPlan, greetings
+from ...core.traffic_plan import Flow, IndexArray, PeerFlow, Setting, TrafficPlan, handshake_flows
 from ...data.image_set import ImageTask
 from ...data.images import load_images
 from ...models.state_arrays import from_arrays, to_arrays
@@ -122,7 +122,7 @@ class DryRun:
 
 
 def plan_run(config: DataParallelConfig, setting: Setting, get_factory: GetFactory) -> TrafficPlan:
-    """Plan the messages of a run; see :class:`~farshore.core.traffic_plan.Plans`.
+    """Plan the messages of a run; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
 
     Collectives are exact. Control messages are exact to a few bytes, since their values are placeholders.
 
@@ -139,14 +139,14 @@ def plan_run(config: DataParallelConfig, setting: Setting, get_factory: GetFacto
     notes = []
     if config.transport == "auto" and run.size > 1:
         notes.append("all traffic is assumed to go through the server; for node-to-node traffic: --set transport=peers")
-    flows, peers = [*greetings(setting.nodes), *_control_flows(config, run, setting.nodes)], []
+    flows, peers = [*handshake_flows(setting.nodes), *_control_flows(config, run, setting.nodes)], []
     for step, steps in run.groups.items():
-        sent, places = run.sent[step], np.array(steps, np.int64)
+        sent, indices = run.sent[step], np.array(steps, np.int64)
         if run.transport == "peers":
-            peers += list(_peer_flows(sent, places))
-            flows += [_flow("up", _moved(size), rank, places) for rank, size in enumerate(sent) if size]
+            peers += list(_peer_flows(sent, indices))
+            flows += [_flow("up", _moved(size), rank, indices) for rank, size in enumerate(sent) if size]
         else:
-            flows += list(_star_flows(sent, places))
+            flows += list(_star_flows(sent, indices))
     plain = baselines([(0, run.size, run.transport)], run.total_steps, run.parameters)
     return TrafficPlan("step", setting.nodes, flows, notes, plain, peers)
 
@@ -170,21 +170,21 @@ def _control_flows(config: DataParallelConfig, run: DryRun, names: Sequence[str]
     yield Flow.of("down", _control("done"), ranks)
 
 
-def _star_flows(sent: Sequence[Sent], places: Places) -> Iterator[Flow]:
+def _star_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[Flow]:
     """Yield the collectives through the server: requests and replies of each rank."""
     requests = [messages for messages in sent if isinstance(messages, list)]
     for direction, by_rank in (("up", requests), ("down", replies(requests))):
         for rank, messages in enumerate(by_rank):
             for message in messages:
-                yield _flow(direction, message, rank, places)
+                yield _flow(direction, message, rank, indices)
 
 
-def _peer_flows(sent: Sequence[Sent], places: Places) -> Iterator[PeerFlow]:
+def _peer_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[PeerFlow]:
     """Yield the bytes that each rank sends to other nodes, by kind."""
     for rank, sizes in enumerate(sent):
         assert isinstance(sizes, dict)
         for kind, size in sizes.items():
-            yield PeerFlow(kind, size, np.full(len(places), rank), places)
+            yield PeerFlow(kind, size, np.full(len(indices), rank), indices)
 
 
 def _moved(sent: Sent) -> Message:
@@ -192,8 +192,8 @@ def _moved(sent: Sent) -> Message:
     return _control("moved", **sent)
 
 
-def _flow(direction: Any, message: Message, rank: int, places: Places) -> Flow:
-    return Flow(direction, message, np.full(len(places), rank), places)
+def _flow(direction: Any, message: Message, rank: int, indices: IndexArray) -> Flow:
+    return Flow(direction, message, np.full(len(indices), rank), indices)
 
 
 def _control(what: str, **fields: Scalar) -> Message:

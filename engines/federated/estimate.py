@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import ConfigError
 from ...core.message import Message
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, greetings
+from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...models.flat_params import FlatModel
 from .assets import Assets
 from .client_pool import cohort
@@ -64,7 +64,7 @@ class RoundsPlan:
     def plan(self) -> TrafficPlan:
         """Return the flows of the whole run."""
         names = self._setting.nodes
-        flows = [*greetings(names), *self._asset_flows(), *self._states(), *self._updates(), *self._saves()]
+        flows = [*handshake_flows(names), *self._asset_flows(), *self._states(), *self._updates(), *self._saves()]
         flows.append(Flow.of("down", Message("control", fields={"what": "done"}), range(len(names))))
         return TrafficPlan("round", names, flows, self._notes)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.message import Array, Encoding
 from ...models.flat_params import FlatLayout, View
-from ...wire.encodings import Chain, Int4, Int8, LowRank, Sized, TopK, parse
+from ...wire.encodings import Chain, Int4, Int8, LowRank, SizedEncoding, TopK, parse
 from .config import FRACTION, RANK, Uplink
 
 
@@ -74,7 +74,7 @@ def cut_for(settings: Uplink) -> Cut | None:
     if kind in ("int8", "int4"):
         return _by_channel(Int8() if kind == "int8" else Int4())
     first = TopK(settings.fraction or FRACTION) if kind == "topk" else LowRank(settings.rank or RANK)
-    encoding: Sized = first if settings.values == "raw" else Chain(first, parse(settings.values))
+    encoding: SizedEncoding = first if settings.values == "raw" else Chain(first, parse(settings.values))
     return _largest(encoding) if kind == "topk" else _by_matrix(first, encoding)
 
 

@@ -72,7 +72,7 @@ class FederatedWorkload(ABC, Generic[Config]):
         return ()
 
     def plan(self, config: Config, setting: Setting) -> TrafficPlan:
-        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.Plans`.
+        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
 
         Raises
         ------

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession, ServerSession
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, greetings
+from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...core.transfer import Direction
 from .config import PingConfig
 
@@ -45,7 +45,7 @@ class Ping:
             ("up", Message("echo", tensors=block, fields={"digest": _START})),
         )
         flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
-        return TrafficPlan("round", setting.nodes, [*greetings(setting.nodes), *flows])
+        return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Measure every node in turn, ``rounds`` times; check the digest of each echo."""

@@ -54,7 +54,7 @@ def simulate(
     app: Path, pairs: Sequence[str], clients: int | None, seeds: str | None, out: Path | None, *, as_json: bool
 ) -> None:
     """Run a Flower app on simulated nodes and print the result."""
-    from ..core.paths import base
+    from ..core.paths import farshore_home
     from ..runs.ids import new_run_id
     from ..simulations.flower_app import simulate_app
     from .progress import Meter, display
@@ -62,7 +62,7 @@ def simulate(
     if seeds is not None and not seeds.isdecimal():
         raise ConfigError(f"--seeds {seeds}: a Flower app is simulated with a single seed", hint="give one number")
     settings = app_settings(app, pairs)
-    folder = (out or base() / "simulations" / f"{app.resolve().name}-{new_run_id()}").expanduser().resolve()
+    folder = (out or farshore_home() / "simulations" / f"{app.resolve().name}-{new_run_id()}").expanduser().resolve()
     meter = Meter()
     with display(app.resolve().name, as_json=as_json) as shown:
 

@@ -17,10 +17,10 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Check versions, extras, port, clock, certificates, disk, TLS and gloo; exit with the first failure's code."""
-    from ..core.paths import base
+    from ..core.paths import farshore_home
     from .checks import run_checks
 
-    checks = run_checks((home or base()).expanduser(), port)
+    checks = run_checks((home or farshore_home()).expanduser(), port)
     broken = [check for check in checks if check.state == "broken"]
     if json_:
         emit({"ok": not broken, "checks": [asdict(check) for check in checks]})

@@ -30,12 +30,12 @@ def estimate(
     """Estimate what a run sends, by kind, round or step, and its transfer time on typical links."""
     from ..core import workloads
     from ..core.seeds import Seed
-    from ..core.traffic_plan import Plans, Setting
+    from ..core.traffic_plan import Setting, SupportsTrafficPlan
     from ..reports.estimate import estimate as estimated
     from .settings import build, data_paths
 
     workload = workloads.load(method)
-    if not isinstance(workload, Plans):
+    if not isinstance(workload, SupportsTrafficPlan):
         raise ConfigError(
             f"the communication of '{method}' cannot be estimated: it depends on user code",
             hint="run it and use 'farshore report'",

@@ -66,13 +66,13 @@ def _state(run: RunDirectory, which: str) -> Path:
 
 def _exported(run: RunDirectory, state: Path, data: dict[str, Path], path: Path) -> dict[str, Any]:
     from ..core import workloads
-    from ..core.exports import Exports, TrainedModel
+    from ..core.exports import SupportsExport, TrainedModel
     from ..core.seeds import Seed
     from .settings import resolve
 
     info = run.info
     workload = workloads.load(info["workload"])
-    if not isinstance(workload, Exports):
+    if not isinstance(workload, SupportsExport):
         raise ConfigError(f"the models of '{workload.name}' cannot be exported", hint="use the run's own files")
     config = resolve(workload.config, info["config"], ())
     # A simulation stores its number of clients, a real run its nodes.

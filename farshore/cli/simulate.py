@@ -45,7 +45,7 @@ def simulate(
         return
     if scenario is None:
         raise ConfigError("no scenario given", hint="try 'farshore simulate vhl', or see 'farshore simulate --list'")
-    from ..core.paths import base
+    from ..core.paths import farshore_home
     from ..runs.ids import new_run_id
     from . import scenarios
     from .settings import data_paths
@@ -57,7 +57,7 @@ def simulate(
         return
     name, selected = scenarios.find_scenario(scenario)
     selected = scenarios.override(selected, arms=arm, clients=clients, seeds=seeds)
-    folder = (out or base() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
+    folder = (out or farshore_home() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
     configs = scenarios.configs(selected, set_ or ())
     engine = scenarios.Engine.from_options(workers, backend, address, scenarios.threads_of(configs))
     trials = scenarios.trials(selected, configs, folder, data_paths(data or ()), engine)

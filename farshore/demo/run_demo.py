@@ -16,7 +16,7 @@ from ..cli.progress import display
 from ..client.admin import AdminClient
 from ..core.errors import FarshoreError, MissingExtraError
 from ..core.files import private_folder
-from ..core.paths import base
+from ..core.paths import farshore_home
 from ..core.version import installed
 from ..reports.communication import CommunicationReport, compressions
 from ..reports.page import write_page
@@ -153,7 +153,7 @@ def _train_split(folder: Path, settings: dict[str, Any], *, as_json: bool) -> Sp
                 raise
         directory = RunDirectory(Path(ended.directory))
         found = read_report(directory)
-        page = base() / "demo" / "report.html"
+        page = farshore_home() / "demo" / "report.html"
         private_folder(page.parent)
         write_page(found, page)
         return SplitOutcome(settings, result(ended), found.communication, page)

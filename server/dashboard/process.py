@@ -17,8 +17,8 @@ _NICE = 5
 
 def main() -> int:
     """Serve the dashboard with the options that the server sends; returns the exit code."""
-    parent = Parent.find()
-    options = DashboardOptions.from_dict(parent.first()["options"])
+    parent = Parent.connect()
+    options = DashboardOptions.from_dict(parent.receive_first()["options"])
     os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         serve_dashboard(options, lambda address: parent.send({"type": "ready", "address": address}))
     except Exception as error:
-        return int(parent.failed(error))
+        return int(parent.report_failure(error))
     return 0
 
 

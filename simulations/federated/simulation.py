@@ -151,7 +151,7 @@ class Simulation:
             )
         run = RunDirectory.open(self.directory)
         info = run.info
-        expected["versions"] = asdict(Versions.here())
+        expected["versions"] = asdict(Versions.local())
         differing = [name for name, value in expected.items() if info.get(name) != value]
         if differing:
             raise ConfigError(

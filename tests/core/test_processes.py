@@ -1,4 +1,4 @@
-"""Child processes: messages both ways, output, and that a child never outlives its parent."""
+"""Child processes: messages in both directions, output, and that a child never outlives its parent."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from farshore.core.processes import Child, Parent
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 
-# Children run modules by name; these are written where the child finds them.
+# Modules that the child processes run.
 _ECHO = """
 from farshore.core.processes import Parent
-parent = Parent.find()
-first = parent.first()
+parent = Parent.connect()
+first = parent.receive_first()
 print("x" * first["letters"])
 parent.send({"echo": first})
 """
 _FAMILY = """
 import subprocess, sys, time
 from farshore.core.processes import Parent
-parent = Parent.find()
+parent = Parent.connect()
 grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 parent.send({"grandchild": grandchild.pid})
-while True:  # never looks at its parent
+while True:  # does not read messages
     time.sleep(600)
 """
 _PARENT = """
@@ -71,20 +71,20 @@ def _all_gone(pids: list[int], seconds: float = 5.0) -> bool:
     return all(map(_gone, pids))
 
 
-def test_messages_go_both_ways_and_long_output_comes_whole(path: Path) -> None:
+def test_messages_pass_in_both_directions_and_long_output_is_complete(path: Path) -> None:
     async def check() -> None:
         child = await Child.start("echo_child")
         child.send({"letters": 100_000})
-        said = [message async for message in child.messages()]
+        received = [message async for message in child.messages()]
         output = [line async for line in child.output()]
         assert await child.wait() == 0
-        assert said == [{"echo": {"letters": 100_000}}]
+        assert received == [{"echo": {"letters": 100_000}}]
         assert "".join(output) == "x" * 100_000
 
     asyncio.run(check())
 
 
-def test_stopping_a_child_takes_its_own_children_along(path: Path) -> None:
+def test_stopping_a_child_kills_its_own_children(path: Path) -> None:
     async def check() -> None:
         child = await Child.start("family_child")
         grandchild = (await anext(child.messages()))["grandchild"]
@@ -94,7 +94,7 @@ def test_stopping_a_child_takes_its_own_children_along(path: Path) -> None:
     asyncio.run(check())
 
 
-def test_a_child_that_does_not_end_when_asked_is_killed_after_the_grace(path: Path) -> None:
+def test_a_child_that_does_not_end_when_asked_is_killed_after_the_grace_period(path: Path) -> None:
     async def check() -> None:
         child = await Child.start("family_child")
         await anext(child.messages())
@@ -103,7 +103,7 @@ def test_a_child_that_does_not_end_when_asked_is_killed_after_the_grace(path: Pa
     asyncio.run(check())
 
 
-def test_a_killed_parent_takes_its_child_along_whatever_it_does(path: Path) -> None:
+def test_a_child_dies_with_its_parent_even_if_it_does_not_read_messages(path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-P", "-m", "parent_of_family"], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child, grandchild = map(int, parent.stdout.readline().split())
@@ -113,30 +113,30 @@ def test_a_killed_parent_takes_its_child_along_whatever_it_does(path: Path) -> N
     os.kill(grandchild, signal.SIGKILL)
 
 
-def test_what_a_program_died_of_is_one_line_and_only_a_surprise_has_a_traceback() -> None:
+def test_failures_are_reported_as_one_line_and_only_unexpected_errors_have_a_traceback() -> None:
     ours, theirs = socket.socketpair()
     parent = Parent(theirs)
-    told = []
+    reports = []
     with ours, theirs, ours.makefile("r") as lines:
         for error in (DataError("there is\n no 'sst2'", hint="give one"), ZeroDivisionError("by 0")):
             try:
                 raise error
             except Exception as caught:
-                code = parent.failed(caught)
-            told.append(json.loads(lines.readline()))
-            assert told[-1]["exit_code"] == code
-    expected, surprise = told
+                code = parent.report_failure(caught)
+            reports.append(json.loads(lines.readline()))
+            assert reports[-1]["exit_code"] == code
+    expected, unexpected = reports
     assert expected == {
         "type": "failed",
         "exit_code": ExitCode.DATA,
         "error": "there is no 'sst2' – give one",
         "traceback": "",
     }
-    assert (surprise["exit_code"], surprise["error"]) == (ExitCode.RUN_FAILED, "ZeroDivisionError: by 0")
-    assert "raise error" in surprise["traceback"]
+    assert (unexpected["exit_code"], unexpected["error"]) == (ExitCode.RUN_FAILED, "ZeroDivisionError: by 0")
+    assert "raise error" in unexpected["traceback"]
 
 
-def test_a_program_of_ours_started_by_hand_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_not_spawned_by_farshore_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FARSHORE_PARENT", raising=False)
-    with pytest.raises(WireError, match="started by farshore itself"):
-        Parent.find()
+    with pytest.raises(WireError, match="can only be started by farshore"):
+        Parent.connect()

@@ -1,4 +1,4 @@
-"""The committed protobuf modules are what their sources give."""
+"""The committed protobuf modules match their sources."""
 
 import subprocess
 import sys

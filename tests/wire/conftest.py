@@ -1,4 +1,4 @@
-"""Two ends of a channel over every kind of connection, and a TCP proxy that counts, cuts and stalls."""
+"""Fixtures for channels over all kinds of connections, with a TCP proxy that counts, cuts and stalls; sample arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from farshore.core.errors import RefusedError
 from farshore.core.message import Message, Tensor
 from farshore.core.transfer import Transfer
 from farshore.wire.channel import Channel
-from farshore.wire.encodings import ArrayLayout, Sized, decode
+from farshore.wire.encodings import ArrayLayout, SizedEncoding, decode
 from farshore.wire.grpc_attach import OPTIONS, Dialer, attach_handler
 from farshore.wire.io import IoThread
 from farshore.wire.local import serve_local
@@ -29,7 +29,7 @@ from farshore.wire.relay import relay
 
 
 def message(number: int, size: int = 0, kind: str = "test") -> Message:
-    """A message that can be told from every other."""
+    """A message with contents that depend on ``number``."""
     array = (np.arange(size, dtype=np.uint64) * 2654435761 + number).astype(np.uint8)
     return Message(kind, step=number, tensors={"data": Tensor(array)})
 
@@ -46,13 +46,13 @@ class Proxy:
     Attributes
     ----------
     up, down : int
-        Bytes that came from clients, and from the server.
+        Bytes received from clients, and from the server.
     cuts : list of int
-        Byte counts (both directions, per connection) after which each next connection is cut.
+        Number of bytes (in both directions) after which the next connections are cut.
     frozen : bool
-        Whether bytes are swallowed, as on a dead link.
+        Whether bytes are discarded, as on a dead link.
     rate : float
-        Most bytes per second of each connection and direction; 0 = any.
+        Maximum bytes per second of each connection and direction; 0 = unlimited.
     """
 
     def __init__(self, io: IoThread, target: int, cuts: list[int]) -> None:
@@ -70,7 +70,7 @@ class Proxy:
         self._io.loop.call_soon_threadsafe(self._abort)
 
     def stop(self) -> None:
-        """Stop listening, and cut everything."""
+        """Stop listening and cut all connections."""
 
         async def stop() -> None:
             self._server.close()
@@ -85,11 +85,11 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         left = [self.cuts.pop(0) if self.cuts else 1 << 62]
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        ends = {writer, far_writer}
-        self._writers |= ends
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        writers = {writer, server_writer}
+        self._writers |= writers
 
-        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
+        async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
             with contextlib.suppress(ConnectionError):
                 while data := await source.read(1 << 16 if not self.rate else 1 << 12):
                     if self.rate:
@@ -107,11 +107,11 @@ class Proxy:
                             await asyncio.wait_for(sink.drain(), 1)
                         break
                     await sink.drain()
-            for end in ends:
-                end.transport.abort()
+            for connection in writers:
+                connection.transport.abort()
 
-        await asyncio.gather(carry(reader, far_writer, True), carry(far_reader, writer, False))
-        self._writers -= ends
+        await asyncio.gather(forward(reader, server_writer, True), forward(server_reader, writer, False))
+        self._writers -= writers
 
 
 @dataclass
@@ -126,12 +126,12 @@ class Ends:
 
     @property
     def data_rows(self) -> list[Transfer]:
-        """Rows of programs' messages, without the channel's own frames."""
+        """Rows of messages, without internal frames of the channel."""
         return [r for r in self.rows if r.kind not in ("ack", "heartbeat", "hello", "bye", "retransmission")]
 
 
-class Wires:
-    """Makes channels; everything is taken down at the end of the test."""
+class Network:
+    """Creates connected channels, and closes everything at the end of the test."""
 
     message = staticmethod(message)
     check = staticmethod(check)
@@ -151,40 +151,40 @@ class Wires:
         proxied: bool = False,
         cuts: list[int] | None = None,
         stall: float = 30.0,
-        shape: Any = None,
-        **how: Any,
+        shaper: Any = None,
+        **options: Any,
     ) -> Ends:
-        """A pair over ``kind`` of connection; ``how`` goes to the channels."""
+        """Return a pair of channels over a ``kind`` of connection; ``options`` are those of the channels."""
         rows: list[Transfer] = []
         if kind == "memory":
-            server, mine = pair(node, recorder=rows.append, **how)
-            return Ends(server, mine, rows=rows)  # type: ignore[arg-type]
-        server = Channel(node, node, "server", recorder=rows.append, **how)
-        mine = Channel("server", node, "node", **how)
+            server, client = pair(node, recorder=rows.append, **options)
+            return Ends(server, client, rows=rows)  # type: ignore[arg-type]
+        server = Channel(node, node, "server", recorder=rows.append, **options)
+        client = Channel("server", node, "node", **options)
         self.channels[node] = server
         port = self.port(kind, stall)
         proxy = Proxy(self.server_io, port, cuts or []) if proxied else None
-        ends = Ends(server, mine, proxy, rows=rows)
-        ends.dialer = self.dial(mine, proxy.port if proxy else port, node, stall=stall, shape=shape)
+        ends = Ends(server, client, proxy, rows=rows)
+        ends.dialer = self.dial(client, proxy.port if proxy else port, node, stall=stall, shaper=shaper)
         if proxy:
             self._cleanup.callback(proxy.stop)
         return ends
 
-    def dial(self, channel: Channel, port: int, ticket: str, *, stall: float = 30.0, **how: Any) -> Dialer:
+    def dial(self, channel: Channel, port: int, ticket: str, *, stall: float = 30.0, **options: Any) -> Dialer:
         """Keep ``channel`` connected to ``port``."""
         dialer = Dialer(
-            channel, self.node_io, f"127.0.0.1:{port}", ticket, stall_seconds=stall, longest_pause=0.2, **how
+            channel, self.node_io, f"127.0.0.1:{port}", ticket, stall_seconds=stall, max_backoff=0.2, **options
         )
         self._cleanup.callback(dialer.stop)
         return dialer.start()
 
     def port(self, kind: str, stall: float = 30.0) -> int:
-        """A data port that leads to :attr:`channels`, directly or through a relay."""
+        """Return a port whose data connections reach :attr:`channels`, directly or through a relay."""
         if (kind, stall) not in self._ports:
 
             async def serve(ticket: str, read: Read, write: Write) -> None:
                 if ticket not in self.channels:
-                    raise RefusedError("the ticket opens nothing here")
+                    raise RefusedError("unknown ticket")
                 await pump(self.channels[ticket], read, write, stall_seconds=stall)
 
             if kind == "relay":
@@ -193,16 +193,16 @@ class Wires:
                 self._cleanup.callback(lambda: self.server_io.loop.call_soon_threadsafe(local.close))
                 target = path
 
-                async def through(ticket: str, read: Read, write: Write) -> None:
+                async def serve_by_relay(ticket: str, read: Read, write: Write) -> None:
                     await relay(ticket, read, write, target)
 
-                self._ports[kind, stall] = self.listen(through)
+                self._ports[kind, stall] = self.listen(serve_by_relay)
             else:
                 self._ports[kind, stall] = self.listen(serve)
         return self._ports[kind, stall]
 
     def listen(self, serve: Any, port: int = 0) -> int:
-        """A gRPC server with the data service."""
+        """Start a gRPC server with the data service; returns the port."""
 
         async def start() -> tuple[grpc.aio.Server, int]:
             server = grpc.aio.server(options=OPTIONS)
@@ -216,7 +216,7 @@ class Wires:
         return bound
 
     def stop(self) -> None:
-        """Take everything down."""
+        """Close everything."""
         for channel in self.channels.values():
             channel.fail(RefusedError("the test is over"))
         self._cleanup.close()
@@ -225,11 +225,11 @@ class Wires:
 
 
 @pytest.fixture
-def wires(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wires]:
-    # A socket's path must be short.
-    made = Wires(tmp_path_factory.mktemp("w"))
-    yield made
-    made.stop()
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    # The paths of unix sockets must be short.
+    network = Network(tmp_path_factory.mktemp("w"))
+    yield network
+    network.stop()
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def _normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 
 @pytest.fixture
 def normal() -> Callable[..., NDArray[np.float32]]:
-    """``normal(*shape, seed=0)``: numbers of a normal distribution."""
+    """``normal(*shape, seed=0)``: an array of normally distributed numbers."""
     return _normal
 
 
@@ -263,10 +263,10 @@ def padded() -> Callable[..., NDArray[np.float32]]:
 
 
 @pytest.fixture
-def through() -> Callable[[Sized, NDArray[Any]], NDArray[Any]]:
-    """``through(encoding, array)``: encode, check the size promised, decode."""
+def roundtrip() -> Callable[[SizedEncoding, NDArray[Any]], NDArray[Any]]:
+    """``roundtrip(encoding, array)``: encode, check the size, decode."""
 
-    def make(encoding: Sized, array: NDArray[Any]) -> NDArray[Any]:
+    def make(encoding: SizedEncoding, array: NDArray[Any]) -> NDArray[Any]:
         encoded = encoding.encode(array)
         body = np.ascontiguousarray(encoded.body).reshape(-1).view(np.uint8).data
         assert len(encoded.side) + len(body) == encoding.size(array.shape, array.dtype)

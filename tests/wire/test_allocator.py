@@ -1,4 +1,4 @@
-"""Messages do not pay for their memory again and again."""
+"""The allocator reuses the memory of freed messages without page faults."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def _faults(call: str) -> int:
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-P", "-c", _FAULTS.format(call=call)], capture_output=True, text=True, check=True
     )
-    return int(told.stdout)
+    return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_freed_memory_is_used_again_without_page_faults() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="configures glibc only")
+def test_freed_memory_is_reused_without_page_faults() -> None:
     assert _faults("assert keep_freed_memory()") < 200 < _faults("") / 4
 
 
-def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_environment_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from farshore.wire.allocator import keep_freed_memory
 
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")

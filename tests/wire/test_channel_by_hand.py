@@ -1,11 +1,10 @@
-"""Two channels whose chunks are carried by hand, so that hypothesis decides when which connection breaks."""
+"""Property tests of channels: chunks are moved step by step, and connections break at any point."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +34,7 @@ steps = st.lists(
 
 
 class Bench:
-    """A server's and a node's channel and the connection between them."""
+    """The channels of a server and a node, and the connection between them."""
 
     def __init__(self, window: int = WINDOW_BYTES) -> None:
         self.rows: list[Transfer] = []
@@ -49,10 +48,9 @@ class Bench:
         self.connect()
 
     def connect(self) -> None:
-        """A new connection; what was under way on the old one is lost."""
+        """Replace the connection; chunks in transit on the old one are lost."""
         self.attached: dict[str, Connection] = {d: c.attach(lambda: None) for d, c in self.ends.items()}
         self.leaving: dict[str, Iterator[bytes]] = {}
-        self.under_way: dict[str, deque[bytes]] = {"up": deque(), "down": deque()}
 
     def send(self, direction: str, size: int) -> None:
         number = len(self.sent[direction])
@@ -62,14 +60,14 @@ class Bench:
         )
 
     def carry(self, direction: str, count: int) -> bool:
-        """Move up to ``count`` chunks; whether any moved."""
-        far = self.attached["down" if direction == "up" else "up"]
+        """Move up to ``count`` chunks; returns whether any moved."""
+        receiver = self.attached["down" if direction == "up" else "up"]
         for moved in range(count):
             chunk = next(self.leaving.setdefault(direction, self.attached[direction].outgoing()), None)
             if chunk is None:
                 del self.leaving[direction]
                 return moved > 0
-            far.feed(chunk)
+            receiver.feed(chunk)
         return True
 
     def take(self, direction: str) -> None:
@@ -82,7 +80,7 @@ class Bench:
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_programs_see_every_message_once_and_in_order_whenever_connections_break(
+def test_every_message_is_received_once_and_in_order_whenever_connections_break(
     plan: list[tuple[str, str, int]],
 ) -> None:
     bench = Bench()
@@ -108,7 +106,7 @@ def test_programs_see_every_message_once_and_in_order_whenever_connections_break
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=20), st.integers(0, 40))
-def test_nothing_that_arrived_is_sent_again(sizes: list[int], carried: int) -> None:
+def test_frames_that_arrived_are_not_retransmitted(sizes: list[int], carried: int) -> None:
     bench = Bench()
     while bench.carry("up", 100) | bench.carry("down", 100):
         pass
@@ -120,12 +118,12 @@ def test_nothing_that_arrived_is_sent_again(sizes: list[int], carried: int) -> N
     while bench.carry("up", 100) | bench.carry("down", 100):
         pass
     again = [r for r in bench.rows if r.kind == "retransmission"]
-    # At most the one frame that was on its way when the connection broke.
+    # At most the frame that was in transit when the connection broke.
     assert len(again) <= 1
     assert len(bench.ends["up"].inbox) == len(sizes) >= arrived
 
 
-def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
+def test_a_request_for_acknowledgement_does_not_overtake_earlier_messages() -> None:
     bench = Bench()
     while bench.carry("up", 100) | bench.carry("down", 100):
         pass
@@ -135,7 +133,7 @@ def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
     closer.start()
     while not bench.ends["up"].asking:
         pass
-    # Whatever the other program does in between, nobody waits for a signal that comes only every few seconds.
+    # Closing must not depend on periodic heartbeats, whatever the other program does meanwhile.
     while bench.carry("up", 100):
         pass
     for _ in range(2):
@@ -148,7 +146,7 @@ def test_a_question_does_not_overtake_the_messages_it_is_about() -> None:
     assert bench.ends["down"].peer_left
 
 
-def test_a_frame_that_waits_for_room_tells_only_what_was_taken_when_it_was_made() -> None:
+def test_a_frame_that_waits_for_the_window_acknowledges_only_what_was_received_when_it_was_created() -> None:
     bench = Bench(window=10_000)
     while bench.carry("up", 100) | bench.carry("down", 100):
         pass
@@ -158,7 +156,7 @@ def test_a_frame_that_waits_for_room_tells_only_what_was_taken_when_it_was_made(
     waiting.start()
     while len(bench.sent["up"]) < 2:
         pass
-    time.sleep(0.05)  # it is made, and waits
+    time.sleep(0.05)  # the frame is created and waits
     for _ in range(3):
         bench.send("down", 1000)
     bench.carry("down", 100)
@@ -171,21 +169,21 @@ def test_a_frame_that_waits_for_room_tells_only_what_was_taken_when_it_was_made(
     bench.carry("down", 100)
     waiting.join(10)
     assert not waiting.is_alive()
-    assert node.unacknowledged == before  # the frame could not tell it
-    bench.take("down")  # a quarter of the window is untold now
+    assert node.unacknowledged == before  # not acknowledged by that frame
+    bench.take("down")  # now a quarter of the window is unacknowledged
     bench.carry("up", 100)
     assert node.unacknowledged == 0
     assert server.drained(0)
 
 
-def test_a_goodbye_that_is_queued_just_as_the_writer_finds_nothing_left_is_written(
+def test_a_goodbye_that_is_queued_when_the_writer_becomes_idle_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     channel = Channel("server", "edge", "node")
-    looked = Connection.outgoing
+    original = Connection.outgoing
 
     def outgoing(self: Connection) -> Iterator[bytes]:
-        yield from looked(self)
+        yield from original(self)
         channel.close(0)
 
     monkeypatch.setattr(Connection, "outgoing", outgoing)

@@ -1,4 +1,4 @@
-"""What every channel promises to programs, over memory, gRPC, and gRPC through the relay."""
+"""The contract of channels: in memory, over gRPC, and over gRPC through the relay."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @each_kind
-def test_messages_arrive_in_order_in_both_directions(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
-    up = threading.Thread(target=lambda: [ends.node.send(wires.message(i, 100 + i)) for i in range(200)])
-    down = threading.Thread(target=lambda: [ends.server.send(wires.message(i, 50 + i)) for i in range(200)])
+def test_messages_arrive_in_order_in_both_directions(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
+    up = threading.Thread(target=lambda: [ends.node.send(network.message(i, 100 + i)) for i in range(200)])
+    down = threading.Thread(target=lambda: [ends.server.send(network.message(i, 50 + i)) for i in range(200)])
     up.start()
     down.start()
     for i in range(200):
-        wires.check(ends.server.receive(20), i, 100 + i)
-        wires.check(ends.node.receive(20), i, 50 + i)
+        network.check(ends.server.receive(20), i, 100 + i)
+        network.check(ends.node.receive(20), i, 50 + i)
     up.join()
     down.join()
 
 
 @each_kind
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + (1 << 16), 5 * (1 << 20) + 7])
-def test_a_message_of_any_size_arrives_whole(wires: Any, kind: str, size: int) -> None:
-    ends = wires.connect(kind)
-    ends.node.send(wires.message(3, size))
-    wires.check(ends.server.receive(20), 3, size)
+def test_messages_of_any_size_arrive_completely(network: Any, kind: str, size: int) -> None:
+    ends = network.connect(kind)
+    ends.node.send(network.message(3, size))
+    network.check(ends.server.receive(20), 3, size)
 
 
 @each_kind
-def test_everything_in_a_message_arrives(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_all_parts_of_a_message_arrive(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     values = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
     sent = Message(
         "activation",
@@ -67,8 +67,8 @@ def test_everything_in_a_message_arrives(wires: Any, kind: str) -> None:
 
 
 @each_kind
-def test_an_array_may_be_changed_once_it_is_sent(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_arrays_may_be_modified_after_send(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     array = np.ones(300_000, np.float32)
     for i in range(5):
         array[:] = i
@@ -79,14 +79,14 @@ def test_an_array_may_be_changed_once_it_is_sent(wires: Any, kind: str) -> None:
 
 
 @each_kind
-def test_a_stalled_reader_stops_the_sender_at_the_window(wires: Any, kind: str) -> None:
+def test_a_sender_blocks_at_the_window_while_the_receiver_stalls(network: Any, kind: str) -> None:
     size, window, count = 100_000, 1_000_000, 60
-    ends = wires.connect(kind, window_bytes=window)
+    ends = network.connect(kind, window_bytes=window)
     sent = []
 
     def send() -> None:
         for i in range(count):
-            ends.node.send(wires.message(i, size))
+            ends.node.send(network.message(i, size))
             sent.append(i)
 
     sender = threading.Thread(target=send)
@@ -95,7 +95,7 @@ def test_a_stalled_reader_stops_the_sender_at_the_window(wires: Any, kind: str) 
     assert window // size - 1 <= settled <= window // size
     assert ends.server.inbox.bytes <= window
     for i in range(count):
-        wires.check(ends.server.receive(20), i, size)
+        network.check(ends.server.receive(20), i, size)
         assert len(sent) <= i + 2 + window // size
     sender.join()
 
@@ -110,55 +110,55 @@ def _settle(value: Any) -> int:
 
 
 @each_kind
-def test_a_frame_larger_than_the_window_travels_alone(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind, window_bytes=100_000)
-    sender = threading.Thread(target=lambda: [ends.node.send(wires.message(i, 300_000)) for i in range(6)])
+def test_a_frame_larger_than_the_window_is_sent_alone(network: Any, kind: str) -> None:
+    ends = network.connect(kind, window_bytes=100_000)
+    sender = threading.Thread(target=lambda: [ends.node.send(network.message(i, 300_000)) for i in range(6)])
     sender.start()
     for i in range(6):
-        wires.check(ends.server.receive(20), i, 300_000)
+        network.check(ends.server.receive(20), i, 300_000)
         assert ends.server.inbox.bytes <= 300_100
     sender.join()
 
 
 @each_kind
-def test_receive_gives_up_after_its_timeout(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_receive_raises_after_its_timeout(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     with pytest.raises(TimeoutError):
         ends.server.receive(0.05)
-    ends.node.send(wires.message(1))
-    wires.check(ends.server.receive(20), 1)
+    ends.node.send(network.message(1))
+    network.check(ends.server.receive(20), 1)
 
 
 @each_kind
-def test_close_delivers_what_was_sent_and_then_the_reason(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_close_delivers_all_messages_and_then_the_reason(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     for i in range(20):
-        ends.node.send(wires.message(i, 10_000))
+        ends.node.send(network.message(i, 10_000))
     closer = threading.Thread(target=lambda: ends.node.close(20, "all batches are done"))
     closer.start()
     for i in range(20):
-        wires.check(ends.server.receive(20), i, 10_000)
+        network.check(ends.server.receive(20), i, 10_000)
     with pytest.raises(PeerLostError, match="all batches are done"):
         ends.server.receive(20)
     closer.join()
     with pytest.raises(PeerLostError):
-        ends.server.send(wires.message(1))
+        ends.server.send(network.message(1))
     with pytest.raises(PeerLostError):
-        ends.node.send(wires.message(1))
+        ends.node.send(network.message(1))
     with pytest.raises(PeerLostError):
         ends.node.receive(1)
 
 
 @each_kind
 @pytest.mark.parametrize("blocked", ["send", "receive"])
-def test_fail_wakes_a_blocked_program(wires: Any, kind: str, blocked: str) -> None:
-    ends = wires.connect(kind, window_bytes=100_000)
+def test_fail_wakes_a_blocked_program(network: Any, kind: str, blocked: str) -> None:
+    ends = network.connect(kind, window_bytes=100_000)
     caught: list[FarshoreError] = []
 
     def program() -> None:
         try:
             while blocked == "send":
-                ends.server.send(wires.message(0, 30_000))
+                ends.server.send(network.message(0, 30_000))
             ends.server.receive()
         except FarshoreError as error:
             caught.append(error)
@@ -167,17 +167,17 @@ def test_fail_wakes_a_blocked_program(wires: Any, kind: str, blocked: str) -> No
     thread.start()
     time.sleep(0.2)
     assert thread.is_alive()
-    ends.server.fail(RunCancelledError("somebody cancelled the run"))
+    ends.server.fail(RunCancelledError("the run was cancelled"))
     thread.join(10)
     assert not thread.is_alive()
     assert isinstance(caught[0], RunCancelledError)
 
 
 @each_kind
-def test_several_threads_may_send(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind, window_bytes=200_000)
+def test_several_threads_may_send(network: Any, kind: str) -> None:
+    ends = network.connect(kind, window_bytes=200_000)
     threads = [
-        threading.Thread(target=lambda base=base: [ends.node.send(wires.message(base + i, 5000)) for i in range(30)])
+        threading.Thread(target=lambda base=base: [ends.node.send(network.message(base + i, 5000)) for i in range(30)])
         for base in (0, 100, 200)
     ]
     for thread in threads:
@@ -185,7 +185,7 @@ def test_several_threads_may_send(wires: Any, kind: str) -> None:
     seen: dict[int, list[int]] = {0: [], 100: [], 200: []}
     for _ in range(90):
         got = ends.server.receive(20)
-        wires.check(got, got.step, 5000)
+        network.check(got, got.step, 5000)
         seen[got.step // 100 * 100].append(got.step)
     assert all(steps == list(range(base, base + 30)) for base, steps in seen.items())
     for thread in threads:
@@ -193,13 +193,13 @@ def test_several_threads_may_send(wires: Any, kind: str) -> None:
 
 
 @each_kind
-def test_receive_any_takes_messages_in_the_order_of_arrival(wires: Any, kind: str) -> None:
-    pairs = {name: wires.connect(kind, name) for name in ("a", "b", "c")}
+def test_receive_any_returns_messages_in_the_order_of_arrival(network: Any, kind: str) -> None:
+    pairs = {name: network.connect(kind, name) for name in ("a", "b", "c")}
     channels = {name: ends.server for name, ends in pairs.items()}
     order = ["c", "a", "c", "b", "a", "b", "c"]
-    for place, name in enumerate(order):
-        pairs[name].node.send(wires.message(place))
-        _until(lambda sent=place + 1: sum(len(c.inbox) for c in channels.values()) == sent)
+    for number, name in enumerate(order):
+        pairs[name].node.send(network.message(number))
+        _until(lambda sent=number + 1: sum(len(c.inbox) for c in channels.values()) == sent)
     got = [receive_any(channels, 20) for _ in order]
     assert [name for name, _ in got] == order
     assert [message.step for _, message in got] == list(range(len(order)))
@@ -208,15 +208,15 @@ def test_receive_any_takes_messages_in_the_order_of_arrival(wires: Any, kind: st
 
 
 @each_kind
-def test_receive_any_wakes_up_and_names_the_lost_after_all_messages(wires: Any, kind: str) -> None:
-    pairs = {name: wires.connect(kind, name) for name in ("a", "b")}
+def test_receive_any_wakes_up_and_reports_a_lost_peer_after_all_messages(network: Any, kind: str) -> None:
+    pairs = {name: network.connect(kind, name) for name in ("a", "b")}
     channels = {name: ends.server for name, ends in pairs.items()}
-    timer = threading.Timer(0.1, lambda: pairs["b"].node.send(wires.message(5)))
+    timer = threading.Timer(0.1, lambda: pairs["b"].node.send(network.message(5)))
     timer.start()
     name, message = receive_any(channels, 20)
     assert (name, message.step) == ("b", 5)
     channels["a"].fail(PeerLostError("node a is lost"))
-    pairs["b"].node.send(wires.message(6))
+    pairs["b"].node.send(network.message(6))
     _until(lambda: len(channels["b"].inbox) == 1)
     assert receive_any(channels, 20)[1].step == 6
     with pytest.raises(PeerLostError, match="node a is lost") as caught:
@@ -231,14 +231,14 @@ def _until(condition: Any) -> None:
         time.sleep(0.005)
 
 
-def test_the_ledger_has_the_same_rows_whatever_the_connection(wires: Any) -> None:
+def test_the_ledger_rows_are_the_same_for_all_kinds_of_connection(network: Any) -> None:
     tables = []
     for kind in KINDS:
-        ends = wires.connect(kind, "edge")
+        ends = network.connect(kind, "edge")
         for i in range(10):
-            ends.node.send(wires.message(i, 1000 * i * i * i, "activation"))
+            ends.node.send(network.message(i, 1000 * i * i * i, "activation"))
             ends.server.receive(20)
-            ends.server.send(wires.message(i, 10 * i, "gradient"))
+            ends.server.send(network.message(i, 10 * i, "gradient"))
             ends.node.receive(20)
         tables.append(
             [
@@ -262,8 +262,8 @@ def test_the_ledger_has_the_same_rows_whatever_the_connection(wires: Any) -> Non
 
 
 @each_kind
-def test_a_channel_has_what_the_protocol_of_sessions_asks_for(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind, "edge-7")
+def test_channels_implement_the_session_protocol(network: Any, kind: str) -> None:
+    ends = network.connect(kind, "edge-7")
     channel: ChannelProtocol = ends.server
     assert channel.peer == "edge-7"
     assert ends.node.peer == "server"

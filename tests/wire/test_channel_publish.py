@@ -1,4 +1,4 @@
-"""Published messages: the newest of a key wins, order is kept otherwise, senders never block."""
+"""Published messages: the newest message of a key supersedes older ones, the order is kept, senders never block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def value(step: int, size: int = 0, kind: str = "weights") -> Message:
 
 
 class Link:
-    """Two channels and the connection between them, carried by hand; the node publishes to nobody."""
+    """Two channels, and a connection whose chunks are moved explicitly."""
 
     def __init__(self, window: int = 1 << 20) -> None:
         self.rows: list[Transfer] = []
@@ -38,7 +38,7 @@ class Link:
         )
 
     def settle(self) -> None:
-        """Carry chunks both ways until nothing is left to carry."""
+        """Move chunks in both directions until there are none left."""
         moved = True
         while moved:
             moved = False
@@ -48,7 +48,7 @@ class Link:
                     moved = True
 
     def flow(self) -> list[int]:
-        """Carry and receive until nothing moves."""
+        """Move chunks and receive until there is nothing left; returns the steps received."""
         got: list[int] = []
         self.settle()
         while self.node.inbox.ready:
@@ -57,7 +57,7 @@ class Link:
         return got
 
     def waiting(self) -> list[int]:
-        """Steps of what the node receives now."""
+        """Receive all arrived messages at the node; returns their steps."""
         steps = []
         while self.node.inbox.ready:
             message = self.node.receive(0)
@@ -66,18 +66,18 @@ class Link:
         return steps
 
 
-def test_a_newer_message_replaces_the_one_that_has_not_left() -> None:
+def test_a_newer_message_supersedes_one_that_has_not_been_sent() -> None:
     link = Link()
     for step in range(1, 6):
         link.server.publish("w", value(step, 1000))
     link.settle()
     assert link.waiting() == [5]
     sent = [row for row in link.rows if row.kind == "weights"]
-    assert [row.step for row in sent] == [5], "only what left is in the ledger"
+    assert [row.step for row in sent] == [5], "the ledger must contain sent messages only"
     assert sum(row.kind == "skip" for row in link.rows) == 4
 
 
-def test_a_newer_message_replaces_the_one_that_was_not_received() -> None:
+def test_a_newer_message_supersedes_one_that_was_not_received() -> None:
     link = Link()
     for step in range(1, 6):
         link.server.publish("w", value(step, 1000))
@@ -86,7 +86,7 @@ def test_a_newer_message_replaces_the_one_that_was_not_received() -> None:
     assert [row.step for row in link.rows if row.kind == "weights"] == [1, 2, 3, 4, 5]
 
 
-def test_keys_do_not_replace_each_other_and_nothing_is_reordered() -> None:
+def test_messages_of_other_keys_are_not_superseded_and_the_order_is_kept() -> None:
     link = Link()
     link.server.publish("a", value(1))
     link.server.send(value(2, kind="control"))
@@ -98,7 +98,7 @@ def test_keys_do_not_replace_each_other_and_nothing_is_reordered() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_mix_arrives_in_order_with_the_newest_of_each_key_whatever_breaks(seed: int) -> None:
+def test_sent_messages_and_the_newest_of_each_key_arrive_in_order_whenever_connections_break(seed: int) -> None:
     draw = random.Random(seed)
     link = Link(window=6000)
     got: list[int] = []
@@ -133,14 +133,14 @@ def test_any_mix_arrives_in_order_with_the_newest_of_each_key_whatever_breaks(se
     assert link.server.drained(0)
 
 
-def test_values_larger_than_the_window_wait_and_only_the_newest_leaves() -> None:
+def test_published_messages_wait_for_the_window_and_only_the_newest_is_sent() -> None:
     link = Link(window=10_000)
     link.server.publish("w", value(1, 8000))
     link.settle()
     for step in range(2, 9):
         link.server.publish("w", value(step, 8000))
         link.settle()
-    assert [row.step for row in link.rows if row.kind == "weights"] == [1], "the window has no room for a second"
+    assert [row.step for row in link.rows if row.kind == "weights"] == [1], "the window must be full"
     assert link.waiting() == [1]
     link.settle()
     link.settle()
@@ -148,7 +148,7 @@ def test_values_larger_than_the_window_wait_and_only_the_newest_leaves() -> None
     assert [row.step for row in link.rows if row.kind == "weights"] == [1, 8]
 
 
-def test_a_receiver_that_never_receives_is_acknowledged_for_what_was_replaced() -> None:
+def test_superseded_messages_are_acknowledged_even_if_the_program_never_receives() -> None:
     link = Link(window=10_000)
     for step in range(200):
         link.server.publish("w", value(step, 1000))
@@ -158,24 +158,24 @@ def test_a_receiver_that_never_receives_is_acknowledged_for_what_was_replaced() 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_slow_reader_finds_one_value_and_it_is_the_newest(wires: Any, until: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_a_slow_receiver_gets_only_the_newest_message(network: Any, until: Any, kind: str) -> None:
+    ends = network.connect(kind)
     size, count = 1 << 20, 60
-    ends.node.send(wires.message(0))
+    ends.node.send(network.message(0))
     ends.server.receive(20)  # the connection is up
     publisher = threading.Thread(target=lambda: [ends.server.publish("w", value(s, size)) for s in range(1, count + 1)])
     publisher.start()
     publisher.join(60)
-    assert not publisher.is_alive(), "publishing must not wait for the reader"
+    assert not publisher.is_alive(), "publishing must not block"
     ends.server.send(Message("end"))
-    until(lambda: len(ends.node.inbox) == 2)  # all that was on its way has arrived
+    until(lambda: len(ends.node.inbox) == 2)  # everything in transit has arrived
     assert ends.node.inbox.bytes < 2 * size
     assert [ends.node.receive(0).step, ends.node.receive(0).kind] == [count, "end"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_published_and_sent_messages_keep_their_order_on_real_connections(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_published_and_sent_messages_keep_their_order_on_real_connections(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     for step in range(1, 101):
         ends.server.publish("w", value(step))
         ends.server.send(value(1000 + step, kind="control"))
@@ -189,13 +189,13 @@ def test_published_and_sent_messages_keep_their_order_on_real_connections(wires:
         else:
             assert message.step == max(controls, default=0) + 1 or message.step > newest
             newest = message.step
-            assert newest > max(controls, default=0), "a value published before a message arrived after it"
+            assert newest > max(controls, default=0), "a published message arrived after a message sent later"
     assert controls == list(range(1, 101))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_publishing_to_a_closed_channel_fails(wires: Any, kind: str) -> None:
-    ends = wires.connect(kind)
+def test_publishing_to_a_closed_channel_fails(network: Any, kind: str) -> None:
+    ends = network.connect(kind)
     ends.node.close(0.1, "done")
     with pytest.raises(PeerLostError, match="closed"):
         ends.server.receive(20)

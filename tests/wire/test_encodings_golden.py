@@ -1,4 +1,4 @@
-"""Golden bytes: a change of any encoding's format is noticed here, and needs a new protocol version."""
+"""Golden bytes: detects changes of the format of an encoding, which require a new protocol version."""
 
 import numpy as np
 import pytest
@@ -118,19 +118,19 @@ def message(encoding, array):
 
 
 @pytest.mark.parametrize(("encoding", "array", "header", "payload"), GOLDEN)
-def test_bytes_are_those_agreed_on(encoding, array, header, payload):
+def test_encoders_produce_the_golden_bytes(encoding, array, header, payload):
     packed = pack(message(encoding, array))
     assert packed.header.hex() == header
     assert b"".join(packed.payload).hex() == payload
 
 
 @pytest.mark.parametrize(("encoding", "array", "header", "payload"), GOLDEN)
-def test_the_agreed_bytes_decode_within_the_bound(encoding, array, header, payload):
+def test_golden_bytes_are_decoded_within_the_error_bound(encoding, array, header, payload):
     back = unpack(bytes.fromhex(header), memoryview(bytes.fromhex(payload))).array("codes")
     bound = 0 if encoding is None else encoding.error_bound(array)
     assert (np.abs(back.astype(np.float64) - array) <= bound).all()
 
 
-def test_every_encoding_has_its_golden_bytes():
+def test_every_encoding_has_golden_bytes():
     used = {e.name for e, *_ in GOLDEN if e is not None}
     assert used >= set(LEAVES) | set(TRANSFORMS)

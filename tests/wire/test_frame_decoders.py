@@ -1,4 +1,4 @@
-"""Frames and chunks: what is written is read, and nothing else is."""
+"""Frames and chunks: round trips, corrupted and hostile input, copies."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ frames = st.lists(
 )
 
 
-def _frame(header: bytes, payload: list[bytes], sequence: int = 1, **how: Any) -> tuple[bytes, ...]:
+def _frame(header: bytes, payload: list[bytes], sequence: int = 1, **options: Any) -> tuple[bytes, ...]:
     prefix = make_prefix(FrameType.DATA, 3, sequence, 9, header, payload)
-    return cut(prefix, header, payload, **how)
+    return cut(prefix, header, payload, **options)
 
 
 def _read(chunks: list[bytes], limits: Limits = SMALL) -> list[tuple[int, bytes]]:
@@ -33,35 +33,35 @@ def _read(chunks: list[bytes], limits: Limits = SMALL) -> list[tuple[int, bytes]
 
 
 @given(frames, st.integers(1, 200), st.data())
-def test_frames_survive_any_cutting(
+def test_frames_survive_any_division_into_chunks(
     sent: list[tuple[bytes, list[bytes]]], chunk_bytes: int, data: st.DataObject
 ) -> None:
     chunks = [c for i, (h, p) in enumerate(sent, 1) for c in _frame(h, p, i, chunk_bytes=chunk_bytes)]
     whole = b"".join(chunks)
     expected = [(i, h + b"".join(p)) for i, (h, p) in enumerate(sent, 1)]
     assert _read(chunks) == expected
-    places = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    pieces = [whole[a:b] for a, b in zip([0, *places], [*places, len(whole)], strict=True)]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert _read(pieces) == expected
 
 
 @given(st.binary(max_size=60), st.lists(st.binary(max_size=200), max_size=3), st.data())
-def test_a_changed_bit_never_passes(header: bytes, payload: list[bytes], data: st.DataObject) -> None:
+def test_a_flipped_bit_is_always_detected(header: bytes, payload: list[bytes], data: st.DataObject) -> None:
     whole = bytearray(b"".join(_frame(header, payload)))
     bit = data.draw(st.integers(0, 8 * len(whole) - 1))
     whole[bit // 8] ^= 1 << bit % 8
     assembler = Assembler(SMALL)
     try:
         got = list(assembler.feed(bytes(whole)))
-        assert not got  # a longer frame was announced: nothing is delivered, and the end is noticed
+        assert not got  # the frame appears longer: nothing is delivered, and the missing rest is detected
         assembler.end()
     except WireError:
         return
-    pytest.fail("a damaged frame passed")
+    pytest.fail("a corrupted frame was accepted")
 
 
 @given(st.binary(max_size=60), st.binary(max_size=200), st.data())
-def test_a_truncated_frame_is_noticed(header: bytes, payload: bytes, data: st.DataObject) -> None:
+def test_a_truncated_frame_is_detected(header: bytes, payload: bytes, data: st.DataObject) -> None:
     whole = b"".join(_frame(header, [payload]))
     end = data.draw(st.integers(1, len(whole) - 1))
     assembler = Assembler(SMALL)
@@ -72,13 +72,13 @@ def test_a_truncated_frame_is_noticed(header: bytes, payload: bytes, data: st.Da
 
 @settings(max_examples=300)
 @given(st.lists(st.binary(max_size=300), max_size=6))
-def test_noise_is_a_wire_error_or_waits_for_more(noise: list[bytes]) -> None:
+def test_noise_never_yields_a_frame(noise: list[bytes]) -> None:
     with contextlib.suppress(WireError):
         assert _read(noise) == []
 
 
 @given(st.binary(min_size=PREFIX_BYTES - 4, max_size=PREFIX_BYTES + 40))
-def test_noise_behind_the_magic_is_no_frame(noise: bytes) -> None:
+def test_noise_after_the_magic_never_yields_a_frame(noise: bytes) -> None:
     with contextlib.suppress(WireError):
         assert _read([b"FSH1" + noise]) == []
 
@@ -86,18 +86,18 @@ def test_noise_behind_the_magic_is_no_frame(noise: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "payload"), [(SMALL.header_bytes + 1, 0), (0, SMALL.payload_bytes + 1), (0, 1 << 62)]
 )
-def test_an_oversized_frame_is_refused_before_memory_is_taken(header: int, payload: int) -> None:
+def test_an_oversized_frame_is_rejected_before_memory_is_allocated(header: int, payload: int) -> None:
     prefix = bytearray(make_prefix(FrameType.DATA, 0, 1, 0))
     prefix[8:12] = header.to_bytes(4, "little")
     prefix[12:20] = payload.to_bytes(8, "little")
     tracemalloc.start()
-    with pytest.raises(WireError, match="more than the limits"):
+    with pytest.raises(WireError, match="the limits are"):
         list(Assembler(SMALL).feed(bytes(prefix)))
     assert tracemalloc.get_traced_memory()[1] < 50_000
     tracemalloc.stop()
 
 
-def test_a_length_that_is_only_announced_costs_no_memory() -> None:
+def test_announcing_a_large_frame_costs_no_memory() -> None:
     import psutil
 
     prefix = bytearray(make_prefix(FrameType.DATA, 0, 1, 0))
@@ -119,7 +119,7 @@ def test_a_length_that_is_only_announced_costs_no_memory() -> None:
     ],
     ids=["unnumbered data", "numbered ack", "ack with payload", "long goodbye"],
 )
-def test_frames_that_make_no_sense_are_refused(prefix: bytes) -> None:
+def test_inconsistent_prefixes_are_rejected(prefix: bytes) -> None:
     with pytest.raises(WireError):
         read_prefix(prefix)
 
@@ -148,7 +148,7 @@ def test_a_frame_in_one_chunk_is_not_copied() -> None:
     assert body.readonly
 
 
-def test_what_is_sent_is_a_copy() -> None:
+def test_chunks_are_copies_of_the_payload() -> None:
     array = np.zeros(3 * CHUNK_BYTES, np.uint8)
     chunks = _frame(b"", [array.data])
     array[:] = 1

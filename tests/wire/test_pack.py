@@ -1,4 +1,4 @@
-"""Messages survive the trip; frames that break a rule are refused with the rule's own message."""
+"""Packing and unpacking of messages: round trips, sizes, and the errors of invalid messages and frames."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def joined(packed):
     return memoryview(b"".join(packed.payload))
 
 
-def trip(message):
+def roundtrip(message):
     packed = pack(message)
     return unpack(packed.header, joined(packed))
 
@@ -50,34 +50,34 @@ def header_of(*entries, kind="activation"):
 # ---- round trips ---------------------------------------------------------------------------------
 
 
-def test_kind_position_and_fields_survive_with_their_types():
-    sent, got = example(), trip(example())
+def test_kind_position_and_fields_are_preserved_with_their_types():
+    sent, got = example(), roundtrip(example())
     assert (got.kind, got.round, got.step, got.micro) == (sent.kind, sent.round, sent.step, sent.micro)
     assert got.fields == sent.fields
     assert {k: type(v) for k, v in got.fields.items()} == {k: type(v) for k, v in sent.fields.items()}
 
 
-def test_numpy_scalars_travel_as_plain_ones():
-    got = trip(Message("control", fields={"a": np.float32(0.5), "b": np.int8(-3), "c": np.bool_(True)}))
+def test_numpy_scalars_are_sent_as_python_scalars():
+    got = roundtrip(Message("control", fields={"a": np.float32(0.5), "b": np.int8(-3), "c": np.bool_(True)}))
     assert got.fields == {"a": 0.5, "b": -3, "c": True}
     assert got.fields["c"] is True
 
 
 @pytest.mark.parametrize("name", [n for n in DTYPES if n != "bf16"])
-def test_every_dtype_survives(name):
+def test_every_dtype_is_preserved(name):
     array = np.arange(24).reshape(2, 3, 4).astype(DTYPES[name][1])
-    back = trip(Message("weights", tensors={"x": Tensor(array)})).tensors["x"]
+    back = roundtrip(Message("weights", tensors={"x": Tensor(array)})).tensors["x"]
     assert back.array.dtype == array.dtype
     assert back.dtype is None
     assert np.array_equal(back.array, array)
 
 
-def test_bf16_travels_as_uint16_under_its_name():
+def test_bf16_is_stored_as_uint16_and_keeps_its_name():
     bits = np.array([[0x3F80, 0xC000]], np.uint16)
-    back = trip(Message("weights", tensors={"x": Tensor(bits, dtype="bf16")})).tensors["x"]
+    back = roundtrip(Message("weights", tensors={"x": Tensor(bits, dtype="bf16")})).tensors["x"]
     assert back.dtype == "bf16"
     assert np.array_equal(back.array, bits)
-    assert trip(Message("weights", tensors={"x": back})).tensors["x"].dtype == "bf16"
+    assert roundtrip(Message("weights", tensors={"x": back})).tensors["x"].dtype == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_bf16_travels_as_uint16_under_its_name():
         "broadcast",
     ],
 )
-def test_any_memory_layout_survives(array):
-    back = trip(Message("weights", tensors={"x": Tensor(array)})).array("x")
+def test_arrays_with_any_memory_layout_are_preserved(array):
+    back = roundtrip(Message("weights", tensors={"x": Tensor(array)})).array("x")
     assert back.shape == array.shape
     assert back.dtype == array.dtype.newbyteorder("<")
     assert np.array_equal(back, array)
 
 
-def test_raw_arrays_are_not_copied_either_way():
+def test_raw_arrays_are_not_copied_in_either_direction():
     array = np.arange(1000.0)
     packed = pack(Message("weights", tensors={"x": Tensor(array)}))
     assert np.shares_memory(np.asarray(packed.payload[0]), array)
@@ -144,10 +144,10 @@ def test_the_same_message_always_gives_the_same_bytes():
     assert joined(pack(sent)) == joined(pack(shuffled))
 
 
-# ---- accounts ------------------------------------------------------------------------------------
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
-def test_sizes_are_those_of_the_arrays_and_of_the_parts():
+def test_dense_and_payload_sizes_match_the_arrays_and_the_encoded_parts():
     packed = pack(example())
     assert packed.dense_bytes == 3 * 8 + 36 * 4 + 5 * 4 + 3 + 4 * 8
     assert packed.payload_bytes == len(joined(packed))
@@ -155,12 +155,12 @@ def test_sizes_are_those_of_the_arrays_and_of_the_parts():
     assert packed.payload_bytes == 2 + 2 + 10 + 12 + 10 + 3 + 32
 
 
-def test_encodings_are_named_once_each_in_the_order_of_the_table():
+def test_each_encoding_is_listed_once_in_the_order_of_the_table():
     assert pack(example()).encoding == "raw,fp16,ragged|int4,bits"
     assert pack(Message("control")).encoding == "raw"
 
 
-def test_inspect_tells_the_same_without_the_payload():
+def test_inspect_returns_the_same_values_without_the_payload():
     packed, sent = pack(example()), example()
     summary = inspect(packed.header)
     assert (summary.kind, summary.round, summary.step, summary.micro) == (
@@ -181,11 +181,11 @@ def test_framing_overhead_is_under_two_percent_at_sixteen_kilobytes():
     assert len(packed.header) + prefix < 0.02 * packed.payload_bytes
 
 
-# ---- what a sender may not send ------------------------------------------------------------------
+# ---- errors of the sender ------------------------------------------------------------------------
 
 
 class Foreign:
-    """An encoding that no receiver knows."""
+    """An encoding that receivers do not know."""
 
     name = "zip"
     lossy = False
@@ -198,11 +198,11 @@ class Foreign:
     ("message", "text"),
     [
         (Message(""), "needs a kind"),
-        (Message("k" * 300), "300 bytes, more than 256"),
-        (Message("control", step=-1), "from 0 up"),
-        (Message("control", micro=2**32), "from 0 up"),
-        (Message("control", step=1.5), "from 0 up"),
-        (Message("control", fields={"x": 2**63}), "field 'x' holds 9223372036854775808"),
+        (Message("k" * 300), "300 bytes, the limit is 256"),
+        (Message("control", step=-1), "non-negative"),
+        (Message("control", micro=2**32), "non-negative"),
+        (Message("control", step=1.5), "non-negative"),
+        (Message("control", fields={"x": 2**63}), "field 'x' has the invalid value 9223372036854775808"),
         (Message("control", fields={"x": None}), "field 'x' is a NoneType"),
         (Message("control", fields={"x": "\ud800"}), "field 'x'"),
         (Message("control", fields={"": 1}), "name is empty"),
@@ -214,25 +214,25 @@ class Foreign:
         ),
         (
             Message("weights", tensors={"x": Tensor(np.array([object()]))}),
-            "tensor 'x': .*object cannot travel",
+            "tensor 'x': .*object is not supported",
         ),
-        (Message("weights", tensors={"x": Tensor(np.zeros(1), dtype="bf16")}), "'bf16' is carried by uint16"),
+        (Message("weights", tensors={"x": Tensor(np.zeros(1), dtype="bf16")}), "'bf16' is stored as uint16"),
         (Message("weights", tensors={"x": Tensor(np.zeros(1), dtype="f8e4")}), "'f8e4' is unknown"),
-        (Message("weights", tensors={"x": Tensor(np.zeros((1,) * 9))}), "9 axes are more than 8"),
-        (Message("weights", tensors={"x": Tensor(np.zeros(1), Foreign())}), "encoding 'zip' is unknown"),
+        (Message("weights", tensors={"x": Tensor(np.zeros((1,) * 9))}), "9 axes exceed the limit of 8"),
+        (Message("weights", tensors={"x": Tensor(np.zeros(1), Foreign())}), "unknown encoding 'zip'"),
         (
             Message("weights", tensors={"x": Tensor(np.array([[np.nan]]), Int4())}),
-            "tensor 'x': 'int4' cannot write",
+            "tensor 'x': 'int4' cannot encode",
         ),
     ],
 )
-def test_a_message_that_cannot_travel_is_refused_by_the_sender(message, text):
+def test_invalid_messages_are_errors_of_the_sender(message, text):
     with pytest.raises(WireError, match=text):
         pack(message)
 
 
-def test_an_array_that_does_not_fit_its_encoding_is_an_encode_error():
-    with pytest.raises(EncodeError, match="'activation' message, tensor 'x': 'bits' writes"):
+def test_an_array_that_cannot_be_encoded_is_an_encode_error():
+    with pytest.raises(EncodeError, match="'activation' message, tensor 'x': 'bits' encodes"):
         pack(Message("activation", tensors={"x": Tensor(np.zeros(2), Bits(1))}))
 
 
@@ -242,17 +242,17 @@ TWO = {"a": Tensor(np.zeros(8, np.float32)), "b": Tensor(np.zeros(8, np.float32)
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
-        (Limits(header_bytes=20), "header bytes are more than the limit of 20"),
-        (Limits(payload_bytes=63), "payload bytes are more than the limit of 63"),
-        (Limits(dense_bytes=63), "64 decoded bytes are more than the limit of 63"),
-        (Limits(dense_bytes=31), r"shape \[8\] is larger than 31 bytes"),
+        (Limits(header_bytes=20), "header bytes exceed the limit of 20"),
+        (Limits(payload_bytes=63), "payload bytes exceed the limit of 63"),
+        (Limits(dense_bytes=63), "64 decoded bytes exceed the limit of 63"),
+        (Limits(dense_bytes=31), r"shape \[8\] exceeds the limit of 31 bytes"),
         (Limits(tensors=1), "2 tensors"),
         (Limits(fields=0), "1 fields"),
-        (Limits(rank=0), "1 axes are more than 0"),
-        (Limits(name_bytes=4), "more than 4"),
+        (Limits(rank=0), "1 axes exceed the limit of 0"),
+        (Limits(name_bytes=4), "the limit is 4"),
     ],
 )
-def test_both_sides_hold_to_the_limits(limits, text):
+def test_sender_and_receiver_check_the_limits(limits, text):
     message = Message("weights", tensors=TWO, fields={"f": 1})
     packed = pack(message)
     with pytest.raises(WireError, match=text):
@@ -261,33 +261,33 @@ def test_both_sides_hold_to_the_limits(limits, text):
         unpack(packed.header, joined(packed), limits)
 
 
-# ---- what a receiver refuses ---------------------------------------------------------------------
+# ---- errors of the receiver ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("header", "payload", "text"),
     [
-        (b"\xff\xff", b"", "not a header"),
-        (pb.FrameHeader().SerializeToString(), b"", "names no kind"),
+        (b"\xff\xff", b"", "cannot be parsed"),
+        (pb.FrameHeader().SerializeToString(), b"", "has no kind"),
         (header_of({"dtype": 0, "length": 4}), b"", "tensor 'x': element type number 0"),
         (header_of({"dtype": 99, "length": 4}), b"", "element type number 99"),
-        (header_of({"encoding": "zip", "length": 4}), b"", "tensor 'x': encoding 'zip' is unknown"),
+        (header_of({"encoding": "zip", "length": 4}), b"", "tensor 'x': unknown encoding 'zip'"),
         (header_of({"name": "", "length": 4}), b"", "name is empty"),
-        (header_of({"name": "n" * 257, "length": 4}), b"", "257 bytes, more than 256"),
-        (header_of({"encoding": "ragged|" * 60, "length": 4}), b"", "more than 256"),
-        (header_of({"length": 4}, {"length": 4, "offset": 4}), bytes(8), "stands in the table twice"),
+        (header_of({"name": "n" * 257, "length": 4}), b"", "257 bytes, the limit is 256"),
+        (header_of({"encoding": "ragged|" * 60, "length": 4}), b"", "the limit is 256"),
+        (header_of({"length": 4}, {"length": 4, "offset": 4}), bytes(8), "duplicate name"),
         (header_of({"shape": [1] * 9, "length": 4}), bytes(4), "9 axes"),
-        (header_of({"shape": [2**63, 2**63, 2], "length": 4}), bytes(4), "is larger than"),
-        (header_of({"shape": [0, 2**62], "length": 0}), b"", "is larger than"),
-        (header_of({"shape": [2**29], "length": 0, "encoding": "int4"}), b"", "scales need|bytes where"),
-        (header_of({"shape": [2], "length": 4}), bytes(4), "4 bytes where 8"),
-        (header_of({"length": 8}), bytes(8), "8 bytes where 4"),
-        (header_of({"length": 4}), bytes(3), "the payload has 3 bytes where the table describes 4"),
-        (header_of({"length": 4}), bytes(5), "the payload has 5 bytes where the table describes 4"),
-        (header_of(), bytes(1), "the payload has 1 bytes where the table describes 0"),
+        (header_of({"shape": [2**63, 2**63, 2], "length": 4}), bytes(4), "exceeds the limit"),
+        (header_of({"shape": [0, 2**62], "length": 0}), b"", "exceeds the limit"),
+        (header_of({"shape": [2**29], "length": 0, "encoding": "int4"}), b"", "scales require|bytes, expected"),
+        (header_of({"shape": [2], "length": 4}), bytes(4), "4 bytes, expected 8"),
+        (header_of({"length": 8}), bytes(8), "8 bytes, expected 4"),
+        (header_of({"length": 4}), bytes(3), "the payload has 3 bytes, the tensor table describes 4"),
+        (header_of({"length": 4}), bytes(5), "the payload has 5 bytes, the tensor table describes 4"),
+        (header_of(), bytes(1), "the payload has 1 bytes, the tensor table describes 0"),
         (header_of({"length": 4, "side": 5}), bytes(4), "5 bytes of side data do not fit in 4"),
-        (header_of({"length": 2**64 - 1}), bytes(4), "payload bytes are more than"),
-        (header_of({"length": 4}, {"name": "y", "offset": 2, "length": 4}), bytes(6), "inside or before"),
+        (header_of({"length": 2**64 - 1}), bytes(4), "payload bytes exceed"),
+        (header_of({"length": 4}, {"name": "y", "offset": 2, "length": 4}), bytes(6), "overlaps the previous"),
         (header_of({"length": 4, "offset": 4}, {"name": "y", "length": 4}), bytes(8), "leaves a gap"),
         (
             header_of({"length": 4}, {"name": "y", "offset": 8, "length": 4}),
@@ -297,17 +297,17 @@ def test_both_sides_hold_to_the_limits(limits, text):
         (
             header_of({"length": 4}, {"name": "y", "length": 4}),
             bytes(4),
-            "tensor 'y': it starts at byte 0, inside",
+            "tensor 'y': it starts at byte 0 and overlaps",
         ),
         (header_of({"dtype": pb.BOOL, "length": 1}), b"\2", "neither 0 nor 1"),
     ],
 )
-def test_a_frame_that_breaks_a_rule_is_refused(header, payload, text):
+def test_invalid_frames_are_errors(header, payload, text):
     with pytest.raises(WireError, match=text):
         unpack(header, memoryview(payload))
 
 
-def test_a_field_without_value_is_refused():
+def test_a_field_without_a_value_is_an_error():
     header = pb.FrameHeader(kind="control")
     header.fields["x"].SetInParent()
     with pytest.raises(WireError, match="field 'x' has no value"):
@@ -316,7 +316,7 @@ def test_a_field_without_value_is_refused():
 
 def test_dtype_names_and_numbers_are_one_to_one():
     assert {number for number, _ in DTYPES.values()} == set(pb.Dtype.values()) - {0}
-    for name, (number, carrier) in DTYPES.items():
-        assert lookup(number) == (name, carrier)
-        assert name_of(carrier, name) == name
-        assert carrier.itemsize == 1 or carrier == carrier.newbyteorder("<")
+    for name, (number, dtype) in DTYPES.items():
+        assert lookup(number) == (name, dtype)
+        assert name_of(dtype, name) == name
+        assert dtype.itemsize == 1 or dtype == dtype.newbyteorder("<")

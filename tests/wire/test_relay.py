@@ -1,4 +1,4 @@
-"""The relay carries chunks as they are, no faster than they are taken, and ends when either side does."""
+"""The relay forwards chunks unchanged, propagates back-pressure, and ends when either side ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Node:
-    """The node's side of a relay, by hand."""
+    """The node's side of a relay, with queues instead of a connection."""
 
     def __init__(self) -> None:
         self.up: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -35,7 +35,7 @@ class Node:
 
 
 def test_chunks_keep_their_bytes_and_boundaries(socket: Path) -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         async def serve(ticket: str, read: Any, write: Any) -> None:
             await write(ticket.encode())
             while (chunk := await read()) is not None:
@@ -53,11 +53,11 @@ def test_chunks_keep_their_bytes_and_boundaries(socket: Path) -> None:
         assert got == [b"the ticket", *(chunk[::-1] for chunk in sent)]
         server.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def test_a_run_process_that_does_not_read_stops_the_relay_from_reading(socket: Path) -> None:
-    async def scene() -> int:
+    async def scenario() -> int:
         taken = 0
 
         async def serve(ticket: str, read: Any, write: Any) -> None:
@@ -76,12 +76,12 @@ def test_a_run_process_that_does_not_read_stops_the_relay_from_reading(socket: P
         server.close()
         return taken
 
-    # What the buffers of the socket and of either end hold, and no more.
-    assert 1 <= asyncio.run(scene()) <= 16
+    # At most the capacity of the buffers of the socket and both ends.
+    assert 1 <= asyncio.run(scenario()) <= 16
 
 
-def test_a_refusal_comes_through(socket: Path) -> None:
-    async def scene() -> None:
+def test_a_refusal_is_forwarded(socket: Path) -> None:
+    async def scenario() -> None:
         async def serve(ticket: str, read: Any, write: Any) -> None:
             raise RefusedError("the run has ended")
 
@@ -90,17 +90,17 @@ def test_a_refusal_comes_through(socket: Path) -> None:
             await asyncio.wait_for(relay("t", Node().read, Node().write, socket), 10)
         server.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("who", ["node", "run"])
-def test_the_end_of_one_side_ends_the_other(socket: Path, who: str) -> None:
-    async def scene() -> None:
+@pytest.mark.parametrize("side", ["node", "run"])
+def test_the_end_of_one_side_ends_the_other(socket: Path, side: str) -> None:
+    async def scenario() -> None:
         ended = asyncio.Event()
 
         async def serve(ticket: str, read: Any, write: Any) -> None:
             await write(b"hello")
-            if who == "node":
+            if side == "node":
                 assert await read() is None
             ended.set()
 
@@ -110,21 +110,21 @@ def test_the_end_of_one_side_ends_the_other(socket: Path, who: str) -> None:
 
         node = Node()
         server = await serve_local(socket, serve)
-        await asyncio.wait_for(relay("t", broken if who == "node" else node.read, node.write, socket), 10)
+        await asyncio.wait_for(relay("t", broken if side == "node" else node.read, node.write, socket), 10)
         await asyncio.wait_for(ended.wait(), 10)
         assert node.down.get_nowait() == b"hello"
         server.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_run_process_that_does_not_listen_is_an_os_error(socket: Path) -> None:
+def test_relaying_to_a_run_process_that_does_not_listen_raises_os_error(socket: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         asyncio.run(relay("t", Node().read, Node().write, socket))
 
 
-def test_a_chunk_that_announces_too_much_is_refused(socket: Path) -> None:
-    async def scene() -> None:
+def test_a_chunk_that_announces_too_many_bytes_is_rejected(socket: Path) -> None:
+    async def scenario() -> None:
         caught: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
         async def serve(ticket: str, read: Any, write: Any) -> None:
@@ -140,20 +140,20 @@ def test_a_chunk_that_announces_too_much_is_refused(socket: Path) -> None:
         writer.close()
         server.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_stopped_loop_ends_local_connections_without_a_word(socket: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run process that fails stops its loop while nodes are still connected; that is no news."""
+def test_a_stopped_loop_ends_local_connections_without_logging(socket: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run process that fails stops its loop while nodes are connected; this must not be logged as an error."""
     began = threading.Event()
 
     async def serve(ticket: str, read: Any, write: Any) -> None:
         began.set()
         await asyncio.Event().wait()
 
-    with IoThread("far") as far:
-        with IoThread("near") as near:
-            near.call(serve_local(socket, serve))
-            far.call(open_local(socket, "ticket"))
+    with IoThread("client") as client:
+        with IoThread("server") as server:
+            server.call(serve_local(socket, serve))
+            client.call(open_local(socket, "ticket"))
             assert began.wait(5)
         assert caplog.records == []

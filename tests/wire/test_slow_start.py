@@ -1,4 +1,4 @@
-"""How much is written to a connection at once, on links of any speed."""
+"""Slow start: sizes of writes on links of different speeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from farshore.wire.slow_start import SlowStart
 
 
 class Link:
-    """Takes what is written at a speed of its own, in virtual time; the first bytes vanish in a buffer."""
+    """A link with a given rate, in virtual time; the first bytes fill a buffer at once."""
 
     def __init__(self, rate: float, buffer: int = 300_000) -> None:
         self.rate, self._buffer, self.now = rate, buffer, 0.0
@@ -22,7 +22,7 @@ class Link:
 
 
 def written(link: Link, count: int = 6, size: int = 1 << 20) -> list[int]:
-    """Sizes of what was written of so many chunks."""
+    """Write ``count`` chunks; returns the sizes of the pieces."""
     start = SlowStart(link.write, clock=lambda: link.now)
     chunks = [bytes([i]) * size for i in range(count)]
 
@@ -35,18 +35,18 @@ def written(link: Link, count: int = 6, size: int = 1 << 20) -> list[int]:
     return [len(piece) for piece in link.pieces]
 
 
-def test_a_fast_link_gets_whole_chunks_after_its_first_mebibyte() -> None:
+def test_fast_links_get_whole_chunks_after_the_first_mebibyte() -> None:
     sizes = written(Link(1e9))
     assert sizes[-4:] == [1 << 20] * 4
     assert len(sizes) < 50
 
 
-def test_on_a_slow_link_every_piece_arrives_long_before_the_connection_is_given_up() -> None:
+def test_on_slow_links_pieces_arrive_well_within_the_stall_timeout() -> None:
     for rate in (1e3, 1e4, 1e5, 1e6):
         assert max(written(Link(rate))) / rate <= max(2.0, (1 << 14) / rate)
 
 
-def test_a_link_that_becomes_slow_gets_small_pieces_again() -> None:
+def test_pieces_shrink_when_a_link_becomes_slow() -> None:
     link = Link(1e9)
     start = SlowStart(link.write, clock=lambda: link.now)
 

@@ -1,4 +1,4 @@
-"""The meter of socket bytes counts what a connection really carried, closed ones included."""
+"""The socket meter counts the bytes of open and closed TCP connections."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from farshore.wire.tcp_info import Accepted, SocketBytes, SocketMeter, _messages, _parse, peer_of
+from farshore.wire.tcp_info import AcceptedConnection, SocketBytes, SocketMeter, _messages, _parse, parse_peer
 
-DIALLER = """
+CLIENT = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as s:
     s.sendall(b"u" * 300_000)
     got = 0
     while got < 70_000:
         got += len(s.recv(65536))
-    s.sendall(b"!")  # and with it the acknowledgement of all that came
+    s.sendall(b"!")  # carries the acknowledgement of everything received
     if sys.argv[2] == "stay":
         s.recv(1)
 """
@@ -37,14 +37,14 @@ def listener() -> Iterator[socket.socket]:
 def meter() -> Iterator[SocketMeter]:
     opened = SocketMeter.open()
     if opened is None:
-        pytest.skip("this system does not count the bytes of sockets")
+        pytest.skip("this system has no byte counters of sockets")
     with opened:
         yield opened
 
 
-def talk(listener: socket.socket, meter: SocketMeter | None) -> tuple[socket.socket, Accepted]:
+def talk(listener: socket.socket, meter: SocketMeter | None) -> tuple[socket.socket, AcceptedConnection]:
     peer, (host, port) = listener.accept()
-    connection = Accepted(listener.getsockname()[1], peer_of(f"ipv4:{host}:{port}"))
+    connection = AcceptedConnection(listener.getsockname()[1], parse_peer(f"ipv4:{host}:{port}"))
     if meter is not None:
         meter.watch(connection)
     got = 0
@@ -56,16 +56,16 @@ def talk(listener: socket.socket, meter: SocketMeter | None) -> tuple[socket.soc
 
 
 def dial(listener: socket.socket, how: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", DIALLER, str(listener.getsockname()[1]), how])
+    return subprocess.Popen([sys.executable, "-c", CLIENT, str(listener.getsockname()[1]), how])
 
 
-def check(told: SocketBytes | None) -> None:
-    assert told is not None
+def check(count: SocketBytes | None) -> None:
+    assert count is not None
     # The kernel counts the opening and closing flags as a byte each.
-    assert (abs(told.up - 300_001) <= 2, abs(told.down - 70_000) <= 2) == (True, True), told
+    assert (abs(count.up - 300_001) <= 2, abs(count.down - 70_000) <= 2) == (True, True), count
 
 
-def test_a_closed_connection_is_counted_to_the_byte_once(listener: socket.socket, meter: SocketMeter) -> None:
+def test_a_closed_connection_is_counted_exactly_and_once(listener: socket.socket, meter: SocketMeter) -> None:
     child = dial(listener, "leave")
     peer, connection = talk(listener, meter)
     assert peer.recv(1) == b""
@@ -77,7 +77,7 @@ def test_a_closed_connection_is_counted_to_the_byte_once(listener: socket.socket
     assert meter.take([connection]) == {}
 
 
-def test_open_connections_to_one_port_are_told_apart(listener: socket.socket, meter: SocketMeter) -> None:
+def test_open_connections_to_one_port_are_counted_separately(listener: socket.socket, meter: SocketMeter) -> None:
     children = [dial(listener, "stay") for _ in range(2)]
     talks = [talk(listener, meter) for _ in children]
     found = meter.take([connection for _, connection in talks])
@@ -89,7 +89,7 @@ def test_open_connections_to_one_port_are_told_apart(listener: socket.socket, me
     assert [child.wait(30) for child in children] == [0, 0]
 
 
-def test_connections_that_nobody_watched_are_not_remembered(listener: socket.socket, meter: SocketMeter) -> None:
+def test_connections_that_are_not_watched_are_not_counted(listener: socket.socket, meter: SocketMeter) -> None:
     child = dial(listener, "leave")
     peer, connection = talk(listener, None)
     peer.close()
@@ -98,7 +98,7 @@ def test_connections_that_nobody_watched_are_not_remembered(listener: socket.soc
 
 
 @pytest.mark.parametrize(
-    ("grpc", "ours"),
+    ("grpc", "expected"),
     [
         ("ipv4:10.0.0.7:41", "10.0.0.7 41"),
         ("ipv6:%5B::1%5D:4711", "::1 4711"),
@@ -106,11 +106,11 @@ def test_connections_that_nobody_watched_are_not_remembered(listener: socket.soc
         ("ipv6:%5Bfe80::1%25eth0%5D:9", "fe80::1%eth0 9"),
     ],
 )
-def test_peers_have_one_name(grpc: str, ours: str) -> None:
-    assert peer_of(grpc) == ours
+def test_grpc_peer_names_are_normalized(grpc: str, expected: str) -> None:
+    assert parse_peer(grpc) == expected
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"\0" * 7, b"\xff" * 64, b"\x10\0\0\0\x14" + b"\0" * 11, b"\0" * 400])
-def test_rubbish_from_the_kernel_is_skipped(rubbish: bytes) -> None:
-    assert list(_parse(rubbish)) == []
-    assert sum(len(body) for _, body in _messages(rubbish)) <= len(rubbish)
+@pytest.mark.parametrize("datagram", [b"", b"\0" * 7, b"\xff" * 64, b"\x10\0\0\0\x14" + b"\0" * 11, b"\0" * 400])
+def test_malformed_netlink_messages_are_skipped(datagram: bytes) -> None:
+    assert list(_parse(datagram)) == []
+    assert sum(len(body) for _, body in _messages(datagram)) <= len(datagram)

@@ -1,6 +1,6 @@
-"""Ways to write arrays as bytes; each tells its exact size and its error bound."""
+"""Tensor encodings: lossless and lossy, each with its exact size and an error bound."""
 
-from .base import ArrayLayout, EncodeError, Sized
+from .base import ArrayLayout, EncodeError, SizedEncoding
 from .bits import Bits
 from .chain import Chain
 from .half import Bf16, Fp16
@@ -27,7 +27,7 @@ __all__ = [
     "Prepared",
     "Ragged",
     "Raw",
-    "Sized",
+    "SizedEncoding",
     "TopK",
     "decode",
     "parse",

@@ -1,9 +1,8 @@
-"""What every encoding shares: the layout of a decoded array, the two kinds of decoder, checks.
+"""Common parts of encodings: the layout of a decoded array, the two kinds of decoder, checks.
 
-An encoding is either a *leaf*, which writes values as bytes (``raw``, ``fp16``, ``int4`` …), or a
-*transform*, which turns an array into a smaller array that a leaf then writes (``ragged``, ``lowrank``).
-A name on the wire is any number of transforms and at most one leaf, joined by ``|``; a missing leaf is
-``raw``.
+An encoding is either a *leaf*, which encodes values as bytes (``raw``, ``fp16``, ``int4`` …), or a *transform*, which
+converts an array to a smaller array that is encoded by the next stage (``ragged``, ``lowrank``, ``topk``). A name on
+the wire consists of any number of transforms and at most one leaf, joined by ``|``; a missing leaf is ``raw``.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ Bound: TypeAlias = NDArray[np.float64]
 
 
 class EncodeError(WireError):
-    """An array cannot be written in the encoding chosen for it: a non-finite value, a wrong type or shape."""
+    """An array cannot be encoded: it has a non-finite or too large value, or the wrong dtype or shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayLayout:
-    """What an array will be once decoded.
+    """Dtype and shape of a decoded array.
 
     Attributes
     ----------
     dtype : np.dtype
-        Type that carries the elements (uint16 for bf16).
+        NumPy dtype of the elements (uint16 for bf16).
     shape : tuple[int, ...]
     groups : array of int64, optional
-        How the rows belong together (sentence lengths), where an outer transform knows it.
+        Number of consecutive rows in each group (sentence lengths), if an outer transform sent them.
     """
 
     dtype: np.dtype[Any]
@@ -55,30 +54,30 @@ class ArrayLayout:
         return self.size * self.dtype.itemsize
 
 
-class Sized(Encoding, Protocol):
-    """An encoding that can tell its cost and its error beforehand, as all of ours can."""
+class SizedEncoding(Encoding, Protocol):
+    """An encoding with known size and error bound; all encodings of this package are."""
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
-        """Exact payload bytes, side data included, of an array of this shape and type."""
+        """Exact payload bytes, including side data, of an array with this shape and dtype."""
 
     def error_bound(self, array: Array) -> Bound:
-        """Largest possible |decoded − original| for each element; broadcasts to ``array.shape``."""
+        """Upper bound of |decoded − original| for each element; broadcasts to ``array.shape``."""
 
 
-#: ``(side, body, layout) -> array``; raises WireError, and allocates nothing larger than a small multiple
-#: of the layout.
+#: Decoder of a leaf: ``(side, body, layout) -> array``. Raises WireError; allocates at most a small multiple of the
+#: layout's size.
 Leaf: TypeAlias = Callable[[memoryview, memoryview, ArrayLayout], Array]
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """The decoding half of a transform.
+    """Decoder of a transform.
 
     Attributes
     ----------
     inner : callable
-        ``(side, layout) -> (side bytes used, layout of the array inside)``; the inner array is never the
-        larger one.
+        ``(side, layout) -> (side bytes used, layout of the inner array)``; the inner array is never larger than the
+        outer one.
     restore : callable
         ``(side, inner array, layout) -> array``.
     """
@@ -87,36 +86,36 @@ class Transform:
     restore: Callable[[memoryview, Array, ArrayLayout], Array]
 
 
-def no_error(array: Array) -> Bound:
-    """The bound of a lossless encoding."""
+def zero_bound(array: Array) -> Bound:
+    """Return the error bound of a lossless encoding."""
     return np.zeros((1,) * array.ndim)
 
 
-def need_floats(array: Array, encoding: str) -> None:
-    """Raise :class:`EncodeError` unless ``array`` holds floating-point numbers NumPy knows."""
+def require_floats(array: Array, encoding: str) -> None:
+    """Raise :class:`EncodeError` unless the dtype is float16, float32 or float64."""
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise EncodeError(
-            f"'{encoding}' writes floating-point arrays, not {array.dtype}",
-            hint="send it raw, or as bits if it holds labels",
+            f"'{encoding}' encodes floating-point arrays, not {array.dtype}",
+            hint="use 'raw', or 'bits' for labels",
         )
 
 
 def expect_floats(layout: ArrayLayout, encoding: str) -> None:
-    """Raise :class:`WireError` when a frame says that ``encoding`` gave another type than floating point."""
+    """Raise :class:`WireError` unless the decoded array has a floating-point dtype."""
     if layout.dtype.kind != "f":
-        raise WireError(f"'{encoding}' holds floating-point numbers, not {layout.dtype}")
+        raise WireError(f"'{encoding}' encodes floating-point arrays, not {layout.dtype}")
 
 
-def expect_bytes(what: str, got: int, wanted: int) -> None:
-    """Raise :class:`WireError` unless a part of the payload has exactly the size that the shape asks for."""
-    if got != wanted:
-        raise WireError(f"{what} has {got} bytes where {wanted} belong")
+def expect_bytes(what: str, got: int, expected: int) -> None:
+    """Raise :class:`WireError` unless a part of the payload has the expected size."""
+    if got != expected:
+        raise WireError(f"{what} has {got} bytes, expected {expected}")
 
 
-def little(array: Array) -> Array:
-    """C-contiguous and little-endian; the same object where it already is."""
-    kept: Array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return kept if array.ndim else kept.reshape(())
+def to_little_endian(array: Array) -> Array:
+    """Return the array C-contiguous and little-endian; without a copy if it already is."""
+    converted: Array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return converted if array.ndim else converted.reshape(())
 
 
 __all__ = [
@@ -126,11 +125,11 @@ __all__ = [
     "Encoded",
     "Leaf",
     "Shape",
-    "Sized",
+    "SizedEncoding",
     "Transform",
     "expect_bytes",
     "expect_floats",
-    "little",
-    "need_floats",
-    "no_error",
+    "require_floats",
+    "to_little_endian",
+    "zero_bound",
 ]

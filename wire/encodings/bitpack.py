@@ -1,4 +1,4 @@
-"""Integers of a few bits each, packed without gaps, lowest bit first."""
+"""Packs integers of up to 32 bits without gaps, least significant bit first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from ...core.message import Array
 
-#: Elements handled at a time: working memory stays small whatever the array's size. A multiple of 8, so
-#: that every part starts on a byte.
+#: Elements processed at a time, to limit the working memory. A multiple of 8, so that every part starts at a byte
+#: boundary.
 _PART = 1 << 16
 
 
 def packed_bytes(count: int, width: int) -> int:
-    """Bytes that ``count`` integers of ``width`` bits take."""
+    """Return the bytes of ``count`` packed integers of ``width`` bits."""
     return (count * width + 7) // 8
 
 
@@ -25,7 +25,9 @@ def pack_bits(values: Array, width: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     values : array of bool or int, any shape
-        Taken in C order; not checked against ``width``.
+        Packed in C order. Not checked against ``width``.
+    width : int
+        Bits per value.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     if width in (8, 16, 32):
@@ -43,7 +45,7 @@ def pack_bits(values: Array, width: int) -> NDArray[np.uint8]:
 
 
 def unpack_bits(body: memoryview, count: int, width: int, dtype: np.dtype[Any]) -> Array:
-    """Undo :func:`pack_bits`; ``body`` must have :func:`packed_bytes` bytes, checked by the caller.
+    """Invert :func:`pack_bits`. The caller must check that ``body`` has :func:`packed_bytes` bytes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""``bits``: labels and masks in as many bits as they need."""
+"""``bits``: labels and masks, with a fixed number of bits per element."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import DTypeLike
 
 from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
-from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, no_error
+from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, zero_bound
 from .bitpack import pack_bits, packed_bytes, unpack_bits
 
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """Non-negative integers below ``2**width``, or booleans. Lossless.
+    """Encodes non-negative integers below ``2**width``, or booleans. Lossless.
 
-    One byte of side data: the width.
+    Side data: the width, in one byte.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Bits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 32:
-            raise ConfigError(f"bits: the width is 1 to 32, not {self.width}")
+            raise ConfigError(f"bits: the width must be 1 to 32, not {self.width}")
 
     @property
     def name(self) -> str:
@@ -41,19 +41,19 @@ class Bits:
         return False
 
     def encode(self, array: Array) -> Encoded:
-        """Pack.
+        """Pack the array.
 
         Raises
         ------
         EncodeError
-            Not integers or booleans, or a value outside ``[0, 2**width)``.
+            The array is not of integers or booleans, or a value is outside ``[0, 2**width)``.
         """
         if array.dtype.kind not in "biu":
-            raise EncodeError(f"'bits' writes integers and booleans, not {array.dtype}")
+            raise EncodeError(f"'bits' encodes integers and booleans, not {array.dtype}")
         if array.size and array.dtype.kind != "b" and (int(array.min()) < 0 or int(array.max()) >> self.width):
             raise EncodeError(
-                f"'bits' of width {self.width} writes 0 to {2**self.width - 1}, "
-                f"the array holds {int(array.min())} to {int(array.max())}"
+                f"'bits' of width {self.width} encodes 0 to {2**self.width - 1}, "
+                f"the array has values from {int(array.min())} to {int(array.max())}"
             )
         return Encoded(bytes([self.width]), pack_bits(array, self.width))
 
@@ -63,17 +63,17 @@ class Bits:
 
     def error_bound(self, array: Array) -> Bound:
         """Zero."""
-        return no_error(array)
+        return zero_bound(array)
 
 
 def decode_bits(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
-    """Unpack to the layout's type."""
+    """Decode ``bits`` to the layout's dtype."""
     expect_bytes("side data of 'bits'", len(side), 1)
     width, kind = side[0], layout.dtype.kind
-    room = {"b": 1, "u": layout.dtype.itemsize * 8, "i": layout.dtype.itemsize * 8 - 1}.get(kind)
-    if room is None:
-        raise WireError(f"'bits' holds integers and booleans, not {layout.dtype}")
-    if not 1 <= width <= min(room, 32):
+    max_width = {"b": 1, "u": layout.dtype.itemsize * 8, "i": layout.dtype.itemsize * 8 - 1}.get(kind)
+    if max_width is None:
+        raise WireError(f"'bits' encodes integers and booleans, not {layout.dtype}")
+    if not 1 <= width <= min(max_width, 32):
         raise WireError(f"'bits' of width {width} does not fit {layout.dtype}")
     expect_bytes("the body of 'bits'", len(body), packed_bytes(layout.size, width))
     return unpack_bits(body, layout.size, width, layout.dtype).reshape(layout.shape)

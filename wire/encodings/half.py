@@ -1,4 +1,4 @@
-"""``fp16`` and ``bf16``: two bytes per number, rounded to nearest, ties to even."""
+"""``fp16`` and ``bf16``: two bytes per element, rounded to nearest, ties to even."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...core.message import Array, Encoded
-from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, expect_floats, need_floats
+from .base import ArrayLayout, Bound, EncodeError, Shape, expect_bytes, expect_floats, require_floats
 
-#: Elements converted at a time, so that intermediates stay in the processor's cache.
+#: Elements converted at a time, so that intermediate results stay in the CPU cache.
 _PART = 1 << 14
 
 
@@ -19,8 +19,8 @@ _PART = 1 << 14
 class Fp16:
     """IEEE half precision.
 
-    Error: at most ``|x|·2⁻¹¹·(1 + 2⁻¹²) + 2⁻²⁵`` (float64 is rounded to float32 first). Infinities and NaN
-    pass; a finite value beyond ±65,504 is refused.
+    Error: at most ``|x|·2⁻¹¹·(1 + 2⁻¹²) + 2⁻²⁵`` (float64 is rounded to float32 first). Infinities and NaN are
+    preserved; finite values beyond ±65,504 are errors.
     """
 
     @property
@@ -37,9 +37,9 @@ class Fp16:
         Raises
         ------
         EncodeError
-            Not a floating-point array, or a finite value is too large.
+            The array is not floating point, or a finite value is too large.
         """
-        need_floats(array, self.name)
+        require_floats(array, self.name)
         if array.dtype.itemsize == 2:
             return Encoded(b"", np.ascontiguousarray(array))
         single = _single(array, self.name)
@@ -60,10 +60,10 @@ class Fp16:
 
 @dataclass(frozen=True, slots=True)
 class Bf16:
-    """The upper half of a float32.
+    """bfloat16, the upper half of a float32.
 
-    Error: at most ``|x|·2⁻⁸ + 2⁻¹³³`` (float64 is rounded to float32 first). Infinities and NaN pass; a
-    finite value that would round to infinity is refused.
+    Error: at most ``|x|·2⁻⁸ + 2⁻¹³³`` (float64 is rounded to float32 first). Infinities and NaN are preserved; finite
+    values that round to infinity are errors.
     """
 
     @property
@@ -80,12 +80,12 @@ class Bf16:
         Raises
         ------
         EncodeError
-            Not a floating-point array, or a finite value is too large.
+            The array is not floating point, or a finite value is too large.
         """
-        need_floats(array, self.name)
+        require_floats(array, self.name)
         single = _single(array, self.name)
         bits = single.view("<u4")
-        # Ties to even: add just under half, and one more where the kept part is odd.
+        # Ties to even: add just under half a unit, and one more if the kept part is odd.
         rounded = bits >> 16
         rounded &= 1
         rounded += 0x7FFF
@@ -93,9 +93,9 @@ class Bf16:
         rounded >>= 16
         body = rounded.astype("<u2")
         special = (body & 0x7F80) == 0x7F80
-        special |= (body & 0x7FFF) == 0  # a NaN with all bits set wraps round to zero
+        special |= (body & 0x7FFF) == 0  # a NaN with all bits set overflows to zero
         if special.any():
-            _repair(body, single, special)
+            _restore_nan(body, single, special)
         return Encoded(b"", body)
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
@@ -108,20 +108,20 @@ class Bf16:
 
 
 def _single(array: Array, encoding: str) -> NDArray[np.float32]:
-    """The array as contiguous little-endian float32."""
+    """Convert to contiguous little-endian float32."""
     try:
-        # The conversion sets the processor's overflow flag, which costs no pass of its own.
+        # The CPU's overflow flag detects large values without another pass over the array.
         with np.errstate(over="raise", under="ignore"):
             return np.ascontiguousarray(array).astype("<f4", copy=False)
     except FloatingPointError:
-        raise EncodeError(f"a value is beyond the reach of '{encoding}'", hint="send it raw") from None
+        raise EncodeError(f"a value exceeds the range of '{encoding}'", hint="use 'raw'") from None
 
 
 def _to_half(x: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     """Round float32 [n] to the bits of float16 [n].
 
-    In integers, because NumPy's own cast takes twenty times longer where values are small, as gradients
-    are: it raises the processor's underflow flag for each of them.
+    Uses integer arithmetic: NumPy's cast takes twenty times longer for small values such as gradients, because each of
+    them sets the CPU's underflow flag.
     """
     bits = x.view("<u4")
     size = bits & 0x7FFFFFFF
@@ -132,14 +132,14 @@ def _to_half(x: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     code += size
     code -= 0x38000000
     code >>= 13
-    small = size < 0x38800000  # below 2^-14: multiples of 2^-24, which the code counts
+    small = size < 0x38800000  # below 2^-14: subnormal, the code is a multiple of 2^-24
     if small.any():
         at = np.flatnonzero(small)
         code[at] = np.rint(np.abs(x[at]) * np.float32(2.0**24)).astype("<u4")
     if size.max() >= 0x477FF000:  # 65,520, which rounds to infinity
         at = np.flatnonzero(size >= 0x477FF000)
         if (size[at] < 0x7F800000).any():
-            raise EncodeError("a value is beyond the ±65,504 of 'fp16'", hint="use bf16, int8 or raw")
+            raise EncodeError("a value exceeds the range of 'fp16', ±65,504", hint="use 'bf16', 'int8' or 'raw'")
         code[at] = np.where(size[at] == 0x7F800000, 0x7C00, 0x7E00)
     bits = bits >> 16
     bits &= 0x8000
@@ -147,17 +147,17 @@ def _to_half(x: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     out[...] = bits
 
 
-def _repair(body: Array, single: Array, special: Array) -> None:
-    """Keep NaN a NaN; refuse finite values that became infinite. ``special`` marks where either may be."""
+def _restore_nan(body: Array, single: Array, special: Array) -> None:
+    """Restore NaN values, and raise if a finite value became infinite. ``special`` marks the elements to check."""
     nan = np.isnan(single)
     body[nan] = np.uint16(0x7FC0)
-    became = special & np.isfinite(single) & ((body & 0x7F80) == 0x7F80)  # type: ignore[operator]
-    if became.any():
-        raise EncodeError("a value would round to infinity in 'bf16'", hint="send it raw")
+    overflowed = special & np.isfinite(single) & ((body & 0x7F80) == 0x7F80)  # type: ignore[operator]
+    if overflowed.any():
+        raise EncodeError("a value rounds to infinity in 'bf16'", hint="use 'raw'")
 
 
 def decode_fp16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
-    """Widen to the layout's type."""
+    """Convert to the layout's dtype."""
     expect_floats(layout, "fp16")
     expect_bytes("side data of 'fp16'", len(side), 0)
     expect_bytes("the body of 'fp16'", len(body), 2 * layout.size)
@@ -165,12 +165,12 @@ def decode_fp16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Arra
 
 
 def decode_bf16(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
-    """Widen to the layout's type."""
+    """Convert to the layout's dtype."""
     expect_floats(layout, "bf16")
     expect_bytes("side data of 'bf16'", len(side), 0)
     expect_bytes("the body of 'bf16'", len(body), 2 * layout.size)
     bits = np.frombuffer(body, "<u2").astype("<u4")
     bits <<= 16
-    with np.errstate(over="ignore"):  # bf16 reaches further than float16
+    with np.errstate(over="ignore"):  # the range of bf16 exceeds that of float16
         wide: Array = bits.view("<f4").astype(layout.dtype, copy=False)
     return wide.reshape(layout.shape)

@@ -1,4 +1,4 @@
-"""Encodings from their names, for configuration files."""
+"""Parses the names of encodings in configurations, e.g. ``ragged|int4``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numpy.typing import ArrayLike
 
 from ...core.errors import ConfigError
-from .base import Sized
+from .base import SizedEncoding
 from .bits import Bits
 from .chain import Chain
 from .half import Bf16, Fp16
@@ -17,7 +17,7 @@ from .ragged import Ragged
 from .raw import Raw
 from .topk import TopK
 
-_PLAIN: dict[str, Callable[[], Sized]] = {
+_WITHOUT_NUMBER: dict[str, Callable[[], SizedEncoding]] = {
     "raw": Raw,
     "fp16": Fp16,
     "bf16": Bf16,
@@ -25,46 +25,46 @@ _PLAIN: dict[str, Callable[[], Sized]] = {
     "int4": Int4,
     "int2": Int2,
 }
-_NUMBERED: dict[str, Callable[[int], Sized]] = {"bits": Bits, "lowrank": LowRank}
+_WITH_NUMBER: dict[str, Callable[[int], SizedEncoding]] = {"bits": Bits, "lowrank": LowRank}
 
 
-def parse(spec: str, *, lengths: ArrayLike | None = None) -> Sized:
-    """The encoding that ``spec`` names, with default settings.
+def parse(text: str, *, lengths: ArrayLike | None = None) -> SizedEncoding:
+    """Return the encoding with the given name, with default settings.
 
     Parameters
     ----------
-    spec : str
+    text : str
         ``raw``, ``fp16``, ``bf16``, ``int8``, ``int4``, ``int2``, ``bits:WIDTH``, ``lowrank:RANK``,
         ``topk:FRACTION``, ``ragged``, or several joined by ``|``, e.g. ``ragged|int4``.
     lengths : array-like of int, optional
-        For ``ragged``.
+        Sentence lengths, for ``ragged``.
 
     Raises
     ------
     ConfigError
-        Unknown name, a missing or wrong number, or ``ragged`` without lengths.
+        A name is unknown, a number is missing or invalid, or lengths are missing.
     """
-    stages = [_stage(part.strip(), lengths) for part in spec.split("|")]
+    stages = [_stage(part.strip(), lengths) for part in text.split("|")]
     return stages[0] if len(stages) == 1 else Chain(*stages)
 
 
-def _stage(part: str, lengths: ArrayLike | None) -> Sized:
+def _stage(part: str, lengths: ArrayLike | None) -> SizedEncoding:
     name, colon, number = part.partition(":")
-    if name in _NUMBERED:
+    if name in _WITH_NUMBER:
         if not number.isdecimal():
-            raise ConfigError(f"encoding '{name}' needs a number", hint=f"write e.g. {name}:4")
-        return _NUMBERED[name](int(number))
+            raise ConfigError(f"encoding '{name}' requires a number", hint=f"write e.g. {name}:4")
+        return _WITH_NUMBER[name](int(number))
     if name == "topk":
         try:
             return TopK(float(number))
         except ValueError:
-            raise ConfigError("encoding 'topk' needs a fraction", hint="write e.g. topk:0.01") from None
-    if colon or name not in (*_PLAIN, "ragged"):
+            raise ConfigError("encoding 'topk' requires a fraction", hint="write e.g. topk:0.01") from None
+    if colon or name not in (*_WITHOUT_NUMBER, "ragged"):
         raise ConfigError(
-            f"encoding '{part}' is unknown", hint=f"use {', '.join([*_PLAIN, *_NUMBERED, 'topk', 'ragged'])}"
+            f"unknown encoding '{part}'", hint=f"use {', '.join([*_WITHOUT_NUMBER, *_WITH_NUMBER, 'topk', 'ragged'])}"
         )
     if name == "ragged":
         if lengths is None:
-            raise ConfigError("encoding 'ragged' needs the lengths of the sentences")
+            raise ConfigError("encoding 'ragged' requires the sentence lengths")
         return Ragged(lengths)
-    return _PLAIN[name]()
+    return _WITHOUT_NUMBER[name]()

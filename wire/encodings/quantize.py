@@ -1,4 +1,4 @@
-"""``int8``, ``int4``, ``int2``: evenly spaced levels; a step per channel, optionally one per sentence."""
+"""``int8``, ``int4``, ``int2``: uniform quantization with a step size per channel, optionally scaled per sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ...core.errors import ConfigError
 from ...core.message import Array, Encoded
-from .base import ArrayLayout, Bound, EncodeError, Leaf, Shape, expect_bytes, expect_floats, need_floats
+from .base import ArrayLayout, Bound, EncodeError, Leaf, Shape, expect_bytes, expect_floats, require_floats
 from .bitpack import packed_bytes
 from .lengths import as_lengths
 from .scales import Steps, group_codes, inverse, read_steps, round_steps, steps_bytes
@@ -20,46 +20,48 @@ from .scales import Steps, group_codes, inverse, read_steps, round_steps, steps_
 Rounding: TypeAlias = Literal["nearest", "stochastic"]
 Floats: TypeAlias = NDArray[np.float32]
 
-#: Unit in the last place, relative, by bytes per number.
+#: Relative unit in the last place, by bytes per number.
 _EPSILON = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Levels ``(n - zero) · step`` for codes n from ``zero - half`` to ``zero + half``."""
+    """A quantization grid: levels ``(n - zero) · step`` for codes n from ``zero - half`` to ``zero + half``."""
 
     zero: float
     half: float
 
     @classmethod
     def of(cls, bits: int, *, even: bool) -> Grid:
-        """``even``: all 2^bits levels, none of them 0; else 2^bits - 1 of them, symmetric about 0."""
+        """Return a grid: ``even`` = mid-rise, 2^bits levels without 0; else mid-tread, 2^bits - 1 levels with 0."""
         return cls((2**bits - 1) / 2, (2**bits - 1) / 2) if even else cls(2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
 class _Quantizer:
-    """What the three widths share.
+    """Base class of the quantizers.
 
-    Channels are the last axis; an array of one axis or none is a single channel. A float64 array is
-    rounded to float32 first. Non-finite values are refused.
+    The last axis is the channel axis; an array with fewer than two axes is a single channel. A float64 array is rounded
+    to float32 first. Non-finite values are errors.
 
-    **Error.** ``step/2`` for values in range when rounding to nearest, ``step`` when stochastic, with the
-    step as the receiver knows it (rounded up to half precision, so it is never below the one asked for by
-    more than 2⁻¹⁰; with groups, up to 2^(1/16) above). Steps given by the caller may be too small for the
-    array; what lies beyond the outermost level is clipped to it. Steps below 2⁻¹²⁵ are taken as zero.
+    **Error.** Within range, ``step/2`` when rounding to nearest and ``step`` with stochastic rounding, for the step
+    size that the receiver gets. Step sizes are sent in half precision: those computed from the array are rounded up,
+    those given by the caller may become smaller by a relative 2⁻¹⁰ at most. With groups, they are up to 2^(1/16)
+    larger. If the caller's scales are too small for the array, values beyond the outermost level are clipped to it.
+    Steps below 2⁻¹²⁵ are treated as zero.
 
     Parameters
     ----------
     rounding : {"nearest", "stochastic"}
-        Stochastic rounding is unbiased within range and needs ``seed``.
-    scales : array-like [C] or a number, optional
-        Range of each channel: its max-abs for a symmetric grid, **its step for an even one** (spec §9:
-        0.335σ), its rms with ``groups``. Default: taken from the array, so that nothing is clipped.
+        Stochastic rounding is unbiased within range and requires ``seed``.
+    scales : array-like [C] or float, optional
+        Scale of each channel: the maximum absolute value for a mid-tread grid, **the step size for a mid-rise one**
+        (0.335σ for Gaussian values, see ``docs/methods/split_fine_tuning.md``), the rms with ``groups``. Default:
+        computed from the array, so that no value is clipped.
     groups : array-like of int, optional
-        Sentence lengths; rows of the array, in order, belong to sentences. The range of (sentence s,
-        channel c) is then rms_c · max |x/rms| over the sentence (spec §9).
+        Sentence lengths: the number of consecutive rows of each sentence. The maximum absolute value of (sentence s,
+        channel c) is then taken as rms_c · max |x/rms| over the sentence.
     seed : int or numpy Generator, optional
-        For stochastic rounding. With a number, encoding the same array gives the same bytes.
+        For stochastic rounding. With an integer, encoding the same array gives the same bytes.
     """
 
     name: ClassVar[str]
@@ -76,56 +78,56 @@ class _Quantizer:
         seed: int | np.random.Generator | None = None,
     ) -> None:
         if rounding not in ("nearest", "stochastic"):
-            raise ConfigError(f"{self.name}: rounding is 'nearest' or 'stochastic', not '{rounding}'")
+            raise ConfigError(f"{self.name}: rounding must be 'nearest' or 'stochastic', not '{rounding}'")
         if rounding == "stochastic" and seed is None:
-            raise ConfigError(f"{self.name}: stochastic rounding needs a seed", hint="take one from the seed tree")
+            raise ConfigError(f"{self.name}: stochastic rounding requires a seed", hint="use one of the seed tree")
         self.rounding, self.seed = rounding, seed
         self.groups = None if groups is None else as_lengths(groups, self.name)
         self.scales = None if scales is None else np.asarray(scales, np.float64)
         if self.scales is not None and (
             self.scales.ndim > 1 or not (_finite(self.scales) and (self.scales >= 0).all())
         ):
-            raise ConfigError(f"{self.name}: scales are one finite, non-negative number per channel")
+            raise ConfigError(f"{self.name}: scales must be one finite, non-negative number per channel")
 
     @property
     def grid(self) -> Grid:
-        """The levels in use."""
+        """The quantization grid."""
         return Grid.of(self.bits, even=self.even)
 
     def encode(self, array: Array) -> Encoded:
-        """Quantize; see :meth:`encode_within`."""
+        """Quantize the array; see :meth:`encode_within`."""
         return self.encode_within(array, None)
 
     def encode_within(self, array: Array, outer: NDArray[np.int64] | None) -> Encoded:
-        """Quantize.
+        """Quantize the array inside another encoding.
 
         Parameters
         ----------
         array : array of float16, float32 or float64
         outer : array of int64, optional
-            Sentence lengths that an outer encoding sends already; equal ``groups`` are not sent twice.
+            Sentence lengths sent by an outer encoding; equal ``groups`` are not sent again.
 
         Raises
         ------
         EncodeError
-            Another type, a non-finite value, or scales or groups of another size than the array's.
+            The array has another dtype or a non-finite value, or scales or groups do not match its shape.
         """
         x = self._rows(array)
         steps = self._steps(x)
-        return Encoded(steps.pack(inherited=self._same(outer)), self._codes(x, steps))
+        return Encoded(steps.pack(inherited=self._inherits(outer)), self._codes(x, steps))
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
-        """``2 + 2C`` for the scales, what the groups need, and ``⌈prod(shape) · bits / 8⌉``."""
+        """``2 + 2C`` for the scales, the bytes of the groups, and ``⌈prod(shape) · bits / 8⌉``."""
         return self.size_within(shape, None)
 
     def size_within(self, shape: Shape, outer: NDArray[np.int64] | None) -> int:
         """:meth:`size` inside an encoding that sends the lengths ``outer``."""
         channels = shape[-1] if len(shape) > 1 else 1
-        side = steps_bytes(channels, self.groups, inherited=self._same(outer))
+        side = steps_bytes(channels, self.groups, inherited=self._inherits(outer))
         return side + packed_bytes(math.prod(shape), self.bits)
 
     def error_bound(self, array: Array) -> Bound:
-        """Half a step (a whole one if stochastic) in range; beyond, the distance to the outermost level."""
+        """Half a step (a whole one if stochastic) within range; beyond it, the distance to the outermost level."""
         x = self._rows(array)
         steps = self._steps(x)
         # [M, C] with groups, else [C]
@@ -134,36 +136,36 @@ class _Quantizer:
         if rows is not None:
             step = step * rows
         grid = self.grid
-        beyond = np.abs(x) - grid.half * step
-        share = 1.0 if self.rounding == "stochastic" else 0.5
-        # Rounding of the float32 arithmetic, and of the result to the array's type.
-        width = array.dtype.itemsize
-        slack = (np.abs(x) + step) * max(2.0**-22, _EPSILON[width]) + (2.0**-25 if width == 2 else 2.0**-117)
-        bound: Bound = np.maximum(share * step, beyond) + slack
+        clipped = np.abs(x) - grid.half * step
+        fraction = 1.0 if self.rounding == "stochastic" else 0.5
+        # Rounding errors of float32 arithmetic, and of the conversion to the array's dtype.
+        itemsize = array.dtype.itemsize
+        slack = (np.abs(x) + step) * max(2.0**-22, _EPSILON[itemsize]) + (2.0**-25 if itemsize == 2 else 2.0**-117)
+        bound: Bound = np.maximum(fraction * step, clipped) + slack
         return bound.reshape(array.shape)
 
     def _rows(self, array: Array) -> Floats:
-        need_floats(array, self.name)
+        require_floats(array, self.name)
         channels = array.shape[-1] if array.ndim > 1 else 1
         with np.errstate(over="ignore", under="ignore"):
             flat: Floats = array.astype(np.float32, copy=False).reshape(
                 math.prod(array.shape[:-1]) if array.ndim > 1 else -1, channels
             )
         if not _finite(flat):
-            raise EncodeError(f"'{self.name}' cannot write a value that is not finite in float32")
+            raise EncodeError(f"'{self.name}' cannot encode values that are not finite in float32")
         if self.scales is not None and self.scales.ndim and self.scales.size != channels:
             raise EncodeError(f"'{self.name}' got {self.scales.size} scales for {channels} channels")
         if self.groups is not None and int(self.groups.sum()) != flat.shape[0]:
             raise EncodeError(
-                f"'{self.name}' got groups of {int(self.groups.sum())} rows in all for {flat.shape[0]} rows"
+                f"'{self.name}' got groups with {int(self.groups.sum())} rows in total for {flat.shape[0]} rows"
             )
         return flat
 
-    def _same(self, outer: NDArray[np.int64] | None) -> bool:
+    def _inherits(self, outer: NDArray[np.int64] | None) -> bool:
         return outer is not None and self.groups is not None and np.array_equal(outer, self.groups)
 
     def _steps(self, x: Floats) -> Steps:
-        """Steps for rows x [M, C]."""
+        """Return the steps of rows x [M, C]."""
         channels, half = x.shape[1], self.grid.half
         given = None if self.scales is None else np.broadcast_to(self.scales, (channels,))
         if self.groups is not None:
@@ -187,17 +189,17 @@ class _Quantizer:
             peaks[filled] = np.maximum.reduceat(relative, starts) / np.float64(self.grid.half)
         codes, power = group_codes(np.nan_to_num(peaks))
         if not (_finite(peaks) and -128 <= exponent + power <= 112):
-            raise EncodeError(f"'{self.name}' got scales that are too far from the array's values")
+            raise EncodeError(f"'{self.name}' got scales whose magnitude does not match the array's values")
         return Steps(rms, exponent + power, self.even, lengths, codes)
 
     def _codes(self, x: Floats, steps: Steps) -> NDArray[np.uint8]:
-        """Codes of rows x [M, C], packed."""
+        """Return the packed codes of rows x [M, C]."""
         grid, rows = self.grid, steps.rows
         with np.errstate(over="ignore"):
             y = x * inverse(steps.channel)
             if rows is not None:
                 y *= np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
-        # Round before the codes' offset is added: near 128 a float32 has seven bits less behind the point.
+        # Round before adding the offset of the codes: near 128, a float32 has seven fractional bits less than near 1.
         if self.even:
             y += np.float32(0.5)
         if self.rounding == "nearest":
@@ -211,7 +213,7 @@ class _Quantizer:
 
 
 class Int8(_Quantizer):
-    """Eight bits: ``round(x / s · 127)``; 127 steps of ``max-abs / 127`` each way, and zero stays zero.
+    """Eight bits per value: ``round(x / s · 127)``, with steps of ``max-abs / 127``; zero is preserved.
 
     Parameters
     ----------
@@ -224,13 +226,13 @@ class Int8(_Quantizer):
 
 
 class Int4(_Quantizer):
-    """Four bits, two to a byte, the even element in the low nibble.
+    """Four bits per value; the element of even index is in the low nibble.
 
     Parameters
     ----------
     grid : {"mid_tread", "uniform16"}
-        ``mid_tread``: −7 … 7 steps of ``max-abs / 7``; zero stays zero. ``uniform16``: 16 levels at (q −
-        7.5) steps, which spans ± max-abs with all codes.
+        ``mid_tread``: −7 … 7 steps of ``max-abs / 7``; zero is preserved. ``uniform16``: 16 levels at
+        (code − 7.5) steps, from −max-abs to max-abs.
     **options
         ``rounding``, ``scales``, ``groups``, ``seed`` as for every quantizer.
     """
@@ -240,13 +242,13 @@ class Int4(_Quantizer):
 
     def __init__(self, *, grid: Literal["mid_tread", "uniform16"] = "mid_tread", **options: Any) -> None:
         if grid not in ("mid_tread", "uniform16"):
-            raise ConfigError(f"int4: the grid is 'mid_tread' or 'uniform16', not '{grid}'")
+            raise ConfigError(f"int4: the grid must be 'mid_tread' or 'uniform16', not '{grid}'")
         self.even = grid == "uniform16"
         super().__init__(**options)
 
 
 class Int2(_Quantizer):
-    """Two bits, four to a byte: levels at −1.5, −0.5, 0.5 and 1.5 steps."""
+    """Two bits per value: levels at −1.5, −0.5, 0.5 and 1.5 steps."""
 
     name = "int2"
     bits = 2
@@ -254,7 +256,7 @@ class Int2(_Quantizer):
 
 
 def leaf(bits: int, name: str) -> Leaf:
-    """The decoder of a width."""
+    """Return the decoder of the quantizer with ``bits`` per value."""
 
     def decode(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
         expect_floats(layout, name)
@@ -280,17 +282,17 @@ def leaf(bits: int, name: str) -> Leaf:
 
 
 def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Pack codes of 2, 4 or 8 bits, first element lowest; the last byte is filled with zeros."""
+    """Pack codes of 2, 4 or 8 bits, first element in the lowest bits; the last byte is padded with zeros."""
     if bits == 8:
         return codes
-    per = 8 // bits
-    short = -codes.size % per
-    if short:
-        codes = np.concatenate([codes, np.zeros(short, np.uint8)])
-    # Neighboring bytes as one little-endian number: shifts bring every element's bits into its lowest byte.
-    wide = codes.view("<u2" if per == 2 else "<u4")
+    per_byte = 8 // bits
+    padding = -codes.size % per_byte
+    if padding:
+        codes = np.concatenate([codes, np.zeros(padding, np.uint8)])
+    # View neighboring bytes as one little-endian number: shifts move the bits of all elements to its lowest byte.
+    wide = codes.view("<u2" if per_byte == 2 else "<u4")
     packed = wide | (wide >> (8 - bits))
-    if per == 4:
+    if per_byte == 4:
         packed |= (wide >> 12) | (wide >> 18)
     out: NDArray[np.uint8] = packed.astype(np.uint8)
     return out
@@ -298,18 +300,18 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _table(bits: int, zero: float) -> Array:
-    """The ``8 / bits`` numbers that a byte stands for, as one item per byte."""
+    """Return a lookup table with the ``8 / bits`` float32 values of each byte, as one complex number."""
     byte = np.arange(256)[:, None] >> np.arange(0, 8, bits)[None, :]
     values = np.ascontiguousarray((byte & (2**bits - 1)).astype(np.float32) - np.float32(zero))
     return values.view(np.complex64 if bits == 4 else np.complex128).reshape(256)
 
 
 def _unpack(body: NDArray[np.uint8], bits: int, count: int, zero: float) -> Floats:
-    """Undo :func:`_pack`, and subtract ``zero``; float32 [count]."""
+    """Invert :func:`_pack` and subtract ``zero``; returns float32 [count]."""
     if bits == 8:
-        plain = body.astype(np.float32)
-        plain -= np.float32(zero)
-        return plain
+        unpacked = body.astype(np.float32)
+        unpacked -= np.float32(zero)
+        return unpacked
     values: Floats = _table(bits, zero).take(body).view(np.float32)
     return values[:count]
 

@@ -1,4 +1,4 @@
-"""``raw``: the bytes of the array as they are."""
+"""``raw``: the unmodified bytes of an array."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import DTypeLike
 
 from ...core.errors import WireError
 from ...core.message import Array, Encoded
-from .base import ArrayLayout, Bound, Shape, expect_bytes, little, no_error
+from .base import ArrayLayout, Bound, Shape, expect_bytes, to_little_endian, zero_bound
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Lossless, any type, no copy of a contiguous array; decoding gives a read-only view of the payload."""
+    """Lossless, for all dtypes. Does not copy contiguous arrays; decoding returns a read-only view of the payload."""
 
     @property
     def name(self) -> str:
@@ -26,8 +26,8 @@ class Raw:
         return False
 
     def encode(self, array: Array) -> Encoded:
-        """Take the array as the body."""
-        return Encoded(b"", little(array))
+        """Use the array as the body."""
+        return Encoded(b"", to_little_endian(array))
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
         """``prod(shape) · itemsize``."""
@@ -35,7 +35,7 @@ class Raw:
 
     def error_bound(self, array: Array) -> Bound:
         """Zero."""
-        return no_error(array)
+        return zero_bound(array)
 
 
 def decode_raw(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
@@ -47,7 +47,7 @@ def decode_raw(side: memoryview, body: memoryview, layout: ArrayLayout) -> Array
         empty.flags.writeable = False
         return empty
     array: Array = np.frombuffer(body.toreadonly(), layout.dtype).reshape(layout.shape)
-    # NumPy's own loops assume that a boolean byte is 0 or 1.
+    # NumPy requires that boolean bytes are 0 or 1.
     if layout.dtype.kind == "b" and array.view(np.uint8).max() > 1:
         raise WireError("a boolean is neither 0 nor 1")
     return array

@@ -1,4 +1,4 @@
-"""Decoders by name: the closed list of what may stand in a tensor table."""
+"""Decoders by name: the closed list of encodings that a tensor table may contain."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ LEAVES: dict[str, Leaf] = {
 }
 TRANSFORMS: dict[str, Transform] = {"ragged": RAGGED, "lowrank": LOWRANK, "topk": TOPK}
 
-_DEEPEST = 4
+_MAX_STAGES = 4
 
 
 def check_name(name: str) -> None:
-    """Raise :class:`WireError` unless ``name`` is an encoding that can be decoded here."""
+    """Raise :class:`WireError` unless ``name`` is a known encoding."""
     parts = name.split("|")
     for part in parts[:-1]:
         if part not in TRANSFORMS:
-            raise WireError(f"encoding '{name}' is unknown: '{part}' cannot stand before '|'")
+            raise WireError(f"unknown encoding '{name}': '{part}' cannot precede '|'")
     if parts[-1] not in LEAVES and parts[-1] not in TRANSFORMS:
-        raise WireError(f"encoding '{name}' is unknown", hint="run the same farshore version on both ends")
-    if len(parts) > _DEEPEST:
-        raise WireError(f"encoding '{name}' has more than {_DEEPEST} stages")
+        raise WireError(f"unknown encoding '{name}'", hint="install the same farshore version on both machines")
+    if len(parts) > _MAX_STAGES:
+        raise WireError(f"encoding '{name}' has more than {_MAX_STAGES} stages")
 
 
 def decode(name: str, side: memoryview, body: memoryview, layout: ArrayLayout) -> Array:
@@ -47,19 +47,19 @@ def decode(name: str, side: memoryview, body: memoryview, layout: ArrayLayout) -
     name : str
         E.g. ``raw`` or ``ragged|int4``.
     side, body : memoryview of bytes
-        The two parts of the tensor's payload.
-    layout : Layout
-        Of the result. The caller has checked that an array this large is welcome.
+        Side data and body of the tensor's payload.
+    layout : ArrayLayout
+        Layout of the result. The caller must have checked its size against the limits.
 
     Returns
     -------
     array of ``layout.dtype`` and ``layout.shape``
-        Of ``raw`` a read-only view of ``body``.
+        For ``raw``, a read-only view of ``body``.
 
     Raises
     ------
     WireError
-        Unknown name, or bytes that are not what the encoding writes for this layout.
+        The name is unknown, or the bytes are not a valid encoding of an array with this layout.
     """
     check_name(name)
     return _decode(name.split("|"), side, body, layout)

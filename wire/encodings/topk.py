@@ -1,4 +1,4 @@
-"""``topk``: the largest elements of an array and where they stand; the others arrive as zeros."""
+"""``topk``: sends the elements of largest magnitude and their indices; the others are decoded to zeros."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...core.errors import ConfigError, WireError
 from ...core.message import Array, Encoded
-from .base import ArrayLayout, Bound, EncodeError, Shape, Transform, expect_floats, need_floats, no_error
+from .base import ArrayLayout, Bound, EncodeError, Shape, Transform, expect_floats, require_floats, zero_bound
 from .bitpack import pack_bits, packed_bytes, unpack_bits
 
 _COUNT_BYTES = 4
@@ -20,21 +20,21 @@ _COUNT_BYTES = 4
 class TopK:
     """The ``⌈fraction · n⌉`` elements of largest magnitude (Aji and Heafield 2017, without their threshold).
 
-    Of equal magnitudes the first count as larger, so the same array always gives the same bytes. Side data: how many
-    there are, in four bytes, and their places: as many bits for each as the largest place may need, or a bit for every
-    element of the array where that is less.
+    Among equal magnitudes, the elements with lower indices are selected, so that the same array always gives the same
+    bytes. Side data: the number of elements in four bytes, and their indices with ⌈log₂ n⌉ bits each, or a bitmap of n
+    bits if that is shorter.
 
     Parameters
     ----------
     fraction : float
-        Share of the elements that is sent, above 0 and at most 1.
+        Fraction of the elements to send, above 0 and at most 1.
     """
 
     fraction: float
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise ConfigError(f"topk: the fraction is above 0 and at most 1, not {self.fraction:g}")
+            raise ConfigError(f"topk: the fraction must be above 0 and at most 1, not {self.fraction:g}")
 
     @property
     def name(self) -> str:
@@ -45,108 +45,108 @@ class TopK:
         return True
 
     def encode(self, array: Array) -> Encoded:
-        """Select.
+        """Select the elements of largest magnitude.
 
         Raises
         ------
         EncodeError
-            Not floating point, a value is not finite, or there are 2³² elements or more.
+            The array is not floating point, a value is not finite, or it has 2³² elements or more.
         """
-        need_floats(array, self.name)
+        require_floats(array, self.name)
         if array.size >> 32:
-            raise EncodeError(f"'topk' numbers up to 2^32 elements, not {array.size}")
+            raise EncodeError(f"'topk' encodes fewer than 2^32 elements, not {array.size}")
         if not np.isfinite(array).all():
-            raise EncodeError("'topk' cannot write a value that is not finite")
-        places = self._places(array)
-        side = places.size.to_bytes(_COUNT_BYTES, "little") + _pack_places(places, array.size)
-        return Encoded(side, array.reshape(-1).take(places))
+            raise EncodeError("'topk' cannot encode non-finite values")
+        indices = self._indices(array)
+        side = indices.size.to_bytes(_COUNT_BYTES, "little") + _pack_indices(indices, array.size)
+        return Encoded(side, array.reshape(-1).take(indices))
 
     def size(self, shape: Shape, dtype: DTypeLike = np.float32) -> int:
-        """Side data, and the values sent raw."""
+        """Side data, and the values as ``raw``."""
         return self.side_size(shape) + self.count(shape) * np.dtype(dtype).itemsize
 
     def side_size(self, shape: Shape) -> int:
-        """Bytes of count and places."""
-        return _COUNT_BYTES + _places_bytes(self.count(shape), math.prod(shape))
+        """Bytes of the number of elements and their indices."""
+        return _COUNT_BYTES + _index_bytes(self.count(shape), math.prod(shape))
 
     def inner_shape(self, shape: Shape) -> tuple[int, ...]:
         """Shape of the body."""
         return (self.count(shape),)
 
     def count(self, shape: Shape) -> int:
-        """How many elements of an array of this shape are sent."""
+        """Number of elements that are sent of an array of this shape."""
         return min(math.prod(shape), math.ceil(self.fraction * math.prod(shape)))
 
     def error_bound(self, array: Array) -> Bound:
-        """Zero for the elements that are sent, ``|x|`` for the others."""
-        return self.spread_bound(array, no_error(array.reshape(-1)))
+        """Zero for elements that are sent, ``|x|`` for the others."""
+        return self.scatter_bound(array, zero_bound(array.reshape(-1)))
 
-    def spread_bound(self, array: Array, inner: Bound) -> Bound:
-        """Put the bounds of the sent elements back at their places; the others are lost whole."""
+    def scatter_bound(self, array: Array, inner: Bound) -> Bound:
+        """Return the bounds of all elements from those of the sent ones; the error of the others is ``|x|``."""
         bound = np.abs(array.astype(np.float64)).reshape(-1)
-        places = self._places(array)
-        bound[places] = np.broadcast_to(inner, places.shape)
+        indices = self._indices(array)
+        bound[indices] = np.broadcast_to(inner, indices.shape)
         return bound.reshape(array.shape)
 
-    def _places(self, array: Array) -> NDArray[np.int64]:
-        """Places of the largest elements, ascending."""
+    def _indices(self, array: Array) -> NDArray[np.int64]:
+        """Return the indices of the selected elements in ascending order."""
         count = self.count(array.shape)
         if not count:
             return np.zeros(0, np.int64)
-        size = np.abs(array.reshape(-1))
-        least = np.partition(size, size.size - count)[size.size - count]
-        chosen = size > least
-        tied = np.flatnonzero(size == least)
-        chosen[tied[: count - np.count_nonzero(chosen)]] = True
-        return np.flatnonzero(chosen)
+        magnitude = np.abs(array.reshape(-1))
+        threshold = np.partition(magnitude, magnitude.size - count)[magnitude.size - count]
+        selected = magnitude > threshold
+        tied = np.flatnonzero(magnitude == threshold)
+        selected[tied[: count - np.count_nonzero(selected)]] = True
+        return np.flatnonzero(selected)
 
 
 def _width(size: int) -> int:
-    """Bits of the largest place in an array of ``size`` elements."""
+    """Return the number of bits of an index into an array of ``size`` elements."""
     return max(1, (size - 1).bit_length()) if size else 1
 
 
-def _as_mask(count: int, size: int) -> bool:
+def _uses_bitmap(count: int, size: int) -> bool:
     return count * _width(size) > size
 
 
-def _places_bytes(count: int, size: int) -> int:
-    return packed_bytes(size, 1) if _as_mask(count, size) else packed_bytes(count, _width(size))
+def _index_bytes(count: int, size: int) -> int:
+    return packed_bytes(size, 1) if _uses_bitmap(count, size) else packed_bytes(count, _width(size))
 
 
-def _pack_places(places: NDArray[np.int64], size: int) -> bytes:
-    if not _as_mask(places.size, size):
-        return pack_bits(places, _width(size)).tobytes()
-    mask = np.zeros(size, np.bool_)
-    mask[places] = True
-    return pack_bits(mask, 1).tobytes()
+def _pack_indices(indices: NDArray[np.int64], size: int) -> bytes:
+    if not _uses_bitmap(indices.size, size):
+        return pack_bits(indices, _width(size)).tobytes()
+    bitmap = np.zeros(size, np.bool_)
+    bitmap[indices] = True
+    return pack_bits(bitmap, 1).tobytes()
 
 
-def _unpack_places(side: memoryview, count: int, size: int) -> NDArray[np.int64]:
-    if not _as_mask(count, size):
-        places: NDArray[np.int64] = unpack_bits(side, count, _width(size), np.dtype(np.int64)).astype(
+def _unpack_indices(side: memoryview, count: int, size: int) -> NDArray[np.int64]:
+    if not _uses_bitmap(count, size):
+        indices: NDArray[np.int64] = unpack_bits(side, count, _width(size), np.dtype(np.int64)).astype(
             np.int64, copy=False
         )
-        if count and not (bool((np.diff(places) > 0).all()) and int(places[-1]) < size):
-            raise WireError(f"the places of 'topk' do not ascend within {size} elements")
-        return places
-    places = np.flatnonzero(np.unpackbits(np.frombuffer(side, np.uint8), count=size, bitorder="little"))
-    if places.size != count:
-        raise WireError(f"'topk' marks {places.size} elements where it sends {count}")
-    return places
+        if count and not (bool((np.diff(indices) > 0).all()) and int(indices[-1]) < size):
+            raise WireError(f"the indices of 'topk' are not ascending and below {size}")
+        return indices
+    indices = np.flatnonzero(np.unpackbits(np.frombuffer(side, np.uint8), count=size, bitorder="little"))
+    if indices.size != count:
+        raise WireError(f"the bitmap of 'topk' marks {indices.size} elements, expected {count}")
+    return indices
 
 
 def _split(side: memoryview, layout: ArrayLayout) -> tuple[int, int]:
-    """``(side bytes used, elements sent)``, checked."""
+    """Return ``(side bytes used, elements sent)`` after checking them."""
     expect_floats(layout, "topk")
     if len(side) < _COUNT_BYTES:
-        raise WireError("the side data ends before the number of elements")
+        raise WireError("the side data end before the number of elements")
     count = int.from_bytes(side[:_COUNT_BYTES], "little")
     if count > layout.size or layout.size >> 32:
         raise WireError(f"'topk' cannot send {count} of {layout.size} elements")
-    used = _COUNT_BYTES + _places_bytes(count, layout.size)
+    used = _COUNT_BYTES + _index_bytes(count, layout.size)
     if len(side) < used:
-        raise WireError(f"the side data ends within the places of {count} elements")
+        raise WireError(f"the side data end within the indices of {count} elements")
     return used, count
 
 
@@ -157,9 +157,9 @@ def _inner(side: memoryview, layout: ArrayLayout) -> tuple[int, ArrayLayout]:
 
 def _restore(side: memoryview, inner: Array, layout: ArrayLayout) -> Array:
     _, count = _split(side, layout)
-    places = _unpack_places(side[_COUNT_BYTES:], count, layout.size)
+    indices = _unpack_indices(side[_COUNT_BYTES:], count, layout.size)
     out: Array = np.zeros(layout.size, layout.dtype)
-    out[places] = inner
+    out[indices] = inner
     return out.reshape(layout.shape)
 
 

@@ -13,7 +13,7 @@ import pytest
 from farshore.core import workloads
 from farshore.core.errors import ConfigError, DataError
 from farshore.core.seeds import Seed
-from farshore.core.traffic_plan import Plans, Setting, TrafficPlan
+from farshore.core.traffic_plan import Setting, SupportsTrafficPlan, TrafficPlan
 from farshore.engines.data_parallel.baseline import baselines
 from farshore.reports.estimate import planned_ledger
 from farshore.runs.directory import RunDirectory
@@ -46,7 +46,7 @@ SLOW_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 def planned(method: str, config: Mapping[str, Any], names: tuple[str, ...]) -> TrafficPlan:
     workload = workloads.load(method)
-    assert isinstance(workload, Plans)
+    assert isinstance(workload, SupportsTrafficPlan)
     return workload.plan(workload.config(**config), Setting(names, Seed(7), Path, {}))
 
 
@@ -112,7 +112,7 @@ def test_transport_auto_is_estimated_as_star_with_a_note() -> None:
 
 def test_an_estimate_without_images_is_refused() -> None:
     workload = workloads.load("data_parallel")
-    assert isinstance(workload, Plans)
+    assert isinstance(workload, SupportsTrafficPlan)
 
     def find(name: str) -> Path:
         raise DataError(f"no {name}")

@@ -150,7 +150,7 @@ def test_runs_that_a_node_may_not_open_are_refused(server):
     options = AgentOptions(arguments["server"], "user", Path(arguments["home"]), arguments["token"])
     for workload, config, said in (
         ("ping", "{}", "nodes may not open runs of 'ping'"),
-        ("nonsense", "{}", "no method is called 'nonsense'"),
+        ("nonsense", "{}", "unknown method 'nonsense'"),
         ("split_segment", "[]", "configuration of 'split_segment' is invalid"),
         ("split_segment", "{}", "configuration of 'split_segment' is invalid: recipe"),
         ("split_segment", " " * (1 << 19), "characters"),

@@ -28,7 +28,7 @@ def test_tables_and_json_have_the_same_values(capsys: pytest.CaptureFixture[str]
     ("arguments", "code", "cause"),
     [
         (["flower"], ExitCode.CONFIG, "cannot be estimated"),
-        (["pong"], ExitCode.NOT_FOUND, "no method is called 'pong'"),
+        (["pong"], ExitCode.NOT_FOUND, "unknown method 'pong'"),
         (["ping", "--set", "round=3"], ExitCode.CONFIG, "did you mean 'rounds'?"),
         (["vhl", "--nodes", "5", "--assume", "tokens=many"], ExitCode.CONFIG, "write e.g. --assume tokens=13.3"),
     ],

@@ -75,5 +75,5 @@ def test_actor_that_fails_to_start_fails_the_run_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(WORKLOAD), "name", "nowhere")
-    with pytest.raises(RunFailedError, match="no method is called 'nowhere'"):
+    with pytest.raises(RunFailedError, match="unknown method 'nowhere'"):
         run(tmp_path / "run", workers=1, backend="ray")
