@@ -1,7 +1,7 @@
 """Generate the protobuf modules from the ``.proto`` files in this directory: ``python proto/generate.py [--check]``.
 
-grpcio-tools is installed in a temporary environment, because its releases lag behind those of grpcio. ``--check`` writes
-nothing and fails if a committed module differs from the generated one.
+grpcio-tools is installed in a temporary environment, because its releases lag behind those of grpcio. ``--check``
+writes nothing and fails if a committed module differs from the generated one.
 """
 
 from __future__ import annotations

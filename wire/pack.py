@@ -127,7 +127,7 @@ def pack(message: Message, limits: Limits = DEFAULT, key: str = "") -> Packed:
         try:
             layout = _layout(tensor.array.shape, tensor.array.dtype, limits)
             dense += layout.nbytes
-            _at_most("decoded bytes", dense, limits.dense_bytes)
+            _check_limit("decoded bytes", dense, limits.dense_bytes)
             rows.append((name, tensor, _encode(tensor)))
         except WireError as error:
             raise type(error)(_where(message.kind, name) + error.message, hint=error.hint) from error
@@ -141,8 +141,8 @@ def pack(message: Message, limits: Limits = DEFAULT, key: str = "") -> Packed:
         parts += [encoded.body.reshape(-1).view(np.uint8).data] if encoded.body.nbytes else []
     data = header.SerializeToString(deterministic=True)
     try:
-        _at_most("payload bytes", offset, limits.payload_bytes)
-        _at_most("header bytes", len(data), limits.header_bytes)
+        _check_limit("payload bytes", offset, limits.payload_bytes)
+        _check_limit("header bytes", len(data), limits.header_bytes)
     except WireError as error:
         raise WireError(_where(message.kind) + error.message) from error
     return Packed(data, tuple(parts), dense, offset, _used(header))
@@ -244,7 +244,7 @@ def _entry(name: str, tensor: Tensor, encoded: Encoded, offset: int) -> pb.Tenso
 
 
 def _read(header: bytes | memoryview, limits: Limits) -> Header:
-    _at_most("header bytes", len(header), limits.header_bytes)
+    _check_limit("header bytes", len(header), limits.header_bytes)
     try:
         parsed = pb.FrameHeader.FromString(bytes(header))
     except DecodeError as error:
@@ -252,12 +252,12 @@ def _read(header: bytes | memoryview, limits: Limits) -> Header:
     if not parsed.kind:
         raise WireError("the header of a frame has no kind")
     where = _where(parsed.kind[:64])
-    for what, count, most in (
+    for what, count, limit in (
         ("tensors", len(parsed.tensors), limits.tensors),
         ("fields", len(parsed.fields), limits.fields),
     ):
-        if count > most:
-            raise WireError(f"{where}{count} {what} exceed the limit of {most}")
+        if count > limit:
+            raise WireError(f"{where}{count} {what} exceed the limit of {limit}")
     for name in (parsed.kind, *parsed.fields, *((parsed.key,) if parsed.key else ())):
         _check_text(where, name, limits)
     return Header(parsed, _check_table(parsed, limits))
@@ -278,7 +278,7 @@ def _check_table(parsed: pb.FrameHeader, limits: Limits) -> list[ArrayLayout]:
             check_name(entry.encoding or "raw")
             layout = _layout(tuple(entry.shape), lookup(entry.dtype)[1], limits)
             dense += layout.nbytes
-            _at_most("decoded bytes", dense, limits.dense_bytes)
+            _check_limit("decoded bytes", dense, limits.dense_bytes)
             _check_range(entry, end, limits)
         except WireError as error:
             raise WireError(_where(parsed.kind, entry.name[:64]) + error.message, hint=error.hint) from error
@@ -295,7 +295,7 @@ def _check_range(entry: pb.TensorEntry, end: int, limits: Limits) -> None:
         raise WireError(f"it starts at byte {entry.offset} and overlaps the previous tensor, which ends at {end}")
     if entry.offset > end:
         raise WireError(f"it starts at byte {entry.offset} and leaves a gap after {end}")
-    _at_most("payload bytes", entry.offset + entry.length, limits.payload_bytes)
+    _check_limit("payload bytes", entry.offset + entry.length, limits.payload_bytes)
 
 
 def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> ArrayLayout:
@@ -308,9 +308,9 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], limits: Limits) -> Arr
     return ArrayLayout(dtype, tuple(int(n) for n in shape))
 
 
-def _at_most(what: str, got: int, most: int) -> None:
-    if got > most:
-        raise WireError(f"{got} {what} exceed the limit of {most}")
+def _check_limit(what: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise WireError(f"{count} {what} exceed the limit of {limit}")
 
 
 def _check_text(where: str, text: str, limits: Limits) -> None:
