@@ -79,7 +79,7 @@ def test_the_file_has_the_accuracy_of_the_best_round(
             "the data set 'cifar10' is not given try: give --data cifar10",
         ),
         (["{unknown}", "--state", "{best}"], ExitCode.NOT_FOUND, "no method is called 'vhx' try: did you mean 'vhl'?"),
-        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "there is no setting 'wheels'"),
+        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "unknown setting 'wheels'"),
         (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "does not fit this run's model"),
         (["r1", "--state", "{broken}"], ExitCode.STORAGE, "is damaged"),
         (["r1", "--onnx", "{home}/no/model.onnx"], ExitCode.STORAGE, "cannot write"),
