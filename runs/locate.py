@@ -30,7 +30,7 @@ def locate(run: str, folders: Iterable[Path]) -> RunDirectory:
     if path.is_dir():
         inner = sorted(entry.parent for entry in path.glob("*/run.json"))
         if inner and not (path / "run.json").exists():
-            raise NotFoundError(f"{run} is a folder of runs", hint=f"give one of them, such as {inner[0]}")
+            raise NotFoundError(f"{run} is a folder of runs", hint=f"name one of them, such as {inner[0]}")
         return RunDirectory.open(path)
     searched = list(folders)
     if path.name == run and run not in ("", ".", ".."):  # an id is a single path component

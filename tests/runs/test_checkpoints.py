@@ -86,16 +86,16 @@ def test_a_failed_write_raises_an_error_and_keeps_older_checkpoints(
     for step in (1, 2):
         store.save(step, tensors(step), {})
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         if point == "write":
-            patch.setattr("farshore.runs.checkpoints.save_file", refuse)
+            patch.setattr("farshore.runs.checkpoints.save_file", fail)
         elif point == "fsync":
-            patch.setattr(os, "fsync", refuse)
+            patch.setattr(os, "fsync", fail)
         else:
-            patch.setattr(Path, "replace", refuse)
+            patch.setattr(Path, "replace", fail)
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
             store.save(3, tensors(3), {})
     assert caught.value.exit_code == ExitCode.STORAGE
@@ -110,10 +110,10 @@ def test_a_full_disk_reported_by_the_library_gives_the_same_hint(
 ) -> None:
     from safetensors import SafetensorError
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("farshore.runs.checkpoints.save_file", refuse)
+    monkeypatch.setattr("farshore.runs.checkpoints.save_file", fail)
     with pytest.raises(StorageError) as caught:
         store.save(3, tensors(3), {})
     assert "free some space" in caught.value.hint
@@ -251,10 +251,10 @@ def test_json_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StorageError):
         files.write_json(path, {"a": object()})
 
-    def refuse(_: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match="No space left"):
         files.write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}

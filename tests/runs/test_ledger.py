@@ -170,14 +170,14 @@ def test_rows_stay_pending_while_the_disk_is_full_and_are_written_later(
     full = threading.Event()
     write = os.write
 
-    def refuse(file: int, data: bytes) -> int:
+    def fail(file: int, data: bytes) -> int:
         if full.is_set():
             if len(data) > 200:  # a full disk accepts the beginning of a block
                 return write(file, bytes(data[:100]))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data)
 
-    monkeypatch.setattr(os, "write", refuse)
+    monkeypatch.setattr(os, "write", fail)
     with Ledger(tmp_path, block_rows=10, flush_seconds=0.01) as ledger:
         for i in range(30):
             ledger.record(transfer(i))
@@ -197,11 +197,11 @@ def test_rows_stay_pending_while_the_disk_is_full_and_are_written_later(
 def test_record_raises_when_too_many_blocks_are_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path, block_rows=2, flush_seconds=3600)
 
-    def refuse(_file: int, _data: bytes) -> int:
+    def fail(_file: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", refuse)
+        patch.setattr(os, "write", fail)
         with pytest.raises(StorageError, match="No space left"):
             _record(ledger, 1000)
     ledger.close()

@@ -143,13 +143,13 @@ def test_a_full_disk_raises_an_error_and_loses_one_line(tmp_path: Path, monkeypa
     with jsonl.JsonLines(path) as lines:
         lines.append({"i": 0})
 
-        def refuse(file: int, data: bytes) -> int:
+        def fail(file: int, data: bytes) -> int:
             if len(data) > 4:
                 return write(file, data[:4])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", refuse)
+            patch.setattr(os, "write", fail)
             with pytest.raises(StorageError, match="No space left"):
                 lines.append({"i": 1, "long": "text"})
         lines.append({"i": 2})

@@ -63,11 +63,11 @@ def test_a_truncated_file_loses_only_the_truncated_records(
     with path.open("r+b") as file:
         file.truncate(size)
     again = RecordStream(path)
-    whole = max(sum(s <= size for s in sizes) - 1, 0)
-    assert numbers(again) == list(range(whole))
+    complete = max(sum(s <= size for s in sizes) - 1, 0)
+    assert numbers(again) == list(range(complete))
     again.append(record(99))
     again.close()
-    assert numbers(RecordStream(path)) == [*range(whole), 99]
+    assert numbers(RecordStream(path)) == [*range(complete), 99]
 
 
 def test_reading_detects_a_changed_byte(tmp_path: Path) -> None:
