@@ -69,7 +69,7 @@ def test_the_file_has_the_accuracy_of_the_best_round(
     [
         (["nowhere"], ExitCode.NOT_FOUND, "no run is called 'nowhere'"),
         (["{home}/runs"], ExitCode.NOT_FOUND, "is a folder of runs try: name one of them, such as"),
-        (["{home}"], ExitCode.NOT_FOUND, "is no run directory"),
+        (["{home}"], ExitCode.NOT_FOUND, "is not a run directory"),
         (["r1", "--state", "worst.safetensors"], ExitCode.NOT_FOUND, "there is no state worst.safetensors"),
         (["{plain}"], ExitCode.NOT_FOUND, "run p1 has no state 'best'"),
         (["{ping}", "--state", "{best}"], ExitCode.CONFIG, "the models of 'ping' cannot be exported"),
