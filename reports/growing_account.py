@@ -47,7 +47,7 @@ class GrowingAccount:
         MissingExtraError, NotFoundError, StorageError
             See :func:`~farshore.runs.ledger_reader.read_blocks`.
         """
-        blocks = list(self._tail.fresh(rows))
+        blocks = list(self._tail.read_new(rows))
         if not blocks:
             return False
         for block in positions(blocks, self._nodes):

@@ -1,1 +1,1 @@
-"""The run directory: ledger, metrics, events, checkpoints, log. Imports ``core``, ``proto`` and nothing above."""
+"""Records of runs: run directory, run store, ledger, metrics, events, checkpoints, streams."""

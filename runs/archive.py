@@ -1,7 +1,7 @@
-"""A run directory as one tar file that moves between machines, and back: bounded, checked, without links.
+"""Export of a run directory to one tar file, and import of such a file with size limits and checksums.
 
-The archive is a plain tar of regular files; the last of them, ``farshore-run.json``, names the run and holds each other
-file's size and SHA-256. So an archive that was cut off, or changed on its way, is refused as a whole.
+The archive is a plain tar of regular files. The last one, ``farshore-run.json``, is the manifest: the run's id, and
+size and SHA-256 of every other file. A truncated or modified archive is rejected as a whole.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from .directory import RunDirectory
 
 MANIFEST = "farshore-run.json"
 FORMAT = 1
-#: Longest name, as a tar header holds it without an extension; deepest folder; most files.
+#: Maximum length of a name in bytes (the limit of a plain tar header), depth of a path, number of files.
 NAME_BYTES, DEPTH, FILES = 100, 8, 100_000
-#: Most bytes of all files together, and of a JSON file that is read as a whole.
+#: Maximum bytes of all files together, and of a JSON file that is read into memory.
 TOTAL_BYTES, JSON_BYTES = 64 << 30, 64 << 20
 _BLOCK, _CHUNK = tarfile.BLOCKSIZE, 1 << 20
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_HINT = "have it exported and copied once more"
+_HINT = "export the run and copy the archive again"
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What was written or read.
+class RunTransfer:
+    """Summary of an export or import.
 
     Attributes
     ----------
     id : str
-        The run's, here.
+        The run's id on this machine.
     path : Path
-        The archive, or the run directory.
+        The archive that was written, or the run directory that was created.
     files, bytes : int
-        Of the run.
+        Number of the run's files and their total size.
     sha256 : str
-        Of the archive, hexadecimal.
+        SHA-256 of the archive, hexadecimal.
     """
 
     id: str
@@ -58,70 +58,75 @@ class Moved:
     sha256: str
 
 
-def export_run(run: RunDirectory, path: Path, *, checkpoints: bool = True) -> Moved:
+def export_run(run: RunDirectory, path: Path, *, checkpoints: bool = True) -> RunTransfer:
     """Write a run directory as a tar file.
 
-    Of a run that goes on, each file is written as long as it was when its turn came.
+    The run may be active: each file is written with the size it has when it is opened.
 
     Parameters
     ----------
     run : RunDirectory
     path : Path
-        Replaced in one step if it exists.
+        Archive to write; replaced atomically if it exists.
     checkpoints : bool
-        Whether the states that a killed run goes on from go with it.
+        Whether to include the checkpoints.
 
     Raises
     ------
     StorageError
-        A name does not fit, there is a link in the directory, or the disk refuses.
+        A file name is too long or unsafe, the directory contains a link, or writing fails.
     """
-    told: dict[str, dict[str, Any]] = {}
+    exported: dict[str, dict[str, Any]] = {}
     digest = hashlib.sha256()
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as raw:
-            archive = _Counted(raw, digest)
+            archive = _HashedFile(raw, digest)
             for name, source in _members(run.path, path, checkpoints=checkpoints):
                 try:
                     with source.open("rb") as file:
-                        told[name] = _append(archive, name, file, source.stat().st_size)
-                except FileNotFoundError:  # a checkpoint that a newer one has replaced
+                        exported[name] = _append(archive, name, file, source.stat().st_size)
+                except FileNotFoundError:  # a checkpoint that was pruned meanwhile
                     continue
-            manifest = {"format": FORMAT, "id": run.info["id"], "farshore": Versions.local().farshore, "files": told}
+            manifest = {
+                "format": FORMAT,
+                "id": run.info["id"],
+                "farshore": Versions.local().farshore,
+                "files": exported,
+            }
             text = json.dumps(manifest).encode()
             archive.write(_header(MANIFEST, len(text)) + text + bytes(-len(text) % _BLOCK + 2 * _BLOCK))
 
     files.replace(path, write)
-    return Moved(
-        str(run.info["id"]), path, len(told), sum(entry["size"] for entry in told.values()), digest.hexdigest()
+    return RunTransfer(
+        str(run.info["id"]), path, len(exported), sum(entry["size"] for entry in exported.values()), digest.hexdigest()
     )
 
 
 def import_run(
     path: Path, folder: Path, *, name: str | None = None, sha256: str = "", total_bytes: int = TOTAL_BYTES
-) -> Moved:
-    """Unpack a run into ``folder``; nothing is there unless all of it is sound.
+) -> RunTransfer:
+    """Unpack a run into ``folder``. If the archive is invalid, nothing is left there.
 
     Parameters
     ----------
     path : Path
-        What :func:`export_run` wrote.
+        An archive from :func:`export_run`.
     folder : Path
-        Of run directories.
+        Folder of run directories; created if missing.
     name : str, optional
-        The run's id here; by default the one that it has.
+        Id of the imported run; by default its own id.
     sha256 : str
-        What the archive must have, hexadecimal; empty = any.
+        Expected SHA-256 of the archive, hexadecimal; empty accepts any.
     total_bytes : int
-        Refuse more than this, before any of it is written.
+        Limit on the unpacked size; a file that exceeds it is rejected before it is written.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The archive does not exist.
     StorageError
-        It is no archive of a run, damaged, too large, or holds what no run directory does; or a run has that id.
+        The file is not a run archive, is damaged or too large, contains links or unsafe names, or the id is taken.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,54 +134,55 @@ def import_run(
     except OSError as error:
         raise files.storage_error(f"cannot unpack into {folder}", error) from error
     try:
-        with _reading(path) as raw:
+        with _open(path) as raw:
             digest = hashlib.sha256()
-            room = min(total_bytes, shutil.disk_usage(folder).free)
-            manifest, found = _unpack(_Counted(raw, digest), unpacked, room)
+            limit = min(total_bytes, shutil.disk_usage(folder).free)
+            manifest, found = _unpack(_HashedFile(raw, digest), unpacked, limit)
         _check(path, manifest, found, digest.hexdigest(), sha256.lower())
         run_id = _id(path, name or str(manifest.get("id")))
         _rename(path, unpacked, run_id, renamed=run_id != manifest.get("id"))
         target = folder / run_id
         if target.exists():
-            raise StorageError(f"{folder} already holds a run '{run_id}'", hint="give it another id: --as ID")
+            raise StorageError(f"{folder} already contains a run '{run_id}'", hint="choose another id: --as ID")
         unpacked.rename(target)
     except OSError as error:
         raise files.storage_error(f"cannot unpack {path} into {folder}", error) from error
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-    return Moved(run_id, target, len(found), sum(size for size, _ in found.values()), digest.hexdigest())
+    return RunTransfer(run_id, target, len(found), sum(size for size, _ in found.values()), digest.hexdigest())
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def _members(folder: Path, archive: Path, *, checkpoints: bool) -> Iterator[tuple[str, Path]]:
-    """Names and paths of all files, in order; hidden ones are unfinished."""
+    """Yield names and paths of all files in order; hidden files are unfinished and skipped."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or path == archive.absolute():
             continue
         if path.is_symlink():
-            raise StorageError(f"{path} is a link, and links do not travel", hint="put the file itself there")
+            raise StorageError(f"cannot export {path}: it is a link", hint="replace the link by the file itself")
         if not checkpoints and relative.parts[0] == "checkpoints":
             continue
         if path.is_file():
             try:
                 yield _name(relative.as_posix()), path
             except ValueError as error:
-                raise StorageError(f"{path} cannot travel: {error}", hint="move that file out of the run") from None
+                raise StorageError(f"cannot export {path}: {error}", hint="move that file out of the run") from None
 
 
-def _append(archive: _Counted, name: str, file: IO[bytes], size: int) -> dict[str, Any]:
-    digest, left = hashlib.sha256(), size
+def _append(archive: _HashedFile, name: str, file: IO[bytes], size: int) -> dict[str, Any]:
+    """Append a member to the archive; return its manifest entry."""
+    digest, remaining = hashlib.sha256(), size
     archive.write(_header(name, size))
-    while left:
-        chunk = file.read(min(left, _CHUNK))
+    while remaining:
+        chunk = file.read(min(remaining, _CHUNK))
         if not chunk:
-            raise StorageError(f"{name} became shorter while it was read", hint="export the run once it has ended")
+            raise StorageError(f"{name} was truncated while it was read", hint="export the run once it has ended")
         digest.update(chunk)
         archive.write(chunk)
-        left -= len(chunk)
+        remaining -= len(chunk)
     archive.write(bytes(-size % _BLOCK))
     return {"size": size, "sha256": digest.hexdigest()}
 
@@ -191,17 +197,17 @@ def _header(name: str, size: int) -> bytes:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}") from error
+        raise NotFoundError(f"file {path} does not exist") from error
     with file:
         yield file
 
 
-class _Counted:
-    """A file whose bytes are all hashed as they are read or written."""
+class _HashedFile:
+    """A file that adds all bytes it reads or writes to a digest."""
 
     def __init__(self, file: IO[bytes], digest: Any) -> None:
         self._file, self._digest = file, digest
@@ -211,124 +217,130 @@ class _Counted:
         self._digest.update(data)
 
     def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes."""
+        """Read exactly ``size`` bytes."""
         data = self._file.read(size)
         self._digest.update(data)
         if len(data) != size:
             raise StorageError("the archive ends in the middle of a file", hint=_HINT)
         return data
 
-    def rest(self) -> None:
-        """Read to the end, which may hold zeros only."""
+    def read_padding(self) -> None:
+        """Read to the end; only zeros may follow."""
         while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
             if chunk.strip(b"\0"):
-                raise StorageError("the archive goes on after its end", hint=_HINT)
+                raise StorageError("the archive has data after its end", hint=_HINT)
 
 
-def _unpack(archive: _Counted, folder: Path, room: int) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-    """Write all files below ``folder``; returns the manifest, and size and SHA-256 of each file.
+def _unpack(archive: _HashedFile, folder: Path, limit: int) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """Write all files below ``folder``; return the manifest, and size and SHA-256 of each file.
 
-    Headers are read one by one here: the library's reader takes as much memory for an extension as its header asks for.
+    Headers are parsed here because ``tarfile`` allocates whatever size an extended header declares.
     """
     found: dict[str, tuple[int, str]] = {}
     while any(block := archive.read(_BLOCK)):
         name, size = _member(block)
         if name in found:
-            raise StorageError(f"the archive holds '{name}' twice", hint=_HINT)
+            raise StorageError(f"the archive contains '{name}' twice", hint=_HINT)
         if len(found) >= FILES:
-            raise StorageError(f"the archive holds more than {FILES:,} files")
+            raise StorageError(f"the archive contains more than {FILES:,} files")
         if name == MANIFEST:
             return _manifest(archive, size), found
-        room -= size
-        if room < 0 or (name == "run.json" and size > JSON_BYTES):
+        limit -= size
+        if limit < 0 or (name == "run.json" and size > JSON_BYTES):
             raise StorageError(
-                f"the archive's '{name}' has {size:,} bytes, more than there is room for",
+                f"'{name}' in the archive has {size:,} bytes, more than the limit or the free disk space allows",
                 hint="free some space, or allow more with --max-gb",
             )
         found[name] = size, _write(archive, folder / name, size)
-    raise StorageError(f"it is no archive of a run: it does not end with {MANIFEST}", hint=_HINT)
+    raise StorageError(f"not a run archive: it does not end with {MANIFEST}", hint=_HINT)
 
 
 def _member(block: bytes) -> tuple[str, int]:
-    """Name and size of a regular file from its header; everything else is refused."""
+    """Parse name and size of a regular file from its header; reject every other type of member."""
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             kind = "a link" if info.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else f"of type {info.type!r}"
-            raise StorageError(f"the archive's '{info.name[:NAME_BYTES]}' is {kind}; only files belong there")
+            raise StorageError(f"'{info.name[:NAME_BYTES]}' in the archive is {kind}; only regular files are allowed")
         if info.size < 0:
-            raise ValueError("a size below zero")
+            raise ValueError("negative file size")
         return _name(info.name), info.size
     except (tarfile.TarError, ValueError) as error:
-        raise StorageError(f"it is no archive of a run: {error}", hint=_HINT) from None
+        raise StorageError(f"not a run archive: {error}", hint=_HINT) from None
 
 
 def _name(text: str) -> str:
-    """The name itself, if it stays below a run directory; raises :class:`ValueError`."""
+    """Return the name if it stays below the run directory; raise :class:`ValueError` otherwise."""
     parts = text.split("/")
     if not text or len(text.encode()) > NAME_BYTES or len(parts) > DEPTH:
         raise ValueError(f"the name '{text[:NAME_BYTES]}' is empty, too long or too deep")
     plain = text.isprintable() and "\\" not in text and not PurePosixPath(text).is_absolute()
     if not plain or any(part.startswith(".") or not part for part in parts):
-        raise ValueError(f"the name '{text!a}' leads out of the run directory, or is hidden")
+        raise ValueError(f"the name '{text!a}' is outside the run directory or hidden")
     return text
 
 
-def _write(archive: _Counted, path: Path, size: int) -> str:
+def _write(archive: _HashedFile, path: Path, size: int) -> str:
+    """Write a member to ``path``; return its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    digest, left = hashlib.sha256(), size
+    digest, remaining = hashlib.sha256(), size
     with path.open("xb") as file:
         path.chmod(0o600)
-        while left:
-            chunk = archive.read(min(left, _CHUNK))
+        while remaining:
+            chunk = archive.read(min(remaining, _CHUNK))
             digest.update(chunk)
             file.write(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
     archive.read(-size % _BLOCK)
     return digest.hexdigest()
 
 
-def _manifest(archive: _Counted, size: int) -> dict[str, Any]:
+def _manifest(archive: _HashedFile, size: int) -> dict[str, Any]:
     if size > JSON_BYTES:
-        raise StorageError(f"the archive's {MANIFEST} has {size:,} bytes, more than {JSON_BYTES:,}")
+        raise StorageError(f"{MANIFEST} in the archive has {size:,} bytes, more than {JSON_BYTES:,}")
     text = archive.read(size)
     archive.read(-size % _BLOCK)
-    archive.rest()
+    archive.read_padding()
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"the archive's {MANIFEST} is damaged: {error}", hint=_HINT) from None
+        raise StorageError(f"{MANIFEST} in the archive is damaged: {error}", hint=_HINT) from None
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != FORMAT
         or not isinstance(manifest.get("files"), dict)
     ):
-        raise StorageError(f"the archive's {MANIFEST} is of another version", hint="import it with that version")
+        raise StorageError(
+            f"{MANIFEST} in the archive is of another version", hint="import it with the version that exported it"
+        )
     return manifest
 
 
 def _check(
-    path: Path, manifest: Mapping[str, Any], found: Mapping[str, tuple[int, str]], digest: str, wanted: str
+    path: Path, manifest: Mapping[str, Any], found: Mapping[str, tuple[int, str]], digest: str, expected_digest: str
 ) -> None:
-    if wanted and digest != wanted:
-        raise StorageError(f"{path} has the SHA-256 {digest}, not {wanted}", hint=_HINT)
-    told = {n: (e.get("size"), e.get("sha256")) for n, e in manifest["files"].items() if isinstance(e, dict)}
-    if differing := sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name)):
-        raise StorageError(f"'{differing[0]}' in {path} is not what was exported", hint=_HINT)
+    """Compare the archive's digest, and the files that were unpacked with those of the manifest."""
+    if expected_digest and digest != expected_digest:
+        raise StorageError(f"{path} has the SHA-256 {digest}, expected {expected_digest}", hint=_HINT)
+    expected = {n: (e.get("size"), e.get("sha256")) for n, e in manifest["files"].items() if isinstance(e, dict)}
+    if differing := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise StorageError(f"'{differing[0]}' in {path} differs from the manifest", hint=_HINT)
 
 
 def _id(path: Path, name: str) -> str:
     if not _ID.fullmatch(name):
-        raise StorageError(f"the run in {path} is called '{name[:80]!a}', which is no id", hint="give it one: --as ID")
+        raise StorageError(f"invalid run id '{name[:80]!a}' for the run in {path}", hint="choose an id: --as ID")
     return name
 
 
 def _rename(path: Path, folder: Path, run_id: str, *, renamed: bool) -> None:
-    """See to it that the directory holds a run, under its new name."""
+    """Check that the directory holds a valid run, and set its new id."""
     try:
         run = RunDirectory.open(folder)
         if renamed or run.info["id"] != run_id:
             run.update(id=run_id, exported_as=str(run.info["id"]))
     except (NotFoundError, StorageError, RecursionError) as error:
-        raise StorageError(f"{path} holds no sound run: {getattr(error, 'message', error)}", hint=_HINT) from None
+        raise StorageError(
+            f"{path} does not contain a valid run: {getattr(error, 'message', error)}", hint=_HINT
+        ) from None

@@ -1,4 +1,4 @@
-"""Checkpoints of one side of a run: one safetensors file per step, whole or not there; the newest are kept."""
+"""Checkpoints of one side of a run: one safetensors file per step, written atomically; the newest ones are kept."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _HINT = "resume from another step, or delete that file"
 
 
 class CheckpointStore:
-    """Checkpoints in a directory, the ``keep`` newest of them.
+    """Checkpoints in a directory, of which the ``keep`` newest are kept.
 
-    A checkpoint is ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the caller's
-    JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 over meta, names, dtypes, shapes and values). One
-    directory has one writer.
+    A checkpoint is a file ``step-000000000120.safetensors``: the tensors, and in the header's ``__metadata__`` the
+    caller's JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 of metadata, names, dtypes, shapes and values).
+    Only one process may write to a directory.
 
     Parameters
     ----------
     path : Path
-        Made when the first checkpoint is saved.
+        Created when the first checkpoint is saved.
     keep : int
-        At least 1. Two let both sides of a run find a common step when one died while saving.
+        At least 1. With two, both sides of a run find a common step even if one was killed while saving.
     """
 
     def __init__(self, path: Path, keep: int = 2) -> None:
@@ -45,77 +45,77 @@ class CheckpointStore:
             raise ValueError("keep must be at least 1")
         self._path = Path(path)
         self._keep = keep
-        self._sound: dict[Path, tuple[int, int, int]] = {}  # files whose checksum was right, as they were then
+        self._verified: dict[Path, tuple[int, int, int]] = {}  # files with a correct checksum, and their identity
 
     def save(self, step: int, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-        """Write a checkpoint in one step, then remove those that are not to be kept.
+        """Write a checkpoint atomically, then remove older ones beyond ``keep``.
 
-        A checkpoint of a later step goes too: the run was taken back behind it.
+        Checkpoints of later steps are removed too: the run was resumed from before them.
 
         Parameters
         ----------
         step : int
             Not negative.
         tensors : Mapping[str, array]
-            Any shape; dtypes of NumPy's own numbers and bool.
+            Any shape; NumPy's numeric dtypes and bool.
         meta : Mapping[str, Any]
-            JSON-able.
+            JSON-serializable.
 
         Raises
         ------
         StorageError
-            It cannot be written; older checkpoints are still there.
+            Writing fails; older checkpoints are kept.
         """
         if step < 0:
-            raise ValueError(f"a step is not negative: {step}")
-        # The library writes memory as it lies: transposed views must be laid out first.
-        arrays = {name: _laid_out(name, array) for name, array in tensors.items()}
+            raise ValueError(f"step must not be negative, got {step}")
+        # The library writes the buffer as is, so transposed views must be made contiguous first.
+        arrays = {name: _contiguous(name, array) for name, array in tensors.items()}
         text = json.dumps(dict(meta))
-        head = {"meta": text, "step": str(step), "checksum": _checksum(text, arrays)}
+        header = {"meta": text, "step": str(step), "checksum": _checksum(text, arrays)}
 
         def write(temporary: Path) -> None:
             try:
-                save_file(arrays, temporary, metadata=head)
+                save_file(arrays, temporary, metadata=header)
             except SafetensorError as error:
-                raise _from_library(f"cannot write the checkpoint of step {step} in {self._path}", error) from error
+                raise _translated(f"cannot write the checkpoint of step {step} in {self._path}", error) from error
 
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.storage_error(f"cannot make the directory {self._path}", error) from error
+            raise files.storage_error(f"cannot create the directory {self._path}", error) from error
         files.replace(self._file(step), write)
-        with contextlib.suppress(OSError):  # gone already: `steps` will find out
-            self._sound[self._file(step)] = _identity(self._file(step))
+        with contextlib.suppress(OSError):  # removed already; `steps` reads it again
+            self._verified[self._file(step)] = _identity(self._file(step))
         self._prune(step)
 
     def load(self, step: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The tensors and the meta data of ``step``.
+        """Load the tensors and the metadata of ``step``.
 
         Raises
         ------
         StorageError
-            It is missing or damaged.
+            The checkpoint is missing or damaged.
         """
         path = self._file(step)
         if not path.is_file():
             known = ", ".join(map(str, self.steps())) or "none"
-            raise StorageError(f"no checkpoint of step {step} in {self._path}; there are: {known}")
+            raise StorageError(f"no checkpoint of step {step} in {self._path}; available steps: {known}")
         return _read(path)
 
     def steps(self) -> list[int]:
-        """Steps that can be loaded, ascending; damaged ones are left out.
+        """Return the steps that can be loaded, ascending, without damaged checkpoints.
 
-        Reads every file whole, once: an engine resumes from the highest step that all sides name, and a wrong value
-        that only showed in :meth:`load` would end the run although an older checkpoint is sound.
+        Verifies the checksum of every file once. Engines resume from the highest step that all sides have, so damage
+        that only :meth:`load` found would fail the run although an older checkpoint is valid.
         """
-        return [step for step, path in self._found() if self._is_sound(path)]
+        return [step for step, path in self._found() if self._is_valid(path)]
 
-    def _is_sound(self, path: Path) -> bool:
+    def _is_valid(self, path: Path) -> bool:
         try:
             identity = _identity(path)
-            if self._sound.get(path) != identity:
+            if self._verified.get(path) != identity:
                 _read(path)
-                self._sound[path] = identity
+                self._verified[path] = identity
         except (StorageError, OSError) as error:
             _log.warning("%s", error)
             return False
@@ -135,40 +135,41 @@ class CheckpointStore:
 
     def _prune(self, newest: int) -> None:
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        unwanted = [path for step, path in self._found() if step not in kept]
-        # A process that was killed while saving; ".tmp…" is what the safetensors library writes to first.
-        unwanted += [*self._path.glob(".step-*.tmp"), *self._path.glob(".tmp*")]
-        for path in unwanted:
+        obsolete = [path for step, path in self._found() if step not in kept]
+        # Left by a process that was killed while saving; the safetensors library writes to ".tmp…" first.
+        obsolete += [*self._path.glob(".step-*.tmp"), *self._path.glob(".tmp*")]
+        for path in obsolete:
             try:
                 path.unlink(missing_ok=True)
-            except OSError as error:  # the new checkpoint is safe: no reason to end the run
+            except OSError as error:  # the new checkpoint is complete, so the run can go on
                 _log.warning("cannot remove the old checkpoint %s: %s", path, error)
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            head = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
-        meta = json.loads(head["meta"])
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
+        meta = json.loads(header["meta"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StorageError(f"the checkpoint {path} is damaged: {error}", hint=_HINT) from error
-    if head.get("checksum") != _checksum(head["meta"], tensors) or not isinstance(meta, dict):
+    if header.get("checksum") != _checksum(header["meta"], tensors) or not isinstance(meta, dict):
         raise StorageError(f"the checkpoint {path} is damaged: its checksum is wrong", hint=_HINT)
     return tensors, meta
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
+    """Return inode, size and modification time, which change when the file is rewritten."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _laid_out(name: str, array: NDArray[Any]) -> NDArray[Any]:
+def _contiguous(name: str, array: NDArray[Any]) -> NDArray[Any]:
     array = np.asarray(array, order="C")
     if array.dtype.kind not in "biufc":
         raise StorageError(
             f"cannot checkpoint '{name}': its dtype is {array.dtype}",
-            hint="a checkpoint holds numbers and bools only",
+            hint="checkpoints hold numeric and bool arrays only",
         )
     return array
 
@@ -182,9 +183,9 @@ def _checksum(meta: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     return str(digest.hexdigest())
 
 
-def _from_library(what: str, error: SafetensorError) -> Exception:
-    """The library wraps the system's errors in text; "(os error 28)" is how Rust ends them."""
+def _translated(what: str, error: SafetensorError) -> Exception:
+    """Turn the library's error into the system error whose number it has in its text, as in "(os error 28)"."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number:
         return OSError(int(number[1]), str(error))
-    return StorageError(f"{what}: {error}", hint="a tensor must be an array of numbers or bools")
+    return StorageError(f"{what}: {error}", hint="tensors must be numeric or bool arrays")

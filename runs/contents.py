@@ -1,31 +1,31 @@
-"""What the files of a run directory are, in words."""
+"""Descriptions of the files in a run directory, as ``farshore runs show`` prints them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Patterns of names, and what such files hold; in the order in which they are told.
-_MEANINGS = {
-    "result.json": "what the run came to",
-    "node_metrics.jsonl": "figures that node programs reported",
-    "metrics.jsonl": "figures of every round or step: scores, bytes, seconds",
-    "metrics.csv": "the same figures for spreadsheets",
-    "tensorboard": "the same figures for TensorBoard",
-    "rounds.jsonl": "who took part in which round, who is missing and why, and what came of it",
+#: File name patterns and what such files contain, in the order of the listing.
+_DESCRIPTIONS = {
+    "result.json": "the run's result",
+    "node_metrics.jsonl": "metrics reported by node programs",
+    "metrics.jsonl": "metrics of every round or step: scores, bytes, seconds",
+    "metrics.csv": "the same metrics for spreadsheets",
+    "tensorboard": "the same metrics for TensorBoard",
+    "rounds.jsonl": "participants of every round, missing clients with reasons, and the round's outcome",
     "clients.jsonl": "each client's own score",
     "states/best.safetensors": "the model with the best score so far",
     "states/last.safetensors": "the model as of the last checkpoint",
-    "partition.json": "which samples each client holds",
-    "partition-report.json": "how many of which class, and how unlike the clients are",
-    "virtual.json": "what the virtual data are made by, and their digest",
-    "failures.jsonl": "what programs died of, with tracebacks",
+    "partition.json": "the samples that each client holds",
+    "partition-report.json": "class counts per client, and how much the clients' distributions differ",
+    "virtual.json": "recipe of the virtual data, and their digest",
+    "failures.jsonl": "errors of failed programs, with tracebacks",
     "ledger-*.arrows": "every transfer",
-    "checkpoints": "what a killed run goes on from",
-    "log.txt": "lines for people",
-    "log-*.txt": "older lines",
+    "checkpoints": "checkpoints for resuming the run",
+    "log.txt": "log",
+    "log-*.txt": "older parts of the log",
 }
 
 
 def contents(folder: Path) -> list[tuple[str, str]]:
-    """Names of the files that are there, relative to a run's ``folder``, each with what it holds."""
-    return [(name, meaning) for name, meaning in _MEANINGS.items() if any(folder.glob(name))]
+    """List names and descriptions of the files that exist in a run's ``folder``; names are relative to it."""
+    return [(name, description) for name, description in _DESCRIPTIONS.items() if any(folder.glob(name))]

@@ -1,4 +1,4 @@
-"""What happened to a run: ``events.jsonl``, lines of ``{"time": …, "kind": "epoch", "epoch": 1}``."""
+"""Events of a run: ``events.jsonl``, with lines such as ``{"time": …, "kind": "epoch", "epoch": 1}``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class EventsWriter:
     Raises
     ------
     StorageError
-        It cannot be opened.
+        The file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._lines = jsonl.JsonLines(path)
 
     def write(self, kind: str, /, **fields: Any) -> None:
-        """Record an event with JSON-able fields; ``time`` and ``kind`` cannot be among them.
+        """Record an event with JSON-serializable fields; ``time`` and ``kind`` are reserved.
 
         Raises
         ------
         StorageError
-            The disk refuses.
+            Writing fails.
         """
         self._lines.append({**fields, "time": time.time(), "kind": kind})
 
@@ -43,11 +43,11 @@ class EventsWriter:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of an ``events.jsonl``, oldest first.
+    """Yield the lines of an ``events.jsonl``, oldest first.
 
     Raises
     ------
     StorageError
-        The file is there and cannot be read.
+        The file exists and cannot be read.
     """
     return jsonl.read(path)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whatever kills the process or fills the disk."""
+"""Atomic writing of files, and JSON files: a kill or a full disk leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ _HINTS = {
     errno.ENOSPC: "free some space on that disk, then resume the run",
     errno.EDQUOT: "your disk quota is used up: free some space, then resume the run",
     errno.EROFS: "that file system is read-only: choose another directory",
-    errno.EACCES: "give this user the right to write there, or choose another directory",
-    errno.EPERM: "give this user the right to write there, or choose another directory",
+    errno.EACCES: "give this user write permission, or choose another directory",
+    errno.EPERM: "give this user write permission, or choose another directory",
 }
 
 
 def storage_error(what: str, error: OSError) -> StorageError:
-    """The error that says ``what`` failed, why, and what to do about it."""
-    hint = _HINTS.get(error.errno or 0, "check that disk and the directory's permissions")
+    """Build a :class:`StorageError` for a failed file operation, with a hint for its ``errno``.
+
+    Parameters
+    ----------
+    what : str
+        The operation that failed, e.g. ``cannot write /runs/x``.
+    error : OSError
+    """
+    hint = _HINTS.get(error.errno or 0, "check the disk and the directory's permissions")
     return StorageError(f"{what}: {error.strerror or error}", hint=hint)
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    """Flush a file, or a directory's entries, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,18 +44,18 @@ def sync(path: Path) -> None:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Put a new file in the place of ``path`` in one step.
+    """Write a file under a temporary name, then rename it to ``path``.
 
     Parameters
     ----------
     path : Path
     write : callable
-        Writes the whole file under the temporary name that it is given.
+        Called with the temporary path; writes the whole file.
 
     Raises
     ------
     StorageError
-        It cannot be written; what was at ``path`` is still there.
+        Writing fails; the previous file at ``path`` is kept.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -57,7 +64,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         sync(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # may fail for the same reason: the first cause is the one to tell
+        with contextlib.suppress(OSError):  # may fail for the same reason; report the first error
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise storage_error(f"cannot write {path}", error) from error
@@ -65,17 +72,17 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file in one step.
+    """Write a JSON file atomically.
 
     Raises
     ------
     StorageError
-        It cannot be written, or ``value`` holds something that JSON does not know.
+        Writing fails, or ``value`` is not JSON-serializable.
     """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise StorageError(f"cannot write {path}: {error}", hint="only JSON-able values belong there") from error
+        raise StorageError(f"cannot write {path}: {error}", hint="use only JSON-serializable values") from error
     replace(path, lambda temporary: _write_text(temporary, text))
 
 
@@ -85,20 +92,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     StorageError
-        It cannot be read, or holds something else.
+        The file cannot be read, or is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}") from error
+        raise NotFoundError(f"file {path} does not exist") from error
     except OSError as error:
         raise storage_error(f"cannot read {path}", error) from error
     except ValueError as error:
-        raise StorageError(f"{path} is damaged: {error}", hint="restore it, or start the run anew") from error
+        raise StorageError(f"{path} is damaged: {error}", hint="restore it, or start a new run") from error
     if not isinstance(value, dict):
-        raise StorageError(f"{path} is damaged: it holds no JSON object", hint="restore it, or start the run anew")
+        raise StorageError(f"{path} is damaged: not a JSON object", hint="restore it, or start a new run")
     return value
 
 

@@ -1,6 +1,6 @@
-"""What is known of each round of a run: ``rounds.jsonl``, one line a round, which a resumed run cuts back.
+"""History of a run's rounds: ``rounds.jsonl``, one line per round, truncated to the checkpoint when a run resumes.
 
-So a checkpoint has the same size however many rounds came before: it needs to know the last one's number only.
+Checkpoints store only the number of the last round, so their size does not grow with the number of rounds.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ _NAME = "rounds.jsonl"
 
 
 class History:
-    """The entries of rounds ``1, 2 …``; a context manager, whose end closes the file.
+    """The entries of rounds ``1, 2 …``. Leaving the context closes the file.
 
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Run directory.
     last : int
-        The round of the checkpoint that the run goes on from, 0 = it begins; lines of later rounds are cut off.
+        Round of the checkpoint that the run resumes from, 0 for a new run. Lines of later rounds are removed.
 
     Attributes
     ----------
     entries : list of dict
+        One entry per round, in order.
 
     Raises
     ------
     StorageError
-        The file lacks one of the rounds up to ``last``, or the disk refuses.
+        A round up to ``last`` is missing from the file, or the file cannot be read or truncated.
     """
 
     def __init__(self, folder: Path, last: int) -> None:
@@ -46,24 +47,24 @@ class History:
             if self._path.exists():
                 os.truncate(self._path, size)
         except OSError as error:
-            raise files.storage_error(f"cannot cut {self._path}", error) from error
+            raise files.storage_error(f"cannot truncate {self._path}", error) from error
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Add the next round's entry, JSON-able; a kill -9 can no longer take it, a power cut can.
+        """Append the next round's entry, JSON-serializable. It survives a kill of the process, but not a power cut.
 
         Raises
         ------
         StorageError
-            The disk refuses.
+            Writing fails.
         """
         self.entries.append(entry)
         if self._lines is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = JsonLines(self._path, exact=True)
+            self._lines = JsonLines(self._path, allow_nan=True)
         self._lines.append(entry)
 
     def sync(self) -> None:
-        """Make the lines survive a power cut; before the checkpoint that counts on them."""
+        """Flush the lines to the disk (fsync); call it before saving the checkpoint that refers to them."""
         try:
             if self._path.exists():
                 files.sync(self._path)
@@ -82,12 +83,12 @@ class History:
 
 
 def read_history(folder: Path, last: int) -> list[dict[str, Any]]:
-    """The entries of rounds 1 to ``last``; same errors as of :class:`History`."""
+    """Read the entries of rounds 1 to ``last``; errors as for :class:`History`."""
     return _read(folder / _NAME, last)[0]
 
 
 def _read(path: Path, last: int) -> tuple[list[dict[str, Any]], int]:
-    """Entries, and the bytes that their lines take."""
+    """Return the entries, and the total size of their lines in bytes."""
     entries: list[dict[str, Any]] = []
     size = 0
     try:
@@ -104,8 +105,8 @@ def _read(path: Path, last: int) -> tuple[list[dict[str, Any]], int]:
         raise files.storage_error(f"cannot read {path}", error) from error
     if len(entries) < last:
         raise StorageError(
-            f"{path} is damaged: it lacks round {len(entries) + 1}, and the checkpoint is of round {last}",
-            hint="put the file back if it was moved away, or begin the run anew",
+            f"{path} is damaged: round {len(entries) + 1} is missing, and the checkpoint is of round {last}",
+            hint="restore the file if it was moved, or start a new run",
         )
     return entries, size
 

@@ -1,4 +1,4 @@
-"""Files of JSON lines: appended line by line, readable whatever moment their writer was killed at."""
+"""JSON Lines files: thread-safe appending, reading that skips broken lines, following a growing file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Appends objects to a file, one line each; any thread may.
+    """Appends objects to a file, one line each. Thread-safe.
 
-    Every line is handed to the system in one go, so a killed process leaves at most one broken line, the last. A line
-    that an earlier process left unfinished is ended first. Not-a-number and infinities, which JSON lacks, become
-    ``null``.
+    Each line is written with one system call if possible, so a killed process leaves at most one broken line, the last.
+    A line that an earlier process left incomplete is terminated first.
 
     Parameters
     ----------
     path : Path
-    exact : bool
-        They are written as Python writes and reads them instead, for files of our own.
+    allow_nan : bool
+        Write NaN and infinities as Python's ``json`` module writes and reads them, although JSON has no such values.
+        Otherwise they become ``null``.
 
     Raises
     ------
@@ -36,13 +36,13 @@ class JsonLines:
         The file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, exact: bool = False) -> None:
-        self._path, self._exact = path, exact
+    def __init__(self, path: Path, *, allow_nan: bool = False) -> None:
+        self._path, self._allow_nan = path, allow_nan
         self._lock = threading.Lock()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             size = os.fstat(self._file).st_size
-            self._broken = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+            self._incomplete = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
         except OSError as error:
             raise files.storage_error(f"cannot open {path}", error) from error
 
@@ -52,18 +52,18 @@ class JsonLines:
         Raises
         ------
         StorageError
-            The disk refuses, or the file is closed.
+            Writing fails, or the file is closed.
         """
-        line = _line(value, exact=self._exact)
+        line = _line(value, allow_nan=self._allow_nan)
         with self._lock:
             if self._file < 0:
-                raise StorageError(f"{self._path} is closed; nothing can be written any more")
+                raise StorageError(f"cannot write {self._path}: the file is closed")
             try:
-                rest = b"\n" + line if self._broken else line
-                self._broken = True
-                while rest:
-                    rest = rest[os.write(self._file, rest) :]
-                self._broken = False
+                remaining = b"\n" + line if self._incomplete else line
+                self._incomplete = True
+                while remaining:
+                    remaining = remaining[os.write(self._file, remaining) :]
+                self._incomplete = False
             except OSError as error:
                 raise files.storage_error(f"cannot write {self._path}", error) from error
 
@@ -82,12 +82,12 @@ class JsonLines:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file, oldest first; broken lines are left out, a missing file is empty.
+    """Yield the objects of a file, oldest first. Broken lines are skipped; a missing file is empty.
 
     Raises
     ------
     StorageError
-        The file is there and cannot be read.
+        The file exists and cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -96,52 +96,52 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 if isinstance(value, dict):
                     yield value
                 elif line.strip():
-                    _log.info("%s: line %d is broken; its writer was killed", path, number)
+                    _log.info("%s: skipped line %d, which is incomplete (its writer was killed)", path, number)
     except FileNotFoundError:
         return
     except OSError as error:
         raise files.storage_error(f"cannot read {path}", error) from error
 
 
-def keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Leave only the wanted objects in a file that nobody appends to now; a missing file stays missing.
+def filter_file(path: Path, predicate: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Remove objects for which ``predicate`` is false from a file that has no writer; a missing file stays missing.
 
     Raises
     ------
     StorageError
-        The file cannot be read or written; it is then as it was.
+        The file cannot be read or written; it is unchanged.
     """
     if not path.exists():
         return
-    lines = [_line(value) for value in read(path) if wanted(value)]
+    lines = [_line(value) for value in read(path) if predicate(value)]
     files.replace(path, lambda temporary: temporary.write_bytes(b"".join(lines)))
 
 
-def _line(value: Mapping[str, Any], *, exact: bool = False) -> bytes:
-    told = value if exact else finite(value)
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def _line(value: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
+    value = value if allow_nan else replace_non_finite(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 class Tail:
-    """The objects that were appended to a file since the last look; broken lines are left out.
+    """Follows a growing file: each call of :meth:`read_new` returns the objects appended since the previous one.
 
     Parameters
     ----------
     path : Path
-        Need not be there yet.
+        May not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
-    def fresh(self, limit: int = 8 << 20) -> list[dict[str, Any]]:
-        """Whole lines not yet given, at most about ``limit`` bytes of them.
+    def read_new(self, limit: int = 8 << 20) -> list[dict[str, Any]]:
+        """Return the objects of complete new lines, at most ``limit`` bytes of them; broken lines are skipped.
 
         Raises
         ------
         StorageError
-            The file is there and cannot be read.
+            The file exists and cannot be read.
         """
         try:
             with self._path.open("rb") as file:
@@ -151,9 +151,9 @@ class Tail:
             return []
         except OSError as error:
             raise files.storage_error(f"cannot read {self._path}", error) from error
-        whole = block[: block.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [value for line in whole.splitlines() if isinstance(value := _parsed(line), dict)]
+        complete = block[: block.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [value for line in complete.splitlines() if isinstance(value := _parsed(line), dict)]
 
 
 def _parsed(line: bytes) -> Any:
@@ -163,12 +163,12 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def finite(value: Any) -> Any:
-    """``value`` with each not-a-number and infinity replaced by None, at any depth."""
+def replace_non_finite(value: Any) -> Any:
+    """Replace NaN and infinities in ``value`` by None, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): finite(entry) for key, entry in value.items()}
+        return {str(key): replace_non_finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
+        return [replace_non_finite(entry) for entry in value]
     return value

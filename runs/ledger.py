@@ -1,4 +1,4 @@
-"""The ledger: every transfer of a run as one row, written in columnar blocks (Arrow IPC streams)."""
+"""Writing of the ledger: every transfer of a run as one row, in columnar blocks (Arrow IPC streams)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Blocks that may wait for the disk; then recording waits too.
-_WAITING_BLOCKS = 64
+#: Maximum number of full blocks in memory; beyond it, :meth:`Ledger.record` writes before it returns.
+_MAX_PENDING_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Sizes:
     frame_bytes: int = 0
 
     def plus(self, rows: Sequence[Transfer]) -> Sizes:
-        """These sums with ``rows`` added."""
+        """Return these sums with ``rows`` added."""
         return Sizes(
             self.frames + len(rows),
             self.dense_bytes + sum(t.dense_bytes for t in rows),
@@ -51,33 +51,34 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What crossed so far, uplink and downlink, and between nodes."""
+    """Sums of the uplink, the downlink, and the transfers between nodes."""
 
     up: Sizes = Sizes()
     down: Sizes = Sizes()
     peer: Sizes = Sizes()
 
     def plus(self, rows: Sequence[Transfer]) -> Totals:
-        """These totals with ``rows`` added."""
-        up, down, peer = ([t for t in rows if t.direction == way] for way in ("up", "down", "peer"))
+        """Return these totals with ``rows`` added."""
+        up, down, peer = ([t for t in rows if t.direction == direction] for direction in ("up", "down", "peer"))
         return Totals(self.up.plus(up), self.down.plus(down), self.peer.plus(peer))
 
 
 class Ledger:
-    """Writes the next segment (``ledger-0000.arrows``, ``ledger-0001.arrows`` …) of a directory's ledger.
+    """Writes the next segment (``ledger-0000.arrows``, ``ledger-0001.arrows`` …) of a directory's ledger. Thread-safe.
 
-    A thread of its own writes a block when ``block_rows`` rows wait or the oldest of them is ``flush_seconds`` old.
-    What was written survives a kill -9; what was not is lost. When the disk refuses, rows wait in memory and are tried
-    again; :meth:`flush` and :meth:`close` tell, and so does :meth:`record` when too many wait.
+    A background thread writes a block when it has ``block_rows`` rows or its oldest row is ``flush_seconds`` old.
+    Written rows survive a kill of the process; pending ones are lost. When writing fails, for example on a full disk,
+    rows stay in memory and are written again later; :meth:`flush` and :meth:`close` raise the error, and so does
+    :meth:`record` when too many blocks are pending.
 
     Parameters
     ----------
     directory : Path
-        Made if it is not there.
+        Created if missing.
     block_rows : int
         Rows per block.
     flush_seconds : float
-        Longest time in seconds that a row waits for its block to fill.
+        Maximum time in seconds that a row waits for its block to fill.
 
     Raises
     ------
@@ -92,40 +93,40 @@ class Ledger:
             raise ValueError("block_rows must be at least 1")
         self._block_rows = block_rows
         self._flush_seconds = flush_seconds
-        self._lock = threading.Lock()  # rows and totals
+        self._lock = threading.Lock()  # guards rows, blocks and totals
         self._changed = threading.Condition(self._lock)
-        self._writing = threading.Lock()  # the segment; taken before the other one
+        self._write_lock = threading.Lock()  # guards the segment; acquired before _lock
         self._rows: list[Transfer] = []
-        self._blocks: deque[list[Transfer]] = deque()  # full ones, older than _rows
-        self._totals = Totals()  # of what is in neither
+        self._blocks: deque[list[Transfer]] = deque()  # full blocks, older than _rows
+        self._totals = Totals()  # of the rows already written
         self._closing = False
-        self._refused = False  # the last try of the thread
+        self._failing = False  # whether the thread's last write failed
         try:
             Path(directory).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.storage_error(f"cannot make the directory {directory}", error) from error
+            raise files.storage_error(f"cannot create the directory {directory}", error) from error
         self._segment = _Segment(next_segment(directory))
-        self._thread = threading.Thread(target=self._write_on, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
 
     @property
     def totals(self) -> Totals:
-        """Running totals of this segment, rows that wait for their block included."""
+        """Totals of this segment so far, including pending rows."""
         with self._lock:
             rows, totals = [t for block in (*self._blocks, self._rows) for t in block], self._totals
         return totals.plus(rows)
 
     def record(self, transfer: Transfer) -> None:
-        """Add a row; any thread may.
+        """Add a row.
 
         Raises
         ------
         StorageError
-            The ledger is closed, or the disk has refused so many blocks that no more can wait.
+            The ledger is closed, or too many blocks are pending and writing them fails.
         """
         with self._lock:
             if self._closing:
-                raise StorageError("the ledger is closed; nothing can be recorded any more")
+                raise StorageError("cannot record a transfer: the ledger is closed")
             self._rows.append(transfer)
             rows = len(self._rows)
             if rows == self._block_rows:
@@ -133,38 +134,38 @@ class Ledger:
                 self._rows = []
             if rows == 1 or rows == self._block_rows:
                 self._changed.notify()
-            crowded = len(self._blocks) >= _WAITING_BLOCKS
-        if crowded:
+            backlogged = len(self._blocks) >= _MAX_PENDING_BLOCKS
+        if backlogged:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; returns when a kill -9 can no longer take it.
+        """Write all pending rows; when it returns, they survive a kill of the process.
 
         Raises
         ------
         StorageError
-            The disk refuses; the rows wait on.
+            Writing fails; the rows stay pending.
         """
         self._write(partial=True)
 
     def _write(self, partial: bool) -> None:
-        with self._writing:
+        with self._write_lock:
             self._segment.drain()
             with self._lock:
                 if partial and self._rows:
                     self._blocks.append(self._rows)
                     self._rows = []
-                count = len(self._blocks)  # of those only: others may be recording faster than the disk writes
+                count = len(self._blocks)  # a bound: other threads may record faster than the disk writes
             for _ in range(count):
                 self._write_oldest()
 
     def close(self) -> None:
-        """Write what waits, sync it to the disk and end the thread; a second call does nothing.
+        """Write all pending rows, flush them to the disk (fsync) and stop the thread; a second call does nothing.
 
         Raises
         ------
         StorageError
-            The disk refuses; rows are lost.
+            Writing fails; pending rows are lost.
         """
         with self._lock:
             if self._closing:
@@ -184,35 +185,35 @@ class Ledger:
         self.close()
 
     def _write_oldest(self) -> None:
-        block = self._blocks[0]  # whoever holds _writing is the only one to take blocks away
+        block = self._blocks[0]  # only the holder of _write_lock removes blocks
         totals = self._totals.plus(block)
         with self._lock:
             self._blocks.popleft()
             self._totals = totals
         self._segment.write(block)
 
-    def _pressing(self) -> bool:
-        # While the disk refuses, a full block is no reason to try at once.
-        return self._closing or (bool(self._blocks) and not self._refused)
+    def _must_write_now(self) -> bool:
+        # While writing fails, a full block is not written at once: the next attempt follows after flush_seconds.
+        return self._closing or (bool(self._blocks) and not self._failing)
 
-    def _write_on(self) -> None:
+    def _write_loop(self) -> None:
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._rows or self._blocks or self._refused or self._closing)
-                full = self._changed.wait_for(self._pressing, self._flush_seconds)
+                self._changed.wait_for(lambda: self._rows or self._blocks or self._failing or self._closing)
+                full = self._changed.wait_for(self._must_write_now, self._flush_seconds)
                 if self._closing:
                     return
             try:
                 self._write(partial=not full)
-                self._refused = False
+                self._failing = False
             except StorageError as error:
-                if not self._refused:
-                    _log.error("the ledger waits for the disk: %s", error)
-                self._refused = True
+                if not self._failing:
+                    _log.error("cannot write the ledger; keeping rows in memory: %s", error)
+                self._failing = True
 
 
 class _Codes(dict[str, int]):
-    """Numbers strings in the order they are first asked for."""
+    """Assigns numbers to strings in the order of their first lookup."""
 
     def __missing__(self, name: str) -> int:
         self[name] = code = len(self)
@@ -220,7 +221,7 @@ class _Codes(dict[str, int]):
 
 
 class _Segment:
-    """One file, and what of it the disk has not taken yet."""
+    """One segment file, and the bytes not yet written to it."""
 
     def __init__(self, path: Path) -> None:
         pa = pyarrow()
@@ -232,7 +233,7 @@ class _Segment:
         self._sink = io.BytesIO()
         self._schema = schema()
         self._codes = {name: _Codes() for name in NAMES}
-        self._waiting = memoryview(b"")
+        self._pending = memoryview(b"")
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), self._schema, options=options)
         try:
@@ -252,26 +253,26 @@ class _Segment:
         self.drain()
 
     def _encoded(self, name: str, values: Iterable[str], count: int) -> pa.DictionaryArray:
-        # Codes stay the same from block to block, so that only new strings are written again.
+        # Codes are stable across blocks, so each block writes only its new strings.
         pa, codes = pyarrow(), self._codes[name]
         indices = _array(np.fromiter(map(codes.__getitem__, values), np.int32, count))
         return pa.DictionaryArray.from_arrays(indices, _strings(list(codes)))
 
     def drain(self) -> None:
-        """Hand the disk what it has not taken; a part may go through before it refuses."""
-        fresh = self._sink.getvalue()
-        if fresh:
+        """Write the pending bytes; when this fails, the bytes already written are not repeated."""
+        new = self._sink.getvalue()
+        if new:
             self._sink.seek(0)
             self._sink.truncate()
-            self._waiting = memoryview(bytes(self._waiting) + fresh)
+            self._pending = memoryview(bytes(self._pending) + new)
         try:
-            while self._waiting:
-                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+            while self._pending:
+                self._pending = self._pending[os.write(self._file, self._pending) :]
         except OSError as error:
             raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
 
     def close(self) -> None:
-        """Sync and close."""
+        """Flush the file to the disk and close it."""
         try:
             self._writer.close()
             self.drain()
@@ -287,13 +288,13 @@ def _column(get: Callable[[Transfer], Any], rows: Sequence[Transfer], dtype: typ
 
 
 def _array(values: NDArray[Any]) -> pa.Array:
-    # Not pa.array(): its first call imports pandas where that is installed, which takes seconds.
+    # Not pa.array(): its first call imports pandas if installed, which takes seconds.
     pa = pyarrow()
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def _strings(values: Sequence[str]) -> pa.Array:
     pa = pyarrow()
-    raw = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
-    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(encoded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))])

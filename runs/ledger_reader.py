@@ -1,4 +1,4 @@
-"""A ledger's files: what they are called, what columns they have, and how they are read and summed up."""
+"""Reading of the ledger: its files and columns, rows as a table or in blocks, and sums by group."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"ledger-(\d{4,})\.arrows")
-#: Columns of strings, and of whole numbers; the time comes last.
+#: String columns, and integer columns; the column ``time`` follows them.
 NAMES = ("node", "direction", "kind", "encoding")
 NUMBERS = ("round", "step", "micro", "dense_bytes", "payload_bytes", "frame_bytes", "attempt")
 _SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
-_FOREIGN = "move the file out of the run directory, or read it with the version that wrote it"
+_WRONG_FILE_HINT = "move the file out of the run directory, or read it with the version that wrote it"
 
 
 def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a directory's ledger, in the order written.
+    """Read all rows of a directory's ledger, in the order written.
 
-    A segment whose end is missing (its writer was killed, or is still at it) gives the blocks that are whole.
+    Of a segment without an end (its writer was killed, or is still running), the complete blocks are read.
 
     Parameters
     ----------
     directory : Path
     columns : sequence of str, optional
-        Read only these, in this order: a long run's ledger takes less memory. All of them by default.
+        Columns to read, in this order, to save memory; by default all.
 
     Returns
     -------
     pyarrow.Table
         One column per field of :class:`~farshore.core.transfer.Transfer`: node, direction, kind, encoding as
-        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. No rows where nothing was
+        dictionary<int32, string>; time as float64, seconds since 1970; the rest int64. Empty if nothing was
         recorded.
 
     Raises
@@ -47,51 +47,51 @@ def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Tab
     MissingExtraError
         pyarrow is not installed.
     NotFoundError
-        There is no such directory.
+        The directory does not exist.
     StorageError
-        A segment cannot be read, or is no ledger.
+        A segment cannot be read, or is not a ledger.
     """
     pa = pyarrow()
     names = schema().names if columns is None else list(columns)
-    wanted = pa.schema([schema().field(name) for name in names])
-    return pa.Table.from_batches(read_blocks(directory, names), wanted).unify_dictionaries()
+    selected = pa.schema([schema().field(name) for name in names])
+    return pa.Table.from_batches(read_blocks(directory, names), selected).unify_dictionaries()
 
 
 def read_blocks(directory: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The blocks of a directory's ledger one by one, so that a long one need not fit into memory.
+    """Yield the blocks of a directory's ledger one by one, for ledgers that do not fit into memory.
 
-    Columns and errors are those of :func:`read_ledger`; dictionaries differ from block to block.
+    Columns and errors are those of :func:`read_ledger`; dictionaries differ between blocks.
     """
     for path in segments(directory):
         yield from _read(path, list(columns))
 
 
 def segments(directory: Path) -> list[Path]:
-    """A ledger's files in the order written.
+    """List a ledger's files in the order written.
 
     Raises
     ------
     NotFoundError
-        There is no such directory.
+        The directory does not exist.
     """
     try:
         found = [(int(m[1]), path) for path in Path(directory).iterdir() if (m := _NAME.fullmatch(path.name))]
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"there is no directory {directory}") from error
+        raise NotFoundError(f"directory {directory} does not exist") from error
     except OSError as error:
         raise files.storage_error(f"cannot read the directory {directory}", error) from error
     return [path for _, path in sorted(found)]
 
 
 def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
-    """Sums of a ledger's rows.
+    """Sum up a ledger's rows.
 
     Parameters
     ----------
     table : pyarrow.Table
         From :func:`read_ledger`.
     by : sequence of str
-        Columns to group by; none = one row over everything.
+        Columns to group by; empty gives one row of overall sums.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def totals(table: pa.Table, by: Sequence[str] = ()) -> pa.Table:
     if not by:
         sums = [pc.sum(table[name], min_count=0).as_py() for name in _SIZES]
         return pa.table({"frames": [table.num_rows], **{n: [s] for n, s in zip(_SIZES, sums, strict=True)}})
-    # Threads would give the groups in another order each time, and cost more than they save here.
+    # With threads the order of the groups varies, and they do not pay off here.
     grouped = table.group_by(list(by), use_threads=False)
     summed = grouped.aggregate([([], "count_all"), *((name, "sum") for name in _SIZES)])
     columns = {name: _decoded(summed[name]) for name in by}
@@ -126,38 +126,38 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
         with pa.OSFile(str(path)) as source:
             if _is_torn_schema(path):
                 return
-            wanted = [number for number, name in enumerate(schema().names) if name in names]
-            # Before the columns are read, or a file with fewer of them would be an index out of range.
+            indices = [number for number, name in enumerate(schema().names) if name in names]
+            # Checked before columns are selected: in a file with fewer columns, the indices would be out of range.
             if pa.ipc.open_stream(source).schema != schema():
-                raise StorageError(f"{path} is no ledger of this version", hint=_FOREIGN)
+                raise StorageError(f"{path} is not a ledger of this version", hint=_WRONG_FILE_HINT)
             source.seek(0)
-            # Blocks are small: threads would cost more than they save.
-            options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+            # Blocks are small, so threads do not pay off.
+            options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
             reader = pa.ipc.open_stream(source, options=options)
             while (batch := _next(reader, path, count)) is not None:
                 count += 1
                 yield batch.select(list(names))
     except pa.ArrowInvalid as error:
-        raise StorageError(f"{path} is no ledger: {error}", hint=_FOREIGN) from error
+        raise StorageError(f"{path} is not a ledger: {error}", hint=_WRONG_FILE_HINT) from error
     except OSError as error:
         raise files.storage_error(f"cannot read the ledger {path}", error) from error
 
 
 def _next(reader: Any, path: Path, count: int) -> Any:
-    """The next whole block, or None at the end."""
+    """Read the next complete block; None at the end."""
     try:
         return reader.read_next_batch()
     except StopIteration:
         return None
     except (pyarrow().ArrowInvalid, OSError) as error:
-        _log.warning("%s ends in the middle of a block (%d whole ones): %s", path, count, error)
+        _log.warning("%s ends in the middle of a block, after %d complete ones: %s", path, count, error)
         return None
 
 
 def _is_torn_schema(path: Path) -> bool:
-    """Whether the file ends before its schema does, as when its writer was killed while opening it.
+    """Return whether the file ends within its schema, as when its writer was killed while opening it.
 
-    A stream begins with four bytes of ones, then the length of the schema's message (little-endian).
+    A stream begins with the bytes ff ff ff ff, then the length of the schema message (little-endian).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -166,14 +166,14 @@ def _is_torn_schema(path: Path) -> bool:
 
 
 def next_segment(directory: Path) -> Path:
-    """The file that comes after those that ``directory`` has."""
+    """Return the path of the segment that follows the existing ones in ``directory``."""
     last = segments(directory)[-1:]
     number = int(_NAME.fullmatch(last[0].name)[1]) + 1 if last else 0  # type: ignore[index]
     return Path(directory) / f"ledger-{number:04d}.arrows"
 
 
 def schema() -> pa.Schema:
-    """Of every segment."""
+    """Return the schema of every segment."""
     pa = pyarrow()
     name = pa.dictionary(pa.int32(), pa.string())
     types: list[tuple[str, Any]] = [(n, name) for n in NAMES]
@@ -181,12 +181,12 @@ def schema() -> pa.Schema:
 
 
 def pyarrow() -> Any:
-    """The library, imported when it is first needed.
+    """Import pyarrow on first use.
 
     Raises
     ------
     MissingExtraError
-        It is not installed.
+        pyarrow is not installed.
     """
     try:
         import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Reads a ledger that still grows: each look takes up where the last one stopped."""
+"""Incremental reading of a ledger that is still being written."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from .ledger_reader import pyarrow, schema, segments
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Bytes that are read at a time.
-_PIECE = 4 << 20
+#: Bytes per read.
+_CHUNK = 4 << 20
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 class LedgerTail:
-    """The blocks that were added to a directory's ledger since the last look; one thread at a time.
+    """Follows a directory's ledger: each :meth:`read_new` yields the blocks added since the previous one.
+
+    Not thread-safe.
 
     Parameters
     ----------
     directory : Path
     columns : sequence of str
-        Read only these, in this order.
+        Columns to read, in this order.
+
+    Attributes
+    ----------
+    behind : bool
+        Whether the last :meth:`read_new` stopped at its row limit, so that more blocks may be available.
     """
 
     def __init__(self, directory: Path, columns: Sequence[str]) -> None:
@@ -34,8 +41,8 @@ class LedgerTail:
         self._segment: _Segment | None = None
         self.behind = False
 
-    def fresh(self, rows: int = 1 << 62) -> Iterator[pa.RecordBatch]:
-        """Whole blocks not yet given, about ``rows`` rows at most; :attr:`behind` tells whether there are more.
+    def read_new(self, rows: int = 1 << 62) -> Iterator[pa.RecordBatch]:
+        """Yield complete new blocks, and stop after the block that reaches ``rows`` rows.
 
         Raises
         ------
@@ -48,53 +55,53 @@ class LedgerTail:
             if block is not None:
                 rows -= block.num_rows
                 yield block.select(self._columns)
-            elif not self._begin_next():
+            elif not self._open_next():
                 self.behind = False
                 return
 
-    def _begin_next(self) -> bool:
-        """Turn to the next segment, if there is one: the last one's writer is gone, with whatever is torn there."""
+    def _open_next(self) -> bool:
+        """Open the next segment if there is one; an incomplete block at the end of the previous one is lost."""
         known = segments(self._directory)
-        place = known.index(self._segment.path) + 1 if self._segment and self._segment.path in known else 0
-        if place >= len(known):
+        index = known.index(self._segment.path) + 1 if self._segment and self._segment.path in known else 0
+        if index >= len(known):
             return False
-        self._segment = _Segment(known[place], self._columns)
+        self._segment = _Segment(known[index], self._columns)
         return True
 
 
 class _Segment:
-    """One file, how far it was read, and the reader that knows its dictionaries."""
+    """One segment file, the offset read so far, and the reader that holds its dictionaries."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self._columns = columns
         self._offset = 0
-        self._rest = b""
+        self._incomplete = b""
         self._feed = _Feed()
         self._reader: Any = None
-        self._whole = 0
+        self._ready = 0
 
     def next(self) -> Any:
-        """The next whole block, or None where there is none yet."""
-        while not self._whole:
-            if not (piece := self._read(_PIECE)):
+        """Return the next complete block, or None if there is none yet."""
+        while not self._ready:
+            if not (chunk := self._read(_CHUNK)):
                 return None
-            self._whole = self._take(self._rest + piece)
-        self._whole -= 1
+            self._ready = self._feed_messages(self._incomplete + chunk)
+        self._ready -= 1
         return self._reader.read_next_batch()
 
     def _read(self, count: int) -> bytes:
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
-                piece = file.read(count)
+                chunk = file.read(count)
         except OSError as error:
             raise files.storage_error(f"cannot read the ledger {self.path}", error) from error
-        self._offset += len(piece)
-        return piece
+        self._offset += len(chunk)
+        return chunk
 
-    def _take(self, data: bytes) -> int:
-        """Hand whole messages to the reader; returns how many blocks are among them. A torn one waits for its rest."""
+    def _feed_messages(self, data: bytes) -> int:
+        """Pass complete messages to the reader and keep the remainder; return the number of blocks among them."""
         pa = pyarrow()
         source, end, blocks = pa.BufferReader(data), 0, 0
         while len(data) - end >= 8 and data[end : end + 8] != _END:
@@ -106,25 +113,25 @@ class _Segment:
             end = source.tell()
             blocks += message.type == "record batch"
         self._feed.add(data[:end])
-        self._rest = data[end:]
+        self._incomplete = data[end:]
         if self._reader is None and end:
             self._reader = self._open()
         return blocks
 
     def _open(self) -> Any:
         pa = pyarrow()
-        wanted = [number for number, name in enumerate(schema().names) if name in self._columns]
+        indices = [number for number, name in enumerate(schema().names) if name in self._columns]
         try:
-            reader = pa.ipc.open_stream(self._feed, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+            reader = pa.ipc.open_stream(self._feed, options=pa.ipc.IpcReadOptions(included_fields=indices))
         except pa.ArrowInvalid as error:
-            raise StorageError(f"{self.path} is no ledger: {error}") from error
+            raise StorageError(f"{self.path} is not a ledger: {error}") from error
         if not set(self._columns) <= set(reader.schema.names):
-            raise StorageError(f"{self.path} is no ledger of this version")
+            raise StorageError(f"{self.path} is not a ledger of this version")
         return reader
 
 
 class _Feed:
-    """A file of what was added to it and not yet read; only whole messages are, so the reader never meets its end."""
+    """A file-like buffer for the reader. It receives complete messages only, so the reader never finds its end."""
 
     closed = False
 
@@ -135,8 +142,8 @@ class _Feed:
         self._data = memoryview(bytes(self._data) + data)
 
     def read(self, count: int = -1) -> bytes:
-        taken, self._data = (self._data[:count], self._data[count:]) if count >= 0 else (self._data, memoryview(b""))
-        return bytes(taken)
+        data, self._data = (self._data[:count], self._data[count:]) if count >= 0 else (self._data, memoryview(b""))
+        return bytes(data)
 
     def readable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Where a run's directory is, given its path or its id."""
+"""Lookup of a run's directory by path or id."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from .directory import RunDirectory
 
 
 def locate(run: str, folders: Iterable[Path]) -> RunDirectory:
-    """Open the run that ``run`` names.
+    """Open a run given by path or id.
 
     Parameters
     ----------
     run : str
-        Path of a run directory, or a run's id.
+        Path of a run directory, or a run id.
     folders : iterable of Path
-        Where run directories may lie, by id.
+        Folders that contain run directories named by id.
 
     Raises
     ------
     NotFoundError
-        There is none.
+        No such run exists.
     StorageError
         Its ``run.json`` is damaged.
     """
     path = Path(run).expanduser()
     if path.is_dir():
-        inside = sorted(entry.parent for entry in path.glob("*/run.json"))
-        if inside and not (path / "run.json").exists():
-            raise NotFoundError(f"{run} is a folder of runs", hint=f"name one of them, such as {inside[0]}")
+        inner = sorted(entry.parent for entry in path.glob("*/run.json"))
+        if inner and not (path / "run.json").exists():
+            raise NotFoundError(f"{run} is a folder of runs", hint=f"name one of them, such as {inner[0]}")
         return RunDirectory.open(path)
-    looked = list(folders)
-    if path.name == run and run not in ("", ".", ".."):  # an id is one name: no way out of the folders
-        for folder in looked:
+    searched = list(folders)
+    if path.name == run and run not in ("", ".", ".."):  # an id is a single path component
+        for folder in searched:
             if (folder / run / "run.json").is_file():
                 return RunDirectory.open(folder / run)
-    places = ", ".join(map(str, looked))
+    places = ", ".join(map(str, searched))
     raise NotFoundError(
         f"no run is called '{run}' in {places}",
-        hint="give the run's directory; 'farshore runs show RUN' tells where it is",
+        hint="give the run's directory; 'farshore runs show RUN' prints it",
     )

@@ -1,4 +1,4 @@
-"""Figures of a run over its steps: ``metrics.jsonl``, lines of ``{"step": 10, "time": …, "loss": 0.5}``."""
+"""Metrics of a run: ``metrics.jsonl``, with lines such as ``{"step": 10, "time": …, "loss": 0.5}``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .sinks import Sinks
 
 
 class MetricsWriter:
-    """Appends to ``metrics.jsonl``.
+    """Appends to ``metrics.jsonl`` and ``node_metrics.jsonl``.
 
     Parameters
     ----------
     path : Path
-        The file.
+        The file ``metrics.jsonl``; ``node_metrics.jsonl`` is created next to it when a node reports metrics.
     sinks : Sinks, optional
-        Where the figures go too.
+        Additional destinations.
 
     Raises
     ------
     StorageError
-        It cannot be opened.
+        The file cannot be opened.
     """
 
     def __init__(self, path: Path, sinks: Sinks | None = None) -> None:
@@ -34,35 +34,35 @@ class MetricsWriter:
         self._node_lines: jsonl.JsonLines | None = None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record named figures at ``step``; one that is not finite is written as ``null``.
+        """Record named metrics at ``step``; non-finite values are written as ``null``.
 
         Raises
         ------
         StorageError
-            The disk refuses.
+            Writing fails.
         """
-        figures = {name: float(value) for name, value in values.items()}
+        metrics = {name: float(value) for name, value in values.items()}
         now = time.time()
-        self._lines.append({"step": int(step), "time": now, **figures})
+        self._lines.append({"step": int(step), "time": now, **metrics})
         if self._sinks is not None:
-            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             self._sinks.write(int(step), now, finite)
 
     def write_node(self, node: str, step: int, values: Mapping[str, float]) -> None:
-        """Record figures that a node program reported, in ``node_metrics.jsonl``; sinks get them as ``NODE/NAME``.
+        """Record a node program's metrics in ``node_metrics.jsonl``; sinks receive them as ``NODE/NAME``.
 
         Raises
         ------
         StorageError
-            The disk refuses.
+            Writing fails.
         """
         if self._node_lines is None:
             self._node_lines = jsonl.JsonLines(self._path.with_name("node_metrics.jsonl"))
-        figures = {name: float(value) for name, value in values.items()}
+        metrics = {name: float(value) for name, value in values.items()}
         now = time.time()
-        self._node_lines.append({"node": node, "step": int(step), "time": now, **figures})
+        self._node_lines.append({"node": node, "step": int(step), "time": now, **metrics})
         if self._sinks is not None:
-            finite = {f"{node}/{name}": value for name, value in figures.items() if math.isfinite(value)}
+            finite = {f"{node}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
             self._sinks.write(int(step), now, finite)
 
     def close(self) -> None:
@@ -75,13 +75,13 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, oldest first.
+    """Yield the lines of a ``metrics.jsonl``, oldest first.
 
-    A step that was done again after a restart appears again, with the later time.
+    Steps that were repeated after a restart appear once per attempt, with different times.
 
     Raises
     ------
     StorageError
-        The file is there and cannot be read.
+        The file exists and cannot be read.
     """
     return jsonl.read(path)

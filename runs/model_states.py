@@ -1,4 +1,4 @@
-"""A model's state as a safetensors file that other programs read: tensors by name, and a few words about them."""
+"""Model states as safetensors files for other programs: named tensors, and metadata in the header."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..core.errors import NotFoundError, StorageError
 from . import files
 
 
-def save_state(path: Path, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -> None:
-    """Write a state; the file is whole or not there.
+def save_state(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a state atomically.
 
     Parameters
     ----------
@@ -24,53 +24,53 @@ def save_state(path: Path, tensors: Mapping[str, NDArray[Any]], about: Mapping[s
         Replaced if it exists.
     tensors : Mapping[str, array]
         As in a module's ``state_dict``.
-    about : Mapping[str, str]
-        Goes into the header's ``__metadata__``.
+    metadata : Mapping[str, str]
+        Written to the header's ``__metadata__``.
 
     Raises
     ------
     StorageError
-        It cannot be written; what was at ``path`` is still there.
+        Writing fails; the previous file at ``path`` is kept.
     """
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
 
     def write(temporary: Path) -> None:
         try:
-            save_file(arrays, temporary, metadata=dict(about))
+            save_file(arrays, temporary, metadata=dict(metadata))
         except SafetensorError as error:
-            raise StorageError(f"cannot write the state {path}: {error}", hint="check that disk") from error
+            raise StorageError(f"cannot write the state file {path}: {error}", hint="check the disk") from error
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise files.storage_error(f"cannot make the directory {path.parent}", error) from error
+        raise files.storage_error(f"cannot create the directory {path.parent}", error) from error
     files.replace(path, write)
 
 
 def load_state(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The tensors of a state file, and what is said about them.
+    """Load the tensors and the metadata of a state file.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     StorageError
-        It is damaged, or no safetensors file.
+        The file is damaged, or not a safetensors file.
     """
-    return _read(path, whole=True)
+    return _read(path, with_tensors=True)
 
 
-def about_state(path: Path) -> dict[str, str]:
-    """What a state file says about itself, without reading its tensors; same errors as :func:`load_state`."""
-    return _read(path, whole=False)[1]
+def load_metadata(path: Path) -> dict[str, str]:
+    """Load the metadata of a state file without its tensors; errors as for :func:`load_state`."""
+    return _read(path, with_tensors=False)[1]
 
 
-def _read(path: Path, *, whole: bool) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if not path.is_file():
-        raise NotFoundError(f"there is no state {path}")
+        raise NotFoundError(f"state file {path} does not exist")
     try:
         with safe_open(path, framework="numpy") as file:
-            names = list(file.keys()) if whole else []
+            names = list(file.keys()) if with_tensors else []
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise StorageError(f"the state {path} is damaged: {error}", hint="export another state") from error
+        raise StorageError(f"the state file {path} is damaged: {error}", hint="use another state file") from error

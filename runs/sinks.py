@@ -1,7 +1,7 @@
-"""Where a run's figures go besides ``metrics.jsonl``: CSV, TensorBoard's event files, an MLflow server.
+"""Sinks for a run's metrics besides ``metrics.jsonl``: CSV, TensorBoard event files, an MLflow server.
 
-A sink gets each line of figures as it is written, or afterwards from a run's directory. One that fails is left out, and
-the log says so: no run ends because its figures could not be shown.
+A sink receives metrics as they are recorded, or afterwards through :mod:`~farshore.runs.metrics_export`. A sink that
+fails is logged and disabled; it never fails the run.
 """
 
 from __future__ import annotations
@@ -14,69 +14,69 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from ..core.errors import ConfigError, MissingExtraError, NotFoundError, StorageError
+from ..core.errors import ConfigError, MissingExtraError
 from . import files
-
-if TYPE_CHECKING:
-    from .directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 
-#: What each sink needs: a package and the extra that brings it.
-_NEEDS: dict[str, tuple[str, str] | None] = {
+#: The package that each sink needs, and the extra that installs it.
+_REQUIREMENTS: dict[str, tuple[str, str] | None] = {
     "csv": None,
     "tensorboard": ("tensorboard", "tensorboard"),
     "mlflow": ("mlflow", "mlflow"),
 }
-SINKS = tuple(_NEEDS)
-#: The variable by which MLflow's own clients find its server or database.
-_MLFLOW = "MLFLOW_TRACKING_URI"
+SINKS = tuple(_REQUIREMENTS)
+#: Environment variable with the URI of the MLflow server or database.
+_MLFLOW_URI = "MLFLOW_TRACKING_URI"
 
 
 class Sink(Protocol):
-    """A place for figures."""
+    """A destination of metrics."""
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Take finite figures of a round or step; ``seconds`` since 1970."""
+        """Write the finite metrics of a round or step; ``seconds`` is the time since 1970."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Flush and close the sink."""
 
 
 def check_sinks(names: Sequence[str]) -> None:
-    """See that sinks exist and can be used here.
+    """Check that sinks exist and are usable on this machine.
 
     Raises
     ------
     ConfigError
-        There is no such sink, or nothing says where it is.
+        A name is unknown, or the URI of the MLflow server is not set.
     MissingExtraError
-        The package that it needs is not installed.
+        A sink's package is not installed.
     """
     for name in names:
-        if name not in _NEEDS:
+        if name not in _REQUIREMENTS:
             near = difflib.get_close_matches(name, SINKS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SINKS)}"
-            raise ConfigError(f"no metrics sink is called '{name}'", hint=hint)
-        needed = _NEEDS[name]
-        if needed is not None and find_spec(needed[0]) is None:
-            raise MissingExtraError(*needed)
-        if name == "mlflow" and not os.environ.get(_MLFLOW):
-            raise ConfigError("nothing says where MLflow is", hint=f"set {_MLFLOW}, e.g. to http://localhost:5000")
+            hint = f"did you mean '{near[0]}'?" if near else f"available: {', '.join(SINKS)}"
+            raise ConfigError(f"unknown metrics sink '{name}'", hint=hint)
+        requirement = _REQUIREMENTS[name]
+        if requirement is not None and find_spec(requirement[0]) is None:
+            raise MissingExtraError(*requirement)
+        if name == "mlflow" and not os.environ.get(_MLFLOW_URI):
+            raise ConfigError(
+                "the MLflow server is not configured", hint=f"set {_MLFLOW_URI}, e.g. to http://localhost:5000"
+            )
 
 
-def open_sinks(names: Sequence[str], run: RunDirectory, folder: Path | None = None) -> Sinks:
-    """Sinks of a run by their names.
+def open_sinks(names: Sequence[str], run: Path, folder: Path | None = None) -> Sinks:
+    """Create a run's sinks; each is opened when it receives its first metrics.
 
     Parameters
     ----------
     names : sequence of str
         Of :data:`SINKS`.
-    run : RunDirectory
+    run : Path
+        The run directory.
     folder : Path, optional
-        Where files go; by default the run's own directory.
+        Output folder; by default the run directory.
 
     Raises
     ------
@@ -84,95 +84,66 @@ def open_sinks(names: Sequence[str], run: RunDirectory, folder: Path | None = No
         As :func:`check_sinks`.
     """
     check_sinks(names)
-    where = folder or run.path
-    return Sinks({name: lambda name=name: _MAKERS[name](run, where) for name in dict.fromkeys(names)})  # type: ignore[misc]
+    out = folder or run
+    return Sinks({name: lambda name=name: open_sink(name, run, out) for name in dict.fromkeys(names)})  # type: ignore[misc]
 
 
-def send(run: RunDirectory, name: str, folder: Path) -> int:
-    """Send all figures of a run to a sink; returns how many lines there were.
-
-    Raises
-    ------
-    ConfigError, MissingExtraError
-        As :func:`check_sinks`.
-    NotFoundError
-        The run has no figures.
-    StorageError
-        The sink failed.
-    """
-    check_sinks([name])
-    count = 0
-    try:
-        if (folder / "metrics.csv").exists() and name == "csv":
-            raise StorageError(f"{folder / 'metrics.csv'} exists already", hint="choose another folder: --out DIR")
-        folder.mkdir(parents=True, exist_ok=True)
-        sink = _MAKERS[name](run, folder)
-        for line in run.read_metrics():
-            sink.write(int(line["step"]), float(line.get("time", 0.0)), figures_of(line))
-            count += 1
-        sink.close()
-    except OSError as error:
-        raise files.storage_error(f"cannot write to {folder}", error) from error
-    except (ConfigError, StorageError):
-        raise
-    except Exception as error:
-        raise StorageError(f"the sink '{name}' failed: {error}", hint="see that it is there") from error
-    if not count:
-        raise NotFoundError(f"run {run.info['id']} has no figures yet", hint="its first round or step has to end first")
-    return count
+def open_sink(name: str, run: Path, folder: Path) -> Sink:
+    """Open one sink for the run directory ``run`` that writes its files to ``folder``."""
+    return _FACTORIES[name](run, folder)
 
 
-def figures_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a line of ``metrics.jsonl``, without those that were not finite."""
-    named = ((name, value) for name, value in line.items() if name not in ("step", "time"))
-    return {name: float(value) for name, value in named if isinstance(value, int | float)}
+def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a line of ``metrics.jsonl``, without the ``null`` ones."""
+    metrics = ((name, value) for name, value in line.items() if name not in ("step", "time"))
+    return {name: float(value) for name, value in metrics if isinstance(value, int | float)}
 
 
 class Sinks:
-    """Several sinks, each opened with the first figures; those that fail are left out from then on.
+    """Several sinks; each is opened with its first metrics and disabled after an error. Thread-safe.
 
     Parameters
     ----------
-    makers : Mapping
-        Name -> what makes the sink.
+    factories : Mapping
+        Name -> function that opens the sink.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Sink]]) -> None:
-        self._makers = dict(makers)
+    def __init__(self, factories: Mapping[str, Callable[[], Sink]]) -> None:
+        self._factories = dict(factories)
         self._open: dict[str, Sink] = {}
         self._lock = threading.Lock()
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Pass figures on; never raises. Any thread may."""
+        """Write metrics to all sinks; never raises."""
         with self._lock:
-            for name in list(self._makers):
-                self._tried(name, lambda name=name: self._sink(name).write(step, seconds, values))  # type: ignore[misc]
+            for name in list(self._factories):
+                self._attempt(name, lambda name=name: self._sink(name).write(step, seconds, values))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Close all; never raises."""
+        """Close all sinks; never raises."""
         with self._lock:
             for name, sink in self._open.items():
-                self._tried(name, sink.close)
+                self._attempt(name, sink.close)
             self._open.clear()
-            self._makers.clear()
+            self._factories.clear()
 
     def _sink(self, name: str) -> Sink:
         if name not in self._open:
-            self._open[name] = self._makers[name]()
+            self._open[name] = self._factories[name]()
         return self._open[name]
 
-    def _tried(self, name: str, act: Callable[[], None]) -> None:
+    def _attempt(self, name: str, action: Callable[[], None]) -> None:
         try:
-            act()
+            action()
         except Exception as error:
-            self._makers.pop(name, None)
-            _log.warning("the metrics sink '%s' failed and is left out: %s: %s", name, type(error).__name__, error)
+            self._factories.pop(name, None)
+            _log.warning("metrics sink '%s' failed and is disabled: %s: %s", name, type(error).__name__, error)
 
 
 class _Csv:
-    """``metrics.csv`` in the long form that spreadsheets and data frames pivot: step, time, name, value."""
+    """``metrics.csv`` in long format, with the columns step, time, name and value."""
 
-    def __init__(self, run: RunDirectory, folder: Path) -> None:
+    def __init__(self, run: Path, folder: Path) -> None:
         path = folder / "metrics.csv"
         self._file = path.open("a", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
@@ -188,9 +159,9 @@ class _Csv:
 
 
 class _TensorBoard:
-    """Event files in the folder ``tensorboard``: one more for each start of the run's process."""
+    """Event files in the folder ``tensorboard``, one per start of the run's process."""
 
-    def __init__(self, run: RunDirectory, folder: Path) -> None:
+    def __init__(self, run: Path, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(str(folder / "tensorboard"))
@@ -199,56 +170,56 @@ class _TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        told = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.add_event(Event(wall_time=seconds, step=step, summary=Summary(value=told)))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._writer.add_event(Event(wall_time=seconds, step=step, summary=Summary(value=scalars)))
 
     def close(self) -> None:
         self._writer.close()
 
 
 class _MLflow:
-    """A run of the experiment ``farshore``, wherever ``MLFLOW_TRACKING_URI`` says.
+    """A run of the experiment ``farshore`` on the server that ``MLFLOW_TRACKING_URI`` names.
 
-    A farshore run that goes on after a restart goes on in the same run there.
+    A resumed farshore run continues the same MLflow run, whose id is in ``mlflow.json``.
     """
 
-    def __init__(self, run: RunDirectory, folder: Path) -> None:
+    def __init__(self, run: Path, folder: Path) -> None:
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=os.environ[_MLFLOW])
-        self._run_id = self._known(folder) or self._new(run, folder)
+        self._client = MlflowClient(tracking_uri=os.environ[_MLFLOW_URI])
+        self._run_id = self._existing_run(folder) or self._create_run(run, folder)
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
-        moment = int(seconds * 1000)
-        self._client.log_batch(self._run_id, [Metric(n, v, moment, step) for n, v in values.items()])
+        milliseconds = int(seconds * 1000)
+        self._client.log_batch(self._run_id, [Metric(n, v, milliseconds, step) for n, v in values.items()])
 
     def close(self) -> None:
         self._client.set_terminated(self._run_id)
 
-    def _known(self, folder: Path) -> str:
-        note = folder / "mlflow.json"
-        return str(files.read_json(note)["run_id"]) if note.exists() else ""
+    def _existing_run(self, folder: Path) -> str:
+        path = folder / "mlflow.json"
+        return str(files.read_json(path)["run_id"]) if path.exists() else ""
 
-    def _new(self, run: RunDirectory, folder: Path) -> str:
-        info = run.info
+    def _create_run(self, run: Path, folder: Path) -> str:
+        info = files.read_json(run / "run.json")
         found = self._client.get_experiment_by_name("farshore")
         experiment = found.experiment_id if found else self._client.create_experiment("farshore")
-        made = self._client.create_run(experiment, run_name=str(info["id"]), tags={"method": str(info["workload"])})
-        run_id = str(made.info.run_id)
-        for name, value in {**_flat(info["config"]), "seed": info["seed"]}.items():
+        created = self._client.create_run(experiment, run_name=str(info["id"]), tags={"method": str(info["workload"])})
+        run_id = str(created.info.run_id)
+        for name, value in {**_flatten(info["config"]), "seed": info["seed"]}.items():
             self._client.log_param(run_id, name, str(value)[:500])
         files.write_json(folder / "mlflow.json", {"run_id": run_id})
         return run_id
 
 
-_MAKERS: dict[str, Callable[[Any, Path], Sink]] = {"csv": _Csv, "tensorboard": _TensorBoard, "mlflow": _MLflow}
+_FACTORIES: dict[str, Callable[[Path, Path], Sink]] = {"csv": _Csv, "tensorboard": _TensorBoard, "mlflow": _MLflow}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted keys."""
-    found: dict[str, Any] = {}
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted keys."""
+    flat: dict[str, Any] = {}
     for name, value in config.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,4 +1,4 @@
-"""The states of a run, and which may follow which."""
+"""The states of a run, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..core.errors import ConfigError
 
 RunState: TypeAlias = Literal["waiting", "starting", "running", "finished", "failed", "cancelled", "interrupted"]
 
-#: States that a run leaves only when somebody resumes it; a finished one never.
+#: Terminal states. A run leaves them only when it is resumed; a finished run cannot be resumed.
 ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled", "interrupted"})
-#: A run goes back to waiting when one of its programs died (next epoch) and when it is resumed.
-FOLLOWERS: dict[str, frozenset[str]] = {
+#: Allowed transitions. A run returns to ``waiting`` when a program fails (next restart epoch) and when it is resumed.
+TRANSITIONS: dict[str, frozenset[str]] = {
     "waiting": frozenset({"starting", "failed", "cancelled", "interrupted"}),
     "starting": frozenset({"running", "waiting", "finished", "failed", "cancelled", "interrupted"}),
     "running": frozenset({"finished", "waiting", "failed", "cancelled", "interrupted"}),
@@ -23,15 +23,15 @@ FOLLOWERS: dict[str, frozenset[str]] = {
 
 
 def check_transition(run: str, old: str, new: str) -> None:
-    """Refuse a change of state that makes no sense; staying in a state is always allowed.
+    """Check a change of state; staying in a state is always allowed.
 
     Raises
     ------
     ConfigError
-        ``new`` is no state, or does not follow ``old``.
+        ``new`` is not a state, or must not follow ``old``.
     """
-    if new not in FOLLOWERS:
-        raise ConfigError(f"run {run}: there is no state '{new}'")
-    if new != old and new not in FOLLOWERS[old]:
-        hint = "submit it again as a new run" if old == "finished" else ""
+    if new not in TRANSITIONS:
+        raise ConfigError(f"run {run}: unknown state '{new}'")
+    if new != old and new not in TRANSITIONS[old]:
+        hint = "submit a new run" if old == "finished" else ""
         raise ConfigError(f"run {run} is {old} and cannot become {new}", hint=hint)

@@ -1,33 +1,30 @@
-"""The run store: what a server remembers of runs, nodes and join tokens, in one SQL database.
+"""The run store: the server's records of runs, nodes and join tokens in an SQL database.
 
-Nothing else imports SQLAlchemy, and this module does so when a store is opened: a node never needs it.
+SQLAlchemy is imported when a store is opened, so nodes do not need it.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MissingExtraError, NotFoundError, StorageError
+from ..core.errors import NotFoundError
+from .database import check_installed, database_errors, database_schema, open_engine
 from .ids import new_run_id
 from .states import RunState, check_transition
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-_BUSY_SECONDS = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the store keeps it.
+    """A run in the store.
 
     Attributes
     ----------
@@ -38,16 +35,22 @@ class RunRow:
     directory : str
         Path of the run directory.
     count : int
-        Nodes that the run needs.
+        Number of nodes that the run needs.
     wanted, nodes : tuple of str
-        Nodes asked for by name, and the cohort once it is chosen.
+        Nodes requested by name, and the selected nodes.
     roles_json : str
-        What was asked for by role and the roles of the cohort, as the server writes it; empty in rows of older
-        servers.
+        Requested roles and the roles of the selected nodes, as the server writes them; empty in rows of older
+        versions.
     data : Mapping[str, str]
-        Data sets on the server's side: name -> path.
+        Data sets on the server: name -> path.
+    state, reason : str
+        Current state, and the reason for it.
     created, started, ended : float
-        Seconds since 1970; 0 = not yet.
+        Seconds since 1970; 0 if it has not happened.
+    epoch : int
+        Restart epoch: number of the current attempt to run the programs.
+    done, total : int
+        Progress in rounds or steps.
     """
 
     id: str
@@ -73,14 +76,14 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node that joined.
+    """A node that has joined the server.
 
     Attributes
     ----------
     key_hash : bytes
-        Hash of the key that it shows; the key itself is not stored.
+        Hash of the node's key; the key itself is not stored.
     joined, last_seen, revoked : float
-        Seconds since 1970; 0 = never.
+        Seconds since 1970; 0 if it has not happened.
     """
 
     name: str
@@ -97,11 +100,11 @@ class TokenRow:
     Attributes
     ----------
     secret_hash : bytes
-        Hash of its secret; the secret itself is not stored.
+        Hash of the token's secret; the secret itself is not stored.
     created, expires, revoked : float
-        Seconds since 1970; ``revoked`` 0 = not.
+        Seconds since 1970; ``revoked`` is 0 for a valid token.
     uses_left : int
-        −1 = any number.
+        Remaining uses; −1 means unlimited.
     """
 
     id: str
@@ -113,37 +116,33 @@ class TokenRow:
 
 
 class RunStore:
-    """Rows of runs, nodes and tokens; any thread may use it.
+    """Rows of runs, nodes and join tokens. Thread-safe; several processes may open the same database.
 
     Parameters
     ----------
     url : str or Path
-        SQLAlchemy URL, or the path of an SQLite file, which is made if it is not there.
-    only_read : bool
-        Make and change nothing; SQLite itself refuses writes then.
+        SQLAlchemy URL, or the path of an SQLite file, which is created if missing.
     clock : callable
-        Seconds since 1970; for tests.
+        Returns seconds since 1970; replaceable in tests.
+    read_only : bool
+        Do not create or change anything; SQLite then rejects writes.
 
     Raises
     ------
     MissingExtraError
         SQLAlchemy is not installed.
     StorageError
-        The database cannot be used.
+        The database cannot be opened.
+    NotFoundError
+        ``read_only``, and the SQLite file does not exist.
     """
 
-    def __init__(self, url: str | Path, clock: Callable[[], float] = time.time, *, only_read: bool = False) -> None:
-        _check_installed()
-        import sqlalchemy as sa
-
+    def __init__(self, url: str | Path, clock: Callable[[], float] = time.time, *, read_only: bool = False) -> None:
+        check_installed()
         self._clock = clock
-        self._schema = _schema()
-        with _telling("cannot open the run store"):
-            where = sa.URL.create("sqlite", database=str(url)) if isinstance(url, Path) else sa.make_url(url)
-            self._engine = _engine(where, only_read=only_read)
-            if not only_read:
-                self._schema.create_all(self._engine)
-                _add_columns(self._engine, self._schema)
+        self._schema = database_schema()
+        with database_errors("cannot open the run store"):
+            self._engine = open_engine(url, read_only=read_only)
 
     def close(self) -> None:
         """Close all connections."""
@@ -163,7 +162,7 @@ class RunStore:
         Raises
         ------
         StorageError
-            A run has that id, or the database refuses.
+            The id is taken, or the database reports an error.
         """
         row = RunRow(**{"id": new_run_id(self._clock), "created": self._clock(), **values, "workload": workload})
         with self._writing(f"cannot add the run {row.id}") as connection:
@@ -171,18 +170,18 @@ class RunStore:
         return row
 
     def run(self, run_id: str) -> RunRow:
-        """The run called ``run_id``.
+        """Return the run ``run_id``.
 
         Raises
         ------
         NotFoundError
-            There is none.
+            No such run exists.
         """
         with self._reading() as connection:
             return self._run(connection, run_id)
 
     def runs(self, *states: RunState) -> list[RunRow]:
-        """Runs in any of ``states`` (none given: in whatever state), oldest first."""
+        """Return the runs in any of ``states`` (all runs if none is given), oldest first."""
         table = self._table("runs")
         query = table.select().order_by(table.c.created, table.c.id)
         if states:
@@ -193,32 +192,32 @@ class RunStore:
     def page(
         self, *, state: str = "", containing: str = "", limit: int = 50, offset: int = 0
     ) -> tuple[list[RunRow], int]:
-        """Some runs, newest first, and how many there are of that kind.
+        """Return one page of runs, newest first, and the number of all matching runs.
 
         Parameters
         ----------
         state : str
-            Only runs in that state; empty = in any.
+            Match only runs in this state; empty matches all.
         containing : str
-            Only runs whose id or workload contains this; empty = all.
+            Match only runs whose id or workload contains this text; empty matches all.
         limit, offset : int
-            At most so many, after so many newer ones.
+            Maximum number of runs, and number of newer runs to skip.
         """
         import sqlalchemy as sa
 
         table = self._table("runs")
-        wanted = table.c.state == state if state else sa.true()
+        condition = table.c.state == state if state else sa.true()
         if containing:
-            named = table.c.id.contains(containing, autoescape=True)
-            wanted &= named | table.c.workload.contains(containing, autoescape=True)
-        query = table.select().where(wanted).order_by(table.c.created.desc(), table.c.id.desc())
+            by_id = table.c.id.contains(containing, autoescape=True)
+            condition &= by_id | table.c.workload.contains(containing, autoescape=True)
+        query = table.select().where(condition).order_by(table.c.created.desc(), table.c.id.desc())
         with self._reading() as connection:
-            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(wanted)).scalar_one()
+            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one()
             rows = connection.execute(query.limit(limit).offset(offset)).mappings()
             return [_run_row(row) for row in rows], count
 
-    def states(self) -> dict[str, int]:
-        """How many runs are in each state that any is in."""
+    def count_by_state(self) -> dict[str, int]:
+        """Return the number of runs by state, without states that no run has."""
         import sqlalchemy as sa
 
         column = self._table("runs").c.state
@@ -232,9 +231,9 @@ class RunStore:
         Raises
         ------
         NotFoundError
-            There is no such run.
+            No such run exists.
         ConfigError
-            Its state does not follow the one that is stored.
+            The stored state does not allow a transition to the new one.
         """
         with self._writing(f"cannot save the run {row.id}") as connection:
             check_transition(row.id, self._run(connection, row.id).state, row.state)
@@ -243,23 +242,23 @@ class RunStore:
     # ---- nodes and tokens --------------------------------------------------------------------------------------
 
     def save_node(self, row: NodeRow) -> None:
-        """Add a node, or write all its fields."""
+        """Insert a node, or update all its fields."""
         self._save("nodes", "name", row)
 
     def nodes(self) -> list[NodeRow]:
-        """Every node that ever joined, by name."""
+        """Return all nodes that have ever joined, by name."""
         return [NodeRow(**values) for values in self._all("nodes", "name")]
 
     def save_token(self, row: TokenRow) -> None:
-        """Add a token, or write all its fields."""
+        """Insert a token, or update all its fields."""
         self._save("tokens", "id", row)
 
     def tokens(self) -> list[TokenRow]:
-        """Every token ever made, by id."""
+        """Return all tokens ever created, by id."""
         return [TokenRow(**values) for values in self._all("tokens", "id")]
 
     def use_token(self, token_id: str) -> TokenRow | None:
-        """Take one use from a token, in one step; None if it is unknown, expired, revoked or used up."""
+        """Use a token once, atomically; return None if it is unknown, expired, revoked or used up."""
         import sqlalchemy as sa
 
         table = self._table("tokens")
@@ -271,7 +270,7 @@ class RunStore:
                 return None
             return TokenRow(**connection.execute(table.select().where(table.c.id == token_id)).mappings().one())
 
-    # ---- below -------------------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------------
 
     def _table(self, name: str) -> sa.Table:
         return self._schema.tables[name]
@@ -300,34 +299,18 @@ class RunStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _telling("cannot read the run store"), self._engine.connect() as connection:
+        with database_errors("cannot read the run store"), self._engine.connect() as connection:
             connection.execution_options(reading=True)
             yield connection
 
     @contextmanager
-    def _writing(self, what: str) -> Iterator[sa.Connection]:
-        with _telling(what), self._engine.begin() as connection:
+    def _writing(self, operation: str) -> Iterator[sa.Connection]:
+        with database_errors(operation), self._engine.begin() as connection:
             yield connection
 
 
-def _add_columns(engine: sa.Engine, schema: sa.MetaData) -> None:
-    """Add the columns that a store of an older server lacks; their values are empty texts."""
-    import sqlalchemy as sa
-
-    with engine.begin() as connection:
-        found = sa.inspect(connection)
-        for table in schema.sorted_tables:
-            present = {column["name"] for column in found.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in present:
-                    kind = column.type.compile(engine.dialect)
-                    connection.exec_driver_sql(
-                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"
-                    )
-
-
 def _packed(row: RunRow) -> dict[str, Any]:
-    # 64-bit seeds do not fit SQL's signed integers, and names belong to one row only: text for both.
+    # 64-bit unsigned seeds do not fit into SQL's signed integers; lists are stored as JSON text.
     values = {f.name: getattr(row, f.name) for f in fields(row)}
     return values | {
         "seed": str(row.seed),
@@ -346,76 +329,3 @@ def _run_row(row: sa.RowMapping) -> RunRow:
         "data": json.loads(values["data"]),
     }
     return RunRow(**{**values, **unpacked})
-
-
-@functools.cache
-def _schema() -> sa.MetaData:
-    import sqlalchemy as sa
-
-    schema = sa.MetaData()
-    kinds = {str: sa.Text, float: sa.Double, int: sa.BigInteger, bytes: sa.LargeBinary}
-    texts = ("config_json", "seed", "directory", "wanted", "data", "reason", "nodes", "result_json", "roles_json")
-
-    def table(name: str, key: str, **columns: type) -> None:
-        others: list[sa.Column[Any]] = [sa.Column(n, kinds[kind], nullable=False) for n, kind in columns.items()]
-        sa.Table(name, schema, sa.Column(key, sa.String(64), primary_key=True), *others)
-
-    run = {
-        "workload": str,
-        **dict.fromkeys(texts, str),
-        **dict.fromkeys(("created", "started", "ended"), float),
-    }
-    run |= dict.fromkeys(("count", "epoch", "done", "total"), int)
-    table("runs", "id", **run)
-    runs = schema.tables["runs"]
-    runs.append_column(sa.Column("state", sa.String(16), nullable=False, index=True))
-    table("nodes", "name", key_hash=bytes, joined=float, last_seen=float, revoked=float)
-    table("tokens", "id", secret_hash=bytes, created=float, expires=float, uses_left=int, revoked=float)
-    return schema
-
-
-def _engine(url: sa.URL, *, only_read: bool) -> sa.Engine:
-    import sqlalchemy as sa
-    from sqlalchemy import event
-
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
-    if url.database and url.database != ":memory:":
-        if only_read and not Path(url.database).is_file():
-            raise NotFoundError(
-                f"there is no run store {url.database}", hint="start a server with 'farshore server up'"
-            )
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver would begin transactions too late for BEGIN IMMEDIATE
-        pragmas = ("query_only=ON",) if only_read else ("journal_mode=WAL", "synchronous=NORMAL")
-        for pragma in (*pragmas, f"busy_timeout={int(_BUSY_SECONDS * 1000)}"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        # A reader that turns writer is refused at once when another wrote in between; a writer that says so waits.
-        reading = connection.get_execution_options().get("reading")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-@contextmanager
-def _telling(what: str) -> Iterator[None]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, ModuleNotFoundError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        hint = "check the URL of the store, that its disk has room and that this user may write there"
-        raise StorageError(f"{what}: {reason}", hint=hint) from error
-
-
-def _check_installed() -> None:
-    if find_spec("sqlalchemy") is None:
-        raise MissingExtraError("SQLAlchemy", "server")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.address import join_address
 from ..core.errors import MissingExtraError, PortInUseError
-from ..runs.states import ENDED, FOLLOWERS
+from ..runs.states import ENDED, TRANSITIONS
 from .registry import NodeState
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Collector:
 
         count = Counter(run.state for run in self._orchestrator.runs)
         family = GaugeMetricFamily("farshore_runs", "Runs, by state", labels=["state"])
-        for state in FOLLOWERS:
+        for state in TRANSITIONS:
             family.add_metric([state], count[state])  # type: ignore[index]
         return family
 

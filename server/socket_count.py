@@ -34,7 +34,7 @@ class SocketCount:
         directory = RunDirectory(run.directory)
         try:
             for connection, size in self._meter.take(node_of).items():
-                directory.add_sockets(node_of[connection], run.epoch, size.up, size.down)
+                directory.add_socket_bytes(node_of[connection], run.epoch, size.up, size.down)
         except StorageError as error:  # not worth failing the run
             run.log.write("server", [str(error)])
 

@@ -190,6 +190,17 @@ def test_no_engine_imports_another_apart_from_the_allowed_ones() -> None:
     assert subpackage_imports(ROOT, "engines", BUILT_ON) == []
 
 
+def test_one_file_alone_uses_the_private_modules_of_torch() -> None:
+    private = re.compile(r"\btorch(\.\w+)*\._(?!_)\w+|from torch[\w.]* import _\w+")
+    using = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for _, file, _ in sources(ROOT)
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if private.search(line.partition("#")[0]) and file.name != "torch_internals.py"
+    ]
+    assert using == []
+
+
 def test_no_module_unpickles_evaluates_or_calls_a_shell() -> None:
     assert unsafe_uses(ROOT) == []
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from ...models.torch_internals import GradBucket
 from .collectives import Collectives
 
 #: Owner of parameters outside K-FAC layers, which are averaged on all ranks.

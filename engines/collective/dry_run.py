@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from ...core.message import Message, Scalar, Tensor
+from ...models.torch_internals import HashStore
 from . import gloo_backend
 from .gloo_backend import GlooGroup
 from .star_backend import StarGroup, StarWork, completed

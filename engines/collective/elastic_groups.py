@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Scalar
 from ...core.session import NodeSession
+from ...models.torch_internals import HashStore
 from . import gloo_backend
 from .star_backend import register
 from .star_client import RanksChangedError, StarClient

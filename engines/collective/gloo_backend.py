@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import (
+
+from ...models.torch_internals import (
     AllgatherOptions,
     AllreduceCoalescedOptions,
     AllreduceOptions,
@@ -26,7 +27,6 @@ from torch._C._distributed_c10d import (
     ProcessGroupGloo,
     Work,
 )
-
 from .volumes import all_gather_elements, all_reduce_elements, broadcast_copies, gloo_reduce_elements
 
 

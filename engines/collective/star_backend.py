@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import Work
 
+from ...models.torch_internals import Work
 from .star_client import PendingReply, StarClient, Tensors
 from .tensors import copy_into
 

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from torch._C._distributed_c10d import Store
-
 from ...core.message import Message
+from ...models.torch_internals import Store
 from .star_client import StarClient
 
 #: Longest key or value in characters or bytes; longer ones are cut. Real ones are addresses and counters.

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from ...core.errors import ConfigError
 from ...models.flat_params import FlatModel
+from ...models.torch_internals import BatchNormBase, DropoutBase, NormBase
 from .local import LocalResult, SampleLosses, step
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
 from .tree import Part
@@ -52,9 +51,9 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
         raise _refusal("the task provides no loss per sample (Work.sample_losses)")
     for name, layer in flat.module.named_modules():
         what = type(layer).__name__
-        if isinstance(layer, _NormBase) and _uses_batch_statistics(layer):
+        if isinstance(layer, NormBase) and _uses_batch_statistics(layer):
             raise _refusal(f"layer '{name}' ({what}) uses batch statistics", f"use group norm, or {_HINT}")
-        if isinstance(layer, _DropoutNd) and layer.p > 0 and layer.training:
+        if isinstance(layer, DropoutBase) and layer.p > 0 and layer.training:
             raise _refusal(f"layer '{name}' ({what}) draws random numbers, which would differ from sequential training")
 
 
@@ -166,8 +165,8 @@ def _versions(module: nn.Module) -> list[int]:
     return [buffer._version for buffer in module.buffers()]
 
 
-def _uses_batch_statistics(layer: _NormBase) -> bool:
-    if isinstance(layer, _BatchNorm):
+def _uses_batch_statistics(layer: NormBase) -> bool:
+    if isinstance(layer, BatchNormBase):
         return layer.training or not layer.track_running_stats
     return layer.training and layer.track_running_stats
 

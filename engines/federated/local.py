@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ...models.flat_params import FlatModel
+from ...models.torch_internals import add_each, added_each, scale_each, subtracted_each
 
 #: One tensor per layer, or one for a stack of clients.
 Tensors: TypeAlias = list[torch.Tensor]
@@ -115,16 +116,16 @@ def step(
         Added to the direction after momentum.
     """
     if sgd.weight_decay:
-        torch._foreach_add_(direction, weights, alpha=sgd.weight_decay)
+        add_each(direction, weights, alpha=sgd.weight_decay)
     if start is not None:
-        torch._foreach_add_(direction, torch._foreach_sub(weights, start), alpha=sgd.mu)
+        add_each(direction, subtracted_each(weights, start), alpha=sgd.mu)
     if momentum is not None:
-        torch._foreach_mul_(momentum, sgd.momentum)
-        torch._foreach_add_(momentum, direction)
+        scale_each(momentum, sgd.momentum)
+        add_each(momentum, direction)
         direction = momentum
     if correction is not None:
-        direction = list(torch._foreach_add(direction, correction))
-    torch._foreach_add_(weights, direction, alpha=-sgd.lr)
+        direction = added_each(direction, correction)
+    add_each(weights, direction, alpha=-sgd.lr)
 
 
 def normalizer(steps: int, sgd: Sgd) -> float:

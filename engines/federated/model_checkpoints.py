@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import NotFoundError, StorageError
 from ...models.flat_params import FlatLayout
-from ...runs.model_states import about_state, save_state
+from ...runs.model_states import load_metadata, save_state
 from .methods import FLOATS, INTEGERS
 from .tree import Part
 
@@ -35,7 +35,7 @@ class ModelCheckpoints:
         self._best_score = -float("inf")
         # The best file of an interrupted run stays unless a later state scores higher.
         with suppress(NotFoundError, StorageError, KeyError, ValueError):
-            self._best_score = float(about_state(folder / "best.safetensors")[SCORE])
+            self._best_score = float(load_metadata(folder / "best.safetensors")[SCORE])
 
     def update_best(self, round_index: int, entry: Mapping[str, Any], state: Part) -> None:
         """Remember the state of round ``round_index`` if its score is the best; states are never changed in place."""

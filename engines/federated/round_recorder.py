@@ -56,7 +56,7 @@ class RoundRecorder:
         self._states = ModelCheckpoints(session.run.directory / "states", flat.layout)
         # Rounds after the checkpoint run again, and write their scores then.
         resumed_from = session.resume_step or 0
-        jsonl.keep(session.run.directory / _CLIENT_SCORES, lambda line: line.get("round", 0) <= resumed_from)
+        jsonl.filter_file(session.run.directory / _CLIENT_SCORES, lambda line: line.get("round", 0) <= resumed_from)
         self._traffic = dict(session.traffic())
         self._frames: dict[str, int] = {}
 

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from ...core.errors import WireError
 from ...core.message import Message, Scalar
 from ...core.message import Tensor as WireTensor
+from ...models.torch_internals import backward_keeps_graph, backward_will_run
 from .codec import LinearCodec, orthonormal_basis, principal_basis
 from .config import SplitSegment
 from .masks import token_mask
@@ -46,9 +47,9 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         # torch.autograd.grad() with explicit inputs must not accumulate into the remote parameters.
         proxy_node = ctx.next_functions[0][0]
-        accumulate = proxy_node is not None and torch._C._will_engine_execute_node(proxy_node)
+        accumulate = proxy_node is not None and backward_will_run(proxy_node)
         want = ctx.needs_input_grad[1]
-        retain = bool(torch._C._autograd._get_current_graph_task_keep_graph())
+        retain = backward_keeps_graph()
         difference, code_gradient = ctx.segment.exchange_gradients(ctx, gradients[0], accumulate, want, retain)
         if not retain:
             ctx.graph.finalizer.detach()

@@ -245,17 +245,14 @@ def _try_gloo() -> tuple[str, float]:
 
     if not (dist.is_available() and dist.is_gloo_available()):
         return "this build of torch lacks it", 0.0
-    from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
+    from ..models.torch_internals import HashStore, ProcessGroupGloo, gloo_options
 
     gloo: Any = ProcessGroupGloo
     store = HashStore()
     timeout = datetime.timedelta(seconds=_HANDSHAKE_SECONDS)
 
     def all_reduce(rank: int) -> float:
-        options = gloo._Options()
-        options._devices = [gloo.create_device(hostname="127.0.0.1")]
-        options._timeout = timeout
-        group, tensor = gloo(store, rank, 2, options), torch.ones(1)
+        group, tensor = gloo(store, rank, 2, gloo_options("127.0.0.1", timeout)), torch.ones(1)
         group.allreduce([tensor]).wait()
         return float(tensor)
 

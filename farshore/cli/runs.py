@@ -17,7 +17,7 @@ from .run_lookup import Home, RunName
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..proto.control_pb2 import RunInfo
-    from ..runs.archive import Moved
+    from ..runs.archive import RunTransfer
 
 app = typer.Typer(help="The runs of a server.", no_args_is_help=True)
 
@@ -180,19 +180,19 @@ def metrics(
     json_: Json = False,
 ) -> None:
     """Export the metrics of a run on this machine as CSV, or to TensorBoard or MLflow."""
-    from ..runs.sinks import send
+    from ..runs.metrics_export import export_metrics
     from .run_lookup import find_run
 
     found = find_run(run, home)
     folder = (out or Path(f"{found.info['id']}-figures")).expanduser()
-    count = send(found, to, folder)
+    count = export_metrics(found, to, folder)
     if json_:
         emit({"event": "sent", "run": found.info["id"], "to": to, "lines": count, "folder": str(folder)})
     else:
         say(f"run {found.info['id']}: metrics of {count} rounds or steps written for {to} to {folder}")
 
 
-def _print_transfer(action: str, transfer: Moved, *, as_json: bool) -> None:
+def _print_transfer(action: str, transfer: RunTransfer, *, as_json: bool) -> None:
     if as_json:
         emit({"event": action, **asdict(transfer)})
         return

@@ -16,13 +16,13 @@ from ...reports.charts import Chart
 from ...reports.compare import Comparison, compare_runs, score_over_bytes
 from ...reports.page import template_values
 from ...reports.run_report import DIRECTIONS, RunReport
-from ...runs.states import ENDED, FOLLOWERS
+from ...runs.states import ENDED, TRANSITIONS
 from ...runs.store import RunRow
 from .query_params import Paging, QueryParams
 from .run_detail import RunDetailCache, RunDetailView
 from .snapshot import NodeView, Snapshot, SnapshotCache
 
-RUN_STATES = tuple(FOLLOWERS)
+RUN_STATES = tuple(TRANSITIONS)
 NODE_STATES = ("connected", "lost", "revoked")
 SORTS = ("name", "work", "up", "down", "peer", "cpu", "seen")
 _RUNS_PER_PAGE, _NODES_PER_PAGE, _MAX_COMPARED = 25, 100, 6

@@ -128,10 +128,10 @@ class RunDetail:
     def _read(self) -> RunDetailView:
         try:
             grown = self._account.refresh(_ROWS)
-            for line in self._metrics.fresh():
+            for line in self._metrics.read_new():
                 self._add_metrics(line)
-            self._recent_events.extendleft(self._events.fresh())
-            self._first_failures = [*self._first_failures, *self._failures.fresh()][:_MAX_FAILURES]
+            self._recent_events.extendleft(self._events.read_new())
+            self._first_failures = [*self._first_failures, *self._failures.read_new()][:_MAX_FAILURES]
             view = self._view
             if grown or view.report is None or self._run.result != view.report.result:
                 report = build_report(self._run, self._account.account())

@@ -127,7 +127,7 @@ class SnapshotCache:
     """
 
     def __init__(self, options: DashboardOptions) -> None:
-        self.store = RunStore(options.store_url or options.home / "runs.sqlite", only_read=True)
+        self.store = RunStore(options.store_url or options.home / "runs.sqlite", read_only=True)
         self._server = ServerClient(options.home)
         self._lock = asyncio.Lock()
         self._snapshot: Snapshot | None = None
@@ -163,7 +163,7 @@ class SnapshotCache:
     # ---- refresh -------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> Snapshot:
-        rows, states = await asyncio.to_thread(lambda: (self.store.runs(*_OPEN), self.store.states()))
+        rows, states = await asyncio.to_thread(lambda: (self.store.runs(*_OPEN), self.store.count_by_state()))
         nodes = await self._server.nodes()
         infos = await self._server.runs(row.id for row in rows) if nodes is not None else {}
         now = time.time()

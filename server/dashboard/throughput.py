@@ -42,7 +42,7 @@ class Throughput:
         import pyarrow.compute as pc
 
         try:
-            blocks = list(self._tail.fresh(_ROWS))
+            blocks = list(self._tail.read_new(_ROWS))
         except FarshoreError:  # the directory does not exist yet, or was removed
             return False
         self._recent = {second: sums for second, sums in self._recent.items() if second >= now - WINDOW - 1}

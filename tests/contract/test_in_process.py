@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,20 @@ def counting(folder: Path, nodes: tuple[str, ...] = ("a", "b"), **settings: Any)
     return InProcessRun(workload, workload.config(**settings), folder / "run", nodes)
 
 
-def test_a_node_that_joins_at_step_40_of_100_takes_part_from_there_on(tmp_path: Path) -> None:
-    run = counting(tmp_path, wait_at=40)
+def once(at: int, act: Callable[[], None]) -> Callable[[int, int, Mapping[str, Any]], None]:
+    """A progress callback that acts at a step; progress of one step may be reported twice."""
+    pending = [act]
 
     def on_progress(done: int, total: int, values: Mapping[str, Any]) -> None:
-        if done == 40:
-            run.join("c")
+        if done == at and pending:
+            pending.pop()()
 
-    run.on_progress = on_progress
+    return on_progress
+
+
+def test_a_node_that_joins_at_step_40_of_100_takes_part_from_there_on(tmp_path: Path) -> None:
+    run = counting(tmp_path, wait_at=40)
+    run.on_progress = once(40, lambda: run.join("c"))
     result = run.run()
     assert result["changes"] == [[40, "c", "joined"]]
     assert result["doers"] == ["a"] * 40 + ["c"] * 60
@@ -40,7 +46,7 @@ def test_a_node_that_joins_at_step_40_of_100_takes_part_from_there_on(tmp_path: 
 
 def test_a_killed_node_returns_and_is_used_again_at_once(tmp_path: Path) -> None:
     run = counting(tmp_path, wait_at=30, wait_for="returned")
-    run.on_progress = lambda done, total, values: run.kill("a") if done == 30 else None
+    run.on_progress = once(30, lambda: run.kill("a"))
     result = run.run()
     assert sorted(result["changes"]) == [[30, "a", "lost"], [30, "a", "returned"]]
     assert result["doers"] == ["a"] * 100

@@ -1,4 +1,4 @@
-"""A run moves between machines whole or not at all, and no archive writes outside its directory."""
+"""Export and import of runs: complete or not at all, and no archive writes outside its directory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Members = dict[str, bytes]
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    """A run with a file of every kind."""
+    """A run with files of every kind."""
     run = RunDirectory.create(
-        tmp_path / "here" / "one", {"id": "one", "workload": "ping", "config": {"rounds": 2}, "seed": 3, "nodes": ["a"]}
+        tmp_path / "source" / "one",
+        {"id": "one", "workload": "ping", "config": {"rounds": 2}, "seed": 3, "nodes": ["a"]},
     )
     with run.open_ledger() as ledger:
         for number in range(1, 2000):
@@ -47,21 +48,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_run_comes_out_as_it_went_in(run: RunDirectory, tmp_path: Path) -> None:
-    moved = export_run(run, tmp_path / "one.tar")
-    assert moved.sha256 == hashlib.sha256((tmp_path / "one.tar").read_bytes()).hexdigest()
-    found = import_run(tmp_path / "one.tar", tmp_path / "there", sha256=moved.sha256.upper())
-    assert (found.id, found.files, found.bytes) == ("one", moved.files, moved.bytes)
+def test_an_imported_run_equals_the_exported_one(run: RunDirectory, tmp_path: Path) -> None:
+    exported = export_run(run, tmp_path / "one.tar")
+    assert exported.sha256 == hashlib.sha256((tmp_path / "one.tar").read_bytes()).hexdigest()
+    found = import_run(tmp_path / "one.tar", tmp_path / "target", sha256=exported.sha256.upper())
+    assert (found.id, found.files, found.bytes) == ("one", exported.files, exported.bytes)
     before = contents(run.path)
     del before[".unfinished.tmp"]
     assert contents(found.path) == before
-    assert names(tmp_path / "there") == ["one"]
+    assert names(tmp_path / "target") == ["one"]
     assert RunDirectory.open(found.path).read_ledger() == run.read_ledger()
     assert RunDirectory.open(found.path).checkpoints.steps() == [1]
     assert found.path.stat().st_mode & 0o077 == 0
 
 
-def test_any_tar_lists_what_was_exported(run: RunDirectory, tmp_path: Path) -> None:
+def test_the_archive_is_an_ordinary_tar_file(run: RunDirectory, tmp_path: Path) -> None:
     export_run(run, tmp_path / "one.tar")
     with tarfile.open(tmp_path / "one.tar") as tar:
         members = tar.getnames()
@@ -70,16 +71,16 @@ def test_any_tar_lists_what_was_exported(run: RunDirectory, tmp_path: Path) -> N
     assert "empty.txt" in members
 
 
-def test_checkpoints_stay_if_they_should(run: RunDirectory, tmp_path: Path) -> None:
+def test_export_without_checkpoints_leaves_them_out(run: RunDirectory, tmp_path: Path) -> None:
     export_run(run, tmp_path / "one.tar", checkpoints=False)
-    found = import_run(tmp_path / "one.tar", tmp_path / "there")
+    found = import_run(tmp_path / "one.tar", tmp_path / "target")
     assert not (found.path / "checkpoints").exists()
     assert (found.path / "result.json").exists()
 
 
-def test_an_id_that_is_taken_needs_another(run: RunDirectory, tmp_path: Path) -> None:
+def test_importing_a_taken_id_requires_another_id(run: RunDirectory, tmp_path: Path) -> None:
     export_run(run, tmp_path / "one.tar")
-    with pytest.raises(StorageError, match="already holds a run 'one'") as error:
+    with pytest.raises(StorageError, match="already contains a run 'one'") as error:
         import_run(tmp_path / "one.tar", run.path.parent)
     assert "--as ID" in error.value.hint
     found = import_run(tmp_path / "one.tar", run.path.parent, name="two")
@@ -87,18 +88,18 @@ def test_an_id_that_is_taken_needs_another(run: RunDirectory, tmp_path: Path) ->
     assert RunDirectory.open(found.path).info["exported_as"] == "one"
     assert names(run.path.parent) == ["one", "two"]
     for name in ("..", "a/b", ".hidden", "x" * 65):
-        with pytest.raises(StorageError, match="is no id"):
+        with pytest.raises(StorageError, match="invalid run id"):
             import_run(tmp_path / "one.tar", run.path.parent, name=name)
 
 
-def test_links_do_not_travel(run: RunDirectory, tmp_path: Path) -> None:
+def test_exporting_a_link_raises_an_error(run: RunDirectory, tmp_path: Path) -> None:
     (run.path / "link").symlink_to("/etc/hostname")
     with pytest.raises(StorageError, match="is a link"):
         export_run(run, tmp_path / "one.tar")
     assert not (tmp_path / "one.tar").exists()
 
 
-# ---- archives that nobody exported -----------------------------------------------------------------------------------
+# ---- malformed archives ----------------------------------------------------------------------------------------------
 
 RUN = json.dumps({"id": "evil", "workload": "ping", "config": {}, "seed": 0, "nodes": []}).encode()
 
@@ -109,7 +110,7 @@ def manifest(members: Members, **changes: object) -> bytes:
 
 
 def packed(members: Members, change: Callable[[tarfile.TarInfo], None] = lambda info: None) -> bytes:
-    """A tar of ``members`` whose headers ``change`` has had in hand; sizes of the data are what they are."""
+    """A tar of ``members``; ``change`` may modify each header, but not the data."""
     out = io.BytesIO()
     for name, data in members.items():
         info = tarfile.TarInfo(name)
@@ -119,7 +120,7 @@ def packed(members: Members, change: Callable[[tarfile.TarInfo], None] = lambda 
     return out.getvalue() + bytes(1024)
 
 
-def sound() -> Members:
+def valid_members() -> Members:
     return {"run.json": RUN, MANIFEST: manifest({"run.json": RUN})}
 
 
@@ -133,7 +134,7 @@ def typed(kind: bytes, link: str = "") -> bytes:
         if info.name == "run.json":
             info.type, info.linkname = kind, link
 
-    return packed(sound(), change)
+    return packed(valid_members(), change)
 
 
 def sized(size: int) -> bytes:
@@ -141,68 +142,68 @@ def sized(size: int) -> bytes:
         if info.name == "run.json":
             info.size = size
 
-    return packed(sound(), change)
+    return packed(valid_members(), change)
 
 
 def _flipped() -> bytes:
-    data = bytearray(packed(sound()))
+    data = bytearray(packed(valid_members()))
     data[520] ^= 1
     return bytes(data)
 
 
-HOSTILE: dict[str, tuple[bytes, str]] = {
-    "out by dots": (with_file("../outside"), "leads out"),
-    "out by dots within": (with_file("a/../../outside"), "leads out"),
-    "absolute": (with_file("/tmp/outside"), "leads out"),
-    "hidden": (with_file(".ssh/key"), "hidden"),
-    "a backslash": (with_file("..\\outside"), "leads out"),
-    "a line break": (with_file("a\nb"), "leads out"),
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "dots lead outside": (with_file("../outside"), "outside the run directory"),
+    "inner dots lead outside": (with_file("a/../../outside"), "outside the run directory"),
+    "absolute path": (with_file("/tmp/outside"), "outside the run directory"),
+    "hidden file": (with_file(".ssh/key"), "hidden"),
+    "backslash": (with_file("..\\outside"), "outside the run directory"),
+    "line break": (with_file("a\nb"), "outside the run directory"),
     "too deep": (with_file("/".join("abcdefghij")), "too deep"),
     "symbolic link": (typed(tarfile.SYMTYPE, "/etc/passwd"), "is a link"),
     "hard link": (typed(tarfile.LNKTYPE, "/etc/passwd"), "is a link"),
-    "device": (typed(tarfile.CHRTYPE), "only files"),
-    "pipe": (typed(tarfile.FIFOTYPE), "only files"),
-    "folder": (typed(tarfile.DIRTYPE), "only files"),
-    "extended header": (typed(tarfile.XHDTYPE), "only files"),
-    "long name": (typed(tarfile.GNUTYPE_LONGNAME), "only files"),
-    "sparse file": (typed(tarfile.GNUTYPE_SPARSE), "only files"),
-    "a petabyte": (sized(1 << 50), "more than there is room for"),
-    "a size below zero": (sized(-5), "below zero"),
-    "a file over a folder": (
+    "device": (typed(tarfile.CHRTYPE), "only regular files"),
+    "pipe": (typed(tarfile.FIFOTYPE), "only regular files"),
+    "folder": (typed(tarfile.DIRTYPE), "only regular files"),
+    "extended header": (typed(tarfile.XHDTYPE), "only regular files"),
+    "long name": (typed(tarfile.GNUTYPE_LONGNAME), "only regular files"),
+    "sparse file": (typed(tarfile.GNUTYPE_SPARSE), "only regular files"),
+    "one petabyte": (sized(1 << 50), "more than the limit"),
+    "negative size": (sized(-5), "negative file size"),
+    "file instead of a folder": (
         packed({**(files := {"a": b"x", "a/b": b"x", "run.json": RUN}), MANIFEST: manifest(files)}),
         "cannot unpack",
     ),
-    "another byte": (_flipped(), "not what was exported"),
-    "a file that is not told": (
+    "changed byte": (_flipped(), "differs from the manifest"),
+    "file missing from the manifest": (
         packed({"run.json": RUN, "more": b"x", MANIFEST: manifest({"run.json": RUN})}),
         "'more'",
     ),
-    "a told file that is not there": (
+    "file missing from the archive": (
         packed({"run.json": RUN, MANIFEST: manifest({"run.json": RUN, "more": b"x"})}),
         "'more'",
     ),
     "no manifest": (packed({"run.json": RUN}), "does not end with"),
-    "cut off": (packed(sound())[:900], "in the middle"),
-    "something behind it": (packed(sound()) + b"x" * 512, "goes on after its end"),
-    "no tar": (b"not a tar at all" * 100, "no archive of a run"),
-    "nothing": (b"", "in the middle"),
+    "truncated": (packed(valid_members())[:900], "in the middle"),
+    "data after the end": (packed(valid_members()) + b"x" * 512, "data after its end"),
+    "not a tar file": (b"not a tar at all" * 100, "not a run archive"),
+    "empty": (b"", "in the middle"),
     "another format": (packed({"run.json": RUN, MANIFEST: manifest({"run.json": RUN}, format=2)}), "another version"),
-    "an id that is a path": (
+    "id is a path": (
         packed({"run.json": RUN, MANIFEST: manifest({"run.json": RUN}, id="../evil")}),
-        "which is no id",
+        "invalid run id",
     ),
-    "deep JSON": (packed({"run.json": RUN, MANIFEST: b"[" * 200_000}), "damaged"),
-    "no run": (packed({"x": b"1", MANIFEST: manifest({"x": b"1"})}), "holds no sound run"),
-    "a run.json that is none": (
+    "deeply nested JSON": (packed({"run.json": RUN, MANIFEST: b"[" * 200_000}), "damaged"),
+    "no run.json": (packed({"x": b"1", MANIFEST: manifest({"x": b"1"})}), "does not contain a valid run"),
+    "run.json is not an object": (
         packed({"run.json": b"[]", MANIFEST: manifest({"run.json": b"[]"})}),
-        "holds no sound run",
+        "does not contain a valid run",
     ),
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_archives_are_refused_and_leave_nothing(tmp_path: Path, case: str) -> None:
-    data, cause = HOSTILE[case]
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_archives_are_rejected_and_leave_no_files(tmp_path: Path, case: str) -> None:
+    data, cause = MALFORMED[case]
     (tmp_path / "evil.tar").write_bytes(data)
     with pytest.raises(StorageError, match=cause):
         import_run(tmp_path / "evil.tar", tmp_path / "home" / "runs")
@@ -210,16 +211,16 @@ def test_hostile_archives_are_refused_and_leave_nothing(tmp_path: Path, case: st
     assert names(tmp_path / "home" / "runs") == []
 
 
-def test_the_sound_archive_of_these_cases_is_taken(tmp_path: Path) -> None:
-    """So that each of them is refused for what was changed in it."""
-    (tmp_path / "good.tar").write_bytes(packed(sound()))
+def test_the_unmodified_archive_of_these_cases_is_accepted(tmp_path: Path) -> None:
+    """So each malformed archive is rejected because of its modification."""
+    (tmp_path / "good.tar").write_bytes(packed(valid_members()))
     assert import_run(tmp_path / "good.tar", tmp_path / "runs").id == "evil"
 
 
-def test_limits_are_of_all_files_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_apply_to_all_files_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"run.json": RUN, "a": bytes(600), "b": bytes(600)}
     (tmp_path / "x.tar").write_bytes(packed({**files, MANIFEST: manifest(files)}))
-    with pytest.raises(StorageError, match="'b' has 600 bytes") as error:
+    with pytest.raises(StorageError, match="'b' in the archive has 600 bytes") as error:
         import_run(tmp_path / "x.tar", tmp_path / "runs", total_bytes=1000)
     assert "--max-gb" in error.value.hint
     monkeypatch.setattr(archive, "FILES", 2)
@@ -227,8 +228,8 @@ def test_limits_are_of_all_files_together(tmp_path: Path, monkeypatch: pytest.Mo
         import_run(tmp_path / "x.tar", tmp_path / "runs")
 
 
-def test_what_is_not_there_and_what_is_another_file(run: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no file"):
+def test_a_missing_archive_and_a_wrong_digest_raise_errors(run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="does not exist"):
         import_run(tmp_path / "none.tar", tmp_path / "runs")
     export_run(run, tmp_path / "one.tar")
     with pytest.raises(StorageError, match="has the SHA-256"):

@@ -1,4 +1,4 @@
-"""Checkpoints: same bits back, whole or not there, older ones never lost."""
+"""Checkpoints are loaded bit for bit and written atomically; a failed save keeps the older ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path_of(store: CheckpointStore, step: int) -> Path:
     return store._file(step)
 
 
-def test_every_dtype_and_shape_comes_back_bit_for_bit(store: CheckpointStore) -> None:
+def test_every_dtype_and_shape_is_loaded_bit_for_bit(store: CheckpointStore) -> None:
     rng = np.random.default_rng(0)
     kinds = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
     saved = {kind: np.frombuffer(rng.bytes(64), kind).copy() for kind in kinds if kind != "?"}
@@ -63,7 +63,7 @@ def test_the_two_newest_are_kept(store: CheckpointStore) -> None:
     assert len(list(path_of(store, 0).parent.iterdir())) == 2
 
 
-def test_saving_an_earlier_step_drops_the_future_that_was_given_up(store: CheckpointStore) -> None:
+def test_saving_an_earlier_step_removes_checkpoints_of_later_steps(store: CheckpointStore) -> None:
     for step in (10, 20):
         store.save(step, tensors(step), {})
     store.save(15, tensors(15), {})
@@ -80,47 +80,47 @@ def test_saving_a_step_again_replaces_it(store: CheckpointStore) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("point", ["write", "fsync", "rename"])
-def test_a_refusing_disk_is_told_and_takes_no_older_checkpoint(
+def test_a_failed_write_raises_an_error_and_keeps_older_checkpoints(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, point: str, number: int
 ) -> None:
     for step in (1, 2):
         store.save(step, tensors(step), {})
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         if point == "write":
-            patch.setattr("farshore.runs.checkpoints.save_file", refuse)
+            patch.setattr("farshore.runs.checkpoints.save_file", fail)
         elif point == "fsync":
-            patch.setattr(os, "fsync", refuse)
+            patch.setattr(os, "fsync", fail)
         else:
-            patch.setattr(Path, "replace", refuse)
+            patch.setattr(Path, "replace", fail)
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
             store.save(3, tensors(3), {})
     assert caught.value.exit_code == ExitCode.STORAGE
     assert ("free some space" in caught.value.hint) == (number == errno.ENOSPC)
     assert store.steps() == [1, 2]
     np.testing.assert_array_equal(store.load(1)[0]["w"], tensors(1)["w"])
-    assert len(list(path_of(store, 1).parent.iterdir())) == 2, "no half file is left"
+    assert len(list(path_of(store, 1).parent.iterdir())) == 2, "no partial file is left"
 
 
-def test_a_full_disk_as_the_library_tells_it_has_the_same_cure(
+def test_a_full_disk_reported_by_the_library_gives_the_same_hint(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors import SafetensorError
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("farshore.runs.checkpoints.save_file", refuse)
+    monkeypatch.setattr("farshore.runs.checkpoints.save_file", fail)
     with pytest.raises(StorageError) as caught:
         store.save(3, tensors(3), {})
     assert "free some space" in caught.value.hint
 
 
-def test_a_disk_that_is_really_too_small_is_told(tmp_path: Path) -> None:
-    # A file-size limit makes the system itself refuse, in a process of its own.
+def test_a_write_beyond_the_file_size_limit_raises_an_error(tmp_path: Path) -> None:
+    # In a separate process, because the file size limit applies to the whole process.
     script = f"""
 import resource, signal, pathlib, numpy as np
 from farshore.core.errors import StorageError
@@ -133,15 +133,15 @@ try:
     store.save(2, {{"w": np.zeros(100_000)}}, {{}})
 except StorageError as error:
     assert store.steps() == [1], store.steps()
-    print("told:", error)
+    print("raised:", error)
 """
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.startswith("told:"), done.stderr
+    assert done.stdout.startswith("raised:"), done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000001.safetensors"]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.05, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_passed_over(store: CheckpointStore, keep: float) -> None:
+def test_a_truncated_checkpoint_is_skipped(store: CheckpointStore, keep: float) -> None:
     for step in (1, 2):
         store.save(step, tensors(step), {})
     path = path_of(store, 2)
@@ -162,7 +162,7 @@ def test_a_truncated_checkpoint_is_passed_over(store: CheckpointStore, keep: flo
         (60).to_bytes(8, "little") + json.dumps({"__metadata__": {"meta": "{}"}, "w": {}}).ljust(60).encode(),
     ],
 )
-def test_other_bytes_are_passed_over(store: CheckpointStore, content: bytes) -> None:
+def test_files_that_are_not_checkpoints_are_skipped(store: CheckpointStore, content: bytes) -> None:
     store.save(1, tensors(1), {})
     path_of(store, 2).write_bytes(content)
     assert store.steps() == [1]
@@ -170,7 +170,7 @@ def test_other_bytes_are_passed_over(store: CheckpointStore, content: bytes) -> 
         store.load(2)
 
 
-def test_a_flipped_bit_is_found_when_loading(store: CheckpointStore) -> None:
+def test_loading_detects_a_flipped_bit(store: CheckpointStore) -> None:
     store.save(1, tensors(1), {})
     content = bytearray(path_of(store, 1).read_bytes())
     content[-5] ^= 1
@@ -179,7 +179,7 @@ def test_a_flipped_bit_is_found_when_loading(store: CheckpointStore) -> None:
         store.load(1)
 
 
-def test_changed_meta_data_is_found_when_loading(store: CheckpointStore) -> None:
+def test_loading_detects_changed_metadata(store: CheckpointStore) -> None:
     store.save(1, tensors(1), {"rate": 123})
     content = path_of(store, 1).read_bytes()
     assert content.count(b"123") == 1
@@ -188,22 +188,22 @@ def test_changed_meta_data_is_found_when_loading(store: CheckpointStore) -> None
         store.load(1)
 
 
-def test_what_killed_writers_left_half_written_is_cleared_away(store: CheckpointStore) -> None:
+def test_saving_removes_partial_files_of_killed_writers(store: CheckpointStore) -> None:
     store.save(1, tensors(1), {})
     folder = path_of(store, 1).parent
     for name in (".step-000000000002.safetensors.tmp", ".tmpA1b2C3"):
-        (folder / name).write_bytes(b"half")
+        (folder / name).write_bytes(b"partial")
     store.save(3, tensors(3), {})
     assert sorted(p.name for p in folder.iterdir()) == [path_of(store, s).name for s in (1, 3)]
 
 
-def test_a_missing_checkpoint_names_those_there_are(store: CheckpointStore) -> None:
+def test_the_error_for_a_missing_checkpoint_lists_the_available_steps(store: CheckpointStore) -> None:
     store.save(4, tensors(4), {})
-    with pytest.raises(StorageError, match=r"no checkpoint of step 5 .*there are: 4"):
+    with pytest.raises(StorageError, match=r"no checkpoint of step 5 .*available steps: 4"):
         store.load(5)
 
 
-def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two(store: CheckpointStore) -> None:
+def test_pruning_does_not_count_damaged_checkpoints(store: CheckpointStore) -> None:
     for step in (1, 2):
         store.save(step, tensors(step), {})
     os.truncate(path_of(store, 2), 20)
@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two(store: Checkpoint
     assert store.steps() == [1, 3]
 
 
-def test_what_no_checkpoint_can_hold_is_refused_by_name(store: CheckpointStore) -> None:
+def test_saving_an_unsupported_dtype_names_the_array(store: CheckpointStore) -> None:
     for array in (np.array(["text"]), np.array([object()]), np.array(["2020-01-01"], "M8[D]")):
         with pytest.raises(StorageError, match="cannot checkpoint 'odd'"):
             store.save(1, {"odd": array}, {})
@@ -219,7 +219,7 @@ def test_what_no_checkpoint_can_hold_is_refused_by_name(store: CheckpointStore) 
 
 
 @pytest.mark.process
-def test_a_killed_writer_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_only_complete_checkpoints(tmp_path: Path) -> None:
     script = f"""
 import pathlib, numpy as np
 from farshore.runs.checkpoints import CheckpointStore
@@ -233,42 +233,42 @@ while True:
     with subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(5):
-            told = int(process.stdout.readline())
+            saved = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
-        told = max([told, *map(int, process.stdout.read().split())])
+        saved = max([saved, *map(int, process.stdout.read().split())])
     store = CheckpointStore(tmp_path)
     assert len(store.steps()) >= 2
-    assert store.steps()[-1] >= told, "what save() has returned for is there"
+    assert store.steps()[-1] >= saved, "every step for which save() returned exists"
     for step in store.steps():
         loaded, meta = store.load(step)
         assert meta == {"step": step}
         assert (loaded["w"] == step).all()
 
 
-def test_json_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     files.write_json(path, {"a": 1})
     with pytest.raises(StorageError):
         files.write_json(path, {"a": object()})
 
-    def refuse(_: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match="No space left"):
         files.write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_a_directory_that_turns_into_a_file_while_writing_is_told_with_the_first_cause(tmp_path: Path) -> None:
+def test_replace_reports_the_first_error_when_cleanup_fails_too(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
 
     def write(temporary: Path) -> None:
         folder.rmdir()
-        folder.write_text("in the way")
+        folder.write_text("not a directory")
         temporary.write_text("lost")
 
-    with pytest.raises(StorageError, match="Not a directory – check that disk"):
+    with pytest.raises(StorageError, match="Not a directory – check the disk"):
         files.replace(folder / "step", write)

@@ -1,4 +1,4 @@
-"""What a run left behind is read as it was written, or refused: never something else, never silently less."""
+"""Damaged checkpoints and ledgers are read as they were written or rejected; nothing is silently lost."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def transfer(step: int = 0) -> Transfer:
     return Transfer("a", "up", "activation", "int4", 0, step, 0, 100, 10, 20, 0, 0.5)
 
 
-def damage(path: Path, place: int) -> None:
+def damage(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
 
 
@@ -33,20 +33,20 @@ def newest(path: Path) -> Path:
     return max(path.glob("step-*.safetensors"))
 
 
-@pytest.mark.parametrize("store_is_new", [True, False])
-def test_a_checkpoint_with_one_wrong_bit_is_not_offered(tmp_path: Path, store_is_new: bool) -> None:
+@pytest.mark.parametrize("reopen", [True, False])
+def test_steps_omits_a_checkpoint_with_one_wrong_bit(tmp_path: Path, reopen: bool) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, ARRAYS, {})
     store.save(2, ARRAYS, {})
     damage(newest(tmp_path), -7)
-    if store_is_new:
+    if reopen:
         store = CheckpointStore(tmp_path)
     assert store.steps() == [1]
     with pytest.raises(StorageError, match="checksum"):
         store.load(2)
 
 
-def test_a_checkpoint_with_a_wrong_figure_in_its_meta_data_is_not_offered(tmp_path: Path) -> None:
+def test_steps_omits_a_checkpoint_with_a_changed_number_in_its_metadata(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, ARRAYS, {"epoch": 4})
     content = newest(tmp_path).read_bytes()
@@ -55,7 +55,7 @@ def test_a_checkpoint_with_a_wrong_figure_in_its_meta_data_is_not_offered(tmp_pa
     assert store.steps() == []
 
 
-def test_a_damaged_checkpoint_does_not_push_out_a_sound_one(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_displace_a_valid_one(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     for step in (1, 2):
         store.save(step, ARRAYS, {})
@@ -79,7 +79,7 @@ store.save(2, big, {})
 
 
 @pytest.mark.process
-def test_what_a_killed_save_leaves_is_cleared_away(tmp_path: Path) -> None:
+def test_the_partial_file_of_a_killed_save_is_removed(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -92,49 +92,49 @@ def test_what_a_killed_save_leaves_is_cleared_away(tmp_path: Path) -> None:
     child.wait()
     child.stdout.close()
     store = CheckpointStore(tmp_path)
-    left = store.steps()
-    assert left in ([1], [1, 2])
+    steps = store.steps()
+    assert steps in ([1], [1, 2])
     store.save(3, ARRAYS, {})
-    assert store.steps() == [left[-1], 3]
+    assert store.steps() == [steps[-1], 3]
     assert sorted(p.name[:4] for p in tmp_path.iterdir()) == ["step", "step"]
 
 
-def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_a_ledger(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record(transfer())
-    (tmp_path / "ledger-0001.arrows").write_bytes(b"a page of text that somebody saved under a ledger's name")
-    with pytest.raises(StorageError, match=r"ledger-0001.arrows is no ledger"):
+    (tmp_path / "ledger-0001.arrows").write_bytes(b"a text file with the name of a ledger segment")
+    with pytest.raises(StorageError, match=r"ledger-0001.arrows is not a ledger"):
         read_ledger(tmp_path)
 
 
-def test_a_ledger_of_other_columns_is_refused(tmp_path: Path) -> None:
+def test_a_ledger_with_other_columns_is_rejected(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     schema = pa.schema([("node", pa.string())])
     with pa.OSFile(str(tmp_path / "ledger-0000.arrows"), "wb") as file, pa.ipc.new_stream(file, schema):
         pass
-    with pytest.raises(StorageError, match="no ledger of this version"):
+    with pytest.raises(StorageError, match="not a ledger of this version"):
         read_ledger(tmp_path)
 
 
-def test_a_segment_cut_anywhere_gives_its_whole_blocks(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "whole", block_rows=2, flush_seconds=60) as ledger:
+def test_a_truncated_segment_yields_its_complete_blocks(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "complete", block_rows=2, flush_seconds=60) as ledger:
         for step in range(6):
             ledger.record(transfer(step))
         ledger.flush()
-    content = segments(tmp_path / "whole")[0].read_bytes()
-    cut = tmp_path / "cut"
-    cut.mkdir()
+    content = segments(tmp_path / "complete")[0].read_bytes()
+    truncated = tmp_path / "truncated"
+    truncated.mkdir()
     seen = set()
     for end in range(0, len(content) + 1, 7):
-        (cut / "ledger-0000.arrows").write_bytes(content[:end])
-        steps = read_ledger(cut)["step"].to_pylist()
+        (truncated / "ledger-0000.arrows").write_bytes(content[:end])
+        steps = read_ledger(truncated)["step"].to_pylist()
         assert steps == list(range(len(steps)))
         assert len(steps) % 2 == 0
         seen.add(len(steps))
     assert seen == {0, 2, 4, 6}
 
 
-def test_the_columns_asked_for_come_in_that_order(tmp_path: Path) -> None:
+def test_requested_columns_are_read_in_the_requested_order(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record(transfer(3))
     table = read_ledger(tmp_path, ["frame_bytes", "kind", "step"])

@@ -1,4 +1,4 @@
-"""A run's rounds lie in one file that only grows, and is cut back to the round that a run goes on from."""
+"""The history of rounds is appended to one file and truncated to the checkpoint when a run resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def written(folder: Path, rounds: int) -> Path:
     return folder / "rounds.jsonl"
 
 
-def test_a_run_goes_on_after_the_checkpoints_round_whatever_came_later(tmp_path: Path) -> None:
+def test_resuming_discards_rounds_after_the_checkpoint(tmp_path: Path) -> None:
     path = written(tmp_path, 5)
     with History(tmp_path, 3) as history:
         assert history.entries == [entry(1), entry(2), entry(3)]
@@ -33,24 +33,24 @@ def test_a_run_goes_on_after_the_checkpoints_round_whatever_came_later(tmp_path:
 
 
 @pytest.mark.parametrize("left", range(1, 60, 7))
-def test_a_kill_in_the_midst_of_a_line_leaves_all_earlier_rounds(tmp_path: Path, left: int) -> None:
+def test_a_kill_in_the_middle_of_a_line_keeps_all_earlier_rounds(tmp_path: Path, left: int) -> None:
     path = written(tmp_path, 3)
-    whole = path.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    path.write_bytes(whole[: len(whole) - last + min(left, last - 1)])
+    complete = path.read_bytes()
+    last = len(complete.splitlines(keepends=True)[-1])
+    path.write_bytes(complete[: len(complete) - last + min(left, last - 1)])
     with History(tmp_path, 2) as history:
         history.append(entry(3))
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
 
 
-def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_with_an_empty_history(tmp_path: Path) -> None:
     path = written(tmp_path, 2)
     History(tmp_path, 0)
     assert path.read_bytes() == b""
     assert History(tmp_path / "none", 0).entries == []
 
 
-def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_read_back(tmp_path: Path) -> None:
     with History(tmp_path, 0) as history:
         history.append({"round": 1, "train_loss": math.nan, "worst": math.inf})
     (found,) = read_history(tmp_path, 1)
@@ -58,16 +58,16 @@ def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
     assert found["worst"] == math.inf
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "broken", "another round"])
-def test_a_file_that_lacks_a_round_of_the_checkpoint_is_damaged_and_left_alone(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "short", "broken", "another round"])
+def test_a_history_without_a_round_of_the_checkpoint_is_rejected_and_unchanged(tmp_path: Path, damage: str) -> None:
     path = written(tmp_path, 4)
     lines = path.read_bytes().splitlines(keepends=True)
-    if damage == "gone":
+    if damage == "missing":
         path.unlink()
     else:
-        spoilt = {"short": lines[:1], "broken": [lines[0], b'{"round": 2\n', *lines[2:]], "another round": lines[1:]}
-        path.write_bytes(b"".join(spoilt[damage]))
+        damaged = {"short": lines[:1], "broken": [lines[0], b'{"round": 2\n', *lines[2:]], "another round": lines[1:]}
+        path.write_bytes(b"".join(damaged[damage]))
     before = path.read_bytes() if path.exists() else None
-    with pytest.raises(StorageError, match="it lacks round"):
+    with pytest.raises(StorageError, match=r"round \d is missing"):
         History(tmp_path, 4)
     assert (path.read_bytes() if path.exists() else None) == before

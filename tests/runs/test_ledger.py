@@ -1,4 +1,4 @@
-"""The ledger: nothing recorded is lost, nothing flushed can be taken away."""
+"""The ledger keeps every recorded transfer, and every flushed row survives a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def transfer(i: int, node: str = "edge-1") -> Transfer:
     )
 
 
-def test_rows_come_back_as_they_were_recorded(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     rows = [transfer(i, f"edge-{i % 5}") for i in range(1000)]
     rows.append(Transfer("éâ", "up", "x", "raw", 2**40, -1, 0, 2**62, 0, 0, 7, 0.1))
     with Ledger(tmp_path, block_rows=64) as ledger:
@@ -47,7 +47,7 @@ def test_rows_come_back_as_they_were_recorded(tmp_path: Path) -> None:
     assert table.schema.field("dense_bytes").type == pa.int64()
 
 
-def test_a_full_block_is_written_without_being_asked(tmp_path: Path) -> None:
+def test_a_full_block_is_written_without_a_flush(tmp_path: Path) -> None:
     with Ledger(tmp_path, block_rows=10, flush_seconds=3600) as ledger:
         for i in range(25):
             ledger.record(transfer(i))
@@ -55,9 +55,9 @@ def test_a_full_block_is_written_without_being_asked(tmp_path: Path) -> None:
         assert read_ledger(tmp_path).num_rows == 20
 
 
-def test_a_row_does_not_wait_for_its_block_for_ever(tmp_path: Path) -> None:
+def test_a_row_is_written_after_flush_seconds_at_the_latest(tmp_path: Path) -> None:
     with Ledger(tmp_path, flush_seconds=0.05) as ledger:
-        for i in range(3):  # again after a quiet time, too
+        for i in range(3):  # the thread waits again after each write
             ledger.record(transfer(i))
             _eventually(lambda i=i: read_ledger(tmp_path).num_rows == i + 1)
 
@@ -98,7 +98,7 @@ def test_four_threads_lose_nothing(tmp_path: Path) -> None:
     assert asdict(live.down) == by["down"]
 
 
-def test_running_totals_count_rows_that_still_wait(tmp_path: Path) -> None:
+def test_running_totals_include_pending_rows(tmp_path: Path) -> None:
     with Ledger(tmp_path, block_rows=4, flush_seconds=3600) as ledger:
         assert ledger.totals.up == Sizes()
         for i in range(7):
@@ -120,7 +120,7 @@ def test_a_resumed_run_opens_the_next_segment(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_killed_writer_leaves_every_flushed_block(tmp_path: Path) -> None:
+def test_flushed_rows_survive_a_kill(tmp_path: Path) -> None:
     script = f"""
 import pathlib
 from farshore.core.transfer import Transfer
@@ -138,17 +138,17 @@ while True:
     with subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(30):
-            told = int(process.stdout.readline())
+            flushed = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
-        told = max([told, *map(int, process.stdout.read().split())])
+        flushed = max([flushed, *map(int, process.stdout.read().split())])
     with Ledger(tmp_path) as resumed:
         resumed.record(transfer(1))
     steps = read_ledger(tmp_path)["step"].to_pylist()[:-1]
-    assert len(steps) >= told
+    assert len(steps) >= flushed
     assert steps == list(range(len(steps)))
 
 
-def test_a_segment_cut_anywhere_gives_its_whole_blocks(tmp_path: Path) -> None:
+def test_a_truncated_segment_yields_its_complete_blocks(tmp_path: Path) -> None:
     with Ledger(tmp_path, block_rows=20) as ledger:
         for i in range(100):
             ledger.record(transfer(i, f"edge-{i // 20}"))
@@ -164,18 +164,20 @@ def test_a_segment_cut_anywhere_gives_its_whole_blocks(tmp_path: Path) -> None:
     assert seen == {0, 20, 40, 60, 80, 100}
 
 
-def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stay_pending_while_the_disk_is_full_and_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = threading.Event()
     write = os.write
 
-    def refuse(file: int, data: bytes) -> int:
+    def fail(file: int, data: bytes) -> int:
         if full.is_set():
-            if len(data) > 200:  # the disk takes the beginning of a block, as a real one does
+            if len(data) > 200:  # a full disk accepts the beginning of a block
                 return write(file, bytes(data[:100]))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data)
 
-    monkeypatch.setattr(os, "write", refuse)
+    monkeypatch.setattr(os, "write", fail)
     with Ledger(tmp_path, block_rows=10, flush_seconds=0.01) as ledger:
         for i in range(30):
             ledger.record(transfer(i))
@@ -192,20 +194,20 @@ def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.Mo
         assert [Transfer(**v) for v in read_ledger(tmp_path).to_pylist()] == [transfer(i) for i in range(95)]
 
 
-def test_rows_that_no_disk_takes_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_raises_when_too_many_blocks_are_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path, block_rows=2, flush_seconds=3600)
 
-    def refuse(_file: int, _data: bytes) -> int:
+    def fail(_file: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", refuse)
+        patch.setattr(os, "write", fail)
         with pytest.raises(StorageError, match="No space left"):
             _record(ledger, 1000)
     ledger.close()
 
 
-def test_a_closed_ledger_takes_nothing_and_has_no_thread(tmp_path: Path) -> None:
+def test_a_closed_ledger_rejects_rows_and_has_no_thread(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert any(t.name == "ledger" for t in threading.enumerate())
     ledger.close()
@@ -226,26 +228,26 @@ def test_totals_group_by_any_columns(tmp_path: Path) -> None:
             ledger.record(row)
     table = read_ledger(tmp_path)
     for by in ([], ["node"], ["kind", "node"], ["direction", "encoding", "round"]):
-        want: dict[tuple[Any, ...], list[int]] = {}
+        expected: dict[tuple[Any, ...], list[int]] = {}
         for row in rows:
-            sums = want.setdefault(tuple(getattr(row, name) for name in by), [0, 0, 0, 0])
+            sums = expected.setdefault(tuple(getattr(row, name) for name in by), [0, 0, 0, 0])
             for i, more in enumerate((1, row.dense_bytes, row.payload_bytes, row.frame_bytes)):
                 sums[i] += more
         got = totals(table, by)
         assert got.column_names == [*by, "frames", "dense_bytes", "payload_bytes", "frame_bytes"]
-        assert [tuple(v.values()) for v in got.to_pylist()] == [(*k, *v) for k, v in sorted(want.items())]
+        assert [tuple(v.values()) for v in got.to_pylist()] == [(*k, *v) for k, v in sorted(expected.items())]
 
 
-def test_a_ledger_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_and_a_file_in_its_place_raise_errors(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
         read_ledger(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot make the directory"):
+    with pytest.raises(StorageError, match="cannot create the directory"):
         Ledger(tmp_path / "file" / "below")
 
 
 def test_recording_does_not_load_pandas(tmp_path: Path) -> None:
-    # Where it is installed, pyarrow imports it at the first chance, for seconds, in the middle of a run.
+    # pa.array() imports pandas if it is installed, which would take seconds in the middle of a run.
     pytest.importorskip("pandas")
     script = f"""
 import pathlib, sys
@@ -260,11 +262,11 @@ print("pandas" in sys.modules)
     assert read_ledger(tmp_path).num_rows == 1
 
 
-def test_another_versions_columns_are_refused(tmp_path: Path) -> None:
+def test_a_ledger_of_another_version_is_rejected(tmp_path: Path) -> None:
     schema = pa.schema([("x", pa.int64())])
     with pa.OSFile(str(tmp_path / "ledger-0000.arrows"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(pa.table({"x": [1]}))
-    with pytest.raises(StorageError, match="no ledger of this version"):
+    with pytest.raises(StorageError, match="not a ledger of this version"):
         read_ledger(tmp_path)
 
 
@@ -277,8 +279,8 @@ def _empty(tmp_path: Path) -> pa.Table:
     return read_ledger(tmp_path)
 
 
-def _eventually(true: Any, seconds: float = 20) -> None:
+def _eventually(condition: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "never came true"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)

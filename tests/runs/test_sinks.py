@@ -1,4 +1,4 @@
-"""Figures reach the places they are sent to, read back with the libraries that own the formats; none ends a run."""
+"""Metrics reach each sink, as read back with the format's own library; a failing sink does not fail the run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from farshore.core.errors import ConfigError, MissingExtraError, NotFoundError, StorageError
 from farshore.runs import sinks
 from farshore.runs.directory import RunDirectory
-from farshore.runs.sinks import check_sinks, send
+from farshore.runs.metrics_export import export_metrics
+from farshore.runs.sinks import check_sinks
 
-FIGURES = [(1, {"loss": 2.5, "acc": 0.25}), (2, {"loss": math.nan, "acc": 0.5}), (3, {"loss": 1.25, "acc": 0.75})]
+METRICS = [(1, {"loss": 2.5, "acc": 0.25}), (2, {"loss": math.nan, "acc": 0.5}), (3, {"loss": 1.25, "acc": 0.75})]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def write(run: RunDirectory, names: Sequence[str]) -> None:
     metrics = run.open_metrics(names)
-    for step, values in FIGURES:
+    for step, values in METRICS:
         metrics.write(step, values)
     metrics.close()
 
@@ -40,7 +41,7 @@ EXPECTED = [(1, "loss", 2.5), (1, "acc", 0.25), (2, "acc", 0.5), (3, "loss", 1.2
 
 
 def read_events(folder: Path) -> list[tuple[int, str, float]]:
-    """What TensorBoard's own reader finds."""
+    """Read scalars with TensorBoard's own reader."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(folder))
@@ -49,34 +50,34 @@ def read_events(folder: Path) -> list[tuple[int, str, float]]:
     return sorted(found, key=lambda row: (row[0], row[1] != "loss"))
 
 
-def test_csv_goes_on_after_a_restart(run: RunDirectory) -> None:
+def test_csv_is_continued_after_a_restart(run: RunDirectory) -> None:
     write(run, ["csv"])
     write(run, ["csv"])
     assert read_csv(run.path / "metrics.csv") == EXPECTED * 2
     assert len(list(run.read_metrics())) == 6
 
 
-def test_tensorboard_reads_what_was_written(run: RunDirectory) -> None:
+def test_tensorboard_reads_the_event_files(run: RunDirectory) -> None:
     pytest.importorskip("tensorboard")
     write(run, ["tensorboard", "csv"])
     assert read_events(run.path / "tensorboard") == EXPECTED
     assert read_csv(run.path / "metrics.csv") == EXPECTED
 
 
-def test_a_run_is_sent_afterwards(run: RunDirectory, tmp_path: Path) -> None:
+def test_recorded_metrics_are_exported_afterwards(run: RunDirectory, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    with pytest.raises(NotFoundError, match="no figures yet"):
-        send(run, "csv", tmp_path / "early")
+    with pytest.raises(NotFoundError, match="no metrics yet"):
+        export_metrics(run, "csv", tmp_path / "early")
     write(run, [])
-    assert send(run, "tensorboard", tmp_path / "out") == 3
+    assert export_metrics(run, "tensorboard", tmp_path / "out") == 3
     assert read_events(tmp_path / "out" / "tensorboard") == EXPECTED
-    assert send(run, "csv", tmp_path / "out") == 3
+    assert export_metrics(run, "csv", tmp_path / "out") == 3
     assert read_csv(tmp_path / "out" / "metrics.csv") == EXPECTED
-    with pytest.raises(StorageError, match="exists already"):
-        send(run, "csv", tmp_path / "out")
+    with pytest.raises(StorageError, match="already exists"):
+        export_metrics(run, "csv", tmp_path / "out")
 
 
-def test_mlflow_keeps_one_run_over_a_restart(
+def test_mlflow_run_is_continued_after_a_restart(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("mlflow")
@@ -89,39 +90,39 @@ def test_mlflow_keeps_one_run_over_a_restart(
     client = MlflowClient(tracking_uri=(tmp_path / "tracking").as_uri())
     experiment = client.get_experiment_by_name("farshore")
     assert experiment is not None
-    (made,) = client.search_runs([experiment.experiment_id])
-    assert made.info.run_name == "one"
-    assert made.data.params == {"lr": "0.1", "virtual.batch": "8", "seed": "3"}
-    history = client.get_metric_history(made.info.run_id, "acc")
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.run_name == "one"
+    assert logged.data.params == {"lr": "0.1", "virtual.batch": "8", "seed": "3"}
+    history = client.get_metric_history(logged.info.run_id, "acc")
     assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5), (3, 0.75)] * 2
-    assert made.info.status == "FINISHED"
+    assert logged.info.status == "FINISHED"
 
 
-def test_a_sink_that_fails_is_left_out_and_said_once(
+def test_a_failing_sink_is_disabled_and_logged_once(
     run: RunDirectory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
         def __init__(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(sinks._MAKERS, "tensorboard", Full)
-    monkeypatch.setitem(sinks._NEEDS, "tensorboard", None)
+    monkeypatch.setitem(sinks._FACTORIES, "tensorboard", Full)
+    monkeypatch.setitem(sinks._REQUIREMENTS, "tensorboard", None)
     with caplog.at_level(logging.WARNING):
         write(run, ["tensorboard", "csv"])
     assert len(caplog.records) == 1
-    assert "the metrics sink 'tensorboard' failed and is left out: OSError" in caplog.text
+    assert "metrics sink 'tensorboard' failed and is disabled: OSError" in caplog.text
     assert read_csv(run.path / "metrics.csv") == EXPECTED
     with pytest.raises(StorageError, match="No space left"):
-        send(run, "tensorboard", run.path / "out")
+        export_metrics(run, "tensorboard", run.path / "out")
 
 
-def test_what_is_not_there_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="no metrics sink is called 'tensorbord'") as error:
+def test_errors_name_unknown_sinks_missing_settings_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="unknown metrics sink 'tensorbord'") as error:
         check_sinks(["csv", "tensorbord"])
     assert error.value.hint == "did you mean 'tensorboard'?"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sinks, "find_spec", lambda name: True)
-    with pytest.raises(ConfigError, match="nothing says where MLflow is"):
+    with pytest.raises(ConfigError, match="the MLflow server is not configured"):
         check_sinks(["mlflow"])
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
     check_sinks(["csv"])

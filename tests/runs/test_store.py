@@ -1,4 +1,4 @@
-"""The run store: what is written is there after a kill, and impossible changes of state are refused."""
+"""The run store persists runs, nodes and tokens, and rejects invalid state transitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from farshore.core.errors import ConfigError, MissingExtraError, NotFoundError, StorageError
-from farshore.runs.states import ENDED, FOLLOWERS, check_transition
+from farshore.runs.states import ENDED, TRANSITIONS, check_transition
 from farshore.runs.store import NodeRow, RunRow, RunStore, TokenRow
 
 
@@ -57,7 +57,7 @@ def full_row() -> RunRow:
     )
 
 
-def test_every_field_survives_reopening(tmp_path: Path) -> None:
+def test_every_field_is_read_back_after_reopening(tmp_path: Path) -> None:
     row = full_row()
     url = f"sqlite:///{tmp_path}/deep/er/runs.sqlite"
     store = RunStore(url)
@@ -69,7 +69,7 @@ def test_every_field_survives_reopening(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_new_run_waits_under_a_sortable_id(store: RunStore, clock: Clock) -> None:
+def test_a_new_run_is_waiting_and_has_a_sortable_id(store: RunStore, clock: Clock) -> None:
     rows = []
     for _ in range(5):
         rows.append(store.create_run("ping"))
@@ -84,8 +84,8 @@ def test_a_new_run_waits_under_a_sortable_id(store: RunStore, clock: Clock) -> N
         store.create_run("ping", id=rows[0].id)
 
 
-@pytest.mark.parametrize(("old", "new"), list(itertools.product(FOLLOWERS, repeat=2)))
-def test_states_follow_each_other_as_drawn(store: RunStore, old: str, new: str) -> None:
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(TRANSITIONS, repeat=2)))
+def test_only_the_documented_state_transitions_are_allowed(store: RunStore, old: str, new: str) -> None:
     allowed = {
         ("waiting", "starting"),
         ("starting", "running"),
@@ -94,7 +94,7 @@ def test_states_follow_each_other_as_drawn(store: RunStore, old: str, new: str) 
         *((active, end) for active in ("waiting", "starting", "running") for end in ENDED - {"finished"}),
         *((active, "waiting") for active in ("starting", "running")),
         *((end, "waiting") for end in ("failed", "cancelled", "interrupted")),
-        *((state, state) for state in FOLLOWERS),
+        *((state, state) for state in TRANSITIONS),
     }
     row = store.create_run("ping", state=old)
     if (old, new) in allowed:
@@ -106,22 +106,22 @@ def test_states_follow_each_other_as_drawn(store: RunStore, old: str, new: str) 
         assert store.run(row.id) == row
 
 
-def test_an_unknown_state_is_refused(store: RunStore) -> None:
-    with pytest.raises(ConfigError, match="no state 'asleep'"):
+def test_an_unknown_state_is_rejected(store: RunStore) -> None:
+    with pytest.raises(ConfigError, match="unknown state 'asleep'"):
         check_transition("r", "waiting", "asleep")
     row = store.create_run("ping")
-    with pytest.raises(ConfigError, match="no state"):
+    with pytest.raises(ConfigError, match="unknown state"):
         store.save_run(replace(row, state="asleep"))  # type: ignore[arg-type]
 
 
-def test_an_unknown_run_is_told(store: RunStore) -> None:
+def test_an_unknown_run_raises_an_error(store: RunStore) -> None:
     for call in (lambda: store.run("x"), lambda: store.save_run(full_row())):
         with pytest.raises(NotFoundError, match="no run is called"):
             call()
     assert store.runs() == []
 
 
-def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
+def test_several_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     token = TokenRow("t", b"hash", 0.0, 2e9, uses_left=300)
     first = RunStore(path)
@@ -133,7 +133,7 @@ def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
         try:
             used.extend(1 for _ in range(100) if store.use_token("t"))
             for _ in range(20):
-                # Reads, then writes: two that both read first must not end in a refusal.
+                # save_run reads, then writes; two stores that both read first must not fail.
                 store.save_run(replace(store.create_run("ping"), state="starting"))
         except Exception as error:
             errors.append(error)
@@ -146,12 +146,12 @@ def test_two_stores_on_one_file_wait_for_each_other(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert len(used) == 300, "each use is given away once"
+    assert len(used) == 300, "each use is granted once"
     assert len({row.id for row in first.runs("starting")}) == 80
     first.close()
 
 
-def test_nodes_and_tokens_are_kept(store: RunStore, clock: Clock) -> None:
+def test_nodes_and_tokens_are_stored_and_tokens_are_used_up(store: RunStore, clock: Clock) -> None:
     node = NodeRow("edge-1", b"\x00\xff", joined=5.0)
     store.save_node(NodeRow("edge-2", b"y", 6.0))
     store.save_node(node)
@@ -175,19 +175,19 @@ def test_nodes_and_tokens_are_kept(store: RunStore, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/nowhere/x.sqlite", "nothing+like://it"])
-def test_a_database_that_cannot_be_used_is_told(url: str) -> None:
+def test_an_unusable_database_raises_an_error_with_a_hint(url: str) -> None:
     with pytest.raises(StorageError, match="cannot open the run store") as caught:
         RunStore(url)
     assert caught.value.hint
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("not a database at all " * 100)
     with pytest.raises(StorageError, match="cannot open the run store: file is not a database"):
         RunStore(tmp_path / "x")
 
 
-def test_sqlite_is_set_up_for_readers_beside_a_writer(store: RunStore) -> None:
+def test_sqlite_is_configured_for_concurrent_readers(store: RunStore) -> None:
     with store._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() >= 1000
@@ -199,13 +199,13 @@ def test_readers_do_not_wait_for_a_writer(store: RunStore) -> None:
         assert store.runs() == [row]
 
 
-def test_a_missing_database_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farshore.runs.store.find_spec", lambda _: None)
+def test_the_error_names_the_missing_database_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farshore.runs.database.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"SQLAlchemy.*farshore\[server\]"):
         RunStore(tmp_path / "x")
 
 
-def test_pages_of_runs_come_newest_first_and_say_how_many_there_are(store: RunStore, clock: Clock) -> None:
+def test_a_page_lists_newest_runs_first_and_counts_all_matches(store: RunStore, clock: Clock) -> None:
     for number in range(7):
         clock.now += 1
         store.create_run("vhl" if number % 2 else "ping_100%", id=f"r{number}")
@@ -216,15 +216,15 @@ def test_pages_of_runs_come_newest_first_and_say_how_many_there_are(store: RunSt
     assert store.page(containing="1__%")[1] == 0
     assert store.page(state="failed") == ([], 0)
     assert store.page(state="waiting", containing="r3")[1] == 1
-    assert store.states() == {"waiting": 7}
+    assert store.count_by_state() == {"waiting": 7}
 
 
-def test_a_store_that_only_reads_sees_writes_and_makes_none(tmp_path: Path) -> None:
+def test_a_read_only_store_sees_writes_and_rejects_its_own(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
-    with pytest.raises(NotFoundError, match="no run store"):
-        RunStore(path, only_read=True)
+    with pytest.raises(NotFoundError, match=r"run store .* does not exist"):
+        RunStore(path, read_only=True)
     assert not path.exists()
-    writer, reader = RunStore(path), RunStore(path, only_read=True)
+    writer, reader = RunStore(path), RunStore(path, read_only=True)
     row = writer.create_run("vhl")
     assert reader.run(row.id) == row
     for write in (lambda: reader.create_run("vhl"), lambda: reader.save_run(row), lambda: reader.use_token("t")):
@@ -233,7 +233,7 @@ def test_a_store_that_only_reads_sees_writes_and_makes_none(tmp_path: Path) -> N
     assert writer.runs() == [row]
 
 
-def test_a_store_of_an_older_server_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+def test_missing_columns_of_an_older_store_are_added(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     store = RunStore(path)
     kept = store.create_run("vhl", wanted=("a",), nodes=("a", "b"), count=2)

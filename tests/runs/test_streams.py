@@ -1,4 +1,4 @@
-"""Streams of records grow, survive a kill, and are cut back to what a checkpoint remembers."""
+"""Record streams grow, survive a kill, and are truncated to the lengths that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store(folder: Path) -> StateStore:
     return StateStore(CheckpointStore(folder / "checkpoints"), folder / "streams")
 
 
-def test_records_come_back_in_order_and_by_index(tmp_path: Path) -> None:
+def test_records_are_read_in_order_and_by_index(tmp_path: Path) -> None:
     stream = RecordStream(tmp_path / "a.records")
     assert [stream.append(record(n)) for n in range(10)] == list(range(10))
     assert numbers(stream) == list(range(10))
@@ -49,7 +49,7 @@ def test_records_come_back_in_order_and_by_index(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 6), torn=st.integers(1, 200))
-def test_a_torn_end_costs_the_records_that_it_tears_and_no_more(
+def test_a_truncated_file_loses_only_the_truncated_records(
     tmp_path_factory: pytest.TempPathFactory, count: int, torn: int
 ) -> None:
     path = tmp_path_factory.mktemp("s") / "a.records"
@@ -63,14 +63,14 @@ def test_a_torn_end_costs_the_records_that_it_tears_and_no_more(
     with path.open("r+b") as file:
         file.truncate(size)
     again = RecordStream(path)
-    whole = max(sum(s <= size for s in sizes) - 1, 0)
-    assert numbers(again) == list(range(whole))
+    complete = max(sum(s <= size for s in sizes) - 1, 0)
+    assert numbers(again) == list(range(complete))
     again.append(record(99))
     again.close()
-    assert numbers(RecordStream(path)) == [*range(whole), 99]
+    assert numbers(RecordStream(path)) == [*range(complete), 99]
 
 
-def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+def test_reading_detects_a_changed_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.records"
     stream = RecordStream(path)
     for n in (4, 3):
@@ -85,7 +85,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
         stream.read(1)
 
 
-def test_a_file_that_is_no_stream_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_stream_is_rejected_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.records"
     path.write_bytes(b"something else")
     with pytest.raises(StorageError, match="not a stream"):
@@ -99,7 +99,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
         StreamStore(tmp_path).stream(name)
 
 
-def test_a_checkpoint_remembers_lengths_and_a_resume_cuts_back(tmp_path: Path) -> None:
+def test_resuming_truncates_streams_to_the_lengths_of_the_checkpoint(tmp_path: Path) -> None:
     first = store(tmp_path)
     for n in range(7):
         first.append("replay", record(n))
@@ -113,12 +113,12 @@ def test_a_checkpoint_remembers_lengths_and_a_resume_cuts_back(tmp_path: Path) -
     again.begin(10)
     assert numbers(again.stream("replay")) == list(range(7))
     assert len(again.stream("late")) == 0
-    assert again.load(10)[1] == {"epoch": 3}, "the lengths are not the program's metadata"
+    assert again.load(10)[1] == {"epoch": 3}, "the lengths do not appear in the program's metadata"
     again.begin(None)
     assert len(again.stream("replay")) == 0
 
 
-def test_a_checkpoint_from_before_streams_existed_leaves_them_empty(tmp_path: Path) -> None:
+def test_resuming_from_a_checkpoint_without_lengths_empties_the_streams(tmp_path: Path) -> None:
     CheckpointStore(tmp_path / "checkpoints").save(5, {}, {"a": 1})
     kept = store(tmp_path)
     kept.append("replay", record(1))
@@ -127,7 +127,7 @@ def test_a_checkpoint_from_before_streams_existed_leaves_them_empty(tmp_path: Pa
     assert kept.load(5)[1] == {"a": 1}
 
 
-def test_a_stream_that_lost_records_is_refused(tmp_path: Path) -> None:
+def test_a_stream_that_lost_records_is_rejected(tmp_path: Path) -> None:
     kept = store(tmp_path)
     for n in range(3):
         kept.append("replay", record(n))
@@ -158,7 +158,7 @@ KILLED = """
 """
 
 
-def test_ten_thousand_records_survive_kills_without_a_gap_or_a_double(tmp_path: Path) -> None:
+def test_ten_thousand_records_survive_kills_without_gaps_or_duplicates(tmp_path: Path) -> None:
     for kill_at in (1234, 777, 6999, 7000, 9998, -1):
         subprocess.run(
             [sys.executable, "-P", "-c", textwrap.dedent(KILLED), str(tmp_path), str(kill_at)], timeout=60, check=False

@@ -1,4 +1,4 @@
-"""What a run's own messages cost is the sum of them, whoever records and however many wait to be added up."""
+"""Byte counts of a run equal the sum of its transfers, for any number of recording threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def transfer(kind: str, direction: str, dense: int) -> Transfer:
     return Transfer("a", direction, kind, "raw", 1, 0, 0, dense, 2 * dense, 3 * dense, 0, 0.0)  # type: ignore[arg-type]
 
 
-def test_bytes_are_those_of_every_transfer_but_the_channels_own() -> None:
+def test_bytes_count_all_transfers_except_channel_messages() -> None:
     passed: list[Transfer] = []
     traffic = Traffic(passed.append)
     assert set(traffic.bytes().values()) == {0}
@@ -39,7 +39,7 @@ def test_bytes_are_those_of_every_transfer_but_the_channels_own() -> None:
     assert len(passed) == 4 * 9000
 
 
-def test_progress_counts_every_frame_and_names_its_kind() -> None:
+def test_progress_counts_all_frames_and_kinds_are_separate() -> None:
     traffic = Traffic(lambda _: None)
     traffic.record(transfer("update", "up", 5))
     traffic.record(transfer("ack", "up", 1))

@@ -255,7 +255,7 @@ def test_a_storage_error_on_a_node_fails_the_run_and_names_node_cause_and_hint(c
     info = cloud.when(run_id, "failed")
     assert re.match(r"node b, after step \d+ of 100000: ", info.reason)
     # Which of the two errors depends on what the node was doing with its directory.
-    assert re.search(r"(File exists|Not a directory)[^–]* – check that disk and the directory's perm", info.reason)
+    assert re.search(r"(File exists|Not a directory)[^–]* – check the disk and the directory's perm", info.reason)
     assert "\n" not in info.reason
     assert "Traceback" not in cloud.log(info)
     assert until(lambda: not cloud.node("a").runs and not cloud.node("b").runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -193,7 +194,9 @@ def _hooked(session: Any, on_send: Hook, on_receive: Hook) -> Any:
     if hasattr(session, "channel"):
         return replace(session, channel=HookedChannel(session.node, session.channel, on_send, on_receive))
     hooked = {node: HookedChannel("server", c, on_send, on_receive) for node, c in session.channels.items()}
-    return replace(session, channels=hooked)
+    cohort = copy.copy(session.cohort)
+    cohort.channels = hooked
+    return replace(session, cohort=cohort)
 
 
 @dataclass

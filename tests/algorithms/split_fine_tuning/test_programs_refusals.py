@@ -105,7 +105,7 @@ def test_more_edges_than_examples_in_a_step_are_refused(runner: Any) -> None:
 
 
 def test_more_edges_than_training_examples_are_refused(runner: Any) -> None:
-    with pytest.raises(DataError, match="cannot be shared out"):
+    with pytest.raises(DataError, match="cannot be divided into 3 shards"):
         runner.run(runner.config(train_samples=2), 3)
 
 

@@ -69,7 +69,7 @@ def test_the_file_has_the_accuracy_of_the_best_round(
     [
         (["nowhere"], ExitCode.NOT_FOUND, "no run is called 'nowhere'"),
         (["{home}/runs"], ExitCode.NOT_FOUND, "is a folder of runs try: name one of them, such as"),
-        (["{home}"], ExitCode.NOT_FOUND, "is no run directory"),
+        (["{home}"], ExitCode.NOT_FOUND, "is not a run directory"),
         (["r1", "--state", "worst.safetensors"], ExitCode.NOT_FOUND, "there is no state worst.safetensors"),
         (["{plain}"], ExitCode.NOT_FOUND, "run p1 has no state 'best'"),
         (["{ping}", "--state", "{best}"], ExitCode.CONFIG, "the models of 'ping' cannot be exported"),
@@ -79,7 +79,7 @@ def test_the_file_has_the_accuracy_of_the_best_round(
             "the data set 'cifar10' is not given try: give --data cifar10",
         ),
         (["{unknown}", "--state", "{best}"], ExitCode.NOT_FOUND, "unknown method 'vhx' try: did you mean 'vhl'?"),
-        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "there is no setting 'wheels'"),
+        (["{old}", "--state", "{best}"], ExitCode.CONFIG, "unknown setting 'wheels'"),
         (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "does not fit this run's model"),
         (["r1", "--state", "{broken}"], ExitCode.STORAGE, "is damaged"),
         (["r1", "--onnx", "{home}/no/model.onnx"], ExitCode.STORAGE, "cannot write"),

@@ -34,7 +34,7 @@ def test_an_imported_run_is_reported_compared_and_shown(
     assert execute(["runs", "import", file, "--as", "two"]) == 0
     output = capsys.readouterr()
     assert "imported run one: 3 files" in output.out
-    assert "already holds a run 'one'" in output.err
+    assert "already contains a run 'one'" in output.err
 
     assert execute(["report", "one", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["communication"]["total"]["frame_bytes"] == 540

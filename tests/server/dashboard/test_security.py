@@ -64,7 +64,7 @@ def test_pages_accept_only_get_and_head(client: TestClient, home: Home) -> None:
 
 
 def test_the_run_store_is_opened_read_only(home: Home) -> None:
-    store = RunStore(home.path / "runs.sqlite", only_read=True)
+    store = RunStore(home.path / "runs.sqlite", read_only=True)
     with pytest.raises(StorageError, match="readonly"):
         store.create_run("vhl")
     assert len(store.runs()) == 3

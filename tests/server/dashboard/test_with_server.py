@@ -156,7 +156,7 @@ def test_a_port_in_use_and_a_home_without_a_store_raise_errors(tmp_path: Path) -
     options = DashboardOptions(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUseError, match="choose another port"):
         serve_dashboard(replace(options, port=taken.getsockname()[1]), lambda _: None)
-    with pytest.raises(NotFoundError, match="no run store"):
+    with pytest.raises(NotFoundError, match=r"run store .* does not exist"):
         serve_dashboard(options, lambda _: None)
 
 
