@@ -1,4 +1,4 @@
-"""What all benchmark scripts share: their arguments, gates, the machine's description, and their JSON."""
+"""Shared parts of the benchmark scripts: arguments, gates, machine description and JSON output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-#: Share of the cores that others may use while something is measured; beyond it nothing is judged.
+#: Largest CPU use by other processes, in percent, at which gates are judged.
 BUSY_PERCENT = 10.0
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A goal and what was measured; ``holds`` is None where this run cannot judge it (``--quick``, one seed …)."""
+    """A goal and its measured value; ``holds`` is None if the run cannot judge it (``--quick``, a single seed …)."""
 
     name: str
     value: float | None
@@ -33,34 +33,34 @@ class Gate:
 
 
 def gate(name: str, value: float | None, goal: str, holds: bool | None) -> Gate:
-    """A goal beside what was measured."""
+    """Build a :class:`Gate`; without a value it is not judged."""
     return Gate(name, value, goal, None if holds is None or value is None else bool(holds))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures for people; ``results.py`` puts them on the page of results as they are."""
+    """A table of results, printed and copied by ``results.py`` to the results page."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As a Markdown table."""
+        """Format as a Markdown table."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the arguments that every script has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="under a minute, at a scale that judges no figure")
-    made.add_argument("--json", type=Path, metavar="PATH", help="write figures and gates there")
-    return made
+    """Create a parser with the arguments common to all scripts."""
+    cli = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--quick", action="store_true", help="run under a minute, at a scale at which no gate is judged")
+    cli.add_argument("--json", type=Path, metavar="PATH", help="write results and gates to this file")
+    return cli
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine and the package versions."""
     versions = {}
     for name in ("torch", "transformers", "numpy", "grpcio", "protobuf"):
         try:
@@ -97,18 +97,18 @@ def finish(
     tables: Iterable[Table] = (),
     title: str = "",
 ) -> int:
-    """Print tables and gates, write the JSON if it is wanted, and return the exit code: 1 if a goal was missed.
+    """Print tables and gates, write the JSON if requested, and return the exit code: 1 if a goal was missed.
 
     Parameters
     ----------
     scale : str
-        How much was run, in words.
+        Description of the scale of the run.
     claim : str
-        What the paper, or the goal, says; printed beside.
+        Claim of the paper, or the goal, to compare with.
     figures : Mapping
-        Everything measured, for machines.
+        All measurements, for the JSON file.
     title : str
-        What tells this run from others of the same script, on the page of results.
+        Distinguishes this run from others of the same script on the results page.
     """
     tables, gates = list(tables), list(gates)
     for table in tables:
@@ -117,7 +117,7 @@ def finish(
     for found in gates:
         print(found)
     if options.json:
-        made = {
+        document = {
             "benchmark": name,
             "title": title,
             "command": command(),
@@ -130,17 +130,17 @@ def finish(
             "figures": dict(figures),
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(any(g.holds is False for g in gates))
 
 
 def command() -> str:
-    """The command that ran, without what belongs to this machine: folders are named by their last part only."""
-    words = []
+    """Format the command line; absolute paths are shortened to their last part."""
+    arguments = []
     for word in sys.argv[1:]:
         flag, equals, value = word.partition("=")
-        words.append(_short(flag) if not equals else f"{flag}={_short(value)}")
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+        arguments.append(_short(flag) if not equals else f"{flag}={_short(value)}")
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
 
 
 def _short(word: str) -> str:

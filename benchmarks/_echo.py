@@ -1,4 +1,4 @@
-"""The task that measures a simulator and nothing else: clients take the state and hand it back untouched."""
+"""A workload without training, to measure the simulator alone: clients return the state unchanged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from farshore.models.flat_params import FlatModel
 
 
 class EchoConfig(FederatedConfig):
-    """Settings of the rounds, and how large the model is."""
+    """Settings of the rounds and the number of model parameters."""
 
     parameters: int = Field(10_000, ge=1)
 
 
 class EchoMethod(FedAvg):
-    """FedAvg without the training: the resident model takes the state, and the reply is what it then holds."""
+    """FedAvg without training: loads the state into the resident model and returns it."""
 
     def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
@@ -34,7 +34,7 @@ class EchoMethod(FedAvg):
 
 
 class EchoTask:
-    """See :class:`~farshore.engines.federated.task.Task`."""
+    """Task without data; see :class:`~farshore.engines.federated.task.Task`."""
 
     notes = ()
 
@@ -57,10 +57,10 @@ class EchoTask:
 
 
 class Echo(FederatedWorkload[EchoConfig]):
-    """For local simulations, by its import path."""
+    """Workload for local simulations, loaded by its import path."""
 
     name = "_echo:ECHO"
-    summary = "clients return the model untouched"
+    summary = "clients return the model unchanged"
     config: type[BaseModel] = EchoConfig
 
     def task(self, config: EchoConfig, seed: Seed, find: Callable[[str], Path], population: int) -> Any:

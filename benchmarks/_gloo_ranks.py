@@ -1,4 +1,4 @@
-"""Gloo processes on this machine that work together; what they tell comes back as it comes."""
+"""Run a function in several gloo processes on this machine and stream back their results."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ RANKS = 4
 
 
 def over_ranks(work: Callable[..., None], *given: Any) -> Iterator[Any]:
-    """``work(rank, tell, *given)`` in four processes of one thread and one process group.
+    """Run ``work(rank, report, *given)`` in four single-threaded processes of one process group.
 
     Yields
     ------
     object
-        What any of them gives to ``tell``, until all have ended.
+        Every value that a rank passes to ``report``, until all have ended.
 
     Raises
     ------
     SystemExit
-        One failed.
+        A rank failed.
     """
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
+    messages = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        ranks = [context.Process(target=_rank, args=(r, folder, told, work, given), daemon=True) for r in range(RANKS)]
+        ranks = [
+            context.Process(target=_rank, args=(r, folder, messages, work, given), daemon=True) for r in range(RANKS)
+        ]
         for process in ranks:
             process.start()
         ended = 0
         while ended < RANKS:
             try:
-                word, value = told.get(timeout=1)
+                event, value = messages.get(timeout=1)
             except queue.Empty:
                 if any(process.exitcode for process in ranks):
                     raise SystemExit("a rank failed: see above") from None
                 continue
-            if word == "told":
+            if event == "value":
                 yield value
             else:
                 ended += 1
@@ -48,7 +50,7 @@ def over_ranks(work: Callable[..., None], *given: Any) -> Iterator[Any]:
             process.join()
 
 
-def _rank(rank: int, folder: str, told: Any, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+def _rank(rank: int, folder: str, messages: Any, work: Callable[..., None], given: tuple[Any, ...]) -> None:
     import torch
     import torch.distributed as dist
 
@@ -56,12 +58,12 @@ def _rank(rank: int, folder: str, told: Any, work: Callable[..., None], given: t
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    work(rank, lambda value: told.put(("told", value)), *given)
+    work(rank, lambda value: messages.put(("value", value)), *given)
     dist.destroy_process_group()
-    told.put(("ended", rank))
+    messages.put(("ended", rank))
 
 
 def _end_with(parent: Any) -> None:
-    """A rank whose parent was killed would train on for nobody."""
+    """Exit when the parent process ends."""
     parent.join()
     os._exit(1)

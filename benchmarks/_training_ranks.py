@@ -1,4 +1,4 @@
-"""Four gloo processes that train one job after the other, for ``dp_kfac_convergence.py``."""
+"""Train a sequence of jobs on four gloo ranks, for ``dp_kfac_convergence.py``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from _gloo_ranks import RANKS, over_ranks
 
 @dataclass(frozen=True)
 class Job:
-    """One training.
+    """One training run.
 
     ``kfac`` are the preconditioner's settings, None for plain SGD; ``skewed`` gives each rank a quarter of the labels.
-    With ``falling`` the rate falls to nothing, in a straight line.
-    The training loss is told every ``every`` steps, of the first ``tested`` samples; 0: at the end, of all.
+    With ``falling`` the learning rate decays linearly to zero. The training loss of the first ``tested`` samples (0 =
+    all) is reported every ``every`` steps (0 = at the end).
     """
 
     task: str
@@ -35,7 +35,7 @@ class Job:
     tested: int = 0
 
     def key(self) -> str:
-        """All of it, to find its result by."""
+        """Key of the job's result."""
         return str(sorted(asdict(self).items()))
 
 
@@ -70,7 +70,7 @@ def _cifar10(folder: str, count: int) -> _Data:
 
 
 def _make(job: Job) -> tuple[Any, Any, _Data]:
-    """Model, loss and data of a job."""
+    """Build model, loss function and data of a job."""
     import torch
     from torch.nn import functional
 
@@ -88,7 +88,7 @@ def _make(job: Job) -> tuple[Any, Any, _Data]:
 
 
 def _train(job: Job, rank: int) -> list[float]:
-    """The training loss at the end, or every so many steps."""
+    """Train a job; returns the training loss at the end, or every ``job.every`` steps."""
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
@@ -103,7 +103,7 @@ def _train(job: Job, rank: int) -> list[float]:
     order = np.argsort(data.y.numpy(), kind="stable")
     shard = np.array_split(order, RANKS)[rank] if job.skewed else np.arange(len(data.y))
     draw = np.random.default_rng((job.seed, rank))
-    told = []
+    losses = []
     for step in range(job.steps):
         if job.falling:
             base.param_groups[0]["lr"] = job.lr * (1 - step / job.steps)
@@ -114,12 +114,12 @@ def _train(job: Job, rank: int) -> list[float]:
             kfac.step()
         base.step()
         if job.every and (step + 1) % job.every == 0:
-            told.append(_tested(model, loss_of, data, job.tested, rank))
-    return told or [_tested(model, loss_of, data, job.tested, rank)]
+            losses.append(_training_loss(model, loss_of, data, job.tested, rank))
+    return losses or [_training_loss(model, loss_of, data, job.tested, rank)]
 
 
-def _tested(model: Any, loss_of: Any, data: _Data, count: int, rank: int, size: int = 500) -> float:
-    """The mean loss of training data, as the model is in training (batch statistics and all); ranks share the work."""
+def _training_loss(model: Any, loss_of: Any, data: _Data, count: int, rank: int, size: int = 500) -> float:
+    """Mean loss of training data in training mode (batch statistics included); divided among the ranks."""
     import torch
     import torch.distributed as dist
 
@@ -138,17 +138,17 @@ def _tested(model: Any, loss_of: Any, data: _Data, count: int, rank: int, size: 
     return float(total) / count
 
 
-def _all(rank: int, tell: Callable[[Any], None], jobs: Sequence[Job]) -> None:
+def _train_all(rank: int, report: Callable[[Any], None], jobs: Sequence[Job]) -> None:
     for job in jobs:
-        told = _train(job, rank)
+        losses = _train(job, rank)
         if rank == 0:
-            tell((job.key(), told))
+            report((job.key(), losses))
 
 
 def train(jobs: Sequence[Job]) -> dict[str, list[float]]:
-    """Train all jobs, four ranks each; losses by :meth:`Job.key`."""
+    """Train all jobs on four ranks; returns losses by :meth:`Job.key`."""
     found: dict[str, list[float]] = {}
-    for key, losses in over_ranks(_all, jobs):
+    for key, losses in over_ranks(_train_all, jobs):
         found[key] = losses
         print(f"[{len(found)}/{len(jobs)}] loss {losses[-1]:.4g}", flush=True)
     return found

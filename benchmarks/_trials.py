@@ -1,4 +1,4 @@
-"""Trials of a benchmark: those that have not finished are trained, side by side, and each is told when it ends."""
+"""Run the unfinished trials of a benchmark in parallel, printing a line for each finished one."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from farshore.simulations.experiment import Experiment, cores
 from farshore.simulations.trial import Trial
 
 
-def train(wanted: Sequence[Trial]) -> None:
-    """Train what has not finished."""
-    left = [trial for trial in wanted if not trial.finished()]
-    done = len(wanted) - len(left)
+def run_unfinished(trials: Sequence[Trial]) -> None:
+    """Run the trials that have not finished."""
+    unfinished = [trial for trial in trials if not trial.finished()]
+    done = len(trials) - len(unfinished)
 
     def on_event(trial: Trial, event: Mapping[str, Any]) -> None:
         nonlocal done
         if event["type"] == "finished":
             done += 1
-            print(f"[{done}/{len(wanted)}] {trial.name}: last10 {event['result']['acc_last10']:.4f}", flush=True)
+            print(f"[{done}/{len(trials)}] {trial.name}: last10 {event['result']['acc_last10']:.4f}", flush=True)
 
-    Experiment(left, cores(), on_event).run()
+    Experiment(unfinished, cores(), on_event).run()
 
 
-def trained(wanted: Sequence[Trial]) -> dict[str, dict[int, Curve]]:
-    """Train what has not finished; arm -> seed -> accuracy by round."""
-    train(wanted)
+def run_trials(trials: Sequence[Trial]) -> dict[str, dict[int, Curve]]:
+    """Run the trials that have not finished; returns arm -> seed -> accuracy by round."""
+    run_unfinished(trials)
     curves: dict[str, dict[int, Curve]] = {}
-    for trial in wanted:
+    for trial in trials:
         curves.setdefault(trial.arm, {})[trial.seed] = read_curve(RunDirectory(Path(trial.directory)), "acc")
     return curves

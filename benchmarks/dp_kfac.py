@@ -1,8 +1,8 @@
-"""Bytes, state and CPU of a K-FAC step by scheme: four gloo processes in a network of their own, one step's median.
+"""Communication, state and CPU time of a K-FAC step by scheme, on four gloo ranks in a network namespace; medians.
 
-The baselines are the algorithmic modes of kfac-pytorch 0.4.2 (KAISA), here on the same code, so that only what is sent
-and who computes it differs; the package itself stands beside them where it is installed. ``--megabits`` lets all ranks
-share a link of that rate, and tells how long a step waits for it.
+The baselines are the modes of kfac-pytorch 0.4.2 (KAISA), reimplemented on the same code, so that only communication
+and placement differ; the package itself is measured too if installed. With ``--megabits`` all ranks share a link of
+that rate, and the time that a step spends on it is measured.
 
     python benchmarks/dp_kfac.py --json dp_kfac.json
 """
@@ -25,22 +25,22 @@ CLAIM = (
 MODELS = {"mlp": "perceptron 784-512-512-512-10, batch 32", "resnet20": "ResNet-20, batch 8"}
 
 
-def options_of() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--rounds", type=int, default=5, help="how often each scheme has its turn")
-    made.add_argument("--steps", type=int, default=5, help="steps of a turn")
-    made.add_argument("--models", default="mlp,resnet20")
-    made.add_argument("--intervals", default="1,10", help="steps between updates of factors and inverses")
-    made.add_argument("--megabits", type=float, default=0, help="rate of the link that the ranks share; 0: none")
-    options = made.parse_args()
+    cli = parser(__doc__)
+    cli.add_argument("--rounds", type=int, default=5, help="turns of each scheme")
+    cli.add_argument("--steps", type=int, default=5, help="steps per turn")
+    cli.add_argument("--models", default="mlp,resnet20")
+    cli.add_argument("--intervals", default="1,10", help="steps between updates of factors and inverses")
+    cli.add_argument("--megabits", type=float, default=0, help="rate of the shared link, Mbit/s; 0: unlimited")
+    options = cli.parse_args()
     if options.quick:
         options.rounds, options.steps, options.models, options.intervals = 1, 1, "mlp", "1"
     return options
 
 
 def run(options: argparse.Namespace, megabits: float = 0) -> dict[str, dict[str, Any]]:
-    """Start the ranks; figures by ``model/interval/scheme``, summed over ranks."""
+    """Start the ranks; returns measurements by ``model/interval/scheme``, aggregated over ranks."""
     settings = {
         "models": options.models.split(","),
         "intervals": [int(part) for part in options.intervals.split(",")],
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, megabits: float = 0) -> dict[str, dict[str,
 
 
 def table(found: dict[str, dict[str, Any]], model: str, interval: str) -> Table:
-    """One model's schemes, beside the one that is ours."""
+    """Table of all schemes for one model and interval."""
     base = found[f"{model}/{interval}/DP owner"]
     rows = []
     for name in schemes():
@@ -80,14 +80,14 @@ def table(found: dict[str, dict[str, Any]], model: str, interval: str) -> Table:
                 f"{own['seconds']:.2f}",
             ]
         )
-    columns = ["scheme", "MB a step, all ranks", "to DP owner", "state MB, largest rank", "CPU s, all ranks", "seconds"]
+    columns = ["scheme", "MB a step, all ranks", "/ DP owner", "state MB, largest rank", "CPU s, all ranks", "seconds"]
     return Table(_title(model, interval), columns, rows)
 
 
 def link_table(
     free: dict[str, dict[str, Any]], limited: dict[str, dict[str, Any]], model: str, interval: str, megabits: float
 ) -> Table:
-    """What a link adds to a step: the time that communication takes beyond what computing hides."""
+    """Table of the time that the link adds to a step: communication not hidden by computing."""
     added = {
         name: limited[key]["seconds"] - free[key]["seconds"]
         for name in schemes()
@@ -98,7 +98,7 @@ def link_table(
         at = limited[f"{model}/{interval}/{name}"]["seconds"]
         rows.append([name, f"{at:.2f}", f"{added[name]:.2f}", f"{added[name] / added['DP owner']:.2f}"])
     title = f"{_title(model, interval)}, all ranks on a link of {megabits:g} Mbit/s"
-    return Table(title, ["scheme", "seconds a step", "of these for the link", "to DP owner"], rows)
+    return Table(title, ["scheme", "seconds a step", "added by the link", "/ DP owner"], rows)
 
 
 def _title(model: str, interval: str) -> str:
@@ -106,17 +106,19 @@ def _title(model: str, interval: str) -> str:
 
 
 def gates(found: dict[str, dict[str, Any]], judged: bool) -> list[Gate]:
-    """The specification's ratios, at intervals of 1."""
-    made = []
+    """Gates on ratios at an interval of 1."""
+    judged_gates = []
 
     def ratio(model: str, what: str, first: str, second: str) -> float | None:
         one, other = (found.get(f"{model}/1/{name}") for name in (first, second))
         return one[what] / other[what] if one and other else None
 
     same = ratio("mlp", "bytes", "DP owner", "SGD")
-    made.append(gate("bytes, DP owner / SGD, MLP", same, "1 ± 0.01", judged and abs((same or 0) - 1) <= 0.01))
+    judged_gates.append(gate("bytes, DP owner / SGD, MLP", same, "1 ± 0.01", judged and abs((same or 0) - 1) <= 0.01))
     resnet = ratio("resnet20", "bytes", "DP owner", "SGD")
-    made.append(gate("bytes, DP owner / SGD, ResNet-20", resnet, "1 ± 0.01", judged and abs((resnet or 0) - 1) <= 0.01))
+    judged_gates.append(
+        gate("bytes, DP owner / SGD, ResNet-20", resnet, "1 ± 0.01", judged and abs((resnet or 0) - 1) <= 0.01)
+    )
     for name, model, what, first, least in (
         ("bytes, MEM-OPT / DP owner, MLP", "mlp", "bytes", "MEM-OPT", 3.5),
         ("bytes, MEM-OPT / DP owner, ResNet-20", "resnet20", "bytes", "MEM-OPT", 8.0),
@@ -126,13 +128,13 @@ def gates(found: dict[str, dict[str, Any]], judged: bool) -> list[Gate]:
         ("CPU, MEM-OPT / DP owner, ResNet-20", "resnet20", "cpu", "MEM-OPT", 1.2),
     ):
         value = ratio(model, what, first, "DP owner")
-        made.append(gate(name, value, f">= {least}", value is not None and value >= least if judged else None))
-    return [g if judged and g.value is not None else Gate(g.name, g.value, g.goal, None) for g in made]
+        judged_gates.append(gate(name, value, f">= {least}", value is not None and value >= least if judged else None))
+    return [g if judged and g.value is not None else Gate(g.name, g.value, g.goal, None) for g in judged_gates]
 
 
 def main() -> int:
-    """Measure and tell."""
-    options = options_of()
+    """Measure and report."""
+    options = parse_options()
     found = run(options)
     figures: dict[str, Any] = {"steps": found}
     tables = [table(found, m, i) for m in options.models.split(",") for i in options.intervals.split(",")]

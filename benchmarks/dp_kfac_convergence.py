@@ -1,8 +1,8 @@
-"""How fast DP-KFAC learns, beside K-FAC with everybody's factors and tuned SGD: four gloo processes, equal trials each.
+"""Convergence of DP-KFAC against K-FAC with shared factors and tuned SGD, on four gloo ranks with equal tuning budgets.
 
-Rate, momentum, whether the rate falls (and K-FAC's KL bound) are chosen on one seed by as many trials for each method,
-and judged on others. With ``--cifar10 DIR`` a ResNet-20 is trained too, and the steps to a given training loss are
-counted.
+Learning rate, momentum, learning rate decay and K-FAC's KL bound are tuned on one seed with the same number of trials
+for each method, and evaluated on others. With ``--cifar10 DIR`` a ResNet-20 is trained too, and the steps to a given
+training loss are counted.
 
     python benchmarks/dp_kfac_convergence.py --cifar10 DIR --json dp_kfac_convergence.json
 """
@@ -21,51 +21,51 @@ from typing import Any
 from _common import Gate, Table, finish, gate, parser
 from _training_ranks import Job, train
 
-CLAIM = "DP-KFAC keeps the convergence of K-FAC with everybody's factors (the paper's abstract)"
+CLAIM = "DP-KFAC keeps the convergence of K-FAC with shared factors (the paper's abstract)"
 KFAC = {"factor_steps": 1, "inv_steps": 5, "grad_exchange": "owner"}
-EVERYBODY = {"factor_steps": 1, "inv_steps": 5, "strategy": "mem_opt"}
-#: Method -> the preconditioner's settings, and whether shards are sorted by label.
+SHARED_FACTORS = {"factor_steps": 1, "inv_steps": 5, "strategy": "mem_opt"}
+#: Method -> settings of the preconditioner, and whether shards are sorted by label.
 METHODS: dict[str, tuple[dict[str, Any] | None, bool]] = {
     "SGD": (None, False),
-    "K-FAC, all factors": (EVERYBODY, False),
+    "K-FAC, all factors": (SHARED_FACTORS, False),
     "DP-KFAC": (KFAC, False),
-    "K-FAC, all factors, sorted shards": (EVERYBODY, True),
+    "K-FAC, all factors, sorted shards": (SHARED_FACTORS, True),
     "DP-KFAC, sorted shards": (KFAC, True),
     "DP-KFAC reduce, sorted shards": ({**KFAC, "factor_source": "reduce"}, True),
     "DP-KFAC rotate, sorted shards": ({**KFAC, "factor_source": "rotate"}, True),
 }
 TASKS = {"autoencoder": 150, "perceptron": 120}
-#: Half the squared error has a quarter of the whole one's factors, so a quarter of its damping (0.03) does the same.
+#: The autoencoder's loss is half the squared error, whose factors are a quarter; so is the equivalent damping.
 DAMPING = {"autoencoder": 0.0075, "perceptron": 0.03, "resnet20": 0.03}
 CIFAR_RATES = (0.01, 0.03, 0.1, 0.3)
-#: Of every method: momentum and whether the rate falls; of SGD: rates; of K-FAC, whose bound sets the length of most
-#: steps: fewer rates, and bounds.
+#: Search space of all methods: momentum, and whether the learning rate decays. SGD: learning rates. K-FAC, whose KL
+#: bound limits most steps: fewer learning rates, and bounds.
 COMMON_TRIALS = list(itertools.product([0.5, 0.9], [False, True]))
 SGD_TRIALS: list[tuple[float, float | None]] = [(10 ** (-1.75 + 0.25 * k), None) for k in range(8)]
 KFAC_TRIALS: list[tuple[float, float | None]] = list(itertools.product([0.03, 0.1], [3e-4, 1e-3, 3e-3, 1e-2]))
 
 
-def options_of() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[1, 2, 3])
-    made.add_argument("--tasks", default="autoencoder,perceptron")
-    made.add_argument("--cifar10", type=Path, metavar="DIR", help="train a ResNet-20 on it too")
-    made.add_argument("--cifar-steps", type=int, default=300)
-    made.add_argument("--cifar-images", type=int, default=10000)
-    options = made.parse_args()
+    cli = parser(__doc__)
+    cli.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[1, 2, 3])
+    cli.add_argument("--tasks", default="autoencoder,perceptron")
+    cli.add_argument("--cifar10", type=Path, metavar="DIR", help="also train a ResNet-20 on CIFAR-10")
+    cli.add_argument("--cifar-steps", type=int, default=300)
+    cli.add_argument("--cifar-images", type=int, default=10000)
+    options = cli.parse_args()
     if options.quick:
         options.seeds, options.tasks, options.cifar10 = [1], "perceptron", None
     return options
 
 
 def steps_of(task: str, options: argparse.Namespace) -> int:
-    """How long a training is."""
+    """Number of training steps."""
     return 10 if options.quick else TASKS[task]
 
 
 def trials(task: str, method: str, steps: int) -> list[Job]:
-    """A method's trials, on seed 0."""
+    """Build a method's tuning trials, on seed 0."""
     kfac, skewed = METHODS[method]
     common: dict[str, Any] = {"task": task, "seed": 0, "steps": steps, "skewed": skewed}
     own = SGD_TRIALS if kfac is None else KFAC_TRIALS
@@ -82,7 +82,7 @@ def trials(task: str, method: str, steps: int) -> list[Job]:
 
 
 def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Losses of each method's best trial on the other seeds."""
+    """Tune each method; returns the losses of its best trial on the other seeds."""
     steps = steps_of(task, options)
     methods = list(METHODS)[:3] if options.quick else list(METHODS)
     candidates = {m: trials(task, m, steps)[:: 11 if options.quick else 1] for m in methods}
@@ -104,7 +104,7 @@ def tuned(task: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """A ResNet-20 on CIFAR-10: loss of 2,000 training images every 20 steps, each method at the best of four rates."""
+    """Train ResNet-20 on CIFAR-10; loss of 2,000 training images every 20 steps, at the best of four learning rates."""
     common: dict[str, Any] = {
         "task": "resnet20",
         "seed": 0,
@@ -119,16 +119,16 @@ def steps_to_loss(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "SGD": [Job(lr=lr, **common) for lr in CIFAR_RATES],
         "DP-KFAC": [Job(lr=lr, kfac={**KFAC, **slow, "kl_clip": 1e-2}, **common) for lr in CIFAR_RATES],
     }
-    found = train([job for some in jobs.values() for job in some])
-    told = {}
-    for method, some in jobs.items():
-        best = min(some, key=lambda job: _finite(found[job.key()][-1]))
-        told[method] = {"lr": best.lr, "losses": found[best.key()], "every": 20}
-    return told
+    found = train([job for candidates in jobs.values() for job in candidates])
+    best_runs = {}
+    for method, candidates in jobs.items():
+        best = min(candidates, key=lambda job: _finite(found[job.key()][-1]))
+        best_runs[method] = {"lr": best.lr, "losses": found[best.key()], "every": 20}
+    return best_runs
 
 
 def reached(losses: list[float], every: int, target: float) -> int | None:
-    """The first tested step whose loss is no more than the target."""
+    """First evaluated step whose loss is at most the target."""
     return next(((i + 1) * every for i, loss in enumerate(losses) if loss <= target), None)
 
 
@@ -141,24 +141,24 @@ def _mean(row: dict[str, Any]) -> float:
 
 
 def gates(found: dict[str, dict[str, dict[str, Any]]], judged: bool) -> list[Gate]:
-    """The specification's directions, on the autoencoder."""
+    """Gates on the autoencoder's losses."""
     rows = found.get("autoencoder", {})
     if not rows:
         return []
-    dp, everybody, sgd = (_mean(rows[m]) for m in ("DP-KFAC", "K-FAC, all factors", "SGD"))
+    dp, shared_loss, sgd = (_mean(rows[m]) for m in ("DP-KFAC", "K-FAC, all factors", "SGD"))
     local, reduced = (_mean(rows[f"DP-KFAC{m}, sorted shards"]) for m in ("", " reduce"))
     shared = _mean(rows["K-FAC, all factors, sorted shards"])
     return [
         gate(
-            "loss, DP-KFAC / K-FAC with all factors",
-            dp / everybody,
+            "loss, DP-KFAC / K-FAC with shared factors",
+            dp / shared_loss,
             "<= 1.05",
-            dp / everybody <= 1.05 if judged else None,
+            dp / shared_loss <= 1.05 if judged else None,
         ),
         gate("loss, DP-KFAC / tuned SGD", dp / sgd, "<= 0.85", dp / sgd <= 0.85 if judged else None),
         gate("sorted shards: loss, local / shared factors", local / shared, "> 1", local > shared if judged else None),
         gate(
-            "sorted shards: share of that gap left with factor_source=reduce",
+            "sorted shards: share of the gap left with factor_source=reduce",
             abs(reduced - shared) / max(abs(local - shared), 1e-12),
             "<= 0.5",
             abs(reduced - shared) <= 0.5 * abs(local - shared) if judged else None,
@@ -167,13 +167,13 @@ def gates(found: dict[str, dict[str, dict[str, Any]]], judged: bool) -> list[Gat
 
 
 def trials_each(found: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """How many trials each method had: one number, since all have as many."""
+    """Format the number of trials per method."""
     return "/".join(sorted({str(row["trials"]) for rows in found.values() for row in rows.values()}))
 
 
 def main() -> int:
-    """Train, choose, train again, tell."""
-    options = options_of()
+    """Tune, train on other seeds, and report."""
+    options = parse_options()
     found = {task: tuned(task, options) for task in options.tasks.split(",")}
     tables = []
     for task, rows in found.items():
@@ -182,7 +182,7 @@ def main() -> int:
                 m,
                 f"{_mean(row):.4g}",
                 f"{min(row['losses']):.4g} – {max(row['losses']):.4g}",
-                f"{row['lr']:.3g}{', falls' if row['falling'] else ''}",
+                f"{row['lr']:.3g}{', decays' if row['falling'] else ''}",
                 f"{row['momentum']:g}",
                 "–" if row["kl_clip"] is None else f"{row['kl_clip']:g}",
             ]
@@ -191,7 +191,7 @@ def main() -> int:
         title = f"{task}, digits, training loss after {steps_of(task, options)} steps of 4 x 32"
         tables.append(Table(title, ["method", "loss, mean", "range", "lr", "momentum", "κ"], shown))
     figures: dict[str, Any] = {"tuned": found}
-    made = gates(found, not options.quick and len(options.seeds) >= 2)
+    judged_gates = gates(found, not options.quick and len(options.seeds) >= 2)
     if options.cifar10:
         curves = steps_to_loss(options)
         figures["cifar10"] = curves
@@ -201,17 +201,17 @@ def main() -> int:
         rows = [[m, f"{row['losses'][-1]:.3f}", str(steps[m]), f"{row['lr']:g}"] for m, row in curves.items()]
         title = f"ResNet-20, {options.cifar_images:,} images of CIFAR-10: steps to a training loss of {target:.3f}"
         tables.append(Table(title, ["method", f"loss after {options.cifar_steps} steps", "steps to it", "lr"], rows))
-        reach = steps["DP-KFAC"] or options.cifar_steps + every  # not reached: at least so many
+        reach = steps["DP-KFAC"] or options.cifar_steps + every  # not reached: a lower bound
         share = reach / steps["SGD"]
         holds = None if options.quick else share < 1
-        made.append(gate("CIFAR-10: steps to SGD's last loss, DP-KFAC / SGD", share, "< 1", holds))
+        judged_gates.append(gate("CIFAR-10: steps to SGD's last loss, DP-KFAC / SGD", share, "< 1", holds))
     return finish(
         "dp_kfac_convergence",
         options,
         scale=f"4 processes; seeds {','.join(map(str, options.seeds))}, {trials_each(found)} trials a method on seed 0",
         claim=CLAIM,
         figures=figures,
-        gates=made,
+        gates=judged_gates,
         tables=tables,
     )
 

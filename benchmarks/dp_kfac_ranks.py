@@ -1,4 +1,4 @@
-"""What ``dp_kfac.py`` starts: four gloo processes in a network of their own, which measure one step of each scheme.
+"""Child process of ``dp_kfac.py``: measures a step of each scheme on four gloo ranks in a network namespace.
 
 python benchmarks/dp_kfac_ranks.py SETTINGS        # the driver; SETTINGS is JSON
 """
@@ -30,7 +30,7 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "DP owner": {"grad_exchange": "owner"},
 }
 
-#: kfac-pytorch itself, where it is installed.
+#: kfac-pytorch itself, if installed.
 PACKAGE: dict[str, dict[str, Any]] = {
     "kfac-pytorch COMM-OPT": {"grad_worker_fraction": "COMM_OPT"},
     "kfac-pytorch MEM-OPT": {"grad_worker_fraction": "MEM_OPT"},
@@ -39,12 +39,12 @@ PACKAGE: dict[str, dict[str, Any]] = {
 
 
 def schemes() -> list[str]:
-    """All that can be measured here."""
+    """Names of the schemes that can be measured."""
     return [*SCHEMES, *(PACKAGE if importlib.util.find_spec("kfac") else ())]
 
 
 def model_and_batch(name: str) -> tuple[Any, Any, Any]:
-    """A model of the specification's table, and one batch of noise."""
+    """Build a model and one random batch."""
     import torch
 
     from farshore.models.cifar_resnet import CifarResNet
@@ -57,7 +57,7 @@ def model_and_batch(name: str) -> tuple[Any, Any, Any]:
 
 
 class Scheme:
-    """A model that is trained by one scheme."""
+    """A model trained with one scheme."""
 
     def __init__(self, model: str, name: str, interval: int) -> None:
         import torch
@@ -65,20 +65,20 @@ class Scheme:
 
         from farshore.algorithms.dp_kfac import DPKFAC
 
-        made, self.x, self.y = model_and_batch(model)
-        self.base = torch.optim.SGD(made.parameters(), lr=0.01, momentum=0.9)
+        network, self.x, self.y = model_and_batch(model)
+        self.base = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
         self.kfac: Any = None
-        # Before DDP, whose buckets then carry the gradients to their owners.
+        # Before DDP, whose communication hook then reduces gradients to their owners.
         if (settings := SCHEMES.get(name)) is not None:
-            self.kfac = DPKFAC(made, lr=self.base, factor_steps=interval, inv_steps=interval, **settings)
-        self.model = DistributedDataParallel(made, broadcast_buffers=False)
+            self.kfac = DPKFAC(network, lr=self.base, factor_steps=interval, inv_steps=interval, **settings)
+        self.model = DistributedDataParallel(network, broadcast_buffers=False)
         if self.kfac is not None:
             self.kfac.attach_ddp(self.model)
         elif name in PACKAGE:
-            self.kfac = _of_the_package(self.model, interval, **PACKAGE[name])
+            self.kfac = _package_preconditioner(self.model, interval, **PACKAGE[name])
 
     def step(self) -> None:
-        """One step."""
+        """Take one training step."""
         from torch.nn import functional
 
         self.base.zero_grad()
@@ -88,7 +88,7 @@ class Scheme:
         self.base.step()
 
 
-def _of_the_package(model: Any, interval: int, grad_worker_fraction: str, **settings: Any) -> Any:
+def _package_preconditioner(model: Any, interval: int, grad_worker_fraction: str, **settings: Any) -> Any:
     warnings.filterwarnings("ignore", message="NVIDIA Apex")
     from kfac.enums import DistributedStrategy
     from kfac.preconditioner import KFACPreconditioner
@@ -99,7 +99,7 @@ def _of_the_package(model: Any, interval: int, grad_worker_fraction: str, **sett
 
 
 def measure(scheme: Scheme, steps: int) -> tuple[float, float, float]:
-    """Loopback bytes and this process' CPU seconds of a step, and seconds by the clock; all ranks call it."""
+    """Measure loopback bytes, this process's CPU seconds and wall seconds of a step; collective over all ranks."""
     import torch.distributed as dist
 
     dist.barrier()
@@ -111,8 +111,8 @@ def measure(scheme: Scheme, steps: int) -> tuple[float, float, float]:
     return (loopback_bytes() - before) / steps, cpu / steps, clock / steps
 
 
-def all_schemes(rank: int, tell: Callable[[Any], None], settings: dict[str, Any]) -> None:
-    """One rank: every scheme, in turns."""
+def all_schemes(rank: int, report: Callable[[Any], None], settings: dict[str, Any]) -> None:
+    """Measure every scheme in turns on one rank."""
     found: dict[str, Any] = {}
     for model in settings["models"]:
         for interval in settings["intervals"]:
@@ -120,29 +120,29 @@ def all_schemes(rank: int, tell: Callable[[Any], None], settings: dict[str, Any]
             for scheme in trained.values():
                 for _ in range(2):
                     scheme.step()
-            taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in trained}
+            samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in trained}
             for _ in range(settings["rounds"]):
                 for name, scheme in trained.items():
-                    taken[name].append(measure(scheme, max(settings["steps"], interval)))
+                    samples[name].append(measure(scheme, max(settings["steps"], interval)))
             for name, scheme in trained.items():
-                told = [statistics.median(values) for values in zip(*taken[name], strict=True)]
+                medians = [statistics.median(values) for values in zip(*samples[name], strict=True)]
                 state = scheme.kfac.memory_usage()["total"] if scheme.kfac else 0
                 counted = scheme.kfac.comm_bytes() if SCHEMES.get(name) is not None else {}
                 found[f"{model}/{interval}/{name}"] = {
-                    "bytes": told[0],
-                    "cpu": told[1],
-                    "seconds": told[2],
+                    "bytes": medians[0],
+                    "cpu": medians[1],
+                    "seconds": medians[2],
                     "state": state,
                     "counted": {phase: traffic["sent"] for phase, traffic in counted.items()},
                 }
-    tell((rank, found))
+    report((rank, found))
 
 
 def main() -> int:
-    """Enter a network, start the ranks, print what they found."""
+    """Enter a network namespace, start the ranks, print their measurements."""
     settings = json.loads(sys.argv[1])
     if not enter():
-        print("this system lets nobody make a network namespace: run it as root", file=sys.stderr)
+        print("cannot create a network namespace: run as root", file=sys.stderr)
         return 2
     if rate := settings.get("megabits"):
         limit(rate)
@@ -152,7 +152,7 @@ def main() -> int:
 
 
 def limit(megabits: float) -> None:
-    """Let the loopback carry so much, all ranks together."""
+    """Limit the rate of the loopback, shared by all ranks."""
     import shutil
     import subprocess
 

@@ -1,8 +1,8 @@
-"""What encoding an update costs: exact bytes beforehand, and CPU time of both ends beside zlib and a copy.
+"""Cost of encoding an update: predicted bytes, and CPU time of encoding and decoding compared with zlib and a copy.
 
-Two models: the digits demonstration's (24 thousand parameters) and the convolutional network of McMahan (2017, section
-3) with 1,663,370. The state is the model's first one, the update moves it by normal noise of a hundredth of each
-layer's spread: what it costs does not hang on what was learned.
+Two models: that of the digits experiments (24 thousand parameters) and the CNN of McMahan (2017, section 3) with
+1,663,370. The update is the initial state plus normal noise of a hundredth of each layer's standard deviation; the cost
+does not depend on the values.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from farshore.models.image_classifiers import build
 from farshore.wire.encodings import Sized
 from farshore.wire.pack import pack, unpack
 
-#: Parameters of the larger model, for people.
+#: Label of the larger model: its number of parameters.
 LARGE = "1.66 M"
-#: A copy of a small update takes microseconds: so many are timed together.
+#: Copies timed together, since one takes only microseconds.
 _COPIES = 20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One encoding on one model.
+    """Cost of one encoding on one model.
 
     Attributes
     ----------
     state, name : str
-        Of the model, and of the encoding.
+        Names of the model and the encoding.
     raw_bytes, payload_bytes, zlib_bytes : int
-        Of the update raw, encoded, and raw through zlib at level 1.
+        Size of the update raw, encoded, and compressed with zlib at level 1.
     write, read : float
-        CPU seconds: from the client's arrays to the bytes that are sent, and from those to the server's arrays.
+        CPU seconds from the client's arrays to the sent bytes, and from those to the server's arrays.
     deflate, inflate, copy : float
-        CPU seconds of the peers in the same turns: zlib both ways, one copy of the raw bytes.
+        CPU seconds of the references in the same turns: zlib both ways, one copy of the raw bytes.
     """
 
     state: str
@@ -65,27 +65,27 @@ class Cost:
 
     @property
     def of_zlib(self) -> float:
-        """CPU time of both ends over zlib's."""
+        """CPU time of encoding and decoding divided by zlib's."""
         return (self.write + self.read) / (self.deflate + self.inflate)
 
     @property
     def of_copy(self) -> float:
-        """CPU time of both ends over two copies of the raw bytes."""
+        """CPU time of encoding and decoding divided by that of two copies of the raw bytes."""
         return (self.write + self.read) / (2 * self.copy)
 
 
 def models() -> dict[str, Callable[[], nn.Module]]:
-    """Name -> maker."""
+    """Name -> builder of the model."""
     return {"24 k (digits)": digits_model, f"{LARGE} (McMahan's CNN)": mcmahan_cnn}
 
 
 def digits_model() -> nn.Module:
-    """The digits demonstration's, with batch norm."""
+    """Build the model of the digits experiments, with batch norm."""
     return build("conv3", 10, 1, seed=0, size=8)
 
 
 def mcmahan_cnn() -> nn.Module:
-    """Images of 28 x 28 in ten classes; 1,663,370 parameters."""
+    """Build the CNN for images of 28 x 28 in ten classes; 1,663,370 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -94,7 +94,7 @@ def mcmahan_cnn() -> nn.Module:
 
 
 def update_bytes(uplink: Uplink, layout: FlatLayout | None = None) -> int:
-    """Exact payload bytes of a FedAvg update by the size functions alone; of the digits model unless told."""
+    """Predict the payload bytes of a FedAvg update from the size functions; by default of the digits model."""
     layout = layout or FlatModel(digits_model()).layout
     cut = cut_for(uplink)
     if cut is None:
@@ -107,7 +107,7 @@ def update_bytes(uplink: Uplink, layout: FlatLayout | None = None) -> int:
 
 
 def costs(uplinks: Mapping[str, Uplink], repeats: int) -> list[Cost]:
-    """Both models with every encoding; encodings and peers take turns, ``repeats`` times."""
+    """Measure both models with every encoding; encodings and references take turns, ``repeats`` times."""
     torch.set_num_threads(1)
     found = []
     for state, model in models().items():
@@ -126,9 +126,9 @@ def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) 
 
     def timed(what: str, work: Callable[[], Any]) -> Any:
         begun = thread_time()
-        made = work()
+        result = work()
         turns.setdefault(what, []).append(thread_time() - begun)
-        return made
+        return result
 
     for _ in range(repeats):
         packed = timed("write", lambda: _written(codec, update, seen, memory))
@@ -155,7 +155,7 @@ def _copies(raw: bytes) -> None:
 
 
 def moved(seen: Part, layout: FlatLayout) -> Update:
-    """The state after a step: every layer moved by normal noise of a hundredth of its own spread."""
+    """Build an update: every layer plus normal noise of a hundredth of its standard deviation."""
     rng = np.random.default_rng(0)
     after = seen[FLOATS].copy()
     for view in layout.floats:
@@ -166,27 +166,27 @@ def moved(seen: Part, layout: FlatLayout) -> Update:
 
 
 def table(found: Sequence[Cost]) -> Table:
-    """A row per model and encoding."""
+    """Table with a row per model and encoding."""
     columns = [
         "parameters",
         "uplink",
         "bytes an update",
-        "times fewer",
+        "compression",
         "write + read, ms",
-        "of zlib's",
-        "of two copies'",
+        "/ zlib",
+        "/ two copies",
     ]
     rows = [
         [c.state, c.name, f"{c.payload_bytes:,}", f"{c.raw_bytes / c.payload_bytes:.1f}", *_times(c)] for c in found
     ]
-    return Table("CPU time of an update's two ends", columns, [*rows, *_peers(found)])
+    return Table("CPU time of encoding and decoding an update", columns, [*rows, *_reference_rows(found)])
 
 
 def _times(c: Cost) -> list[str]:
     return [f"{1e3 * c.write:.2f} + {1e3 * c.read:.2f}", f"{c.of_zlib:.2f}", f"{c.of_copy:.1f}"]
 
 
-def _peers(found: Sequence[Cost]) -> list[list[str]]:
+def _reference_rows(found: Sequence[Cost]) -> list[list[str]]:
     rows = []
     for state in dict.fromkeys(c.state for c in found):
         own = [c for c in found if c.state == state]
@@ -198,7 +198,7 @@ def _peers(found: Sequence[Cost]) -> list[list[str]]:
         rows.append(
             [
                 state,
-                "peer: zlib, level 1",
+                "reference: zlib, level 1",
                 f"{first.zlib_bytes:,}",
                 times,
                 f"{deflate:.2f} + {inflate:.2f}",
@@ -209,7 +209,7 @@ def _peers(found: Sequence[Cost]) -> list[list[str]]:
         rows.append(
             [
                 state,
-                "peer: copy",
+                "reference: copy",
                 f"{first.raw_bytes:,}",
                 "1.0",
                 f"{copy:.3f} + {copy:.3f}",

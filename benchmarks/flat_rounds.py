@@ -1,15 +1,14 @@
-"""What a simulated round costs does not depend on how many clients there are, nor on how many rounds came before.
+"""Cost of a simulated round by the number of clients and the number of previous rounds; it should depend on neither.
 
     python benchmarks/flat_rounds.py            10,000 clients, 1,000 rounds of 100; then populations to 100,000
-    python benchmarks/flat_rounds.py --quick    the same on a smaller scale, under a minute; judges nothing
+    python benchmarks/flat_rounds.py --quick    the same at a smaller scale, under a minute; gates are not judged
 
-Clients return the model untouched and are played in this process, so what is measured is the simulator alone: its
-processor seconds (user and system, not in ticks of 10 ms) and its memory. Noise only ever adds: the long run is made
-several times and each of its rounds counts with its least cost, as each population does; these take turns. A busy
-machine is told, and its figures are not judged.
+Clients return the model unchanged and run in this process, so that only the simulator is measured: CPU seconds (user
+and system) and resident memory. Since noise only adds cost, the long run is repeated and the minimum of each round
+counts; populations are measured in turns and likewise count with their minimum. On a busy machine no gate is judged.
 
-The long run saves checkpoints. Populations are compared without: a checkpoint is told to every client of up to 1,000,
-as real nodes are told, and each frame of it stands in the ledger (about 9 ms for 1,000).
+The long run saves checkpoints. Populations are compared without: with up to 1,000 clients a checkpoint sends a frame to
+every client, as to real nodes, which is recorded in the ledger (about 9 ms for 1,000).
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ def main() -> int:
     rounds, repeats, short = (60, 1, 30) if options.quick else (1000, 5, 300)
     populations = (100, 1000, 10_000, 100_000)
     busy = psutil.cpu_percent(1.0)
-    long = [measured(10_000, rounds) for _ in range(repeats)]
+    long = [measure(10_000, rounds) for _ in range(repeats)]
     cost = {n: float("inf") for n in populations}
     for _ in range(repeats):
         for n in populations:
-            cost[n] = min(cost[n], per_round(measured(n, short, checkpoint_every=short)))
+            cost[n] = min(cost[n], per_round(measure(n, short, checkpoint_every=short)))
     time_slope = slope(np.min([run["cpu"] for run in long], axis=0))
-    memory_slope = slope(long[0]["memory"])  # of the first: later ones find memory that others left
+    memory_slope = slope(long[0]["memory"])  # of the first run: later ones reuse its memory
     spread = max(abs(value / cost[populations[0]] - 1) for value in cost.values())
     busy = max(busy, psutil.cpu_percent(1.0))
     judged = True if busy <= BUSY_PERCENT and not options.quick else None
     scale = f"{repeats} x {rounds} rounds of {_COHORT} of 10,000 clients, {_PARAMETERS:,} parameters; "
     scale += f"then {repeats} x {short} without checkpoints"
     if busy > BUSY_PERCENT:
-        scale += f"; the machine was busy ({busy:.0f} %): nothing is judged"
+        scale += f"; the machine was busy ({busy:.0f} %): not judged"
     return finish(
         "flat_rounds",
         options,
@@ -62,7 +61,7 @@ def main() -> int:
         ],
         tables=[
             Table(
-                "Processor time of a round by population",
+                "CPU time of a round by population",
                 ("clients", "ms a round"),
                 [(f"{n:,}", f"{ms:.2f}") for n, ms in cost.items()],
             )
@@ -70,8 +69,8 @@ def main() -> int:
     )
 
 
-def measured(population: int, rounds: int, **settings: int) -> dict[str, Any]:
-    """Processor seconds and resident bytes after each round."""
+def measure(population: int, rounds: int, **settings: int) -> dict[str, Any]:
+    """Run a simulation; returns CPU seconds of each round and resident bytes after it."""
     me = psutil.Process()
     cpu, memory = [], []
 
@@ -88,12 +87,12 @@ def measured(population: int, rounds: int, **settings: int) -> dict[str, Any]:
 
 
 def per_round(found: dict[str, Any]) -> float:
-    """Milliseconds; the first tenth is the warm-up."""
+    """Mean CPU milliseconds per round, without the first tenth (warm-up)."""
     return float(found["cpu"][len(found["cpu"]) // 10 :].mean() * 1000)
 
 
 def slope(values: Any) -> float:
-    """By what share the fitted line rises from the run's start to its end; the first tenth is the warm-up."""
+    """Relative rise of a fitted line from start to end of the run, without the first tenth (warm-up)."""
     values = values[len(values) // 10 :]
     rise, start = np.polyfit(np.arange(len(values)), values, 1)
     return float(rise * len(values) / start)

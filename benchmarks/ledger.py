@@ -1,4 +1,4 @@
-"""What the ledger costs: nanoseconds per recorded row, blocks written, and seconds to sum up a million rows."""
+"""Cost of the ledger: nanoseconds per recorded and written row, and seconds to aggregate a million rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from farshore.core.transfer import Transfer
 from farshore.runs.ledger import Ledger
 from farshore.runs.ledger_reader import read_ledger, totals
 
-#: A frame of 1 MiB at 10 Gbit/s takes 840 µs; bookkeeping should be far below a hundredth of that.
+#: A frame of 1 MiB at 10 Gbit/s takes 840 µs; recording it should take far less than a hundredth of that.
 ROW_GOAL_NS = 5_000.0
 SUM_GOAL_SECONDS = 1.0
 BY = ("node", "direction", "kind", "encoding")
 
 
 def transfers(count: int) -> list[Transfer]:
-    """Rows like those of a split run of 8 nodes: two big frames a step, and acknowledgements."""
+    """Build rows like those of a split run with 8 nodes: two large frames per step, and acknowledgements."""
     kinds = (("up", "activation", "ragged|int4"), ("down", "gradient", "int8"), ("up", "ack", "raw"))
     rows = []
     for i in range(count):
@@ -34,7 +34,7 @@ def transfers(count: int) -> list[Transfer]:
 
 
 def measure_recording(rows: list[Transfer], threads: int) -> tuple[float, float, float]:
-    """Nanoseconds per row of ``record`` alone, and until all blocks are written; bytes per row on disk."""
+    """Measure ns per row of ``record`` alone and until all blocks are written, and bytes per row on disk."""
     with tempfile.TemporaryDirectory() as folder:
         with Ledger(Path(folder)) as ledger:
             parts = [rows[i::threads] for i in range(threads)]
@@ -52,12 +52,12 @@ def measure_recording(rows: list[Transfer], threads: int) -> tuple[float, float,
 
 
 def measure_sums(rows: list[Transfer], count: int) -> tuple[float, float]:
-    """Seconds to read ``count`` rows, and to sum them up by node, direction, kind and encoding."""
+    """Measure seconds to read ``count`` rows, and to read and aggregate them by node, direction, kind and encoding."""
     with tempfile.TemporaryDirectory() as folder:
         with Ledger(Path(folder)) as ledger:
             for i in range(count):
                 ledger.record(rows[i % len(rows)])
-        totals(read_ledger(Path(folder)).slice(0, 1), BY)  # imports
+        totals(read_ledger(Path(folder)).slice(0, 1), BY)  # warm up the imports
         start = time.perf_counter()
         table = read_ledger(Path(folder))
         read = time.perf_counter() - start
@@ -72,29 +72,29 @@ def _record(ledger: Ledger, rows: list[Transfer]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and tries")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and repetitions")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results to this file")
     options = parser.parse_args()
     rows = transfers(100_000 if options.quick else 400_000)
-    tries = 2 if options.quick else 5
+    repeats = 2 if options.quick else 5
     count = 1_000_000
-    alone = min(measure_recording(rows, 1) for _ in range(tries))
-    several = min(measure_recording(rows, 4) for _ in range(tries))
+    single = min(measure_recording(rows, 1) for _ in range(repeats))
+    threaded = min(measure_recording(rows, 4) for _ in range(repeats))
     read, summed = measure_sums(rows, count)
     figures: dict[str, Any] = {
-        "record_ns": alone[0],
-        "record_and_write_ns": alone[1],
-        "record_and_write_ns_4_threads": several[1],
-        "disk_bytes_per_row": alone[2],
+        "record_ns": single[0],
+        "record_and_write_ns": single[1],
+        "record_and_write_ns_4_threads": threaded[1],
+        "disk_bytes_per_row": single[2],
         "rows_summed": count,
         "read_seconds": read,
         "read_and_sum_seconds": summed,
     }
-    worst = max(alone[1], several[1])
+    slowest = max(single[1], threaded[1])
     gates = [
-        {"name": "ns per row, blocks written", "value": worst, "goal": ROW_GOAL_NS, "holds": worst <= ROW_GOAL_NS},
+        {"name": "ns per row, blocks written", "value": slowest, "goal": ROW_GOAL_NS, "holds": slowest <= ROW_GOAL_NS},
         {"name": "s to sum 1e6 rows", "value": summed, "goal": SUM_GOAL_SECONDS, "holds": summed <= SUM_GOAL_SECONDS},
     ]
     for name, value in figures.items():

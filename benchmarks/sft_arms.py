@@ -1,7 +1,6 @@
-"""What the accuracy benchmark of split fine-tuning compares: arms, finished results and their table.
+"""Arms, stored results and summary table of the accuracy benchmark of split fine-tuning (``sft_accuracy.py``).
 
-The trainer is ``sft_accuracy.py`` beside this file. ``python benchmarks/sft_arms.py RESULTS.jsonl [--json]``
-prints the table of what has finished so far.
+``python benchmarks/sft_arms.py RESULTS.jsonl [--json]`` prints the table of the runs finished so far.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from typing import Any
 
 from _common import Table
 
-#: Bits per number of each encoding that arms use.
+#: Bits per number of the encodings used by the arms.
 WIDTHS = {"raw": 32, "int8": 8, "int4": 4, "int2": 2}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train; ``cut=None`` is the unsplit model.
+    """One training configuration; ``cut=None`` is the unsplit model.
 
-    ``place`` is the block that is cut open, as a rule on the number of blocks L. ``up`` and ``down`` encode codes and
-    their gradients. ``goal`` is the largest loss of accuracy against unsplit, in points, that is aimed at on SST-2.
+    ``place`` selects the split block as a function of the number of blocks L. ``up`` and ``down`` are the encodings of
+    codes and their gradients. ``goal`` is the largest acceptable loss of accuracy on SST-2 against unsplit, in points.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Arm:
     goal: float | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The method's settings that make this arm, but for the block: see :meth:`block`."""
+        """The method's settings of this arm, without the block: see :meth:`block`."""
         if self.cut is None:
             return {"warmup": self.warmup}
         return {
@@ -63,22 +62,22 @@ class Arm:
         }
 
     def block(self, blocks: int) -> int:
-        """The block that is cut open, counted from 1."""
+        """The split block, counted from 1."""
         return {"L-1": blocks - 1, "L/2": blocks // 2}[self.place]
 
     def code_ratio(self, width: int) -> float:
-        """Bytes of a vanilla split (``width`` fp32 numbers a token) over bytes of the tokens' codes, both ways."""
+        """Bytes of a vanilla split (``width`` fp32 values per token) divided by bytes of the codes, both ways."""
         return 1.0 if self.cut is None else 64 * width / (self.rank * (WIDTHS[self.up] + WIDTHS[self.down]))
 
     @property
     def key(self) -> str:
-        """Name and a hash of every setting but the goal: results of other settings are not taken for this arm's."""
+        """Name and hash of all settings but the goal, so that results of other settings are not mixed up."""
         settings = json.dumps({**asdict(self), "goal": None}, sort_keys=True).encode()
         return f"{self.name}#{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
 
 
 def arms() -> list[Arm]:
-    """Unsplit, the paper's arm, and the recipe at four rates; the split ones at both places."""
+    """List the arms with goals: unsplit, the paper's, and the recipe at four rates, the latter two at both places."""
     goals = {"L-1": {32: 0.5, 8: 0.5, 4: 1.0, 2: 1.5}, "L/2": {32: 1.0}}
     found = [Arm("unsplit")]
     for place, by_rank in goals.items():
@@ -91,11 +90,11 @@ def arms() -> list[Arm]:
 
 
 def light() -> list[Arm]:
-    """What may close the gap of the light edge (half the blocks) at the recipe's traffic: 16 bytes per token and way.
+    """List experiments to close the accuracy gap of a split at L/2 with 16 bytes per token and direction.
 
-    A sentence vector of 32 numbers, fp16 up and int8 down, costs what four channels of a sentence of average length
-    do: it is paid for with eight of the 32 channels. The arms called "why" spend more, to tell what is lost to the
-    rank, to the rounding of codes and to that of gradients.
+    A sentence vector of 32 values, fp16 up and int8 down, costs as much as four channels of a sentence of average
+    length, so these arms have eight channels fewer. The "why" arms send more, to separate the loss due to the rank, to
+    the quantization of codes, and to that of gradients.
     """
     base = Arm("light", "ffn_svd", "L/2", 32, "int4", "int4")
     changes: dict[str, dict[str, Any]] = {
@@ -121,8 +120,8 @@ def light() -> list[Arm]:
     return [replace(base, name=f"light {name}", **change) for name, change in changes.items()]
 
 
-def chosen(pattern: str | None) -> list[Arm]:
-    """The arms of the goals, or those whose names match a glob; the unsplit model always comes first."""
+def select(pattern: str | None) -> list[Arm]:
+    """Select the arms with goals, or those whose names match a glob; always includes unsplit."""
     if pattern is None:
         return arms()
     return [a for a in (*arms(), *light()) if a.cut is None or fnmatch.fnmatchcase(a.name, pattern)]
@@ -130,7 +129,7 @@ def chosen(pattern: str | None) -> list[Arm]:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished training. Scores are shares or correlations, bytes those of the training, both ways."""
+    """One finished run. Scores are fractions or correlations; bytes are those of training, both ways."""
 
     task: str
     setup: str
@@ -146,29 +145,28 @@ class Result:
 
 
 class Results:
-    """Finished trainings in a file of JSON lines; a killed benchmark goes on with what is not in it.
+    """Finished runs in a file of JSON lines; an interrupted benchmark skips the runs in it.
 
-    ``setup`` in every result names what all arms share (sizes, epochs, learning rate), so that other scales
-    stay apart.
+    ``setup`` in every result names what all arms share (sizes, epochs, steps), to keep scales apart.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.all: list[Result] = []
         if path.exists():
-            # A line that was being written when the process was killed has no newline and is dropped.
+            # A line cut off by a kill has no newline and is dropped.
             whole = path.read_bytes().rpartition(b"\n")
             self.all = [Result(**json.loads(line)) for line in whole[0].splitlines() if line.strip()]
             if whole[2]:
                 os.truncate(path, len(whole[0]) + len(whole[1]))
 
     def find(self, task: str, setup: str, arm: Arm, seed: int) -> Result | None:
-        """The finished training of these settings, if there is one."""
-        wanted = (task, setup, arm.key, seed)
-        return next((r for r in self.all if (r.task, r.setup, r.arm, r.seed) == wanted), None)
+        """Return the finished run with these settings, or None."""
+        key = (task, setup, arm.key, seed)
+        return next((r for r in self.all if (r.task, r.setup, r.arm, r.seed) == key), None)
 
     def add(self, result: Result) -> None:
-        """Append a result; it is on the disk when this returns."""
+        """Append a result and sync it to disk."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(result)) + "\n")
             file.flush()
@@ -177,9 +175,9 @@ class Results:
 
 
 def summary(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """One row per task, setup and arm: mean scores, and gaps in points to unsplit, paired by seed.
+    """Summarize results by task, setup and arm: mean scores, and gaps to unsplit in points, paired by seed.
 
-    Gaps count only seeds for which the unsplit model has finished too. ``sd`` is None for one seed.
+    Gaps use only seeds for which the unsplit model has finished too. ``sd`` is None for a single seed.
     """
     by_arm: dict[tuple[str, str, str], dict[int, Result]] = {}
     for r in results:
@@ -231,7 +229,7 @@ def _spread(gaps: list[float]) -> dict[str, Any] | None:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Table:
-    """The rows for people; bytes are those of the training, both ways, set-up of the codec included."""
+    """Table of the summary; bytes are those of training, both ways, with the initial codes."""
 
     def gap(value: dict[str, Any] | None) -> str:
         if value is None:
@@ -260,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead")
     options = parser.parse_args()
     if not options.results.exists():
-        parser.error(f"there is no {options.results}")
+        parser.error(f"{options.results} does not exist")
     rows = summary(Results(options.results).all)
     print(json.dumps(rows, indent=1) if options.json else table(rows).markdown())
 

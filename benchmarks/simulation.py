@@ -1,9 +1,9 @@
-"""What a simulated round costs: farshore's simulator, Flower's (on Ray) and pfl's on the same work, in the same run.
+"""Cost of a simulated round with the simulators of farshore, Flower (on Ray) and pfl-research on the same work.
 
-Flower and pfl run in virtual environments of their own, which the script makes with uv (--venvs; some gigabytes). Every
-system gets the same models, images and clients, two workers with one thread each, and no evaluation; the systems take
-turns. What counts is CPU time of the process tree per round, the first round left out; wall time and memory stand
-beside. The bare training loop in one process is the floor. A busy machine is told, and its figures are not judged.
+Flower and pfl run in separate virtual environments, which the script creates with uv (--venvs; some gigabytes). All
+systems have the same models, images and clients, two single-threaded workers and no evaluation; they take turns. The
+gates are on CPU time of the process tree per round, without the first round; wall time and memory are reported too. A
+plain training loop in one process is the lower bound. On a busy machine no gate is judged.
 
     python benchmarks/simulation.py --venvs ~/.cache/farshore-peers --json simulation.json
 """
@@ -31,7 +31,7 @@ ECHOES = [
     Work("W0 echo, N=10,000, C=100, 10k", 10_000, 100, 100, "echo", params=10_000),
     Work("W0 echo, N=100, C=10, 10M", 100, 10, 30, "echo", params=10_000_000),
 ]
-#: Population only; the rest is the first echo's.
+#: The first echo with a larger population.
 CROWD = Work("W0 echo, N=100,000, C=10, 10k", 100_000, 10, 400, "echo", params=10_000)
 SMALL = [
     Work("W1 logistic regression", 1000, 10, 100, "logistic", shape=(784,), samples=60, batch=10, lr=0.03),
@@ -39,22 +39,22 @@ SMALL = [
 ]
 LARGE = [
     Work("W3 CIFAR CNN", 1000, 50, 20, "cifar_cnn", shape=(3, 32, 32), samples=50),
-    Work("W4 CIFAR CNN, unlike sizes", 1000, 50, 20, "cifar_cnn", shape=(3, 32, 32), samples=50, spread=0.8),
+    Work("W4 CIFAR CNN, unequal sizes", 1000, 50, 20, "cifar_cnn", shape=(3, 32, 32), samples=50, spread=0.8),
 ]
-#: Rounds of a system as a share of a work's: where one costs so much more, fewer tell as well.
-SHARE = {"flower": 0.1, "flower, as it comes": 0.1, "pfl": 0.5}
-LARGE_SHARE = {"flower": 0.5, "flower, as it comes": 0.25}
+#: Fraction of a work's rounds that expensive systems run.
+SHARE = {"flower": 0.1, "flower, defaults": 0.1, "pfl": 0.5}
+LARGE_SHARE = {"flower": 0.5, "flower, defaults": 0.25}
 
 
 class Bench:
-    """Costs of systems on works.
+    """Measures the cost of systems on works.
 
     Parameters
     ----------
     options : Namespace
     peers : Peers
     folder : Path
-        For images.
+        Folder for images.
     """
 
     def __init__(self, options: argparse.Namespace, peers: Peers, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Bench:
         self.busy = 0.0
 
     def run(self, works: Sequence[Work], systems: Sequence[str], repeats: int) -> None:
-        """Measure all, the systems taking turns."""
+        """Measure all works, with the systems in turns."""
         for _ in range(repeats):
             for work in works:
                 if work.shape:
@@ -85,13 +85,13 @@ class Bench:
         return median(c.cpu for c in found) if found else None
 
     def ratio(self, work: Work, system: str, over: str = "farshore") -> float | None:
-        """CPU of one system over another's."""
+        """CPU time of ``system`` divided by that of ``over``."""
         mine, other = self.cpu(work, over), self.cpu(work, system)
         return other / mine if mine and other else None
 
 
 def gates(bench: Bench, judged: bool) -> Iterator[Gate]:
-    """The goals."""
+    """Gates of the benchmark."""
 
     def at_least(name: str, value: float | None, least: float) -> Gate:
         return gate(name, value, f">= {least:g}", value is not None and value >= least if judged else None)
@@ -114,8 +114,8 @@ def gates(bench: Bench, judged: bool) -> Iterator[Gate]:
 
 
 def table(bench: Bench) -> Table:
-    """A row per work and system."""
-    columns = ["work", "system", "CPU ms a round", "of farshore", "wall ms a round", "memory, MB", "start-up, CPU s"]
+    """Table with a row per work and system."""
+    columns = ["work", "system", "CPU ms a round", "/ farshore", "wall ms a round", "memory, MB", "start-up, CPU s"]
     rows = []
     for (work, system), costs in bench.costs.items():
         own = bench.costs.get((work, "farshore"))
@@ -128,7 +128,7 @@ def table(bench: Bench) -> Table:
 
 
 def figures(bench: Bench) -> list[dict[str, Any]]:
-    """Every measurement."""
+    """All measurements."""
     return [
         {"work": work, "system": system, "cpu": c.cpu, "wall": c.wall, "memory": c.memory, "start": c.start}
         for (work, system), costs in bench.costs.items()
@@ -137,30 +137,30 @@ def figures(bench: Bench) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Measure, then tell."""
-    made = parser(__doc__)
-    made.add_argument(
-        "--venvs", type=Path, metavar="DIR", help="environments of the others; made if they are not there"
+    """Measure and report."""
+    cli = parser(__doc__)
+    cli.add_argument(
+        "--venvs", type=Path, metavar="DIR", help="folder of the other systems' environments; created if missing"
     )
-    made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--only", nargs="*", metavar="W", help="works whose names begin so, e.g. W0 W3")
-    options = made.parse_args()
+    cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--only", nargs="*", metavar="W", help="prefixes of work names, e.g. W0 W3")
+    options = cli.parse_args()
     become_reaper()
     with tempfile.TemporaryDirectory(prefix="farshore-images-") as folder:
-        peers = Peers(None if options.quick else options.venvs)  # starting them takes longer than a quick run may
+        peers = Peers(None if options.quick else options.venvs)  # their start-up takes longer than a quick run
         peers.make()
         bench = Bench(options, peers, Path(folder))
         others = [name for name in PEERS if peers.has(name)]
-        wanted = [ECHOES[0], CROWD, SMALL[0]] if options.quick else [*ECHOES, CROWD, *SMALL, *LARGE]
+        works = [ECHOES[0], CROWD, SMALL[0]] if options.quick else [*ECHOES, CROWD, *SMALL, *LARGE]
         if options.only is not None:
-            wanted = [w for w in wanted if w.name.startswith(tuple(options.only))]
+            works = [w for w in works if w.name.startswith(tuple(options.only))]
         repeats = 1 if options.quick else options.repeats
-        bench.run([w for w in wanted if w is not CROWD], ["farshore", *others, "bare"], repeats)
-        bench.run([w for w in wanted if w is CROWD], ["farshore"], repeats)
+        bench.run([w for w in works if w is not CROWD], ["farshore", *others, "bare"], repeats)
+        bench.run([w for w in works if w is CROWD], ["farshore"], repeats)
         if "flower" in others and not options.quick:
-            bench.run([w for w in wanted if w is LARGE[0]], ["flower, as it comes"], 1)
+            bench.run([w for w in works if w is LARGE[0]], ["flower, defaults"], 1)
     idle = bench.busy <= BUSY_PERCENT
-    busy = "" if idle else f"; the machine was busy ({bench.busy:.0f} % before a run): nothing is judged"
+    busy = "" if idle else f"; the machine was busy ({bench.busy:.0f} % before a run): not judged"
     return finish(
         "simulation",
         options,

@@ -1,15 +1,15 @@
-"""What a split costs in time: in one process, in two, and over a slow link.
+"""Time of a split training step: in one process, in two processes, and over a slow link.
 
-(a) Split in one process against the unsplit model: the same batches, one compute thread for each program.
-(b) Two processes, pipelined: server, run process, node and node process as a user starts them, TLS and relay included,
-    one compute thread for each program, the model cut where its halves take about as long (the embeddings, half of
-    all weights, are part of the front); against the unsplit model on one thread.
-(c) The same over a link of 10 Mbit/s and 20 ms: bytes on the link against vanilla split learning, and the step's time
-    against the longer of computing and sending.
+(a) Split in one process against the unsplit model: the same batches, one compute thread per program.
+(b) Two processes, pipelined: server, run process, node and node process as a user starts them, with TLS and relay, one
+    compute thread per program, the model split so that both halves take about the same time (the front contains the
+    embeddings, half of all weights); against the unsplit model on one thread.
+(c) The same over a link of 10 Mbit/s and 20 ms: bytes on the link against vanilla split learning, and the step time
+    against the maximum of computing and sending.
 
-Steps are timed by when they end, start-up, the first steps and the last (which evaluates and saves) left out. What is
-compared runs in turns on the same batches; of repetitions of a step the fastest counts, since other processes only
-ever slow a step down. The unsplit model is trained as anybody would train it, its embeddings' gradients included.
+A step's time is the difference between the ends of successive steps, without start-up, the first steps and the last
+(which evaluates and saves). Variants run in turns on the same batches; the fastest repetition of a step counts, since
+other processes only slow it down. The unsplit model is trained in full, including the gradients of its embeddings.
 
     python benchmarks/split_step.py --json split_step.json
 """
@@ -47,8 +47,8 @@ CLAIM = (
     "96x codes at least 85x less time on the link"
 )
 SEED = 3
-#: Steps at the start of a run that are not timed: memory is still being allocated.
-WARM = 2
+#: Untimed warm-up steps at the start of a run.
+WARM_UP_STEPS = 2
 MBPS, LATENCY_MS = 10.0, 20.0
 PLAIN, SHAPED = "plain", "shaped"
 VANILLA = {"cut": "boundary", "up": "raw", "down": "raw"}
@@ -59,7 +59,7 @@ Times = list[float]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs share."""
+    """Settings shared by all runs."""
 
     config: dict[str, Any]
     data: dict[str, Path]
@@ -70,29 +70,29 @@ class Setting:
     def find(self, name: str) -> Path:
         """Path of a data set by name."""
         if name not in self.data:
-            raise DataError(f"there is no data set called '{name}' here", hint=f"give --{name} DIR")
+            raise DataError(f"the data set '{name}' is not given", hint=f"give --{name} DIR")
         return self.data[name]
 
-    def made(self, **changes: Any) -> SplitFineTuning:
-        """The configuration with some changes."""
+    def configuration(self, **changes: Any) -> SplitFineTuning:
+        """Build the configuration with some changes."""
         return SplitFineTuning(**{**self.config, **changes})
 
 
 def differences(ends: Iterable[float]) -> Times:
-    """Seconds of each timed step, from the moments at which all of a run's steps ended."""
-    moments = list(ends)
-    return [b - a for a, b in pairwise(moments)][WARM:-1]
+    """Compute the seconds of each timed step from the end times of all steps."""
+    times = list(ends)
+    return [b - a for a, b in pairwise(times)][WARM_UP_STEPS:-1]
 
 
 def fastest(repetitions: Iterable[Times]) -> Times:
-    """Of each step the fastest repetition."""
+    """Minimum time of each step over repetitions."""
     return [min(times) for times in zip(*repetitions, strict=True)]
 
 
 def ratio(ours: Times, theirs: Times) -> float:
-    """Our time for all timed steps over theirs.
+    """Total time of all timed steps divided by that of another variant.
 
-    Not step by step: a step counts as done when the cloud is, while the edge's backward pass still runs.
+    Single steps are not compared: a step ends on the server while the edge's backward pass still runs.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} steps against {len(theirs)}")
@@ -103,7 +103,7 @@ def ratio(ours: Times, theirs: Times) -> float:
 
 
 class Ends:
-    """Notes the moments at which steps end, on the clock and in this process's CPU time."""
+    """Records wall time and this process's CPU time at the end of each step."""
 
     def __init__(self) -> None:
         self._wall: list[float] = []
@@ -114,25 +114,25 @@ class Ends:
         self._cpu.append(time.process_time())
 
     def times(self, cpu: list[Times]) -> Times:
-        """Seconds of each step; those of the CPU are added to ``cpu``."""
+        """Wall seconds of each step; CPU seconds are appended to ``cpu``."""
         cpu.append(differences(self._cpu))
         return differences(self._wall)
 
 
 def unsplit_times(setting: Setting) -> Times:
-    """Train the unsplit model."""
+    """Train the unsplit model; returns its step times."""
     ends = Ends()
-    train_unsplit(setting.made(), SEED, 1, setting.find, ends)
+    train_unsplit(setting.configuration(), SEED, 1, setting.find, ends)
     return ends.times(setting.cpu["unsplit"])
 
 
 def in_process_times(setting: Setting) -> Times:
-    """Train split, both programs in this process."""
+    """Train split with both programs in this process; returns its step times."""
     ends = Ends()
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
         InProcessRun(
             WORKLOAD,
-            setting.made(),
+            setting.configuration(),
             Path(folder),
             seed=SEED,
             data=setting.data,
@@ -146,7 +146,7 @@ def in_process_times(setting: Setting) -> Times:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run over processes: of its timed steps the seconds, and the frame bytes up and down."""
+    """Timed steps of a run over processes: seconds, and frame bytes up and down."""
 
     times: Times
     up: list[int]
@@ -154,31 +154,31 @@ class Measured:
 
     @property
     def link_seconds(self) -> float:
-        """Time that a step's frames take on the link, both ways, latency aside; mean over steps."""
+        """Mean transfer time of a step's frames on the link, both ways, without latency."""
         return (sum(self.up) + sum(self.down)) / len(self.up) * 8 / (MBPS * 1e6)
 
     @property
     def link_bounds(self) -> Times:
-        """The least that each step can take on the link: the busier direction, and once there and back."""
+        """Lower bound of each step's time on the link: the busier direction plus one round trip."""
         pairs = zip(self.up, self.down, strict=True)
         return [max(pair) * 8 / (MBPS * 1e6) + 2 * LATENCY_MS / 1e3 for pair in pairs]
 
 
 class Machines:
-    """A server and two nodes on this machine; the link of one of them is slow."""
+    """A server and two nodes on this machine, one of them with a throttled link."""
 
-    def __init__(self, setting: Setting, house: LocalCluster) -> None:
-        self._setting, self._house = setting, house
+    def __init__(self, setting: Setting, cluster: LocalCluster) -> None:
+        self._setting, self._cluster = setting, cluster
         profile = setting.folder / "slow.yaml"
         profile.write_text(f"link: {{up_mbps: {MBPS}, down_mbps: {MBPS}, latency_ms: {LATENCY_MS}}}\n")
         data = [word for name, path in setting.data.items() for word in ("--data", f"{name}={path}")]
-        house.start_server()
-        house.start_nodes((PLAIN, SHAPED), {PLAIN: data, SHAPED: [*data, "--profile", str(profile)]})
+        cluster.start_server()
+        cluster.start_nodes((PLAIN, SHAPED), {PLAIN: data, SHAPED: [*data, "--profile", str(profile)]})
 
     def run(self, node: str, **changes: Any) -> Measured:
-        """Train with one edge on a node."""
-        config = self._setting.made(**changes).model_dump()
-        with AdminClient.local(self._house.server_home) as admin:
+        """Train with one edge on a node; returns its measurements."""
+        config = self._setting.configuration(**changes).model_dump()
+        with AdminClient.local(self._cluster.server_home) as admin:
             data = {name: str(path) for name, path in self._setting.data.items()}
             run = admin.submit(WORKLOAD.name, config, nodes=[node], seed=SEED, data=data)
             for event in admin.follow(run.id):
@@ -186,18 +186,18 @@ class Machines:
                 if run.state in ENDED:
                     break
             check_ended(run)
-        return measured(RunDirectory.open(Path(run.directory)))
+        return read_measurements(RunDirectory.open(Path(run.directory)))
 
 
-def measured(directory: RunDirectory) -> Measured:
-    """Times and frame bytes of the timed steps of a finished run."""
+def read_measurements(directory: RunDirectory) -> Measured:
+    """Read times and frame bytes of the timed steps of a finished run."""
     ends = {m["step"]: m["time"] for m in directory.read_metrics() if "loss" in m}
     sums = {"activation": [0] * len(ends), "gradient": [0] * len(ends)}
     for row in directory.read_ledger().select(["kind", "step", "frame_bytes"]).to_pylist():
         if row["kind"] in sums:
             sums[row["kind"]][row["step"]] += row["frame_bytes"]
-    # The first end has no beginning: times start with the second step.
-    up, down = (sizes[1:][WARM:-1] for sizes in sums.values())
+    # The first step has no start time: times begin with the second step.
+    up, down = (sizes[1:][WARM_UP_STEPS:-1] for sizes in sums.values())
     return Measured(differences(ends[step] for step in sorted(ends)), up, down)
 
 
@@ -205,32 +205,32 @@ def measured(directory: RunDirectory) -> Measured:
 
 
 def one_process(setting: Setting) -> tuple[dict[str, Any], list[Gate]]:
-    """Part (a)."""
-    split, whole = turns(setting.repeats, lambda: in_process_times(setting), lambda: unsplit_times(setting))
-    found = ratio(split, whole)
-    # CPU time does not see that the two programs overlap, nor what else the machine does.
+    """Measure part (a)."""
+    split, unsplit = turns(setting.repeats, lambda: in_process_times(setting), lambda: unsplit_times(setting))
+    found = ratio(split, unsplit)
+    # CPU time is independent of overlap and of other processes.
     cpu = ratio(fastest(setting.cpu["split"]), fastest(setting.cpu["unsplit"]))
-    figures = {"split_seconds": split, "unsplit_seconds": whole, "ratio": found, "ratio_of_CPU_time": cpu}
-    return figures, [gate("split in one process : unsplit, step time", found, "<= 1.05", found <= 1.05)]
+    figures = {"split_seconds": split, "unsplit_seconds": unsplit, "ratio": found, "ratio_of_CPU_time": cpu}
+    return figures, [gate("step time, split in one process / unsplit", found, "<= 1.05", found <= 1.05)]
 
 
 def two_processes(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
-    """Part (b)."""
-    # Embeddings and their optimizer weigh about a block: both halves take as long at two thirds of MiniLM.
-    balanced = round(2 * Builder(setting.made(), Seed(SEED), setting.find).layers / 3)
-    split, whole = turns(
+    """Measure part (b)."""
+    # Embeddings and their optimizer cost about a block; the halves balance at two thirds of MiniLM.
+    balanced = round(2 * Builder(setting.configuration(), Seed(SEED), setting.find).layers / 3)
+    split, unsplit = turns(
         setting.repeats,
         lambda: machines.run(PLAIN, block=balanced, micro_batches=4).times,
         lambda: unsplit_times(setting),
     )
-    found = ratio(whole, split)
-    figures = {"split_seconds": split, "unsplit_seconds": whole, "speed_up": found}
+    found = ratio(unsplit, split)
+    figures = {"split_seconds": split, "unsplit_seconds": unsplit, "speed_up": found}
     holds = found >= 1.3 if len(os.sched_getaffinity(0)) >= 2 else None
-    return figures, [gate("two processes, m=4: times faster than unsplit", found, ">= 1.3", holds)]
+    return figures, [gate("two processes, m=4: speed-up over unsplit", found, ">= 1.3", holds)]
 
 
 def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
-    """Part (c)."""
+    """Measure part (c)."""
     vanilla = machines.run(SHAPED, micro_batches=4, **VANILLA)
     runs: list[Measured] = []
 
@@ -239,11 +239,11 @@ def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], lis
         return runs[-1].times
 
     computing, times = turns(setting.repeats, lambda: machines.run(PLAIN, micro_batches=4).times, shaped)
-    ours = runs[0]  # bytes are the same in every repetition
+    ours = runs[0]  # bytes are equal in every repetition
     less = vanilla.link_seconds / ours.link_seconds
     bounds = [max(pair) for pair in zip(computing, ours.link_bounds, strict=True)]
     near = ratio(times, bounds)
-    # On a link that is not throttled vanilla split learning would take less time than its bytes allow.
+    # On an unthrottled link vanilla split learning would be faster than its bytes allow.
     throttled = ratio(vanilla.times, vanilla.link_bounds) >= 1
     figures = {
         "vanilla_link_seconds": vanilla.link_seconds,
@@ -256,39 +256,39 @@ def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], lis
         "throttled": throttled,
     }
     return figures, [
-        gate("10 Mbit/s: vanilla's time on the link : ours, 96x codes", less, ">= 85", less >= 85),
-        gate("10 Mbit/s, 20 ms: step : max(compute, link)", near, "<= 1.15", near <= 1.15 if throttled else None),
+        gate("10 Mbit/s: link time, vanilla / 96x codes", less, ">= 85", less >= 85),
+        gate("10 Mbit/s, 20 ms: step time / max(compute, link)", near, "<= 1.15", near <= 1.15 if throttled else None),
     ]
 
 
 def turns(repeats: int, *parts: Callable[[], Times]) -> list[Times]:
-    """Run the parts in turns, forwards and backwards; of each step the fastest time per part."""
+    """Run the parts in turns, in alternating order; returns the fastest time of each step per part."""
     found: list[list[Times]] = [[] for _ in parts]
     for repeat in range(repeats):
         order = list(enumerate(parts))
-        for place, part in order if repeat % 2 == 0 else order[::-1]:
-            found[place].append(part())
+        for index, part in order if repeat % 2 == 0 else order[::-1]:
+            found[index].append(part())
     return [fastest(times) for times in found]
 
 
-def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--parts", default="abc", help="which of (a), (b) and (c)")
-    made.add_argument("--steps", type=int, default=16, help="steps of each run")
-    made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--task", default=None, help="default: docstrings, sst2 with --glue")
-    made.add_argument("--glue", type=Path, metavar="DIR")
-    made.add_argument("--model", type=Path, metavar="DIR", help="a transformers model (default: MiniLM)")
-    options = made.parse_args(arguments)
+    cli = parser(__doc__)
+    cli.add_argument("--parts", default="abc", help="which of (a), (b) and (c)")
+    cli.add_argument("--steps", type=int, default=16, help="steps of each run")
+    cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--task", default=None, help="default: docstrings, sst2 with --glue")
+    cli.add_argument("--glue", type=Path, metavar="DIR")
+    cli.add_argument("--model", type=Path, metavar="DIR", help="a transformers model (default: MiniLM)")
+    options = cli.parse_args(arguments)
     if options.quick:
-        options.steps, options.repeats, options.parts = WARM + 3, 1, options.parts.replace("c", "")
+        options.steps, options.repeats, options.parts = WARM_UP_STEPS + 3, 1, options.parts.replace("c", "")
     options.task = options.task or ("sst2" if options.glue else "docstrings")
     return options
 
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Gate]]:
-    """All parts that are wanted."""
+    """Measure the selected parts."""
     data = {name: path for name, path in (("glue", options.glue), ("model", options.model)) if path}
     config = {
         "task": options.task,
@@ -307,8 +307,8 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         figures["one process"], found = one_process(setting)
         gates += found
     if set("bc") & set(options.parts):
-        with LocalCluster(folder) as house:
-            machines = Machines(setting, house)
+        with LocalCluster(folder) as cluster:
+            machines = Machines(setting, cluster)
             if "b" in options.parts:
                 figures["two processes"], found = two_processes(setting, machines)
                 gates += found
@@ -321,7 +321,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
-    """The figures for people."""
+    """Table of the results."""
     rows = []
     for part, found in figures.items():
         for name, value in found.items():
@@ -329,16 +329,16 @@ def tables(figures: dict[str, Any]) -> list[Table]:
                 continue
             number = statistics.median(value) if isinstance(value, list) else value
             rows.append([part, name.replace("_", " "), f"{number:.4g}"])
-    return [Table("Time of a step (seconds: medians over steps)", ["part", "figure", "value"], rows)]
+    return [Table("Time of a step (seconds: medians over steps)", ["part", "measurement", "value"], rows)]
 
 
 def main() -> int:
-    """Measure, then tell."""
-    options = options_of()
+    """Measure and report."""
+    options = parse_options()
     with tempfile.TemporaryDirectory(prefix="farshore-step-") as folder:
         figures, gates = measure(options, Path(folder))
     scale = (
-        f"{options.task}, batches of 32, {options.steps} steps a run, best of {options.repeats}, one thread a program"
+        f"{options.task}, batches of 32, {options.steps} steps a run, best of {options.repeats}, one thread per program"
     )
     return finish("split_step", options, scale=scale, claim=CLAIM, figures=figures, gates=gates, tables=tables(figures))
 

@@ -1,9 +1,8 @@
-"""FedAvg with and without virtual data on the whole of CIFAR-10, at a scale that two cores can train.
+"""FedAvg with and without virtual data on all of CIFAR-10, at a scale that two cores can train.
 
-The specification's tiny setting (4,000 images of 16 x 16, 34 % at best) says nothing about VHL. This one takes all
-50,000 images at their own size, a small convolutional net with batch norm and a hundred rounds: ten clients, LDA 0.1,
-five a round, one local epoch, on paired seeds. No goal is set: what is found is told, gain or none. Finished runs are
-kept in --results, a killed one goes on from its checkpoint.
+All 50,000 images at full size, a small convolutional network with batch norm, and a hundred rounds: ten clients, LDA
+0.1, five clients per round, one local epoch, on paired seeds. There are no gates: the result is reported as it is.
+Finished runs are stored in --results; an interrupted one resumes from its checkpoint.
 
     python benchmarks/vhl_cifar10.py --cifar10 DIR --results vhl_cifar10 --json vhl_cifar10.json
 """
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import finish, parser
-from _trials import trained
+from _trials import run_trials
 from vhl_accuracy import gains, table
 
 from farshore.core.workloads import load
@@ -43,7 +42,7 @@ CLIENTS = 10
 
 
 def trials(options: argparse.Namespace) -> list[Trial]:
-    """Both arms with every seed, seeds outermost."""
+    """Build a trial per arm and seed, ordered by seed."""
     model = load("vhl").config
     common = {**SETTINGS, "rounds": options.rounds, "per_round": options.per_round, "lr": options.lr}
     arms = {"BN FedAvg": {**common, "virtual": {"enabled": False}}, "BN FedAvg + VHL": {**common, "virtual": VIRTUAL}}
@@ -63,29 +62,29 @@ def trials(options: argparse.Namespace) -> list[Trial]:
     ]
 
 
-def options_of() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--cifar10", type=Path, required=True, metavar="DIR", help="CIFAR-10, in any of its formats")
-    made.add_argument("--results", type=Path, metavar="DIR", help="runs are kept here")
-    made.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
-    made.add_argument("--rounds", type=int, default=100)
-    made.add_argument("--per-round", type=int, default=5, help="clients that train in a round")
-    made.add_argument("--lr", type=float, default=0.05)
-    options = made.parse_args()
+    cli = parser(__doc__)
+    cli.add_argument("--cifar10", type=Path, required=True, metavar="DIR", help="CIFAR-10, in any of its formats")
+    cli.add_argument("--results", type=Path, metavar="DIR", help="folder for runs")
+    cli.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
+    cli.add_argument("--rounds", type=int, default=100)
+    cli.add_argument("--per-round", type=int, default=5, help="clients per round")
+    cli.add_argument("--lr", type=float, default=0.05)
+    options = cli.parse_args()
     if options.quick:
         options.seeds, options.rounds = options.seeds[:1], 1
     return options
 
 
 def main() -> int:
-    """Train, then tell."""
-    options = options_of()
+    """Train and report."""
+    options = parse_options()
     with ExitStack() as cleanup:
         if options.results is None:
             options.results = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="farshore-vhl-")))
         options.results, options.cifar10 = options.results.resolve(), options.cifar10.resolve()
-        curves = trained(trials(options))
+        curves = run_trials(trials(options))
     found = {arm.name: arm for arm in compare(curves, "BN FedAvg")}
     return finish(
         "vhl_cifar10",

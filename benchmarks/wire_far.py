@@ -1,4 +1,4 @@
-"""The far ends that ``wire.py`` measures against, each a process of its own: a run process, a relay, raw gRPC."""
+"""Remote processes for ``wire.py``: a run process, a relay, and raw gRPC server and client."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from farshore.wire.pump import Read, Write, pump
 from farshore.wire.relay import relay
 
 MIB = 1 << 20
-#: Different buffers in turn, together larger than a cache, as a program's tensors are.
+#: Number of different buffers sent in turn; together larger than the cache, like a program's tensors.
 BUFFERS = 32
 RAW = "raw"
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def serve(pipe: Any, socket: str) -> None:
-    """A run process: raw services, a data port, the local socket; programs echo, or count."""
+    """Run process: data port and local socket; its programs echo or count messages."""
     channels: dict[str, Channel] = {}
 
     async def data(ticket: str, read: Read, write: Write) -> None:
@@ -48,14 +48,14 @@ def serve(pipe: Any, socket: str) -> None:
         server, port = io.call(_listen(attach_handler(data)))
         io.call(serve_local(Path(socket), data))
         pipe.send(port)
-        while (asked := pipe.recv()) != "stop":
-            assert asked == "usage"
+        while (request := pipe.recv()) != "stop":
+            assert request == "usage"
             pipe.send((time.process_time(), psutil.Process().memory_info().rss))
         io.call(server.stop(None))
 
 
-def orchestrate(pipe: Any, socket: str) -> None:
-    """An orchestrator, as far as the relay goes."""
+def run_relay(pipe: Any, socket: str) -> None:
+    """The relay of a server."""
 
     async def data(ticket: str, read: Read, write: Write) -> None:
         await relay(ticket, read, write, Path(socket))
@@ -68,7 +68,7 @@ def orchestrate(pipe: Any, socket: str) -> None:
 
 
 def raw_server(pipe: Any, kept: str) -> None:
-    """Raw gRPC, with or without the allocator's setting."""
+    """Raw gRPC server, with or without the allocator setting."""
     if kept:
         keep_freed_memory()
 
@@ -82,16 +82,16 @@ def raw_server(pipe: Any, kept: str) -> None:
 
 
 def raw_node(pipe: Any, kept: str) -> None:
-    """The client of :func:`raw_server`; measures when told."""
+    """Client of :func:`raw_server`; measures on request."""
     if kept:
         keep_freed_memory()
     pipe.send(0)
-    while (asked := pipe.recv()) != "stop":
-        pipe.send(asyncio.run(_raw(*asked)))
+    while (request := pipe.recv()) != "stop":
+        pipe.send(asyncio.run(_raw(*request)))
 
 
 async def _raw(port: int, method: str, count: int) -> float:
-    """Seconds for ``count`` raw messages of 1 MiB, echoed or not."""
+    """Measure the seconds for ``count`` raw messages of 1 MiB, echoed or not."""
     buffers = [bytes([i]) * MIB for i in range(BUFFERS)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         call = channel.stream_stream(f"/{RAW}/{method}")()
@@ -111,7 +111,7 @@ async def _raw(port: int, method: str, count: int) -> float:
 
 
 def _program(channel: Channel) -> None:
-    """The server program: counts messages, or sends each back."""
+    """Server program: echoes or counts messages."""
     while True:
         message = channel.receive()
         if message.kind in ("echo", "last"):
@@ -142,33 +142,33 @@ async def _listen(*handlers: Any) -> tuple[grpc.aio.Server, int]:
 
 @dataclass
 class Process:
-    """A process at the other end of a pipe, and the port that it listens on."""
+    """A child process, a pipe to it, and the port on which it listens."""
 
     process: Any
     pipe: Any
     port: int
 
-    def ask(self, what: Any) -> Any:
-        """Send ``what``; returns the answer."""
-        self.pipe.send(what)
+    def ask(self, request: Any) -> Any:
+        """Send a request and return the answer."""
+        self.pipe.send(request)
         return self.pipe.recv()
 
     def usage(self) -> tuple[float, int]:
-        """Processor seconds and resident bytes of a :func:`serve` process so far."""
+        """CPU seconds and resident bytes of a :func:`serve` process so far."""
         seconds, memory = self.ask("usage")
         return float(seconds), int(memory)
 
 
 @contextmanager
 def processes(**targets: tuple[Callable[..., None], Any]) -> Iterator[dict[str, Process]]:
-    """Start functions in processes of their own; they end with the block."""
+    """Start functions in child processes, which stop at the end of the block."""
     started: dict[str, Process] = {}
     try:
         for name, (target, argument) in targets.items():
-            mine, theirs = SPAWN.Pipe()
-            process = SPAWN.Process(target=target, args=(theirs, argument), daemon=True)
+            parent_end, child_end = SPAWN.Pipe()
+            process = SPAWN.Process(target=target, args=(child_end, argument), daemon=True)
             process.start()
-            started[name] = Process(process, mine, mine.recv())
+            started[name] = Process(process, parent_end, parent_end.recv())
         yield started
     finally:
         for running in started.values():

@@ -1,4 +1,4 @@
-"""A thousand idle nodes on one server: what they cost its process in memory and processor time."""
+"""Memory and CPU time that idle nodes cost a server process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from farshore.wire.pump import pump
 
 @dataclass
 class Idle:
-    """What idle nodes cost the server's process."""
+    """Cost of idle nodes for the server process."""
 
     nodes: int
     bytes_per_node: float
     cpu_share: float
 
 
-def crowd(pipe: Any, port: int, count: int) -> None:
-    """Many idle nodes, each with a connection of its own; answers heartbeats as nodes do."""
+def run_idle_nodes(pipe: Any, port: int, count: int) -> None:
+    """Run many idle nodes, each with its own connection, which answer heartbeats like real nodes."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1 << 14, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
 
     async def node(number: int) -> None:
@@ -41,7 +41,7 @@ def crowd(pipe: Any, port: int, count: int) -> None:
 
             await pump(Channel("server", f"idle-{number}", "node"), read, call.write)
 
-    async def all_of_them() -> None:
+    async def run_all() -> None:
         tasks = []
         for number in range(count):
             tasks.append(asyncio.create_task(node(number)))
@@ -53,20 +53,20 @@ def crowd(pipe: Any, port: int, count: int) -> None:
         for task in tasks:
             task.cancel()
 
-    asyncio.run(all_of_them())
+    asyncio.run(run_all())
 
 
-def idle(far: Process, count: int, seconds: float) -> Idle:
-    """Attach ``count`` idle nodes and watch the server for ``seconds``, heartbeats included."""
-    _, before = far.usage()
-    mine, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=crowd, args=(theirs, far.port, count), daemon=True)
+def measure_idle(server: Process, count: int, seconds: float) -> Idle:
+    """Attach ``count`` idle nodes and measure the server for ``seconds``, including heartbeats."""
+    _, before = server.usage()
+    parent_end, child_end = SPAWN.Pipe()
+    process = SPAWN.Process(target=run_idle_nodes, args=(child_end, server.port, count), daemon=True)
     process.start()
-    attached = mine.recv()
-    cpu, _ = far.usage()
+    attached = parent_end.recv()
+    cpu, _ = server.usage()
     time.sleep(seconds)
-    after, memory = far.usage()
-    mine.send("stop")
+    after, memory = server.usage()
+    parent_end.send("stop")
     process.join(20)
     process.kill()
     return Idle(attached, (memory - before) / max(1, attached), (after - cpu) / seconds)

@@ -148,7 +148,7 @@ class AdminClient:
         workload: str,
         config: Mapping[str, Any],
         *,
-        node_count: int = 1,
+        node_count: int = 0,
         nodes: Sequence[str] = (),
         roles: Sequence[RoleRequest] = (),
         seed: int | None = None,
@@ -163,7 +163,7 @@ class AdminClient:
         config : Mapping
             The method's configuration; JSON-serializable.
         node_count : int
-            Number of nodes for the scheduler to choose if ``nodes`` is empty.
+            Number of nodes for the scheduler to choose if ``nodes`` is empty; 0 = the default of each role.
         nodes : sequence of str
             The cohort by name, in order.
         roles : sequence of RoleRequest
@@ -179,7 +179,7 @@ class AdminClient:
             The configuration is invalid, or there is no such method or node.
         """
         request = pb.SubmitRequest(
-            workload=workload, config_json=json.dumps(config), node_count=0 if roles else node_count, nodes=nodes
+            workload=workload, config_json=json.dumps(config), node_count=node_count, nodes=nodes
         )
         for one in roles:
             request.roles.add(role=one.role, least=one.count.least, most=one.count.most, nodes=one.nodes)

@@ -162,7 +162,7 @@ class NodeProcessSession:
         return self._state.stream(name)
 
     def metrics(self, step: int, **values: float) -> None:
-        """Send named figures of this node to the run's metrics."""
+        """Record named metrics of this node at ``step``."""
         self.channel.send(metrics_message(step, values))
 
     def check_cancelled(self) -> None:

@@ -1,7 +1,7 @@
-"""Batches: which sentences make up each step, and how a batch is padded and divided.
+"""Batches of tokenized sentences: seeded batch plans, padding and micro-batches.
 
-The plan is a pure function of (seed, epoch): a program that restarts at step ``s`` rebuilds exactly the batch
-of step ``s`` without going through the steps before it.
+A plan is a pure function of (seed, epoch): a program restarted at step ``s`` rebuilds the batch of step ``s`` without
+replaying the steps before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
-    """Sentences of one step, padded to the longest of them.
+    """The sentences of one step, padded to the longest.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Batch:
     ids : int64 array, shape [B]
         :attr:`EncodedSet.ids` of the rows.
     token_type_ids : int64 array, shape [B, T], optional
-        1 in the second sentence of a pair; None for single sentences and for models that know no types.
+        1 in the second sentence of a pair; None for single sentences and for models without token types.
     """
 
     input_ids: NDArray[np.int64]
@@ -56,7 +56,7 @@ class Batch:
         return int(self.lengths.sum())
 
     def take(self, rows: Rows) -> Batch:
-        """The given rows, padded only to the longest of them."""
+        """Select rows and trim the padding to the longest of them."""
         longest = int(self.lengths[rows].max())
         types = None if self.token_type_ids is None else self.token_type_ids[rows, :longest]
         return Batch(
@@ -70,7 +70,7 @@ class Batch:
 
 
 def make_batch(data: EncodedSet, rows: Rows) -> Batch:
-    """Pad the sentences at ``rows`` to the longest of them."""
+    """Make a batch of the sentences at ``rows``, padded to the longest."""
     lengths = data.lengths[rows]
     column = np.arange(int(lengths.max()))
     mask = column < lengths[:, None]  # [B, T]
@@ -83,31 +83,31 @@ def make_batch(data: EncodedSet, rows: Rows) -> Batch:
 
 
 def natural_steps(size: int, batch_size: int, *, drop_last: bool = False) -> int:
-    """Steps that one epoch over ``size`` sentences takes; at least one."""
+    """Steps in one epoch over ``size`` sentences; at least one."""
     return max(1, size // batch_size if drop_last else -(-size // batch_size))
 
 
 class BatchPlan:
-    """Which sentences make up each step of each epoch.
+    """Assigns sentences to the steps of each epoch.
 
-    An epoch is a random order, sorted by length inside windows of ``window`` batches, cut into batches whose
-    order is then shuffled: similar lengths meet (little padding) without the same sentences meeting in each
-    epoch. Batch sizes differ by at most one and never exceed ``batch_size``, so there is no small last batch
-    that weighs more than others.
+    An epoch is a random order, sorted by length within windows of ``window`` batches, and split into batches whose
+    order is then shuffled. Batches thus contain similar lengths (little padding) but different sentences in each epoch.
+    Batch sizes differ by at most one and never exceed ``batch_size``, so there is no small last batch whose sentences
+    weigh more than others.
 
     Parameters
     ----------
     lengths : array, shape [n]
         Tokens per sentence.
     batch_size : int
-        Largest batch.
+        Size of the largest batch.
     seed : Seed
         Epoch ``e`` draws from ``seed.child("batches", e)``.
     steps : int, optional
-        Steps per epoch; the default is what ``batch_size`` needs. Fewer trims a random rest, more makes
-        batches smaller.
+        Steps per epoch; by default as many as ``batch_size`` requires. With fewer steps, a random remainder is left out
+        of each epoch; with more, batches are smaller.
     drop_last : bool
-        Make every batch exactly ``batch_size`` and leave a random rest out of each epoch.
+        Make every batch exactly ``batch_size`` and leave a random remainder out of each epoch.
     window : int
         Batches per sorting window.
 
@@ -130,13 +130,15 @@ class BatchPlan:
         window: int = 50,
     ) -> None:
         if batch_size < 1 or window < 1 or (steps is not None and steps < 1):
-            raise ConfigError(f"batches of {batch_size} in windows of {window} are not possible", hint="use at least 1")
+            raise ConfigError(
+                f"batch size {batch_size}, window {window} and steps {steps} must be positive", hint="use at least 1"
+            )
         if not len(lengths):
-            raise DataError("there are no sentences to make batches of", hint="check the data set and its shard")
+            raise DataError("cannot make batches: the data set has no sentences", hint="check the data set and shard")
         self._lengths, self._seed, self._window = lengths, seed, window
         self._steps = steps or natural_steps(len(lengths), batch_size, drop_last=drop_last)
         used = min(max(len(lengths), self._steps), self._steps * batch_size)
-        # bounds[i]:bounds[i + 1] are the places of batch i before shuffling; sizes differ by at most one.
+        # Before shuffling, batch i is bounds[i]:bounds[i + 1] of the order; sizes differ by at most one.
         self._bounds = np.arange(self._steps + 1, dtype=np.int64) * used // self._steps
         self._cached: tuple[int, list[Rows]] = (-1, [])
 
@@ -147,7 +149,7 @@ class BatchPlan:
 
     @property
     def sentences_per_epoch(self) -> int:
-        """Sentences that an epoch goes through, repeated ones included."""
+        """Sentences in an epoch, counting repetitions."""
         return int(self._bounds[-1])
 
     def epoch(self, epoch: int) -> list[Rows]:
@@ -157,43 +159,48 @@ class BatchPlan:
         return list(self._cached[1])
 
     def at(self, step: int) -> Rows:
-        """Rows of ``step``, counted from 0 through all epochs, whatever was asked for before."""
-        epoch, place = divmod(step, self._steps)
-        return self.epoch(epoch)[place]
+        """Rows of ``step``, counted from 0 across epochs; steps can be requested in any order."""
+        epoch, index = divmod(step, self._steps)
+        return self.epoch(epoch)[index]
 
     def _draw(self, epoch: int) -> list[Rows]:
         rng = self._seed.child("batches", epoch).numpy()
-        # More steps than sentences: np.resize repeats the epoch's order from its start.
+        # With more steps than sentences, np.resize repeats the order from its start.
         order = np.resize(rng.permutation(len(self._lengths)), self.sentences_per_epoch).astype(np.int64)
         for first in range(0, self._steps, self._window):
             last = min(first + self._window, self._steps)
-            here = slice(self._bounds[first], self._bounds[last])
-            order[here] = order[here][np.argsort(self._lengths[order[here]], kind="stable")]
+            window = slice(self._bounds[first], self._bounds[last])
+            order[window] = order[window][np.argsort(self._lengths[order[window]], kind="stable")]
         batches = np.split(order, self._bounds[1:-1])
         return [batches[i] for i in rng.permutation(self._steps)]
 
 
 def evaluation_batches(data: EncodedSet, batch_size: int) -> Iterator[Batch]:
-    """Every sentence once, shortest first; :attr:`Batch.ids` tells which is which."""
+    """Yield every sentence once, shortest first; :attr:`Batch.ids` identifies them."""
     order = np.argsort(data.lengths, kind="stable").astype(np.int64)
-    for at in range(0, len(order), batch_size):
-        yield make_batch(data, order[at : at + batch_size])
+    for start in range(0, len(order), batch_size):
+        yield make_batch(data, order[start : start + batch_size])
 
 
 def split_micro(batch: Batch, count: int) -> list[Batch]:
-    """Divide a batch into ``count`` micro-batches of nearly equal token counts, each padded for itself.
+    """Split a batch into ``count`` micro-batches of nearly equal token counts, each padded separately.
 
-    Rows keep their order, so a batch sorted by length makes micro-batches of similar lengths. A token count
-    is off the mean by at most one sentence as long as no micro-batch would be empty. A batch of fewer than
-    ``count`` rows gives one micro-batch per row.
+    Rows keep their order, so a batch sorted by length yields micro-batches of similar lengths. Token counts differ from
+    the mean by at most one sentence, unless a micro-batch would be empty. A batch of fewer than ``count`` rows yields
+    one micro-batch per row.
+
+    Raises
+    ------
+    ConfigError
+        ``count`` is below one.
     """
     count = min(count, len(batch))
     if count < 1:
-        raise ConfigError("a batch cannot be divided into no micro-batches", hint="use at least 1")
+        raise ConfigError("the number of micro-batches must be positive", hint="use at least 1")
     ends = np.cumsum(batch.lengths, dtype=np.int64)
     bounds = [0]
     for part in range(1, count):
-        # The row boundary nearest to part/count of all tokens, leaving at least one row for every part.
+        # The row boundary nearest to part/count of all tokens that leaves at least one row for every part.
         target = ends[-1] * part / count
         nearest = int(np.argmin(np.abs(ends - target))) + 1
         bounds.append(min(max(nearest, bounds[-1] + 1), len(batch) - (count - part)))

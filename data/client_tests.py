@@ -1,4 +1,4 @@
-"""Per-client test parts: each client is tested on what it trains on (specification §6, "Per-client")."""
+"""Splits a test set into per-client parts with the label distribution of each client's training data."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .sampling import IntArray, cut
+from .sampling import IntArray, split_by_weights
 
 
-def like_train(
+def split_test_by_class(
     train_labels: IntArray, parts: Sequence[IntArray], test_labels: IntArray, rng: np.random.RandomState
 ) -> list[IntArray]:
-    """Split the test set so that each client tests on what it trains on.
+    """Split the test samples of each class among clients in proportion to their training samples of it.
 
-    Of a class's test samples a client has the share that it has of the class's training samples; so where train and
-    test set have the same class frequencies, its test part has its own label proportions (specification §6,
-    "Per-client").
+    If training and test set have the same class frequencies, a client's test part thus has the label distribution of
+    its training data. See ``docs/methods/vhl.md``, section 11.
 
     Parameters
     ----------
@@ -27,21 +26,21 @@ def like_train(
     test_labels : int array (M,)
         Class of each test sample.
     rng : numpy.random.RandomState
-        Shuffles the samples, and the order in which clients come at a class, so that none always loses by rounding.
+        Shuffles the samples, and the order of clients within each class, so that rounding favors no client.
 
     Returns
     -------
     list of int64 array
-        Sorted test indices per client. Disjoint; complete but for classes that no client trains on. A client with
-        small shares of a small test set may get none.
+        Sorted test indices per client. Disjoint; complete except for classes that no client trains on. A part may be
+        empty if the test set is small.
     """
-    found: list[list[IntArray]] = [[np.empty(0, np.int64)] for _ in parts]
+    pieces: list[list[IntArray]] = [[np.empty(0, np.int64)] for _ in parts]
     for label in np.unique(test_labels):
         held = np.array([np.count_nonzero(train_labels[p] == label) for p in parts])
         if not held.any():
             continue
         order = rng.permutation(len(parts))
         members = rng.permutation(np.flatnonzero(test_labels == label)).astype(np.int64)
-        for client, piece in zip(order, cut(members, held[order]), strict=True):
-            found[client].append(piece)
-    return [np.sort(np.concatenate(f)) for f in found]
+        for client, piece in zip(order, split_by_weights(members, held[order]), strict=True):
+            pieces[client].append(piece)
+    return [np.sort(np.concatenate(p)) for p in pieces]

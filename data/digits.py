@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings along: a data set that every machine has."""
+"""Loads the handwritten digits that are bundled with scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from ..core.extras import vision_module
 from ..core.seeds import Seed
-from .image_set import Pixels, Reading
+from .image_set import RawDataset, RawSplit
 
-#: Images in the test set; the other 1,297 are for training.
+#: Images in the test set; the other 1,297 are the training set.
 TEST_SIZE = 500
-#: Gray values in the original run from 0 to this.
+#: Largest gray value of the original images.
 _WHITE = 16
 
 
-def load_digits(seed: Seed) -> Reading:
-    """1,797 images of 8 x 8 in ten classes, split at random with the class frequencies kept.
+def load_digits(seed: Seed) -> RawDataset:
+    """Load 1,797 images of 8 x 8 pixels in ten classes, with a random stratified split.
 
     Parameters
     ----------
     seed : Seed
-        Decides which images are for testing. All programs of a run must give the same.
+        Seed of the split; must be equal in all programs of a run.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def load_digits(seed: Seed) -> Reading:
     labels = found.target.astype(np.int64)
     chosen = _stratified(labels, TEST_SIZE, seed.child("digits", "test").numpy())
     note = "the digits of scikit-learn, gray values 0-16 scaled to 0-255"
-    train, test = (Pixels(images[part], labels[part], note) for part in (~chosen, chosen))
-    return Reading(train, test)
+    train, test = (RawSplit(images[part], labels[part], note) for part in (~chosen, chosen))
+    return RawDataset(train, test)
 
 
 def _stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Mark ``size`` random samples; every class gets its share, rounded by largest remainder."""
+    """Select ``size`` random samples, stratified by class with largest-remainder rounding; returns a mask."""
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * size / len(labels)
     take = np.floor(exact).astype(np.int64)

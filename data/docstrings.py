@@ -1,7 +1,7 @@
-"""A task that every machine already has: tell which installed package a docstring's sentence comes from.
+"""The text task ``docstrings``: classify docstring sentences by the installed package they come from.
 
-Sentences are split by module, so that train and dev share neither a module nor a sentence, and those that
-name one of the packages are left out, so that the answer is never in the question.
+It needs no data set. Sentences are split by module, so train and dev share neither a module nor a sentence. Sentences
+that name one of the packages are left out.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ..core.seeds import Seed
 from .prose import docstrings, same_sentence_key, sentences
 from .text import Example, TextTask
 
-#: Folders whose docstrings are not the package's own work or not meant to be read.
+#: Folders to skip: tests, and code vendored from other packages.
 _SKIPPED = {"test", "tests", "testing", "site-packages", "dist-packages", "idlelib", "lib2to3", "externals"}
-#: Larger files take long to parse for what they yield.
+#: Larger files, in bytes, are skipped: they take long to parse for the sentences that they yield.
 _LARGEST_FILE = 200_000
-#: So do files with fewer triple quotes than one in this many bytes: most of a model's code is not prose.
-_SPARSEST = 1500
-#: A module gives at most this many sentences, so that no single one makes up a class.
+#: Files with fewer than one triple quote per this many bytes are skipped for the same reason.
+_BYTES_PER_DOCSTRING = 1500
+#: Sentences taken from one module at most, so that no single module dominates a class.
 _MODULE_LIMIT = 40
-#: Sentences gathered beyond what is needed: some turn out to stand in two packages and are dropped.
-_SPARE = 1.05
+#: Factor by which more sentences are collected than needed, because sentences found in two packages are dropped.
+_OVERSAMPLING = 1.05
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A package whose docstrings make up one class.
+    """A package whose docstrings form one class.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Source:
     package : str
         Import name; empty for the standard library.
     names : tuple of str
-        What gives it away in a sentence, in lower case.
+        Words that identify the package in a sentence, in lower case.
     """
 
     label: str
@@ -52,7 +52,7 @@ class Source:
     names: tuple[str, ...]
 
 
-#: In order of preference; the first that are installed are used.
+#: Candidate sources in order of preference; the first installed ones are used.
 SOURCES: tuple[Source, ...] = (
     Source("standard library", "", ("python", "cpython", "stdlib")),
     Source("numpy", "numpy", ("numpy", "np", "ndarray")),
@@ -69,7 +69,7 @@ SOURCES: tuple[Source, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence and the module it stands in (a path relative to the package's folder)."""
+    """A sentence and its module (a path relative to the package's folder)."""
 
     text: str
     module: str
@@ -77,7 +77,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Sentences by class; ``train[c]`` and ``dev[c]`` share no module, and no sentence stands twice."""
+    """Sentences by class; ``train[c]`` and ``dev[c]`` share no module, and no sentence occurs twice."""
 
     labels: tuple[str, ...]
     train: tuple[tuple[Sentence, ...], ...]
@@ -85,7 +85,7 @@ class Corpus:
 
 
 def installed(sources: Sequence[Source] = SOURCES) -> dict[str, Path]:
-    """Folders of those sources that are installed, by label; no package is imported to find out."""
+    """Folders of the installed sources, by label; packages are located without importing them."""
     found: dict[str, Path] = {}
     for source in sources:
         if not source.package:
@@ -103,18 +103,18 @@ def build_corpus(
     dev_size: int = 200,
     folders: dict[str, Path] | None = None,
 ) -> Corpus:
-    """Gather sentences from the first ``classes`` installed sources that have enough of them.
+    """Collect sentences from the first ``classes`` installed sources that have enough of them.
 
     Parameters
     ----------
     seed : Seed
-        Decides which modules are read, and which of them are for dev.
+        Seed of the order in which modules are read, and of the split into train and dev.
     classes : int
-        Classes wanted; at least 3 are needed.
+        Number of classes; fewer are used if packages are missing, but at least 3.
     train_size, dev_size : int
-        Sentences per class; all classes get as many as the poorest has, at least half of this.
+        Sentences per class. All classes are reduced to the size of the smallest, which is at least half of this.
     folders : dict of str to Path, optional
-        Where the sources are, by label; the default is :func:`installed`.
+        Folders of the sources by label; by default :func:`installed`.
 
     Raises
     ------
@@ -125,13 +125,13 @@ def build_corpus(
     for label, folder in (installed() if folders is None else folders).items():
         if len(gathered) == classes:
             break
-        found = _gather(folder, seed.child(label), int(train_size * _SPARE), int(dev_size * _SPARE))
+        found = _gather(folder, seed.child(label), int(train_size * _OVERSAMPLING), int(dev_size * _OVERSAMPLING))
         if 2 * len(found.train) >= train_size and 2 * len(found.dev) >= dev_size:
             gathered[label] = found
     if len(gathered) < 3:
         raise DataError(
-            f"the docstring task needs 3 installed packages with enough sentences, and found {len(gathered)}",
-            hint="pip install 'farshore[demo]', which brings numpy, torch, transformers and scikit-learn",
+            f"the docstring task needs 3 installed packages with enough sentences, found {len(gathered)}",
+            hint="pip install 'farshore[demo]' installs numpy, torch, transformers and scikit-learn",
         )
     parts = _without_shared(list(gathered.values()))
     train = min(train_size, *(len(part.train) for part in parts))
@@ -144,10 +144,10 @@ def build_corpus(
 
 
 def load_docstrings(seed: Seed, *, classes: int = 5, train_size: int = 800, dev_size: int = 200) -> TextTask:
-    """The corpus as a task in a shuffled order; parameters and errors as for :func:`build_corpus`.
+    """Build the corpus as a text task in shuffled order; parameters and errors as for :func:`build_corpus`.
 
-    Machines with other packages, or other versions of them, get other sentences, and with fewer packages
-    fewer classes: programs that share a run compare ``TextTask.labels`` before they start.
+    Sentences depend on the versions of the installed packages, and the classes on which are installed: programs of one
+    run compare ``TextTask.labels`` before they start.
     """
     corpus = _corpus(seed, classes, train_size, dev_size)
     train, dev = _shuffled(corpus.train, seed.child("train")), _shuffled(corpus.dev, seed.child("dev"))
@@ -156,12 +156,12 @@ def load_docstrings(seed: Seed, *, classes: int = 5, train_size: int = 800, dev_
 
 @lru_cache(maxsize=1)
 def _corpus(seed: Seed, classes: int, train_size: int, dev_size: int) -> Corpus:
-    # Parsing the sources takes seconds, and a process that trains twice needs them twice.
+    # Cached because parsing the sources takes seconds.
     return build_corpus(seed, classes=classes, train_size=train_size, dev_size=dev_size)
 
 
 def _shuffled(by_class: Sequence[Sequence[Sentence]], seed: Seed) -> list[Example]:
-    # In any regular order, taking every n-th sentence for a shard could leave a node with one class.
+    # A shard takes every n-th sentence; in a regular order it could contain a single class.
     examples = [Example(s.text, None, label) for label, found in enumerate(by_class) for s in found]
     return [examples[i] for i in seed.numpy().permutation(len(examples))]
 
@@ -173,26 +173,26 @@ class _Gathered:
 
 
 def _gather(folder: Path, seed: Seed, train_size: int, dev_size: int) -> _Gathered:
-    """Distinct sentences of a package, module by module in a seeded order: for dev first, then for train."""
+    """Collect distinct sentences of a package, module by module in a seeded order: dev first, then train."""
     modules = sorted(_modules(folder))
     seen: set[str] = set()
     found = _Gathered([], [])
-    for place in seed.numpy().permutation(len(modules)):
+    for index in seed.numpy().permutation(len(modules)):
         if len(found.dev) < dev_size:
-            found.dev.extend(_module_sentences(folder, modules[place], seen))
+            found.dev.extend(_module_sentences(folder, modules[index], seen))
         elif len(found.train) < train_size:
-            found.train.extend(_module_sentences(folder, modules[place], seen))
+            found.train.extend(_module_sentences(folder, modules[index], seen))
         else:
             break
     return found
 
 
 def _modules(folder: Path) -> Iterator[str]:
-    for place, below, files in os.walk(folder):
-        below[:] = [b for b in below if b not in _SKIPPED and "vendor" not in b]
+    for root, subfolders, files in os.walk(folder):
+        subfolders[:] = [s for s in subfolders if s not in _SKIPPED and "vendor" not in s]
         for name in files:
             if name.endswith(".py") and not name.startswith(("test_", "conftest")):
-                yield (Path(place) / name).relative_to(folder).as_posix()
+                yield (Path(root) / name).relative_to(folder).as_posix()
 
 
 def _module_sentences(folder: Path, module: str, seen: set[str]) -> list[Sentence]:
@@ -203,7 +203,7 @@ def _module_sentences(folder: Path, module: str, seen: set[str]) -> list[Sentenc
         source = path.read_bytes()
     except OSError:
         return []
-    if source.count(b'"""') * _SPARSEST < len(source):
+    if source.count(b'"""') * _BYTES_PER_DOCSTRING < len(source):
         return []
     found: list[Sentence] = []
     for docstring in docstrings(source):
@@ -216,17 +216,17 @@ def _module_sentences(folder: Path, module: str, seen: set[str]) -> list[Sentenc
 
 
 def _without_shared(parts: Sequence[_Gathered]) -> list[_Gathered]:
-    """Drop what stands in more than one package: it has no right answer."""
+    """Drop sentences that occur in more than one package, because their class is ambiguous."""
     count = Counter(same_sentence_key(s.text) for part in parts for s in (*part.train, *part.dev))
 
-    def alone(found: list[Sentence]) -> list[Sentence]:
+    def unique(found: list[Sentence]) -> list[Sentence]:
         return [s for s in found if count[same_sentence_key(s.text)] == 1]
 
-    return [_Gathered(alone(part.train), alone(part.dev)) for part in parts]
+    return [_Gathered(unique(part.train), unique(part.dev)) for part in parts]
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str]:
-    """Matches the names and, if longer than two letters, words that begin with them (``torchelastic``)."""
+    """A pattern of the names and, for names of three letters or more, of words that start with them."""
     return re.compile("|".join(rf"\b{n}\b" if len(n) < 3 else rf"\b{n}" for n in names), re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""Tokenized sentences, compactly: one flat token array with offsets instead of a list per sentence."""
+"""Tokenized sentences in one flat token array with offsets."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ Ints = NDArray[np.int32] | NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class EncodedSet:
-    """Sentences (or pairs of them) as token ids, without padding.
+    """Sentences or sentence pairs as token ids, without padding.
 
     Attributes
     ----------
     tokens : int32 array, shape [M]
-        All sentences' token ids, one after another.
+        Token ids of all sentences, concatenated.
     offsets : int64 array, shape [n + 1]
         Sentence ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``.
     labels : int64 array, shape [n]
         Class of each sentence.
     ids : int64 array, shape [n]
-        Position of each sentence in the set it was encoded from; survives :meth:`take`, so that a sentence
-        keeps its id through subsets, shards and batches.
+        Index of each sentence in the set it was encoded from; :meth:`take` preserves it, so it identifies a sentence
+        in subsets, shards and batches.
     pad_id : int
-        Token id that fills a batch's short rows.
+        Token id for padding.
     pair_starts : int32 array, shape [n], optional
-        Where the second sentence of each pair starts, for models that mark it (``token_type_ids``); None
-        otherwise.
+        Token index at which the second sentence of each pair starts, for models with ``token_type_ids``; else None.
     """
 
     tokens: NDArray[np.int32]
@@ -54,7 +53,7 @@ class EncodedSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content (32 hexadecimal digits), the same on every machine."""
+        """Hash of the content, 32 hexadecimal digits, independent of the machine."""
         digest = hashlib.blake2b(digest_size=16)
         arrays: list[Ints] = [self.tokens, self.offsets, self.labels, self.ids]
         if self.pair_starts is not None:
@@ -67,7 +66,7 @@ class EncodedSet:
         return digest.hexdigest()
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Token ids of ``rows``, one sentence after another; shape [sum of their lengths]."""
+        """Token ids of the sentences at ``rows``, concatenated, shape [sum of their lengths]."""
         lengths = self.lengths[rows].astype(np.int64)
         ends = np.cumsum(lengths)
         shift = np.repeat(self.offsets[rows] - (ends - lengths), lengths)
@@ -75,20 +74,20 @@ class EncodedSet:
         return gathered
 
     def take(self, rows: NDArray[np.int64]) -> EncodedSet:
-        """The sentences at ``rows``, in that order, as a set of their own; ids are kept."""
+        """A new set of the sentences at ``rows``, in that order; ids are preserved."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows], dtype=np.int64)])
         pairs = None if self.pair_starts is None else self.pair_starts[rows]
         return EncodedSet(self.gather(rows), offsets, self.labels[rows], self.ids[rows], self.pad_id, pairs)
 
     def shard(self, index: int, count: int) -> EncodedSet:
-        """Part ``index`` of ``count``: every ``count``-th sentence, so parts differ by at most one in size.
+        """Shard ``index`` of ``count``: every ``count``-th sentence, so that sizes differ by at most one.
 
         Raises
         ------
         ConfigError
-            ``index`` is not below ``count``, or either is out of range.
+            Not 0 ≤ ``index`` < ``count``.
         DataError
-            There are fewer sentences than parts.
+            There are fewer sentences than shards.
         """
         if count < 1 or not 0 <= index < count:
             raise ConfigError(
@@ -97,23 +96,23 @@ class EncodedSet:
             )
         if len(self) < count:
             raise DataError(
-                f"{len(self)} sentences cannot be shared out over {count} nodes",
+                f"{len(self)} sentences cannot be divided into {count} shards",
                 hint="use fewer nodes or more data",
             )
         return self.take(np.arange(index, len(self), count, dtype=np.int64))
 
     def split(self, size: int, seed: Seed) -> tuple[EncodedSet, EncodedSet]:
-        """A random part of ``size`` sentences and the rest, both in the original order.
+        """A random subset of ``size`` sentences and its complement, both in the original order.
 
         Raises
         ------
         DataError
-            There are fewer than ``size`` sentences.
+            The set has fewer than ``size`` sentences.
         """
         if not 0 <= size <= len(self):
             raise DataError(
-                f"{size} sentences were asked for, but the set has {len(self)}",
-                hint=f"ask for at most {len(self)}",
+                f"cannot take {size} sentences from a set of {len(self)}",
+                hint=f"use at most {len(self)}",
             )
         order = seed.numpy().permutation(len(self)).astype(np.int64)
         return self.take(np.sort(order[:size])), self.take(np.sort(order[size:]))

@@ -1,4 +1,4 @@
-"""GLUE tasks from local TSV files, named and laid out as in the benchmark's archives (spec section 6)."""
+"""Reads GLUE tasks from local TSV files, named and laid out as in the benchmark's archives."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ _ENTAILMENT = {"entailment": 0, "not_entailment": 1}
 
 @dataclass(frozen=True, slots=True)
 class GlueLayout:
-    """Where a task's sentences and labels are in its files.
+    """File names and columns of a GLUE task.
 
     Attributes
     ----------
     folder : str
-        Name of the task's folder in the archive.
+        The task's folder in the archive.
     text, text_pair, label : int
-        Columns from 0; a negative one counts from the end.
+        Column indices; negative ones count from the end. ``text_pair`` is None for single sentences.
     labels : Mapping[str, int]
-        Label as written -> class.
+        Label as written in the file -> class index.
     label_names : tuple of str
-        Names of the classes.
+        Class names.
     header : tuple of str
-        Column names expected on the first line at (text, text_pair if any, label); empty if there is no
-        header.
+        Column names expected in the first line for text, text_pair (if any) and label; empty if there is no header.
     metric : str
-        Official metric that this project reports.
+        Metric to report, one of the official ones.
     train, dev : str
         File names.
     """
@@ -49,14 +48,14 @@ class GlueLayout:
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Columns in use, in the order of :attr:`header`."""
+        """Indices of the columns that are read, in the order of :attr:`header`."""
         return tuple(c for c in (self.text, self.text_pair, self.label) if c is not None)
 
 
 _PAIR = ("sentence1", "sentence2", "label")
 _NLI_NAMES = ("entailment", "not_entailment")
 
-#: The tasks by name. MNLI's class order is the paper's code's.
+#: Layouts by task name. MNLI's classes have the order of the published split fine-tuning code.
 LAYOUTS: dict[str, GlueLayout] = {
     "sst2": GlueLayout("SST-2", 0, None, 1, _BINARY, ("negative", "positive"), ("sentence", "label")),
     "cola": GlueLayout("CoLA", 3, None, 1, _BINARY, ("unacceptable", "acceptable"), (), metric="matthews"),
@@ -90,10 +89,10 @@ def load_glue(task: str, directory: Path) -> TextTask:
     NotFoundError
         No task has that name.
     DataError
-        A file is missing or a line is not as it should be; the message names file and line.
+        A file is missing or malformed; the message names file and line.
     """
     if task not in LAYOUTS:
-        raise NotFoundError(f"no GLUE task is called '{task}'", hint=f"use one of {', '.join(LAYOUTS)}")
+        raise NotFoundError(f"unknown GLUE task '{task}'", hint=f"use one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[task]
     folder = _folder(layout, Path(directory))
     train = list(_read(folder / layout.train, layout))
@@ -104,7 +103,7 @@ def load_glue(task: str, directory: Path) -> TextTask:
 def _folder(layout: GlueLayout, directory: Path) -> Path:
     if not directory.is_dir():
         raise DataError(
-            f"the data folder {directory} does not exist or is no folder",
+            f"the data folder {directory} does not exist or is not a folder",
             hint=f"give the folder that holds {layout.folder}/{layout.train}",
         )
     inner = directory / layout.folder
@@ -112,7 +111,7 @@ def _folder(layout: GlueLayout, directory: Path) -> Path:
     missing = [name for name in (layout.train, layout.dev) if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder} holds no {' and no '.join(missing)}",
+            f"{folder} does not contain {' and '.join(missing)}",
             hint=f"give the folder that holds {layout.folder}/ with {layout.train} and {layout.dev}",
         )
     return folder
@@ -128,19 +127,19 @@ def _read(path: Path, layout: GlueLayout) -> Iterator[Example]:
     for number, row in rows:
         if len(row) < needed:
             raise DataError(
-                f"{path}, line {number}: {len(row)} columns where at least {needed} belong",
+                f"{path}, line {number}: {len(row)} columns, expected at least {needed}",
                 hint="the file must be tab-separated and complete; copy it again from the GLUE archive",
             )
         label = classes.get(row[layout.label])
         if label is None:
             raise DataError(
-                f"{path}, line {number}: the label {row[layout.label]!r} is none of {', '.join(classes)}",
+                f"{path}, line {number}: unknown label {row[layout.label]!r}, expected one of {', '.join(classes)}",
                 hint=f"check that the file belongs to {layout.folder} and has labels (test files have none)",
             )
         found += 1
         yield Example(row[layout.text], None if layout.text_pair is None else row[layout.text_pair], label)
     if not found:
-        raise DataError(f"{path} holds no examples", hint="copy it again from the GLUE archive")
+        raise DataError(f"{path} contains no examples", hint="copy it again from the GLUE archive")
 
 
 def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) -> None:
@@ -148,16 +147,17 @@ def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) 
     names = tuple(row[c] if -len(row) <= c < len(row) else "" for c in layout.columns)
     if names != layout.header:
         raise DataError(
-            f"{path}, line {number}: the header should name the columns {', '.join(layout.header)}, not "
+            f"{path}, line {number}: expected a header with the columns {', '.join(layout.header)}, got "
             f"{', '.join(repr(n) for n in names)}",
             hint=f"check that the file belongs to {layout.folder} and starts with its header line",
         )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    r"""Line numbers and columns; a byte order mark, ``\r\n`` and blank lines are forgiven.
+    r"""Yield line numbers and columns; a byte order mark, ``\r\n`` and blank lines are accepted.
 
-    Lines end at ``\n`` only and quotes mean nothing: sentences hold lone quotes and Unicode line separators.
+    Lines end at ``\n`` only and quotes have no meaning, because sentences contain unbalanced quotes and Unicode line
+    separators.
     """
     try:
         file = path.open("rb")

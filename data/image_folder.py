@@ -1,4 +1,4 @@
-"""Image sets as folders: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
+"""Reads image folders: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 
 from ..core.errors import DataError
 from .image_decode import SUFFIXES, ImageStack
-from .image_set import Pixels, Reading
+from .image_set import RawDataset, RawSplit
 
 
 def locate_folder(folder: Path) -> Path | None:
-    """``folder`` if it holds a folder ``train``."""
+    """``folder`` if it contains a folder ``train``, otherwise None."""
     return folder if (folder / "train").is_dir() else None
 
 
-def read_folder(folder: Path) -> Reading:
-    """Read all images below ``train`` and ``test``, class by class and by file name.
+def read_folder(folder: Path) -> RawDataset:
+    """Read all images below ``train`` and ``test``, ordered by class and file name.
 
-    Classes are the folders in ``train``, in alphabetical order, or by number if all names are numbers. Hidden files are
-    passed over.
+    Classes are the folders in ``train``, in alphabetical order, or in numerical order if all names are numbers. Hidden
+    files are ignored.
 
     Raises
     ------
     DataError
-        A folder is missing or empty, ``test`` has a class that ``train`` lacks, a file is no image or a damaged one.
+        A folder is missing or empty, ``test`` has a class that ``train`` lacks, or a file is not a sound image.
     MissingExtraError
         pillow is not installed.
     """
@@ -33,24 +33,24 @@ def read_folder(folder: Path) -> Reading:
     unknown = sorted(set(_class_folders(folder / "test")) - set(classes))
     if unknown:
         raise DataError(
-            f"{folder}/test has the class {unknown[0]}, which {folder}/train lacks",
-            hint="name the class folders alike in both",
+            f"{folder}/test has the class {unknown[0]}, which {folder}/train does not have",
+            hint="use the same class folders in both",
         )
-    return Reading(_part(folder / "train", classes), _part(folder / "test", classes), classes)
+    return RawDataset(_part(folder / "train", classes), _part(folder / "test", classes), classes)
 
 
 def _class_folders(part: Path) -> tuple[str, ...]:
     if not part.is_dir():
-        raise DataError(f"there is no folder {part}", hint="lay the images out as train/<class>/ and test/<class>/")
+        raise DataError(f"missing folder {part}", hint="lay the images out as train/<class>/ and test/<class>/")
     names = sorted(f.name for f in part.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not names:
-        raise DataError(f"{part} holds no folders of classes", hint="lay the images out as train/<class>/*.png")
+        raise DataError(f"{part} contains no class folders", hint="lay the images out as train/<class>/*.png")
     if all(n.isascii() and n.isdigit() for n in names):
         names.sort(key=lambda n: (int(n), n))
     return tuple(names)
 
 
-def _part(part: Path, classes: tuple[str, ...]) -> Pixels:
+def _part(part: Path, classes: tuple[str, ...]) -> RawSplit:
     files = [(file, label) for label, name in enumerate(classes) for file in _images(part / name)]
     stack = ImageStack(len(files), str(part))
     for file, _ in files:
@@ -59,7 +59,7 @@ def _part(part: Path, classes: tuple[str, ...]) -> Pixels:
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}", hint="check its permissions") from error
         stack.add(content, str(file))
-    return Pixels(stack.images(), np.array([label for _, label in files], np.int64), stack.note)
+    return RawSplit(stack.images(), np.array([label for _, label in files], np.int64), stack.note)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -69,6 +69,6 @@ def _images(folder: Path) -> list[Path]:
     for file in files:
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
             raise DataError(
-                f"{file} is no image file ({', '.join(SUFFIXES)})", hint="convert it to PNG, or take it away"
+                f"{file} is not an image file ({', '.join(SUFFIXES)})", hint="convert it to PNG, or remove it"
             )
     return files

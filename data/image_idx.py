@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in their official IDX files, packed or not; needs NumPy only."""
+"""Reads MNIST and Fashion-MNIST from their official IDX files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import IO
 import numpy as np
 
 from ..core.errors import DataError
-from .image_set import Bytes, Pixels, Reading, check_size
+from .image_set import Bytes, RawDataset, RawSplit, check_size
 
-#: MD5 of the packed files as published; the tables of torchvision hold the same.
+#: Published MD5 of the gzipped files, as in torchvision.
 MNIST_MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
@@ -28,49 +28,50 @@ FASHION_MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-#: Where torchvision puts the files below its root.
-_PLACES = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
+#: Subfolders to search, including those of torchvision's layout.
+_SUBFOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 
 
 def locate_idx(folder: Path) -> Path | None:
-    """The folder, at or below ``folder``, that holds any of the four files."""
-    for place in (folder / p for p in _PLACES):
-        if any((place / name).is_file() or (place / name[:-3]).is_file() for name in MNIST_MD5):
-            return place
+    """The folder, at or below ``folder``, that contains any of the four files, or None."""
+    for candidate in (folder / s for s in _SUBFOLDERS):
+        if any((candidate / name).is_file() or (candidate / name[:-3]).is_file() for name in MNIST_MD5):
+            return candidate
     return None
 
 
-def read_idx(folder: Path, checksums: Mapping[str, str]) -> Reading:
-    """Read the four files; a packed one is preferred, as only it has a published checksum.
+def read_idx(folder: Path, checksums: Mapping[str, str]) -> RawDataset:
+    """Read the four files; gzipped files are preferred, because only they have published checksums.
 
     Parameters
     ----------
     folder : Path
-        Holds ``train-images-idx3-ubyte.gz`` … or the same without ``.gz``.
+        Contains ``train-images-idx3-ubyte.gz`` … or the same files without ``.gz``.
     checksums : Mapping[str, str]
-        Name of each packed file -> its MD5.
+        Name of each gzipped file -> its MD5.
 
     Raises
     ------
     DataError
-        A file is missing, has another checksum, or is not what its header says.
+        A file is missing, has another checksum, or does not match its header.
     """
-    return Reading(_part(folder, "train", checksums), _part(folder, "t10k", checksums))
+    return RawDataset(_part(folder, "train", checksums), _part(folder, "t10k", checksums))
 
 
-def _part(folder: Path, part: str, checksums: Mapping[str, str]) -> Pixels:
-    images, whole = _array(folder, f"{part}-images-idx3-ubyte.gz", 3, checksums)
-    labels, also = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
+def _part(folder: Path, part: str, checksums: Mapping[str, str]) -> RawSplit:
+    images, images_verified = _array(folder, f"{part}-images-idx3-ubyte.gz", 3, checksums)
+    labels, labels_verified = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
     if len(images) != len(labels):
         raise DataError(
             f"{folder} has {len(images)} {part} images and {len(labels)} labels", hint="copy its four files again"
         )
-    note = "official files, checksums verified" if whole and also else "official format, unpacked: no checksum to check"
-    return Pixels(images[:, None], labels.astype(np.int64), note)
+    verified = images_verified and labels_verified
+    note = "official files, checksums verified" if verified else "official format, unpacked: no checksum to compare"
+    return RawSplit(images[:, None], labels.astype(np.int64), note)
 
 
 def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str]) -> tuple[Bytes, bool]:
-    """The array of one file, and whether its checksum was verified."""
+    """Read one file; returns the array and whether its checksum was verified."""
     packed, plain = folder / name, folder / name.removesuffix(".gz")
     path = packed if packed.is_file() else plain
     try:
@@ -81,7 +82,7 @@ def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str
         with plain.open("rb") as file:
             return _parse(file, path, dimensions), False
     except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {name}", hint="copy the four IDX files there") from error
+        raise DataError(f"{folder} does not contain {name}", hint="copy the four IDX files there") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}", hint="copy the file again") from error
 
@@ -91,8 +92,8 @@ def _check_md5(path: Path, expected: str) -> None:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != expected:
         raise DataError(
-            f"{path} is not the published file: MD5 {found} where {expected} belongs",
-            hint="download it again; a file that was packed anew can be unpacked, then no checksum is checked",
+            f"{path} is not the published file: MD5 {found}, expected {expected}",
+            hint="download it again; if you compressed it yourself, unpack it (unpacked files are not verified)",
         )
 
 
@@ -101,9 +102,8 @@ def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
         magic = int.from_bytes(header[:4], "big")
         raise DataError(
-            f"{path} starts with {magic}, where an IDX file of bytes in {dimensions} dimensions starts with "
-            f"{2048 + dimensions}",
-            hint="check that it is the file that its name says",
+            f"{path} has the magic number {magic}, expected {2048 + dimensions} for {dimensions}-dimensional bytes",
+            hint="check that the file has the content that its name says",
         )
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
     check_size(shape[0], tuple(shape[1:]), str(path))
@@ -112,6 +112,6 @@ def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:
     if len(content) < size or file.read(1):
         more = "more than " if len(content) == size else ""
         raise DataError(
-            f"{path} holds {more}{len(content)} bytes where its header promises {size}", hint="copy the file again"
+            f"{path} has {more}{len(content)} bytes of data, but its header says {size}", hint="copy the file again"
         )
     return np.frombuffer(content, np.uint8).reshape(shape).copy()

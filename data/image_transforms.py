@@ -1,4 +1,4 @@
-"""Images as the network takes them: the published crops, flips and scales of each data set, on whole batches."""
+"""Batched image preprocessing: the published normalization, crop, flip and Cutout of each data set."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from ..core.errors import ConfigError
 Choice = Literal["none", "official"]
 Triple = tuple[float, ...]
 
-#: Pixels of black around an image before it is cropped to its size again.
+#: Width in pixels of the black border that is added before a random crop.
 PAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What is done to a batch of images; source: specification of VHL §6.
+class ImageTransform:
+    """Preprocessing of a batch of images (``docs/methods/vhl.md``, section 9).
 
     Attributes
     ----------
     mean, deviation : tuple of float
-        Of each channel (or of all) in [0, 1]: the result is (x/255 - mean)/deviation.
+        One value per channel, or one for all, for pixels in [0, 1]: the result is (x/255 - mean)/deviation.
     crop_flip : bool
-        Crop to the images' own size after a margin of black, and mirror every other one.
+        Random crop with a black border of :data:`PAD` pixels, and horizontal flip with probability 1/2.
     cutout : int
-        Side of the square that is set to 0 after scaling; 0 = none. It may stick out (DeVries 2017).
+        Side of the square that is set to 0 after scaling; 0 = none. It may extend beyond the image (Cutout, arXiv
+        1708.04552).
     """
 
     mean: Triple = (0.5,)
@@ -38,7 +39,7 @@ class Recipe:
     cutout: int = 0
 
     def __call__(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        """Floats of uint8 ``images`` [B, channels, H, W]; at random if there is a generator (on the CPU)."""
+        """Convert uint8 ``images`` [B, channels, H, W] to fp32; with a CPU generator ``draw``, also augment them."""
         if draw is not None and self.crop_flip:
             images = crop_and_flip(images, draw)
         mean, deviation = (torch.tensor(t).view(-1, 1, 1) for t in (self.mean, self.deviation))
@@ -46,41 +47,44 @@ class Recipe:
         return cut_out(x, self.cutout, draw) if draw is not None and self.cutout else x
 
 
-#: Virtual images are scaled like this always, and natural ones by ``normalize: matched``.
-MATCHED = Recipe()
-_CIFAR100 = Recipe((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_flip=True, cutout=16)
-_PLAIN = Recipe((0.0,), (1.0,))
+#: Scaling of virtual images, and of natural images with ``normalize: matched``.
+MATCHED = ImageTransform()
+_CIFAR100 = ImageTransform((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_flip=True, cutout=16)
+_PLAIN = ImageTransform((0.0,), (1.0,))
 OFFICIAL = {
-    "cifar10": Recipe((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_flip=True),
+    "cifar10": ImageTransform((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_flip=True),
     "cifar100": _CIFAR100,
     "fmnist": _PLAIN,
     "svhn": _PLAIN,
 }
 
 
-def recipes(dataset: str, normalize: Literal["matched", "official"], augment: Choice) -> tuple[Recipe, Recipe]:
-    """What is done to natural and to virtual images in training.
+def image_transforms(
+    dataset: str, normalize: Literal["matched", "official"], augment: Choice
+) -> tuple[ImageTransform, ImageTransform]:
+    """Transforms of natural and of virtual images for training.
 
     Raises
     ------
     ConfigError
-        Nothing is published for this data set.
+        No official transform is known for this data set.
     """
     if normalize == "matched" and augment == "none":
         return MATCHED, MATCHED
     if dataset not in OFFICIAL:
         raise ConfigError(
-            f"no official recipe is published for '{dataset}'",
+            f"no official image transform is known for '{dataset}'",
             hint=f"use normalize=matched and augment=none, or one of {', '.join(OFFICIAL)}",
         )
-    official, varied = OFFICIAL[dataset], augment == "official"
+    official, augmented = OFFICIAL[dataset], augment == "official"
     scale = official if normalize == "official" else MATCHED
-    natural = Recipe(scale.mean, scale.deviation, official.crop_flip and varied, official.cutout if varied else 0)
-    return natural, Recipe(crop_flip=varied)
+    cutout = official.cutout if augmented else 0
+    natural = ImageTransform(scale.mean, scale.deviation, official.crop_flip and augmented, cutout)
+    return natural, ImageTransform(crop_flip=augmented)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """uint8 images [N, channels, H, W] at ``size`` pixels a side, bilinear."""
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 images [N, channels, H, W] to [N, channels, size, size], bilinear with antialiasing."""
     if images.shape[-1] == size:
         return images
     parts = [
@@ -91,7 +95,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Each of ``images`` [B, channels, H, W] moved by up to :data:`PAD` pixels into black, half of them mirrored."""
+    """Pad each image of [B, channels, H, W] by :data:`PAD`, crop it at random and flip it with probability 1/2."""
     count, channels, height, width = images.shape
     padded = F.pad(images, (PAD, PAD, PAD, PAD))
     top, left = torch.randint(2 * PAD + 1, (2, count, 1), generator=draw)
@@ -104,7 +108,7 @@ def crop_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def cut_out(x: Tensor, side: int, draw: torch.Generator) -> Tensor:
-    """``x`` [B, channels, H, W] with a square of zeros around a random pixel of each image."""
+    """Set a square around a random pixel of each image of ``x`` [B, channels, H, W] to zero (Cutout)."""
     count, _, height, width = x.shape
     y0 = torch.randint(height, (count, 1), generator=draw) - side // 2
     x0 = torch.randint(width, (count, 1), generator=draw) - side // 2

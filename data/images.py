@@ -1,4 +1,4 @@
-"""Image classification data sets by name, in whichever format a folder holds them (specification §6)."""
+"""Loads image classification data sets by name; detects the format of their folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .digits import load_digits
 from .image_folder import locate_folder, read_folder
 from .image_idx import FASHION_MD5, MNIST_MD5, locate_idx, read_idx
 from .image_parquet import locate_parquet, read_parquet
-from .image_set import ImageSet, ImageTask, Pixels, Reading
+from .image_set import ImageSet, ImageTask, RawDataset, RawSplit
 from .image_torchvision import locate_cifar10, locate_cifar100, locate_svhn, read_cifar, read_svhn
 from .registry import Find
 
@@ -25,26 +25,26 @@ __all__ = ["KNOWN", "ImageSet", "ImageTask", "load_images"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to store a data set.
+    """A storage format of image data sets.
 
     Attributes
     ----------
-    words : str
-        What a folder of this format holds, for messages.
+    contents : str
+        Files of this format, for error messages.
     locate : callable
-        The folder that holds the files, at or below the given one; None if it has no file of this format.
+        Returns the folder with the files, at or below the given one, or None if it has no file of this format.
     read : callable
         Reads that folder.
     """
 
-    words: str
+    contents: str
     locate: Callable[[Path], Path | None]
-    read: Callable[[Path], Reading]
+    read: Callable[[Path], RawDataset]
 
 
 @dataclass(frozen=True, slots=True)
 class KnownImages:
-    """A published data set; ``names`` is empty where only the files tell the names of the classes."""
+    """A published data set; ``names`` is empty if the class names are read from the files."""
 
     classes: int
     names: tuple[str, ...]
@@ -52,19 +52,19 @@ class KnownImages:
 
 
 _DIGITS = tuple("0123456789")
-_CLOTHES = (
+_FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _IDX = "train-images-idx3-ubyte.gz and its three neighbors"
 
 #: The published data sets by name.
 KNOWN: dict[str, KnownImages] = {
     "digits": KnownImages(10, _DIGITS, None),
     "mnist": KnownImages(10, _DIGITS, Format(_IDX, locate_idx, partial(read_idx, checksums=MNIST_MD5))),
-    "fmnist": KnownImages(10, _CLOTHES, Format(_IDX, locate_idx, partial(read_idx, checksums=FASHION_MD5))),
+    "fmnist": KnownImages(10, _FASHION_CLASSES, Format(_IDX, locate_idx, partial(read_idx, checksums=FASHION_MD5))),
     "cifar10": KnownImages(
-        10, _THINGS, Format("cifar-10-batches-py/", locate_cifar10, partial(read_cifar, reader="CIFAR10"))
+        10, _CIFAR10_CLASSES, Format("cifar-10-batches-py/", locate_cifar10, partial(read_cifar, reader="CIFAR10"))
     ),
     "cifar100": KnownImages(
         100, (), Format("cifar-100-python/", locate_cifar100, partial(read_cifar, reader="CIFAR100"))
@@ -72,8 +72,8 @@ KNOWN: dict[str, KnownImages] = {
     "svhn": KnownImages(10, _DIGITS, Format("train_32x32.mat and test_32x32.mat", locate_svhn, read_svhn)),
 }
 
-#: What a folder of any name may hold.
-_ANY = (
+#: Formats that are accepted for any data set.
+_GENERIC = (
     Format("train*.parquet and test*.parquet", locate_parquet, read_parquet),
     Format("train/<class>/*.png and test/<class>/*.png", locate_folder, read_folder),
 )
@@ -85,41 +85,41 @@ def load_images(name: str, find: Find, seed: Seed) -> ImageTask:
     Parameters
     ----------
     name : str
-        A key of :data:`KNOWN`, or of any other data set that is stored as Parquet files or an image folder.
+        A key of :data:`KNOWN`, or any name of a data set that is stored as Parquet files or an image folder.
     find : callable
-        ``session.data``, or anything that turns a data set's name into a folder; ``digits`` needs none.
+        Returns the folder of a data set, e.g. ``session.data``; not called for ``digits``.
     seed : Seed
-        For the split of ``digits``. All programs of a run must give the same.
+        Seed of the split of ``digits``; must be equal in all programs of a run.
 
     Returns
     -------
     ImageTask
-        Its sets' ``note`` says where the pixels come from, and whether they are lossy re-encodings.
+        The ``note`` of its sets names the source of the pixels and whether they are lossy re-encodings.
 
     Raises
     ------
     DataError
-        The data set is not there, or a file of it is missing, damaged, or not the published one.
+        The data set is not found, or one of its files is missing, damaged, or not the published one.
     MissingExtraError
-        A package that reads this format is not installed.
+        The package that reads this format is not installed.
     """
     known = KNOWN.get(name)
     if name == "digits":
         return _task(name, known, load_digits(seed), "scikit-learn")
     folder = _folder(name, find)
     official = (known.official,) if known and known.official else ()
-    for format_ in (*official, *_ANY):
+    for format_ in (*official, *_GENERIC):
         try:
-            place = format_.locate(folder)
+            location = format_.locate(folder)
         except OSError as error:
             raise DataError(f"{folder} cannot be read: {error.strerror}", hint="check its permissions") from error
-        if place is not None:
-            return _task(name, known, format_.read(place), str(place))
+        if location is not None:
+            return _task(name, known, format_.read(location), str(location))
     archives = sorted(f.name for f in folder.iterdir() if f.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")))
-    choices = "; ".join(f.words for f in (*official, *_ANY))
+    choices = "; ".join(f.contents for f in (*official, *_GENERIC))
     raise DataError(
-        f"{folder} holds no image data set '{name}'",
-        hint=f"unpack {archives[0]} there" if archives else f"give a folder that holds {choices}",
+        f"{folder} contains no image data set '{name}'",
+        hint=f"unpack {archives[0]} there" if archives else f"give a folder that contains {choices}",
     )
 
 
@@ -133,22 +133,22 @@ def _folder(name: str, find: Find) -> Path:
         raise DataError(error.message, hint=f"did you mean '{near[0]}'?") from error
     if not folder.is_dir():
         raise DataError(
-            f"the data set '{name}' is at {folder}, which does not exist or is no folder",
-            hint="give the folder that holds its files",
+            f"the folder {folder} of the data set '{name}' does not exist or is not a folder",
+            hint="give the folder that contains its files",
         )
     return folder
 
 
-def _task(name: str, known: KnownImages | None, found: Reading, where: str) -> ImageTask:
-    """Give the classes their names and, in a published data set, their published order."""
+def _task(name: str, known: KnownImages | None, found: RawDataset, where: str) -> ImageTask:
+    """Assign class names; sort the classes of a published data set into the published order."""
     classes = found.classes
     if not classes:
         count = known.classes if known else int(found.train.labels.max(initial=-1)) + 1
         classes = known.names if known and known.names else tuple(str(i) for i in range(count))
     if known and len(classes) != known.classes:
         raise DataError(
-            f"{where} has {len(classes)} classes, and '{name}' has {known.classes}",
-            hint="give the data set a name of its own, or complete it",
+            f"{where} has {len(classes)} classes, but '{name}' has {known.classes}",
+            hint="use another name for the data set, or complete it",
         )
     order = np.arange(len(classes))
     if known and set(known.names) == set(classes):
@@ -161,7 +161,7 @@ def _task(name: str, known: KnownImages | None, found: Reading, where: str) -> I
         raise DataError(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _set(part: Pixels, order: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
+def _set(part: RawSplit, order: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
     labels = part.labels
     if len(labels) and labels.max() < len(order):
         labels = order[labels].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Scores of predictions, computed by scikit-learn (imported when the first score is asked for)."""
+"""Scores of predictions, computed by scikit-learn, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.errors import MissingExtraError, NotFoundError
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Share of right predictions, 0 to 1.
+    """Fraction of correct predictions, 0 to 1.
 
     Raises
     ------
@@ -23,7 +23,7 @@ def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
 
 
 def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Matthews correlation: 1 for perfect, −1 for inverse, 0 for constant predictions (spec section 6).
+    """Matthews correlation coefficient: 1 for perfect, −1 for inverted, 0 for constant predictions.
 
     Raises
     ------
@@ -33,12 +33,12 @@ def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
     return float(_sklearn().matthews_corrcoef(labels, predictions))
 
 
-#: Scores by the name that a task gives.
+#: Score functions by name.
 METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {"accuracy": accuracy, "matthews": matthews}
 
 
 def score(metric: str, labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Score ``predictions`` by the metric of that name; :data:`METRICS` has them.
+    """Score ``predictions`` with a metric of :data:`METRICS`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def score(metric: str, labels: ArrayLike, predictions: ArrayLike) -> float:
         scikit-learn is not installed.
     """
     if metric not in METRICS:
-        raise NotFoundError(f"no metric is called '{metric}'", hint=f"use one of {', '.join(METRICS)}")
+        raise NotFoundError(f"unknown metric '{metric}'", hint=f"use one of {', '.join(METRICS)}")
     return METRICS[metric](labels, predictions)
 
 

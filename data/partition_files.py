@@ -1,4 +1,4 @@
-"""A partition as a JSON file, bound to the labels that it was drawn for."""
+"""Saves and loads partitions as JSON files that carry a digest of the labels they were drawn for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.files import write_file
 from .partition import Partition
 from .sampling import IntArray
 
-#: A larger file is not read; 10 million indices take about 90 MB.
+#: Largest file that is read, in bytes; 10 million indices take about 90 MB.
 _LARGEST_FILE = 256 << 20
 
 
@@ -31,16 +31,16 @@ class _Saved(BaseModel):
 
 
 def save_partition(path: Path, partition: Partition, labels: npt.ArrayLike, parts: Sequence[IntArray]) -> None:
-    """Write configuration and indices; the file is whole or not there.
+    """Write configuration and indices atomically.
 
     Parameters
     ----------
     path : Path
         Replaced if it exists.
     partition : Partition
-        What ``parts`` were drawn with.
+        Configuration that ``parts`` were drawn with.
     labels : int array (N,)
-        What they were drawn for; only a digest is written.
+        Labels that ``parts`` were drawn for; only their digest is written.
     parts : sequence of int array
         Indices per client.
 
@@ -59,17 +59,19 @@ def save_partition(path: Path, partition: Partition, labels: npt.ArrayLike, part
 
 
 def load_partition(path: Path, labels: npt.ArrayLike) -> tuple[Partition, list[IntArray]]:
-    """Read what :func:`save_partition` wrote, and check that it divides these labels.
+    """Load a partition saved by :func:`save_partition` and check it against ``labels``.
 
     Returns
     -------
-    Partition, list of int64 array
-        The configuration, and the indices per client.
+    partition : Partition
+        The configuration.
+    parts : list of int64 array
+        Indices per client.
 
     Raises
     ------
     DataError
-        The file is missing, damaged, belongs to other labels, or gives a sample to two clients.
+        The file is missing, damaged, belongs to other labels, or has an index twice.
     """
     try:
         if path.stat().st_size > _LARGEST_FILE:
@@ -80,11 +82,11 @@ def load_partition(path: Path, labels: npt.ArrayLike) -> tuple[Partition, list[I
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"the partition {path} is wrong: {where}: {first['msg']}", hint="save it again") from error
+        raise DataError(f"the partition {path} is invalid: {where}: {first['msg']}", hint="save it again") from error
     if saved.samples != len(np.asarray(labels)) or saved.labels_sha256 != _digest(labels):
         raise DataError(
             f"the partition {path} was drawn for other labels ({saved.samples} samples)",
-            hint="use the data set that it was drawn for, or draw it anew",
+            hint="use the data set that it was drawn for, or draw a new partition",
         )
     parts = _indices(path, saved)
     return saved.partition, parts
@@ -95,11 +97,11 @@ def _indices(path: Path, saved: _Saved) -> list[IntArray]:
         parts = [np.array(c, np.int64) for c in saved.clients]
     except OverflowError:
         parts = [np.array([-1], np.int64)]
-    every = np.concatenate([np.empty(0, np.int64), *parts])
-    if len(every) and not (every.min() >= 0 and every.max() < saved.samples):
+    indices = np.concatenate([np.empty(0, np.int64), *parts])
+    if len(indices) and not (indices.min() >= 0 and indices.max() < saved.samples):
         raise DataError(f"the partition {path} has an index outside its {saved.samples} samples", hint="save it again")
-    if len(np.unique(every)) != len(every):
-        raise DataError(f"the partition {path} gives a sample to a client twice or to two", hint="save it again")
+    if len(np.unique(indices)) != len(indices):
+        raise DataError(f"the partition {path} assigns a sample twice", hint="save it again")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""How uneven a partition is, in the measures that papers give (specification §6)."""
+"""Statistics of a partition: class counts, sizes and label skew per client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .sampling import IntArray
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PartitionReport:
-    """Counts of a partition and what follows from them.
+    """Class counts of a partition and statistics of its label skew.
 
     Attributes
     ----------
     counts : int64 array (K, C)
-        Samples of each class at each client.
+        Number of samples of each class at each client.
     """
 
     counts: IntArray
@@ -31,23 +31,23 @@ class PartitionReport:
 
     @property
     def mean_classes(self) -> float:
-        """Classes that a client holds at least one sample of, averaged over clients."""
+        """Number of classes with at least one sample at a client, averaged over clients."""
         return float(np.count_nonzero(self.counts, axis=1).mean())
 
     @property
     def mean_distance(self) -> float:
-        """Total-variation distance of a client's label distribution to that of all clients together, averaged.
+        """Mean total-variation distance between a client's label distribution and the overall one.
 
-        0 is even; 1 - 1/C is one class per client, where classes are equally large. Clients without samples have no
-        distribution and do not count.
+        0 means equal distributions; 1 - 1/C means one class per client, if classes are equally large. Clients without
+        samples are not counted.
         """
-        filled = self.counts[self.sizes > 0]
-        own = filled / filled.sum(axis=1, keepdims=True)
-        everyone = self.counts.sum(axis=0) / self.counts.sum()
-        return float(0.5 * np.abs(own - everyone).sum(axis=1).mean())
+        counts = self.counts[self.sizes > 0]
+        by_client = counts / counts.sum(axis=1, keepdims=True)
+        overall = self.counts.sum(axis=0) / self.counts.sum()
+        return float(0.5 * np.abs(by_client - overall).sum(axis=1).mean())
 
     def to_json(self) -> dict[str, object]:
-        """Counts and measures as plain lists and numbers."""
+        """Counts and statistics as plain lists and numbers."""
         return {
             "counts": self.counts.tolist(),
             "sizes": self.sizes.tolist(),
@@ -57,7 +57,7 @@ class PartitionReport:
 
 
 def report(labels: npt.ArrayLike, parts: Sequence[IntArray], classes: int) -> PartitionReport:
-    """Count a partition.
+    """Count the classes of a partition.
 
     Parameters
     ----------

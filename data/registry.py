@@ -1,4 +1,4 @@
-"""The table of text tasks: what data each needs, how it is scored, and the defaults that suit it."""
+"""Registry of text tasks: data sets, metrics and default hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from .docstrings import load_docstrings
 from .glue import LAYOUTS, load_glue
 from .text import TextTask
 
-#: Gives a data set's folder by name, and raises :class:`DataError` if there is none: ``session.data``.
+#: Returns a data set's folder by name, or raises :class:`DataError`; e.g. ``session.data``.
 Find = Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEntry:
-    """A task by name.
+    """A registered text task.
 
     Attributes
     ----------
     name : str
-        What a configuration calls it.
+        Name in configurations.
     data_names : tuple of str
-        Data sets that hold it, the first that a node has is used; empty if every machine has the data
-        already.
+        Names of data sets that contain the task; the first available one is used. Empty if no data set is needed.
     metric : str
-        Name of its score.
+        Name of the score.
     classes : int
-        Number of classes; ``docstrings`` has fewer where packages are missing, see ``TextTask.labels``.
+        Number of classes; ``docstrings`` has fewer if packages are missing, see ``TextTask.labels``.
     max_length : int
-        Tokens that a sentence is cut to.
+        Sentences are truncated to this many tokens.
     epochs, batch_size : int
-        Defaults of spec section 5 (for ``docstrings``: ours).
+        Default hyperparameters (``docs/data.md``, "Tasks").
     """
 
     name: str
@@ -52,14 +51,14 @@ class TaskEntry:
         Parameters
         ----------
         find : callable
-            ``session.data``, or anything that turns a data set's name into a folder.
+            Returns the folder of a data set, e.g. ``session.data``.
         seed : Seed
-            For tasks that are made rather than read. All programs of a run must give the same.
+            Seed of generated tasks; must be equal in all programs of a run.
 
         Raises
         ------
         DataError
-            The data set is not there or not in the right format.
+            The data set is not found or malformed.
         """
         if not self.data_names:
             return load_docstrings(seed, classes=self.classes)
@@ -71,10 +70,10 @@ class TaskEntry:
                 return find(name)
             except DataError:
                 continue
-        names = " nor ".join(f"'{n}'" for n in self.data_names)
+        names = " or ".join(f"'{n}'" for n in self.data_names)
         raise DataError(
-            f"the task '{self.name}' needs a data set, and there is no {names}",
-            hint=f"join with --data glue=PATH, the folder that holds {LAYOUTS[self.name].folder}/",
+            f"the task '{self.name}' needs a data set {names}, which is missing",
+            hint=f"join with --data glue=PATH, the folder that contains {LAYOUTS[self.name].folder}/",
         )
 
 
@@ -83,7 +82,7 @@ def _glue(name: str, max_length: int, epochs: int) -> TaskEntry:
     return TaskEntry(name, (name, "glue"), layout.metric, len(layout.label_names), max_length, epochs)
 
 
-#: Every task by name.
+#: All tasks by name.
 TASKS: dict[str, TaskEntry] = {
     task.name: task
     for task in (
@@ -100,15 +99,15 @@ TASKS: dict[str, TaskEntry] = {
 
 
 def task(name: str) -> TaskEntry:
-    """The entry called ``name``.
+    """Look up a task.
 
     Raises
     ------
     NotFoundError
-        No task has that name; the nearest is suggested.
+        No task has that name; the hint suggests the closest one.
     """
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower().replace("-", ""), TASKS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(TASKS)}"
-        raise NotFoundError(f"no task is called '{name}'", hint=hint)
+        raise NotFoundError(f"unknown task '{name}'", hint=hint)
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""Text classification tasks: examples as strings, and their way through a model's own tokenizer."""
+"""Text classification tasks and their tokenization with the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .encoded import EncodedSet
 
 __all__ = ["EncodedSet", "Example", "TextTask", "Tokenizer", "encode"]
 
-#: Sentences handed to the tokenizer at once: enough for its threads, few enough for a small device.
+#: Sentences per tokenizer call: enough for its threads, few enough for the memory of small devices.
 _CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sentence, or a pair of them, and its class."""
+    """A sentence or sentence pair, and its class."""
 
     text: str
     text_pair: str | None
@@ -33,11 +33,11 @@ class TextTask:
     Attributes
     ----------
     name : str
-        Name in the table of tasks.
+        Name in the registry.
     labels : tuple of str
-        Names of the classes; ``Example.label`` is an index into it.
+        Class names; ``Example.label`` is an index into it.
     train, dev : sequence of Example
-        What to train on and what to score.
+        Examples to train on and to evaluate on.
     metric : str
         Name of the score, see :func:`farshore.data.metrics.score`.
     """
@@ -50,7 +50,7 @@ class TextTask:
 
 
 class Tokenizer(Protocol):
-    """The part of a transformers fast tokenizer that is used here."""
+    """The interface of transformers' fast tokenizers that is used here."""
 
     @property
     def pad_token_id(self) -> Any: ...
@@ -62,40 +62,40 @@ class Tokenizer(Protocol):
 
 
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> EncodedSet:
-    """Tokenize ``examples``, cutting each to ``max_length`` tokens (special tokens included).
+    """Tokenize ``examples``.
 
     Parameters
     ----------
     examples : sequence of Example
-        Either all have a second sentence or none has.
+        Either all or none have a second sentence.
     tokenizer : transformers fast tokenizer
-        The model's own.
+        The model's tokenizer.
     max_length : int
-        Longer ones are cut, never dropped: train and dev keep their size (spec section 6).
+        Tokens to which examples are truncated, special tokens included; no example is dropped.
 
     Raises
     ------
     DataError
-        There are no examples, only some have a second sentence, or one has no tokens at all.
+        There are no examples, only some have a second sentence, or one has no tokens.
     """
     pairs = {e.text_pair is not None for e in examples}
     if len(pairs) != 1:
-        what = "some examples have a second sentence and some have none" if pairs else "there are no examples"
-        raise DataError(f"cannot tokenize: {what}", hint="check the data set's files")
+        reason = "only some examples have a second sentence" if pairs else "there are no examples"
+        raise DataError(f"cannot tokenize: {reason}", hint="check the data set's files")
     sentences: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     starts: list[int] = []
-    for at in range(0, len(examples), _CHUNK):
-        part = examples[at : at + _CHUNK]
-        second = [e.text_pair or "" for e in part] if pairs == {True} else None
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples[start : start + _CHUNK]
+        second = [e.text_pair or "" for e in chunk] if pairs == {True} else None
         out = tokenizer(
-            [e.text for e in part],
+            [e.text for e in chunk],
             second,
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,
         )
         sentences += [np.asarray(row, np.int32) for row in out["input_ids"]]
-        # RoBERTa and GPT-2 tokenizers give no types, and their models want none.
+        # RoBERTa and GPT-2 have no token types.
         if second is not None and "token_type_ids" in out:
             starts += [row.index(1) if 1 in row else len(row) for row in out["token_type_ids"]]
     return _pack(examples, sentences, starts, tokenizer)

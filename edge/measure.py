@@ -1,4 +1,4 @@
-"""Measures a node's capabilities: cores, memory and matrix-product throughput. Imports no heavy packages."""
+"""Measures a node's capabilities: cores, memory, accelerators, matrix products. Imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import psutil
 
 from ..core.version import installed
-from ..proto.control_pb2 import NodeProfile
+from ..proto.control_pb2 import Accelerator, NodeProfile
+from .accelerators import accelerators
 
 #: Number of timed products needed for a reliable best time.
 _MIN_PRODUCTS = 50
@@ -25,6 +26,8 @@ def measure_node(seconds: float = 0.2) -> NodeProfile:
         machine=platform.machine(),
         matmul_gflops=matmul_gflops(seconds),
         onnxruntime=installed("onnxruntime"),
+        torch=installed("torch"),
+        accelerators=[Accelerator(kind=a.kind, name=a.name, memory_bytes=a.memory_bytes) for a in accelerators()],
     )
 
 

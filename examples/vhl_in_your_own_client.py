@@ -1,4 +1,4 @@
-"""Virtual data in a training loop of one's own: one wider head, one loss object. Plain PyTorch otherwise."""
+"""VHL in a custom PyTorch training loop: virtual data, a wider head and one loss object."""
 
 import argparse
 
@@ -15,7 +15,7 @@ torch.manual_seed(0)
 
 
 class Net(nn.Module):
-    """Any model whose head is called ``linear`` and which returns logits and features."""
+    """Any model that returns logits and features and whose head is named ``linear``."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ images = (torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16 - 0.5) 
 labels = torch.tensor(digits.target)
 train, test = torch.randperm(len(labels)).split(1500)
 
-# Every client makes the same virtual data of the same recipe; only the seed has to be agreed on.
+# Equal recipes give equal images, so clients only have to agree on the seed.
 virtual = VirtualData.from_recipe(VirtualRecipe(classes=10, per_class=50, channels=1, size=8, seed=1))
 model = Net()
 widen_head(model, extra=10, seed=1)

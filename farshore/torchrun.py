@@ -1,10 +1,10 @@
-"""The data-parallel methods without a farshore server: the same program under ``torchrun``, or in Ray's trainers.
+"""Run the data-parallel methods without a farshore server: under ``torchrun``, or in a trainer of Ray.
 
     torchrun --nproc-per-node 4 -m farshore.torchrun data_parallel --set model=resnet20 --out run
     torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m farshore.torchrun dp_kfac --out run
 
-Ranks find each other through the environment variables of the launcher. ``train`` is for launchers that create the
-process group themselves.
+The ranks find each other through the environment variables that the launcher sets. Launchers that make the process
+group themselves call :func:`train`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .core.errors import ConfigError, DataError
 from .core.message import Array, Scalar
 from .core.seeds import Seed
 from .data.images import load_images
-from .engines.data_parallel.config import DataParallel
+from .engines.data_parallel.config import DataParallelConfig
 from .engines.data_parallel.loop import train as run_steps
 from .engines.data_parallel.training import Training
 from .engines.data_parallel.workload import DataParallelWorkload
@@ -36,51 +36,51 @@ from .runs.model_states import save_state
 
 
 @dataclass
-class LaunchedWorld:
-    """A group of ranks started by a launcher, which end together.
+class LaunchedGroup:
+    """The ranks that a launcher started; a :class:`~farshore.engines.data_parallel.loop.RankGroup`.
 
-    After a restart by the launcher (``torchrun --max-restarts``), training resumes from the newest checkpoint that all
-    ranks hold.
+    The ranks end together. After a restart (``torchrun --max-restarts``) they continue from the newest checkpoint
+    that all of them hold.
     """
 
     rank: int
     size: int
     out: Path
     step: int = 0
-    held: bool = False
+    has_checkpoint: bool = False
     source: int = -1
 
     def __post_init__(self) -> None:
         self._store = CheckpointStore(self.out / "checkpoints" / f"rank-{self.rank}")
-        self._now = 0
+        self._current_step = 0
         self.step = self._common_step()
-        self.held = self.step > 0
+        self.has_checkpoint = self.step > 0
 
     def _common_step(self) -> int:
-        mine = torch.tensor([max(self._store.steps(), default=0)])
+        newest = torch.tensor([max(self._store.steps(), default=0)])
         if self.size > 1:
-            dist.all_reduce(mine, dist.ReduceOp.MIN)
-        step = int(mine)
+            dist.all_reduce(newest, dist.ReduceOp.MIN)
+        step = int(newest)
         return step if step in self._store.steps() else 0
 
-    def load(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Load this rank's checkpoint."""
+    def load_checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Load this rank's checkpoint of :attr:`step`."""
         return self._store.load(self.step)
 
-    def at(self, step: int) -> None:
-        """Set the step of subsequent messages."""
-        self._now = step
+    def set_step(self, step: int) -> None:
+        """Set the step of the following reports."""
+        self._current_step = step
 
-    def tell(self, what: str, **fields: Scalar) -> None:
-        """Print a line of JSON on standard output."""
-        print(json.dumps({"step": self._now, **fields}), flush=True)
+    def report(self, what: str, **fields: Scalar) -> None:
+        """Print metrics as a line of JSON on standard output."""
+        print(json.dumps({"step": self._current_step, **fields}), flush=True)
 
-    def boundary(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+    def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint."""
         self._store.save(step, tensors, meta)
 
-    def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        """Save the trained model; rank 0 only."""
+    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+        """Write the trained model and print the result, on the rank that has them."""
         if tensors:
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             save_state(self.out / "last.safetensors", arrays, {"farshore": "torchrun"})
@@ -90,33 +90,37 @@ class LaunchedWorld:
 def train(
     method: str, settings: Mapping[str, Any], out: Path, data: Mapping[str, Path] | None = None, seed: int = 0
 ) -> None:
-    """Train as one rank of the default process group, or alone if there is none.
+    """Train as one rank of the default process group, or as the only rank if there is none.
 
     Parameters
     ----------
     method : str
         ``data_parallel`` or ``dp_kfac``.
     settings : mapping
-        Settings of the method.
+        The method's settings; the others have their defaults.
     out : Path
-        Folder for checkpoints and the trained model.
+        Directory of checkpoints and of the trained model, ``last.safetensors``.
     data : mapping, optional
         Paths of data sets by name.
+    seed : int
+        Root of all random numbers; the same on all ranks.
 
     Raises
     ------
-    ConfigError, DataError
-        The method is not data-parallel, a setting is invalid, or data are missing.
+    ConfigError
+        ``method`` is not a data-parallel method, or a setting is invalid.
+    DataError
+        The data set is missing.
     """
     workload = workloads.load(method)
     if not isinstance(workload, DataParallelWorkload):
         raise ConfigError(f"'{method}' is not a data-parallel method", hint="use data_parallel or dp_kfac")
-    config = cast(DataParallel, workload.config.model_validate(dict(settings)))
+    config = cast(DataParallelConfig, workload.config.model_validate(dict(settings)))
     paths = dict(data or {})
 
     def find(name: str) -> Path:
         if name not in paths:
-            raise DataError(f"the data set '{name}' is not given", hint=f"give --data {name}=PATH")
+            raise DataError(f"no path was given for the data set '{name}'", hint=f"--data {name}=PATH")
         return Path(paths[name])
 
     ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -125,19 +129,21 @@ def train(
         torch.set_num_threads(config.threads)
     root = Seed(seed)
     task = load_images(config.dataset, find, root.child("data"))
-    make = workload.preconditioner(config, ranks)
-    run_steps(Training(config, task, root, rank, ranks, make), LaunchedWorld(rank, ranks, out), config)
+    factory = workload.preconditioner_factory(config, ranks)
+    run_steps(Training(config, task, root, rank, ranks, factory), LaunchedGroup(rank, ranks, out), config)
 
 
-def launched(
+def train_command(
     method: Annotated[str, typer.Argument(help="data_parallel or dp_kfac.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings; --set overrides it.")] = None,
-    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the model.")] = Path("run"),
-    seed: Annotated[int, typer.Option(min=0, help="Root of the seed tree.")] = 0,
+    data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Path of a data set.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory of checkpoints and the model.")] = Path("run"),
+    seed: Annotated[int, typer.Option(min=0, help="Root seed of all random numbers.")] = 0,
 ) -> None:
-    """Train as one rank started by a launcher."""
+    """Train as one of the ranks that a launcher such as torchrun started."""
     from .cli.settings import build, data_paths
 
     settings = build(workloads.load(method).config, set_ or (), config)
@@ -153,7 +159,7 @@ def launched(
 def main() -> None:
     """Run the command line."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(launched)
+    app.command()(train_command)
     try:
         app(standalone_mode=False)
     except BaseException as error:

@@ -1,1 +1,1 @@
-"""Networks that several methods share, flat parameters, state as arrays, ONNX export. Imports layers 0-1."""
+"""Networks shared by several methods, flat parameters, state arrays, ONNX export. Imports layers 0-1."""

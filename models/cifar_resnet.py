@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions and a short cut that costs no parameters (option A of arXiv 1512.03385)."""
+    """Two 3 x 3 convolutions and a parameter-free shortcut (option A of arXiv 1512.03385)."""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -15,16 +15,16 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.stride, self.more = stride, out - width
+        self.stride, self.added_channels = stride, out - width
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, H, W) to (N, out, H / stride, W / stride)."""
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        short = x[:, :, :: self.stride, :: self.stride]
-        if self.more:
-            short = functional.pad(short, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-        return functional.relu(y + short)
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if added := self.added_channels:
+            shortcut = functional.pad(shortcut, (0, 0, 0, 0, added // 2, added - added // 2))
+        return functional.relu(y + shortcut)
 
 
 class CifarResNet(nn.Module):
@@ -33,19 +33,22 @@ class CifarResNet(nn.Module):
     Parameters
     ----------
     depth : int
-        20, 32, 44, 56, 110 …
+        Layers, 6n + 2: 20, 32, 44, 56, 110 …
     classes : int
+        Outputs.
+    channels : int
+        Channels of the images.
 
     Raises
     ------
     ValueError
-        The depth is not 6n + 2.
+        ``depth`` is not 6n + 2.
     """
 
     def __init__(self, depth: int = 20, classes: int = 10, channels: int = 3) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers, not {depth}")
+            raise ValueError(f"the depth of a CIFAR ResNet must be 6n + 2, not {depth}")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -64,7 +67,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to logits (N, classes)."""
+        """(N, channels, H, W) to logits (N, classes)."""
         x = self.stages(functional.relu(self.bn1(self.conv1(x))))
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
         return logits

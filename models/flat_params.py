@@ -1,7 +1,6 @@
-"""A model as one float buffer and one integer buffer, its parameters and buffers being views of them.
+"""A module whose state is one float32 vector and one int64 vector, of which its parameters and buffers are views.
 
-So a state is copied, averaged and sent in one piece, and an optimizer's step over all parameters is a handful of
-operations however many layers there are.
+A state is thus copied, averaged and sent as a whole, without a loop over the layers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ..core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where a tensor of a module's state lies: elements ``start … start + count - 1`` of a buffer."""
+    """Position of one state tensor in a flat buffer: elements ``start`` to ``start + count - 1``."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,20 +26,22 @@ class View:
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return int(torch.Size(self.shape).numel())
 
 
 @dataclass(frozen=True, slots=True)
 class FlatLayout:
-    """What a flat state holds, the same for every copy of a model.
+    """Positions of all state tensors of a model in its two flat buffers.
 
     Attributes
     ----------
-    floats, integers : tuple of View
-        Of the float buffer, parameters first; of the integer buffer (``num_batches_tracked``).
+    floats : tuple of View
+        Tensors of the float buffer: trained parameters, frozen parameters, float buffers.
+    integers : tuple of View
+        Tensors of the integer buffer (``num_batches_tracked``).
     trainable : int
-        Elements of parameters that are trained: the first of the float buffer.
+        Elements of trained parameters, p; they come first in the float buffer.
     """
 
     floats: tuple[View, ...]
@@ -49,38 +50,38 @@ class FlatLayout:
 
     @property
     def total(self) -> int:
-        """Elements of the float buffer, p + b."""
+        """Elements of the float buffer, p + b (b: elements that are not trained)."""
         return _size(self.floats)
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of one state as it travels raw: the ``P`` of the specification of VHL, section 3.4."""
+        """Bytes of one state sent without an encoding, P = 4 (p + b) + 8 n_t."""
         return 4 * self.total + 8 * _size(self.integers)
 
 
 class FlatModel:
-    """A module whose state lives in two buffers.
+    """A module and the two flat buffers that hold its state.
 
     Parameters
     ----------
     module : nn.Module
-        Its parameters and buffers are moved; float32 and int64 only.
+        Changed in place: its parameters and buffers become views of the flat buffers. float32 and int64 only.
 
     Attributes
     ----------
     module : nn.Module
-    layout : Layout
+    layout : FlatLayout
     floats : torch.Tensor
         (p + b,) float32: trained parameters, frozen parameters, float buffers.
     integers : torch.Tensor
         (n_t,) int64.
     parameters : list of torch.Tensor
-        The trained ones, in the order of the layout.
+        The trained parameters, in the order of the layout.
 
     Raises
     ------
     ConfigError
-        The state holds other types than float32 and int64.
+        The state has a tensor that is neither float32 nor int64.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -97,32 +98,32 @@ class FlatModel:
         self.floats = _gather(floats, torch.float32)
         self.integers = _gather(integers, torch.int64)
         for (_, tensor), view in zip((*floats, *integers), (*views[0], *views[1]), strict=True):
-            home = self.floats if tensor.is_floating_point() else self.integers
-            tensor.data = home[view.start : view.start + view.count].view(view.shape)
+            buffer = self.floats if tensor.is_floating_point() else self.integers
+            tensor.data = buffer[view.start : view.start + view.count].view(view.shape)
         self.parameters: list[torch.Tensor] = [parameter for _, parameter in trained]
 
     def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
-        """Take over a state that may be read-only, of the shapes and types of this one."""
+        """Copy a state of the same shapes and dtypes into the buffers; the arrays may be read-only."""
         np.copyto(self.floats.numpy(), floats, casting="no")
         np.copyto(self.integers.numpy(), integers, casting="no")
 
     def clear_gradients(self) -> None:
-        """Forget the parameters' gradients: the next ones are then kept as they come, not added to zeros."""
+        """Set the gradients to None, so that the next backward pass stores them instead of adding to zeros."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def gradients(self) -> list[torch.Tensor]:
-        """One for each of ``parameters``, zeros where a loss did not depend on it."""
+        """Gradients of ``parameters``; zeros for a parameter that the loss does not depend on."""
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
-    def cut(self, vector: torch.Tensor) -> list[torch.Tensor]:
-        """Views of a vector (trainable,), one for each of ``parameters`` and of its shape."""
+    def unflatten(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Split a vector (trainable,) into views with the shapes of ``parameters``."""
         pieces = torch.split(vector, [p.numel() for p in self.parameters])
         return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
 
     @property
     def trained(self) -> torch.Tensor:
-        """(trainable,) view of the parameters that are trained."""
+        """The trained parameters as one view, (trainable,)."""
         return self.floats[: self.layout.trainable]
 
 
@@ -141,7 +142,7 @@ def _gather(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> torc
 def _check(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> None:
     for name, tensor in tensors:
         if tensor.dtype is not dtype:
-            raise ConfigError(f"the model's '{name}' is {tensor.dtype}; float32 and int64 states are supported")
+            raise ConfigError(f"the model's '{name}' is {tensor.dtype}; only float32 and int64 are supported")
 
 
 def _size(views: tuple[View, ...]) -> int:

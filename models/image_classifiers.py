@@ -1,4 +1,4 @@
-"""Image classifiers by name that return features beside logits; initial weights from a seed."""
+"""Builds image classifiers that return logits and features, by name and seed."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ def build(
     widths: Sequence[int] = (16, 32, 64),
     size: int = 32,
 ) -> StagedNet:
-    """A model on the CPU, its first weights from ``seed``; the global generator is left alone.
+    """Build a classifier on the CPU; PyTorch's global generator keeps its state.
 
     Parameters
     ----------
     name : str
         One of :data:`NAMES`.
     outputs : int
-        Classes.
+        Logits of the head.
     channels : int
         Channels of the images.
     norm : {"batch", "group"}
-        ``lenet`` has none.
+        Normalization layers; ``lenet`` has none.
     seed : int
+        Seed of the initial weights.
     widths : sequence of int
-        Of ``conv3`` only.
+        Channels of the layers of ``conv3``; other models ignore it.
     size : int
         Height and width of the images; ``lenet`` depends on it.
 
     Raises
     ------
     ConfigError
-        There is no such model, or the images are too small for it.
+        No model has that name, or the images are too small for it.
     """
     if name not in NAMES:
-        raise ConfigError(f"there is no model called '{name}'", hint=f"choose one of {', '.join(NAMES)}")
+        raise ConfigError(f"unknown model '{name}'", hint=f"choose one of {', '.join(NAMES)}")
     if name == "lenet" and size < 16:
         raise ConfigError(
-            f"lenet cannot see images of {size} pixels a side", hint="choose conv3, or images of 16 or more"
+            f"lenet needs images of at least 16 x 16 pixels, not {size} x {size}", hint="choose conv3 or larger images"
         )
     make: Callable[[], StagedNet]
     if name == "conv3":

@@ -1,4 +1,4 @@
-"""First weights from a seed, without a look at the global generator."""
+"""Seeded weight initialization that does not use PyTorch's global generator."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
 
 def seeded(make: Callable[[], Module], seed: int) -> Module:
-    """A module on the CPU whose first weights depend on ``seed`` only.
+    """Build a module on the CPU whose initial weights depend on ``seed`` only.
 
     Parameters
     ----------
     make : callable
-        Makes the module of convolutions, linear layers and norms. It is called where tensors have no memory.
+        Returns the module, made of convolutions, linear layers and norms; called on the ``meta`` device.
     seed : int
         0 to 2^63 - 1.
 
     Raises
     ------
     TypeError
-        The module has weights of a kind that has no rule here.
+        The module has a layer with parameters that :func:`initialize` does not support.
     """
     with torch.device("meta"):
         module = make()
@@ -37,10 +37,10 @@ def seeded(make: Callable[[], Module], seed: int) -> Module:
 
 @torch.no_grad()
 def initialize(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights and biases of ``module`` uniformly within 1/√(fan in), norms start as the identity.
+    """Draw weights and biases of ``module`` uniformly within ±1/√fan_in; norms start as the identity.
 
-    Everything is overwritten, buffers too. The order is that of the modules, so what comes first does not depend on
-    the size of what comes last: a wider head leaves the rest alone.
+    All parameters and buffers are overwritten, in the order of the modules: a wider head does not change the layers
+    before it.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -53,16 +53,16 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
             if not isinstance(part, nn.GroupNorm):
                 part.reset_running_stats()
         elif any(True for _ in part.parameters(recurse=False)):
-            raise TypeError(f"no rule for the first weights of {type(part).__name__}")
+            raise TypeError(f"cannot initialize the weights of {type(part).__name__}")
 
 
 def uniform(tensor: Tensor, fan: int, generator: torch.Generator) -> None:
-    """Fill ``tensor`` with numbers uniform within ±1/√fan."""
+    """Fill ``tensor`` from the uniform distribution on ±1/√fan."""
     bound = 1 / math.sqrt(fan)
     tensor.uniform_(-bound, bound, generator=generator)
 
 
 def fan_in(part: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
-    """Inputs that one output of ``part`` sums over, as PyTorch counts them for its own first weights."""
-    # A transposed convolution keeps its output channels second, and PyTorch takes those.
+    """Fan-in of a layer as PyTorch's own initialization counts it."""
+    # For a transposed convolution, dimension 1 is the output channels, and PyTorch counts those.
     return part.weight[0].numel()

@@ -77,13 +77,13 @@ def largest_difference(path: Path, module: nn.Module, images: Tensor) -> float:
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     found: NDArray[np.float32] = session.run(["logits"], {"images": images.numpy()})[0]
     expected: NDArray[np.float32] = module(images).numpy()
-    apart = np.abs(found - expected)
-    if not apart.max() <= 1e-3 * max(1.0, float(np.abs(expected).max())):  # NaN must fail, too
+    difference = np.abs(found - expected)
+    if not difference.max() <= 1e-3 * max(1.0, float(np.abs(expected).max())):  # so written that NaN fails
         raise RunFailedError(
-            f"the ONNX file's outputs differ by {apart.max():.3g} from the model's; it was not kept",
+            f"the ONNX file's outputs differ by {difference.max():.3g} from the model's; the file was discarded",
             hint="try other versions of onnxscript and onnxruntime, or use the state file itself",
         )
-    return float(apart.max())
+    return float(difference.max())
 
 
 def require(*packages: str) -> None:
@@ -92,7 +92,7 @@ def require(*packages: str) -> None:
     Raises
     ------
     MissingExtraError
-        The first that is missing.
+        A package is not installed; the message names the first one.
     """
     for package in packages:
         if find_spec(package) is None:

@@ -15,10 +15,10 @@ DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(body(x) + shortcut(x)); the shortcut is a 1x1 projection where shapes differ.
+    """ReLU(body(x) + shortcut(x)); the shortcut is a 1x1 projection if the shapes differ.
 
-    The body is two 3x3 convolutions, or with ``bottleneck`` 1x1, 3x3, 1x1 where the last is four times as wide. The
-    stride is that of the 3x3 convolution (the first of two).
+    The body is two 3x3 convolutions, or with ``bottleneck`` 1x1, 3x3 and 1x1 convolutions, the last four times as wide.
+    The (first) 3x3 convolution has the stride.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, norm: Norm, *, bottleneck: bool) -> None:
@@ -30,8 +30,8 @@ class ResidualBlock(nn.Module):
         else:
             first, second = conv_norm(inputs, width, 3, stride, norm), conv_norm(width, width, 3, 1, norm)
             self.body = nn.Sequential(first, nn.ReLU(), second)
-        alike = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if alike else conv_norm(inputs, outputs, 1, stride, norm)
+        same_shape = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same_shape else conv_norm(inputs, outputs, 1, stride, norm)
         self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,10 +41,11 @@ class ResidualBlock(nn.Module):
 
 
 def resnet(depth: int, outputs: int, channels: int = 3, norm: Norm = "batch") -> StagedNet:
-    """ResNet-10, -18 or -50: stages of 64, 128, 256 and 512, strides 1, 2, 2, 2; d = 512, or 2 048 for -50.
+    """ResNet-10, -18 or -50 for small images, as VHL's official code has them (``docs/methods/vhl.md``, section 8).
 
-    First weights are PyTorch's, from the global generator; :func:`~.models.build` seeds them. Source: He et al., arXiv
-    1512.03385; specification of VHL §4.
+    Stages of 64, 128, 256 and 512 channels (four times as many in ResNet-50) with strides 1, 2, 2, 2; the feature has
+    512 or 2,048 elements. Initial weights come from PyTorch's global generator; :func:`~.image_classifiers.build` seeds
+    them. Source: He et al., arXiv 1512.03385.
     """
     counts, bottleneck = DEPTHS[depth]
     stages: list[nn.Module] = []

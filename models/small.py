@@ -1,4 +1,4 @@
-"""Networks that a CPU trains in seconds."""
+"""Small image classifiers for training on a CPU: a three-layer convolutional net and a LeNet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .staged import GlobalPool, Norm, StagedNet, conv_norm
 
 
 def conv3(outputs: int, channels: int = 3, norm: Norm = "batch", widths: Sequence[int] = (16, 32, 64)) -> StagedNet:
-    """One 3x3 convolution without bias, norm and ReLU per width; strides 1, 2, 2 …, then global pooling.
+    """One 3x3 convolution without bias, norm and ReLU per width; strides 1, 2, 2 …, then global average pooling.
 
-    The digits demonstration of the specification of VHL §9; d is the last width.
+    The feature has ``widths[-1]`` elements. The digits runs of ``docs/methods/vhl.md``, section 12, use this model.
     """
     stages = [
         nn.Sequential(conv_norm(before, width, 3, 2 if i else 1, norm), nn.ReLU())
@@ -23,9 +23,9 @@ def conv3(outputs: int, channels: int = 3, norm: Norm = "batch", widths: Sequenc
 
 
 def lenet(outputs: int, channels: int = 3, size: int = 32) -> StagedNet:
-    """Two 5x5 convolutions of 6 and 16 maps, each halved by max-pooling, and layers of 120 and 84; no norms.
+    """Two 5x5 convolutions of 6 and 16 maps, each with 2x2 max-pooling, and layers of 120 and 84 units; no norms.
 
-    ``size`` is the images' height and width, at least 16. Source: NIID-Bench, arXiv 2102.02079 (after LeNet-5).
+    ``size`` is the height and width of the images, at least 16. Source: NIID-Bench, arXiv 2102.02079 (after LeNet-5).
     """
     side = ((size - 4) // 2 - 4) // 2
     stages = [

@@ -1,4 +1,4 @@
-"""A classifier of images that shows its features: stages, a neck and a head called ``linear``."""
+"""Base of the image classifiers: stages, a neck and a linear head; returns logits and features."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ Norm = Literal["batch", "group"]
 
 
 class StagedNet(nn.Module):
-    """Stages one after the other, a neck that makes a vector of the last maps, and a linear head.
+    """An image classifier that returns logits and features.
 
     Parameters
     ----------
     stages : sequence of modules
-        Maps to maps, [B, c, H, W]; ``layer1`` is the first.
+        Applied in order, each from maps to maps [B, c, H, W]; the first is ``layer1``.
     neck : nn.Module
-        The last maps to features [B, width].
+        From the last maps to features [B, width].
     width : int
-        d, what the head reads.
+        Elements of a feature, d.
     outputs : int
-        Classes.
+        Logits of the head.
 
     Attributes
     ----------
+    linear : nn.Linear
+        The head.
     feature_layer : int
-        0: show what the head reads. k > 0: show the maps of stage k, pooled, to the loss that aligns features.
+        Which features are returned. 0: the input of the head. k > 0: the maps of stage k after global average pooling.
     """
 
     def __init__(self, stages: Sequence[nn.Module], neck: nn.Module, width: int, outputs: int) -> None:
@@ -39,32 +41,32 @@ class StagedNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, outputs] and features [B, d] of images [B, channels, H, W]."""
-        shown = None
+        stage_features = None
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
             if number == self.feature_layer:
-                shown = x.mean(dim=(2, 3))
+                stage_features = x.mean(dim=(2, 3))
         features = self.neck(x)
-        return self.linear(features), features if shown is None else shown
+        return self.linear(features), features if stage_features is None else stage_features
 
 
 class GlobalPool(nn.Module):
     """Mean over height and width: [B, c, H, W] → [B, c]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean of each map."""
+        """Average each map over its pixels."""
         return x.mean(dim=(2, 3))
 
 
-def norm_of(kind: Norm, channels: int) -> nn.Module:
-    """A norm for ``channels`` maps: over the batch, or over groups of at least 4 maps (at most 32 groups)."""
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """A batch norm, or a group norm with groups of at least 4 channels (at most 32 groups)."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    most = min(32, max(1, channels // 4))
-    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels)
+    max_groups = min(32, max(1, channels // 4))
+    return nn.GroupNorm(next(g for g in range(max_groups, 0, -1) if channels % g == 0), channels)
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> nn.Sequential:
-    """A convolution without bias that keeps the size up to its stride, and a norm."""
+    """A convolution without bias, padded to keep height and width (divided by the stride), and a norm."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, norm_of(norm, outputs))
+    return nn.Sequential(convolution, make_norm(norm, outputs))

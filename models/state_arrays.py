@@ -1,4 +1,4 @@
-"""A module's and its optimizer's state as named arrays, ready for a checkpoint and exact on the way back."""
+"""Converts the state of a module and its optimizer to named NumPy arrays and back, without loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.errors import StorageError
 from ..core.message import Array
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
-#: The same prefix in checkpoints that were written before it had its present spelling.
+#: The prefix in old checkpoints, which used the British spelling.
 _OLD_OPTIMIZER = "optimiser."
 
 
@@ -32,7 +32,7 @@ def to_arrays(module: nn.Module, optimizer: torch.optim.Optimizer | None = None)
 
 
 def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Put back what :func:`to_arrays` gave; other keys are ignored.
+    """Load arrays made by :func:`to_arrays` into a module and its optimizer; other keys are ignored.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
         module.load_state_dict(model, strict=True)
     except RuntimeError as error:
         raise StorageError(
-            f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}",
-            hint="start the run anew, or resume it with the configuration it began with",
+            f"the checkpoint belongs to another model: {str(error).splitlines()[-1].strip()}",
+            hint="start a new run, or resume this one with its original configuration",
         ) from error
     if optimizer is None:
         return

@@ -314,8 +314,8 @@ def _add_columns(engine: sa.Engine, schema: sa.MetaData) -> None:
     """Add the columns that a store of an older server lacks; their values are empty texts."""
     import sqlalchemy as sa
 
-    found = sa.inspect(engine)
     with engine.begin() as connection:
+        found = sa.inspect(connection)
         for table in schema.sorted_tables:
             present = {column["name"] for column in found.get_columns(table.name)}
             for column in table.columns:

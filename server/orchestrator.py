@@ -19,13 +19,13 @@ from .code_approval import CodeApproval
 from .credentials import Credentials
 from .data_service import Route
 from .identity import Identity, open_identity
+from .node_assignment import NodeAssignment
 from .options import ServeOptions
-from .profiles import info_of, profile_of
+from .profiles import info_of
 from .registry import Node, Registry
-from .role_requests import demands_of, requests_of, resolve
+from .role_requests import requests_of, resolve
 from .run import Event, Run
 from .run_repository import RunRepository
-from .scheduler import Candidate, Choice, Demand, choose
 from .socket_count import SocketCount
 from .socket_folder import SocketFolder
 from .submission import Submission
@@ -56,6 +56,7 @@ class Orchestrator:
         self._socket_count = SocketCount()
         self._supervisors: dict[str, asyncio.Task[None]] = {}
         self._heartbeat_task: asyncio.Task[None] | None = None
+        self._assignment = NodeAssignment(self.registry, self.runs, self._is_schedulable)
 
     # ---- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -209,59 +210,12 @@ class Orchestrator:
 
     # ---- scheduling --------------------------------------------------------------------------------------------
 
+    def _is_schedulable(self, run: Run) -> bool:
+        return run.id in self._supervisors and self.approval.is_approved(run)
+
     def schedule(self) -> None:
-        """Assign nodes to waiting runs, oldest first, as far as possible."""
-        for run in self.runs.waiting():
-            if run.id not in self._supervisors or run.assigned.is_set() or not self.approval.is_approved(run):
-                continue
-            choice = self._choice(run)
-            if choice.nodes:
-                run.cohort = dict(choice.nodes)
-                for name in choice.nodes:
-                    self._occupy(name, run)
-                run.assigned.set()
-            elif choice.reason != run.reason:
-                run.reason = choice.reason
-                run.notify()
-        for run in self.runs:
-            if run.may_join and run.state == "running" and run.id in self._supervisors:
-                self._let_join(run)
-
-    def _choice(self, run: Run) -> Choice:
-        candidates = [self._candidate(node, run) for node in self.registry if node.state != "revoked"]
-        available = {c.name for c in candidates if not c.obstacle and not c.busy_with}
-        cohort = run.cohort if run.epoch else {}
-        return choose(demands_of(run.roles, run.requests, cohort, available), candidates)
-
-    def _let_join(self, run: Run) -> None:
-        """Give free nodes to a run in progress, up to the number that its submitter allows for each role."""
-        for role in run.roles:
-            count = sum(played == role.name for played in run.cohort.values())
-            demand = Demand(1, (), tuple(tuple(d) for d in role.data), role.name, role.needs, role.labels)
-            free = sorted(
-                node.name
-                for node in self.registry
-                if node.name not in run.cohort and not demand.obstacle(self._candidate(node, run))
-            )
-            for name in free[: max(0, run.may_grow_to(role.name) - count)]:
-                run.cohort[name] = role.name
-                self._occupy(name, run)
-                self.runs.save(run)
-                run.inbox.put_nowait(Event("joining", name, run.epoch))
-
-    def _occupy(self, name: str, run: Run) -> None:
-        node = self.registry.get(name)
-        assert node is not None
-        node.run = run.id
-
-    def _candidate(self, node: Node, run: Run) -> Candidate:
-        obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
-        if node.hello.own_runs_only and run.requested_nodes != (node.name,):
-            obstacle = obstacle or "takes part only in runs that it opens itself"
-        busy = "" if node.run == run.id else node.run
-        profile = profile_of(node)
-        offers = frozenset(c for c in ("torch", "onnxruntime", "accelerator") if profile.offers(c))
-        return Candidate(node.name, frozenset(node.hello.data), dict(node.hello.labels), offers, busy, obstacle)
+        """Assign nodes to waiting runs, and free nodes to runs that they may join."""
+        self._assignment.schedule()
 
     async def assign(self, run: Run) -> None:
         """Wait until the run's code is approved and its nodes are assigned."""

@@ -1,4 +1,4 @@
-"""Node profiles and labels as the server keeps them, from a node's messages."""
+"""Validation and conversion of the profiles and labels in nodes' hello messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..core.nodes import Accelerator, NodeInfo, NodeProfile, check_label
 from ..proto import control_pb2 as pb
 from .registry import Node
 
-#: Bounds on what a node reports of itself.
+#: Limits on a node's hello message.
 MAX_LABELS, MAX_ACCELERATORS, MAX_TEXT = 64, 64, 200
 
 
@@ -17,15 +17,15 @@ def check_hello(hello: pb.Hello) -> None:
     Raises
     ------
     RefusedError
-        They are too many, too long, or not labels.
+        There are too many, one is too long, or a label is invalid.
     """
     profile = hello.profile
     texts = [profile.os, profile.machine, profile.onnxruntime, profile.torch]
     texts += [text for device in profile.accelerators for text in (device.kind, device.name)]
     if len(hello.labels) > MAX_LABELS or len(profile.accelerators) > MAX_ACCELERATORS:
-        raise RefusedError(f"a node may have {MAX_LABELS} labels and {MAX_ACCELERATORS} accelerators at most")
+        raise RefusedError(f"a node can have at most {MAX_LABELS} labels and {MAX_ACCELERATORS} accelerators")
     if any(len(text) > MAX_TEXT for text in texts):
-        raise RefusedError(f"a text in a node's profile may have {MAX_TEXT} characters at most")
+        raise RefusedError(f"a text in a node's profile exceeds {MAX_TEXT} characters")
     for key, value in hello.labels.items():
         try:
             check_label(key, value)
@@ -34,7 +34,7 @@ def check_hello(hello: pb.Hello) -> None:
 
 
 def profile_of(node: Node) -> NodeProfile:
-    """A node's profile."""
+    """Return the profile that a node has reported."""
     reported = node.hello.profile
     return NodeProfile(
         cores=reported.cores,
@@ -49,7 +49,7 @@ def profile_of(node: Node) -> NodeProfile:
 
 
 def info_of(node: Node | None, name: str, role: str, shard: tuple[int, int]) -> NodeInfo:
-    """What a run's programs see of a node; of one that the server does not know, the name alone."""
+    """Return a node's description for the programs of a run; only the name if the server does not know the node."""
     if node is None:
         return NodeInfo(name, role, shard)
     return NodeInfo(name, role, shard, dict(node.hello.labels), profile_of(node))

@@ -1,4 +1,4 @@
-"""What a run's submitter asks for, role by role: from the request, and as demands for the scheduler."""
+"""The role requests of a run: parsing, validation, and conversion to demands for the scheduler."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from .scheduler import Demand
 
 
 def requests_of(request: pb.SubmitRequest) -> tuple[RoleRequest, ...]:
-    """The role requests of a submission; node count and names stand for the workload's only role.
+    """Read the role requests of a submission; node count and names refer to the workload's only role.
 
     Raises
     ------
     ConfigError
         A node is named twice.
     """
-    asked = [
+    requested = [
         RoleRequest(r.role, RoleCount(len(r.nodes) or r.least, max(r.most, len(r.nodes) or r.least)), tuple(r.nodes))
         for r in request.roles
     ]
-    if not asked and (request.nodes or request.node_count):
+    if not requested and (request.nodes or request.node_count):
         count = len(request.nodes) or request.node_count
-        asked = [RoleRequest("", RoleCount(count, count), tuple(request.nodes))]
-    names = [name for one in asked for name in one.nodes]
+        requested = [RoleRequest("", RoleCount(count, count), tuple(request.nodes))]
+    names = [name for one in requested for name in one.nodes]
     if len(set(names)) != len(names):
         raise ConfigError("the run names the same node twice")
-    return tuple(asked)
+    return tuple(requested)
 
 
 def resolve(
-    workload: str, roles: Sequence[Role], asked: Sequence[RoleRequest], *, may_join: bool
+    workload: str, roles: Sequence[Role], requested: Sequence[RoleRequest], *, may_join: bool
 ) -> tuple[RoleRequest, ...]:
-    """A request for every role of a workload, in its order; roles that were not asked for get their defaults.
+    """Complete the requests of a run to one per role of the workload, in its order; missing roles get their defaults.
 
     Raises
     ------
     ConfigError
-        A role is unknown or asked for twice, a number without a role is given for several roles, nodes are to join a
-        workload that no node can join, or no node is asked for at all.
+        A role is unknown or requested twice, a count without a role is given for several roles, a range is given for a
+        workload that nodes cannot join, or no node is requested.
     """
     known = [role.name for role in roles]
     found: dict[str, RoleRequest] = {}
-    for request in asked:
+    for request in requested:
         name = request.role or (known[0] if len(known) == 1 else "")
         if not name:
             example = ",".join(f"{role.name}={max(role.count, 1)}" for role in roles)
@@ -77,24 +77,26 @@ def demands_of(
     cohort: Mapping[str, str],
     available: Collection[str],
 ) -> list[Demand]:
-    """What the scheduler looks for.
+    """Return the demands of a run for the scheduler.
 
     Parameters
     ----------
     cohort : Mapping[str, str]
-        Node -> role of a run that restarts; empty for a new run. It gets the same nodes again. Roles that may grow
-        continue with those that are ``available``, as long as these are as many as the run begins with.
+        Roles by node of a restarting run, which gets the same nodes again; empty for a new run.
+    available : Collection[str]
+        Nodes that are available now. A role with a range of nodes continues with its available ones if there are
+        enough of them.
     """
     needs = {role.name: role for role in roles}
     demands = []
     for request in requests:
         role, names, least = needs[request.role], request.nodes, request.count.least
         if cohort:
-            names = tuple(name for name, played in cohort.items() if played == request.role)
+            names = tuple(name for name, assigned in cohort.items() if assigned == request.role)
             if request.count.most > least:
                 here = [name for name in names if name in available]
                 away = [name for name in names if name not in available]
-                names = tuple([*here, *away[: max(0, least - len(here))]])
+                names = (*here, *away[: max(0, least - len(here))])
         data = tuple(tuple(one) for one in role.data)
         if names or (least and not cohort):
             demands.append(Demand(least, names, data, role.name, role.needs, role.labels))
@@ -102,13 +104,13 @@ def demands_of(
 
 
 def to_json(requests: Sequence[RoleRequest], cohort: Mapping[str, str]) -> str:
-    """Requests and cohort as the run store keeps them."""
-    asked = [[r.role, r.count.least, r.count.most, list(r.nodes)] for r in requests]
-    return json.dumps({"requests": asked, "cohort": dict(cohort)})
+    """Serialize requests and cohort for the run store."""
+    requested = [[r.role, r.count.least, r.count.most, list(r.nodes)] for r in requests]
+    return json.dumps({"requests": requested, "cohort": dict(cohort)})
 
 
 def from_json(text: str) -> tuple[tuple[RoleRequest, ...], dict[str, str]]:
     """Read what :func:`to_json` wrote."""
     values: dict[str, Any] = json.loads(text)
-    asked = tuple(RoleRequest(role, RoleCount(a, b), tuple(names)) for role, a, b, names in values["requests"])
-    return asked, dict(values["cohort"])
+    requested = tuple(RoleRequest(role, RoleCount(a, b), tuple(names)) for role, a, b, names in values["requests"])
+    return requested, dict(values["cohort"])

@@ -59,13 +59,13 @@ class Run:
     Attributes
     ----------
     requests : tuple of RoleRequest
-        What the submitter asks for, for every role.
+        Requested nodes, for every role.
     roles : tuple of Role
-        The workload's roles: what nodes need to play them.
+        The workload's roles and their requirements on nodes.
     may_join : bool
         Whether nodes can join the run while it is in progress.
     cohort : dict
-        Node -> role, in order, once it has been chosen. Nodes that join are appended.
+        Roles by node, in order, once the cohort has been chosen. Nodes that join are appended.
     data : dict
         Paths of data sets on the server, by name.
     code : Code or None

@@ -36,6 +36,7 @@ class RunRepository:
         self._folder = folder
         self._runs: dict[str, Run] = {}
         self._last_events: dict[str, tuple[str, int, str]] = {}
+        self._cohorts: dict[str, tuple[str, ...]] = {}  # as last written to run.json
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._runs.values()))
@@ -110,8 +111,11 @@ class RunRepository:
     def save(self, run: Run) -> None:
         """Store the run's state and notify its followers."""
         self._store.save_run(_row(run))
-        if run.state == "starting":
-            RunDirectory(run.directory).update(nodes=list(run.nodes), epoch=run.epoch)
+        if run.state == "starting" or (run.state == "running" and self._cohorts.get(run.id) != run.nodes):
+            self._cohorts[run.id] = run.nodes
+            roles = {name: role for name, role in run.cohort.items() if role != DEFAULT_ROLE}
+            update = {"nodes": list(run.nodes), "epoch": run.epoch, **({"roles": roles} if roles else {})}
+            RunDirectory(run.directory).update(**update)
         self._write_event(run)
         run.notify()
 

@@ -1,4 +1,4 @@
-"""Chooses nodes for waiting runs. Pure functions; the answer is a cohort or a reason in words."""
+"""The scheduler: pure functions that choose the nodes of a run, or explain why it has to wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..core.nodes import DEFAULT_ROLE, Capability
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node as the scheduler sees it.
+    """A node, as input of the scheduler.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class Candidate:
     offers : frozenset of str
         Its capabilities.
     busy_with : str
-        The run that it works for, or empty.
+        Id of the run that the node is assigned to, or empty.
     obstacle : str
         Why it cannot take part in any run (``lost``, ``not connected``); empty if it can.
     """
@@ -55,7 +55,7 @@ class Demand:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def obstacle(self, candidate: Candidate | None) -> str:
-        """Why a node cannot play this role now, in words; empty if it can."""
+        """Return why a node cannot take this role now; empty if it can."""
         if candidate is None:
             return "never joined"
         if candidate.obstacle:
@@ -72,7 +72,7 @@ class Demand:
         return f"busy with run {candidate.busy_with}" if candidate.busy_with else ""
 
     def describe(self) -> str:
-        """The conditions on its nodes, in words."""
+        """Describe the role and its conditions, for the reason of a waiting run."""
         parts = [f" for the role '{self.role}'"] if self.role != DEFAULT_ROLE else []
         conditions = [f"data {_either(names)}" for names in self.data]
         conditions += [*self.needs, *(f"label {key}={value}" for key, value in self.labels.items())]
@@ -82,7 +82,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cohort in order, as node -> role, or why there is none yet."""
+    """The chosen cohort, as roles by node in order; or the reason why the run has to wait."""
 
     nodes: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
@@ -110,7 +110,7 @@ def choose(demands: Sequence[Demand], candidates: Sequence[Candidate]) -> Choice
 
 
 def _match(demands: Sequence[Demand], free: Sequence[Candidate]) -> dict[str, list[str]]:
-    """Give as many nodes as possible a role (augmenting paths over roles); names in order, by role."""
+    """Assign as many nodes as possible (augmenting paths over roles); returns sorted node names by role."""
     members: dict[str, list[Candidate]] = {d.role: [] for d in demands}
 
     def assign(candidate: Candidate, visited: set[str]) -> bool:

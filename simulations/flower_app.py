@@ -17,7 +17,7 @@ from ..runs.directory import RunDirectory
 from .in_process import InProcessRun, OnProgress
 
 #: Loggers whose messages go to the run's log: those of the programs and of Flower.
-_LOGGERS = ("farshore.simulations.in_process", "flwr")
+_LOGGERS = ("farshore.simulations", "flwr")
 
 
 def flower_run(app: Path, overrides: Mapping[str, Value], **settings: Any) -> FlowerRun:

@@ -160,6 +160,8 @@ class InProcessRun:
     def join(self, node: str, role: str = DEFAULT_ROLE) -> None:
         """Let another node join the run in progress; from any thread."""
         with self._lock:
+            if node in self._programs:
+                raise ValueError(f"node '{node}' already takes part in the run")
             count = sum(p.session.info.role == role for p in self._programs.values())
         self._bring_in(NodeInfo(node, role, (count, count + 1)))
 

@@ -74,6 +74,8 @@ class Cohort:
             Of a node that joins; a returned one is known.
         """
         with self._condition:
+            if (old := self.channels.get(node)) is not None and old.inbox.error is None:
+                old.fail(PeerLostError(f"node {node}: its program was started again"))
             self._ready[node] = channel, info or self.nodes[node]
             self._signal.set()
             self._condition.notify_all()
@@ -121,8 +123,10 @@ class Cohort:
                 if self._error is not None:
                     raise self._error
                 self._signal.clear()
-                if self._ready:
-                    return self._admit(next(iter(self._ready)))
+                # The loss of a node is reported before its return.
+                ready = [node for node in self._ready if node not in self.channels or node in self._reported]
+                if ready:
+                    return self._admit(ready[0])
                 watched = {
                     name: channel
                     for name, channel in self.channels.items()

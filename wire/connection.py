@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class Connection:
         self._goodbye = False
         self._held = False  # a published frame waits for room in the window
         self._peer_asks = False
+        self._asking = threading.Lock()  # guards _peer_asks
         self.greeted = False
         self.dropped = False
         self.ended = False
@@ -51,9 +53,10 @@ class Connection:
 
     def should_acknowledge(self, unacknowledged: int) -> bool:
         """Whether so many bytes taken by the program deserve an acknowledgement of their own."""
-        if self._peer_asks and not self._channel.inbox.bytes:
-            self._peer_asks = False
-            return True
+        with self._asking:
+            if self._peer_asks and not self._channel.inbox.bytes:
+                self._peer_asks = False
+                return True
         return unacknowledged >= self._channel.window_bytes // 4
 
     def acknowledge(self) -> None:
@@ -164,7 +167,8 @@ class Connection:
 
     def _answer_heartbeat(self) -> None:
         """Acknowledge now, or as soon as the program has taken everything."""
-        idle = not self._channel.inbox.bytes
-        self._peer_asks = not idle
+        with self._asking:  # else the program could take its last message between the two lines
+            idle = not self._channel.inbox.bytes
+            self._peer_asks = not idle
         if idle and self._channel.unacknowledged:
             self.acknowledge()

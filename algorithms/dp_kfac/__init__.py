@@ -1,7 +1,7 @@
-"""DP-KFAC: second-order optimization whose extra work is spread over ranks, with the traffic of plain SGD.
+"""DP-KFAC: K-FAC whose work is distributed over ranks by layer, with the traffic of plain SGD.
 
-Usable in any DistributedDataParallel script: ``from farshore.algorithms.dp_kfac import DPKFAC``. What is imported from
-here is loaded when it is first asked for.
+Usable in any DistributedDataParallel script: ``from farshore.algorithms.dp_kfac import DPKFAC``. The method, its
+settings and its limits are described in ``docs/methods/dp_kfac.md``. The names of ``__all__`` are imported lazily.
 """
 
 from __future__ import annotations

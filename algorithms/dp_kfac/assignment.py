@@ -1,4 +1,7 @@
-"""Which rank owns which layer: deterministic, so that all ranks find the same without a word."""
+"""Assignment of layers to owner ranks: deterministic, so that all ranks compute the same without communication.
+
+See ``docs/methods/dp_kfac.md``, section 7.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ Rule: TypeAlias = Literal["lpt", "round_robin"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds that an owner spends on a layer, per step.
+    """Estimate of an owner's multiply-adds per layer and step.
 
     Parameters
     ----------
     factor_steps, inverse_steps : int
         Steps between updates of factors and of inverses.
     inverse_weight : float
-        How many n³ an inverse takes: about 9 by eigendecomposition, 1 by Cholesky.
+        Cost of an inverse in units of n³: about 9 for an eigendecomposition, 1 for Cholesky.
     rows : mapping of str, optional
-        Rows of each layer's patch matrix in a batch (N S); without them only the inverses count.
+        Rows N S of each layer's patch matrix in a batch; without them only the inverses count.
     """
 
     factor_steps: int = 1
@@ -32,7 +35,7 @@ class Cost:
     rows: Mapping[str, int] | None = None
 
     def of(self, layer: Layer) -> float:
-        """The cost of one layer."""
+        """Return the cost of one layer."""
         a, g = float(layer.a), float(layer.g)
         inverse = self.inverse_weight * (a**3 + g**3) / self.inverse_steps
         if self.rows is None:
@@ -47,34 +50,40 @@ def assign(
     rule: Rule | Mapping[str, int] = "lpt",
     cost: Cost | None = None,
     speed: Sequence[float] | None = None,
-    kept: Mapping[str, int] | None = None,
+    fixed: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Owner of each layer by name.
+    """Return the owner of each layer by name.
 
     Parameters
     ----------
-    rule : "lpt", "round_robin" or mapping
-        Longest processing time first: the heaviest layer goes to the rank that is done with it first. A mapping of
-        names to ranks is taken as it is.
+    layers : sequence of Layer
+    ranks : int
+        Number of ranks.
+    rule : {"lpt", "round_robin"} or mapping
+        ``lpt``, longest processing time first: layers in descending order of cost, each to the rank that would finish
+        it first. ``round_robin``: in module order. A mapping of names to ranks is used as given.
+    cost : Cost, optional
     speed : sequence of float, optional
-        Of each rank, relative; a rank of speed 2 gets twice the work.
-    kept : mapping, optional
-        Layers that stay where they are; the others are added to them.
+        Relative speed of each rank; a rank of speed 2 gets twice the work.
+    fixed : mapping, optional
+        Owners that must not change; only the other layers are assigned.
 
     Raises
     ------
     ConfigError
-        A name or rank of a mapping is unknown, a layer is missing in it, or speeds don't fit the ranks.
+        A mapping has an unknown name or rank or lacks a layer, or ``speed`` does not fit the ranks.
     """
     if not isinstance(rule, str):
-        return _given(layers, ranks, rule)
-    owners = dict(kept or {})
+        return _validate_table(layers, ranks, rule)
+    owners = dict(fixed or {})
     free = [layer for layer in layers if layer.name not in owners]
     if rule == "round_robin":
         return {**owners, **{layer.name: layer.index % ranks for layer in free}}
     speeds = list(speed) if speed is not None else [1.0] * ranks
     if len(speeds) != ranks or min(speeds) <= 0:
-        raise ConfigError(f"node_speed has {len(speeds)} numbers for {ranks} ranks", hint="give each rank one above 0")
+        raise ConfigError(
+            f"node_speed has {len(speeds)} values for {ranks} ranks", hint="give one value above 0 for each rank"
+        )
     cost = cost or Cost()
     loads = [0.0] * ranks
     for layer in layers:
@@ -87,7 +96,7 @@ def assign(
     return owners
 
 
-def reassigned(
+def reassign(
     layers: Sequence[Layer],
     owners: Mapping[str, int],
     alive: Sequence[int],
@@ -95,36 +104,43 @@ def reassigned(
     cost: Cost,
     speed: Sequence[float] | None,
 ) -> tuple[dict[str, int], set[str]]:
-    """Owners among the ranks that are left, and the layers whose owners are not.
+    """Assign the layers of lost ranks to the remaining ranks.
 
     Parameters
     ----------
     owners : mapping of str
-        Before, by their old ranks; who is left keeps what it has.
+        Owners so far, as old ranks. Remaining ranks keep their layers.
     alive : sequence of int
-        Old ranks, in the order of the new ones.
+        Old ranks of the remaining processes, in the order of their new ranks.
+
+    Returns
+    -------
+    owners : dict of str
+        New owners, as new ranks.
+    lost : set of str
+        Layers whose owner was lost.
     """
-    place = {old: new for new, old in enumerate(alive)}
-    kept = {name: place[owner] for name, owner in owners.items() if owner in place}
-    left = None if speed is None else [speed[old] for old in alive]
-    found = assign(layers, len(alive), rule if isinstance(rule, str) else "lpt", cost, left, kept)
-    return found, set(owners) - set(kept)
+    new_rank = {old: new for new, old in enumerate(alive)}
+    fixed = {name: new_rank[owner] for name, owner in owners.items() if owner in new_rank}
+    speeds = None if speed is None else [speed[old] for old in alive]
+    found = assign(layers, len(alive), rule if isinstance(rule, str) else "lpt", cost, speeds, fixed)
+    return found, set(owners) - set(fixed)
 
 
-def _given(layers: Sequence[Layer], ranks: int, owners: Mapping[str, int]) -> dict[str, int]:
+def _validate_table(layers: Sequence[Layer], ranks: int, owners: Mapping[str, int]) -> dict[str, int]:
     names = {layer.name for layer in layers}
     if wrong := sorted(set(owners) ^ names):
-        what = "is no layer" if wrong[0] in owners else "has no owner"
+        what = "is not a layer" if wrong[0] in owners else "has no owner"
         raise ConfigError(
-            f"assignment: '{wrong[0]}' {what}", hint="name every Linear and Conv2d once, and nothing else"
+            f"assignment: '{wrong[0]}' {what}", hint="name every Linear and Conv2d exactly once, and nothing else"
         )
     if outside := [name for name, rank in owners.items() if not 0 <= rank < ranks]:
-        raise ConfigError(f"assignment: '{outside[0]}' goes to rank {owners[outside[0]]} of {ranks}")
+        raise ConfigError(f"assignment: '{outside[0]}' is assigned to rank {owners[outside[0]]} of {ranks} ranks")
     return dict(owners)
 
 
-def balance(layers: Sequence[Layer], owners: Mapping[str, int], ranks: int, cost: Cost | None = None) -> float:
-    """Load of the busiest rank over the mean load."""
+def load_imbalance(layers: Sequence[Layer], owners: Mapping[str, int], ranks: int, cost: Cost | None = None) -> float:
+    """Return the load of the busiest rank divided by the mean load."""
     cost = cost or Cost()
     loads = [0.0] * ranks
     for layer in layers:

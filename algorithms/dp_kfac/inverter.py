@@ -1,4 +1,4 @@
-"""The inverses of a rank's layers: made by owners, and shared where more ranks than one precondition."""
+"""The inverses that a rank keeps: computed by the layers' owners, broadcast if several ranks precondition a layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .communication import Grid
 from .inverses import CholeskyInverse, EigenInverse, Inverse, InverseError, cholesky_inverse, eigen_inverse
 from .layers import Layer
-from .options import Options, at
+from .options import Options, value_at
 from .running_average import RunningFactors
 
 log = logging.getLogger(__name__)
@@ -25,36 +25,36 @@ class Inverses:
     ----------
     options : Options
     counts : Counter
-        Told of inverses that failed.
+        ``failed_inverses`` is incremented when an inverse fails.
     """
 
     def __init__(self, options: Options, counts: Counter[str]) -> None:
         self._options, self._counts = options, counts
-        self._made: dict[str, Inverse] = {}
+        self._inverses: dict[str, Inverse] = {}
 
     def get(self, name: str) -> Inverse | None:
-        """A layer's inverse; None if there is none (yet): it keeps its plain gradient."""
-        return self._made.get(name)
+        """Return a layer's inverse; None if it has none, then its gradient is not preconditioned."""
+        return self._inverses.get(name)
 
-    def put(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Set a layer's inverse from the tensors that it is made of."""
-        self._made[name] = (EigenInverse if self._options.inverse == "eigen" else CholeskyInverse)(*tensors)
+    def set_inverse(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Set a layer's inverse from the tensors that it consists of."""
+        self._inverses[name] = (EigenInverse if self._options.inverse == "eigen" else CholeskyInverse)(*tensors)
 
     def names(self) -> set[str]:
-        """Layers that have one here."""
-        return set(self._made)
+        """Return the names of the layers that have an inverse here."""
+        return set(self._inverses)
 
-    def keep(self, names: Set[str]) -> None:
-        """Forget all others."""
-        self._made = {name: inverse for name, inverse in self._made.items() if name in names}
+    def keep_only(self, names: Set[str]) -> None:
+        """Delete the inverses of all other layers."""
+        self._inverses = {name: inverse for name, inverse in self._inverses.items() if name in names}
 
     def nbytes(self) -> int:
-        """Bytes of all."""
-        return sum(tensor.nbytes for inverse in self._made.values() for tensor in inverse.tensors())
+        """Return the bytes of all inverses."""
+        return sum(tensor.nbytes for inverse in self._inverses.values() for tensor in inverse.tensors())
 
-    def make(self, layers: Iterable[Layer], factors: RunningFactors, step: int) -> None:
-        """Invert anew what has factors; what fails goes without."""
-        damping = at(self._options.damping, step)
+    def compute(self, layers: Iterable[Layer], factors: RunningFactors, step: int) -> None:
+        """Invert the factors of ``layers``; a layer without factors is skipped, and a failed inverse is removed."""
+        damping = value_at(self._options.damping, step)
         for layer in layers:
             pair = factors.get(layer.name)
             if pair is None:
@@ -62,30 +62,32 @@ class Inverses:
             a, g = (factor.to(self._options.inv_dtype) for factor in pair)
             try:
                 if self._options.inverse == "eigen":
-                    self._made[layer.name] = eigen_inverse(a, g, damping)
+                    self._inverses[layer.name] = eigen_inverse(a, g, damping)
                 else:
-                    self._made[layer.name] = cholesky_inverse(a, g, damping, self._options.pi_damping)
+                    self._inverses[layer.name] = cholesky_inverse(a, g, damping, self._options.pi_damping)
             except InverseError as error:
-                log.warning("%s keeps its plain gradient for now: %s", layer.name, error)
-                self._counts["inverses that failed"] += 1
-                self._made.pop(layer.name, None)
+                log.warning(
+                    "%s: the gradient is not preconditioned until the next update of inverses: %s", layer.name, error
+                )
+                self._counts["failed_inverses"] += 1
+                self._inverses.pop(layer.name, None)
 
-    def share(self, layers: Iterable[Layer], owners: Mapping[str, int], grid: Grid) -> None:
-        """From each layer's owner to the others of its column, KAISA's gradient workers."""
+    def broadcast(self, layers: Iterable[Layer], owners: Mapping[str, int], grid: Grid) -> None:
+        """Broadcast each layer's inverse from its owner to the owner's column (KAISA's gradient workers)."""
         column = grid.column
         if column is None:
             return
         works: list[Any] = []
         for layer in layers:
             owner = owners[layer.name]
-            if not grid.works_on(owner):
+            if not grid.preconditions(owner):
                 continue
-            mine = owner == grid.all.rank
-            if not mine or layer.name not in self._made:
-                # Room to receive into; or, in place of an inverse that failed, one that changes nothing.
-                self._made[layer.name] = self._blank(layer, identity=mine)
-            for tensor in self._made[layer.name].tensors():
-                works.append(column.broadcast(tensor, grid.place_in_column(owner), "inverses"))
+            is_owner = owner == grid.all.rank
+            if not is_owner or layer.name not in self._inverses:
+                # A buffer to receive into; on the owner, the identity in place of an inverse that failed.
+                self._inverses[layer.name] = self._blank(layer, identity=is_owner)
+            for tensor in self._inverses[layer.name].tensors():
+                works.append(column.broadcast(tensor, grid.rank_in_column(owner), "inverses"))
         for work in works:
             work.wait()
 

@@ -1,4 +1,4 @@
-"""One optimizer of two: K-FAC's gradients, then the base optimizer's step."""
+"""An optimizer that preconditions the gradients with K-FAC before the step of a base optimizer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .preconditioner import DPKFAC
 
 
 class DPKFACOptimizer:
-    """A base optimizer whose step preconditions first; learning-rate schedulers take ``.base``.
+    """A base optimizer whose step preconditions the gradients first; give ``.base`` to learning-rate schedulers.
 
     Parameters
     ----------
     base : Optimizer
-        Momentum and weight decay are its own, applied after preconditioning.
+        Applies its momentum and weight decay after preconditioning.
     kfac : DPKFAC
     """
 
@@ -25,15 +25,15 @@ class DPKFACOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's."""
+        """The base optimizer's parameter groups."""
         return self.base.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """The base optimizer's."""
+        """Reset the gradients."""
         self.base.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Precondition, then step; ``closure`` computes the loss and its gradients, once."""
+        """Precondition, then step; ``closure``, if given, is called once to compute loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -43,10 +43,10 @@ class DPKFACOptimizer:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"base", "kfac"}``; the latter is this rank's part."""
+        """Return ``{"base", "kfac"}``; the latter is this rank's shard."""
         return {"base": self.base.state_dict(), "kfac": self.kfac.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` returned."""
         self.base.load_state_dict(state["base"])
         self.kfac.load_state_dict(state["kfac"])

@@ -1,4 +1,4 @@
-"""Settings of the preconditioner, checked once."""
+"""Settings of the preconditioner and their validation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .assignment import Rule
 from .factors import ConvScale, SeqReduction
 from .volumes import FactorSource, GradExchange, Scheme, Strategy
 
-#: A number, or one for each step.
+#: A constant, or a function of the step.
 Scheduled: TypeAlias = float | Callable[[int], float]
 
 
-def at(value: Scheduled, step: int) -> float:
-    """The value at a step."""
+def value_at(value: Scheduled, step: int) -> float:
+    """Return the value at a step."""
     return float(value(step)) if callable(value) else float(value)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of :class:`~farshore.algorithms.dp_kfac.DPKFAC`; see there."""
+    """Settings of :class:`~farshore.algorithms.dp_kfac.DPKFAC`, which documents them."""
 
     damping: Scheduled = 0.03
     kl_clip: Scheduled | None = 1e-3
@@ -60,35 +60,36 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("factor_steps", "inv_steps", "accumulation_steps", "rotate_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", hint="give 1 or more")
+                raise ConfigError(f"{name} is {getattr(self, name)}", hint="use 1 or more")
         for name in ("damping", "ema_old", "kl_clip"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not (0 <= value <= 1 if name == "ema_old" else value > 0):
                 raise ConfigError(
-                    f"{name} is {value}", hint="give a number above 0" + ", at most 1" * (name == "ema_old")
+                    f"{name} is {value}",
+                    hint="use a number from 0 to 1" if name == "ema_old" else "use a number above 0",
                 )
         if self.fuse_mb <= 0:
-            raise ConfigError(f"fuse_mb is {self.fuse_mb}", hint="give a size above 0")
+            raise ConfigError(f"fuse_mb is {self.fuse_mb}", hint="use a size above 0")
         if self.strategy != "dp" and self.factor_source != "local":
-            raise ConfigError(f"factor_source='{self.factor_source}' is for strategy 'dp', not '{self.strategy}'")
+            raise ConfigError(f"factor_source='{self.factor_source}' requires strategy 'dp', not '{self.strategy}'")
         if self.strategy != "dp" and self.grad_exchange == "owner":
             raise ConfigError(
-                f"strategy '{self.strategy}' needs all gradients everywhere", hint="grad_exchange='allreduce'"
+                f"strategy '{self.strategy}' needs all gradients on all ranks", hint="grad_exchange='allreduce'"
             )
         if self.inv_steps % self.factor_steps:
             warnings.warn(
-                f"inv_steps {self.inv_steps} is no multiple of factor_steps {self.factor_steps}: "
-                "some inverses are made of factors that did not change",
+                f"inv_steps {self.inv_steps} is not a multiple of factor_steps {self.factor_steps}: "
+                "some inverses are computed from unchanged factors",
                 stacklevel=4,
             )
 
     def scheme(self, ranks: int) -> Scheme:
-        """Who knows what, among so many ranks.
+        """Return the distribution scheme for a number of ranks.
 
         Raises
         ------
         ConfigError
-            ``grad_worker_fraction`` does not divide the ranks.
+            The gradient workers of ``grad_worker_fraction`` do not divide the ranks.
         """
         source: FactorSource = self.factor_source if self.strategy == "dp" else "allreduce"
         workers = {"dp": 1, "mem_opt": 1, "comm_opt": ranks}.get(self.strategy)
@@ -96,7 +97,7 @@ class Options:
             workers = max(1, round(ranks * (0.5 if self.grad_worker_fraction is None else self.grad_worker_fraction)))
             if workers < 1 or ranks % workers:
                 raise ConfigError(
-                    f"grad_worker_fraction {self.grad_worker_fraction} of {ranks} ranks makes {workers} workers",
-                    hint="give a fraction whose workers divide the ranks",
+                    f"grad_worker_fraction {self.grad_worker_fraction} of {ranks} ranks is {workers} gradient workers",
+                    hint="use a fraction of the ranks that divides them evenly",
                 )
         return Scheme(source, workers, self.grad_exchange, self.symmetry_aware, self.inverse)

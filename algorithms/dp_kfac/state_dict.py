@@ -1,4 +1,4 @@
-"""The preconditioner's state: of one rank, of all together, and onto another number of ranks."""
+"""The preconditioner's state dict: one rank's shard, the state of all ranks, and loading onto other ranks."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from .layers import Layer
     from .preconditioner import DPKFAC
 
-#: What a saved layer may hold: factors, and what the inverse of its kind is made of.
-_INVERSES = {"eigen": ("q_a", "q_g", "share"), "cholesky": ("inverse_a", "inverse_g")}
+#: Keys of an inverse's tensors in the state of a layer, in the order of the inverse's ``tensors()``.
+_INVERSE_KEYS = {"eigen": ("q_a", "q_g", "share"), "cholesky": ("inverse_a", "inverse_g")}
 
 
-def saved(kfac: DPKFAC) -> dict[str, Any]:
-    """This rank's part, see :meth:`DPKFAC.state_dict`."""
+def local_state(kfac: DPKFAC) -> dict[str, Any]:
+    """Return this rank's shard, see :meth:`DPKFAC.state_dict`."""
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for layer in kfac.layers:
         found: dict[str, torch.Tensor] = {}
         if (pair := kfac.factors.get(layer.name)) is not None:
             found.update(A=pair[0], G=pair[1])
         if (inverse := kfac.inverses.get(layer.name)) is not None:
-            found.update(zip(_INVERSES[kfac.options.inverse], inverse.tensors(), strict=True))
+            found.update(zip(_INVERSE_KEYS[kfac.options.inverse], inverse.tensors(), strict=True))
         if found:
             layers[layer.name] = {name: tensor.detach().clone() for name, tensor in found.items()}
     return {"steps": kfac.steps, "inverse": kfac.options.inverse, "owners": dict(kfac.owners), "layers": layers}
 
 
-def gathered(kfac: DPKFAC, dst: int) -> dict[str, Any] | None:
-    """The parts of all owners at one rank."""
-    mine = saved(kfac)
+def gather_state(kfac: DPKFAC, dst: int) -> dict[str, Any] | None:
+    """Return the state of all ranks on rank ``dst``, None on the others; a collective."""
+    own = local_state(kfac)
     if kfac.ranks == 1:
-        return mine
-    names = ("A", "G", *_INVERSES[kfac.options.inverse])
+        return own
+    names = ("A", "G", *_INVERSE_KEYS[kfac.options.inverse])
     has = torch.zeros(len(kfac.layers), 2, dtype=torch.int32)
-    for layer in kfac.owned:
-        tensors = mine["layers"].get(layer.name, {})
+    for layer in kfac.owned_layers:
+        tensors = own["layers"].get(layer.name, {})
         has[layer.index] = torch.tensor(["A" in tensors, names[2] in tensors], dtype=torch.int32)
     has = has.to(kfac.collectives.device)
     kfac.collectives.all_reduce(has, "saving").wait()
@@ -47,69 +47,69 @@ def gathered(kfac: DPKFAC, dst: int) -> dict[str, Any] | None:
     for layer in kfac.layers:
         present = names[0 if has[layer.index, 0] else 2 : 2 + 3 * int(has[layer.index, 1])]
         for name in present:
-            tensor = _passed(kfac, layer, name, mine["layers"].get(layer.name, {}), kfac.owners[layer.name], dst)
+            tensor = _transfer(kfac, layer, name, own["layers"].get(layer.name, {}), kfac.owners[layer.name], dst)
             if tensor is not None:
                 layers.setdefault(layer.name, {})[name] = tensor
-    return {**mine, "layers": layers} if kfac.rank == dst else None
+    return {**own, "layers": layers} if kfac.rank == dst else None
 
 
-def handed_over(kfac: DPKFAC, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of which each rank has some layers, with what each rank needs of it now; all must call it."""
+def redistribute_state(kfac: DPKFAC, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state that this rank needs, given that each rank holds some layers of it; a collective."""
     own: Mapping[str, Mapping[str, torch.Tensor]] = state["layers"]
     if kfac.ranks == 1:
         return dict(state)
-    parts = (("A", "G"), _INVERSES[kfac.options.inverse])
-    # The first rank that has something gives it; nobody has what stays at the number of ranks.
-    first = torch.full((len(kfac.layers), len(parts)), kfac.ranks, dtype=torch.int32)
+    groups = (("A", "G"), _INVERSE_KEYS[kfac.options.inverse])
+    # The lowest rank that holds a group of tensors sends it. The number of ranks means that no rank holds it.
+    holder = torch.full((len(kfac.layers), len(groups)), kfac.ranks, dtype=torch.int32)
     for layer in kfac.layers:
-        for place, names in enumerate(parts):
+        for group, names in enumerate(groups):
             if all(name in own.get(layer.name, {}) for name in names):
-                first[layer.index, place] = kfac.rank
-    first = first.to(kfac.collectives.device)
-    kfac.collectives.all_reduce(first, "saving", least=True).wait()
+                holder[layer.index, group] = kfac.rank
+    holder = holder.to(kfac.collectives.device)
+    kfac.collectives.all_reduce(holder, "saving", minimum=True).wait()
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for layer in kfac.layers:
-        for place, names in enumerate(parts):
-            if (source := int(first[layer.index, place])) == kfac.ranks:
+        for group, names in enumerate(groups):
+            if (source := int(holder[layer.index, group])) == kfac.ranks:
                 continue
-            # Here too where nothing of it is kept here: all ranks must agree on which layers begin anew.
+            # An entry on every rank, even an empty one: all ranks must agree on the layers that have no state.
             found = layers.setdefault(layer.name, {})
             for name in names:
-                tensor = _brought(kfac, layer, name, own.get(layer.name, {}), source)
+                tensor = _deliver(kfac, layer, name, own.get(layer.name, {}), source)
                 if tensor is not None:
                     found[name] = tensor
     return {**state, "inverse": kfac.options.inverse, "layers": layers}
 
 
-def _brought(
+def _deliver(
     kfac: DPKFAC, layer: Layer, name: str, tensors: Mapping[str, torch.Tensor], source: int
 ) -> torch.Tensor | None:
-    """One tensor from the rank that has it to those that need it."""
+    """Send one tensor from the rank that holds it to the ranks that need it; return it there."""
     everywhere = kfac.scheme.source == "allreduce" if name in ("A", "G") else kfac.scheme.workers > 1
     if not everywhere:
-        return _passed(kfac, layer, name, tensors, source, kfac.owners[layer.name])
-    tensor = tensors[name].contiguous() if kfac.rank == source else _room(kfac, layer, name)
+        return _transfer(kfac, layer, name, tensors, source, kfac.owners[layer.name])
+    tensor = tensors[name].contiguous() if kfac.rank == source else _empty_tensor(kfac, layer, name)
     kfac.collectives.broadcast(tensor, source, "saving").wait()
     return tensor
 
 
-def _passed(
+def _transfer(
     kfac: DPKFAC, layer: Layer, name: str, tensors: Mapping[str, torch.Tensor], source: int, dst: int
 ) -> torch.Tensor | None:
-    """One tensor from the rank that has it to ``dst``, at ``dst``."""
+    """Send one tensor from rank ``source`` to ``dst``; return it on ``dst``, None elsewhere."""
     if kfac.rank not in (source, dst):
         return None
     tensor = tensors.get(name) if kfac.rank == source else None
     if tensor is None:
-        tensor = _room(kfac, layer, name)
+        tensor = _empty_tensor(kfac, layer, name)
     if source != dst:
-        kfac.collectives.pass_on(tensor.contiguous(), source, dst, "saving").wait()
+        kfac.collectives.point_to_point(tensor.contiguous(), source, dst, "saving").wait()
     return tensor if kfac.rank == dst else None
 
 
-def _room(kfac: DPKFAC, layer: Layer, name: str) -> torch.Tensor:
-    kind = kfac.factors.dtype_of(layer) if name in ("A", "G") else kfac.options.inv_dtype
-    return torch.empty(_shape(layer, name), dtype=kind, device=layer.module.weight.device)
+def _empty_tensor(kfac: DPKFAC, layer: Layer, name: str) -> torch.Tensor:
+    dtype = kfac.factors.dtype_of(layer) if name in ("A", "G") else kfac.options.inv_dtype
+    return torch.empty(_shape(layer, name), dtype=dtype, device=layer.module.weight.device)
 
 
 def _shape(layer: Layer, name: str) -> tuple[int, int]:
@@ -118,54 +118,58 @@ def _shape(layer: Layer, name: str) -> tuple[int, int]:
     return (layer.a, layer.a) if name in ("A", "q_a", "inverse_a") else (layer.g, layer.g)
 
 
-def merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One state of the parts of all ranks; it can be loaded by any number of them.
+def merge_shards(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the shards of all ranks into a state that any number of ranks can load.
 
     Raises
     ------
     ConfigError
-        The parts are of different steps.
+        The shards are of different steps.
     """
-    found = list(parts)
-    if len({part["steps"] for part in found}) != 1:
+    found = list(shards)
+    if len({shard["steps"] for shard in found}) != 1:
         raise ConfigError(
-            f"the parts are of steps {sorted({part['steps'] for part in found})}", hint="save all at one step"
+            f"the shards are of steps {sorted({shard['steps'] for shard in found})}",
+            hint="save all of them at the same step",
         )
     layers: dict[str, dict[str, torch.Tensor]] = {}
-    for part in found:
-        for name, tensors in part["layers"].items():
+    for shard in found:
+        for name, tensors in shard["layers"].items():
             layers.setdefault(name, {}).update(tensors)
     return {**found[0], "layers": layers}
 
 
 def load(kfac: DPKFAC, state: Mapping[str, Any]) -> None:
-    """Take this rank's layers out of a state, see :meth:`DPKFAC.load_state_dict`."""
+    """Load what this rank needs from a state, see :meth:`DPKFAC.load_state_dict`."""
     known = {layer.name: layer for layer in kfac.layers}
-    if strange := sorted(set(state["layers"]) - set(known)):
+    if unknown := sorted(set(state["layers"]) - set(known)):
         raise ConfigError(
-            f"the state has a layer '{strange[0]}', the model has none", hint="load it into the same model"
+            f"the state has a layer '{unknown[0]}' that the model lacks", hint="load it into the same model"
         )
     for name, tensors in state["layers"].items():
-        _check(known[name], tensors)
+        _check_shapes(known[name], tensors)
     kfac.steps = int(state["steps"])
     everywhere = kfac.scheme.source == "allreduce"
     for name, tensors in state["layers"].items():
-        layer, here = known[name], kfac.owners[name] == kfac.rank
+        layer, is_owner = known[name], kfac.owners[name] == kfac.rank
         like = layer.module.weight
-        if (everywhere or here) and "A" in tensors:
-            kfac.factors.put(name, tensors["A"].to(like.device).clone(), tensors["G"].to(like.device).clone())
-        if not kfac.grid.works_on(kfac.owners[name]):
+        if (everywhere or is_owner) and "A" in tensors:
+            kfac.factors.set_factors(name, tensors["A"].to(like.device).clone(), tensors["G"].to(like.device).clone())
+        if not kfac.grid.preconditions(kfac.owners[name]):
             continue
-        if state["inverse"] == kfac.options.inverse and all(n in tensors for n in _INVERSES[state["inverse"]]):
-            parts = [tensors[n].to(like.device, kfac.options.inv_dtype, copy=True) for n in _INVERSES[state["inverse"]]]
-            kfac.inverses.put(name, parts)
+        if state["inverse"] == kfac.options.inverse and all(n in tensors for n in _INVERSE_KEYS[state["inverse"]]):
+            inverse = [
+                tensors[n].to(like.device, kfac.options.inv_dtype, copy=True) for n in _INVERSE_KEYS[state["inverse"]]
+            ]
+            kfac.inverses.set_inverse(name, inverse)
 
 
-def _check(layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
-    allowed = {"A", "G", *_INVERSES["eigen"], *_INVERSES["cholesky"]}
+def _check_shapes(layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
+    allowed = {"A", "G", *_INVERSE_KEYS["eigen"], *_INVERSE_KEYS["cholesky"]}
     for name, tensor in tensors.items():
-        wanted = _shape(layer, name) if name in allowed else None
-        if wanted is None or tuple(tensor.shape) != wanted:
+        expected = _shape(layer, name) if name in allowed else None
+        if expected is None or tuple(tensor.shape) != expected:
             raise ConfigError(
-                f"{layer.name}: {name} of shape {tuple(tensor.shape)} does not fit", hint=f"expected {wanted}"
+                f"{layer.name}: the state's {name} has shape {tuple(tensor.shape)}, expected {expected}",
+                hint="load it into the same model",
             )

@@ -1,4 +1,4 @@
-"""DP-KFAC on nodes: a data-parallel run whose gradients are preconditioned by their layers' owners."""
+"""The ``dp_kfac`` workload: a data-parallel run whose gradients are preconditioned by the owners of their layers."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
 
-from ...engines.data_parallel.config import DataParallel
+from ...engines.data_parallel.config import DataParallelConfig
 from ...engines.data_parallel.workload import DataParallelWorkload
-from .config import DPKFACRun
+from .config import DPKFACConfig
 
 if TYPE_CHECKING:
-    from ...engines.data_parallel.training import Make
+    from ...engines.data_parallel.training import PreconditionerFactory
 
 
 class DPKFACWorkload(DataParallelWorkload):
-    """Second-order training spread over nodes, with the traffic of plain SGD."""
+    """Second-order training distributed over nodes, with the traffic of plain SGD."""
 
     name = "dp_kfac"
-    summary = "second-order training spread over nodes, with the traffic of plain SGD; KAISA's schemes beside it"
-    config: type[BaseModel] = DPKFACRun
+    summary = "second-order training distributed over nodes, with the traffic of plain SGD; KAISA's schemes to compare"
+    config: type[BaseModel] = DPKFACConfig
 
-    def preconditioner(self, config: DataParallel, ranks: int) -> Make:
-        """K-FAC by the layers' owners."""
+    def preconditioner_factory(self, config: DataParallelConfig, ranks: int) -> PreconditionerFactory:
+        """Return the factory of the K-FAC preconditioner."""
         from .node_adapter import NodeAdapter
 
-        return partial(NodeAdapter, cast(DPKFACRun, config))
+        return partial(NodeAdapter, cast(DPKFACConfig, config))
 
 
 WORKLOAD = DPKFACWorkload()

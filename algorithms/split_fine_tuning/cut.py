@@ -1,4 +1,4 @@
-"""Cut a classifier into a front and a trunk, or build only the half that this machine needs."""
+"""Split a classifier into front and trunk, or build one of the halves."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .backbone import LOADING, load_backbone
 from .codec import Decoder, Encoder, FullProjection
 from .front import Front, OpenedBlock, Tap
 from .heads import Classifier, Pooling
-from .plan import CutOptions, DecoderKind, How, Init, Residual, SplitPlan
+from .plan import CutKind, CutOptions, DecoderKind, Init, Residual, SplitPlan
 from .trunk import Trunk
 
 
 class SplitModel(NamedTuple):
-    """The two halves and what they agreed on."""
+    """Both halves of a model and their plan."""
 
     front: Front
     trunk: Trunk
@@ -38,7 +38,7 @@ def cut(
     classifier: Classifier,
     *,
     block: int,
-    how: How = "ffn_svd",
+    how: CutKind = "ffn_svd",
     rank: int | None = None,
     residual: Residual = "project",
     init: Init = "pca",
@@ -46,35 +46,36 @@ def cut(
     decoder: DecoderKind = "linear",
     sentence_vector: int = 0,
 ) -> SplitModel:
-    """Cut a classifier open at block ``block``; see :class:`~.plan.CutOptions` for the choices.
+    """Split a classifier in block ``block``; :class:`~.plan.CutOptions` explains the options.
 
-    The halves take over the classifier's modules, so the classifier must not be used afterwards (copy it
-    before, if it must): no parameter is held by both halves.
+    The halves take over the classifier's modules: do not use the classifier afterwards (or pass a copy). The halves
+    share no parameter.
 
     Raises
     ------
     ConfigError
-        The choices do not fit the model or each other.
+        The options do not fit the model or each other.
     """
-    return cut_with(classifier, CutOptions(block, how, rank, residual, init, seed, decoder, sentence_vector))
+    return cut_with_options(classifier, CutOptions(block, how, rank, residual, init, seed, decoder, sentence_vector))
 
 
-def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
-    """:func:`cut` with the choices as one object."""
+def cut_with_options(classifier: Classifier, options: CutOptions) -> SplitModel:
+    """Split a classifier; as :func:`cut`, with the options as one object."""
     plan = plan_for(classifier, options)
-    model, family = classifier.backbone, classifier.family
+    model, architecture = classifier.backbone, classifier.architecture
     blocks = list(find_blocks(model)[1])
-    mine, theirs = blocks[: options.block], blocks[options.block :]
-    # Fresh layers draw from torch's global generator before they get their values: leave no trace of it.
+    front_blocks, trunk_blocks = blocks[: options.block], blocks[options.block :]
+    # New layers draw from torch's global generator before they are initialized: restore its state.
     with torch.random.fork_rng(devices=[]), torch.device(model.device):
-        opened = _open(mine, family, plan) if options.how in ("ffn", "ffn_svd") else _Opened(None, None, None)
+        opens_block = options.how in ("ffn", "ffn_svd")
+        opened = _open_block(front_blocks, architecture, plan) if opens_block else _Opened(None, None, None)
         encoder = Encoder(plan) if options.compressed else None
         decoder = _decoder(plan)
-    front = Front(plan, _front_model(model, mine, family), encoder)
+    front = Front(plan, _front_model(model, front_blocks, architecture), encoder)
     kept = opened.first if options.decoder == "mlp" else None
-    trunk = Trunk(plan, decoder, kept, opened.rest, _trunk_model(model, theirs, family), classifier.head)
-    if model.device.type != "meta":  # there, only shapes are asked for
-        _start(front, trunk, opened.weights)
+    trunk = Trunk(plan, decoder, kept, opened.rest, _trunk_model(model, trunk_blocks, architecture), classifier.head)
+    if model.device.type != "meta":  # shapes only
+        _initialize(front, trunk, opened.weights)
     if options.init == "pca" and opened.weights is not None and encoder is not None:
         weight, bias = opened.weights
         trunk.factorized = weight.detach().clone(), bias.detach().clone()
@@ -84,13 +85,13 @@ def cut_with(classifier: Classifier, options: CutOptions) -> SplitModel:
 
 
 def plan_for(classifier: Classifier, options: CutOptions) -> SplitPlan:
-    """The plan of a cut, checked; changes nothing."""
+    """Return the checked plan of a cut; the classifier is not changed."""
     model = classifier.backbone
     _, blocks = find_blocks(model)
-    first = blocks[0].get_submodule(classifier.family.first)
+    first = blocks[0].get_submodule(classifier.architecture.first)
     return SplitPlan(
         options=options,
-        family=classifier.family.name,
+        family=classifier.architecture.name,
         layers=classifier.origin.layers,
         hidden=int(model.config.hidden_size),
         ffn=first_matrix(first)[0].shape[0],
@@ -103,20 +104,19 @@ def plan_for(classifier: Classifier, options: CutOptions) -> SplitPlan:
 def build_front(
     source: str | Path, options: CutOptions, *, classes: int, head: Pooling = "auto", **backbone: Any
 ) -> tuple[Front, PreTrainedTokenizerBase]:
-    """The edge's half, without ever reading the trunk's blocks into memory.
+    """Build the edge's half and its tokenizer, without reading the trunk's blocks into memory.
 
     Parameters
     ----------
     source
-        As for :func:`~.backbone.load_backbone`, which also takes ``backbone``'s keywords (dropout,
-        attention).
+        Passed to :func:`~.backbone.load_backbone`, as are the keywords ``backbone`` (dropout, attention).
     options : CutOptions
     classes, head
-        Part of the plan that both ends compare; the edge holds no head.
+        Part of the plan that both sides compare; the edge has no head.
     """
     with LOADING:
         model, tokenizer = load_backbone(source, blocks=options.block, **backbone)
-        return cut_with(Classifier(model, classes, head=head), options).front, tokenizer
+        return cut_with_options(Classifier(model, classes, head=head), options).front, tokenizer
 
 
 def build_trunk(
@@ -129,13 +129,13 @@ def build_trunk(
     seed: int = 0,
     **backbone: Any,
 ) -> Trunk:
-    """The cloud's half; the front's blocks and embeddings are freed before it returns.
+    """Build the cloud's half; the front's blocks and embeddings are freed before it returns.
 
-    ``dropout`` and ``seed`` are the head's; the rest as for :func:`build_front`.
+    ``dropout`` and ``seed`` are those of the head; the other parameters are as in :func:`build_front`.
     """
     with LOADING:
         model, _ = load_backbone(source, **backbone)
-        return cut_with(Classifier(model, classes, head=head, dropout=dropout, seed=seed), options).trunk
+        return cut_with_options(Classifier(model, classes, head=head, dropout=dropout, seed=seed), options).trunk
 
 
 class _Opened(NamedTuple):
@@ -144,16 +144,16 @@ class _Opened(NamedTuple):
     weights: tuple[Tensor, Tensor] | None
 
 
-def _open(mine: list[nn.Module], family: Architecture, plan: SplitPlan) -> _Opened:
-    """Take the last of ``mine`` apart: its rest leaves, a tap takes the first matrix's place."""
-    block = mine[-1]
-    first = block.get_submodule(family.first)
+def _open_block(front_blocks: list[nn.Module], architecture: Architecture, plan: SplitPlan) -> _Opened:
+    """Replace W1 of the last front block by a tap, and take out the part of the block after it."""
+    block = front_blocks[-1]
+    first = block.get_submodule(architecture.first)
     weights = first_matrix(first)
-    rest = family.rest(block)
-    for path in family.rest_parts:
+    rest = architecture.rest(block)
+    for path in architecture.rest_parts:
         _replace(block, path, nn.Identity())
-    _replace(block, family.first, Tap(first if plan.options.how == "ffn" else None))
-    mine[-1] = OpenedBlock(block)
+    _replace(block, architecture.first, Tap(first if plan.options.how == "ffn" else None))
+    front_blocks[-1] = OpenedBlock(block)
     return _Opened(first, rest, weights)
 
 
@@ -163,26 +163,26 @@ def _decoder(plan: SplitPlan) -> Decoder | FullProjection | None:
     return FullProjection(plan) if plan.options.how == "ffn" and plan.options.residual == "project" else None
 
 
-def _front_model(model: PreTrainedModel, blocks: list[nn.Module], family: Architecture) -> PreTrainedModel:
+def _front_model(model: PreTrainedModel, blocks: list[nn.Module], architecture: Architecture) -> PreTrainedModel:
     front = with_blocks(model, blocks)
-    for name in family.tail:
+    for name in architecture.tail:
         setattr(front, name, None if name == "pooler" else nn.Identity())
     return front
 
 
-def _trunk_model(model: PreTrainedModel, blocks: list[nn.Module], family: Architecture) -> PreTrainedModel:
+def _trunk_model(model: PreTrainedModel, blocks: list[nn.Module], architecture: Architecture) -> PreTrainedModel:
     trunk = with_blocks(model, blocks)
-    for name in family.embeddings:
-        stands_in: nn.Module = {"wpe": NoPositions, "drop": nn.Identity}.get(name, PassThrough)()
-        setattr(trunk, name, stands_in)
+    for name in architecture.embeddings:
+        replacement: nn.Module = {"wpe": NoPositions, "drop": nn.Identity}.get(name, PassThrough)()
+        setattr(trunk, name, replacement)
     return trunk
 
 
-def _start(front: Front, trunk: Trunk, weights: tuple[Tensor, Tensor] | None) -> None:
-    """First values of the codec; for ``pca`` only until samples have been seen."""
+def _initialize(front: Front, trunk: Trunk, weights: tuple[Tensor, Tensor] | None) -> None:
+    """Initialize the codec on both sides; ``init=pca`` replaces the values after calibration."""
     plan = front.plan
     if isinstance(trunk.codec, FullProjection) and weights is not None:
-        trunk.codec.start(*weights)
+        trunk.codec.initialize(*weights)
     if front.codec is None or not isinstance(trunk.codec, Decoder):
         return
     basis: Basis
@@ -193,8 +193,8 @@ def _start(front: Front, trunk: Trunk, weights: tuple[Tensor, Tensor] | None) ->
     sentence = None
     if plan.options.sentence_vector:
         sentence = random_basis(plan.hidden, plan.options.sentence_vector, plan.options.seed + 1).v
-    front.codec.start(basis, sentence)
-    trunk.codec.start(basis, weights)
+    front.codec.initialize(basis, sentence)
+    trunk.codec.initialize(basis, weights)
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -1,8 +1,8 @@
-"""Dropout whose masks depend on the step and nothing else.
+"""Dropout with masks that depend only on seed, step and micro-batch.
 
-torch draws every dropout mask of a process from one generator, so masks would depend on what else ran before. Here each
-half of the model owns a generator that is re-seeded from the seed tree before every micro-batch: the same masks come
-out simulated, over a network, pipelined and after a restart.
+torch draws all dropout masks of a process from one generator, so a mask depends on everything that ran before. Here
+each half of the model has its own generator, re-seeded before every micro-batch: masks are the same in simulation, over
+a network, with pipelining and after a restart.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ...core.seeds import Seed
 
 
 class SeededDropout(nn.Module):
-    """``nn.Dropout`` on a generator of its own; identity in evaluation.
+    """``nn.Dropout`` with its own generator; identity in evaluation mode.
 
     Parameters
     ----------
     p : float
-        Share of elements set to zero; the others are scaled by ``1 / (1 - p)``.
+        Probability of zeroing an element; the others are scaled by ``1 / (1 - p)``.
     generator : torch.Generator
-        Shared by all dropouts of one half.
+        Shared by all dropout layers of one half.
     """
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
@@ -37,7 +37,7 @@ class SeededDropout(nn.Module):
 
 
 class DropoutSeeds:
-    """Replaces every ``nn.Dropout`` inside ``module`` and re-seeds them together."""
+    """Replaces every ``nn.Dropout`` inside ``module`` by a :class:`SeededDropout` and re-seeds all of them."""
 
     def __init__(self, module: nn.Module, seed: Seed) -> None:
         self._seed = seed
@@ -47,6 +47,6 @@ class DropoutSeeds:
                 if isinstance(child, nn.Dropout):
                     setattr(parent, name, SeededDropout(child.p, self._generator))
 
-    def at(self, step: int, micro: int) -> None:
-        """Start the masks of a micro-batch."""
+    def reseed(self, step: int, micro: int) -> None:
+        """Seed the masks of a micro-batch."""
         self._generator.manual_seed(self._seed.child("step", step, "micro", micro).value)

@@ -1,4 +1,4 @@
-"""What a run will send, before it runs: the messages of both programs, built of zeros from the same functions."""
+"""Traffic estimate of a run: builds the messages of both programs from zeros, with the functions that runs use."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ...core.seeds import Seed
 from ...core.traffic_plan import Flow, Setting, TrafficPlan, greetings
 from ...data.batches import Batch, BatchPlan, natural_steps, split_micro
 from ...data.registry import task as task_entry
-from .baselines import Volume
-from .builders import EVALUATION_BATCH, Builder, Shard
-from .codec_start import CodecStart, start_shapes
+from .baselines import BaselineTraffic
+from .builders import EVALUATION_BATCH_SIZE, Builder, Shard
+from .codec_init import CodecInit, init_shapes
 from .config import SplitFineTuning
 from .front import Front
 from .front_averaging import weight_tensors
 from .handshake import Offer, Schedule, digest_of, shares
 from .statistics import CodeStatistics
 from .training import freeze
-from .wire_codec import batch_tensors, gradient_tensors, start_message
+from .wire_codec import batch_tensors, codec_message, gradient_tensors
 
 Lengths = NDArray[np.int32]
-#: What may be assumed of sentences that are not there.
+#: Names of the assumptions that replace the task's data.
 ASSUMED = ("examples", "tokens", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """One edge's sentences, as far as their messages depend on them: tokens of each, and where batches come from."""
+class EdgeLengths:
+    """Tokens of each sentence of one edge, and the seed of its batches; they determine its messages."""
 
     train: Lengths
     dev: Lengths
@@ -43,10 +43,10 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """The sentences of all edges."""
+class TaskLengths:
+    """The sentence lengths of all edges."""
 
-    shares: Sequence[Share]
+    edges: Sequence[EdgeLengths]
     labels: Sequence[str]
     longest: int
     notes: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """All that the size of a micro-batch's messages depends on."""
+    """The properties of a micro-batch that determine the sizes of its messages."""
 
     tokens: int
     sentences: int
@@ -67,124 +67,130 @@ class _Size:
 
 
 def plan_run(config: SplitFineTuning, setting: Setting) -> TrafficPlan:
-    """See :class:`~farshore.core.traffic_plan.Plans`: exact where the sentences are there; else of equal lengths.
+    """Plan the traffic of a run: exact if the task's data is available, otherwise for sentences of equal length.
+
+    See :class:`~farshore.core.traffic_plan.Plans`.
 
     Raises
     ------
     ConfigError
-        The assumptions have another name, or there are more edges than examples in a step.
+        An assumption is unknown or invalid, or there are more edges than examples in a step.
     DataError
-        Neither the task's data nor assumptions about them were given; or the model is not there.
+        Neither the task's data nor assumptions about it are given, or the model is missing.
     """
     builder = Builder(config, setting.seed, setting.find)
     front, tokenizer = builder.front()
-    task = _assumed(config, setting, builder) if setting.assumed else _encoded(config, setting, builder, tokenizer)
+    task = (
+        _assumed_sentences(config, setting, builder)
+        if setting.assumed
+        else _encoded_sentences(config, setting, builder, tokenizer)
+    )
     return _Planner(config, setting, front, task).plan()
 
 
-def _encoded(config: SplitFineTuning, setting: Setting, builder: Builder, tokenizer: object) -> Task:
+def _encoded_sentences(config: SplitFineTuning, setting: Setting, builder: Builder, tokenizer: object) -> TaskLengths:
     try:
         task = builder.task(tokenizer)  # type: ignore[arg-type]
     except DataError as error:
         raise DataError(
-            f"how much is sent depends on the sentences: {error.message}",
-            hint=f"give --data {task_entry(config.task).data_names[0]}=PATH, or say what to take for them: "
+            f"the traffic depends on the lengths of the task's sentences: {error.message}",
+            hint=f"give --data {task_entry(config.task).data_names[0]}=PATH, or assume lengths: "
             "--assume examples=N --assume tokens=MEAN",
         ) from error
     count = len(setting.nodes)
-    shards = [task.shard(place, count) for place in range(count)]
-    parts = [Share(s.train.lengths, s.dev.lengths, _spare(s), s.seed) for s in shards]
-    return Task(parts, task.labels, task.max_length)
+    shards = [task.shard(index, count) for index in range(count)]
+    edges = [EdgeLengths(s.train.lengths, s.dev.lengths, _spare(s), s.seed) for s in shards]
+    return TaskLengths(edges, task.labels, task.max_length)
 
 
 def _spare(shard: Shard) -> Lengths:
     return np.empty(0, np.int32) if shard.spare is None else shard.spare.lengths
 
 
-def _assumed(config: SplitFineTuning, setting: Setting, builder: Builder) -> Task:
-    """Sentences of equal lengths, but for the rounding that makes their mean the one that was asked for."""
-    told = setting.assumed
-    if unknown := [name for name in told if name not in ASSUMED]:
-        raise ConfigError(f"nothing is assumed by the name '{unknown[0]}'", hint=f"use {', '.join(ASSUMED)}")
-    if not told.get("examples") or not told.get("tokens"):
-        raise ConfigError("an estimate needs both", hint="give --assume examples=N and --assume tokens=MEAN")
+def _assumed_sentences(config: SplitFineTuning, setting: Setting, builder: Builder) -> TaskLengths:
+    """Return sentences of equal lengths, except for rounding that preserves their mean."""
+    assumed = setting.assumed
+    if unknown := [name for name in assumed if name not in ASSUMED]:
+        raise ConfigError(f"unknown assumption '{unknown[0]}'", hint=f"use {', '.join(ASSUMED)}")
+    if not assumed.get("examples") or not assumed.get("tokens"):
+        raise ConfigError(
+            "an estimate without data needs the number of examples and their mean length",
+            hint="give --assume examples=N and --assume tokens=MEAN",
+        )
     longest = config.max_length or task_entry(config.task).max_length
-    examples, held_out, tokens = int(told["examples"]), int(told.get("held_out", 0)), float(told["tokens"])
+    examples, held_out, tokens = int(assumed["examples"]), int(assumed.get("held_out", 0)), float(assumed["tokens"])
     if not 1 <= tokens <= longest or examples < len(setting.nodes) or held_out < 0:
         raise ConfigError(
-            f"examples={examples} of tokens={tokens:g} cannot be",
-            hint=f"assume 1 to {longest} tokens, and an example for each edge",
+            f"impossible assumption: examples={examples}, tokens={tokens:g}, held_out={held_out}",
+            hint=f"assume 1 to {longest} tokens, and at least one example per edge",
         )
     examples, spare = min(examples, config.train_samples or examples), 0
     if config.spare_samples:
-        spare = min(config.spare_samples, int(told["examples"]) - examples)
+        spare = min(config.spare_samples, int(assumed["examples"]) - examples)
     held_out = min(held_out, config.eval_samples or held_out)
     count = len(setting.nodes)
 
-    def part(number: int, edge: int) -> Lengths:
-        return _lengths(number * (edge + 1) // count - number * edge // count, tokens)
+    def shard(total: int, edge: int) -> Lengths:
+        return _lengths(total * (edge + 1) // count - total * edge // count, tokens)
 
-    parts = [
-        Share(part(examples, i), part(held_out, i), part(spare, i), setting.seed.child("shard", i))
+    edges = [
+        EdgeLengths(shard(examples, i), shard(held_out, i), shard(spare, i), setting.seed.child("shard", i))
         for i in range(count)
     ]
     note = f"{examples:,} training and {held_out:,} held-out sentences of {tokens:g} tokens each"
-    return Task(parts, [str(i) for i in range(builder.classes)], longest, (note,))
+    return TaskLengths(edges, [str(i) for i in range(builder.classes)], longest, (note,))
 
 
 def _lengths(count: int, mean: float) -> Lengths:
-    """Whole numbers next to ``mean``, spread so that any stretch of them has about that mean."""
-    found: Lengths = np.diff(np.floor(mean * np.arange(count + 1) + 1e-9)).astype(np.int32)
-    return found
+    """Return ``count`` integers next to ``mean``, spread evenly so that every subsequence has about that mean."""
+    lengths: Lengths = np.diff(np.floor(mean * np.arange(count + 1) + 1e-9)).astype(np.int32)
+    return lengths
 
 
 class _Planner:
-    """Puts the flows of a run together."""
+    """Lists the message flows of a run."""
 
-    def __init__(self, config: SplitFineTuning, setting: Setting, front: Front, task: Task) -> None:
+    def __init__(self, config: SplitFineTuning, setting: Setting, front: Front, task: TaskLengths) -> None:
         self.config, self.setting, self.front, self.task = config, setting, front, task
-        self.everybody = range(len(setting.nodes))
+        self.all_edges = range(len(setting.nodes))
         self.trains = freeze(front, config.freeze)
         self.statistics = CodeStatistics(front.plan.width)
-        parts = shares(config.batch_size, len(setting.nodes))
-        sizes = zip(task.shares, parts, strict=True)
-        steps = max(natural_steps(len(share.train), part) for share, part in sizes)
+        batch_sizes = shares(config.batch_size, len(setting.nodes))
+        pairs = list(zip(task.edges, batch_sizes, strict=True))
+        steps = max(natural_steps(len(edge.train), size) for edge, size in pairs)
         self.schedule = Schedule(steps, config)
-        self.batches = [
-            BatchPlan(share.train, part, share.seed, steps=steps)
-            for share, part in zip(task.shares, parts, strict=True)
-        ]
-        self.volume = Volume(front.plan.hidden)
+        self.batches = [BatchPlan(edge.train, size, edge.seed, steps=steps) for edge, size in pairs]
+        self.traffic = BaselineTraffic(front.plan.hidden)
 
     def plan(self) -> TrafficPlan:
-        """All flows, and what vanilla split learning would have sent."""
+        """Return all flows, and the traffic of vanilla split learning."""
         names = self.setting.nodes
         flows = [*greetings(names), *self._before(), *self._steps(), *self._averages(), *self._evaluations()]
         done = Message("control", fields={"what": "done"})
-        flows += [*self._saved(), Flow.of("down", done, self.everybody, self.schedule.total)]
-        return TrafficPlan("step", names, flows, self.task.notes, {"vanilla split learning": self.volume.vanilla})
+        flows += [*self._saved(), Flow.of("down", done, self.all_edges, self.schedule.total)]
+        return TrafficPlan("step", names, flows, self.task.notes, {"vanilla split learning": self.traffic.vanilla})
 
     def _before(self) -> Iterator[Flow]:
         parameters = sum(p.numel() for p in self.front.parameters())
-        for edge, share in enumerate(self.task.shares):
-            offer = Offer(self.front.plan, len(share.train), parameters, digest_of(self.task.labels), self.trains)
-            yield Flow.of("up", offer.message(), [edge])
-        told: dict[str, Scalar] = {"what": "schedule", "steps_per_epoch": self.schedule.steps_per_epoch}
-        yield Flow.of("down", Message("control", fields=told), self.everybody)
-        shapes = start_shapes(self.front.plan)
-        start = CodecStart(**{name: torch.zeros(shape) for name, shape in shapes.items()})
-        message = start_message(start, self.config.codec_encoding)
+        for edge, lengths in enumerate(self.task.edges):
+            offer = Offer(self.front.plan, len(lengths.train), parameters, digest_of(self.task.labels), self.trains)
+            yield Flow.of("up", offer.to_message(), [edge])
+        fields: dict[str, Scalar] = {"what": "schedule", "steps_per_epoch": self.schedule.steps_per_epoch}
+        yield Flow.of("down", Message("control", fields=fields), self.all_edges)
+        shapes = init_shapes(self.front.plan)
+        init = CodecInit(**{name: torch.zeros(shape) for name, shape in shapes.items()})
+        message = codec_message(init, self.config.codec_encoding)
         yield Flow.of("up", message, [0])
-        if others := self.everybody[1:]:
+        if others := self.all_edges[1:]:
             yield Flow.of("down", message, others)
 
     def _steps(self) -> Iterator[Flow]:
-        """Activations and gradients, those of a size together."""
+        """Yield activations and gradients, messages of equal size as one flow."""
         up: dict[tuple[_Size, int, tuple[int, ...]], list[tuple[int, int]]] = defaultdict(list)
         down: dict[tuple[_Size, int], list[tuple[int, int]]] = defaultdict(list)
-        for edge, (share, batches) in enumerate(zip(self.task.shares, self.batches, strict=True)):
+        for edge, (data, batches) in enumerate(zip(self.task.edges, self.batches, strict=True)):
             for step in range(self.schedule.total):
-                lengths = share.train[batches.at(step)]
+                lengths = data.train[batches.at(step)]
                 micros = _micros(lengths, self.config.micro_batches)
                 for number, part in enumerate(micros):
                     size = _Size.of(part, ragged=self.config.ragged)
@@ -196,7 +202,7 @@ class _Planner:
             fields: dict[str, Scalar] = dict(zip(("examples", "micros"), head, strict=True)) if head else {}
             message = self._batch("activation", size, number, fields)
             for _ in where:
-                self.volume.count_step(size.tokens, 0, message, gradients=self.trains)
+                self.traffic.count_step(size.tokens, 0, message, gradients=self.trains)
             yield _flow("up", message, where)
         for (size, number), where in down.items():
             yield _flow("down", self._gradient(size, number), where)
@@ -207,10 +213,9 @@ class _Planner:
         sentence = np.zeros((size.sentences, q), np.float32) if q else None
         codes = np.zeros((size.tokens, plan.width), np.float32)
         lengths, labels = np.ones(size.sentences, np.int32), np.zeros(size.sentences, np.int64)
-        rest = self.config, self.statistics, self.task.longest, len(self.task.labels)
-        return Message(
-            kind, micro=number, tensors=batch_tensors(codes, sentence, lengths, labels, *rest), fields=fields
-        )
+        arrays = codes, sentence, lengths, labels
+        tensors = batch_tensors(*arrays, self.config, self.statistics, self.task.longest, len(self.task.labels))
+        return Message(kind, micro=number, tensors=tensors, fields=fields)
 
     def _gradient(self, size: _Size, number: int) -> Message:
         plan = self.front.plan
@@ -226,30 +231,30 @@ class _Planner:
             return
         arrays = {n: np.zeros(p.shape, np.float32) for n, p in self.front.named_parameters() if p.requires_grad}
         message = Message("weights", tensors=weight_tensors(arrays, self.config.average_encoding))
-        yield Flow.of("up", message, self.everybody, when)
-        yield Flow.of("down", message, self.everybody, when)
+        yield Flow.of("up", message, self.all_edges, when)
+        yield Flow.of("down", message, self.all_edges, when)
 
     def _evaluations(self) -> Iterator[Flow]:
         evaluated = Message("control", fields={"what": "evaluated"})
         for which in ("dev", "spare"):
-            asks = self.schedule.evaluates if which == "dev" else self.schedule.scores_spare
-            when = [done for done in self._ends() if asks(done)]
+            is_due = self.schedule.evaluates if which == "dev" else self.schedule.scores_spare
+            when = [done for done in self._ends() if is_due(done)]
             if not when:
                 continue
-            for edge, share in enumerate(self.task.shares):
-                lengths = np.sort(getattr(share, which))
-                for number, at in enumerate(range(0, len(lengths), EVALUATION_BATCH)):
-                    size = _Size.of(lengths[at : at + EVALUATION_BATCH], ragged=self.config.ragged)
+            for edge, data in enumerate(self.task.edges):
+                lengths = np.sort(getattr(data, which))
+                for number, at in enumerate(range(0, len(lengths), EVALUATION_BATCH_SIZE)):
+                    size = _Size.of(lengths[at : at + EVALUATION_BATCH_SIZE], ragged=self.config.ragged)
                     message = self._batch("evaluation", size, number, {})
                     for _ in when:
-                        self.volume.count_evaluation(size.tokens, message)
+                        self.traffic.count_evaluation(size.tokens, message)
                     yield Flow.of("up", message, [edge], when)
-            yield Flow.of("up", evaluated, self.everybody, when)
+            yield Flow.of("up", evaluated, self.all_edges, when)
 
     def _saved(self) -> Iterator[Flow]:
         when = [done for done in self._ends() if self.schedule.saves(done)]
         if when and not self.trains:
-            yield Flow.of("down", Message("control", fields={"what": "saved"}), self.everybody, when)
+            yield Flow.of("down", Message("control", fields={"what": "saved"}), self.all_edges, when)
 
     def _ends(self) -> range:
         return range(1, self.schedule.total + 1)
@@ -261,7 +266,7 @@ def _flow(direction: str, message: Message, where: Sequence[tuple[int, int]]) ->
 
 
 def _groups(size: _Size) -> NDArray[np.int64]:
-    """Lengths of so many sentences that sum to the tokens, the longest of which takes as many bits."""
+    """Return lengths with the given sum, count, and bit length of the longest."""
     even = size.tokens // size.sentences + (np.arange(size.sentences) < size.tokens % size.sentences)
     longest = 1 << (size.widest - 1)
     if even[0] >= longest:
@@ -271,7 +276,7 @@ def _groups(size: _Size) -> NDArray[np.int64]:
 
 
 def _micros(lengths: Lengths, count: int) -> list[Lengths]:
-    """As :func:`~farshore.data.batches.split_micro` divides a batch of such sentences."""
+    """Split a batch of sentences into micro-batches as :func:`~farshore.data.batches.split_micro` does."""
     if count == 1:
         return [lengths]
     shape = len(lengths), int(lengths.max())

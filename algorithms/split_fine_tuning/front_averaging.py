@@ -1,7 +1,7 @@
-"""Fronts as messages: what edges send when their copies of the front are averaged.
+"""Averaging of the fronts of several edges.
 
-What travels is how far each weight moved since all edges last had the same one: a few bits say that far better than
-they say the weight itself, whose rounding would swallow small steps.
+Edges send the differences of their weights from the last common weights, not the weights: in 16 bits, rounding the
+weights themselves would lose small steps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PREFIX = "common."
 
 
 class FrontAverage:
-    """One edge's front, and the weights that all edges last had in common.
+    """The front of one edge, and the last weights common to all edges.
 
     Parameters
     ----------
     module : nn.Module
-        The front; its trainable parameters are equal on all edges now.
+        The front; its trainable parameters must be equal on all edges at construction.
     encoding : {"raw", "fp16", "bf16"}
-        How differences travel.
+        Encoding of the differences.
     """
 
     def __init__(self, module: nn.Module, encoding: str) -> None:
@@ -36,80 +36,82 @@ class FrontAverage:
         self._encoding = encoding
         self._common = {n: p.detach().clone() for n, p in self._parameters.items()}
 
-    def moved(self) -> dict[str, Tensor]:
-        """How far each parameter is from the common one."""
+    def differences(self) -> dict[str, Tensor]:
+        """Return the difference of each parameter from the common one, as wire tensors."""
         arrays = {n: (p.detach() - self._common[n]).numpy() for n, p in self._parameters.items()}
         return weight_tensors(arrays, self._encoding)
 
     @torch.no_grad()
-    def take(self, message: Message) -> None:
-        """Continue from the common weights moved by the edges' mean.
+    def apply_mean(self, message: Message) -> None:
+        """Set the parameters, and the common weights, to the common weights plus the mean difference of all edges.
 
         Raises
         ------
         WireError
-            The message is of other parameters.
+            The message is not a mean of these parameters.
         """
         shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
         theirs = {n: t.array.shape for n, t in message.tensors.items()}
         if message.kind != "weights" or theirs != shapes:
-            raise WireError(f"expected the mean of {len(shapes)} weights, got a '{message.kind}' of {len(theirs)}")
+            raise WireError(
+                f"expected the mean of {len(shapes)} weights, got '{message.kind}' of {len(theirs)} tensors"
+            )
         for name, parameter in self._parameters.items():
             self._common[name] += torch.from_numpy(np.array(message.array(name), np.float32))
             parameter.copy_(self._common[name])
 
     def to_arrays(self) -> dict[str, Array]:
-        """For a checkpoint."""
+        """Return the common weights as the arrays of a checkpoint."""
         return {_PREFIX + n: t.numpy().copy() for n, t in self._common.items()}
 
     def from_arrays(self, arrays: Mapping[str, Array]) -> None:
-        """Put back what :meth:`to_arrays` gave.
+        """Restore the common weights from :meth:`to_arrays`.
 
         Raises
         ------
         StorageError
-            The checkpoint has other parameters.
+            The checkpoint lacks a parameter, or its shape differs.
         """
         for name, common in self._common.items():
             saved = arrays.get(_PREFIX + name)
             if saved is None or saved.shape != tuple(common.shape):
                 raise StorageError(
                     f"the checkpoint lacks the common weight '{name}'",
-                    hint="start the run anew, or resume it with the configuration it began with",
+                    hint="start a new run, or resume with the run's original configuration",
                 )
             common.copy_(torch.from_numpy(np.array(saved)))
 
 
 def weight_tensors(arrays: Mapping[str, Array], encoding: str) -> dict[str, Tensor]:
-    """Named float32 arrays as tensors written with ``encoding`` (raw, fp16 or bf16)."""
+    """Return named float32 arrays as wire tensors with ``encoding`` (raw, fp16 or bf16)."""
     return {name: Tensor(array, CASTS[encoding]) for name, array in arrays.items()}
 
 
-def weighted_mean(parts: Iterable[tuple[str, float, Message]]) -> dict[str, Array]:
-    """Mean of what edges sent, summed in fp64 in the order given; float32.
+def weighted_mean(contributions: Iterable[tuple[str, float, Message]]) -> dict[str, Array]:
+    """Return the weighted mean of the edges' tensors as float32, summed in fp64 in the order given.
 
     Parameters
     ----------
-    parts : iterable of (node, weight, message)
+    contributions : iterable of (node, weight, message)
         The weights sum to one.
 
     Raises
     ------
     WireError
-        An edge's names or shapes differ from those of the edge before it.
+        An edge's names or shapes differ from those of the previous edges.
     RunFailedError
-        A value is not finite. Nothing of that edge is taken into the mean then.
+        A value is not finite.
     """
     sums: dict[str, NDArray[np.float64]] = {}
-    for node, weight, message in parts:
+    for node, weight, message in contributions:
         arrays = {n: t.array for n, t in message.tensors.items()}
         if sums and {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in sums.items()}:
-            raise WireError(f"edge '{node}' sent weights of other names or shapes than the edges before it")
+            raise WireError(f"edge '{node}' sent weights whose names or shapes differ from those of other edges")
         if not all(np.isfinite(a).all() for a in arrays.values()):
             raise RunFailedError(
                 f"edge '{node}' sent weights that are not finite", hint="lower learning_rate or codec_lr_factor"
             )
         for name, array in arrays.items():
-            part = array.astype(np.float64) * weight
-            sums[name] = sums[name] + part if name in sums else part
+            term = array.astype(np.float64) * weight
+            sums[name] = sums[name] + term if name in sums else term
     return {n: a.astype(np.float32) for n, a in sums.items()}

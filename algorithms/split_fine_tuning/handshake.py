@@ -1,4 +1,4 @@
-"""What both programs settle before the first step: the same plan, the same model, the same classes and steps."""
+"""Handshake before the first step: edges and cloud compare plan, model and classes, and agree on the schedule."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ...data.registry import task as task_entry
 from .config import SplitFineTuning
 from .plan import SplitPlan
 
-#: What the score of the spare examples is called.
+#: Name of the score on the spare examples.
 SPARE = "spare"
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What an edge says of itself.
+    """An edge's description of itself.
 
     Attributes
     ----------
     plan : SplitPlan
-        Its plan of the split.
+        The edge's plan of the split.
     examples, parameters : int
-        How many training examples it has, and how large its front is.
+        Number of its training examples, and of the parameters of its front.
     labels : str
         :func:`digest_of` the names of its classes.
     trains : bool
-        Whether it wants gradients; a frozen front has no use for them.
+        Whether it needs gradients; False if its front is frozen.
     """
 
     plan: SplitPlan
@@ -40,23 +40,23 @@ class Offer:
     labels: str
     trains: bool
 
-    def message(self) -> Message:
-        """As it travels."""
+    def to_message(self) -> Message:
+        """Return the offer as a message."""
         numbers = {"examples": self.examples, "parameters": self.parameters, "trains": self.trains}
         return Message(
             "control", fields={"what": "offer", "plan": self.plan.to_json(), "labels": self.labels, **numbers}
         )
 
     @classmethod
-    def of(cls, message: Message) -> Offer:
-        """Read what :meth:`message` made.
+    def from_message(cls, message: Message) -> Offer:
+        """Read and check an offer.
 
         Raises
         ------
         WireError
-            The message is something else.
+            The message is not an offer.
         RefusedError
-            The plan in it is no plan.
+            The plan in it is invalid.
         """
         plan, labels, examples, parameters, trains = (
             message.fields.get(n) for n in ("plan", "labels", "examples", "parameters", "trains")
@@ -66,61 +66,61 @@ class Offer:
             or not (isinstance(examples, int) and isinstance(parameters, int))
             or examples < 1
         ):
-            raise WireError(f"expected an edge's offer, got a '{message.kind}' message")
+            raise WireError(f"expected an edge's offer, got '{message.kind}'")
         return cls(SplitPlan.from_json(plan), examples, parameters, labels, trains)
 
 
 def digest_of(labels: Sequence[str]) -> str:
-    """32 hex digits over the names of the classes, in order."""
+    """Return a hash of the ordered class names, 32 hex digits."""
     return hashlib.blake2b(json.dumps(list(labels)).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Where a run evaluates, averages and saves; a pure function of the configuration and the steps of an epoch."""
+    """Steps at which a run evaluates, averages and saves; a function of the settings and the steps per epoch."""
 
     steps_per_epoch: int
     config: SplitFineTuning
 
     @property
     def total(self) -> int:
-        """Optimizer steps of the whole run."""
-        everything = self.steps_per_epoch * (self.config.epochs or task_entry(self.config.task).epochs)
-        return min(everything, self.config.steps) if self.config.steps else everything
+        """Number of optimizer steps of the run."""
+        full = self.steps_per_epoch * (self.config.epochs or task_entry(self.config.task).epochs)
+        return min(full, self.config.steps) if self.config.steps else full
 
     @property
     def epochs(self) -> int:
-        """Epochs that the run goes through, one that was only begun included."""
+        """Number of epochs of the run; an incomplete one counts."""
         return -(-self.total // self.steps_per_epoch)
 
     def evaluates(self, done: int) -> bool:
-        """Whether the model is evaluated after ``done`` steps."""
+        """Return whether to evaluate after ``done`` steps."""
         return done == self.total or done % (self.config.eval_every or self.steps_per_epoch) == 0
 
     def scores_spare(self, done: int) -> bool:
-        """Whether the evaluation after ``done`` steps goes on to the spare examples."""
+        """Return whether the evaluation after ``done`` steps includes the spare examples."""
         return done == self.total and self.config.spare_samples > 0
 
     def averages(self, done: int) -> bool:
-        """Whether the edges' fronts are averaged after ``done`` steps."""
+        """Return whether to average the edges' fronts after ``done`` steps."""
         every = self.config.average_every
         return bool(every) and (done % every == 0 or done == self.total)
 
     def saves(self, done: int) -> bool:
-        """Whether a checkpoint is due after ``done`` steps."""
+        """Return whether to save a checkpoint after ``done`` steps."""
         return done == self.total or done % self.config.checkpoint_every == 0
 
 
-def settle(offers: Mapping[str, Offer], plan: SplitPlan, config: SplitFineTuning) -> Schedule:
-    """Compare the edges' plans with the cloud's, their classes with each other's; return the schedule they share.
+def agree_on_schedule(offers: Mapping[str, Offer], plan: SplitPlan, config: SplitFineTuning) -> Schedule:
+    """Check that all plans and class names are equal; return the common schedule.
 
-    Every edge goes through all of its examples once an epoch; the edge with the most examples for its share of a batch
-    decides how many steps that takes.
+    An epoch lets every edge go through all of its examples once; the edge with the most examples relative to its share
+    of a batch determines the number of steps.
 
     Raises
     ------
     RefusedError
-        An edge would train another model or another split, or gives its classes other names.
+        An edge's plan differs from the cloud's, or its class names from another edge's.
     """
     first, reference = next(iter(offers.items()))
     for node, offer in offers.items():
@@ -131,20 +131,20 @@ def settle(offers: Mapping[str, Offer], plan: SplitPlan, config: SplitFineTuning
         if offer.labels != reference.labels:
             raise RefusedError(
                 f"the edges '{first}' and '{node}' have different classes for the task '{config.task}'",
-                hint="give both the same data set; docstrings needs the same packages on both",
+                hint="give both the same data set; task=docstrings needs the same packages on both",
             )
-    parts = shares(config.batch_size, len(offers))
-    steps = max(natural_steps(o.examples, b) for o, b in zip(offers.values(), parts, strict=True))
+    batch_sizes = shares(config.batch_size, len(offers))
+    steps = max(natural_steps(o.examples, b) for o, b in zip(offers.values(), batch_sizes, strict=True))
     return Schedule(steps, config)
 
 
 def shares(batch_size: int, edges: int) -> list[int]:
-    """How many examples of a step each edge contributes; the first ones take the remainder.
+    """Split a batch over edges; return each one's number of examples. The first edges take the remainder.
 
     Raises
     ------
     ConfigError
-        There are more edges than examples in a step.
+        There are more edges than examples in a batch.
     """
     if edges > batch_size:
         raise ConfigError(f"batch_size={batch_size} cannot be shared by {edges} edges", hint="raise batch_size")

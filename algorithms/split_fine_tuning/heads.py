@@ -1,4 +1,4 @@
-"""From hidden states to logits: pooling, dropout and one linear layer; and the unsplit classifier."""
+"""Classification head (pooling, dropout, linear layer), and the unsplit classifier."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Head(nn.Module):
     classes : int
         Number of classes C.
     pooling : {"mean", "pooler", "last"}
-        Masked mean over tokens; the backbone's own pooler; or the last token that is no padding.
+        Masked mean over tokens; the backbone's own pooler; or the last token before padding.
     dropout : float
         Rate before the linear layer.
     seed : int
-        Seed of the linear layer's weights (normal, 0.02; bias zero).
+        Seed of the linear layer's weights (normal, standard deviation 0.02; the bias is zero).
     """
 
     def __init__(self, width: int, classes: int, pooling: Pooling, *, dropout: float = 0.1, seed: int = 0) -> None:
@@ -44,8 +44,7 @@ class Head(nn.Module):
                 self.linear.bias.zero_()
 
     def forward(self, hidden: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
-        """Logits [B, C] from hidden states [B, T, d], the pooler's output [B, d] if any, and the mask [B,
-        T]."""
+        """Return logits [B, C] of hidden states [B, T, d], the pooler's output [B, d] or None, and the mask [B, T]."""
         if self.pooling == "mean":
             vector = masked_mean(hidden, attention_mask)
         elif self.pooling == "last":
@@ -54,16 +53,16 @@ class Head(nn.Module):
             vector = hidden[torch.arange(len(hidden), device=hidden.device), last]
         else:
             if pooled is None:
-                raise ConfigError("the head asks for the pooler, but the model has none", hint="set head=mean")
+                raise ConfigError("head=pooler, but the model has no pooler", hint="set head=mean")
             vector = pooled
         logits: Tensor = self.linear(self.dropout(vector))
         return logits
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x`` [B, T, d] over the tokens where ``mask`` [B, T] is set, as [B, d].
+    """Return the mean of ``x`` [B, T, d] over the tokens where ``mask`` [B, T] is set, as [B, d].
 
-    What stands at padding has no influence, not even a NaN, and gets a gradient of exactly zero.
+    Values at padding, even NaN, do not affect the result and get a gradient of exactly zero.
     """
     keep = mask.bool().unsqueeze(-1)
     total = torch.where(keep, x, x.new_zeros(())).sum(dim=1)
@@ -71,19 +70,19 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """A whole, unsplit model: backbone and head.
+    """The unsplit model: backbone and head.
 
     Parameters
     ----------
     backbone : PreTrainedModel
-        From :func:`~.backbone.load_backbone`, or any model of a known family. Its pooler is removed unless
-        ``head="pooler"``: a parameter that nothing uses would still be counted and sent.
+        From :func:`~.backbone.load_backbone`, or any model of a supported type. Its pooler is removed unless
+        ``head="pooler"``: unused parameters would still be counted and sent.
     classes : int
         Number of classes.
     head : {"auto", "mean", "pooler", "last"}
         See :class:`Head`; ``auto`` is ``mean`` for encoders and ``last`` for GPT-2.
     dropout, seed
-        Of the head.
+        Passed to the head.
     """
 
     def __init__(
@@ -96,18 +95,18 @@ class Classifier(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.family = architecture_of(backbone.config)
+        self.architecture = architecture_of(backbone.config)
         self.origin: Origin = origin_of(backbone)
         if head == "auto":
-            head = "last" if self.family.pre_norm else "mean"
+            head = "last" if self.architecture.pre_norm else "mean"
         has_pooler = getattr(backbone, "pooler", None) is not None
         if head == "pooler" and not has_pooler:
-            raise ConfigError(f"a {self.family.name} backbone has no pooler", hint="set head=mean")
+            raise ConfigError(f"a {self.architecture.name} backbone has no pooler", hint="set head=mean")
         if head != "pooler" and has_pooler:
             cast(Any, backbone).pooler = None
         backbone.config.use_cache = False
         self.backbone = backbone
-        # A fresh layer draws from torch's global generator before it gets its values: leave no trace of it.
+        # A new layer draws from torch's global generator before it is initialized: restore its state.
         with (
             torch.random.fork_rng(devices=[]),
             torch.device("meta" if backbone.device.type == "meta" else "cpu"),
@@ -116,8 +115,8 @@ class Classifier(nn.Module):
         self.train(backbone.training)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Logits [B, C] from token ids, mask and, for sentence pairs, token types, each [B, T] int64."""
-        kinds = {"token_type_ids": token_type_ids} if self.family.token_types else {}
-        out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kinds)
+        """Return logits [B, C] of token ids, mask and, for sentence pairs, token types, each [B, T] int64."""
+        types = {"token_type_ids": token_type_ids} if self.architecture.token_types else {}
+        out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **types)
         logits: Tensor = self.head(out.last_hidden_state, getattr(out, "pooler_output", None), attention_mask)
         return logits

@@ -1,4 +1,4 @@
-"""What an edge sent, read and checked before the trunk computes anything from it."""
+"""Parsing and validation of an edge's activation messages, before the trunk computes anything."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .ragged import mask_of, unflatten
 from .wire_codec import codes_of
 
 
-class Inputs:
-    """An activation message as the trunk needs it.
+class TrunkInputs:
+    """The checked contents of an activation or evaluation message.
 
     Attributes
     ----------
@@ -40,51 +40,53 @@ class Inputs:
         self.groups: Array = lengths if ragged else np.full(len(lengths), self.mask.shape[1])
 
     @classmethod
-    def of(cls, message: Message, plan: SplitPlan, *, ragged: bool, max_length: int, where: str) -> Inputs:
+    def from_message(
+        cls, message: Message, plan: SplitPlan, *, ragged: bool, max_length: int, sender: str
+    ) -> TrunkInputs:
         """Read and check a message.
 
         Parameters
         ----------
         plan : SplitPlan
-            Knows the widths and the number of classes.
+            Gives the widths and the number of classes.
         ragged : bool
-            Whether padding stayed at home.
+            Whether padding was left out.
         max_length : int
-            Tokens of the longest sentence there may be.
-        where : str
+            Maximum number of tokens of a sentence.
+        sender : str
             Names the sender in errors.
 
         Raises
         ------
         WireError
-            A tensor is missing, or shapes or values do not fit each other or the plan.
+            A tensor is missing, or shapes or values do not match each other or the plan.
         RunFailedError
-            A code is not finite: the step is refused before anything is computed from it.
+            A code is not finite.
         """
-        lengths = _integers(message, "lengths", 1, max_length, where)
-        labels = _integers(message, "labels", 0, plan.classes - 1, where)
-        _check_shapes(message, lengths, labels, plan, ragged, where)
+        lengths = _integers(message, "lengths", 1, max_length, sender)
+        labels = _integers(message, "labels", 0, plan.classes - 1, sender)
+        _check_shapes(message, lengths, labels, plan, ragged, sender)
         codes = codes_of(message, "codes")
         sentence = codes_of(message, "sentence") if plan.options.sentence_vector else None
         if not all(torch.isfinite(t).all() for t in (codes, sentence) if t is not None):
             raise RunFailedError(
-                f"{where} sent codes that are not finite", hint="lower learning_rate or codec_lr_factor"
+                f"{sender} sent codes that are not finite", hint="lower learning_rate or codec_lr_factor"
             )
         return cls(codes, sentence, lengths, torch.from_numpy(labels), ragged)
 
-    def want_gradients(self) -> None:
-        """Let the next backward pass fill :meth:`gradients`."""
+    def require_gradients(self) -> None:
+        """Make the next backward pass compute :meth:`gradients`."""
         self.codes.requires_grad_()
         if self.sentence is not None:
             self.sentence.requires_grad_()
 
-    def gradients(self, where: str) -> dict[str, NDArray[np.float32]]:
-        """∂L/∂codes [M, w] and, where there are some, ∂L/∂sentence vectors [B, q].
+    def gradients(self, sender: str) -> dict[str, NDArray[np.float32]]:
+        """Return ∂L/∂codes [M, w] and, if there are sentence vectors, their gradients [B, q].
 
         Raises
         ------
         RunFailedError
-            One is not finite.
+            A gradient is not finite.
         """
         found = {}
         for name, tensor in (("codes", self.codes), ("sentence", self.sentence)):
@@ -92,49 +94,49 @@ class Inputs:
                 continue
             if not torch.isfinite(tensor.grad).all():
                 raise RunFailedError(
-                    f"the gradients for {where} are not finite", hint="lower learning_rate or codec_lr_factor"
+                    f"the gradients for {sender} are not finite", hint="lower learning_rate or codec_lr_factor"
                 )
             found[name] = tensor.grad.numpy()
         return found
 
     def padded(self) -> torch.Tensor:
-        """Codes as ``[B, T, w]``."""
+        """Return the codes as [B, T, w]."""
         if self.ragged:
             return unflatten(self.codes, self.mask)
         return self.codes.view(*self.mask.shape, -1)
 
 
-def _integers(message: Message, name: str, least: int, most: int, where: str) -> Array:
-    """The one-axis integer tensor ``name`` as int64, all of it from ``least`` to ``most``."""
+def _integers(message: Message, name: str, least: int, most: int, sender: str) -> Array:
+    """Read the integer vector ``name`` as int64; all values must be from ``least`` to ``most``."""
     array = message.tensors[name].array if name in message.tensors else None
     if array is None or array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-        raise WireError(f"{where} sent no list of whole numbers called '{name}'")
+        raise WireError(f"{sender} sent no integer vector '{name}'")
     values = array.astype(np.int64)
     if int(values.min()) < least or int(values.max()) > most:
-        raise WireError(f"{where} sent {name} from {values.min()} to {values.max()}, not from {least} to {most}")
+        raise WireError(f"{sender} sent {name} from {values.min()} to {values.max()}, expected from {least} to {most}")
     return values
 
 
-def _check_shapes(message: Message, lengths: Array, labels: Array, plan: SplitPlan, ragged: bool, where: str) -> None:
+def _check_shapes(message: Message, lengths: Array, labels: Array, plan: SplitPlan, ragged: bool, sender: str) -> None:
     shapes = {name: tensor.array.shape for name, tensor in message.tensors.items()}
     if len(labels) != len(lengths):
-        raise WireError(f"{where} sent {len(labels)} labels for {len(lengths)} sentences")
+        raise WireError(f"{sender} sent {len(labels)} labels for {len(lengths)} sentences")
     codes = shapes.get("codes", ())
     if len(codes) != 2 or codes[1] != plan.width:
-        raise WireError(f"{where} sent codes of shape {codes}, not (tokens, {plan.width})")
+        raise WireError(f"{sender} sent codes of shape {codes}, expected (tokens, {plan.width})")
     tokens, most = int(lengths.sum()), int(lengths.max())
     fits = codes[0] == tokens if ragged else codes[0] % len(lengths) == 0 and codes[0] >= most * len(lengths)
     if not fits:
-        raise WireError(f"{where} sent {codes[0]} codes for {len(lengths)} sentences of {tokens} tokens")
+        raise WireError(f"{sender} sent {codes[0]} codes for {len(lengths)} sentences of {tokens} tokens")
     q = plan.options.sentence_vector
     if shapes.get("sentence") != ((len(lengths), q) if q else None):
         raise WireError(
-            f"{where} sent sentence vectors of shape {shapes.get('sentence')}, {q} numbers each were agreed"
+            f"{sender} sent sentence vectors of shape {shapes.get('sentence')}, expected {q} numbers per sentence"
         )
 
 
 def expect(message: Message, kind: str, node: str) -> Message:
-    """Return ``message`` if it is of ``kind``; a :class:`WireError` names the edge otherwise."""
+    """Return ``message`` if it is of ``kind``; otherwise raise a :class:`WireError` that names the edge."""
     if message.kind != kind:
-        raise WireError(f"edge '{node}' sent '{message.kind}' where '{kind}' was due")
+        raise WireError(f"expected '{kind}' from edge '{node}', got '{message.kind}'")
     return message

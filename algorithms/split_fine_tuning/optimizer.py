@@ -1,4 +1,4 @@
-"""AdamW and its schedule, the same on both sides: linear warm-up, then linear to zero (transformers' own)."""
+"""AdamW with linear warm-up and linear decay to zero, the same on both sides."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .training import parameter_groups
 def make_optimizer(
     module: nn.Module, config: SplitFineTuning, total: int, done: int = 0
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """Optimizer and schedule of one side.
+    """Create the optimizer and the learning-rate schedule of one side.
 
     Parameters
     ----------
     total : int
-        Steps of the whole run.
+        Number of steps of the run.
     done : int
-        Steps taken already, when continuing from a checkpoint.
+        Number of steps already taken, when resuming from a checkpoint.
     """
     groups = parameter_groups(
         module, config.learning_rate, decay=config.weight_decay, codec_lr_factor=config.codec_lr_factor
     )
-    # Fused: one pass over the memory. Plain AdamW took 18 % of a step of MiniLM, whose embeddings are half of it.
+    # Fused AdamW makes one pass over memory; the default one took 18 % of a MiniLM step (half of it is embeddings).
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)
     return optimizer, make_schedule(optimizer, config, total, done)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: SplitFineTuning, total: int, done: int = 0) -> LambdaLR:
-    """The learning-rate schedule, as it stands after ``done`` steps."""
+    """Create the learning-rate schedule, positioned after ``done`` steps."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     warmup = round(config.warmup * total)

@@ -1,4 +1,4 @@
-"""Padded batches to runs of real tokens and back: padding never travels."""
+"""Conversion between padded batches and rows of real tokens, so that padding is not sent."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def mask_of(lengths: Tensor, width: int | None = None) -> Tensor:
-    """Attention mask ``[B, T]`` int64 of right-padded sentences; ``T`` is the longest length unless given."""
+    """Return the attention mask [B, T] int64 of right-padded sentences; T is ``width``, or the longest length."""
     size = int(lengths.max()) if width is None else width
     return (torch.arange(size)[None, :] < lengths[:, None]).long()
 
 
 def flatten(padded: Tensor, mask: Tensor) -> Tensor:
-    """``[B, T, w]`` to ``[M, w]``: the rows of real tokens, sentence after sentence; differentiable."""
+    """Map [B, T, w] to [M, w]: the rows of real tokens, sentence after sentence. Differentiable."""
     return padded[mask.bool()]
 
 
 def unflatten(rows: Tensor, mask: Tensor) -> Tensor:
-    """``[M, w]`` to ``[B, T, w]`` with zeros at padding; differentiable."""
+    """Map [M, w] to [B, T, w] with zeros at padding. Differentiable."""
     padded = rows.new_zeros(*mask.shape, rows.shape[-1])
     return padded.masked_scatter(mask.bool()[..., None].expand_as(padded), rows)

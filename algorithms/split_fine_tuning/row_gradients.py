@@ -1,7 +1,7 @@
-"""Gradients of an embedding table, written only where they are.
+"""Embedding gradients accumulated in place, row by row.
 
-torch makes a gradient as large as the table for every backward pass and adds it to the last: for MiniLM 47 MB, of
-which a micro-batch touches a hundredth. Here the rows that a micro-batch used are added in place.
+For every backward pass torch allocates a gradient as large as the embedding table and adds it to the previous one: for
+MiniLM 47 MB, of which a micro-batch uses about 1 %. Here only the rows used by a micro-batch are added, in place.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class RowGradients:
-    """Replaces every ``nn.Embedding`` inside ``module`` by one that adds to its gradient by rows.
+    """Replaces every ``nn.Embedding`` inside ``module`` by one that accumulates its gradient by rows.
 
-    Only ``backward()`` into ``.grad`` works then, not ``torch.autograd.grad``. Sums come out in the order of the
-    tokens, as torch's own.
+    Afterwards only ``backward()`` into ``.grad`` works, not ``torch.autograd.grad``. Sums are in the order of the
+    tokens, as in torch.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,7 +30,7 @@ class RowGradients:
                     self._tables.append(table)
 
     def clear(self) -> None:
-        """Forget all gradients of ``module``; those of tables become zero where they are not."""
+        """Set all gradients of ``module`` to None, and the used rows of embedding gradients to zero."""
         kept = {id(table.weight) for table in self._tables}
         for parameter in self._module.parameters():
             if id(parameter) not in kept:
@@ -40,7 +40,7 @@ class RowGradients:
 
 
 class _RowEmbedding(nn.Embedding):
-    """An embedding on the weights of another."""
+    """An embedding that shares the weights of another and accumulates its gradient by rows."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__(table.num_embeddings, table.embedding_dim, table.padding_idx, _weight=table.weight.detach())
@@ -55,7 +55,7 @@ class _RowEmbedding(nn.Embedding):
         return looked_up
 
     def add(self, rows: Tensor, gradient: Tensor) -> None:
-        """Add a gradient [M, d] to the rows [M]."""
+        """Add ``gradient`` [M, d] to the rows [M] of the weight's gradient."""
         if self.weight.grad is None:
             self.weight.grad = torch.zeros_like(self.weight)
             self._touched = []
@@ -65,7 +65,7 @@ class _RowEmbedding(nn.Embedding):
         self._touched.append(rows)
 
     def clear(self) -> None:
-        """Zero the rows that were added to."""
+        """Zero the rows that :meth:`add` changed."""
         if self.weight.grad is not None:
             for rows in self._touched:
                 self.weight.grad.index_fill_(0, rows, 0.0)
@@ -73,7 +73,7 @@ class _RowEmbedding(nn.Embedding):
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows of a table; the gradient goes straight into the table's."""
+    """Embedding lookup whose backward pass adds to the table's gradient directly."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, table: _RowEmbedding) -> Tensor:

@@ -1,5 +1,4 @@
-"""Running mean and deviation of each code channel: a quantizer's step, the same for one sentence and for a
-batch."""
+"""Running mean and standard deviation of each code channel, which set the quantization steps."""
 
 from __future__ import annotations
 
@@ -8,14 +7,14 @@ from torch import Tensor, nn
 
 
 class CodeStatistics(nn.Module):
-    """Exponential averages over batches, kept as buffers so that checkpoints hold them.
+    """Exponential moving averages over batches, as buffers so that checkpoints include them.
 
     Parameters
     ----------
     width : int
         Number of channels w.
     momentum : float
-        Weight of the past per update; the first update takes the batch's own values.
+        Weight of the previous value in an update; the first update takes the batch's values.
     """
 
     mean: Tensor
@@ -31,14 +30,15 @@ class CodeStatistics(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """Standard deviation per channel, [w], never zero."""
+        """Standard deviation per channel, [w]; never zero."""
         return self.variance.clamp(min=1e-12).sqrt()
 
     @torch.no_grad()
     def update(self, z: Tensor, mask: Tensor) -> None:
-        """Take a training batch's codes ``z`` [B, T, w] into account, where ``mask`` [B, T] is set.
+        """Update the averages with the codes ``z`` [B, T, w] of a training batch, where ``mask`` [B, T] is set.
 
-        Call it once per micro-batch, in training only: an evaluation must not depend on its neighbors.
+        Call it once per micro-batch and only in training, so that the encoding of an evaluation example does not depend
+        on other examples.
         """
         tokens = z.detach()[mask.bool()].float()  # [M, w]
         if len(tokens) == 0:
@@ -49,14 +49,14 @@ class CodeStatistics(nn.Module):
             return
         fresh = 1.0 - self.momentum
         shift = mean - self.mean
-        # The variance of a mixture: both variances, and what the means lie apart.
+        # Variance of a mixture: the mean of both variances, plus the variance of the means.
         self.variance.mul_(self.momentum).add_(fresh * (variance + self.momentum * shift**2))
         self.mean.add_(fresh * shift)
         self.updates.add_(1)
 
     @torch.no_grad()
     def set(self, mean: Tensor, variance: Tensor) -> None:
-        """Start from known moments, each [w], say from a calibration."""
+        """Set the moments, each [w], for example from a calibration."""
         self.mean.copy_(mean)
         self.variance.copy_(variance)
         self.updates.fill_(1)

@@ -1,6 +1,6 @@
-"""What is trained and how: frozen parts, and parameter groups for AdamW.
+"""Freezing of parts of the front, and parameter groups for AdamW.
 
-Source: specification of split fine-tuning §3.3, §9, §11.
+``docs/methods/split_fine_tuning.md``, section 9, explains the groups.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Freeze = Literal["none", "embeddings", "front", "front+codec"]
 
 
 def freeze(front: Front, what: Freeze) -> bool:
-    """Stop training parts of a front.
+    """Freeze parts of a front.
 
     Parameters
     ----------
     front : Front
     what : {"none", "embeddings", "front", "front+codec"}
-        ``front`` leaves only the codec's V and S to train; ``front+codec`` leaves nothing.
+        ``front`` trains only the codec's V, S and Q; ``front+codec`` trains nothing.
 
     Returns
     -------
     bool
-        Whether anything is left to train: if not, no gradient has to travel down.
+        Whether any parameter is trainable; if not, no gradients have to be sent down.
     """
     model = front.model
     if what == "embeddings":
@@ -43,27 +43,26 @@ def freeze(front: Front, what: Freeze) -> bool:
 def parameter_groups(
     module: nn.Module, lr: float, *, decay: float = 0.01, codec_lr_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW, in a fixed order, of the parameters that are trained.
+    """Return the trainable parameters as groups for AdamW, in a fixed order.
 
-    Biases and LayerNorms have no weight decay; nor has the codec (decay would shrink the code), which may
-    learn faster than the body.
+    Biases, LayerNorms and the codec have no weight decay (decay would shrink the code). The codec has its own learning
+    rate.
 
     Parameters
     ----------
     module : nn.Module
         A front, a trunk or a whole classifier.
     lr : float
-        Learning rate of the body.
+        Learning rate of all parameters except the codec's.
     decay : float
-        Weight decay of the body's matrices.
+        Weight decay of matrices outside the codec.
     codec_lr_factor : float
-        Multiplies ``lr`` for the codec (5 in the measured recipes).
+        Factor on ``lr`` for the codec.
 
     Returns
     -------
     list of dict
-        ``name`` (``decay``, ``no_decay``, ``codec``), ``params``, ``lr``, ``weight_decay``; empty groups are
-        left out.
+        Keys ``name`` (``decay``, ``no_decay``, ``codec``), ``params``, ``lr``, ``weight_decay``; without empty groups.
     """
     names: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "codec": []}
     norms = {id(p) for m in module.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}

@@ -1,5 +1,4 @@
-"""The half in the cloud: the decoder of the code, the rest of the opened block, the later blocks and the
-head."""
+"""The cloud's half of the model: decoder, remainder of the opened block, later blocks and head."""
 
 from __future__ import annotations
 
@@ -10,28 +9,28 @@ from transformers import PreTrainedModel
 
 from ...core.errors import ConfigError
 from .codec import Decoder, FullProjection
-from .codec_start import CodecStart
+from .codec_init import CodecInit
 from .heads import Head
 from .plan import SplitPlan
 
 
 class Trunk(nn.Module):
-    """Codes in, logits out. Sees no token id; masks are rebuilt by the library from the attention mask alone.
+    """Maps codes to logits; transformers rebuilds its masks from the attention mask, no token ids are needed.
 
     Attributes
     ----------
     plan : SplitPlan
     codec : Decoder, FullProjection or None
-        Rebuilds from the code what the front would have passed on.
+        Reconstructs the front's output from the code; None for cuts without a reconstruction.
     first : nn.Module or None
-        The first matrix, kept whole where the decoder rebuilds its input (``decoder=mlp``).
+        W1, if the decoder reconstructs its input (``decoder=mlp``).
     rest : nn.Module or None
-        What follows the first matrix in the opened block.
+        The part of the opened block after W1.
     model : PreTrainedModel
-        Blocks k+1..L, final norm and pooler; its embeddings pass hidden states through.
+        Blocks k+1..L, final norm and pooler; its embeddings are pass-throughs.
     head : Head
     factorized : tuple[Tensor, Tensor] or None
-        W1 [f, d] and b1 [f] where the decoder replaces them, until :meth:`take`.
+        W1 [f, d] and b1 [f], if factors replace them, until :meth:`initialize_codec`.
     """
 
     def __init__(
@@ -53,8 +52,7 @@ class Trunk(nn.Module):
         self.factorized: tuple[Tensor, Tensor] | None = None
 
     def forward(self, z: Tensor, attention_mask: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """Logits [B, C] from codes ``z`` [B, T, w], the mask [B, T], and sentence vectors [B, q] if the plan
-        has them."""
+        """Return logits [B, C] of codes ``z`` [B, T, w], the mask [B, T], and sentence vectors [B, q] or None."""
         self._check(z, sentence)
         hidden = self._hidden(z, sentence)
         out = self.model(inputs_embeds=hidden, attention_mask=attention_mask)
@@ -62,7 +60,7 @@ class Trunk(nn.Module):
         return cast(Tensor, self.head(out.last_hidden_state, pooled, attention_mask))
 
     def _hidden(self, z: Tensor, sentence: Tensor | None) -> Tensor:
-        """The output of block k, [B, T, d]."""
+        """Return the output of block k, [B, T, d]."""
         u, rebuilt = (z, None) if self.codec is None else self.codec(z, sentence)
         if self.rest is None:
             return u if rebuilt is None else rebuilt
@@ -74,17 +72,17 @@ class Trunk(nn.Module):
 
     def _check(self, z: Tensor, sentence: Tensor | None) -> None:
         if z.dim() != 3 or z.shape[-1] != self.plan.width:
-            raise ConfigError(f"codes of shape {tuple(z.shape)} where [batch, tokens, {self.plan.width}] was agreed")
+            raise ConfigError(f"codes have shape {tuple(z.shape)}, expected [batch, tokens, {self.plan.width}]")
         q = self.plan.options.sentence_vector
         shape = None if sentence is None else tuple(sentence.shape)
         if shape != ((len(z), q) if q else None):
-            raise ConfigError(f"sentence vectors of shape {shape} where {(len(z), q) if q else None} was agreed")
+            raise ConfigError(f"sentence vectors have shape {shape}, expected {(len(z), q) if q else None}")
 
-    def take(self, start: CodecStart) -> None:
-        """Compute the decoder's first values from what an edge has settled; W1 is let go."""
+    def initialize_codec(self, init: CodecInit) -> None:
+        """Initialize the decoder from the initial values of a calibration, and release W1."""
         if isinstance(self.codec, Decoder):
-            if start.basis is not None:
-                self.codec.start(start.basis, self.factorized, start.stream)
+            if init.basis is not None:
+                self.codec.initialize(init.basis, self.factorized, init.stream)
             if self.codec.network is not None:
-                self.codec.network.standardize(start.code_mean, start.code_variance)
+                self.codec.network.standardize(init.code_mean, init.code_variance)
         self.factorized = None

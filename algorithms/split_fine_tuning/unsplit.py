@@ -1,6 +1,6 @@
-"""The same training without a split: what every accuracy of the method is held against.
+"""Training of the unsplit model, the baseline for accuracy.
 
-The same examples in the same steps, the same dropout rates, schedule and optimizer; the whole model in one process.
+Uses the same examples in the same steps, and the same dropout rates, optimizer and schedule, in one process.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def train_unsplit(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore | None = None,
 ) -> dict[str, Any]:
-    """Train the unsplit model on what ``edges`` edges would have trained on together.
+    """Train the unsplit model on the batches of a run with ``edges`` edges.
 
     Parameters
     ----------
     config : SplitFineTuning
-        Of the split run; what concerns cut and wire is ignored.
+        Settings of the split run; those of cut and wire are ignored.
     seed : int
-        The split run's.
+        Seed of the split run.
     edges : int
-        How many edges shared each step.
+        Number of edges that share each step.
     data : callable, optional
-        Gives the path of a data set by name.
+        Maps the name of a data set to its path.
     on_progress : callable, optional
         Called as ``on_progress(step, total, {"loss": …})`` after each step.
     checkpoints : CheckpointStore, optional
-        Where to go on from, and to save to every ``checkpoint_every`` steps.
+        Store to resume from, and to save to every ``checkpoint_every`` steps.
 
     Returns
     -------
@@ -59,37 +59,37 @@ def train_unsplit(
         ``metric``, ``score``, ``score_spare`` (None without spare examples), ``steps``, ``loss`` (mean of the
         last 50 steps) and ``evaluations``.
     """
-    whole = Whole(config, Builder(config, Seed(seed), data or no_data), edges)
-    first = whole.restore(checkpoints) if checkpoints else 0
-    for step in range(first, whole.schedule.total):
-        whole.step(step)
-        if checkpoints and whole.schedule.saves(step + 1):
-            whole.save(checkpoints, step + 1)
+    training = UnsplitTraining(config, Builder(config, Seed(seed), data or no_data), edges)
+    first = training.restore(checkpoints) if checkpoints else 0
+    for step in range(first, training.schedule.total):
+        training.step(step)
+        if checkpoints and training.schedule.saves(step + 1):
+            training.save(checkpoints, step + 1)
         if on_progress:
-            on_progress(step + 1, whole.schedule.total, whole.progress())
-    return whole.result()
+            on_progress(step + 1, training.schedule.total, training.progress())
+    return training.result()
 
 
-class Whole:
-    """The unsplit model in training, on the batches of ``edges`` edges."""
+class UnsplitTraining:
+    """Model, optimizer and batches of an unsplit training."""
 
     def __init__(self, config: SplitFineTuning, builder: Builder, edges: int) -> None:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.config = config
-        self.model, tokenizer = builder.whole()
+        self.model, tokenizer = builder.unsplit()
         self.task = builder.task(tokenizer)
-        parts = shares(config.batch_size, edges)
-        self.shards = [self.task.shard(place, edges) for place in range(edges)]
-        steps = max(shard.natural_steps(part) for shard, part in zip(self.shards, parts, strict=True))
+        batch_sizes = shares(config.batch_size, edges)
+        self.shards = [self.task.shard(index, edges) for index in range(edges)]
+        steps = max(shard.natural_steps(size) for shard, size in zip(self.shards, batch_sizes, strict=True))
         self.schedule = Schedule(steps, config)
-        self.plans = [shard.plan(part, steps) for shard, part in zip(self.shards, parts, strict=True)]
+        self.plans = [shard.plan(size, steps) for shard, size in zip(self.shards, batch_sizes, strict=True)]
         self.optimizer, self.scheduler = make_optimizer(self.model, config, self.schedule.total)
         self.dropout = DropoutSeeds(self.model, builder.seed.child("dropout", "whole"))
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
 
     def step(self, step: int) -> None:
-        """One optimizer step, and the evaluation that is due after it."""
+        """Take one optimizer step; evaluate if due after it."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         batches = [shard.batch(plan, step) for shard, plan in zip(self.shards, self.plans, strict=True)]
@@ -103,7 +103,7 @@ class Whole:
                 self.evaluations[-1][SPARE] = evaluate(self.model, task, task.spare)
 
     def restore(self, checkpoints: CheckpointStore) -> int:
-        """Go on from the newest checkpoint; returns the steps that are done."""
+        """Load the newest checkpoint; return its number of steps, 0 without one."""
         first = max(checkpoints.steps(), default=0)
         if first:
             arrays, meta = checkpoints.load(first)
@@ -113,17 +113,17 @@ class Whole:
         return first
 
     def save(self, checkpoints: CheckpointStore, done: int) -> None:
-        """Write a checkpoint."""
+        """Save a checkpoint after ``done`` steps."""
         meta = {"losses": self.losses, "evaluations": self.evaluations}
         checkpoints.save(done, to_arrays(self.model, self.optimizer), meta)
 
     def progress(self) -> dict[str, float]:
-        """What a progress line shows."""
-        newest = {self.task.metric: self.evaluations[-1][self.task.metric]} if self.evaluations else {}
-        return {"loss": float(np.mean(self.losses[-20:])), **newest}
+        """Return the values of a progress line: mean of the last 20 losses, and the latest score."""
+        latest = {self.task.metric: self.evaluations[-1][self.task.metric]} if self.evaluations else {}
+        return {"loss": float(np.mean(self.losses[-20:])), **latest}
 
     def result(self) -> dict[str, Any]:
-        """As :func:`train_unsplit` returns it."""
+        """Return the result of :func:`train_unsplit`."""
         return {
             "metric": self.task.metric,
             "score": self.evaluations[-1][self.task.metric],
@@ -135,11 +135,11 @@ class Whole:
 
 
 def _step(model: torch.nn.Module, batches: list[Batch], dropout: DropoutSeeds, step: int) -> float:
-    """Gradients of one step: the mean loss over the examples of all batches."""
+    """Accumulate the gradients of one step; return the mean loss over the examples of all batches."""
     total = sum(map(len, batches))
     value = 0.0
-    for place, batch in enumerate(batches):
-        dropout.at(step, place)
+    for index, batch in enumerate(batches):
+        dropout.reseed(step, index)
         loss = functional.cross_entropy(_logits(model, batch), torch.from_numpy(batch.labels), reduction="sum") / total
         loss.backward()  # type: ignore[no-untyped-call]
         value += float(loss.detach())
@@ -153,13 +153,13 @@ def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, task: TaskData, examples: EncodedSet) -> float:
-    """The task's score of a whole model on ``examples``."""
+    """Compute the task's metric of an unsplit model on ``examples``."""
     model.eval()
     batches = list(evaluation_batches(examples, 64))
-    guess = [_logits(model, batch).argmax(-1).numpy() for batch in batches]
-    return task.score(np.concatenate([b.labels for b in batches]), np.concatenate(guess))
+    predictions = [_logits(model, batch).argmax(-1).numpy() for batch in batches]
+    return task.score(np.concatenate([b.labels for b in batches]), np.concatenate(predictions))
 
 
 def no_data(name: str) -> Path:
-    """A machine without data sets of its own."""
-    raise DataError(f"there is no data set called '{name}' here", hint=f"give one: --data {name}=PATH")
+    """Data lookup without any data sets; always raises."""
+    raise DataError(f"no data set is named '{name}'", hint=f"give its path: --data {name}=PATH")

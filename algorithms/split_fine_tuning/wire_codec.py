@@ -1,8 +1,8 @@
-"""How codes and their gradients are written for the wire: quantizer statistics are here, bits in ``wire.encodings``.
+"""Wire encoding of codes and their gradients: chooses centers and scales for the quantizers of ``wire.encodings``.
 
-Activations are centered and scaled by *running* statistics, so that a sentence is written with the same grid whether it
-travels alone or in a batch. Gradients have no evaluation to agree with and are scaled by what they are: per channel and
-per sentence, stochastically rounded, which keeps them unbiased.
+Codes are centered and scaled by *running* statistics, so that the quantization grid of a sentence does not depend on
+the other sentences of its batch. Gradients are scaled by their own values, per channel and per sentence, and rounded
+stochastically, which keeps them unbiased. Equations: ``docs/methods/split_fine_tuning.md``, section 7.
 """
 
 from __future__ import annotations
@@ -18,38 +18,41 @@ from ...core.message import Array, Encoding, Message, Tensor
 from ...core.seeds import Seed
 from ...engines.split.wire_codec import CASTS, gradient_tensor, small_integers
 from ...wire.encodings import Int2, Int4, Int8
-from .codec_start import CodecStart
+from .codec_init import CodecInit
 from .config import SplitFineTuning
 from .plan import SplitPlan
 from .statistics import CodeStatistics
 
 Floats = NDArray[np.float32]
 
-#: Step of the best uniform quantizer of a normal variable, in standard deviations, with 16 and with 4 levels.
+#: Step of the optimal uniform quantizer of a normal variable, in standard deviations, with 16 and with 4 levels.
 STEP_INT4 = 0.335
 STEP_INT2 = 0.996
-#: What 8 bits cover, in standard deviations.
+#: Range of the 8-bit quantizer, in standard deviations on either side of the mean.
 RANGE_INT8 = 4.0
-#: What numbers are rounded to that travel in one of them.
+#: torch types of the encodings by cast.
 DTYPES = {"raw": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 #: Bits per number of each encoding.
-WIDTHS = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
+BITS_PER_NUMBER = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
 def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
-    """Bytes of so many codes of tokens and of sentences up, and of as many gradients down, without any side data."""
+    """Return the bytes of codes up and, with ``gradients``, of their gradients down, without side data.
+
+    ``numbers`` counts the numbers of token codes, ``sentence_numbers`` those of sentence vectors.
+    """
     sent = [(numbers, config.up), (sentence_numbers, config.sentence_up)]
     if gradients:
         sent += [(numbers, config.down), (sentence_numbers, config.sentence_down)]
-    return sum((n * WIDTHS[bits] + 7) // 8 for n, bits in sent)
+    return sum((n * BITS_PER_NUMBER[bits] + 7) // 8 for n, bits in sent)
 
 
 def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[str, Tensor]:
-    """Tensors that carry codes ``[M, width]`` float32 up, written with ``bits`` (a name of ``config.Bits``)."""
+    """Encode codes [M, w] float32 with ``bits``, one of ``config.Bits``; quantized codes come with their mean."""
     if bits in CASTS:
         return {"codes": Tensor(codes, CASTS[bits])}
-    # The mean that the cloud adds back is the one that was subtracted: rounded first, so that both ends agree.
+    # Subtract the rounded mean: it is the one that is sent, and that the cloud adds back.
     mean = statistics.mean.numpy().astype(np.float16)
     deviation = statistics.deviation.numpy()
     encoding: Encoding
@@ -72,7 +75,7 @@ def batch_tensors(
     longest: int,
     classes: int,
 ) -> dict[str, Tensor]:
-    """Tensors that a micro-batch is sent as.
+    """Encode a micro-batch.
 
     Parameters
     ----------
@@ -80,7 +83,7 @@ def batch_tensors(
     sentence : float32 array [B, q] or None
     lengths, labels : int arrays [B]
     longest, classes : int
-        Tokens that a sentence may have, and classes that there are.
+        Maximum number of tokens of a sentence, and number of classes.
     """
     tensors = code_tensors(codes, config.up, statistics)
     if sentence is not None:
@@ -93,7 +96,10 @@ def batch_tensors(
 def gradient_tensors(
     gradients: Mapping[str, Floats], groups: Array, config: SplitFineTuning, seed: Seed
 ) -> dict[str, Tensor]:
-    """Tensors that the gradients of a micro-batch's ``codes`` and maybe ``sentence`` vectors are sent as."""
+    """Encode the gradients of a micro-batch's ``codes`` and, if there are any, ``sentence`` vectors.
+
+    ``groups`` has the number of rows of each sentence, which share a scale.
+    """
     tensors = {"codes": gradient_tensor(gradients["codes"], config.down, groups, seed)}
     if "sentence" in gradients:
         bits = config.sentence_down
@@ -102,38 +108,38 @@ def gradient_tensors(
 
 
 def codes_of(message: Message, name: str) -> torch.Tensor:
-    """The tensor called ``name`` as float32, with its mean added back where one traveled along; a writable copy."""
+    """Return a writable float32 copy of the tensor ``name``, with its mean added back if the message has one."""
     codes = np.array(message.array(name), np.float32)
     if name == "codes" and "mean" in message.tensors:
         mean = message.array("mean")
         if mean.shape != codes.shape[-1:]:
-            raise WireError(f"codes of shape {codes.shape} came with a mean of shape {mean.shape}")
+            raise WireError(f"codes of shape {codes.shape} have a mean of shape {mean.shape}")
         codes += mean.astype(np.float32)
     return torch.from_numpy(codes)
 
 
-def start_message(start: CodecStart, encoding: str) -> Message:
-    """What calibration settled; matrices travel in ``encoding``, the moments of the codes as they are."""
+def codec_message(init: CodecInit, encoding: str) -> Message:
+    """Encode the initial values of a codec: matrices with ``encoding``, the moments of the codes in float32."""
     tensors = {
         name: Tensor(
             np.ascontiguousarray(tensor.numpy()), None if name in ("code_mean", "code_variance") else CASTS[encoding]
         )
-        for name, tensor in start.tensors().items()
+        for name, tensor in init.tensors().items()
     }
     return Message("codec", tensors=tensors)
 
 
-def start_of(message: Message, plan: SplitPlan) -> CodecStart:
+def codec_init_of(message: Message, plan: SplitPlan) -> CodecInit:
     """Read and check a ``codec`` message.
 
     Raises
     ------
     WireError
-        It is another message.
+        The message is of another kind.
     RefusedError
-        It does not fit the plan.
+        Its tensors do not match the plan.
     """
     if message.kind != "codec":
-        raise WireError(f"expected the first edge's codec, got a '{message.kind}' message")
+        raise WireError(f"expected 'codec' from the first edge, got '{message.kind}'")
     tensors = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
-    return CodecStart.of(tensors, plan)
+    return CodecInit.from_tensors(tensors, plan)

@@ -1,4 +1,4 @@
-"""Split fine-tuning as a workload: what the table of methods points at. Heavy imports happen when a program starts."""
+"""Workload ``split_fine_tuning``: entry points of its programs; imports torch only when one of them runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .config import SplitFineTuning
 
 
 class SplitFineTuningWorkload:
-    """Fine-tune a transformer whose front lives on the edges and whose trunk lives in the cloud."""
+    """Fine-tunes a transformer split into a front on each edge and one trunk in the cloud."""
 
     name = "split_fine_tuning"
-    summary = "fine-tune a transformer across edges and cloud, low-rank codes instead of activations on the wire"
+    summary = "fine-tune a transformer split between edges and cloud; low-rank codes replace activations on the wire"
     config: type[BaseModel] = SplitFineTuning
     on_lost_node: Literal["restart", "continue"] = "restart"
     uses_torch = True
 
     def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
-        """The task's sentences and, unless it comes as a package, the model."""
+        """Return the data sets that a node needs: the task's sentences and, unless packaged, the model."""
         from ...data.registry import task
 
         settings = cast(SplitFineTuning, config)
@@ -30,19 +30,19 @@ class SplitFineTuningWorkload:
         return tuple(names for names in (sentences, model) if names)
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """What a run will send; see :class:`~farshore.core.traffic_plan.Plans`."""
+        """Plan the traffic of a run; see :class:`~farshore.core.traffic_plan.Plans`."""
         from .estimate import plan_run
 
         return plan_run(cast(SplitFineTuning, config), setting)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Train the trunk; returns accuracy, loss and the baselines of the volume."""
+        """Train the trunk; return the score, the loss and the traffic of the baselines."""
         from .cloud_program import CloudProgram
 
         return CloudProgram(session, cast(SplitFineTuning, config)).run()
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
-        """Train this edge's front."""
+        """Train the front of this edge."""
         from .edge_program import EdgeProgram
 
         EdgeProgram(session, cast(SplitFineTuning, config)).run()

@@ -1,6 +1,7 @@
-"""Virtual homogeneity learning: every node trains on the same labeled noise beside its own data.
+"""Virtual homogeneity learning (VHL): all clients also train on one shared set of labeled noise images.
 
-What a training loop of one's own needs can be imported from here; it is loaded when it is first asked for.
+The names below are the public API for custom training loops. They are imported lazily, so importing this package does
+not import torch. The method is described in ``docs/methods/vhl.md``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batch_norm import forward_both
     from .export import export_onnx
-    from .heads import natural_part, widen_head
+    from .heads import natural_model, widen_head
     from .loss_options import LossOptions
     from .losses import LossParts, VHLLoss
     from .recipe import VirtualRecipe
@@ -25,7 +26,7 @@ __all__ = [
     "VirtualRecipe",
     "export_onnx",
     "forward_both",
-    "natural_part",
+    "natural_model",
     "widen_head",
 ]
 
@@ -37,7 +38,7 @@ _MODULES = {
     "VirtualRecipe": "recipe",
     "export_onnx": "export",
     "forward_both": "batch_norm",
-    "natural_part": "heads",
+    "natural_model": "heads",
     "widen_head": "heads",
 }
 

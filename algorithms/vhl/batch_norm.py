@@ -1,4 +1,4 @@
-"""Natural and virtual images through one model: in one batch, or with statistics of their own."""
+"""Forward passes over natural and virtual images with mixed or separate batch norm statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mode = Literal["mixed", "split"]
 
 
 def forward_both(model: nn.Module, x: Tensor, x_v: Tensor, mode: Mode = "mixed") -> tuple[Tensor, Tensor]:
-    """Logits [B + B_v, outputs] and features [B + B_v, d] of both halves, the natural one first.
+    """Run ``model`` on natural and virtual images.
 
     Parameters
     ----------
@@ -24,32 +24,38 @@ def forward_both(model: nn.Module, x: Tensor, x_v: Tensor, mode: Mode = "mixed")
     x_v : Tensor [B_v, channels, H, W]
         Virtual images.
     mode : {"mixed", "split"}
-        ``mixed``: one pass; batch norms normalize, and count, the mixture of both. ``split``: a pass for each half,
-        normalized by its own statistics; running statistics follow the natural half only. Without batch norms both
-        give the same.
+        ``mixed``: one pass over the concatenated batch, which batch norms normalize as a whole and add to their running
+        statistics. ``split``: one pass for each half, normalized by its own statistics; running statistics are updated
+        by the natural half only. Without batch norms the two modes are equal.
+
+    Returns
+    -------
+    logits : Tensor [B + B_v, outputs]
+        Natural images first.
+    features : Tensor [B + B_v, d]
 
     Notes
     -----
-    Source: specification of VHL §3.2 (one pass), §11 (``bn: mixed|split``).
+    See ``docs/methods/vhl.md``, section 4.
     """
     if mode == "mixed":
         logits, features = model(torch.cat([x, x_v]))
         return logits, features
     logits, features = model(x)
-    with untracked(model):
+    with frozen_statistics(model):
         logits_v, features_v = model(x_v)
     return torch.cat([logits, logits_v]), torch.cat([features, features_v])
 
 
 @contextmanager
-def untracked(model: nn.Module) -> Iterator[None]:
-    """Training passes inside leave the running statistics of ``model``'s batch norms, and their counters, alone."""
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep the running statistics and batch counters of ``model``'s batch norms unchanged within the context."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
-    tracking = [m for m in norms if m.track_running_stats]
-    for norm in tracking:
+    tracked = [m for m in norms if m.track_running_stats]
+    for norm in tracked:
         norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm in tracking:
+        for norm in tracked:
             norm.track_running_stats = True

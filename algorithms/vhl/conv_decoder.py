@@ -1,4 +1,4 @@
-"""A small decoder per class, pushed a few steps toward diverse images, as a source of virtual data."""
+"""Virtual image generator ``conv_decoder``: one small convolutional decoder per class, trained for diversity."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from torch import Tensor, nn
 
 from ...models.initialization import seeded
 
-#: Side to which images are shrunk before their pixels are compared.
-COMPARED = 8
+#: Height and width at which :func:`gram_penalty` compares pixels.
+GRAM_SIDE = 8
 
 
 class ConvDecoder(nn.Sequential):
-    """z [B, latent] → images [B, channels, size, size] in (-1, 1).
+    """Decoder from z [B, latent] to images [B, channels, size, size] in (-1, 1).
 
-    A linear layer to 8 maps of a quarter of the size; four transposed convolutions, of which the first two are doubled
-    in size; four convolutions without padding that cut off the rim; tanh. At size 32 the sides are 8, 10, 20, 22, 44,
-    46, 48, 44, 40, 36, 32.
+    A linear layer to 8 maps of a quarter of the size; four transposed convolutions, the first two followed by 2x
+    upsampling; four convolutions without padding; tanh. At size 32 the heights of the maps are 8, 10, 20, 22, 44, 46,
+    48, 44, 40, 36, 32.
 
     Parameters
     ----------
-    latent, width : int
-        Numbers of z; channels of the convolutions.
+    latent : int
+        Elements of z.
+    width : int
+        Channels of the convolutions.
     size : int
         Height and width, a multiple of 4.
     channels : int
@@ -32,8 +34,8 @@ class ConvDecoder(nn.Sequential):
 
     Notes
     -----
-    434 179 parameters by default. First weights are PyTorch's, from the global generator; :func:`diverse_decoder` seeds
-    them. Source: specification of VHL §3.1 (``conv_decoder``).
+    434 179 parameters by default. Initial weights come from PyTorch's global generator; :func:`diverse_decoder` seeds
+    them. See ``docs/methods/vhl.md``, section 2.2.
     """
 
     def __init__(self, latent: int = 8, width: int = 64, size: int = 32, channels: int = 3) -> None:
@@ -60,9 +62,9 @@ def diverse_decoder(
     steps: int = 50,
     device: torch.device | str = "cpu",
 ) -> ConvDecoder:
-    """A decoder after ``steps`` of plain SGD (rate 0.01, batches of 64) on :func:`likeness`, in evaluation mode.
+    """A decoder after ``steps`` steps of SGD (learning rate 0.01, batches of 64) on :func:`gram_penalty`.
 
-    Weights and batches come from ``seed`` alone.
+    It is in evaluation mode and without gradients; its weights and batches depend on ``seed`` only.
     """
     decoder = seeded(lambda: ConvDecoder(latent, width, size, channels), seed).to(device)
     generator = torch.Generator().manual_seed(seed ^ 1)
@@ -71,19 +73,20 @@ def diverse_decoder(
         for _ in range(steps):
             z = torch.randn(64, latent, generator=generator).to(device)
             optimizer.zero_grad()
-            likeness(decoder(z)).backward()  # type: ignore[no-untyped-call]
+            gram_penalty(decoder(z)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return decoder.eval().requires_grad_(False)
 
 
-def likeness(images: Tensor) -> Tensor:
-    """How much the pixels of ``images`` [B, c, H, W] vary together: a scalar ≥ 0, small for diverse images.
+def gram_penalty(images: Tensor) -> Tensor:
+    """Penalty on correlated pixels of ``images`` [B, c, H, W]: a scalar ≥ 0, small for diverse images.
 
-    Images are shrunk to 8x8 and each channel of each is scaled to norm 1. For every channel, the squared entries off
-    the diagonal of the pixels' Gram matrix [64, 64] are averaged over the matrix and divided by B - 1; channels add up.
+    Images are resized to 8x8 and each channel of each image is scaled to norm 1. For every channel, the squared
+    off-diagonal entries of the pixels' Gram matrix [64, 64] are averaged over the matrix and divided by B - 1; the
+    penalty is the sum over channels.
     """
-    small = F.interpolate(images, size=(COMPARED, COMPARED), mode="bilinear", align_corners=False)
+    small = F.interpolate(images, size=(GRAM_SIDE, GRAM_SIDE), mode="bilinear", align_corners=False)
     x_bcp = F.normalize(small.flatten(2), dim=2)
     gram_cpp = torch.einsum("bcp,bcq->cpq", x_bcp, x_bcp)
-    off = gram_cpp - torch.diag_embed(gram_cpp.diagonal(dim1=1, dim2=2))
-    return off.square().mean(dim=(1, 2)).sum() / (len(images) - 1)
+    off_diagonal = gram_cpp - torch.diag_embed(gram_cpp.diagonal(dim1=1, dim2=2))
+    return off_diagonal.square().mean(dim=(1, 2)).sum() / (len(images) - 1)

@@ -1,4 +1,4 @@
-"""What a run's data are, as JSON files in its directory: who holds which images, and which virtual data there are."""
+"""Writes JSON files that describe a run's data: the partition of the images and the virtual data set."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ PARTITION, REPORT, VIRTUAL = "partition.json", "partition-report.json", "virtual
 def describe_partition(
     folder: Path, partition: Partition, labels: NDArray[np.int64], parts: Sequence[NDArray[np.int64]], classes: int
 ) -> None:
-    """Write ``partition.json``, which reads back as a partition, and ``partition-report.json``; once.
+    """Write ``partition.json`` (see :mod:`~farshore.data.partition_files`) and ``partition-report.json``.
+
+    Existing files are kept.
 
     Raises
     ------
     StorageError
-        The disk refuses.
+        A file cannot be written.
     """
     if not (folder / REPORT).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,8 +36,8 @@ def describe_partition(
 
 
 def describe_virtual(folder: Path, recipe: VirtualRecipe, digest: str, *, shipped: bool) -> None:
-    """Write ``virtual.json``: by what the virtual data are made and told apart; once. Same errors."""
+    """Write ``virtual.json``: recipe, SHA-256, size and distribution; an existing file is kept. Same errors."""
     if not (folder / VIRTUAL).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found = {"recipe": recipe.model_dump(mode="json"), "sha256": digest, "images": recipe.count}
-        write_json(folder / VIRTUAL, {**found, "bytes": recipe.nbytes, "distribution": "ship" if shipped else "seed"})
+        content = {"recipe": recipe.model_dump(mode="json"), "sha256": digest, "images": recipe.count}
+        write_json(folder / VIRTUAL, {**content, "bytes": recipe.nbytes, "distribution": "ship" if shipped else "seed"})

@@ -1,4 +1,4 @@
-"""How virtual data reach the clients: sent as bytes, or made by each from the recipe (specification of VHL §8.1)."""
+"""Distributes the virtual data set to clients: sent as bytes, or regenerated from the recipe and checked by digest."""
 
 from __future__ import annotations
 
@@ -21,119 +21,121 @@ KIND = "virtual"
 
 
 class Distribution:
-    """See :class:`~farshore.engines.federated.assets.Assets`.
+    """The virtual data set as the assets of a federated run (``docs/methods/vhl.md``, section 7).
+
+    Implements :class:`~farshore.engines.federated.assets.Assets`.
 
     Parameters
     ----------
     task : VHLTask
-        Of the program; holds the data in the end. With virtual data.
+        The program's task, which receives the data; it must use virtual images.
     folder : Path
-        Where shipped data are kept, by digest; a program that comes back finds them there.
+        Directory for received data, stored by digest; a restarted program finds them there.
     who : str
-        Whose they are, for errors.
+        The program ("the server", "node edge-1"), for error messages.
     """
 
     def __init__(self, task: VHLTask, folder: Path, who: str) -> None:
         assert task.recipe is not None
-        self._task, self._recipe, self._folder, self._who = task, task.recipe, folder, who
+        self._task, self._recipe, self._folder, self._owner = task, task.recipe, folder, who
         self._digest = ""
 
     @property
     def ships(self) -> bool:
-        """As configured; a generator is only the same everywhere if it has no network."""
+        """Whether the server sends the images, as configured."""
         return self._task.ships
 
     def manifest(self) -> dict[str, Scalar]:
-        """Recipe and digest.
+        """Recipe, digest and whether the server sends the images.
 
         Raises
         ------
         ConfigError
-            They are to be shipped, and are more than a frame takes.
+            The images are to be sent and exceed the payload limit of a frame.
         """
         if self.ships and self._recipe.nbytes > DEFAULT.payload_bytes:
-            most = DEFAULT.payload_bytes
+            limit = DEFAULT.payload_bytes
             raise ConfigError(
-                f"virtual data of {self._recipe.nbytes:,} bytes are more than the {most:,} that a frame takes",
-                hint="make fewer, or have clients make them: virtual.distribution=seed",
+                f"the virtual data have {self._recipe.nbytes:,} bytes, more than the {limit:,} that fit into a frame",
+                hint="use fewer images, or let clients generate them: virtual.distribution=seed",
             )
         return self._manifest(self._data.digest)
 
     def payload(self, round_index: int) -> Message:
-        """A byte per pixel and one per label."""
-        return self._goods(round_index, self._data.images.numpy(), self._data.labels.numpy())
+        """The message with all images and labels; see :attr:`VirtualRecipe.nbytes`."""
+        return self._payload(round_index, self._data.images.numpy(), self._data.labels.numpy())
 
     def planned_messages(self) -> list[tuple[Direction, Message]]:
-        """Offer, answer and, where they are shipped, as many zeros as there are pixels and labels."""
+        """Offer, answer and, if the server sends images, a payload of zeros of the real size."""
         offered = Message("control", fields={"what": "offer", **self._manifest("0" * 64)})
-        said: list[tuple[Direction, Message]] = [("down", offered), ("up", offer_reply(0, has=not self.ships))]
+        messages: list[tuple[Direction, Message]] = [("down", offered), ("up", offer_reply(0, has=not self.ships))]
         if self.ships:
             labels = np.zeros(self._recipe.count, np.uint8)
-            said.append(("down", self._goods(0, np.zeros(self._recipe.shape, np.uint8), labels)))
-        return said
+            messages.append(("down", self._payload(0, np.zeros(self._recipe.shape, np.uint8), labels)))
+        return messages
 
     def _manifest(self, digest: str) -> dict[str, Scalar]:
         return {"recipe": self._recipe.model_dump_json(), "digest": digest, "ship": self.ships}
 
-    def _goods(self, round_index: int, images: Array, labels: Array) -> Message:
-        tensors = {"images": Tensor(images), "labels": Tensor(labels.astype(_label_type(self._recipe)))}
+    def _payload(self, round_index: int, images: Array, labels: Array) -> Message:
+        tensors = {"images": Tensor(images), "labels": Tensor(labels.astype(_label_dtype(self._recipe)))}
         return Message(KIND, round=round_index, tensors=tensors)
 
     def has(self, manifest: dict[str, Scalar]) -> bool:
-        """Kept from before, or made by the recipe with the same digest.
+        """Load stored data with the offered digest, or generate the data from the recipe; True if the digest matches.
 
         Raises
         ------
         DataError
-            The server's recipe is not the one of this run's configuration.
+            The offer has no valid recipe or digest, or its recipe is not that of this run's configuration.
         """
         try:
             recipe = VirtualRecipe.model_validate_json(str(manifest.get("recipe")))
         except ValidationError as error:
-            raise DataError(f"{self._who} was offered virtual data without a recipe: {error}") from None
+            raise DataError(f"{self._owner} was offered virtual data without a valid recipe: {error}") from None
         if recipe != self._recipe:
             raise DataError(
-                f"{self._who} was offered virtual data by the recipe {recipe}; its own is {self._recipe}",
+                f"{self._owner} was offered virtual data with the recipe {recipe}, but this run's is {self._recipe}",
                 hint="run the same farshore version on both ends",
             )
         self._digest = str(manifest.get("digest"))
-        data = self._kept(self._path(self._digest))
+        data = self._load(self._path(self._digest))
         if data is None and not manifest.get("ship"):
             data = VirtualData.from_recipe(recipe)
         if data is None or data.digest != self._digest:
             return False
-        self._task.hold(data)
+        self._task.use_virtual_data(data)
         return True
 
     def accept(self, payload: Message) -> None:
-        """Check what was sent against recipe and digest, and keep it."""
+        """Check received data against recipe and digest, store them and hand them to the task."""
         if payload.tensors.keys() != {"images", "labels"}:
-            raise DataError(f"{self._who} was sent {sorted(payload.tensors)} instead of virtual images and labels")
+            raise DataError(f"{self._owner} received {sorted(payload.tensors)} instead of virtual images and labels")
         images, labels = (np.array(payload.tensors[name].array) for name in ("images", "labels"))
         try:
             data = VirtualData(torch.from_numpy(images), self._recipe)
             data.verify(self._digest)
         except (DataError, TypeError) as error:
             raise DataError(
-                f"{self._who} was sent other virtual data than were offered: {error}",
-                hint="start the run again; if it happens again, the server's memory or disk is damaged",
+                f"{self._owner} received virtual data that differ from the offer: {error}",
+                hint="start the run again; if it happens again, check the server's memory and disk",
             ) from None
         if not np.array_equal(labels, data.labels.numpy()):
-            raise DataError(f"{self._who} was sent virtual data whose labels are not those of their recipe")
-        self._write(data)
-        self._task.hold(data)
+            raise DataError(f"{self._owner} received virtual data whose labels differ from their recipe")
+        self._store(data)
+        self._task.use_virtual_data(data)
 
     def save(self) -> Path:
-        """Write the images, whole or not at all."""
-        self._write(self._data)
+        """Write the images to a file atomically, for worker processes; returns its path."""
+        self._store(self._data)
         return self._path(self._data.digest)
 
     def load(self, path: Path) -> None:
-        """Map the file: processes that do share its pages."""
-        data = self._kept(path)
+        """Memory-map a file written by :meth:`save`; processes that do so share its pages."""
+        data = self._load(path)
         if data is None or data.digest != path.stem:
             raise DataError(f"{path} does not hold the virtual data of this run", hint="delete it and start again")
-        self._task.hold(data)
+        self._task.use_virtual_data(data)
 
     @property
     def _data(self) -> VirtualData:
@@ -141,30 +143,30 @@ class Distribution:
 
     def _path(self, digest: str) -> Path:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise DataError(f"{self._who} was offered virtual data whose digest is none")
+            raise DataError(f"{self._owner} was offered virtual data with an invalid digest")
         return self._folder / f"{digest}.u8"
 
-    def _kept(self, path: Path) -> VirtualData | None:
-        """What a file holds, if it has the right size."""
+    def _load(self, path: Path) -> VirtualData | None:
+        """Memory-map a stored set; None if the file is missing or has the wrong size."""
         size = int(np.prod(self._recipe.shape))
         try:
             if path.stat().st_size != size:
                 return None
-            images = np.memmap(path, np.uint8, "c", shape=self._recipe.shape)  # private: a write stays here
+            images = np.memmap(path, np.uint8, "c", shape=self._recipe.shape)  # copy-on-write: the file is not changed
         except OSError:
             return None
         return VirtualData(torch.from_numpy(images), self._recipe)
 
-    def _write(self, data: VirtualData) -> None:
+    def _store(self, data: VirtualData) -> None:
         path = self._path(data.digest)
-        unfinished = path.with_suffix(f".{os.getpid()}")
+        temporary = path.with_suffix(f".{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            data.images.numpy().tofile(unfinished)
-            unfinished.replace(path)
+            data.images.numpy().tofile(temporary)
+            temporary.replace(path)
         except OSError as error:
-            raise StorageError(f"{self._who} cannot keep the virtual data in {path.parent}: {error}") from error
+            raise StorageError(f"{self._owner} cannot write the virtual data to {path.parent}: {error}") from error
 
 
-def _label_type(recipe: VirtualRecipe) -> str:
+def _label_dtype(recipe: VirtualRecipe) -> str:
     return "u1" if recipe.classes <= 256 else "<u2"

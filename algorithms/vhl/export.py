@@ -1,4 +1,4 @@
-"""A trained model as ONNX, with outputs for the natural classes only."""
+"""Exports a trained model to ONNX with the outputs of the natural classes only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ...core.errors import StorageError
 from ...models.onnx_export import largest_difference, require, write_onnx
 from ...runs import files
 from ...runs.model_states import load_state
-from .heads import natural_part
+from .heads import natural_model
 from .task import VHLTask
 
-#: Test images on which a file is compared with its model.
+#: Number of test images on which an exported file is compared with its model.
 CHECKED = 64
 
 
 class _Logits(nn.Module):
-    """A model without the features that it shows."""
+    """Wraps a model that returns logits and features; returns the logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -36,48 +36,49 @@ class _Logits(nn.Module):
 def export_onnx(
     model: nn.Module, classes: int, shape: tuple[int, int, int], path: Path, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write what ``model`` makes of natural images; its decisions are those that ``acc_nat`` counts.
+    """Write an ONNX file whose predictions are those that the score ``acc_nat`` counts.
 
     Parameters
     ----------
     model : nn.Module
-        Returns logits and features; stays as it is.
+        Returns logits and features; not modified.
     classes : int
-        C, outputs of the file.
+        Natural classes C, the outputs of the file.
     shape : (channels, H, W)
-        Of an image.
+        Shape of one image.
     path : Path
         The file. Input ``images`` [B, channels, H, W] fp32, scaled as in training; output ``logits`` [B, C].
     about : Mapping[str, str], optional
-        Goes into the file's metadata.
+        Stored in the file's metadata.
 
     Raises
     ------
     ConfigError
-        The model has no head called ``linear``.
+        The model has no head named ``linear``.
     MissingExtraError
-        The packages that write ONNX are not there.
+        The packages that write ONNX are not installed.
     """
-    write_onnx(_Logits(natural_part(model, classes)).eval(), shape, path, about)
+    write_onnx(_Logits(natural_model(model, classes)).eval(), shape, path, about)
 
 
 def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
-    """Write one of a run's states as ONNX, and compare file and model on test images.
+    """Export a saved state of a run to ONNX, and compare the file with the model on test images.
 
     Parameters
     ----------
     task : VHLTask
-        The run's.
+        The task of the run.
     state : Path
         A safetensors file with the model's tensors.
     path : Path
-        The ONNX file. Its metadata hold the classes' names, and ``mean`` and ``deviation``: the input is
+        The ONNX file. Its metadata hold the class names, and ``mean`` and ``deviation``: the input is
         (x/255 - mean)/deviation.
 
     Returns
     -------
     dict
-        ``classes``, ``images`` compared, ``largest_difference`` of their logits, and what the state says about itself.
+        ``classes``, number of ``images`` compared, ``largest_difference`` of their logits, and the metadata of the
+        state file.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
         See :class:`~farshore.core.exports.Exports`.
     """
     require("onnx", "onnxscript", "onnxruntime")
-    model, told = _restored(task, state)
+    model, metadata = _load_model(task, state)
     images = task.test_images(CHECKED)
     about = {"classes": json.dumps(task.images.train.classes), **task.scaling}
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -94,19 +95,19 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
     def write(temporary: Path) -> None:
         nonlocal difference
         export_onnx(model, task.classes, shape, temporary, about)
-        difference = largest_difference(temporary, _Logits(natural_part(model, task.classes)), images)
+        difference = largest_difference(temporary, _Logits(natural_model(model, task.classes)), images)
 
     files.replace(path, write)
-    return {"classes": task.classes, "images": len(images), "largest_difference": difference, **told}
+    return {"classes": task.classes, "images": len(images), "largest_difference": difference, **metadata}
 
 
-def _restored(task: VHLTask, state: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The model as it was in a state, and what that says about itself."""
-    tensors, told = load_state(state)
+def _load_model(task: VHLTask, state: Path) -> tuple[nn.Module, dict[str, str]]:
+    """Load a saved state into the task's model; returns the model and the metadata of the file."""
+    tensors, metadata = load_state(state)
     model = task.model().module
     try:
         model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
     except (RuntimeError, TypeError) as error:
-        said = " ".join(str(error).split("\n", 1)[-1].split())[:200]
-        raise StorageError(f"the state {state} is not one of this run's model: {said}") from error
-    return model.eval(), told
+        reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
+        raise StorageError(f"the state {state} does not fit this run's model: {reason}") from error
+    return model.eval(), metadata

@@ -1,4 +1,4 @@
-"""Classifier heads with room for virtual classes."""
+"""Adds outputs for virtual classes to a classifier's head, and removes them again."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def widen_head(model: nn.Module, extra: int, *, seed: int) -> None:
-    """Give ``model.linear`` another ``extra`` outputs, in place; what it had stays, bit for bit.
+    """Add ``extra`` outputs to ``model.linear`` in place; the existing rows are kept bit for bit.
 
     Parameters
     ----------
     model : nn.Module
-        Any model whose head is an ``nn.Linear`` called ``linear``. Make its optimizer afterwards.
+        Any model whose head is an ``nn.Linear`` named ``linear``. Create its optimizer afterwards.
     extra : int
-        C_v, virtual classes.
+        Virtual classes, C_v.
     seed : int
-        Of the new rows, uniform within 1/√d: equal seeds give equal rows.
+        Seed of the new rows, which are uniform within ±1/√d.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def widen_head(model: nn.Module, extra: int, *, seed: int) -> None:
     _replace(model, torch.cat([head.weight, weight.to(head.weight)]), biases)
 
 
-def show_features(model: StagedNet, layer: str) -> None:
-    """Have ``model`` show the features of ``layer``: ``last``, what its head reads, or ``layer1``, ``layer2`` …
+def select_feature_layer(model: StagedNet, layer: str) -> None:
+    """Select the features that ``model`` returns: ``last`` (the input of its head), or ``layer1``, ``layer2`` …
 
     Raises
     ------
@@ -53,42 +53,40 @@ def show_features(model: StagedNet, layer: str) -> None:
     number = 0 if layer == "last" else int(layer.removeprefix("layer"))
     if number > len(model.stages):
         raise ConfigError(
-            f"the model has {len(model.stages)} stages, there is no {layer}",
+            f"the model has {len(model.stages)} stages and no {layer}",
             hint="choose another virtual.feature_layer",
         )
     model.feature_layer = number
 
 
-def natural_part(model: Model, classes: int) -> Model:
-    """A copy of ``model`` with its first ``classes`` outputs only: what is exported and used.
-
-    Its largest output is the model's largest natural one.
+def natural_model(model: Model, classes: int) -> Model:
+    """A copy of ``model`` whose head has the first ``classes`` outputs only: the model to export and deploy.
 
     Raises
     ------
     ConfigError
-        The model has no head called ``linear``, or one with fewer outputs.
+        The model has no head named ``linear``, or its head has fewer outputs.
     """
     if _head(model).out_features < classes:
         raise ConfigError(f"the model has {_head(model).out_features} outputs, fewer than {classes} classes")
-    part = copy.deepcopy(model)
-    head = _head(part)
-    _replace(part, head.weight[:classes], None if head.bias is None else head.bias[:classes])
-    return part
+    natural = copy.deepcopy(model)
+    head = _head(natural)
+    _replace(natural, head.weight[:classes], None if head.bias is None else head.bias[:classes])
+    return natural
 
 
 def _head(model: nn.Module) -> nn.Linear:
     head = getattr(model, "linear", None)
     if not isinstance(head, nn.Linear):
-        raise ConfigError(f"{type(model).__name__} has no nn.Linear called 'linear'", hint="name the model's head so")
+        raise ConfigError(f"{type(model).__name__} has no nn.Linear named 'linear'", hint="name the model's head so")
     return head
 
 
 @torch.no_grad()
 def _replace(model: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    """Give ``model`` a head of copies of ``weight`` [outputs, d] and ``bias`` [outputs]."""
+    """Replace the head of ``model`` by one with copies of ``weight`` [outputs, d] and ``bias`` [outputs]."""
     old = _head(model)
-    # Without memory at first, so that its first weights are not drawn from the global generator.
+    # On the meta device, so that nothing is drawn from the global generator.
     head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     head.weight = nn.Parameter(weight.detach().clone(), requires_grad=old.weight.requires_grad)
     if bias is not None:

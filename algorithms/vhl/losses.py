@@ -1,4 +1,4 @@
-"""What a node minimizes: cross-entropy on both halves of a batch, and natural features near virtual ones."""
+"""VHL's loss: cross-entropy on natural and virtual images, and alignment of natural with virtual features."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from ...core.errors import ConfigError
 from .anchors import anchor_means, draw_anchors, feature_map
-from .contrast import at_least_single, supervised_contrastive, to_unit
+from .contrast import at_least_fp32, normalize_rows, supervised_contrastive
 from .loss_options import LossOptions
 
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """A loss and what it is the weighted sum of; scalars with gradients.
+    """The loss of a batch and its terms; scalars with gradients.
 
     Attributes
     ----------
     total : Tensor
         natural + a_v·virtual + a_a·align + a_n·noise + a_d·domain.
     natural, virtual : Tensor
-        Cross-entropies of the two halves.
+        Cross-entropy of natural and of virtual images.
     align, noise : Tensor
-        The two contrastive terms.
+        Contrastive terms: of natural and virtual features, and of virtual features alone.
     domain : Tensor
-        Mean distance of the i-th natural to the i-th virtual feature.
+        Mean distance between the i-th natural and the i-th virtual feature.
 
     Notes
     -----
-    A term of weight 0, or past its last epoch, is not computed and is 0.
+    A term of weight 0, or after its last epoch, is not computed and is 0.
     """
 
     total: Tensor
@@ -43,22 +43,23 @@ class LossParts:
 
 
 class VHLLoss:
-    """The loss of one step, for any model with logits and features.
+    """VHL's loss for any model that returns logits and features (``docs/methods/vhl.md``, section 3).
 
     Parameters
     ----------
     classes : int
-        C, natural classes.
+        Natural classes, C.
     virtual_classes : int
-        C_v; C by default.
+        Virtual classes, C_v; C by default.
     options : LossOptions
+        Weights and switches.
     seed : int
-        Of the feature map and of the Gaussian anchors' means, which must be alike on all nodes.
+        Seed of the feature map and of the means of the Gaussian anchors; must be equal on all nodes.
 
     Raises
     ------
     ConfigError
-        Virtual labels are to share the natural outputs (``label_style=patch``), but there are more of them.
+        ``label_style`` is ``patch`` and there are more virtual than natural classes.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class VHLLoss:
         self.virtual_classes = virtual_classes or classes
         self.options = options or LossOptions()
         self.seed = seed
-        self._fixed: Tensor | None = None
+        self._feature_map: Tensor | None = None
         if self.options.label_style == "patch" and self.virtual_classes > classes:
             raise ConfigError(
                 f"{self.virtual_classes} virtual classes cannot share {classes} outputs",
@@ -85,30 +86,30 @@ class VHLLoss:
         epoch: int = 0,
         generator: torch.Generator | None = None,
     ) -> LossParts:
-        """The loss of a batch, its natural half first.
+        """Compute the loss of a batch with its natural images first.
 
         Parameters
         ----------
         logits : Tensor [B + B_v, outputs]
-            :attr:`outputs` wide; of the natural half alone, [B, …], with Gaussian anchors.
+            :attr:`outputs` wide; [B, outputs] with Gaussian anchors.
         features : Tensor [B + B_v, d]
-            What the head reads, not yet normalized; [B, d] with Gaussian anchors.
+            Not normalized; [B, d] with Gaussian anchors.
         y : Tensor [B] int64
             Natural labels, 0 to C - 1.
         y_v : Tensor [B_v] int64
-            Virtual labels, 0 to C_v - 1; they are shifted here where they have outputs of their own.
+            Virtual labels, 0 to C_v - 1; with ``label_style="extra"`` the loss adds C to them.
         epoch : int
             Local epoch, from 0.
         generator : torch.Generator, optional
-            On the CPU; draws the Gaussian anchors, and is needed for them only.
+            CPU generator that draws the Gaussian anchors; required with these only.
 
         Raises
         ------
         ConfigError
-            Logits and labels do not belong together, or Gaussian anchors have no generator.
+            The shapes of logits, features and labels do not agree, or Gaussian anchors have no generator.
         """
         self._check(logits, features, len(y), len(y_v))
-        logits = at_least_single(logits)
+        logits = at_least_fp32(logits)
         o, zero, b = self.options, logits.new_zeros(()), len(y)
         images, align_now = not o.gaussian_anchors, epoch < o.align_epochs
         natural = F.cross_entropy(logits[:b], y)
@@ -120,73 +121,73 @@ class VHLLoss:
             align = self._align(features[:b], anchors, y, y_v) if o.align_weight else zero
             domain = distance(features[:b], anchors) if o.domain_weight else zero
         if align_now and images and o.noise_weight:
-            noise = supervised_contrastive(to_unit(features[b:]), y_v, o.temperature)
+            noise = supervised_contrastive(normalize_rows(features[b:]), y_v, o.temperature)
         total = natural + o.weight * virtual + o.align_weight * align + o.noise_weight * noise
         total = total + o.domain_weight * domain if o.domain_weight else total
         return LossParts(total, natural, virtual, align, noise, domain)
 
     @property
     def outputs(self) -> int:
-        """Outputs that the head has: C + C_v, or C where virtual classes share the natural ones or have no images."""
+        """Outputs that the head must have: C + C_v, or C with ``label_style="patch"`` or Gaussian anchors."""
         shared = self.options.label_style == "patch" or self.options.gaussian_anchors
         return self.classes if shared else self.classes + self.virtual_classes
 
     def virtual_targets(self, y_v: Tensor) -> Tensor:
-        """The outputs that virtual labels ``y_v`` stand for."""
+        """Indices of the outputs for virtual labels ``y_v``."""
         return y_v + self.classes if self.options.label_style == "extra" else y_v
 
     def _anchors(self, virtual: Tensor) -> Tensor:
-        """What natural features are pulled to: virtual ones [B_v, d], standing still and mapped as the options say."""
+        """Virtual features [B_v, d] as the alignment uses them: detached and mapped according to the options."""
         if self.options.detach:
             virtual = virtual.detach()
         with torch.autocast(virtual.device.type, enabled=False):
-            return self._mapped(at_least_single(virtual))
+            return self._mapped(at_least_fp32(virtual))
 
     def _align(self, natural: Tensor, virtual: Tensor, y: Tensor, y_v: Tensor) -> Tensor:
-        """SC over both halves, each feature of either an anchor."""
-        z = torch.cat([to_unit(natural), to_unit(virtual)])
+        """Supervised contrastive loss over natural and virtual features together."""
+        z = torch.cat([normalize_rows(natural), normalize_rows(virtual)])
         labels = torch.cat([y, y_v if self.options.class_match else y_v + self.classes])
         return supervised_contrastive(z, labels, self.options.temperature)
 
     def _mapped(self, virtual: Tensor) -> Tensor:
-        """Virtual features [B_v, d] through the fixed map, if there is one."""
+        """Apply the fixed feature map, if any, to virtual features [B_v, d]."""
         if self.options.feature_map == "none":
             return virtual
-        if self._fixed is None:
-            self._fixed = feature_map(self.options.feature_map, virtual.shape[1], self.seed)
-        self._fixed = self._fixed.to(virtual)
-        return virtual @ self._fixed
+        if self._feature_map is None:
+            self._feature_map = feature_map(self.options.feature_map, virtual.shape[1], self.seed)
+        self._feature_map = self._feature_map.to(virtual)
+        return virtual @ self._feature_map
 
     def _gaussians(self, features: Tensor, y_v: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Anchors for the labels ``y_v``, as wide as ``features``."""
+        """Draw Gaussian anchors [B_v, d] for the labels ``y_v``."""
         if generator is None:
-            raise ConfigError("gaussian_anchors are drawn anew at each step", hint="give the loss a generator")
+            raise ConfigError("gaussian_anchors needs a random generator", hint="pass generator= to the loss")
         means = anchor_means(self.virtual_classes, features.shape[1], self.seed).to(features.device)
         return draw_anchors(means, y_v, generator).to(features.dtype)
 
     def _check(self, logits: Tensor, features: Tensor, natural: int, virtual: int) -> None:
-        """Refuse a batch whose halves or outputs are not what the options say."""
+        """Check the shapes of a batch against the options."""
         rows = natural if self.options.gaussian_anchors else natural + virtual
         if len(logits) != rows or len(features) != rows:
             raise ConfigError(
                 f"{len(logits)} logits and {len(features)} features for {natural} natural and {virtual} virtual labels",
-                hint="put the natural half first and the virtual half behind it (no virtual half for gaussian_anchors)",
+                hint="concatenate natural and virtual images in this order (natural ones only for gaussian_anchors)",
             )
         if logits.shape[1] != self.outputs:
             raise ConfigError(
                 f"the model has {logits.shape[1]} outputs, the loss needs {self.outputs}",
-                hint="widen the head by the number of virtual classes (label_style=extra only)",
+                hint="add an output per virtual class with widen_head (only for label_style=extra)",
             )
 
 
 def distance(natural: Tensor, virtual: Tensor) -> Tensor:
-    """Mean over i of the L2 distance of ``natural[i]`` to ``virtual[i]``, whatever their classes, for [B, d], [B_v, d].
+    """Mean L2 distance between ``natural[i]`` [B, d] and ``virtual[i]`` [B_v, d] over i < min(B, B_v), in fp32 or fp64.
 
-    Features are not normalized; the longer half's surplus has no partner and is left out. In fp32 or fp64. Source:
-    specification of VHL §3.2 (``vhl_domain_weight``).
+    Features are not normalized and classes are ignored. This is ``vhl_domain_weight`` of the paper's code; see
+    ``docs/methods/vhl.md``, section 3.4.
     """
     pairs = min(len(natural), len(virtual))
     with torch.autocast(natural.device.type, enabled=False):
-        apart = at_least_single(natural[:pairs]) - at_least_single(virtual[:pairs])
-        mean: Tensor = torch.linalg.vector_norm(apart, dim=1).mean()
+        difference = at_least_fp32(natural[:pairs]) - at_least_fp32(virtual[:pairs])
+        mean: Tensor = torch.linalg.vector_norm(difference, dim=1).mean()
     return mean

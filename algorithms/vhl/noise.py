@@ -1,4 +1,4 @@
-"""Virtual images from noise on a coarse grid, enlarged: the same bits on every machine."""
+"""Virtual image generator ``upsampled_noise``: coarse Gaussian noise, upsampled; bit-exact on every machine."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Array = NDArray[np.float64]
 def noise_images(recipe: VirtualRecipe) -> Iterator[Array]:
     """Yield the images of each class, [m, channels, size, size] float64, neither clamped nor rounded.
 
-    A class has a mean μ_c ~ N(0, s_μ² I) on a coarse grid; a sample is μ_c + s_z·ε, enlarged bilinearly. All of it is
-    made of single float64 operations in a fixed order on the numbers of a legacy ``RandomState``, which NumPy has
-    promised never to change. Source: specification of VHL §3.1 (``upsampled_noise``), §8.1.
+    A class has a mean μ_c ~ N(0, s_μ² I) on a coarse grid; a sample is μ_c + s_z·ε, upsampled bilinearly. The numbers
+    come from NumPy's legacy ``RandomState``, whose streams are frozen, and are combined by elementwise float64
+    operations in a fixed order. See ``docs/methods/vhl.md``, sections 2.2 and 7.
     """
     random = np.random.RandomState([recipe.seed & 0xFFFF_FFFF, recipe.seed >> 32])
     grid = (recipe.channels, recipe.latent, recipe.latent)
     for _ in range(recipe.classes):
         mean = recipe.class_scale * random.standard_normal(grid)
-        yield enlarge(mean + recipe.sample_scale * random.standard_normal((recipe.per_class, *grid)), recipe.size)
+        yield upsample(mean + recipe.sample_scale * random.standard_normal((recipe.per_class, *grid)), recipe.size)
 
 
-def enlarge(images: Array, size: int) -> Array:
-    """Bilinear enlargement [..., s, s] → [..., size, size]; pixel centers at half-integers (align_corners false).
+def upsample(images: Array, size: int) -> Array:
+    """Bilinear upsampling [..., s, s] → [..., size, size], as PyTorch's ``interpolate`` with ``align_corners=False``.
 
-    Written as two products and a sum per axis: a matrix product would leave their order to the BLAS library.
+    Written with elementwise operations, because the order of sums in a matrix product depends on the BLAS library.
     """
-    low, high, share = _neighbors(images.shape[-1], size)
-    wide = images[..., low] * (1 - share) + images[..., high] * share
-    tall: Array = wide[..., low, :] * (1 - share)[:, None] + wide[..., high, :] * share[:, None]
-    return tall
+    low, high, weight = _neighbors(images.shape[-1], size)
+    columns = images[..., low] * (1 - weight) + images[..., high] * weight
+    upsampled: Array = columns[..., low, :] * (1 - weight)[:, None] + columns[..., high, :] * weight[:, None]
+    return upsampled
 
 
 def _neighbors(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-    """For each new pixel its two old ones and the weight of the second; at the edges they are the same one."""
-    place = np.maximum((np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5, 0.0)
-    low = np.floor(place).astype(np.intp)
-    return low, np.minimum(low + 1, old - 1), place - low
+    """For each new pixel, the indices of its two old neighbors (equal at the edges) and the weight of the second."""
+    position = np.maximum((np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5, 0.0)
+    low = np.floor(position).astype(np.intp)
+    return low, np.minimum(low + 1, old - 1), position - low

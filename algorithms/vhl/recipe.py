@@ -1,4 +1,4 @@
-"""A virtual data set in a few numbers: what a node needs to make it, or to say which one it has."""
+"""The recipe of a virtual data set: all parameters that determine its images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Generator = Literal["upsampled_noise", "conv_decoder", "stylegan2"]
 
-#: Recipes come from peers, and are bounded before memory is taken: 4 GiB of images.
-LARGEST = 1 << 32
+#: Largest size of a set in bytes; recipes come from peers, so it is checked before memory is allocated.
+MAX_BYTES = 1 << 32
 
 
 class VirtualRecipe(BaseModel):
-    """How a virtual data set is made; equal recipes are the same set.
+    """Generator, sizes and seed of a virtual data set (``docs/methods/vhl.md``, section 2.1).
 
-    Fields left out take the defaults of the generator and of the number of classes when the recipe is made, so a recipe
-    always carries every number. Source: specification of VHL §3.1.
+    Omitted fields are filled in at construction with the published defaults for the generator and the number of
+    classes, so a recipe always holds every value. ``per_class``, ``class_scale``, ``sample_scale`` and ``latent`` have
+    such defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,10 +28,14 @@ class VirtualRecipe(BaseModel):
     channels: int = Field(3, ge=1, le=64)
     size: int = Field(32, ge=4, le=1024, description="height and width of the images")
     seed: int = Field(0, ge=0, lt=1 << 63)
-    class_scale: float = Field(-1.0, ge=0, allow_inf_nan=False, description="deviation of the classes' means")
-    sample_scale: float = Field(-1.0, ge=0, allow_inf_nan=False, description="deviation of a sample from its mean")
+    class_scale: float = Field(
+        -1.0, ge=0, allow_inf_nan=False, description="standard deviation of the class means, s_mu"
+    )
+    sample_scale: float = Field(
+        -1.0, ge=0, allow_inf_nan=False, description="standard deviation of a sample around its class mean, s_z"
+    )
     latent: int = Field(
-        0, ge=1, le=4096, description="numbers that a network starts from; upsampled_noise: side of the small image"
+        0, ge=1, le=4096, description="elements of a network's input z; upsampled_noise: side of the coarse grid"
     )
 
     @model_validator(mode="before")
@@ -42,23 +47,23 @@ class VirtualRecipe(BaseModel):
         try:
             return _defaults(generator, int(classes), int(size)) | given
         except (TypeError, ValueError):
-            return given  # the fields' own checks say what is wrong
+            return given  # field validation reports the error
 
     @model_validator(mode="after")
-    def _can_be_made(self) -> VirtualRecipe:
-        if self.nbytes > LARGEST:
-            raise ValueError(f"{self.count} images of {self.channels}x{self.size}x{self.size} are more than 4 GiB")
+    def _generator_supports_size(self) -> VirtualRecipe:
+        if self.nbytes > MAX_BYTES:
+            raise ValueError(f"{self.count} images of {self.channels}x{self.size}x{self.size} exceed 4 GiB")
         if self.generator == "stylegan2" and (self.size < 8 or self.size & (self.size - 1)):
-            raise ValueError(f"stylegan2 makes images of 8, 16, 32 … pixels a side, not {self.size}")
+            raise ValueError(f"size of stylegan2 images must be 8, 16, 32 …, not {self.size}")
         if self.generator == "conv_decoder" and self.size % 4:
-            raise ValueError(f"conv_decoder makes images whose side is a multiple of 4, not {self.size}")
+            raise ValueError(f"size of conv_decoder images must be a multiple of 4, not {self.size}")
         if self.generator == "upsampled_noise" and self.latent > self.size:
-            raise ValueError(f"noise of {self.latent} pixels a side cannot be enlarged to {self.size}")
+            raise ValueError(f"a grid of side latent={self.latent} cannot be upsampled to size={self.size}")
         return self
 
     @property
     def count(self) -> int:
-        """Images in the set, C_v·m."""
+        """Number of images, C_v·m."""
         return self.classes * self.per_class
 
     @property
@@ -68,17 +73,17 @@ class VirtualRecipe(BaseModel):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the set where it is sent: a byte per pixel and one per label, two beyond 256 classes (§8.1)."""
+        """Bytes of the set on the wire: one per pixel and one per label (two per label for more than 256 classes)."""
         return self.count * (self.channels * self.size**2 + (1 if self.classes <= 256 else 2))
 
 
 def _defaults(generator: str, classes: int, size: int) -> dict[str, Any]:
-    """The published numbers for 10, 100 and 200 classes; a number in between takes those of the next."""
+    """Published values for 10, 100 and 200 classes; other numbers of classes use the next larger of these."""
     tier = 0 if classes <= 10 else 1 if classes <= 100 else 2
     filled: dict[str, Any] = {"per_class": (200, 500, 250)[tier]}
     if generator == "stylegan2":
         return filled | {"latent": (64, 256, 256)[tier], "class_scale": 0.5, "sample_scale": (0.3, 0.2, 0.15)[tier]}
     if generator == "conv_decoder":
-        # Each class has a decoder of its own, and so needs no mean.
+        # Each class has its own decoder, so no class mean is needed.
         return filled | {"latent": 8, "class_scale": 0.0, "sample_scale": 1.0}
     return filled | {"latent": max(4, size // 4), "class_scale": 1.0, "sample_scale": 0.5}

@@ -1,4 +1,4 @@
-"""The virtual data set: labeled images that hold nothing private, the same on every node."""
+"""The virtual data set: labeled images generated from a recipe, identical on every node."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ __all__ = ["VirtualData", "VirtualRecipe"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
-#: Images that a network makes at a time.
+#: Images per forward pass of a generator network.
 CHUNK = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualData:
-    """Virtual images and their labels, class by class.
+    """Virtual images and their labels, sorted by class.
 
     Attributes
     ----------
     images : Tensor [C_v·m, channels, size, size] uint8
         On the CPU, contiguous.
     recipe : VirtualRecipe
-        How they are made.
+        The recipe that determines the images.
     labels : Tensor [C_v·m] int64
         0 to C_v - 1, in ascending order.
     digest : str
-        SHA-256 of the images' bytes, in hexadecimal: the identity of the set.
+        SHA-256 of the images' bytes, hexadecimal; identifies the set.
 
     Raises
     ------
     DataError
-        The images do not have the shape or type that the recipe says.
+        Shape or dtype of the images differs from the recipe.
     """
 
     images: Tensor
@@ -57,8 +57,8 @@ class VirtualData:
         images, recipe = self.images, self.recipe
         if images.dtype != torch.uint8 or tuple(images.shape) != recipe.shape:
             raise DataError(
-                f"virtual images are {images.dtype} {tuple(images.shape)}, their recipe says uint8 {recipe.shape}",
-                hint="make or fetch the virtual data anew",
+                f"virtual images are {images.dtype} {tuple(images.shape)}, but their recipe says uint8 {recipe.shape}",
+                hint="generate or fetch the virtual data again",
             )
         images = images.cpu().contiguous()
         object.__setattr__(self, "images", images)
@@ -67,52 +67,53 @@ class VirtualData:
 
     @classmethod
     def from_recipe(cls, recipe: VirtualRecipe, *, device: torch.device | str = "cpu") -> VirtualData:
-        """Make the set.
+        """Generate the set.
 
-        Only ``upsampled_noise`` has the same digest on every machine; networks (run on ``device``) differ in last bits
-        from one kind of machine to another, so their images are sent, not remade. No global generator is touched.
+        Only ``upsampled_noise`` is bit-exact on every machine. The output of networks, which run on ``device``, depends
+        on the hardware in its last bits, so such images are sent rather than regenerated. Global random generators keep
+        their state.
         """
-        classes = [quantize(images) for images in _raw(recipe, torch.device(device))]
+        classes = [quantize(images) for images in _generate(recipe, torch.device(device))]
         return cls(torch.from_numpy(np.concatenate(classes)), recipe)
 
     def verify(self, digest: str) -> None:
-        """Check that this is the set called ``digest``.
+        """Check the digest of the set.
 
         Raises
         ------
         DataError
-            It is another one.
+            The set has another digest.
         """
         if digest != self.digest:
             raise DataError(
                 f"the virtual data have the digest {self.digest[:12]}…, not {digest[:12]}…",
-                hint="have the server ship the images instead of the seed",
+                hint="let the server send the images: virtual.distribution=ship",
             )
 
     def floats(self, rows: Tensor | slice = slice(None), mean: float = 0.5, deviation: float = 0.25) -> Tensor:
-        """Images as a network takes them, (x/255 - mean)/deviation: [n, channels, size, size] float32."""
+        """Images scaled for a network, (x/255 - mean)/deviation: [n, channels, size, size] float32."""
         return (self.images[rows].float() / 255 - mean) / deviation
 
 
 def quantize(images: Floats) -> NDArray[np.uint8]:
-    """Clamp to [0, 1] and round to 0 … 255, halves to the even number; nothing is rescaled."""
+    """Clamp to [0, 1], multiply by 255 and round half to even; there is no rescaling to the range of the images."""
     rounded: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
     return rounded
 
 
-def _raw(recipe: VirtualRecipe, device: torch.device) -> Iterator[Floats]:
-    """The images of each class before they are clamped, [m, channels, size, size]."""
+def _generate(recipe: VirtualRecipe, device: torch.device) -> Iterator[Floats]:
+    """Yield the images of each class before quantization, [m, channels, size, size]."""
     if recipe.generator == "upsampled_noise":
         return iter(noise_images(recipe))
-    return _from_networks(recipe, device)
+    return _network_images(recipe, device)
 
 
 @torch.no_grad()
-def _from_networks(recipe: VirtualRecipe, device: torch.device) -> Iterator[Floats]:
-    """Samples z = μ_c + s_z·ε of each class, through one network for all (stylegan2) or one for each."""
+def _network_images(recipe: VirtualRecipe, device: torch.device) -> Iterator[Floats]:
+    """Yield images of samples z = μ_c + s_z·ε; stylegan2 has one network, conv_decoder one network per class."""
     seed = Seed(recipe.seed).child("virtual")
-    draw = torch.Generator().manual_seed(seed.child("samples").value)
-    means = recipe.class_scale * torch.randn(recipe.classes, recipe.latent, generator=draw)
+    generator = torch.Generator().manual_seed(seed.child("samples").value)
+    means = recipe.class_scale * torch.randn(recipe.classes, recipe.latent, generator=generator)
     size, channels = recipe.size, recipe.channels
     network: torch.nn.Module
     if recipe.generator == "stylegan2":
@@ -120,5 +121,5 @@ def _from_networks(recipe: VirtualRecipe, device: torch.device) -> Iterator[Floa
     for c in range(recipe.classes):
         if recipe.generator == "conv_decoder":
             network = diverse_decoder(recipe.latent, size, channels, seed.child("network", c).value, device=device)
-        z = means[c] + recipe.sample_scale * torch.randn(recipe.per_class, recipe.latent, generator=draw)
-        yield np.concatenate([network(part.to(device)).cpu().numpy() for part in torch.split(z, CHUNK)])
+        z = means[c] + recipe.sample_scale * torch.randn(recipe.per_class, recipe.latent, generator=generator)
+        yield np.concatenate([network(chunk.to(device)).cpu().numpy() for chunk in torch.split(z, CHUNK)])

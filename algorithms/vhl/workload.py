@@ -1,4 +1,4 @@
-"""VHL and its base methods as a workload; heavy imports happen when a program starts."""
+"""The workload ``vhl``: federated image classification with FedAvg, FedProx, SCAFFOLD or FedNova, and virtual data."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ if TYPE_CHECKING:
 
 
 class VHLWorkload(FederatedWorkload[VHL]):
-    """Federated learning on unlike clients: FedAvg, FedProx, SCAFFOLD, FedNova, with virtual data or without."""
+    """Federated learning on heterogeneous clients, with or without virtual data.
+
+    torch is imported when a program starts, not with this module. See ``docs/methods/vhl.md``.
+    """
 
     name = "vhl"
-    summary = "federated learning with virtual data that make unlike clients alike; FedAvg, FedProx, SCAFFOLD, FedNova"
+    summary = "federated learning on heterogeneous clients with virtual data: FedAvg, FedProx, SCAFFOLD, FedNova"
     config: type[BaseModel] = VHL
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """The images, unless they come as a package."""
+        """The image data set; none for ``digits``, which scikit-learn provides."""
         settings = cast(VHL, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
 
     def task(self, config: VHL, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
-        """Images divided among ``population`` clients."""
+        """The classification task with its training images partitioned among ``population`` clients."""
         from ...data.images import load_images
         from .task import VHLTask
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
 
     def assets(self, config: VHL, task: Task, folder: Path, who: str) -> Assets | None:
-        """The virtual data, where there are any."""
+        """The virtual data set; None if the run uses no virtual images."""
         if not config.virtual.has_images:
             return None
         from .distribution import Distribution
@@ -49,23 +52,21 @@ class VHLWorkload(FederatedWorkload[VHL]):
         return Distribution(cast(VHLTask, task), folder, who)
 
     def baseline_model(self, config: VHL, task: Task) -> FlatModel:
-        """The network without room for virtual classes."""
-        return cast("VHLTask", task).plain()
+        """The model without outputs for virtual classes."""
+        return cast("VHLTask", task).plain_model()
 
     def result(self, config: VHL, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """Accuracies: the last, the best, the mean of the last ten, and each target's first round."""
+        """Summary scores of the run, see :func:`~farshore.algorithms.vhl.scores.summary`."""
         from .scores import summary
 
         return {"rounds": len(history), **summary(history, config.targets)}
 
     def export(self, trained: TrainedModel, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
-        """The model as ONNX, with the natural classes' outputs alone."""
+        """Export the model to ONNX with the outputs of the natural classes only."""
         from .export import export_state
 
-        config = cast(VHL, trained.config)
-        return export_state(
-            cast("VHLTask", self.task(config, trained.seed, find, trained.clients)), trained.state, path
-        )
+        task = self.task(cast(VHL, trained.config), trained.seed, find, trained.clients)
+        return export_state(cast("VHLTask", task), trained.state, path)
 
 
 WORKLOAD = VHLWorkload()

@@ -1,4 +1,4 @@
-"""The bare training loop in one process: no federation, no accounting; the floor of what the work can cost."""
+"""A plain training loop in one process, without federation or ledger: the lower bound of the cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
 
 
 def main() -> None:
-    """All rounds: load the state, train, add up."""
+    """Run all rounds: load the state, train, average."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     model = build(WORK)
@@ -22,7 +22,7 @@ def main() -> None:
     for number in range(WORK.rounds + 1):
         if number == 1:
             stamp("begun")
-        total = [torch.zeros_like(s) for s in state]
+        mean = [torch.zeros_like(s) for s in state]
         for client in rng.choice(WORK.clients, WORK.cohort, replace=False):
             with torch.no_grad():
                 for parameter, value in zip(parameters, state, strict=True):
@@ -31,9 +31,9 @@ def main() -> None:
                 first, count = WORK.window(int(client))
                 local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
             with torch.no_grad():
-                for summed, parameter in zip(total, parameters, strict=True):
+                for summed, parameter in zip(mean, parameters, strict=True):
                     summed.add_(parameter, alpha=1 / WORK.cohort)
-        state = total
+        state = mean
     stamp("ended")
 
 

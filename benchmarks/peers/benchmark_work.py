@@ -1,4 +1,4 @@
-"""The work as a federated method: found by name through ``pyproject.toml`` beside, in every worker process."""
+"""The benchmark work as a federated workload, registered for worker processes by ``pyproject.toml``."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from farshore.models.flat_params import FlatModel
 
 
 class Config(FederatedConfig):
-    """The work as JSON."""
+    """Configuration: the work as JSON."""
 
     work: str = ""
 
 
 class Echo(FedAvg):
-    """Clients send the model back as it came."""
+    """FedAvg without training: clients return the model unchanged."""
 
     def local(self, flat: FlatModel, down: Any, work: ClientWork) -> Update:
         return Update({name: self.copy_array(down[name]) for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
 
 
 class Task:
-    """Windows of the images, and an epoch of SGD on them."""
+    """An epoch of SGD on each client's window of the images."""
 
     notes: tuple[str, ...] = ()
 
@@ -72,10 +72,10 @@ def _nothing(_: Any) -> torch.Tensor:
 
 
 class Workload(FederatedWorkload[Config]):
-    """See the module."""
+    """Workload of the benchmark."""
 
     name = "benchmark_work"
-    summary = "what the simulators are compared on"
+    summary = "the work on which simulators are compared"
     config = Config
 
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:

@@ -1,4 +1,4 @@
-"""The work on farshore's simulator, its ledger and metrics included: ``farshore_side.py WORK IMAGES [WORKERS]``."""
+"""Run the work on farshore's simulator, with ledger and metrics: ``farshore_side.py WORK IMAGES [WORKERS]``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKERS = int(sys.argv[3]) if len(sys.argv) > 3 else 2
 
 
 def main() -> None:
-    """All rounds."""
+    """Run all rounds."""
     use_project(Path(__file__).resolve().parent)
     workload = load("benchmark_work")
     settings = {"rounds": WORK.rounds + 1, "per_round": WORK.cohort, "eval_every": 1 << 30, "checkpoint_every": 1 << 30}
@@ -31,11 +31,11 @@ def main() -> None:
         elif done == total:
             stamp("ended")
 
-    with tempfile.TemporaryDirectory(prefix="farshore-") as place:
+    with tempfile.TemporaryDirectory(prefix="farshore-") as folder:
         Simulation(
             workload,
             config,
-            Path(place) / "run",
+            Path(folder) / "run",
             clients=WORK.clients,
             data={"images": Path(FOLDER)},
             workers=WORKERS,

@@ -1,4 +1,4 @@
-"""The work on Flower's simulation engine, in an environment of its own: ``flower_side.py WORK IMAGES [defaults]``."""
+"""Run the work on Flower's simulation engine, in its own environment: ``flower_side.py WORK IMAGES [defaults]``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from work import Work, build, images, local_sgd, stamp
 
 WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
 client_app, server_app = ClientApp(), ServerApp()
-_kept: dict[str, torch.nn.Module] = {}
+_models: dict[str, torch.nn.Module] = {}
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """One client's part of a round; the model is made once per process."""
+    """Train one client; the model is built once per process."""
     torch.set_num_threads(1)
     arrays = message.content["arrays"]
     count = 1
     if WORK.shape:
-        model = _kept.setdefault("model", build(WORK))
+        model = _models.setdefault("model", build(WORK))
         model.load_state_dict(arrays.to_torch_state_dict())
         first, count = WORK.window(int(context.node_config["partition-id"]))
         x, y = images(FOLDER, WORK)
@@ -37,8 +37,8 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-class Stamped(FedAvg):
-    """FedAvg that says when the second round begins."""
+class StampedFedAvg(FedAvg):
+    """FedAvg that signals the start of the second round."""
 
     def configure_train(self, server_round, arrays, config, grid):
         if server_round == 2:
@@ -48,10 +48,10 @@ class Stamped(FedAvg):
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """All rounds."""
+    """Run all rounds."""
     share = WORK.cohort / WORK.clients
     counts = {"min_train_nodes": WORK.cohort, "min_available_nodes": WORK.clients}
-    strategy = Stamped(fraction_train=share, fraction_evaluate=0.0, **counts)
+    strategy = StampedFedAvg(fraction_train=share, fraction_evaluate=0.0, **counts)
     strategy.start(grid=grid, initial_arrays=ArrayRecord(build(WORK).state_dict()), num_rounds=WORK.rounds + 1)
     stamp("ended")
 

@@ -1,4 +1,4 @@
-"""Runs one system's work as processes of its own and takes down what it cost."""
+"""Run a system's work as child processes and measure CPU time, wall time and memory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ import psutil
 from .work import Work
 
 HERE = Path(__file__).resolve().parent
-#: What the others need, by the name of their environment.
+#: Name of an environment -> requirements.
 PEERS = {
     "flower": ["flwr[simulation]>=1.41,<1.43", "torch>=2.11"],
     "pfl": ["pfl[pytorch]>=0.6,<0.7", "torch>=2.11"],
 }
 _VERSIONS = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
-_TOLD = ("flwr", "ray", "pfl", "torch", "numpy")
+_REPORTED = ("flwr", "ray", "pfl", "torch", "numpy")
 _SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a system took.
+    """Cost of a system.
 
-    ``cpu`` and ``wall``: seconds per round, the first left out, CPU of the whole process tree. ``memory``: peak
-    proportional set size, bytes. ``start``: CPU seconds until the first round had ended.
+    ``cpu`` and ``wall``: seconds per round without the first; CPU of the whole process tree. ``memory``: peak
+    proportional set size, bytes. ``start``: CPU seconds until the end of the first round.
     """
 
     cpu: float
@@ -46,7 +46,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Command:
-    """Processes that make up a system; the first one tells its stamps."""
+    """Command lines of a system's processes; the first process prints the time stamps."""
 
     arguments: Sequence[Sequence[str]]
     rounds: int
@@ -54,51 +54,51 @@ class Command:
 
 
 class Peers:
-    """The environments of the others.
+    """Virtual environments of the other systems.
 
     Parameters
     ----------
     folder : Path or None
-        Where they are; None: there are none.
+        Folder of the environments; None for no other systems.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder.expanduser().resolve() if folder else None
 
     def make(self) -> None:
-        """Make those that are missing."""
+        """Create the missing environments."""
         if self._folder is None:
             return
         uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-        for name, wanted in PEERS.items():
+        for name, requirements in PEERS.items():
             if self.has(name):
                 continue
-            print(f"making the environment of {name} …", flush=True)
-            place = self._folder / name
-            subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(place)], check=True)
-            install = [uv, "pip", "install", "--quiet", "--compile-bytecode", *wanted]
-            subprocess.run(install, check=True, env={**os.environ, "VIRTUAL_ENV": str(place)})
+            print(f"creating the environment of {name} …", flush=True)
+            environment = self._folder / name
+            subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(environment)], check=True)
+            install = [uv, "pip", "install", "--quiet", "--compile-bytecode", *requirements]
+            subprocess.run(install, check=True, env={**os.environ, "VIRTUAL_ENV": str(environment)})
 
     def has(self, name: str) -> bool:
-        """Whether an environment is there."""
+        """Whether an environment exists."""
         return self._folder is not None and self._python(name).exists()
 
     def versions(self) -> dict[str, list[str]]:
-        """The main packages of each."""
+        """Versions of the main packages of each environment."""
         found = {}
         for name in filter(self.has, PEERS):
             command = [str(self._python(name)), "-c", _VERSIONS]
-            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            found[name] = sorted(w for w in told if w.split("==")[0] in _TOLD)
+            packages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            found[name] = sorted(w for w in packages if w.split("==")[0] in _REPORTED)
         return found
 
     def commands(self, system: str, work: Work, images: Path) -> Command:
-        """How a system is started on a work."""
+        """Build the command of a system for a work."""
         given = [work.dumps(), str(images)]
         match system:
             case "farshore" | "bare":
                 return Command([[sys.executable, str(HERE / f"{system}_side.py"), *given]], work.rounds)
-            case "flower" | "flower, as it comes":
+            case "flower" | "flower, defaults":
                 more = ["defaults"] if system != "flower" else []
                 python = str(self._python("flower"))
                 return Command([[python, str(HERE / "flower_side.py"), *given, *more]], work.rounds)
@@ -114,31 +114,31 @@ class Peers:
 
 
 def become_reaper() -> None:
-    """Processes whose parents die become this one's children, so that none escapes the accounts (Linux)."""
+    """Make orphaned descendants children of this process, so that their CPU time is counted (Linux)."""
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 def measure(command: Command) -> Cost:
-    """Run a system to its end.
+    """Run a system to its end and measure it.
 
     Raises
     ------
     RuntimeError
-        It ended without its stamps; its last lines are told.
+        The system ended without its time stamps; includes the last lines of its output.
     """
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    said = subprocess.DEVNULL
+    discard = subprocess.DEVNULL
     processes = [
         subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if place == 0 else said,
-            stderr=subprocess.STDOUT if place == 0 else said,
+            stdout=subprocess.PIPE if index == 0 else discard,
+            stderr=subprocess.STDOUT if index == 0 else discard,
             text=True,
             env={**os.environ, **one, **environment},
         )
-        for place, (arguments, environment) in enumerate(zip(command.arguments, command.environments, strict=True))
+        for index, (arguments, environment) in enumerate(zip(command.arguments, command.environments, strict=True))
     ]
     memory = _Memory()
     before = _tree_cpu()
@@ -154,7 +154,7 @@ def measure(command: Command) -> Cost:
 
 
 def _stamps(process: subprocess.Popen[str]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """CPU and wall seconds at both stamps."""
+    """Read CPU and wall seconds at both time stamps."""
     assert process.stdout is not None
     assert process.stdin is not None
     found: dict[str, tuple[float, float]] = {}
@@ -171,7 +171,7 @@ def _stamps(process: subprocess.Popen[str]) -> tuple[tuple[float, float], tuple[
 
 
 def _tree_cpu() -> float:
-    """CPU seconds of all descendants, those that have ended included."""
+    """CPU seconds of all descendants, including terminated ones."""
     own = psutil.Process().cpu_times()
     total = own.children_user + own.children_system
     for process in psutil.Process().children(recursive=True):
@@ -184,14 +184,14 @@ def _tree_cpu() -> float:
 
 
 def _end_all() -> None:
-    """Whatever a system left behind is ended and reaped."""
-    left = psutil.Process().children(recursive=True)
-    for process in left:
+    """Kill and reap all remaining descendants."""
+    remaining = psutil.Process().children(recursive=True)
+    for process in remaining:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(remaining, timeout=10)
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -202,16 +202,16 @@ def _end_all() -> None:
 
 
 class _Memory:
-    """Watches the peak of the descendants' proportional set sizes."""
+    """Samples the peak of the descendants' total proportional set size."""
 
     def __init__(self) -> None:
         self.peak = 0
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(_SAMPLE_SECONDS):
+        while not self._stop.wait(_SAMPLE_SECONDS):
             total = 0
             for process in psutil.Process().children(recursive=True):
                 try:
@@ -221,8 +221,8 @@ class _Memory:
             self.peak = max(self.peak, total)
 
     def stop(self) -> None:
-        """Stop watching."""
-        self._over.set()
+        """Stop sampling."""
+        self._stop.set()
         self._thread.join()
 
 

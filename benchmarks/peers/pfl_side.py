@@ -1,4 +1,4 @@
-"""The work on pfl, one process of two; runs in an environment of its own: ``pfl_side.py WORK IMAGES``."""
+"""Run the work on pfl, as one of two processes in its own environment: ``pfl_side.py WORK IMAGES``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
 
 
 class Model(torch.nn.Module):
-    """The model with the two functions that pfl wants; an echo takes a step of one number."""
+    """The model with the interface required by pfl; an echo trains on a single sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Model(torch.nn.Module):
 
 
 def clients() -> FederatedDataset:
-    """Every client's window of the images."""
+    """Dataset with every client's window of the images."""
     x, y = images(FOLDER, WORK) if WORK.shape else (torch.zeros(1, 10), torch.zeros(1, dtype=torch.long))
 
     def dataset(client: int) -> PyTorchTensorDataset:
@@ -54,7 +54,7 @@ def clients() -> FederatedDataset:
 
 
 class Stamps(TrainingProcessCallback):
-    """Says when the first round has ended, and the last."""
+    """Signals the ends of the first and the last round."""
 
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
         if pytorch_ops.distributed is None or pytorch_ops.distributed.global_rank == 0:
@@ -66,7 +66,7 @@ class Stamps(TrainingProcessCallback):
 
 
 def main() -> None:
-    """All rounds."""
+    """Run all rounds."""
     torch.set_num_threads(1)
     np.random.seed(0)
     module = Model()

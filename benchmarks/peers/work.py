@@ -1,4 +1,4 @@
-"""The work that every simulator is given: models, data, clients. Needs nothing but torch and numpy."""
+"""The work given to every simulator: models, data and clients. Depends on torch and numpy only."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-#: Images in the file that all clients read windows of.
+#: Images in the shared file; each client uses a window of them.
 IMAGES = 10_000
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is simulated.
+    """A federated learning job.
 
-    ``shape`` is an image's; empty: clients return the model as it came. ``samples`` is each client's number of images;
-    ``spread`` the standard deviation of its logarithm where clients differ. ``rounds`` come after the first, which
-    counts as start-up.
+    ``shape`` is the shape of an image; if empty, clients return the model unchanged. ``samples`` is the number of
+    images per client, ``spread`` the standard deviation of its logarithm. ``rounds`` does not include the first round,
+    which counts as start-up.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Work:
     lr: float = 0.1
 
     def dumps(self) -> str:
-        """As JSON."""
+        """Serialize to JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def loads(cls, text: str) -> Work:
-        """From JSON."""
+        """Parse from JSON."""
         fields = json.loads(text)
         return cls(**{**fields, "shape": tuple(fields["shape"])})
 
     def window(self, client: int) -> tuple[int, int]:
-        """First image and number of images of a client."""
+        """Index of the first image and number of images of a client."""
         count = self.samples
         if self.spread:
             draw = np.random.default_rng(client).normal(np.log(self.samples) - self.spread**2 / 2, self.spread)
@@ -57,7 +57,7 @@ class Work:
 
 
 class Echo(nn.Module):
-    """So many numbers."""
+    """A model of ``params`` parameters."""
 
     def __init__(self, params: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Echo(nn.Module):
 
 
 def build(work: Work) -> nn.Module:
-    """The model, with the same first weights everywhere."""
+    """Build the model with the same initial weights in every process."""
     torch.manual_seed(0)
     match work.model:
         case "echo":
@@ -90,7 +90,7 @@ _opened: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 def images(folder: str, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images and classes, mapped from the disk once per process."""
+    """Load all images and labels, memory-mapped once per process."""
     key = f"{folder}/{'x'.join(map(str, work.shape))}"
     if key not in _opened:
         x, y = np.load(f"{key}.npy", mmap_mode="c"), np.load(f"{folder}/classes.npy")
@@ -99,7 +99,7 @@ def images(folder: str, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_images(folder: Path, shape: tuple[int, ...]) -> None:
-    """Make the files that :func:`images` reads, of random numbers: what is timed does not depend on them."""
+    """Write the files for :func:`images`, with random values: the cost does not depend on them."""
     rng = np.random.default_rng(0)
     path = folder / f"{'x'.join(map(str, shape))}.npy"
     if not path.exists():
@@ -108,7 +108,7 @@ def write_images(folder: Path, shape: tuple[int, ...]) -> None:
 
 
 def local_sgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int, lr: float) -> float:
-    """An epoch of plain SGD, as anybody writes it; returns the mean loss."""
+    """Train one epoch of plain SGD; returns the mean loss."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     total = 0.0
@@ -122,6 +122,6 @@ def local_sgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int, lr
 
 
 def stamp(event: str) -> None:
-    """Tell whoever measures that something happened, and wait until it has looked."""
+    """Signal an event to the measuring process and wait for its acknowledgement."""
     print(json.dumps({"event": event}), flush=True)
     sys.stdin.readline()

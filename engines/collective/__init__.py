@@ -1,1 +1,1 @@
-"""Nodes as the ranks of a ``torch.distributed`` process group: what data-parallel methods share."""
+"""Nodes as the ranks of a ``torch.distributed`` process group: the engine of the data-parallel methods."""

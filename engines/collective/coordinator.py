@@ -1,4 +1,4 @@
-"""The server's side of a collective run: it makes ranks of nodes, serves them, and makes new ones when one is lost."""
+"""The server side of a collective run: forms a group of ranks, serves it, and forms a new one when a rank is lost."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ Transport = Literal["star", "peers"]
 
 @dataclass(frozen=True)
 class ReadyNode:
-    """What a node says of itself when ranks are formed."""
+    """A node's ``ready`` message: the steps of its checkpoints, and whether other nodes may connect to it."""
 
     steps: tuple[int, ...]
     listens: bool
 
 
 class Coordinator:
-    """Forms ranks and serves them until all have ended.
+    """Forms groups of ranks and serves them until all ranks have finished.
+
+    Each group is a *generation*. When a rank is lost, or a restarted node rejoins at a checkpoint, the remaining ranks
+    form the next generation and continue from the newest checkpoint that any of them holds.
 
     Parameters
     ----------
     session : ServerSession
-    transport : "auto", "star" or "peers"
-    least : int
-        Ranks that it takes.
-    on_told : callable, optional
-        ``on_told(node, message)``: what a rank tells that is neither a collective nor of the forming.
+    transport : {"auto", "star", "peers"}
+    min_ranks : int
+        With fewer nodes the run waits for lost ones to rejoin.
+    on_message : callable, optional
+        ``on_message(node, message)``: called with every message that the engine itself does not use.
     """
 
     def __init__(
@@ -41,194 +44,203 @@ class Coordinator:
         session: ServerSession,
         *,
         transport: Literal["auto", "star", "peers"] = "auto",
-        least: int = 1,
-        on_told: Callable[[str, Message], None] | None = None,
+        min_ranks: int = 1,
+        on_message: Callable[[str, Message], None] | None = None,
     ) -> None:
-        self._session, self._transport, self._least = session, transport, least
-        self._on_told = on_told
+        self._session, self._transport, self._min_ranks = session, transport, min_ranks
+        self._on_message = on_message
         self._generation = 0
+        #: Nodes in the order of their ranks.
         self._members: list[str] = []
-        #: Nodes that are lost, until they are taken up again.
-        self._gone: set[str] = set()
-        self._hub: StarServer | None = None
-        self._store = SharedStore(self._say)
+        #: Lost nodes that have not rejoined.
+        self._lost: set[str] = set()
+        self._star: StarServer | None = None
+        self._store = SharedStore(self._send)
         self._final: Mapping[str, Tensor] = {}
         self._results: dict[str, Mapping[str, Any]] = {}
-        #: Where each formation began: step, ranks, transport.
+        #: First step, number of ranks and transport of each generation.
         self.formations: list[tuple[int, int, Transport]] = []
 
     def run(self) -> tuple[Mapping[str, Tensor], dict[str, Mapping[str, Any]]]:
-        """Until the ranks have ended; returns what the first of them sent, and each one's last words."""
+        """Serve the run until all ranks have finished.
+
+        Returns
+        -------
+        final : Mapping
+            Tensors of rank 0's ``end`` message: its model.
+        results : dict
+            The fields of each node's ``end`` message, by node.
+        """
         while True:
             self._form()
             if self._serve():
                 break
         for name in self._members:
-            self._tell(name, "done")
+            self._send_control(name, "done")
         return self._final, self._results
 
-    # -- forming --------------------------------------------------------------------------------------------------
+    # -- forming a group ------------------------------------------------------------------------------------------
 
     def _form(self) -> None:
-        self._readmit(self._least)
-        ready = self._all_ready()
-        self._members = sorted(ready, key=self._order)
+        self._readmit(self._min_ranks)
+        ready = self._collect_ready()
+        self._members = sorted(ready, key=self._cohort_position)
         self._generation += 1
-        transport = self._chosen(ready)
-        step = max((step for told in ready.values() for step in told.steps), default=0)
+        transport = self._choose_transport(ready)
+        step = max((step for node in ready.values() for step in node.steps), default=0)
         holders = [rank for rank, name in enumerate(self._members) if step in ready[name].steps]
-        self._hub = StarServer(self._members, self._generation, self._send)
+        self._star = StarServer(self._members, self._generation, self._send_to_rank)
         self._store.clear()
-        whole = len(holders) in (0, len(self._members))
+        all_or_none = len(holders) in (0, len(self._members))
         for rank, name in enumerate(self._members):
-            self._tell(
+            self._send_control(
                 name,
                 "form",
                 generation=self._generation,
                 rank=rank,
                 names=",".join(self._members),
                 step=step,
-                source=-1 if whole else holders[0],
+                source=-1 if all_or_none else holders[0],
                 transport=transport,
             )
         self.formations.append((step, len(self._members), transport))
-        way = "through the server" if transport == "star" else "node to node"
-        self._session.log(f"{len(self._members)} ranks from step {step}, {way}: {', '.join(self._members)}")
+        route = "through the server" if transport == "star" else "node to node"
+        self._session.log(f"{len(self._members)} ranks from step {step}, {route}: {', '.join(self._members)}")
 
-    def _all_ready(self) -> dict[str, ReadyNode]:
-        """Hear every node that is there; one that is lost meanwhile is left out."""
+    def _collect_ready(self) -> dict[str, ReadyNode]:
+        """Wait for a ``ready`` message from every connected node; drop nodes that are lost meanwhile."""
         ready: dict[str, ReadyNode] = {}
         while True:
-            owing = [n for n in self._session.channels if n not in ready and n not in self._gone]
-            if not owing:
-                if len(ready) >= self._least:
+            pending = [n for n in self._session.channels if n not in ready and n not in self._lost]
+            if not pending:
+                if len(ready) >= self._min_ranks:
                     return ready
-                self._readmit(self._least)
+                self._readmit(self._min_ranks)
                 continue
             try:
-                name, message = self._session.receive_any(owing)
+                name, message = self._session.receive_any(pending)
             except (PeerLostError, WireError) as error:
-                self._drop(error)
+                self._mark_lost(error)
                 ready.pop(error.name, None)
                 continue
             if message.fields.get("what") == "ready":
                 ready[name] = _read_ready(message)
 
-    def _chosen(self, ready: Mapping[str, ReadyNode]) -> Transport:
+    def _choose_transport(self, ready: Mapping[str, ReadyNode]) -> Transport:
         if self._transport == "star":
             return "star"
-        deaf = [name for name, told in ready.items() if not told.listens]
-        if not deaf:
+        not_listening = [name for name, node in ready.items() if not node.listens]
+        if not not_listening:
             return "peers"
         if self._transport == "peers":
             raise RunFailedError(
-                f"node {deaf[0]} may not listen for other nodes",
+                f"transport=peers: node {not_listening[0]} does not accept connections from other nodes",
                 hint="farshore node join --peer-listen IFACE, or transport=star",
             )
         return "star"
 
-    def _order(self, name: str) -> int:
+    def _cohort_position(self, name: str) -> int:
         return self._session.run.nodes.index(name)
 
     # -- serving --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> bool:
-        """Until all have ended (True), or the ranks must change (False)."""
-        assert self._hub is not None
-        ended: set[str] = set()
-        kept: dict[str, int] = {}
-        while len(ended) < len(self._members):
+        """Serve the current group; True when all ranks have finished, False when a new group must be formed."""
+        assert self._star is not None
+        finished: set[str] = set()
+        checkpoints: dict[str, int] = {}
+        while len(finished) < len(self._members):
             self._session.check_cancelled()
             try:
                 name, message = self._session.receive_any(self._members)
             except (PeerLostError, WireError) as error:
-                self._drop(error)
-                if error.name in ended or error.name not in self._members:
+                self._mark_lost(error)
+                if error.name in finished or error.name not in self._members:
                     self._members = [m for m in self._members if m != error.name]
                     continue
-                self._dissolve(f"node {error.name} was lost", [m for m in self._members if m != error.name])
+                self._end_group(f"node {error.name} was lost", [m for m in self._members if m != error.name])
                 return False
             what = message.fields.get("what")
             if message.kind in KINDS:
-                self._take(name, message)
+                self._handle_collective(name, message)
             elif what == "store":
-                self._store.take(name, message)
+                self._store.handle(name, message)
             elif what == "moved":
-                self._moved(name, message)
+                self._record_peer_traffic(name, message)
             elif what == "kept":
-                kept[name] = message.step
-                if len(kept) == len(self._members) and self._boundary(kept):
+                checkpoints[name] = message.step
+                if len(checkpoints) == len(self._members) and self._finish_checkpoint(checkpoints):
                     return False
             elif what == "end":
-                ended.add(name)
-                self._ended(name, message)
-            elif self._on_told is not None:
-                self._on_told(name, message)
+                finished.add(name)
+                self._record_end(name, message)
+            elif self._on_message is not None:
+                self._on_message(name, message)
         return True
 
-    def _take(self, name: str, message: Message) -> None:
-        assert self._hub is not None
+    def _handle_collective(self, name: str, message: Message) -> None:
+        assert self._star is not None
         try:
-            self._hub.take(self._members.index(name), message)
+            self._star.handle(self._members.index(name), message)
         except RunFailedError as error:
             for member in self._members:
-                self._tell(member, "failed", why=error.message)
+                self._send_control(member, "failed", why=error.message)
             raise
 
-    def _moved(self, name: str, message: Message) -> None:
+    def _record_peer_traffic(self, name: str, message: Message) -> None:
         for kind, size in message.fields.items():
             if kind in KINDS and isinstance(size, int) and 0 <= size < 1 << 50:
                 self._session.account(name, kind, message.step, size)
 
-    def _boundary(self, kept: dict[str, int]) -> bool:
-        """All have kept a step: go on, or (True) form anew with those who have come."""
-        if len(set(kept.values())) > 1:
-            raise RunFailedError(f"the ranks are at different steps: {kept}")
-        (step,) = set(kept.values())
-        kept.clear()
+    def _finish_checkpoint(self, checkpoints: dict[str, int]) -> bool:
+        """Save the server's checkpoint once all ranks have saved theirs; True if rejoined nodes need a new group."""
+        if len(set(checkpoints.values())) > 1:
+            raise RunFailedError(f"ranks saved checkpoints of different steps: {checkpoints}")
+        (step,) = set(checkpoints.values())
+        checkpoints.clear()
         self._session.save_checkpoint(step, {}, {"generation": self._generation})
-        if came := self._readmit():
-            self._dissolve(f"node {', '.join(came)} came back", self._members)
+        if rejoined := self._readmit():
+            self._end_group(f"node {', '.join(rejoined)} rejoined", self._members)
             return True
         for name in self._members:
-            self._tell(name, "go")
+            self._send_control(name, "go")
         return False
 
-    def _ended(self, name: str, message: Message) -> None:
+    def _record_end(self, name: str, message: Message) -> None:
         self._results[name] = {k: v for k, v in message.fields.items() if k != "what"}
         if message.tensors:
             self._final = message.tensors
 
-    def _dissolve(self, why: str, left: Sequence[str]) -> None:
-        self._session.log(f"{why}: the ranks are formed anew")
-        for name in left:
-            self._tell(name, "lost", why=why)
+    def _end_group(self, reason: str, remaining: Sequence[str]) -> None:
+        self._session.log(f"{reason}: forming a new group of ranks")
+        for name in remaining:
+            self._send_control(name, "lost", why=reason)
 
     def _readmit(self, least: int = 0) -> list[str]:
-        came = self._session.readmit(least)
-        self._gone -= set(came)
-        return came
+        rejoined = self._session.readmit(least)
+        self._lost -= set(rejoined)
+        return rejoined
 
-    # -- talking --------------------------------------------------------------------------------------------------
+    # -- sending --------------------------------------------------------------------------------------------------
 
-    def _drop(self, error: PeerLostError | WireError) -> None:
+    def _mark_lost(self, error: PeerLostError | WireError) -> None:
         self._session.log(str(error))
         if isinstance(error, WireError):
             self._session.dismiss(error.name, str(error))
-        self._gone.add(error.name)
+        self._lost.add(error.name)
 
-    def _tell(self, name: str, what: str, **fields: Any) -> None:
-        self._say(name, Message("control", fields={"what": what, **fields}))
+    def _send_control(self, name: str, what: str, **fields: Any) -> None:
+        self._send(name, Message("control", fields={"what": what, **fields}))
 
-    def _send(self, rank: int, message: Message) -> None:
-        self._say(self._members[rank], message)
+    def _send_to_rank(self, rank: int, message: Message) -> None:
+        self._send(self._members[rank], message)
 
-    def _say(self, name: str, message: Message) -> None:
-        """Send; a node that is gone is noticed when it is heard next."""
+    def _send(self, name: str, message: Message) -> None:
+        """Send to a node. A lost node is only logged: the next receive raises the error."""
         try:
             self._session.channels[name].send(message)
         except PeerLostError:
-            self._session.log(f"node {name} was lost while it was told something")
+            self._session.log(f"node {name} was lost while a {message.kind} message was sent to it")
 
 
 def _read_ready(message: Message) -> ReadyNode:

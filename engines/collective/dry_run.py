@@ -1,7 +1,7 @@
-"""A rank without others: its collectives are written down and done at once, to know what a run sends before it runs.
+"""A process group of one rank that records its collectives instead of sending them, to estimate a run's traffic.
 
-What others would send is as this rank's own, or is left out: what is computed means nothing, how much is sent does not
-depend on it.
+The parts of the other ranks are copies of this rank's own, or missing. The computed values are therefore meaningless;
+the sizes of the messages do not depend on them.
 """
 
 from __future__ import annotations
@@ -21,145 +21,147 @@ from torch._C._distributed_c10d import HashStore
 from ...core.message import Message, Scalar, Tensor
 from . import gloo_backend
 from .gloo_backend import GlooGroup
-from .star_backend import StarGroup, StarWork, done
+from .star_backend import StarGroup, StarWork, completed
 from .star_client import Tensors
 from .star_server import StarServer
 from .tensors import to_wire
 
-#: What a rank sends: messages to the server, or bytes to other ranks by kind.
+#: What a rank sends: messages to the server, or bytes to other ranks by kind of collective.
 Sent: TypeAlias = "list[Message] | dict[str, int]"
 
 
 class DryStarClient:
-    """Writes down what a star's ranks ask; see :class:`~farshore.engines.collective.star_client.StarClient`."""
+    """Records a rank's requests in place of a :class:`~farshore.engines.collective.star_client.StarClient`."""
 
-    #: Of the only group.
+    #: Generation of the only group.
     generation = 1
 
     def __init__(self) -> None:
-        self._asked: list[Message] = []
-        self._numbers: dict[str, int] = defaultdict(int)
+        self._requests: list[Message] = []
+        self._sequence_numbers: dict[str, int] = defaultdict(int)
 
-    def number(self, place: str) -> int:
-        """The next number of a sequence."""
-        self._numbers[place] += 1
-        return self._numbers[place]
+    def next_number(self, sequence: str) -> int:
+        """Return the next number of a sequence."""
+        self._sequence_numbers[sequence] += 1
+        return self._sequence_numbers[sequence]
 
-    def ask(
+    def send_part(
         self, kind: str, group: str, number: int, tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Scalar]
     ) -> None:
-        """A rank's part of a collective; of its tensors only the shapes are kept."""
-        told = {"group": group, "generation": self.generation, **fields}
-        packed = {name: _hollow(to_wire(tensor)) for name, tensor in tensors.items()}
-        self._asked.append(Message(kind, micro=number, tensors=packed, fields=told))
+        """Record a rank's part of a collective; only shapes and types of its tensors are kept."""
+        header = {"group": group, "generation": self.generation, **fields}
+        packed = {name: _without_values(to_wire(tensor)) for name, tensor in tensors.items()}
+        self._requests.append(Message(kind, micro=number, tensors=packed, fields=header))
 
-    def taken(self) -> list[Message]:
-        """What was asked since the last call."""
-        asked, self._asked = self._asked, []
-        return asked
+    def drain(self) -> list[Message]:
+        """Return the requests since the last call."""
+        requests, self._requests = self._requests, []
+        return requests
 
 
 class DryStar(StarGroup):
-    """A star's rank whose questions are written down."""
+    """A star group whose collectives complete at once without a reply."""
 
     def allgather(  # type: ignore[override]
         self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: Any = None
     ) -> StarWork:
-        _gather(outputs, inputs)
+        _fill_gathered(outputs, inputs)
         return super().allgather(outputs, inputs, opts)
 
     def recv(self, tensors: list[torch.Tensor], source: int, tag: int) -> StarWork:
-        return done(tensors)
+        return completed(tensors)
 
     def _collective(
-        self, kind: str, sent: Tensors | None, fields: dict[str, Any], take: Any, tensors: Sequence[torch.Tensor]
+        self, kind: str, sent: Tensors | None, fields: dict[str, Any], unpack: Any, tensors: Sequence[torch.Tensor]
     ) -> StarWork:
         return super()._collective(kind, sent, fields, None, tensors)
 
 
 class DryGloo:
-    """Does nothing at once, in the place of gloo."""
+    """Completes every collective at once, in place of gloo."""
 
     def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: Any = None) -> StarWork:
-        """From ranks that all have the same."""
-        _gather(outputs, inputs)
-        return done([])
+        """Gather as if all ranks sent the same."""
+        _fill_gathered(outputs, inputs)
+        return completed([])
 
     def __getattr__(self, name: str) -> Callable[..., StarWork]:
-        return lambda *given: done(_flat(given))
+        return lambda *args: completed(_output_tensors(args))
 
 
 @contextlib.contextmanager
 def dry_rank(transport: Literal["star", "peers"], rank: int, size: int) -> Iterator[Callable[[], Sent]]:
-    """The default process group of one rank that has no others, as a context.
+    """Make a dry-run default process group of one rank; a context manager.
 
     Yields
     ------
     callable
-        What was sent since it was called last.
+        Returns what this rank would have sent since the last call.
     """
-    line = DryStarClient()
+    client = DryStarClient()
 
     def make(options: Any, _: Any) -> dist.ProcessGroup:
         if transport == "peers":
             return GlooGroup(DryGloo(), options.group_rank, options.group_size)
         members = options.global_ranks_in_group or list(range(options.group_size))
-        return DryStar(line, str(options.group_id), options.group_rank, options.group_size, members)  # type: ignore[arg-type]
+        return DryStar(client, str(options.group_id), options.group_rank, options.group_size, members)  # type: ignore[arg-type]
 
     global _make
     _make = make
-    # The name tells the transport, as the programs that look at it expect.
+    # The name contains the transport: programs choose their collectives by it.
     backend = f"dry_{transport}"
     if not hasattr(dist.Backend, backend.upper()):
-        dist.Backend.register_backend(backend, lambda *given: _make(*given), extended_api=True, devices=["cpu"])
-    gloo_backend.taken()
+        dist.Backend.register_backend(backend, lambda *args: _make(*args), extended_api=True, devices=["cpu"])
+    gloo_backend.drain_counters()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so little is computed that more would only get in each other's way
+    torch.set_num_threads(1)  # the tensors are too small for more
     dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=size)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of how fast this is
-            yield _peers_taken if transport == "peers" else line.taken
+        with warnings.catch_warnings(action="ignore"):  # about performance
+            yield _drain_peer_bytes if transport == "peers" else client.drain
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads)
-        gloo_backend.taken()
+        gloo_backend.drain_counters()
 
 
 _make: Callable[[Any, Any], dist.ProcessGroup]
 
 
-def _peers_taken() -> dict[str, int]:
-    return {kind: one.bytes for kind, one in gloo_backend.taken().items()}
+def _drain_peer_bytes() -> dict[str, int]:
+    return {kind: one.bytes for kind, one in gloo_backend.drain_counters().items()}
 
 
-def answers(asked: Sequence[Sequence[Message]]) -> list[list[Message]]:
-    """What the server would send each rank, given what all of them ask between two moments when none waits."""
-    names = [str(rank) for rank in range(len(asked))]
-    found: list[list[Message]] = [[] for _ in asked]
-    hub = StarServer(names, DryStarClient.generation, lambda rank, message: found[rank].append(_hollowed(message)))
-    for rank, messages in enumerate(asked):
+def replies(requests: Sequence[Sequence[Message]]) -> list[list[Message]]:
+    """Return the server's replies to each rank, given the requests of all ranks in one step."""
+    names = [str(rank) for rank in range(len(requests))]
+    found: list[list[Message]] = [[] for _ in requests]
+
+    def record(rank: int, message: Message) -> None:
+        tensors = {name: _without_values(tensor) for name, tensor in message.tensors.items()}
+        found[rank].append(replace(message, tensors=tensors))
+
+    server = StarServer(names, DryStarClient.generation, record)
+    for rank, messages in enumerate(requests):
         for message in messages:
-            hub.take(rank, message)
+            server.handle(rank, message)
     return found
 
 
-def _gather(outputs: Sequence[Sequence[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> None:
-    # DDP compares what all ranks gather, and refuses to begin where they differ.
-    for targets, given in zip(outputs, inputs, strict=True):
+def _fill_gathered(outputs: Sequence[Sequence[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> None:
+    # DDP gathers the shapes of all ranks' parameters and refuses to start if they differ.
+    for targets, own in zip(outputs, inputs, strict=True):
         for target in targets:
-            target.copy_(given)
+            target.copy_(own)
 
 
-def _hollow(tensor: Tensor) -> Tensor:
+def _without_values(tensor: Tensor) -> Tensor:
+    """Replace the array by zeros of the same shape and type that take no memory."""
     array = np.broadcast_to(np.zeros((), tensor.array.dtype), tensor.array.shape)
     return replace(tensor, array=array)
 
 
-def _hollowed(message: Message) -> Message:
-    return replace(message, tensors={name: _hollow(tensor) for name, tensor in message.tensors.items()})
-
-
-def _flat(given: Sequence[Any]) -> list[torch.Tensor]:
-    """The tensors of a collective's arguments that are changed: those of the first argument."""
-    first = given[0] if given else []
+def _output_tensors(args: Sequence[Any]) -> list[torch.Tensor]:
+    """Return the tensors that a collective writes to: those of its first argument."""
+    first = args[0] if args else []
     return list(first) if isinstance(first, list) and all(isinstance(t, torch.Tensor) for t in first) else []

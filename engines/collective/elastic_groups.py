@@ -1,4 +1,4 @@
-"""A node's side of a collective run: it becomes a rank, and another one when the ranks are formed anew."""
+"""The node side of a collective run: joins one group of ranks after the other until the work is done."""
 
 from __future__ import annotations
 
@@ -22,151 +22,158 @@ from .star_client import RanksChangedError, StarClient
 from .store import ChannelStore
 from .tensors import to_wire
 
-#: Seconds in which the server notices what a rank has seen before it: that a peer is gone.
-NOTICE = 30.0
-#: Longest that a rank waits for another, node to node; a star needs none, the server knows who is lost.
-PATIENCE = datetime.timedelta(minutes=5)
+#: How long to wait for the server's verdict after a gloo collective failed, in seconds. A rank may notice a lost peer
+#: before the server does.
+SERVER_NOTICE_SECONDS = 30.0
+#: gloo's timeout of a collective. ``star`` needs none: the server knows which nodes are lost.
+PEER_TIMEOUT = datetime.timedelta(minutes=5)
 
 
 @dataclass
 class ElasticGroup:
-    """The ranks as they are now, and where they begin.
+    """One generation of ranks, and the step at which they start.
 
-    Use it as a context: the default process group exists inside. When ranks are lost or come, whatever runs inside is
-    left by an exception that ends here.
+    A context manager: the default process group exists inside. When a rank is lost or a node rejoins, the code inside
+    is left by an exception, which the context manager swallows (:attr:`changed` is then True).
 
     Attributes
     ----------
-    rank, names : int, sequence of str
-        This node's rank, and the nodes by rank.
+    rank : int
+        This node's rank.
+    names : tuple of str
+        The nodes by rank.
     step : int
-        Training step to begin at.
-    held : bool
-        Whether this node has a checkpoint of that step.
+        Training step to start at.
+    has_checkpoint : bool
+        Whether this node holds a checkpoint of ``step``.
     source : int
-        A rank that has it, where some have not; -1 where all have it or nobody needs one.
+        A rank that holds the checkpoint, if others lack it; -1 if all have it or none exists.
+    transport : {"star", "peers"}
+    changed : bool
+        Whether the group was left because the ranks changed.
     """
 
     rank: int
     names: tuple[str, ...]
     step: int
-    held: bool
+    has_checkpoint: bool
     source: int
     transport: Literal["star", "peers"]
-    _line: StarClient
+    _client: StarClient
     _session: NodeSession
-    _saved: list[int]
+    _saved_steps: list[int]
     changed: bool = field(default=False)
 
     @property
     def size(self) -> int:
-        """How many ranks there are."""
+        """Number of ranks."""
         return len(self.names)
 
     def __enter__(self) -> ElasticGroup:
         if self.transport == "star":
-            register(self._line)
+            register(self._client)
             dist.init_process_group("star", store=HashStore(), rank=self.rank, world_size=self.size)
         else:
             gloo_backend.register()
-            self._line.on_over = gloo_backend.hang_up
-            store = ChannelStore(self._line)
-            dist.init_process_group("peers", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+            self._client.on_abort = gloo_backend.abort_connections
+            store = ChannelStore(self._client)
+            dist.init_process_group("peers", store=store, rank=self.rank, world_size=self.size, timeout=PEER_TIMEOUT)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is not None and self.transport == "peers":
-            gloo_backend.hang_up()  # whoever waits for this rank shall not
+            gloo_backend.abort_connections()  # ranks that wait for this one fail now instead of after the timeout
         dist.destroy_process_group()
         if error is None:
             return False
-        # A collective fails with an error of torch's own: the line knows the reason, or will when the server does.
+        # A failed collective raises a RuntimeError of torch. The cause is what the server reports, maybe a bit later.
         peers_failed = self.transport == "peers" and isinstance(error, RuntimeError)
-        broken = self._line.verdict(NOTICE) if peers_failed else self._line.broken
-        self.changed = isinstance(error, RanksChangedError) or isinstance(broken, RanksChangedError)
-        if isinstance(broken, RunFailedError) and not isinstance(error, RunFailedError):
-            raise broken from error
+        cause = self._client.wait_for_error(SERVER_NOTICE_SECONDS) if peers_failed else self._client.error
+        self.changed = isinstance(error, RanksChangedError) or isinstance(cause, RanksChangedError)
+        if isinstance(cause, RunFailedError) and not isinstance(error, RunFailedError):
+            raise cause from error
         return self.changed
 
-    def at(self, step: int) -> None:
-        """Tell which step collectives belong to from now on."""
-        if step != self._line.step:
-            self._settle()
-        self._line.step = step
+    def set_step(self, step: int) -> None:
+        """Account the following collectives to a training step."""
+        if step != self._client.step:
+            self._report_peer_traffic()
+        self._client.step = step
 
-    def _settle(self) -> None:
-        """Tell what this node sent to others in the step that is over; the server sees it only so."""
-        if moved := gloo_backend.taken():
-            self._line.tell("moved", None, **{kind: one.bytes for kind, one in moved.items()})
+    def _report_peer_traffic(self) -> None:
+        """Send the server the bytes that this node sent to other nodes in the step that ends."""
+        if counters := gloo_backend.drain_counters():
+            self._client.send_control("moved", None, **{kind: one.bytes for kind, one in counters.items()})
 
-    def load(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """This node's checkpoint of :attr:`step`."""
+    def load_checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Load this node's checkpoint of :attr:`step`."""
         return self._session.load_checkpoint(self.step)
 
-    def boundary(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Save a checkpoint, and go on when all have.
+    def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Save a checkpoint and wait until all ranks have saved theirs.
 
         Raises
         ------
         RanksChangedError
-            Nodes have come back: the ranks are formed anew, from here.
+            Nodes rejoined: a new group forms, which starts from this checkpoint.
         """
-        self.at(step)
+        self.set_step(step)
         self._session.save_checkpoint(step, tensors, meta)
-        self._saved[:] = [*self._saved, step][-2:]
-        self._line.tell("kept")
-        if self._line.hear().fields.get("what") != "go":
-            raise RanksChangedError("the ranks are formed anew")
+        self._saved_steps[:] = [*self._saved_steps, step][-2:]
+        self._client.send_control("kept")
+        if self._client.receive_control().fields.get("what") != "go":
+            raise RanksChangedError("a new group of ranks forms")
 
-    def tell(self, what: str, **fields: Scalar) -> None:
-        """Tell the server program something; it knows ``what``."""
-        self._line.tell(what, None, **fields)
+    def report(self, what: str, **fields: Scalar) -> None:
+        """Send a control message of kind ``what`` to the server program."""
+        self._client.send_control(what, None, **fields)
 
-    def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        """Say that this rank has done its work, with the result if it is to give one; waits for all."""
-        self._settle()
-        self._line.tell("end", {name: to_wire(tensor) for name, tensor in tensors.items()}, **fields)
-        if self._line.hear().fields.get("what") != "done":
-            raise RanksChangedError("the ranks are formed anew")
+    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+        """Report that this rank has finished, with its result if it has one; wait for all ranks."""
+        self._report_peer_traffic()
+        self._client.send_control("end", {name: to_wire(tensor) for name, tensor in tensors.items()}, **fields)
+        if self._client.receive_control().fields.get("what") != "done":
+            raise RanksChangedError("a new group of ranks forms")
 
 
 def elastic_groups(session: NodeSession, listen: str = "") -> Iterator[ElasticGroup]:
-    """The ranks that a node is part of, one after the other, until its work is done.
+    """Yield the groups that a node is a member of, one after the other, until its work is done.
 
     Parameters
     ----------
+    session : NodeSession
     listen : str
-        Network interface on which other nodes may reach this one; empty: none.
+        Network interface on which other nodes may connect to this one; empty: they may not.
     """
-    line = StarClient(session.channel)
-    saved = [] if session.resume_step is None else [session.resume_step]
+    client = StarClient(session.channel)
+    saved_steps = [] if session.resume_step is None else [session.resume_step]
     if listen:
         os.environ["GLOO_SOCKET_IFNAME"] = listen
     while True:
-        line.tell("ready", steps=",".join(map(str, saved)), listens=bool(listen))
-        said = line.hear()
-        while said.fields.get("what") != "form":
-            said = line.hear()
-        line.begin(int(said.fields["generation"]))
-        world = _read(said, line, session, saved)
-        yield world
-        if not world.changed:
+        client.send_control("ready", steps=",".join(map(str, saved_steps)), listens=bool(listen))
+        form = client.receive_control()
+        while form.fields.get("what") != "form":
+            form = client.receive_control()
+        client.start_generation(int(form.fields["generation"]))
+        group = _read_form(form, client, session, saved_steps)
+        yield group
+        if not group.changed:
             return
 
 
-def _read(said: Message, line: StarClient, session: NodeSession, saved: list[int]) -> ElasticGroup:
-    fields = said.fields
+def _read_form(form: Message, client: StarClient, session: NodeSession, saved_steps: list[int]) -> ElasticGroup:
+    fields = form.fields
     step = int(fields["step"])
     return ElasticGroup(
         rank=int(fields["rank"]),
         names=tuple(str(fields["names"]).split(",")),
         step=step,
-        held=step in saved,
+        has_checkpoint=step in saved_steps,
         source=int(fields["source"]),
         transport="peers" if fields["transport"] == "peers" else "star",
-        _line=line,
+        _client=client,
         _session=session,
-        _saved=saved,
+        _saved_steps=saved_steps,
     )

@@ -1,6 +1,6 @@
-"""A process group whose ranks talk node to node (gloo), with an account of what each collective moves.
+"""A gloo process group, node to node, that counts the bytes of each collective.
 
-gloo talks in plain text and listens on a port of its own: for one machine, or a network that is trusted.
+gloo does not encrypt and opens a port of its own: use it on one machine or in a trusted network.
 """
 
 from __future__ import annotations
@@ -27,54 +27,53 @@ from torch._C._distributed_c10d import (
     Work,
 )
 
-from .volumes import all_gather_numbers, all_reduce_numbers, broadcast_copies, gloo_reduce_numbers
+from .volumes import all_gather_elements, all_reduce_elements, broadcast_copies, gloo_reduce_elements
 
 
 @dataclass
-class Moved:
-    """What this rank sent to others in collectives of one kind."""
+class SentCounter:
+    """Calls and bytes that this rank sent in collectives of one kind."""
 
     calls: int = 0
     bytes: int = 0
 
 
-#: By kind, since :func:`taken` was called last; one process is one rank.
-_MOVED: dict[str, Moved] = defaultdict(Moved)
+#: Counters by kind since the last :func:`drain_counters`; one process is one rank.
+_COUNTERS: dict[str, SentCounter] = defaultdict(SentCounter)
 
 
-#: Connections that gloo has made, by descriptor: what :func:`hang_up` ends.
+#: gloo's connections by file descriptor, for :func:`abort_connections`.
 _CONNECTIONS: dict[int, tuple[object, object]] = {}
 
 
-def hang_up() -> None:
-    """End all collectives under way, with an error; from any thread.
+def abort_connections() -> None:
+    """Fail all collectives in progress by shutting down gloo's connections; may be called from any thread.
 
-    Gloo has no way to interrupt one that waits for a rank which waits for another: its ``abort`` leaves them waiting.
-    So the connections beneath them are shut down.
+    gloo's own ``abort`` does not interrupt a collective that waits for a rank which itself waits for another one.
     """
     now = _connections()
-    for descriptor, ends in _CONNECTIONS.items():
-        if now.get(descriptor) == ends:  # else it was closed, and its number is another's
+    for descriptor, addresses in _CONNECTIONS.items():
+        if now.get(descriptor) == addresses:  # else it was closed and the descriptor reused
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as found:
                 found.shutdown(socket.SHUT_RDWR)
     _CONNECTIONS.clear()
 
 
 def _connections() -> dict[int, tuple[object, object]]:
-    """This process' TCP connections: descriptor -> both addresses."""
+    """Return this process' TCP connections: file descriptor -> local and remote address."""
     found = psutil.Process().net_connections(kind="tcp")
     return {c.fd: (c.laddr, c.raddr) for c in found if c.fd >= 0 and c.raddr}
 
 
-def taken() -> dict[str, Moved]:
-    """What was sent since the last call."""
-    found = dict(_MOVED)
-    _MOVED.clear()
+def drain_counters() -> dict[str, SentCounter]:
+    """Return the counters by kind of collective and reset them."""
+    found = dict(_COUNTERS)
+    _COUNTERS.clear()
     return found
 
 
 class GlooGroup(dist.ProcessGroup):
-    """Gloo, counted.
+    """A gloo group that counts what this rank sends.
 
     Parameters
     ----------
@@ -84,33 +83,33 @@ class GlooGroup(dist.ProcessGroup):
 
     def __init__(self, gloo: Any, rank: int, size: int) -> None:
         super().__init__(rank, size)
-        self._gloo, self._me, self._size = gloo, rank, size
+        self._gloo, self._rank, self._size = gloo, rank, size
 
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
-        """Of the backend."""
+        """Return the backend's name."""
         return "peers"
 
-    # Names, arguments and results are torch's, see torch.distributed.ProcessGroup.
+    # Names, arguments and results are those of torch.distributed.ProcessGroup.
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
-        self._count("all_reduce", tensors, lambda n: all_reduce_numbers(n, self._size, self._me))
+        self._count("all_reduce", tensors, lambda n: all_reduce_elements(n, self._size, self._rank))
         work: Work = self._gloo.allreduce(tensors, opts or AllreduceOptions())
         return work
 
     def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> Work:
-        self._count("all_reduce", tensors, lambda n: all_reduce_numbers(n, self._size, self._me))
+        self._count("all_reduce", tensors, lambda n: all_reduce_elements(n, self._size, self._rank))
         work: Work = self._gloo.allreduce_coalesced(tensors, opts or AllreduceCoalescedOptions())
         return work
 
     def reduce(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         root = opts.rootRank
-        self._count("reduce", tensors, lambda n: gloo_reduce_numbers(n, self._size, self._me, root))
+        self._count("reduce", tensors, lambda n: gloo_reduce_elements(n, self._size, self._rank, root))
         work: Work = self._gloo.reduce(tensors, opts)
         return work
 
     def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         opts = opts or BroadcastOptions()
-        copies = broadcast_copies(self._size, self._me, opts.rootRank)
+        copies = broadcast_copies(self._size, self._rank, opts.rootRank)
         self._count("broadcast", tensors, lambda n: copies * n)
         work: Work = self._gloo.broadcast(tensors, opts)
         return work
@@ -118,7 +117,7 @@ class GlooGroup(dist.ProcessGroup):
     def allgather(  # type: ignore[override]
         self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None
     ) -> Work:
-        self._count("all_gather", inputs, lambda n: all_gather_numbers(n, self._size))
+        self._count("all_gather", inputs, lambda n: all_gather_elements(n, self._size))
         work: Work = self._gloo.allgather(outputs, inputs, opts or AllgatherOptions())
         return work
 
@@ -126,7 +125,7 @@ class GlooGroup(dist.ProcessGroup):
         self, output: Tensor, given: Tensor, output_sizes: list[int], input_sizes: list[int], opts: Any = None
     ) -> Work:
         row = given[0].numel() if given.dim() > 1 and len(given) else 1
-        own = input_sizes[self._me] * row if input_sizes else given.numel() // self._size
+        own = input_sizes[self._rank] * row if input_sizes else given.numel() // self._size
         self._count("all_to_all", [given], lambda n: n - own)
         work: Work = self._gloo.alltoall_base(output, given, output_sizes, input_sizes, opts or AllToAllOptions())
         return work
@@ -144,14 +143,14 @@ class GlooGroup(dist.ProcessGroup):
         work: Work = self._gloo.barrier(opts or BarrierOptions())
         return work
 
-    def _count(self, kind: str, tensors: Sequence[Tensor], numbers: Any) -> None:
-        moved = _MOVED[kind]
-        moved.calls += 1
-        moved.bytes += sum(numbers(tensor.numel()) * tensor.element_size() for tensor in tensors)
+    def _count(self, kind: str, tensors: Sequence[Tensor], elements_sent: Any) -> None:
+        counter = _COUNTERS[kind]
+        counter.calls += 1
+        counter.bytes += sum(elements_sent(tensor.numel()) * tensor.element_size() for tensor in tensors)
 
 
 def register() -> None:
-    """Make ``peers`` a backend of :func:`torch.distributed.init_process_group`."""
+    """Register ``peers`` as a backend of :func:`torch.distributed.init_process_group`."""
     if not hasattr(dist.Backend, "PEERS"):
         dist.Backend.register_backend("peers", _make, extended_api=True, devices=["cpu"])
 
@@ -159,5 +158,5 @@ def register() -> None:
 def _make(options: Any, _: Any) -> GlooGroup:
     before = _connections()
     gloo = ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
-    _CONNECTIONS.update({fd: ends for fd, ends in _connections().items() if before.get(fd) != ends})
+    _CONNECTIONS.update({fd: addresses for fd, addresses in _connections().items() if before.get(fd) != addresses})
     return GlooGroup(gloo, options.group_rank, options.group_size)

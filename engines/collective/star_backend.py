@@ -1,8 +1,8 @@
-"""A ``torch.distributed`` process group whose ranks talk through the server, over the run's own metered channels.
+"""A ``torch.distributed`` backend whose collectives go through the server, over the run's own metered channels.
 
-It is what DistributedDataParallel, its communication hooks and ``torch.distributed``'s functions need of a backend:
-all-reduce, broadcast, reduce, all-gather, all-to-all, send, receive and barrier, on CPU tensors. Each is one message
-up, and one down for whoever gets something.
+It implements what DistributedDataParallel, its communication hooks and the functions of ``torch.distributed`` need:
+all-reduce, broadcast, reduce, all-gather, all-to-all, send, receive and barrier, on CPU tensors. Each collective is one
+message to the server per rank, and one reply to each rank that receives something.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Work
 
-from .star_client import Answer, StarClient, Tensors
+from .star_client import PendingReply, StarClient, Tensors
 from .tensors import copy_into
 
-#: Names of reductions as they travel; the hub knows the same.
+#: Names of the reductions in messages; the star server knows the same names.
 REDUCTIONS = {
     dist.ReduceOp.SUM: "sum",
     dist.ReduceOp.AVG: "avg",
@@ -29,56 +29,56 @@ REDUCTIONS = {
 
 
 class StarWork(Work):
-    """A collective under way."""
+    """A collective in progress."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, reply: PendingReply) -> None:
         super().__init__()
-        self._answer = answer
+        self._reply = reply
 
     def wait(self, timeout: Any = None) -> bool:
-        """Until its tensors are in place.
+        """Block until the results are in the collective's tensors.
 
         Raises
         ------
         RuntimeError
-            The ranks changed meanwhile; the line has the reason.
+            The group was aborted; :attr:`StarClient.error` is the cause.
         """
-        self._answer.future.wait()
+        self._reply.future.wait()
         return True
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
-        """Of the tensors."""
-        return self._answer.future
+        """Return a future of the collective's tensors."""
+        return self._reply.future
 
     def is_completed(self) -> bool:
-        """Whether :meth:`wait` would return at once."""
-        return bool(self._answer.future.done())
+        """Return whether :meth:`wait` would return at once."""
+        return bool(self._reply.future.done())
 
 
 class StarGroup(dist.ProcessGroup):
-    """Ranks around the server.
+    """A process group whose ranks communicate through the server.
 
     Parameters
     ----------
-    line : Line
+    client : StarClient
     name : str
-        The same on all ranks.
+        Name of the group, the same on all ranks.
     rank, size : int
-        Within the group.
+        This rank and the number of ranks, within the group.
     members : sequence of int
-        Its ranks in the world, in the order of the group.
+        Ranks of the members in the default group, in the order of this group.
     """
 
-    def __init__(self, line: StarClient, name: str, rank: int, size: int, members: Sequence[int]) -> None:
+    def __init__(self, client: StarClient, name: str, rank: int, size: int, members: Sequence[int]) -> None:
         super().__init__(rank, size)
-        self._line, self._name, self._me, self._size = line, name, rank, size
+        self._client, self._name, self._rank, self._size = client, name, rank, size
         self._fields = {"members": ",".join(map(str, members))}
 
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
-        """Of the backend."""
+        """Return the backend's name."""
         return "star"
 
-    # Names, arguments and results are torch's, see torch.distributed.ProcessGroup.
+    # Names, arguments and results are those of torch.distributed.ProcessGroup.
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         return self._reduced("all_reduce", tensors, opts, root=-1)
@@ -91,18 +91,18 @@ class StarGroup(dist.ProcessGroup):
 
     def broadcast(self, tensors: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
         root = opts.rootRank if opts is not None else 0
-        if self._me == root:
-            return self._collective("broadcast", _named(tensors), {"root": root}, None, tensors)
-        return self._collective("broadcast", None, {}, _into(tensors), tensors)
+        if self._rank == root:
+            return self._collective("broadcast", _by_index(tensors), {"root": root}, None, tensors)
+        return self._collective("broadcast", None, {}, _copy_to(tensors), tensors)
 
     def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StarWork:  # type: ignore[override]
-        def take(found: Tensors) -> list[Tensor]:
-            for index, given in enumerate(inputs):
+        def unpack(received: Tensors) -> list[Tensor]:
+            for index, own in enumerate(inputs):
                 for rank, target in enumerate(outputs[index]):
-                    copy_into(target, given.reshape(-1) if rank == self._me else found[f"{rank}.{index}"])
+                    copy_into(target, own.reshape(-1) if rank == self._rank else received[f"{rank}.{index}"])
             return [target for targets in outputs for target in targets]
 
-        return self._collective("all_gather", _named(inputs), {}, take, inputs)
+        return self._collective("all_gather", _by_index(inputs), {}, unpack, inputs)
 
     def _allgather_base(self, output: Tensor, given: Tensor, opts: Any = None) -> StarWork:
         return self.allgather([list(output.view(self._size, -1).unbind(0))], [given], opts)
@@ -110,27 +110,28 @@ class StarGroup(dist.ProcessGroup):
     def alltoall_base(
         self, output: Tensor, given: Tensor, output_sizes: list[int], input_sizes: list[int], opts: Any = None
     ) -> StarWork:
-        sent = torch.split(given.reshape(-1), _numbers(given, input_sizes, self._size))
-        received = torch.split(output.view(-1), _numbers(output, output_sizes, self._size))
+        sent = torch.split(given.reshape(-1), _split_sizes(given, input_sizes, self._size))
+        targets = torch.split(output.view(-1), _split_sizes(output, output_sizes, self._size))
 
-        def take(found: Tensors) -> list[Tensor]:
-            for rank, target in enumerate(received):
+        def unpack(received: Tensors) -> list[Tensor]:
+            for rank, target in enumerate(targets):
                 if target.numel():
-                    copy_into(target, sent[rank] if rank == self._me else found[str(rank)])
+                    copy_into(target, sent[rank] if rank == self._rank else received[str(rank)])
             return [output]
 
-        others = {str(rank): part for rank, part in enumerate(sent) if rank != self._me and part.numel()}
-        return self._collective("all_to_all", others, {}, take, [given])
+        others = {str(rank): part for rank, part in enumerate(sent) if rank != self._rank and part.numel()}
+        return self._collective("all_to_all", others, {}, unpack, [given])
 
     def send(self, tensors: list[Tensor], target: int, tag: int) -> StarWork:
-        place = f"{self._name}/{self._me}-{target}/{tag}"
-        self._line.ask("send", place, self._line.number(place), _named(tensors), {**self._fields, "target": target})
-        return done(tensors)
+        sequence = f"{self._name}/{self._rank}-{target}/{tag}"
+        number = self._client.next_number(sequence)
+        self._client.send_part("send", sequence, number, _by_index(tensors), {**self._fields, "target": target})
+        return completed(tensors)
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> StarWork:
-        place = f"{self._name}/{source}-{self._me}/{tag}"
-        answer = Answer().expects(_into(tensors))
-        return StarWork(self._line.expect(place, self._line.number(place), answer))
+        sequence = f"{self._name}/{source}-{self._rank}/{tag}"
+        reply = PendingReply(_copy_to(tensors))
+        return StarWork(self._client.expect(sequence, self._client.next_number(sequence), reply))
 
     def barrier(self, opts: Any = None) -> StarWork:
         return self._collective("barrier", {}, {}, lambda _: [], [])
@@ -139,62 +140,72 @@ class StarGroup(dist.ProcessGroup):
         operation = dist.ReduceOp.SUM if opts is None else opts.reduceOp
         name = next((name for known, name in REDUCTIONS.items() if operation == known), None)
         if name is None:
-            raise RuntimeError(f"the star knows the reductions {sorted(REDUCTIONS.values())}, not {operation}")
-        take = _into(tensors) if root in (-1, self._me) else None
-        return self._collective(kind, _named(tensors), {"operation": name, "root": root}, take, tensors)
+            raise RuntimeError(f"transport=star supports the reductions {sorted(REDUCTIONS.values())}, not {operation}")
+        unpack = _copy_to(tensors) if root in (-1, self._rank) else None
+        return self._collective(kind, _by_index(tensors), {"operation": name, "root": root}, unpack, tensors)
 
     def _collective(
-        self, kind: str, sent: Tensors | None, fields: dict[str, Any], take: Any, tensors: Sequence[Tensor]
+        self, kind: str, sent: Tensors | None, fields: dict[str, Any], unpack: Any, tensors: Sequence[Tensor]
     ) -> StarWork:
-        """One collective of all ranks: what is sent (None: nothing), and what is done with the answer (None: none)."""
-        number = self._line.number(self._name)
-        work = done(tensors)
-        if take is not None:
-            work = StarWork(self._line.expect(self._name, number, Answer().expects(take)))
+        """Start a collective of the whole group.
+
+        Parameters
+        ----------
+        sent : dict of Tensor, optional
+            This rank's part; None if it sends nothing.
+        unpack : callable, optional
+            Handles the reply; None if this rank gets none.
+        tensors : sequence of Tensor
+            The result of a collective without a reply.
+        """
+        number = self._client.next_number(self._name)
+        work = completed(tensors)
+        if unpack is not None:
+            work = StarWork(self._client.expect(self._name, number, PendingReply(unpack)))
         if sent is not None:
-            self._line.ask(kind, self._name, number, sent, {**self._fields, **fields})
+            self._client.send_part(kind, self._name, number, sent, {**self._fields, **fields})
         return work
 
 
-def register(line: StarClient) -> None:
-    """Make ``star`` a backend of :func:`torch.distributed.init_process_group`; the last line counts."""
-    global _line
-    _line = line
+def register(client: StarClient) -> None:
+    """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`; new groups use ``client``."""
+    global _client
+    _client = client
     if not hasattr(dist.Backend, "STAR"):
         dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
 
 
-_line: StarClient | None = None
+_client: StarClient | None = None
 
 
 def _make(options: Any, _: Any) -> StarGroup:
-    assert _line is not None
+    assert _client is not None
     members = options.global_ranks_in_group or list(range(options.group_size))
-    return StarGroup(_line, str(options.group_id), options.group_rank, options.group_size, members)
+    return StarGroup(_client, str(options.group_id), options.group_rank, options.group_size, members)
 
 
-def _named(tensors: Sequence[Tensor]) -> Tensors:
+def _by_index(tensors: Sequence[Tensor]) -> Tensors:
     return {str(index): tensor for index, tensor in enumerate(tensors)}
 
 
-def _into(tensors: Sequence[Tensor]) -> Any:
-    def take(found: Tensors) -> list[Tensor]:
+def _copy_to(tensors: Sequence[Tensor]) -> Any:
+    def unpack(received: Tensors) -> list[Tensor]:
         for index, tensor in enumerate(tensors):
-            copy_into(tensor, found[str(index)])
+            copy_into(tensor, received[str(index)])
         return list(tensors)
 
-    return take
+    return unpack
 
 
-def done(tensors: Sequence[Tensor]) -> StarWork:
-    """A collective that waits for nothing."""
-    answer = Answer().expects(lambda _: list(tensors))
-    answer.came({})
-    return StarWork(answer)
+def completed(tensors: Sequence[Tensor]) -> StarWork:
+    """Return a collective that is already complete, with ``tensors`` as its result."""
+    reply = PendingReply(lambda _: list(tensors))
+    reply.resolve({})
+    return StarWork(reply)
 
 
-def _numbers(tensor: Tensor, sizes: Sequence[int], ranks: int) -> list[int]:
-    """Numbers for each rank; torch gives rows, or nothing where all get alike."""
+def _split_sizes(tensor: Tensor, sizes: Sequence[int], ranks: int) -> list[int]:
+    """Return the elements per rank; torch gives rows, or an empty list for an even split."""
     if not sizes:
         return [tensor.numel() // ranks] * ranks
     row = tensor[0].numel() if tensor.dim() > 1 and len(tensor) else 1

@@ -1,4 +1,4 @@
-"""A node's end of the star: questions to the hub, answers that come in any order, and what the server wants."""
+"""The node side of the star: sends a rank's part of each collective, matches replies, queues control messages."""
 
 from __future__ import annotations
 
@@ -19,44 +19,50 @@ Tensors: TypeAlias = "dict[str, torch.Tensor]"
 
 
 class RanksChangedError(FarshoreError):
-    """A rank was lost, or one came: this group is over, and the run goes on with another."""
+    """A rank was lost or a node rejoined: the group has ended and the run continues with a new one."""
 
 
-class Answer:
-    """What a collective is waited for by."""
+class PendingReply:
+    """A collective's reply that has not arrived yet.
 
-    def __init__(self) -> None:
-        self._came: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
-        self._take: Callable[[Tensors], list[torch.Tensor]] = lambda tensors: list(tensors.values())
-        # An error set on a future from Python is a value to torch's C++, which takes it for tensors and crashes; one
-        # that a callback raises is an error there too.
-        self.future: torch.futures.Future[list[torch.Tensor]] = self._came.then(self._taken)
+    Parameters
+    ----------
+    unpack : callable
+        ``unpack(tensors)``: writes the received tensors to their place and returns the collective's result.
 
-    def _taken(self, came: torch.futures.Future[Tensors | Exception]) -> list[torch.Tensor]:
-        found = came.value()
+    Attributes
+    ----------
+    future : Future of list of Tensor
+        The result of ``unpack``, or the error that ended the group.
+    """
+
+    def __init__(self, unpack: Callable[[Tensors], list[torch.Tensor]]) -> None:
+        self._unpack = unpack
+        self._received: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
+        # An exception set as a future's result from Python is a value to torch's C++, which reads it as tensors and
+        # crashes. An exception raised in a callback is an error there too.
+        self.future: torch.futures.Future[list[torch.Tensor]] = self._received.then(self._finish)
+
+    def _finish(self, received: torch.futures.Future[Tensors | Exception]) -> list[torch.Tensor]:
+        found = received.value()
         if isinstance(found, Exception):
             raise found
-        return self._take(found)
+        return self._unpack(found)
 
-    def expects(self, take: Callable[[Tensors], list[torch.Tensor]]) -> Answer:
-        """Say what is to be done with the tensors that come."""
-        self._take = take
-        return self
-
-    def came(self, tensors: Tensors) -> None:
-        """The hub's answer."""
-        self._came.set_result(tensors)
+    def resolve(self, tensors: Tensors) -> None:
+        """Complete the collective with the server's reply."""
+        self._received.set_result(tensors)
 
     def fail(self, error: Exception) -> None:
-        """There will be none."""
-        if not self._came.done():
-            self._came.set_result(error)
+        """Fail the pending collective with ``error``."""
+        if not self._received.done():
+            self._received.set_result(error)
 
 
 class StarClient:
-    """Talks to the hub over a session's channel.
+    """Exchanges collectives and control messages with the server over a session's channel.
 
-    Programs send from any thread; one thread of its own receives. Answers of a generation that is over are dropped.
+    Any thread may send; a thread of the client receives. Replies of an earlier generation are dropped.
 
     Parameters
     ----------
@@ -66,152 +72,153 @@ class StarClient:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[str, int], Answer] = {}
+        self._pending: dict[tuple[str, int], PendingReply] = {}
+        #: Replies that arrived before their collective was called here.
         self._early: dict[tuple[str, int], Tensors] = {}
-        self._numbers: dict[str, int] = defaultdict(int)
-        self._broken: Exception | None = None
-        self._over = threading.Event()
-        #: Called, from the thread that receives, when the group is over.
-        self.on_over: Callable[[], None] = _nothing
-        #: What the server said that answers no collective; a failure of the channel is the last of it.
+        self._sequence_numbers: dict[str, int] = defaultdict(int)
+        self._error: Exception | None = None
+        self._aborted = threading.Event()
+        #: Called from the receiving thread when the group is aborted.
+        self.on_abort: Callable[[], None] = _nothing
+        #: Control messages from the server; an exception at the end means that the channel failed.
         self.control: queue.Queue[Message | Exception] = queue.Queue()
-        self._stored: queue.Queue[Message | Exception] = queue.Queue()
+        self._store_replies: queue.Queue[Message | Exception] = queue.Queue()
         self.generation = -1
-        #: The training step that collectives are accounted under.
+        #: Training step that collectives are accounted to.
         self.step = 0
         self._thread = threading.Thread(target=self._receive, name="collectives", daemon=True)
         self._thread.start()
 
-    def begin(self, generation: int) -> None:
-        """A new group: what belongs to the last one is forgotten."""
+    def start_generation(self, generation: int) -> None:
+        """Start a new group; discard all state of the previous one."""
         with self._lock:
             self.generation = generation
-            self._waiting.clear()
+            self._pending.clear()
             self._early.clear()
-            self._numbers.clear()
-            self._stored = queue.Queue()
-            if isinstance(self._broken, RanksChangedError):
-                self._broken = None
-                self._over.clear()
+            self._sequence_numbers.clear()
+            self._store_replies = queue.Queue()
+            if isinstance(self._error, RanksChangedError):
+                self._error = None
+                self._aborted.clear()
 
-    def dissolve(self, error: Exception) -> None:
-        """End the group: whoever waits is told, and so is whoever asks."""
+    def abort(self, error: Exception) -> None:
+        """Abort the group; pending and later collectives raise ``error``."""
         with self._lock:
-            self._broken = self._broken or error
-            waiting = list(self._waiting.values())
-            self._waiting.clear()
-        for answer in waiting:
-            answer.fail(error)
-        self._stored.put(error)
-        self._over.set()
-        self.on_over()
+            self._error = self._error or error
+            pending = list(self._pending.values())
+            self._pending.clear()
+        for reply in pending:
+            reply.fail(error)
+        self._store_replies.put(error)
+        self._aborted.set()
+        self.on_abort()
 
     @property
-    def broken(self) -> Exception | None:
-        """Why nothing goes any more; None while it goes."""
-        return self._broken
+    def error(self) -> Exception | None:
+        """The error that ended the group, or None."""
+        return self._error
 
-    def verdict(self, seconds: float) -> Exception | None:
-        """What broke the group, once the server says so; None if it says nothing in time."""
-        self._over.wait(seconds)
-        return self._broken
+    def wait_for_error(self, seconds: float) -> Exception | None:
+        """Wait until the group is aborted; return its error, or None after ``seconds``."""
+        self._aborted.wait(seconds)
+        return self._error
 
-    def number(self, place: str) -> int:
-        """The next number of a sequence that all its ranks count alike."""
+    def next_number(self, sequence: str) -> int:
+        """Return the next number of a sequence; all ranks count the calls of a group alike."""
         with self._lock:
-            self._numbers[place] += 1
-            return self._numbers[place]
+            self._sequence_numbers[sequence] += 1
+            return self._sequence_numbers[sequence]
 
-    def ask(
+    def send_part(
         self, kind: str, group: str, number: int, tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Scalar]
     ) -> None:
-        """Send a rank's part of a collective."""
-        if self._broken is not None:
-            raise self._broken
-        told = {"group": group, "generation": self.generation, **fields}
+        """Send this rank's part of a collective."""
+        if self._error is not None:
+            raise self._error
+        header = {"group": group, "generation": self.generation, **fields}
         packed = {name: to_wire(tensor) for name, tensor in tensors.items()}
-        self._channel.send(Message(kind, step=self.step, micro=number, tensors=packed, fields=told))
+        self._channel.send(Message(kind, step=self.step, micro=number, tensors=packed, fields=header))
 
-    def expect(self, place: str, number: int, answer: Answer) -> Answer:
-        """Register who waits for an answer; before asking, as it may come at once."""
+    def expect(self, sequence: str, number: int, reply: PendingReply) -> PendingReply:
+        """Register a pending reply; call it before :meth:`send_part`, as the reply may arrive at once."""
         with self._lock:
-            if self._broken is not None:
-                raise self._broken
-            tensors = self._early.pop((place, number), None)
+            if self._error is not None:
+                raise self._error
+            tensors = self._early.pop((sequence, number), None)
             if tensors is None:
-                self._waiting[place, number] = answer
-                return answer
-        answer.came(tensors)
-        return answer
+                self._pending[sequence, number] = reply
+                return reply
+        reply.resolve(tensors)
+        return reply
 
-    def tell(self, what: str, tensors: Mapping[str, Tensor] | None = None, **fields: Scalar) -> None:
-        """Say something that is no collective."""
+    def send_control(self, what: str, tensors: Mapping[str, Tensor] | None = None, **fields: Scalar) -> None:
+        """Send a control message."""
         message = Message("control", step=self.step, tensors=tensors or {}, fields={"what": what, **fields})
         self._channel.send(message)
 
-    def store(self, number: int, fields: Mapping[str, Scalar], answered: bool) -> bytes:
-        """Ask the rendezvous store; blocks until it answers."""
-        if self._broken is not None:
-            raise self._broken
+    def store_request(self, number: int, fields: Mapping[str, Scalar], has_reply: bool) -> bytes:
+        """Send a request to the rendezvous store; with ``has_reply`` block until the answer arrives."""
+        if self._error is not None:
+            raise self._error
         self._channel.send(Message("control", micro=number, fields={"what": "store", **fields}))
-        while answered:
-            said = self._stored.get()
-            if isinstance(said, Exception):
-                raise said
-            if said.micro == number:
-                return bytes(said.fields["value"])  # type: ignore[arg-type]
+        while has_reply:
+            reply = self._store_replies.get()
+            if isinstance(reply, Exception):
+                raise reply
+            if reply.micro == number:
+                return bytes(reply.fields["value"])  # type: ignore[arg-type]
         return b""
 
-    def hear(self, timeout: float | None = None) -> Message:
-        """The next thing that the server says; blocks.
+    def receive_control(self, timeout: float | None = None) -> Message:
+        """Return the next control message of the server; blocks.
 
         Raises
         ------
         FarshoreError
-            The channel broke.
+            The channel failed.
         TimeoutError
-            Nothing came in time.
+            No message arrived within ``timeout`` seconds.
         """
         try:
-            said = self.control.get(timeout=timeout)
+            message = self.control.get(timeout=timeout)
         except queue.Empty:
-            raise TimeoutError("the server said nothing") from None
-        if isinstance(said, Exception):
-            self.control.put(said)
-            raise said
-        return said
+            raise TimeoutError(f"no control message from the server within {timeout} s") from None
+        if isinstance(message, Exception):
+            self.control.put(message)
+            raise message
+        return message
 
     def _receive(self) -> None:
         while True:
             try:
                 message = self._channel.receive()
             except Exception as error:
-                self.dissolve(error)
+                self.abort(error)
                 self.control.put(error)
                 return
             if message.kind != "control":
-                self._answered(message)
+                self._dispatch_reply(message)
             elif message.fields.get("what") == "lost":
-                self.dissolve(RanksChangedError(str(message.fields.get("why", "the ranks changed"))))
+                self.abort(RanksChangedError(str(message.fields.get("why", "the ranks changed"))))
                 self.control.put(message)
             elif message.fields.get("what") == "stored":
-                self._stored.put(message)
+                self._store_replies.put(message)
             elif message.fields.get("what") == "failed":
-                self.dissolve(RunFailedError(str(message.fields.get("why"))))
+                self.abort(RunFailedError(str(message.fields.get("why"))))
             else:
                 self.control.put(message)
 
-    def _answered(self, message: Message) -> None:
+    def _dispatch_reply(self, message: Message) -> None:
         if message.fields.get("generation") != self.generation:
             return
-        place, number = str(message.fields["group"]), message.micro
+        sequence, number = str(message.fields["group"]), message.micro
         tensors = {name: from_wire(tensor) for name, tensor in message.tensors.items()}
         with self._lock:
-            answer = self._waiting.pop((place, number), None)
-            if answer is None:
-                self._early[place, number] = tensors
-        if answer is not None:
-            answer.came(tensors)
+            reply = self._pending.pop((sequence, number), None)
+            if reply is None:
+                self._early[sequence, number] = tensors
+        if reply is not None:
+            reply.resolve(tensors)
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""A rendezvous store over the session, so that ranks which talk node to node find each other without a port for it."""
+"""A rendezvous store over the run's session: ranks exchange their gloo addresses without another open port."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch._C._distributed_c10d import Store
 from ...core.message import Message
 from .star_client import StarClient
 
-#: A key or value is an address or a counter; nobody needs more.
-LARGEST = 1 << 16
+#: Longest key or value in characters or bytes; longer ones are cut. Real ones are addresses and counters.
+MAX_LENGTH = 1 << 16
 
 
 class SharedStore:
-    """The server's side: what the ranks of one generation have written.
+    """The server side of the store: the keys that the ranks of one generation have written.
 
     Parameters
     ----------
@@ -28,19 +28,20 @@ class SharedStore:
     def __init__(self, send: Callable[[str, Message], None]) -> None:
         self._send = send
         self._values: dict[str, bytes] = {}
+        #: Pending reads of keys that do not exist yet: node, request number, key.
         self._waiting: list[tuple[str, int, str]] = []
 
     def clear(self) -> None:
-        """A new generation begins."""
+        """Delete all keys and pending reads; called when a new group forms."""
         self._values.clear()
         self._waiting.clear()
 
-    def take(self, node: str, message: Message) -> None:
-        """One question of a node; a value that is not there yet is answered when it is."""
+    def handle(self, node: str, message: Message) -> None:
+        """Execute a node's request; a read of a missing key is answered once the key is written."""
         fields = message.fields
-        key, number, do = str(fields.get("key", ""))[:LARGEST], message.micro, fields.get("do")
+        key, number, do = str(fields.get("key", ""))[:MAX_LENGTH], message.micro, fields.get("do")
         value = fields.get("value", b"")
-        value = value[:LARGEST] if isinstance(value, bytes) else b""
+        value = value[:MAX_LENGTH] if isinstance(value, bytes) else b""
         if do == "set":
             self._write(key, value)
         elif do == "add":
@@ -62,9 +63,9 @@ class SharedStore:
 
     def _write(self, key: str, value: bytes) -> None:
         self._values[key] = value
-        due = [(node, number) for node, number, wanted in self._waiting if wanted == key]
+        readers = [(node, number) for node, number, missing in self._waiting if missing == key]
         self._waiting = [entry for entry in self._waiting if entry[2] != key]
-        for node, number in due:
+        for node, number in readers:
             self._reply(node, number, value)
 
     def _reply(self, node: str, number: int, value: bytes) -> None:
@@ -72,42 +73,42 @@ class SharedStore:
 
 
 class ChannelStore(Store):
-    """A rank's side; what :func:`torch.distributed.init_process_group` takes as its store."""
+    """The rank's side, usable as the store of :func:`torch.distributed.init_process_group`."""
 
-    def __init__(self, line: StarClient) -> None:
+    def __init__(self, client: StarClient) -> None:
         super().__init__()
-        self._line = line
+        self._client = client
         self._lock = threading.Lock()
         self._number = 0
 
-    # Names, arguments and results are torch's, see torch.distributed.Store.
+    # Names, arguments and results are those of torch.distributed.Store.
 
     def set(self, key: str, value: Any) -> None:
-        self._ask("set", key, _bytes(value), answered=False)
+        self._request("set", key, _bytes(value), has_reply=False)
 
     def get(self, key: str) -> bytes:
-        return self._ask("get", key)
+        return self._request("get", key)
 
     def add(self, key: str, amount: int) -> int:
-        return int(self._ask("add", key, str(amount).encode()))
+        return int(self._request("add", key, str(amount).encode()))
 
     def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
-        return self._ask("swap", key, _bytes(desired), expected=_bytes(expected))
+        return self._request("swap", key, _bytes(desired), expected=_bytes(expected))
 
     def check(self, keys: list[str]) -> bool:
-        return all(self._ask("check", key) for key in keys)
+        return all(self._request("check", key) for key in keys)
 
     def wait(self, keys: list[str], timeout: datetime.timedelta | None = None) -> None:
         for key in keys:
-            self._ask("get", key)
+            self._request("get", key)
 
     def delete_key(self, key: str) -> bool:
-        return bool(self._ask("delete", key))
+        return bool(self._request("delete", key))
 
-    def _ask(self, do: str, key: str, value: bytes = b"", answered: bool = True, **more: bytes) -> bytes:
+    def _request(self, do: str, key: str, value: bytes = b"", has_reply: bool = True, **more: bytes) -> bytes:
         with self._lock:
             self._number += 1
-            return self._line.store(self._number, {"do": do, "key": key, "value": value, **more}, answered)
+            return self._client.store_request(self._number, {"do": do, "key": key, "value": value, **more}, has_reply)
 
 
 def _bytes(value: Any) -> bytes:

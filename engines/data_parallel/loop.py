@@ -1,4 +1,4 @@
-"""The steps of one rank from a checkpoint to the end, wherever its process group comes from."""
+"""The training loop of one rank, from a checkpoint to the last step; independent of how the ranks were started."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 
 from ...core.message import Array, Scalar
-from .config import DataParallel
+from .config import DataParallelConfig
 from .training import Training
 
 
 class RankGroup(Protocol):
-    """The ranks as they are now; see :class:`farshore.engines.collective.elastic_groups.RankGroup`."""
+    """A group of ranks; implemented by :class:`~farshore.engines.collective.elastic_groups.ElasticGroup`."""
 
     @property
     def rank(self) -> int: ...
@@ -23,65 +23,67 @@ class RankGroup(Protocol):
 
     @property
     def step(self) -> int:
-        """Where to begin."""
+        """Step to start at."""
 
     @property
-    def held(self) -> bool:
-        """Whether this rank has a checkpoint of that step."""
+    def has_checkpoint(self) -> bool:
+        """Whether this rank holds a checkpoint of that step."""
 
     @property
     def source(self) -> int:
-        """A rank that has it, where some have not; else -1."""
+        """A rank that holds it, if others lack it; else -1."""
 
-    def load(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """This rank's checkpoint."""
+    def load_checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Load this rank's checkpoint."""
 
-    def at(self, step: int) -> None:
-        """What follows belongs to a step."""
+    def set_step(self, step: int) -> None:
+        """Account the following collectives and metrics to a step."""
 
-    def tell(self, what: str, **fields: Scalar) -> None:
-        """Figures."""
+    def report(self, what: str, **fields: Scalar) -> None:
+        """Report metrics."""
 
-    def boundary(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Save a checkpoint; the ranks may change."""
+    def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Save a checkpoint; may raise because a new group forms."""
 
-    def end(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        """The work is done."""
+    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+        """Report the end of training, with the trained model on one rank."""
 
 
-def train(training: Training, world: RankGroup, config: DataParallel) -> None:
-    """All steps from the world's on; rank 0 tells, tests and gives the result."""
-    _begin(training, world)
-    for step in range(world.step, training.total):
-        world.at(step)
+def train(training: Training, group: RankGroup, config: DataParallelConfig) -> None:
+    """Run all steps from ``group.step`` on; rank 0 reports metrics, evaluates and returns the model."""
+    _load(training, group)
+    for step in range(group.step, training.total_steps):
+        group.set_step(step)
         loss = training.step(step)
         done = step + 1
-        if done % config.log_every == 0 or done == training.total:
-            _tell(training, world, done, loss)
-        if config.eval_every and done % config.eval_every == 0 and done < training.total and world.rank == 0:
-            world.tell("figures", **training.test())
-        if done % config.checkpoint_every == 0 and done < training.total:
-            world.boundary(done, training.arrays(), {})
-    world.at(training.total)
-    if world.rank == 0:
-        world.end(training.result(), **training.test(), steps=training.total, parameters=training.parameters)
+        if done % config.log_every == 0 or done == training.total_steps:
+            _report(training, group, done, loss)
+        if config.eval_every and done % config.eval_every == 0 and done < training.total_steps and group.rank == 0:
+            group.report("figures", **training.evaluate())
+        if done % config.checkpoint_every == 0 and done < training.total_steps:
+            group.checkpoint(done, training.arrays(), {})
+    group.set_step(training.total_steps)
+    if group.rank == 0:
+        group.finish(
+            training.result(), **training.evaluate(), steps=training.total_steps, parameters=training.parameters
+        )
     else:
-        world.end({})
+        group.finish({})
 
 
-def _begin(training: Training, world: RankGroup) -> None:
+def _load(training: Training, group: RankGroup) -> None:
     arrays: Mapping[str, Array] = {}
-    if world.held:
-        arrays, _ = world.load()
-    training.load(arrays, world.step)
-    if world.source >= 0:
-        training.share(world.source)
-    training.wrap()
+    if group.has_checkpoint:
+        arrays, _ = group.load_checkpoint()
+    training.load(arrays, group.step)
+    if group.source >= 0:
+        training.broadcast_state(group.source)
+    training.wrap_ddp()
 
 
-def _tell(training: Training, world: RankGroup, done: int, loss: float) -> None:
-    loss = training.mean(loss)
-    if world.rank == 0:
-        extra = training.preconditioner.figures() if training.preconditioner else {}
-        world.at(done)
-        world.tell("figures", loss=loss, lr=training.lr(done - 1), total=training.total, **extra)
+def _report(training: Training, group: RankGroup, done: int, loss: float) -> None:
+    loss = training.mean_over_ranks(loss)
+    if group.rank == 0:
+        extra = training.preconditioner.metrics() if training.preconditioner else {}
+        group.set_step(done)
+        group.report("figures", loss=loss, lr=training.lr(done - 1), total=training.total_steps, **extra)

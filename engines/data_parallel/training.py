@@ -1,4 +1,4 @@
-"""The training loop of one rank: the same on nodes, under torchrun and on Ray."""
+"""One rank's model, optimizer, batches and training step; the same on nodes, under torchrun and in Ray actors."""
 
 from __future__ import annotations
 
@@ -18,58 +18,71 @@ from ...data.image_set import ImageTask
 from ...models.catalog import build
 from ...models.state_arrays import from_arrays, to_arrays
 from .batches import Batches, accuracy
-from .config import DataParallel
+from .config import DataParallelConfig
 
 
 class Preconditioner(Protocol):
-    """What changes gradients between the backward pass and the optimizer's step."""
+    """Changes the gradients between the backward pass and the optimizer's step."""
 
     def attach_ddp(self, ddp: DistributedDataParallel) -> None:
-        """The model is wrapped."""
+        """Use the DDP wrapper of the model for the gradient exchange."""
 
-    def saw(self, logits: Tensor) -> None:
-        """The forward pass is done, the backward pass comes."""
+    def after_forward(self, logits: Tensor) -> None:
+        """Called between the forward and the backward pass."""
 
     def step(self) -> None:
-        """Change the gradients."""
+        """Change the gradients; called after the backward pass on all ranks."""
 
-    def figures(self) -> Mapping[str, float]:
-        """What there is to tell of the last step."""
+    def metrics(self) -> Mapping[str, float]:
+        """Return metrics of the last step."""
 
     def arrays(self) -> dict[str, Array]:
-        """This rank's state."""
+        """Return this rank's state for a checkpoint."""
 
     def load(self, arrays: Mapping[str, Array], step: int) -> None:
-        """Take up :meth:`arrays`, or with none begin anew at a step."""
+        """Restore what :meth:`arrays` returned; without arrays, start with an empty state at ``step``."""
 
-    def kind_of(self, step: int) -> Hashable:
-        """What a step has in common with all that send as much."""
+    def traffic_class(self, step: int) -> Hashable:
+        """Return a key that is equal for steps that send the same messages."""
 
-    def pretend(self, step: int) -> None:
-        """The next step is this one; only what it sends counts, not what comes of it."""
+    def set_dry_step(self, step: int) -> None:
+        """Make ``step`` the next step of a dry run, in which only the messages matter."""
 
 
-#: Makes a preconditioner for a model and its optimizer.
-Make = Callable[[nn.Module, torch.optim.Optimizer], Preconditioner]
+#: Makes the preconditioner of a model and its optimizer.
+PreconditionerFactory = Callable[[nn.Module, torch.optim.Optimizer], Preconditioner]
 
 
 class Training:
     """One rank's model, optimizer and batches.
 
-    The default process group exists when it is made; with one process alone it needs none.
+    With more than one rank the default process group must exist.
 
     Parameters
     ----------
-    config : DataParallel
+    config : DataParallelConfig
     task : ImageTask
     seed : Seed
     rank, ranks : int
-    make : callable, optional
-        The preconditioner.
+    factory : callable, optional
+        Makes the preconditioner from the model and the optimizer.
+
+    Attributes
+    ----------
+    total_steps : int
+        Steps of the whole run.
+    wrapped : Module
+        The model, wrapped by DDP after :meth:`wrap_ddp`.
     """
 
     def __init__(
-        self, config: DataParallel, task: ImageTask, seed: Seed, rank: int, ranks: int, make: Make | None = None
+        self,
+        config: DataParallelConfig,
+        task: ImageTask,
+        seed: Seed,
+        rank: int,
+        ranks: int,
+        factory: PreconditionerFactory | None = None,
     ) -> None:
         self.config, self.task, self.rank, self.ranks = config, task, rank, ranks
         channels, size = task.train.images.shape[1:3]
@@ -78,20 +91,20 @@ class Training:
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        self.total = config.steps or config.epochs * self.batches.per_epoch(ranks)
-        self.preconditioner = make(self.model, self.optimizer) if make else None
+        self.total_steps = config.steps or config.epochs * self.batches.steps_per_epoch(ranks)
+        self.preconditioner = factory(self.model, self.optimizer) if factory else None
         self.wrapped: nn.Module = self.model
 
     @property
     def parameters(self) -> int:
-        """Numbers that are trained."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
-    def wrap(self) -> None:
-        """Let DDP average the gradients; the model's state is as it shall be by now."""
+    def wrap_ddp(self) -> None:
+        """Wrap the model in DDP, once its state is loaded."""
         if self.ranks == 1:
             return
-        # Rank 0's weights go to all: whoever has come without a checkpoint has them then.
+        # DDP broadcasts rank 0's weights and buffers when it is made.
         ddp = DistributedDataParallel(self.model)
         self.wrapped = ddp
         if self.preconditioner is not None:
@@ -99,24 +112,24 @@ class Training:
         elif self.config.compression != "none":
             _compress(ddp, self.config)
 
-    def share(self, source: int) -> None:
-        """Give every rank the model and the optimizer's memory of one of them."""
+    def broadcast_state(self, source: int) -> None:
+        """Broadcast the model and the momentum buffers of rank ``source``."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
-                memory = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                dist.broadcast(memory, source)
+                momentum = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                dist.broadcast(momentum, source)
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, source)
 
     def step(self, number: int) -> float:
-        """One step; returns this rank's loss."""
+        """Train one step and return this rank's loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(number)
         x, y = self.batches.at(number, self.rank, self.ranks)
         self.optimizer.zero_grad()
         logits = self.wrapped(x)
         if self.preconditioner is not None:
-            self.preconditioner.saw(logits)
+            self.preconditioner.after_forward(logits)
         loss = functional.cross_entropy(logits, y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.preconditioner is not None:
@@ -125,45 +138,45 @@ class Training:
         return float(loss.detach())
 
     def lr(self, number: int) -> float:
-        """Learning rate of a step."""
-        rise = min(1.0, (number + 1) / self.config.warmup) if self.config.warmup else 1.0
+        """Return the learning rate of a step."""
+        warmup = min(1.0, (number + 1) / self.config.warmup) if self.config.warmup else 1.0
         if self.config.schedule == "constant":
-            return self.config.lr * rise
-        return self.config.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, number / self.total)))
+            return self.config.lr * warmup
+        return self.config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, number / self.total_steps)))
 
-    def mean(self, value: float) -> float:
-        """A figure's mean over all ranks; each must call it."""
+    def mean_over_ranks(self, value: float) -> float:
+        """Return the mean of a number over all ranks; a collective."""
         if self.ranks == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(tensor)
         return float(tensor) / self.ranks
 
-    def test(self) -> dict[str, float]:
-        """Loss and accuracy on the test set."""
-        loss, right = accuracy(self.model, self.task.test, self.batches)
-        return {"test_loss": loss, "accuracy": right}
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and accuracy on the test set."""
+        loss, share_correct = accuracy(self.model, self.task.test, self.batches)
+        return {"test_loss": loss, "accuracy": share_correct}
 
     def arrays(self) -> dict[str, Array]:
-        """All that a checkpoint needs."""
+        """Return this rank's state for a checkpoint."""
         arrays = to_arrays(self.model, self.optimizer)
         if self.preconditioner is not None:
             arrays.update(self.preconditioner.arrays())
         return arrays
 
     def load(self, arrays: Mapping[str, Array], step: int) -> None:
-        """Take up a checkpoint of a step; with none, the preconditioner begins anew there."""
+        """Restore a checkpoint; without arrays only the preconditioner's step is set."""
         if arrays:
             from_arrays(arrays, self.model, self.optimizer)
         if self.preconditioner is not None:
             self.preconditioner.load(arrays, step)
 
     def result(self) -> dict[str, Tensor]:
-        """The trained model."""
+        """Return the trained model's state dict."""
         return dict(self.model.state_dict())
 
 
-def _compress(ddp: DistributedDataParallel, config: DataParallel) -> None:
+def _compress(ddp: DistributedDataParallel, config: DataParallelConfig) -> None:
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
     if config.compression == "fp16":

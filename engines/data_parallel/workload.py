@@ -1,4 +1,4 @@
-"""Data-parallel training on nodes; heavy imports happen when a program starts."""
+"""The ``data_parallel`` workload: its server program and node program; torch is imported when a program starts."""
 
 from __future__ import annotations
 
@@ -11,78 +11,80 @@ from ...core.message import Message
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Setting, TrafficPlan
 from .baseline import baselines
-from .config import DataParallel
+from .config import DataParallelConfig
 
 if TYPE_CHECKING:
-    from .training import Make
+    from .training import PreconditionerFactory
 
 
 class DataParallelWorkload:
-    """DistributedDataParallel whose ranks are nodes; a lost one is done without."""
+    """DistributedDataParallel whose ranks are nodes; the run continues without a lost node."""
 
     name = "data_parallel"
-    summary = "train one image classifier on many nodes: DistributedDataParallel, gradients compressed if you like"
-    config: type[BaseModel] = DataParallel
+    summary = "train an image classifier on several nodes: DistributedDataParallel, with optional gradient compression"
+    config: type[BaseModel] = DataParallelConfig
     on_lost_node: Literal["restart", "continue"] = "continue"
     uses_torch = True
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """The images, unless they come as a package."""
-        settings = cast(DataParallel, config)
+        """Return the image data set, unless it is part of an installed package."""
+        settings = cast(DataParallelConfig, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """What a run will send."""
+        """Plan the messages of a run."""
         from .estimate import plan_run
 
-        return plan_run(cast(DataParallel, config), setting, self.preconditioner)
+        return plan_run(cast(DataParallelConfig, config), setting, self.preconditioner_factory)
 
-    def preconditioner(self, config: DataParallel, ranks: int) -> Make | None:
-        """What is done to gradients; a method says."""
+    def preconditioner_factory(self, config: DataParallelConfig, ranks: int) -> PreconditionerFactory | None:
+        """Return what makes the preconditioner; None here, overridden by methods."""
         return None
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Make ranks of the nodes and serve them; the first rank's model is the result."""
+        """Form the ranks and serve their collectives; save the model of rank 0."""
         from ..collective.coordinator import Coordinator
 
-        settings = cast(DataParallel, config)
+        settings = cast(DataParallelConfig, config)
         latest: dict[str, float] = {}
 
-        def told(node: str, message: Message) -> None:
+        def record_metrics(node: str, message: Message) -> None:
             values = {k: float(v) for k, v in message.fields.items() if isinstance(v, float)}
             latest.update(values)
             session.metrics(message.step, **values)
             if (total := message.fields.get("total")) is not None:
                 session.progress(message.step, int(total), **values)
 
-        conductor = Coordinator(session, transport=settings.transport, least=settings.least, on_told=told)
-        final, words = conductor.run()
+        coordinator = Coordinator(
+            session, transport=settings.transport, min_ranks=settings.least, on_message=record_metrics
+        )
+        final, results = coordinator.run()
         _save(session, final)
-        first = next((told for told in words.values() if "accuracy" in told), {})
-        told_last = {k: v for k, v in first.items() if isinstance(v, int | float)}
-        steps, numbers = int(told_last.get("steps", 0)), int(told_last.get("parameters", 0))
-        plain = baselines(conductor.formations, steps, numbers)
-        return {**latest, **told_last, "ranks": len(words), "baselines": plain}
+        rank_0 = next((fields for fields in results.values() if "accuracy" in fields), {})
+        scores = {k: v for k, v in rank_0.items() if isinstance(v, int | float)}
+        steps, parameters = int(scores.get("steps", 0)), int(scores.get("parameters", 0))
+        plain = baselines(coordinator.formations, steps, parameters)
+        return {**latest, **scores, "ranks": len(results), "baselines": plain}
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
-        """Train as a rank, and as another one when the ranks change."""
+        """Train as a rank of each group that this node joins."""
         import torch
 
         from ...data.images import load_images
         from ..collective.elastic_groups import elastic_groups
 
-        settings = cast(DataParallel, config)
+        settings = cast(DataParallelConfig, config)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         task = load_images(settings.dataset, session.data, session.run.seed.child("data"))
         from .loop import train
         from .training import Training
 
-        for world in elastic_groups(session, session.peer_interface):
-            with world:
-                make = self.preconditioner(settings, world.size)
-                training = Training(settings, task, session.run.seed, world.rank, world.size, make)
-                train(training, world, settings)
+        for group in elastic_groups(session, session.peer_interface):
+            with group:
+                factory = self.preconditioner_factory(settings, group.size)
+                training = Training(settings, task, session.run.seed, group.rank, group.size, factory)
+                train(training, group, settings)
 
 
 def _save(session: ServerSession, final: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def train(
     """
     start = flat.trained.clone() if sgd.mu else None
     momentum = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
-    terms = [None if vector is None else flat.cut(vector) for vector in (start, momentum, correction)]
+    terms = [None if vector is None else flat.unflatten(vector) for vector in (start, momentum, correction)]
     result = LocalResult()
     for batch in batches:
         flat.clear_gradients()

@@ -1,6 +1,6 @@
-"""An app's files as one string that travels with a run, and back: bounded, checked, and named by a hash.
+"""Packs the files of a Flower app into a string for a run's configuration, and unpacks it with checks.
 
-The hash is of names and contents, not of the packing: whoever reads the folder gets the same one anywhere.
+The hash covers file names and contents, not the zip encoding, so it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from typing import Any
 
 from ...core.errors import ConfigError, RefusedError, StorageError
 
-#: Longest archive as text; a run's whole configuration has to fit in one message of the control stream.
+#: Longest archive as text; a run's configuration must fit into one message of the control stream.
 ARCHIVE_CHARACTERS = 2 << 20
+#: Largest number of files, total size in bytes, and length of a file name in bytes.
 FILES, UNPACKED_BYTES, NAME_BYTES = 1000, 16 << 20, 240
 
-#: What Flower itself bundles, unless the app says otherwise.
+#: Files that Flower bundles by default.
 _INCLUDE = ("*.py", "*.toml", "*.md", "*.yaml", "*.yml", "*.json", "*.jsonl", "LICENSE")
 _NEVER = {"__pycache__", "build", "dist", "venv", "env", "node_modules"}
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An app, packed.
+    """A packed app.
 
     Attributes
     ----------
     text : str
         Base64 of a zip file.
     digest : str
-        SHA-256 of its files, hexadecimal.
+        SHA-256 of file names and contents, hexadecimal.
     """
 
     text: str
@@ -48,18 +49,19 @@ class Archive:
 
 
 def pack_app(folder: Path, flower: Mapping[str, Any]) -> Archive:
-    """Pack an app's folder.
+    """Pack the folder of an app.
 
     Parameters
     ----------
     folder : Path
+        The app, with a ``pyproject.toml``.
     flower : Mapping
-        ``[tool.flwr.app]``; its ``fab-include`` and ``fab-exclude`` choose files as they do for Flower.
+        Its table ``[tool.flwr.app]``; ``fab-include`` and ``fab-exclude`` select files as in Flower.
 
     Raises
     ------
     ConfigError
-        It is too large.
+        The app exceeds a limit.
     StorageError
         A file cannot be read.
     """
@@ -72,41 +74,41 @@ def pack_app(folder: Path, flower: Mapping[str, Any]) -> Archive:
     text = base64.b64encode(buffer.getvalue()).decode()
     if len(files) > FILES or size > UNPACKED_BYTES or len(text) > ARCHIVE_CHARACTERS:
         raise ConfigError(
-            f"the app in {folder} has {len(files)} files of {size} bytes, {len(text)} packed: more than the "
-            f"{FILES}, {UNPACKED_BYTES} and {ARCHIVE_CHARACTERS} that travel with a run",
-            hint="leave data out with fab-exclude; nodes bring their own",
+            f"the app in {folder} has {len(files)} files, {size} bytes and {len(text)} packed characters; the limits "
+            f"are {FILES}, {UNPACKED_BYTES} and {ARCHIVE_CHARACTERS}",
+            hint="exclude data with fab-exclude; nodes provide their own",
         )
     return Archive(text, _digest(files))
 
 
 def unpack_app(text: str, digest: str, target: Path) -> Path:
-    """Unpack an app into the folder ``target``, unless that is there already; returns ``target``.
+    """Unpack an app into the folder ``target``, unless it exists already; returns ``target``.
 
     Raises
     ------
     RefusedError
-        The archive is damaged, too large, names files outside the folder, or is not what ``digest`` says.
+        The archive is damaged, exceeds a limit, names files outside the folder, or has another hash than ``digest``.
     StorageError
-        It cannot be written.
+        A file cannot be written.
     """
     files = read_archive(text)
     found = _digest(files)
     if found != digest:
-        raise RefusedError(f"the app's files have the hash {found}, not {digest} as the run says")
+        raise RefusedError(f"the app's files have the hash {found}, not {digest} as in the run's configuration")
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         for name, content in files.items():
-            path = fresh / name
+            path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         try:
-            fresh.rename(target)
+            temporary.rename(target)
         except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if not target.is_dir():  # else another program of the same process was first
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not target.is_dir():  # otherwise another program of this process has unpacked it meanwhile
                 raise
     except OSError as error:
         raise StorageError(f"cannot unpack the app into {target}: {error.strerror}") from error
@@ -114,7 +116,7 @@ def unpack_app(text: str, digest: str, target: Path) -> Path:
 
 
 def read_archive(text: str) -> dict[str, bytes]:
-    """The files of an archive by name; every bound is checked before anything is inflated.
+    """Read the files of an archive by name; all limits are checked before decompression.
 
     Raises
     ------
@@ -135,21 +137,21 @@ def read_archive(text: str) -> dict[str, bytes]:
 def _check(entries: list[zipfile.ZipInfo]) -> None:
     names = [entry.filename for entry in entries]
     if len(names) > FILES or sum(entry.file_size for entry in entries) > UNPACKED_BYTES:
-        raise RefusedError(f"the app's archive holds more than {FILES} files or {UNPACKED_BYTES} bytes")
+        raise RefusedError(f"the app's archive has more than {FILES} files or {UNPACKED_BYTES} bytes")
     if len({name.casefold() for name in names}) != len(names):
-        raise RefusedError("the app's archive names a file twice")
+        raise RefusedError("the app's archive has a file name twice")
     for name in names:
         parts = PurePosixPath(name).parts
         plain = bool(parts) and str(PurePosixPath(*parts)) == name and not {"..", "."} & set(parts)
         if not plain or name.startswith("/") or set(name) & set('\\:\0*?"<>|') or len(name.encode()) > NAME_BYTES:
-            raise RefusedError(f"the app's archive names a file that is none of a plain folder: {name[:60]!r}")
+            raise RefusedError(f"the app's archive has an invalid file name: {name[:60]!r}")
 
 
 def _content(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     with packed.open(entry) as file:
         content = file.read(entry.file_size + 1)
     if len(content) != entry.file_size:
-        raise RefusedError(f"the app's archive lies about the size of {entry.filename}")
+        raise RefusedError(f"the app's archive has a wrong size for {entry.filename}")
     return content
 
 
@@ -160,19 +162,19 @@ def _files(folder: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> 
             folders[:] = [f for f in folders if not f.startswith(".") and f not in _NEVER]
             for name in (n for n in names if not n.startswith(".")):
                 path = Path(root) / name
-                place = path.relative_to(folder).as_posix()
-                wanted = place == "pyproject.toml" or (_matches(place, include) and not _matches(place, exclude))
-                if wanted and path.is_file() and not path.is_symlink():
-                    found[place] = path.read_bytes()
+                relative = path.relative_to(folder).as_posix()
+                selected = _matches(relative, include) and not _matches(relative, exclude)
+                if (relative == "pyproject.toml" or selected) and path.is_file() and not path.is_symlink():
+                    found[relative] = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
     return dict(sorted(found.items()))
 
 
-def _matches(place: str, patterns: tuple[str, ...]) -> bool:
-    """As in a ``.gitignore``, as far as apps use it: of a name anywhere, or of a path from the folder."""
-    name = place.rpartition("/")[2]
-    return any(fnmatch(place, p.lstrip("/")) or fnmatch(name, p.removeprefix("**/")) for p in patterns)
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a relative path matches a pattern, in a subset of ``.gitignore``'s syntax: file names or whole paths."""
+    name = path.rpartition("/")[2]
+    return any(fnmatch(path, p.lstrip("/")) or fnmatch(name, p.removeprefix("**/")) for p in patterns)
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

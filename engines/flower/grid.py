@@ -1,4 +1,4 @@
-"""A Grid on our channels: what a ServerApp sends goes to node programs, what they reply wakes whoever waits for it."""
+"""Flower's Grid over farshore channels: sends messages of a ServerApp to node programs and collects their replies."""
 
 from __future__ import annotations
 
@@ -12,41 +12,56 @@ from ...core.message import Encoding
 from ...core.message import Message as Frame
 from ...core.session import ServerSession
 from .arrays import from_frame, round_of, to_frame
-from .compat import SUPERLINK_NODE_ID, ErrorCode, Grid, Message, RecordDict, Run, address, failed, with_content
-from .numbers import numbered
+from .compat import (
+    SUPERLINK_NODE_ID,
+    ErrorCode,
+    Grid,
+    Message,
+    RecordDict,
+    Run,
+    error_reply,
+    set_metadata,
+    with_content,
+)
+from .flower_ids import names_by_id
 from .round_metrics import RoundMetrics
 
-#: Seconds that nodes get to say goodbye: what one still computes then is of no use to anybody.
+#: Seconds to wait for the nodes' final messages when the grid closes.
 _GOODBYE_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A message without a reply: its metadata, its round, and when it expires (monotonic seconds)."""
+    """A message without a reply.
+
+    ``expires`` is in monotonic seconds. ``awaited`` is False after a timeout; the reply is then dropped.
+    """
 
     message: Message
-    node: int
-    round: int
+    node_id: int
+    round_index: int
     expires: float
-    wanted: bool = True
+    awaited: bool = True
 
 
 class FarshoreGrid(Grid):
-    """See ``flwr.serverapp.Grid``; any thread may call it, and any number at once.
+    """Implements ``flwr.serverapp.Grid``; thread-safe.
 
-    A node that is lost answers what it was sent, and all that is sent to it from then on, with an error
-    (``NODE_UNAVAILABLE``) at once; a message that outlives its ttl is answered so too (``REPLY_MESSAGE_UNAVAILABLE``).
+    When a node is lost, its pending messages and all later ones get the error reply ``NODE_UNAVAILABLE`` at once. A
+    message without a reply within its ttl gets ``REPLY_MESSAGE_UNAVAILABLE``.
 
     Parameters
     ----------
     session : ServerSession
+        Session of the server program.
     run : Run
+        Flower's description of the run.
     encoding : Encoding, optional
-        Of float32 arrays on their way to the nodes.
+        Encoding of float32 arrays sent to the nodes.
     rounds : int
-        How many there will be, for progress; 0 = unknown.
+        Number of rounds for progress reports; 0 = unknown.
     on_failure : callable
-        Gets what ends the run: it was cancelled, or no node is left. Every later call raises it.
+        Called with the error that ends the run (cancelled, or no nodes remain). Later calls of the grid raise it.
     """
 
     def __init__(
@@ -59,60 +74,62 @@ class FarshoreGrid(Grid):
         on_failure: Callable[[FarshoreError], None] = lambda error: None,
     ) -> None:
         self._session, self._run, self._encoding, self._on_failure = session, run, encoding, on_failure
-        self._names = numbered(session.channels)
-        self._numbers = {name: number for number, name in self._names.items()}
+        self._names = names_by_id(session.channels)
+        self._ids = {name: node_id for node_id, name in self._names.items()}
         self._changed = threading.Condition()
-        self._living = dict(self._numbers)
+        #: Ids of the nodes that are neither lost nor finished, by name.
+        self._active = dict(self._ids)
+        #: Reasons of losses, by id.
         self._lost: dict[int, str] = {}
         self._pending: dict[str, _Pending] = {}
         self._replies: dict[str, Message] = {}
         self._failure: FarshoreError | None = None
         self._closing = False
-        self._tally = RoundMetrics(session, rounds)
+        self._metrics = RoundMetrics(session, rounds)
         self.sent = self.failures = 0
         self._listener = threading.Thread(target=self._listen, name="flower replies", daemon=True)
         self._listener.start()
 
-    # ---- what apps see -------------------------------------------------------------------------------------------
+    # ---- interface of flwr.serverapp.Grid --------------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
-        """Use another description of the run."""
+        """Replace the description of the run."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run."""
+        """The description of the run."""
         return self._run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message; see ``flwr.app.Message``, which does the same."""
+        """Create a message; same as ``flwr.app.Message``."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Sequence[int]:
-        """Numbers of the nodes that are there, ascending."""
+        """Ids of the available nodes, ascending."""
         with self._changed:
             self._check()
-            return sorted(self._living.values())
+            return sorted(self._active.values())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages; returns their identities."""
+        """Send messages; returns their message ids."""
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that have come; each is handed out once."""
+        """Return the replies that have arrived; each is returned once."""
         with self._changed:
             self._check()
             self._expire()
             return [self._replies.pop(i) for i in dict.fromkeys(message_ids) if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and wait for all replies, or for ``timeout`` seconds; replies come in the messages' order."""
+        """Send messages and wait up to ``timeout`` seconds for the replies, which are in the order of the messages."""
         end = None if timeout is None else time.monotonic() + timeout
-        identities = self.push_messages(messages)
+        message_ids = self.push_messages(messages)
         with self._changed:
-            while open_ := [self._pending[i] for i in identities if i in self._pending]:
+            while open_ := [self._pending[i] for i in message_ids if i in self._pending]:
                 self._check()
                 now = time.monotonic()
                 until = min(p.expires for p in open_)
@@ -123,17 +140,17 @@ class FarshoreGrid(Grid):
                     continue
                 self._changed.wait((until if end is None else min(until, end)) - now)
             self._check()
-            for pending in open_:  # nobody can ask for these any more
-                pending.wanted = False
-            return [self._replies.pop(i) for i in identities if i in self._replies]
+            for pending in open_:
+                pending.awaited = False
+            return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
-    # ---- what the server program needs ---------------------------------------------------------------------------
+    # ---- used by the server program ------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Tell the nodes that this is all, and wait a little for their goodbyes."""
+        """Tell the nodes that the app has ended, and wait briefly for their final messages."""
         with self._changed:
             self._closing = True
-            names = list(self._living)
+            names = list(self._active)
         for name in names:
             try:
                 self._session.channels[name].send(Frame("control", fields={"what": "done"}))
@@ -141,40 +158,40 @@ class FarshoreGrid(Grid):
                 self._lose(name, str(error))
         self._listener.join(_GOODBYE_SECONDS)
         with self._changed:
-            self._tally.tell()
+            self._metrics.report()
 
-    # ---- inside --------------------------------------------------------------------------------------------------
+    # ---- internal ------------------------------------------------------------------------------------------------
 
     def _push(self, message: Message) -> str:
-        to = message.metadata.dst_node_id
-        address(message, run_id=self._run.run_id, src_node_id=SUPERLINK_NODE_ID)
-        identity, metadata = message.metadata.message_id, message.metadata
-        left = metadata.created_at + metadata.ttl - time.time()
-        number, expires = round_of(message), time.monotonic() + left
-        pending = _Pending(with_content(message, RecordDict()), to, number, expires)
+        node_id = message.metadata.dst_node_id
+        set_metadata(message, run_id=self._run.run_id, src_node_id=SUPERLINK_NODE_ID)
+        message_id, metadata = message.metadata.message_id, message.metadata
+        remaining = metadata.created_at + metadata.ttl - time.time()
+        round_index, expires = round_of(message), time.monotonic() + remaining
+        pending = _Pending(with_content(message, RecordDict()), node_id, round_index, expires)
         with self._changed:
             self._check()
             self.sent += 1
-            self._pending[identity] = pending
-            if to not in self._names:
-                self._fail(identity, ErrorCode.NODE_UNAVAILABLE, f"no node of this run has the number {to}")
-            elif to in self._lost:
-                self._fail(identity, ErrorCode.NODE_UNAVAILABLE, self._lost[to])
-            elif left <= 0:
-                self._fail(identity, ErrorCode.MESSAGE_UNAVAILABLE, "the message had expired before it was sent")
-            if identity not in self._pending:
-                return identity
+            self._pending[message_id] = pending
+            if node_id not in self._names:
+                self._fail(message_id, ErrorCode.NODE_UNAVAILABLE, f"this run has no node with the id {node_id}")
+            elif node_id in self._lost:
+                self._fail(message_id, ErrorCode.NODE_UNAVAILABLE, self._lost[node_id])
+            elif remaining <= 0:
+                self._fail(message_id, ErrorCode.MESSAGE_UNAVAILABLE, "the message had expired before it was sent")
+            if message_id not in self._pending:
+                return message_id
         try:
-            self._session.channels[self._names[to]].send(to_frame(message, number, self._encoding))
+            self._session.channels[self._names[node_id]].send(to_frame(message, round_index, self._encoding))
         except PeerLostError as error:
-            self._lose(self._names[to], str(error))
-        return identity
+            self._lose(self._names[node_id], str(error))
+        return message_id
 
     def _listen(self) -> None:
-        """Take replies until every node has said goodbye or is lost."""
+        """Receive replies until every node has finished or is lost."""
         while True:
             with self._changed:
-                names = list(self._living)
+                names = list(self._active)
             if not names:
                 return
             try:
@@ -185,61 +202,61 @@ class FarshoreGrid(Grid):
                 self._stop(error)
                 return
             else:
-                self._take(name, frame)
+                self._handle(name, frame)
 
-    def _take(self, name: str, frame: Frame) -> None:
+    def _handle(self, name: str, frame: Frame) -> None:
         if frame.kind == "control":
             with self._changed:
-                self._living.pop(name, None)
+                self._active.pop(name, None)
             return
         try:
             reply = from_frame(frame)
         except WireError as error:
             self._lose(name, f"node {name}: {error}")
             return
-        identity, number = reply.metadata.reply_to_message_id, self._numbers[name]
+        message_id, node_id = reply.metadata.reply_to_message_id, self._ids[name]
         with self._changed:
-            pending = self._pending.get(identity)
-            if pending is None or pending.node != number:
-                self._session.log(f"{name}: a reply to what is not waited for (any longer) was left out")
+            pending = self._pending.get(message_id)
+            if pending is None or pending.node_id != node_id:
+                self._session.log(f"{name}: discarded a reply to a message that is not pending")
                 return
-            address(reply, run_id=self._run.run_id, src_node_id=number, dst_node_id=SUPERLINK_NODE_ID)
-            self._deliver(identity, reply)
+            set_metadata(reply, run_id=self._run.run_id, src_node_id=node_id, dst_node_id=SUPERLINK_NODE_ID)
+            self._deliver(message_id, reply)
 
-    def _deliver(self, identity: str, reply: Message) -> None:
-        pending = self._pending.pop(identity)
+    def _deliver(self, message_id: str, reply: Message) -> None:
+        pending = self._pending.pop(message_id)
         self.failures += reply.has_error()
-        self._tally.add(reply, pending.round)
-        if pending.wanted:
-            self._replies[identity] = reply
+        self._metrics.add(reply, pending.round_index)
+        if pending.awaited:
+            self._replies[message_id] = reply
         self._changed.notify_all()
 
-    def _fail(self, identity: str, code: int, reason: str) -> None:
-        pending = self._pending[identity]
-        reply = address(failed(pending.message, code, reason), src_node_id=pending.node)
-        self._deliver(identity, reply)
+    def _fail(self, message_id: str, code: int, reason: str) -> None:
+        pending = self._pending[message_id]
+        reply = set_metadata(error_reply(pending.message, code, reason), src_node_id=pending.node_id)
+        self._deliver(message_id, reply)
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for identity, pending in list(self._pending.items()):
+        for message_id, pending in list(self._pending.items()):
             if pending.expires <= now:
-                seconds = pending.message.metadata.ttl
-                self._fail(identity, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply within its ttl of {seconds:g} s")
+                reason = f"no reply within its ttl of {pending.message.metadata.ttl:g} s"
+                self._fail(message_id, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason)
 
-    def _lose(self, name: str, why: str) -> None:
+    def _lose(self, name: str, reason: str) -> None:
         with self._changed:
-            if self._living.pop(name, None) is None:
+            if self._active.pop(name, None) is None:
                 return
             if self._closing:
                 return
-            number = self._numbers[name]
-            self._lost[number] = why
-            for identity in [i for i, p in self._pending.items() if p.node == number]:
-                self._fail(identity, ErrorCode.NODE_UNAVAILABLE, why)
-            nobody = not self._living
-        self._session.log(f"{name} is lost: {why}")
-        if nobody:
-            self._stop(RunFailedError(f"no node is left; the last one: {why}"))
+            node_id = self._ids[name]
+            self._lost[node_id] = reason
+            for message_id in [i for i, p in self._pending.items() if p.node_id == node_id]:
+                self._fail(message_id, ErrorCode.NODE_UNAVAILABLE, reason)
+            all_lost = not self._active
+        self._session.log(f"lost {name}: {reason}")
+        if all_lost:
+            self._stop(RunFailedError(f"no nodes remain; the last one was lost: {reason}"))
 
     def _stop(self, error: FarshoreError) -> None:
         with self._changed:

@@ -1,4 +1,4 @@
-"""A node's side: it hosts a ClientApp, hands it one message after another, and keeps its context on disk."""
+"""The node program of a Flower app: runs a ClientApp on received messages and stores its context on disk."""
 
 from __future__ import annotations
 
@@ -20,60 +20,62 @@ from .compat import (
     Context,
     ErrorCode,
     Message,
-    address,
     context_bytes,
-    context_from,
-    failed,
+    context_from_bytes,
+    error_reply,
     load_client_app,
-    log_through_ours,
     make_context,
+    redirect_flower_logging,
+    set_metadata,
 )
 from .config import FlowerRun
-from .numbers import number_of
+from .flower_ids import flower_id
 from .project import Project
 
-#: Simulated nodes share a process, and apps its global generators: one of them computes at a time.
+#: Serializes simulated nodes: they share a process, and apps use its global random generators.
 _COMPUTING = threading.Lock()
 
 
 class Host:
-    """The node program of a Flower app.
+    """Runs the ClientApp of a Flower app.
 
     Parameters
     ----------
     session : NodeSession
+        Session of the node program.
     settings : FlowerRun
+        Configuration of the run.
 
     Raises
     ------
     RefusedError
-        This node does not accept the app, or the archive is not what it should be.
+        This node does not accept the app, or the archive is damaged or has another hash.
     """
 
     def __init__(self, session: NodeSession, settings: FlowerRun) -> None:
         session.admit(settings.code)
-        log_through_ours()
+        redirect_flower_logging()
         self._session, self._encoding = session, parse(settings.up_encoding)
-        home = session.run.directory / "flower"
-        self._folder = unpack_app(settings.archive, settings.digest, home / f"app-{settings.digest[:16]}")
+        directory = session.run.directory / "flower"
+        self._folder = unpack_app(settings.archive, settings.digest, directory / f"app-{settings.digest[:16]}")
         self._project = Project.read(self._folder)
-        #: Of this attempt at the run: when the server starts anew, so does what its nodes keep.
-        self._kept = home / f"{session.node}-{session.run.epoch}.context"
-        self._context = self._restored() or self._fresh(settings)
+        # One file per restart epoch: a restarted ServerApp begins at its first round, with new client states.
+        self._context_path = directory / f"{session.node}-{session.run.epoch}.context"
+        self._context = self._load_context() or self._new_context(settings)
         self._app: ClientApp | None = None
 
     def run(self) -> None:
-        """Answer messages until the server says that it was the last."""
+        """Answer messages until the server ends the app."""
         channel = self._session.channel
         while (frame := channel.receive()).kind != "control":
             message = from_frame(frame)
             reply = self._reply(message)
-            self._keep()
+            self._save_context()
             try:
                 channel.send(to_frame(reply, frame.round, self._encoding))
             except (ValueError, WireError) as error:
-                why = f"the app's reply cannot be sent: {error}"
-                failure = self._failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why)
+                reason = f"the app's reply cannot be sent: {error}"
+                failure = self._error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
                 channel.send(to_frame(failure, frame.round))
         channel.send(Frame("control", fields={"what": "goodbye"}))
 
@@ -86,52 +88,54 @@ class Host:
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
                 reply = self._app(message, self._context)
             if not isinstance(reply, Message):
-                raise TypeError(f"the app replied with a {type(reply).__name__}, no Message")
+                raise TypeError(f"the app replied with a {type(reply).__name__}, not a Message")
         except (Exception, SystemExit) as error:
-            return self._failed(message, code, blame(error, self._folder))
-        return _back(reply, message)
+            return self._error_reply(message, code, describe_exception(error, self._folder))
+        return _set_reply_metadata(reply, message)
 
-    def _failed(self, message: Message, code: int, why: str) -> Message:
-        self._session.log(f"{self._session.node}, {message.metadata.message_type}: {why}")
-        return _back(failed(message, code, why), message)
+    def _error_reply(self, message: Message, code: int, reason: str) -> Message:
+        self._session.log(f"{self._session.node}, {message.metadata.message_type}: {reason}")
+        return _set_reply_metadata(error_reply(message, code, reason), message)
 
-    def _fresh(self, settings: FlowerRun) -> Context:
+    def _new_context(self, settings: FlowerRun) -> Context:
         session = self._session
-        part = {"partition-id": session.shard[0], "num-partitions": session.shard[1]}
+        node_config = {"partition-id": session.shard[0], "num-partitions": session.shard[1]}
         run_config = self._project.fused(settings.run_config)
-        return make_context(number_of(session.run.id), number_of(session.node), dict(part), dict(run_config))
+        return make_context(flower_id(session.run.id), flower_id(session.node), dict(node_config), dict(run_config))
 
-    def _restored(self) -> Context | None:
+    def _load_context(self) -> Context | None:
+        path = self._context_path
         try:
-            return context_from(self._kept.read_bytes())
+            return context_from_bytes(path.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"cannot read {self._kept}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
         except (DecodeError, ValueError) as error:
-            raise StorageError(f"{self._kept} is damaged: {error}", hint="remove it: the app begins anew") from error
+            raise StorageError(f"{path} is damaged: {error}", hint="remove it; the client's state is lost") from error
 
-    def _keep(self) -> None:
-        write_file(self._kept, context_bytes(self._context))
+    def _save_context(self) -> None:
+        write_file(self._context_path, context_bytes(self._context))
 
 
-def _back(reply: Message, message: Message) -> Message:
-    """Address a reply, whatever the app made of its metadata."""
-    asked = message.metadata
-    return address(
+def _set_reply_metadata(reply: Message, message: Message) -> Message:
+    """Set the metadata of a reply to ``message``, overriding what the app set."""
+    request = message.metadata
+    return set_metadata(
         reply,
-        run_id=asked.run_id,
-        src_node_id=asked.dst_node_id,
-        dst_node_id=asked.src_node_id,
-        reply_to_message_id=asked.message_id,
+        run_id=request.run_id,
+        src_node_id=request.dst_node_id,
+        dst_node_id=request.src_node_id,
+        reply_to_message_id=request.message_id,
     )
 
 
-def blame(error: BaseException, folder: Path) -> str:
-    """What happened, and where in the app: the innermost line of code that came with it."""
-    told = f"{type(error).__name__}: {error}".rstrip(": ")
+def describe_exception(error: BaseException, folder: Path) -> str:
+    """Describe an exception and the innermost line of the app's own code in its traceback."""
+    description = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(folder)]
     if not frames:
-        return told
+        return description
     last = frames[-1]
-    return f"{told} ({Path(last.filename).relative_to(folder)}, line {last.lineno}, in {last.name}: {last.line})"
+    location = f"{Path(last.filename).relative_to(folder)}, line {last.lineno}, in {last.name}: {last.line}"
+    return f"{description} ({location})"

@@ -1,4 +1,4 @@
-"""A Flower app's ``pyproject.toml``: where its two halves are, and its configuration with what is changed of it."""
+"""Reads the ``pyproject.toml`` of a Flower app: its components and its run configuration."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .config import Value
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a Flower app says of itself.
+    """Components and configuration of a Flower app.
 
     Attributes
     ----------
     server, client : str
-        ``module:attribute`` of its ServerApp and its ClientApp.
+        ``module:attribute`` of the ServerApp and the ClientApp.
     config : dict
-        Its run configuration, nested keys joined by dots.
+        Run configuration, with nested keys joined by dots.
     flower : dict
-        All of ``[tool.flwr.app]``.
+        The whole table ``[tool.flwr.app]``.
     """
 
     server: str
@@ -34,22 +34,22 @@ class Project:
 
     @classmethod
     def read(cls, folder: Path) -> Project:
-        """Read the app in ``folder``.
+        """Read the ``pyproject.toml`` in ``folder``.
 
         Raises
         ------
         ConfigError
-            It is no Flower app.
+            The folder is not a Flower app.
         """
         path = folder / "pyproject.toml"
         try:
             tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
         except FileNotFoundError as error:
-            raise ConfigError(f"there is no Flower app in {folder}: it has no pyproject.toml") from error
+            raise ConfigError(f"{folder} is not a Flower app: it has no pyproject.toml") from error
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
         flower = tool.get("flwr", {}).get("app", {})
         parts = flower.get("components", {})
         server, client = parts.get("serverapp"), parts.get("clientapp")
@@ -61,25 +61,25 @@ class Project:
         return cls(server, client, _flat(flower.get("config", {}), path), flower)
 
     def fused(self, changes: Mapping[str, Value]) -> dict[str, Value]:
-        """The run configuration with changes.
+        """The run configuration with overrides.
 
         Raises
         ------
         ConfigError
-            The app has no such key, or its value is of another kind.
+            The app has no such key, or its value has another type.
         """
-        return {**self.config, **{key: self._fitting(key, value) for key, value in changes.items()}}
+        return {**self.config, **{key: self._checked(key, value) for key, value in changes.items()}}
 
-    def _fitting(self, key: str, value: Value) -> Value:
+    def _checked(self, key: str, value: Value) -> Value:
         if key not in self.config:
             near = difflib.get_close_matches(key, self.config, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(self.config)) or 'none'}"
-            raise ConfigError(f"the app's configuration has no '{key}'", hint=hint)
+            hint = f"did you mean '{near[0]}'?" if near else f"its keys: {', '.join(sorted(self.config)) or 'none'}"
+            raise ConfigError(f"the app's configuration has no key '{key}'", hint=hint)
         kind = type(self.config[key])
         if kind is float and type(value) is int:
             return float(value)
         if kind is not type(value):
-            raise ConfigError(f"'{value}' is no value for the app's '{key}': it is {kind.__name__} there")
+            raise ConfigError(f"the app's '{key}' must be {kind.__name__}, not '{value}'")
         return value
 
 
@@ -91,5 +91,7 @@ def _flat(nested: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, 
         elif isinstance(value, bool | int | float | str):
             found[prefix + name] = value
         else:
-            raise ConfigError(f"{path}: '{prefix}{name}' of the app's configuration is no number, text or boolean")
+            raise ConfigError(
+                f"{path}: '{prefix}{name}' in the app's configuration must be a number, string or boolean"
+            )
     return found

@@ -1,4 +1,4 @@
-"""What an app's run tells as it goes on: replies and failures of each round, and the means of what clients report."""
+"""Per-round metrics of a Flower app's run: replies, failures and weighted means of the clients' metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ...core.session import ServerSession
 from .compat import ErrorCode, Message, MetricRecord
 
-#: The key by which Flower's strategies weight what clients report.
+#: The metric by which Flower's strategies weight clients.
 _WEIGHT = "num-examples"
 
 
@@ -17,7 +17,7 @@ _WEIGHT = "num-examples"
 class _Round:
     replies: int = 0
     failures: int = 0
-    #: Nodes by what became of what they were asked: a node that failed once has failed.
+    #: Node ids by outcome; a node can be in several sets, and "failed" takes precedence over "late" over "ok".
     ok: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
@@ -25,25 +25,26 @@ class _Round:
 
 
 class RoundMetrics:
-    """Counts replies; a round is told once a reply of a later one comes, and at the end.
+    """Collects replies and reports a round when the first reply of a later round arrives, and at the end.
 
     Parameters
     ----------
     session : ServerSession
+        Receives metrics and progress.
     rounds : int
-        How many there will be; 0 = unknown.
+        Number of rounds; 0 = unknown.
     """
 
     def __init__(self, session: ServerSession, rounds: int) -> None:
         self._session, self._rounds = session, rounds
-        self._number, self._current = 0, _Round()
-        self._told_at = time.monotonic()
+        self._round_index, self._current = 0, _Round()
+        self._reported_at = time.monotonic()
 
-    def add(self, reply: Message, number: int) -> None:
-        """Take a reply of round ``number`` into account."""
-        if number > self._number:
-            self.tell()
-            self._number, self._current = number, _Round()
+    def add(self, reply: Message, round_index: int) -> None:
+        """Add a reply of round ``round_index``."""
+        if round_index > self._round_index:
+            self.report()
+            self._round_index, self._current = round_index, _Round()
         node = reply.metadata.src_node_id
         if reply.has_error():
             self._current.failures += 1
@@ -52,31 +53,31 @@ class RoundMetrics:
             return
         self._current.replies += 1
         self._current.ok.add(node)
-        what = reply.metadata.message_type.partition(".")[0]
+        message_type = reply.metadata.message_type.partition(".")[0]
         for record in reply.content.values():
             if isinstance(record, MetricRecord):
                 weight = record.get(_WEIGHT, 1)
-                self._add(what, record, float(weight) if isinstance(weight, int | float) else 1.0)
+                self._add(message_type, record, float(weight) if isinstance(weight, int | float) else 1.0)
 
-    def _add(self, what: str, record: MetricRecord, weight: float) -> None:
+    def _add(self, message_type: str, record: MetricRecord, weight: float) -> None:
         for name, value in record.items():
             if name != _WEIGHT and isinstance(value, int | float):
-                total = self._current.sums[f"{what}_{name}"]
+                total = self._current.sums[f"{message_type}_{name}"]
                 total[0] += weight * value
                 total[1] += weight
 
-    def tell(self) -> None:
-        """Report the round so far."""
+    def report(self) -> None:
+        """Report metrics and progress of the current round, if it has any replies."""
         current = self._current
         if not current.replies + current.failures:
             return
         means = {name: total / weight for name, (total, weight) in current.sums.items() if weight}
         losses = [mean for name, mean in means.items() if name.startswith("train_") and "loss" in name]
-        self._session.metrics(self._number, replies=current.replies, failures=current.failures, **means)
-        told: dict[str, float] = {"loss": losses[0]} if losses else {}
+        self._session.metrics(self._round_index, replies=current.replies, failures=current.failures, **means)
+        values: dict[str, float] = {"loss": losses[0]} if losses else {}
         clients = {"failed": len(current.failed), "late": len(current.late - current.failed)}
         clients = {"ok": len(current.ok - current.failed - current.late), **clients}
         now = time.monotonic()
-        told |= {**clients, "seconds": now - self._told_at}
-        self._told_at = now
-        self._session.progress(self._number, max(self._rounds, self._number), unit="round", **told)
+        values |= {**clients, "seconds": now - self._reported_at}
+        self._reported_at = now
+        self._session.progress(self._round_index, max(self._rounds, self._round_index), unit="round", **values)

@@ -1,4 +1,4 @@
-"""The server's side: it runs a ServerApp with a Grid of ours."""
+"""The server program of a Flower app: runs its ServerApp with a :class:`.FarshoreGrid`."""
 
 from __future__ import annotations
 
@@ -10,47 +10,54 @@ from typing import Any
 from ...core.session import ServerSession
 from ...wire.encodings import parse
 from .archive import unpack_app
-from .compat import SUPERLINK_NODE_ID, log_through_ours, make_context, make_run, run_server_app, take_identity
+from .compat import (
+    SUPERLINK_NODE_ID,
+    make_context,
+    make_run,
+    redirect_flower_logging,
+    run_server_app,
+    set_server_identity,
+)
 from .config import FlowerRun
+from .flower_ids import flower_id
 from .grid import FarshoreGrid
-from .numbers import number_of
 from .project import Project
 
 
 def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
-    """Run a ServerApp to its end, in the run's directory; returns how many messages it sent and how many failed.
+    """Run the ServerApp in the run's directory; returns the numbers of ``messages`` sent and of ``failures``.
 
     Raises
     ------
     RefusedError
-        This server does not accept the app, or the archive is not what it should be.
+        This server does not accept the app, or the archive is damaged or has another hash.
     RunFailedError
-        No node is left.
+        No nodes remain.
     RunCancelledError
         The run was cancelled; the app's thread ends at its next use of the grid.
     Exception
-        Whatever the app raises.
+        Any exception of the app.
     """
     session.admit(settings.code)
-    home = session.run.directory / "flower"
-    folder = unpack_app(settings.archive, settings.digest, home / f"app-{settings.digest[:16]}")
+    directory = session.run.directory / "flower"
+    folder = unpack_app(settings.archive, settings.digest, directory / f"app-{settings.digest[:16]}")
     project = Project.read(folder)
-    number, outcome = number_of(session.run.id), Future[None]()
-    take_identity(number)
-    log_through_ours()
-    run = make_run(number, dict(settings.run_config))
+    run_id, outcome = flower_id(session.run.id), Future[None]()
+    set_server_identity(run_id)
+    redirect_flower_logging()
+    run = make_run(run_id, dict(settings.run_config))
     run_config = project.fused(settings.run_config)
-    context = make_context(number, SUPERLINK_NODE_ID, {}, dict(run_config))
+    context = make_context(run_id, SUPERLINK_NODE_ID, {}, dict(run_config))
 
-    def failed(error: BaseException) -> None:
+    def fail(error: BaseException) -> None:
         with contextlib.suppress(InvalidStateError):
             outcome.set_exception(error)
 
-    def play() -> None:
+    def run_app() -> None:
         try:
             run_server_app(grid, context, str(folder), project.server)
         except BaseException as error:
-            failed(error)
+            fail(error)
         else:
             with contextlib.suppress(InvalidStateError):
                 outcome.set_result(None)
@@ -61,11 +68,11 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
         run,
         parse(settings.down_encoding),
         rounds=rounds if isinstance(rounds, int) else 0,
-        on_failure=failed,
+        on_failure=fail,
     )
-    session.log(f"Flower app {settings.digest[:12]}…: {project.server} here, {project.client} on the nodes")
-    # In a thread, so that a run can be cancelled, or found to have lost its nodes, while the app computes or sleeps.
-    app = threading.Thread(target=play, name="ServerApp", daemon=True)
+    session.log(f"Flower app {settings.digest[:12]}…: {project.server} on the server, {project.client} on the nodes")
+    # In a thread, so that cancellation and the loss of all nodes end the run while the app computes or sleeps.
+    app = threading.Thread(target=run_app, name="ServerApp", daemon=True)
     with contextlib.chdir(session.run.directory):
         app.start()
         try:

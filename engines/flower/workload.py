@@ -1,4 +1,4 @@
-"""A Flower app as a workload; Flower itself is imported when a program starts."""
+"""The workload ``flower``: runs an unmodified Flower app; ``flwr`` is imported when a program starts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .config import FlowerRun
 
 
 class FlowerWorkload:
-    """Flower apps, unmodified; see ``docs/flower.md``."""
+    """Runs unmodified Flower apps; see ``docs/flower.md``."""
 
     name = "flower"
-    summary = "a Flower app as it is: farshore run flower --app DIR"
+    summary = "an unmodified Flower app: farshore run flower --app DIR"
     config: type[BaseModel] = FlowerRun
     on_lost_node: Literal["restart", "continue"] = "continue"
-    #: Apps exchange NumPy arrays, so the two ends' torch may differ.
+    #: Apps exchange NumPy arrays, so server and nodes may have different versions of torch.
     uses_torch = False
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """None that we know of."""
+        """None; apps find their own data."""
         return ()
 
     def code(self, config: BaseModel) -> Code:
-        """The app."""
+        """The app's code, which operators must accept."""
         return cast(FlowerRun, config).code
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:

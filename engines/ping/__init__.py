@@ -1,1 +1,1 @@
-"""Ping: round-trip time and throughput between the server and its nodes, through everything that a real run uses."""
+"""Round-trip time and throughput between the server and its nodes, measured over a run's own channels."""

@@ -1,4 +1,4 @@
-"""What a ping can be told."""
+"""Settings of a ping run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class PingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(10, ge=1, le=1_000_000, description="how often each node is asked")
-    kilobytes: int = Field(1024, ge=0, le=1 << 18, description="size of the block sent and echoed, KiB")
+    rounds: int = Field(10, ge=1, le=1_000_000, description="round trips per node")
+    kilobytes: int = Field(1024, ge=0, le=1 << 18, description="size of the block that each node echoes, KiB")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
     pause_ms: float = Field(0.0, ge=0, description="pause between rounds, ms")

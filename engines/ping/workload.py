@@ -1,4 +1,4 @@
-"""The two programs of a ping. Both ends chain a digest over every block: a lost, doubled or changed byte shows."""
+"""The ``ping`` workload. Both ends chain a digest over all blocks, which detects lost, repeated and changed bytes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class Ping:
     uses_torch = False
 
     def node_data(self, config: BaseModel) -> tuple[tuple[str, ...], ...]:
-        """None: blocks are drawn from the seed."""
+        """Return no data set: the blocks are drawn from the seed."""
         return ()
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """An empty trip and a block there and back, per round and node."""
+        """Plan an empty round trip and an echoed block per round and node."""
         settings = cast(PingConfig, config)
         nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
         block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
-        said: tuple[tuple[Direction, Message], ...] = (
+        messages: tuple[tuple[Direction, Message], ...] = (
             ("down", Message("ping")),
             ("up", Message("ping")),
             ("down", Message("block", tensors=block)),
             ("up", Message("echo", tensors=block, fields={"digest": _START})),
         )
-        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in said]
+        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
         return TrafficPlan("round", setting.nodes, [*greetings(setting.nodes), *flows])
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Ask every node in turn, ``rounds`` times; compare digests after each answer."""
+        """Measure every node in turn, ``rounds`` times; check the digest of each echo."""
         settings = cast(PingConfig, config)
         digests = dict.fromkeys(session.channels, _START)
         first = 0
@@ -61,7 +61,7 @@ class Ping:
         for done in range(first + 1, settings.rounds + 1):
             session.check_cancelled()
             for node in session.channels:
-                trip, rate, digests[node] = _ask(session, node, done, settings, digests[node])
+                trip, rate, digests[node] = _measure(session, node, done, settings, digests[node])
                 trips[node].append(trip)
                 rates[node].append(rate)
             latest = {"rtt_ms": 1e3 * max(t[-1] for t in trips.values())}
@@ -75,7 +75,7 @@ class Ping:
         return {"checksum": _chain(*digests.values()).hex(), "nodes": nodes}
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
-        """Echo every block with the digest so far."""
+        """Echo every block with the digest of all blocks so far."""
         settings = cast(PingConfig, config)
         digest, first = _START, 0
         if session.resume_step is not None:
@@ -91,23 +91,23 @@ class Ping:
                 session.save_checkpoint(done, {"digest": _as_array(digest)}, {})
 
 
-def _ask(
-    session: ServerSession, node: str, number: int, settings: PingConfig, digest: bytes
+def _measure(
+    session: ServerSession, node: str, round_index: int, settings: PingConfig, digest: bytes
 ) -> tuple[float, float, bytes]:
-    """One round with one node: seconds of an empty round trip, echoed MB/s (10^6), digest after it."""
+    """Run one round with one node; return seconds of an empty round trip, MB/s (10^6 bytes) echoed, and the digest."""
     channel = session.channels[node]
-    block = session.run.seed.child("round", number, "node", node).numpy().bytes(settings.kilobytes << 10)
+    block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
     start = time.perf_counter()
-    channel.send(Message("ping", round=number))
+    channel.send(Message("ping", round=round_index))
     channel.receive()
-    between = time.perf_counter()
-    channel.send(Message("block", round=number, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
+    middle = time.perf_counter()
+    channel.send(Message("block", round=round_index, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
     echo = channel.receive()
     end = time.perf_counter()
-    if echo.round != number or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
-        raise RunFailedError(f"node {node}, round {number}: the echo is not what was sent")
-    return between - start, 2 * len(block) / (end - between) / 1e6, expected
+    if echo.round != round_index or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
+        raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
+    return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
 
 
 def _chain(*parts: bytes) -> bytes:

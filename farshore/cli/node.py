@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,9 @@ def join(
     token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
     name: Annotated[str | None, typer.Option(help="The node's name [this machine's host name].")] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A local data set; repeatable.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; roles of a run may ask for it. Repeatable.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="This node's part of shared data, from 0/N.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Device profile (YAML): link and threads.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder for key and checkpoints [~/.farshore/nodes/NAME].")] = None,
@@ -58,6 +62,7 @@ def join(
         home=(home or node_home(node_name)).expanduser().resolve(),
         token=_token(token, token_file),
         data=data_paths(data or ()),
+        labels=_labels(label or ()),
         shard=_shard(shard),
         profile=DeviceProfile.read(profile) if profile else DeviceProfile(),
         accept_apps=accepted,
@@ -107,6 +112,18 @@ def _token(token: str | None, file: Path | None) -> str | None:
     if token == "-":  # noqa: S105 – means standard input
         return sys.stdin.readline().strip()
     return token
+
+
+def _labels(texts: Sequence[str]) -> dict[str, str]:
+    from ..core.nodes import check_label
+
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        check_label(key, value)
+        if labels.setdefault(key, value) != value:
+            raise ConfigError(f"--label {key} is given twice, as '{labels[key]}' and '{value}'")
+    return labels
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
     if json_:
         emit([as_dict(node) for node in nodes])
         return
-    columns = ("name", "state", "cores", "memory", "GFLOP/s", "data", "runs", "seen")
+    columns = ("name", "state", "cores", "memory", "GFLOP/s", "accelerators", "labels", "data", "runs", "seen")
     table(
         columns,
         [_row(node) for node in nodes],
@@ -49,6 +49,14 @@ def as_dict(node: NodeInfo) -> dict[str, Any]:
     return MessageToDict(node, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
+def _accelerators(node: NodeInfo) -> str:
+    counts: dict[str, int] = {}
+    for device in node.profile.accelerators:
+        label = device.name or device.kind
+        counts[label] = counts.get(label, 0) + 1
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items()) or "–"
+
+
 def _row(node: NodeInfo) -> tuple[object, ...]:
     return (
         node.name,
@@ -56,6 +64,8 @@ def _row(node: NodeInfo) -> tuple[object, ...]:
         node.profile.cores or "–",
         size(node.profile.memory_bytes) if node.profile.memory_bytes else "–",
         f"{node.profile.matmul_gflops:.0f}" if node.profile.matmul_gflops else "–",
+        _accelerators(node),
+        ", ".join(f"{key}={value}" for key, value in sorted(node.labels.items())) or "–",
         ", ".join(node.data) or "–",
         ", ".join(node.runs) or "–",
         f"{duration(time.time() - node.last_seen)} ago" if node.last_seen else "–",

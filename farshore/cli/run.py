@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ConfigError
+from .cohort import role_requests
 from .connect import connected
 from .output import Json, emit, note, say
 
@@ -31,8 +32,16 @@ def run(
         typer.Option(metavar="DIR", help="Flower app to run; --set overrides its configuration."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings; --set overrides it.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes; the server chooses them [1].")] = None,
-    node: Annotated[list[str] | None, typer.Option(help="Name of a node to use; repeatable.")] = None,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N | ROLE=N,…",
+            help="Number of nodes, which the server chooses [1]; 4..8 or 4+ lets more join a run in progress.",
+        ),
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(metavar="[ROLE=]NAME", help="Name of a node to use; repeatable.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set on the server.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of the seed tree.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
@@ -42,8 +51,7 @@ def run(
     from ..core import workloads
     from .settings import build, mapping
 
-    if nodes is not None and node and nodes != len(node):
-        raise ConfigError(f"--nodes {nodes} contradicts {len(node)} x --node", hint="give one of them")
+    roles = role_requests(nodes, node or ())
     if app is not None and (method != "flower" or config is not None):
         raise ConfigError("--app requires the method 'flower' and cannot be combined with --config")
     if app is not None:
@@ -59,8 +67,7 @@ def run(
     submitted = admin.submit(
         method,
         settings.model_dump(mode="json"),
-        node_count=len(node) if node else nodes or 1,
-        nodes=node or (),
+        roles=roles,
         seed=seed,
         data=mapping(data or (), "--data"),
     )

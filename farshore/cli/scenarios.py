@@ -42,7 +42,7 @@ class Engine:
         Parameters
         ----------
         workers : int
-            Worker processes; 0 = as many as the cores allow. Reduced, with a note, where ``workers * threads`` exceeds
+            Worker processes; 0 = the maximum for the cores. Reduced, with a note, where ``workers * threads`` exceeds
             the cores of this machine; never for a Ray cluster given by ``address``.
         backend : str
             ``local`` or ``ray``.

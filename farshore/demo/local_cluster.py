@@ -196,5 +196,5 @@ def _deferred_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        for caught in received:
-            signal.raise_signal(caught)
+        for pending in received:
+            signal.raise_signal(pending)

@@ -1,4 +1,4 @@
-"""Benchmark scripts as modules, and a setting small enough to run them whole."""
+"""Fixtures: benchmark scripts as modules, and a small model and data set to run them in full."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = ["good", "fine", "great", "bad", "poor", "dull", *(f"w{i}" for i in rang
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """``script(name)`` imports ``benchmarks/<name>.py``, as it sees itself when it is run."""
+    """``script(name)`` imports ``benchmarks/<name>.py`` with its folder on ``sys.path``."""
     monkeypatch.syspath_prepend(FOLDER)
     return importlib.import_module
 
@@ -32,7 +32,7 @@ class Setting:
 
 @pytest.fixture(scope="session")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    """A BERT of 4 blocks and 32 numbers a token, and 200 sentences whose class is the class of one word."""
+    """A BERT with 4 blocks and hidden size 32, and 200 sentences whose class is determined by one word."""
     folder = tmp_path_factory.mktemp("setting")
     return Setting(_model(folder / "model"), _glue(folder / "glue"))
 

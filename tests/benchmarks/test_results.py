@@ -14,19 +14,19 @@ def bench(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("results")
 
 
-def test_the_page_says_what_was_measured_last(bench: ModuleType) -> None:
+def test_the_results_page_is_up_to_date(bench: ModuleType) -> None:
     assert bench.PAGE.read_text(encoding="utf-8") == bench.page(bench.MEASURED), (
-        "docs/results.md is not current: run python benchmarks/results.py"
+        "docs/results.md is out of date: run python benchmarks/results.py"
     )
 
 
-def test_measurements_name_no_folder_of_the_machine_they_were_made_on(bench: ModuleType) -> None:
+def test_measured_commands_contain_no_absolute_paths(bench: ModuleType) -> None:
     for path in bench.MEASURED.glob("*.json"):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        assert not any(word.startswith("/") for word in told["command"].split()), path.name
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        assert not any(argument.startswith("/") for argument in measured["command"].split()), path.name
 
 
-def test_what_a_script_writes_is_on_the_page(
+def test_the_page_has_the_output_of_a_script(
     bench: ModuleType, script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = script("_common")
@@ -52,13 +52,13 @@ def test_what_a_script_writes_is_on_the_page(
     assert f"Python {common.machine()['python']}" in page
 
 
-def test_a_script_without_tables_gets_its_numbers_listed(bench: ModuleType, tmp_path: Path) -> None:
-    told = {"benchmark": "wire", "command": "python benchmarks/wire.py", "figures": {"one_way": 0.91, "name": "x"}}
-    (tmp_path / "wire.json").write_text(json.dumps(told))
+def test_numbers_of_a_script_without_tables_are_listed(bench: ModuleType, tmp_path: Path) -> None:
+    measured = {"benchmark": "wire", "command": "python benchmarks/wire.py", "figures": {"one_way": 0.91, "name": "x"}}
+    (tmp_path / "wire.json").write_text(json.dumps(measured))
     assert "| one way | 0.91 |" in bench.page(tmp_path)
 
 
-def test_no_goal_is_missed_where_none_is_judged(script: Callable[[str], ModuleType]) -> None:
+def test_unjudged_gates_are_not_missed(script: Callable[[str], ModuleType]) -> None:
     common = script("_common")
     options = argparse.Namespace(json=None, quick=True)
     gates = [common.gate("a", 1.0, "<= 2", None), common.gate("b", None, "<= 2", False)]

@@ -17,8 +17,8 @@ def bench(script: Callable[[str], ModuleType]) -> ModuleType:
 @pytest.fixture
 def trainer(bench: ModuleType, setting: Any, tmp_path: Path) -> Callable[[str], Any]:
     def make(folder: str) -> Any:
-        line = ["--glue", setting.glue, "--model", setting.model, "--train", 96, "--unused", 50, "--epochs", 3]
-        made = bench.Trainer(bench.options_of([str(word) for word in line]), tmp_path / folder)
+        arguments = ["--glue", setting.glue, "--model", setting.model, "--train", 96, "--unused", 50, "--epochs", 3]
+        made = bench.Trainer(bench.parse_options([str(word) for word in arguments]), tmp_path / folder)
         made.common["checkpoint_every"] = 4
         return made
 
@@ -31,15 +31,13 @@ def arms(script: Callable[[str], ModuleType]) -> dict[str, Any]:
 
 
 class KilledError(Exception):
-    """What stands for the end of the process."""
+    """Simulates a kill of the process."""
 
 
-def test_bytes_of_an_arm_are_those_of_its_codes_and_little_more(
-    trainer: Callable[[str], Any], arms: dict[str, Any]
-) -> None:
+def test_an_arm_sends_little_more_than_its_codes(trainer: Callable[[str], Any], arms: dict[str, Any]) -> None:
     found = trainer("a").train(arms["recipe r8 int4 L-1"], seed=1)
     assert found.vanilla_bytes > 0
-    # d = 32 fp32 numbers against 8 of 4 bits: 32 times less, but for lengths and labels that vanilla sends too.
+    # 32 fp32 values against 8 of 4 bits: 32 times less, except for lengths and labels, which vanilla sends too.
     assert found.vanilla_bytes / found.code_bytes == pytest.approx(32, rel=0.06)
     assert found.code_bytes < found.payload_bytes < found.frame_bytes
     assert 0 <= found.unused <= 1
@@ -47,14 +45,14 @@ def test_bytes_of_an_arm_are_those_of_its_codes_and_little_more(
 
 
 @pytest.mark.parametrize("name", ["recipe r8 int4 L/2", "unsplit"])
-def test_a_killed_arm_goes_on_from_its_checkpoint_and_ends_the_same(
+def test_a_killed_arm_resumes_to_the_same_result(
     bench: ModuleType,
     trainer: Callable[[str], Any],
     arms: dict[str, Any],
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = trainer("whole").train(arms[name], seed=2)
+    uninterrupted = trainer("whole").train(arms[name], seed=2)
     seen: list[int] = []
     kill_at = 6
 
@@ -69,11 +67,11 @@ def test_a_killed_arm_goes_on_from_its_checkpoint_and_ends_the_same(
     resumed = trainer("killed").train(arms[name], seed=2)
     assert seen == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9]
     for field in ("dev", "unused", "code_bytes", "payload_bytes", "frame_bytes", "vanilla_bytes"):
-        assert getattr(resumed, field) == getattr(whole, field), field
+        assert getattr(resumed, field) == getattr(uninterrupted, field), field
     assert not any(trainer("killed").folder.iterdir())
 
 
-def test_a_ledger_with_a_hole_is_refused(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_ledger_with_missing_steps_is_rejected(bench: ModuleType, tmp_path: Path) -> None:
     from farshore.core.errors import DataError
     from farshore.core.transfer import Transfer
     from farshore.runs.ledger import Ledger
@@ -92,26 +90,26 @@ def test_a_ledger_with_a_hole_is_refused(bench: ModuleType, tmp_path: Path) -> N
         bench.training_bytes(tmp_path, 3)
 
 
-def test_the_command_keeps_what_it_has_finished(
+def test_finished_runs_are_not_repeated(
     bench: ModuleType, setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["--quick", "--glue", setting.glue, "--model", setting.model, "--arms", "recipe r2 int4 L-1"]
-    line += ["--results", tmp_path / "r.jsonl", "--json", tmp_path / "r.json"]
-    monkeypatch.setattr("sys.argv", ["benchmarks/sft_accuracy.py", *map(str, line)])
+    arguments = ["--quick", "--glue", setting.glue, "--model", setting.model, "--arms", "recipe r2 int4 L-1"]
+    arguments += ["--results", tmp_path / "r.jsonl", "--json", tmp_path / "r.json"]
+    monkeypatch.setattr("sys.argv", ["benchmarks/sft_accuracy.py", *map(str, arguments)])
     assert bench.main() == 0
     assert "recipe r2 int4 L-1, seed 0: dev" in capsys.readouterr().out
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["quick"] is True
-    assert told["gates"]
-    assert all(g["holds"] is None for g in told["gates"])
-    assert {row["arm"].partition("#")[0] for row in told["figures"]["rows"]} == {"unsplit", "recipe r2 int4 L-1"}
-    assert str(tmp_path) not in told["command"]
+    output = json.loads((tmp_path / "r.json").read_text())
+    assert output["quick"] is True
+    assert output["gates"]
+    assert all(g["holds"] is None for g in output["gates"])
+    assert {row["arm"].partition("#")[0] for row in output["figures"]["rows"]} == {"unsplit", "recipe r2 int4 L-1"}
+    assert str(tmp_path) not in output["command"]
 
-    monkeypatch.setattr(bench.Trainer, "train", lambda *_: pytest.fail("everything had finished"))
+    monkeypatch.setattr(bench.Trainer, "train", lambda *_: pytest.fail("all runs had finished"))
     assert bench.main() == 0
 
 
-def test_goals_are_judged_at_their_scale_only(bench: ModuleType, arms: dict[str, Any]) -> None:
+def test_gates_are_judged_at_their_scale_only(bench: ModuleType, arms: dict[str, Any]) -> None:
     def row(name: str, lost: float, payload: float, seeds: int = 3) -> dict[str, Any]:
         gap = {"mean": -lost, "n": seeds}
         ratio = 12288 / (arms[name].rank * 4)

@@ -27,7 +27,7 @@ def result(bench: ModuleType, arm: Any, seed: int, dev: float, **more: Any) -> A
     return bench.Result(task="sst2", setup="8000x3", arm=arm.key, seed=seed, dev=dev, **values)
 
 
-def test_the_arms_are_the_rates_of_the_goals(bench: ModuleType) -> None:
+def test_the_arms_have_the_compression_of_the_goals(bench: ModuleType) -> None:
     ratios = {a.name: a.code_ratio(384) for a in bench.arms()}
     for place in ("L-1", "L/2"):
         assert ratios[f"paper r4 fp32 {place}"] == 96
@@ -37,7 +37,7 @@ def test_the_arms_are_the_rates_of_the_goals(bench: ModuleType) -> None:
     assert len({a.key for a in bench.arms()}) == len(bench.arms()) == 11
 
 
-def test_finished_trainings_are_found_again_and_other_settings_are_not(bench: ModuleType, tmp_path: Path) -> None:
+def test_stored_results_are_found_by_their_settings(bench: ModuleType, tmp_path: Path) -> None:
     arm = bench.arms()[3]
     path = tmp_path / "results.jsonl"
     bench.Results(path).add(result(bench, arm, 1, 0.9))
@@ -48,7 +48,7 @@ def test_finished_trainings_are_found_again_and_other_settings_are_not(bench: Mo
     assert again.find("sst2", "8000x3", replace(arm, codec_lr=3.0), 1) is None
 
 
-def test_a_line_cut_by_a_kill_is_dropped_and_written_over(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_truncated_line_is_dropped_and_overwritten(bench: ModuleType, tmp_path: Path) -> None:
     arm, path = bench.arms()[0], tmp_path / "results.jsonl"
     results = bench.Results(path)
     results.add(result(bench, arm, 1, 0.9))
@@ -63,7 +63,7 @@ def test_a_line_cut_by_a_kill_is_dropped_and_written_over(bench: ModuleType, tmp
 def test_gaps_are_paired_by_seed(bench: ModuleType) -> None:
     unsplit, arm = bench.arms()[0], bench.arms()[2]
     runs = [result(bench, unsplit, s, dev) for s, dev in ((0, 0.80), (1, 0.90))]
-    # Seed 2 has no unsplit partner: it must not enter the gap.
+    # Seed 2 has no unsplit result and must not count in the gap.
     runs += [result(bench, arm, s, dev) for s, dev in ((0, 0.79), (1, 0.91), (2, 0.50))]
     row = next(r for r in bench.summary(runs) if r["arm"] == arm.key)
     assert row["gap_dev"]["each"] == pytest.approx([-1.0, 1.0])
@@ -74,7 +74,7 @@ def test_gaps_are_paired_by_seed(bench: ModuleType) -> None:
     assert "+0.00 ± 1.41 (n=2)" in bench.table([row]).markdown().replace("-0.00", "+0.00")
 
 
-def test_missing_figures_are_shown_as_such(bench: ModuleType) -> None:
+def test_missing_values_are_shown_as_dashes(bench: ModuleType) -> None:
     unsplit, arm = bench.arms()[0], bench.arms()[2]
     runs = [result(bench, unsplit, 0, 0.8, code_bytes=0, payload_bytes=0, unused=None)]
     runs += [result(bench, arm, 0, 0.79, unused=None)]
@@ -85,7 +85,7 @@ def test_missing_figures_are_shown_as_such(bench: ModuleType) -> None:
     assert bench.table([base]).markdown().splitlines()[-1].endswith("| – | – | – | – | – |")
 
 
-def test_research_arms_spend_what_the_recipe_spends(bench: ModuleType) -> None:
+def test_experimental_arms_send_as_much_as_the_recipe(bench: ModuleType) -> None:
     for arm in bench.light():
         ratio = arm.code_ratio(384)
         if "why" in arm.name:
@@ -93,7 +93,7 @@ def test_research_arms_spend_what_the_recipe_spends(bench: ModuleType) -> None:
         elif "64x" in arm.name:
             assert ratio == 64
         elif arm.sentence_vector:
-            # 32 numbers, fp16 up and int8 down, for the 13.3 tokens that an SST-2 sentence has on average.
+            # 32 values, fp16 up and int8 down, per SST-2 sentence of 13.3 tokens on average.
             tokens = 13.3
             sent = tokens * arm.rank * 8 / 8 + arm.sentence_vector * 24 / 8
             assert 96 <= tokens * 384 * 8 / sent < 100
@@ -102,13 +102,13 @@ def test_research_arms_spend_what_the_recipe_spends(bench: ModuleType) -> None:
     assert len({a.key for a in (*bench.arms(), *bench.light())}) == len(bench.arms()) + len(bench.light())
 
 
-def test_arms_are_chosen_by_a_glob_and_unsplit_always_is(bench: ModuleType) -> None:
-    assert bench.chosen(None) == bench.arms()
-    assert [a.name for a in bench.chosen("recipe r8*")] == ["unsplit", "recipe r8 int4 L-1", "recipe r8 int4 L/2"]
-    assert len(bench.chosen("light*")) == 1 + len(bench.light())
+def test_a_glob_selects_arms_and_always_unsplit(bench: ModuleType) -> None:
+    assert bench.select(None) == bench.arms()
+    assert [a.name for a in bench.select("recipe r8*")] == ["unsplit", "recipe r8 int4 L-1", "recipe r8 int4 L/2"]
+    assert len(bench.select("light*")) == 1 + len(bench.light())
 
 
-def test_every_arm_is_a_configuration(bench: ModuleType) -> None:
+def test_every_arm_is_a_valid_configuration(bench: ModuleType) -> None:
     from farshore.algorithms.split_fine_tuning.config import SplitFineTuning
 
     for arm in (*bench.arms(), *bench.light()):

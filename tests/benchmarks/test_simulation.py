@@ -1,4 +1,4 @@
-"""The benchmark of simulators: its work is the same for all, and ratios are of medians."""
+"""The simulator benchmark: model sizes, client data, and gates on medians."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ def bench(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("simulation")
 
 
-def test_models_have_the_sizes_that_they_are_named_for(bench: ModuleType) -> None:
+def test_models_have_their_documented_sizes(bench: ModuleType) -> None:
     work = sys.modules["peers.work"]
     sizes = {w.model: sum(p.numel() for p in work.build(w).parameters()) for w in (*bench.SMALL, bench.LARGE[0])}
     assert sizes == {"logistic": 7_850, "small_cnn": 6_930, "cifar_cnn": 1_626_442}
     assert sum(p.numel() for p in work.build(bench.ECHOES[0]).parameters()) == 10_000
 
 
-def test_every_client_reads_inside_the_images(bench: ModuleType) -> None:
+def test_client_windows_are_within_the_images(bench: ModuleType) -> None:
     work = sys.modules["peers.work"]
-    unlike = bench.LARGE[1]
-    windows = [unlike.window(client) for client in range(unlike.clients)]
+    unequal = bench.LARGE[1]
+    windows = [unequal.window(client) for client in range(unequal.clients)]
     assert all(first >= 0 and first + count <= work.IMAGES and count > 0 for first, count in windows)
     counts = [count for _, count in windows]
     assert 45 < sum(counts) / len(counts) < 55
     assert max(counts) > 3 * min(counts)
-    assert windows == [unlike.window(client) for client in range(unlike.clients)]
+    assert windows == [unequal.window(client) for client in range(unequal.clients)]
     assert {bench.LARGE[0].window(client)[1] for client in range(1000)} == {50}
-    assert work.Work.loads(unlike.dumps()) == unlike
+    assert work.Work.loads(unequal.dumps()) == unequal
 
 
-def test_goals_are_judged_on_medians(bench: ModuleType) -> None:
+def test_gates_are_judged_on_medians(bench: ModuleType) -> None:
     measured = sys.modules["peers.measure"]
     made = bench.Bench(argparse.Namespace(quick=False), measured.Peers(None), Path())
     for work in (*bench.ECHOES, bench.CROWD, *bench.SMALL, *bench.LARGE):

@@ -14,11 +14,11 @@ def bench(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("split_step")
 
 
-def test_first_steps_and_the_last_are_not_timed(bench: ModuleType) -> None:
+def test_the_first_steps_and_the_last_are_not_timed(bench: ModuleType) -> None:
     assert bench.differences([0, 100, 101, 102, 104, 107, 200]) == [1, 2, 3]
 
 
-def test_of_repetitions_the_fastest_counts_and_totals_are_compared(bench: ModuleType) -> None:
+def test_the_fastest_repetition_of_each_step_counts_and_totals_are_compared(bench: ModuleType) -> None:
     calls: list[str] = []
     times = {"a": iter([[1.0, 9.0], [5.0, 2.0]]), "b": iter([[1.0, 1.0], [2.0, 2.0]])}
 
@@ -43,35 +43,35 @@ def test_link_time_is_bytes_over_bandwidth(bench: ModuleType) -> None:
     assert found.link_bounds == pytest.approx([1.04, 2.04])
 
 
-def test_one_process_is_measured_against_the_same_steps_unsplit(
+def test_one_process_is_compared_with_the_same_unsplit_steps(
     bench: ModuleType, setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ["--parts", "a", "--steps", "8", "--repeats", "2", "--glue", setting.glue, "--model", setting.model]
-    monkeypatch.setattr("sys.argv", ["split_step.py", *map(str, line), "--json", str(tmp_path / "s.json")])
+    arguments = ["--parts", "a", "--steps", "8", "--repeats", "2", "--glue", setting.glue, "--model", setting.model]
+    monkeypatch.setattr("sys.argv", ["split_step.py", *map(str, arguments), "--json", str(tmp_path / "s.json")])
     bench.main()
-    told = json.loads((tmp_path / "s.json").read_text())
-    figures = told["figures"]["one process"]
-    # 8 steps end at 8 moments: 7 differences, two to warm up and the last left out.
+    output = json.loads((tmp_path / "s.json").read_text())
+    figures = output["figures"]["one process"]
+    # 8 end times give 7 differences, without two warm-up steps and the last one.
     assert len(figures["split_seconds"]) == len(figures["unsplit_seconds"]) == 4
     total = {name: sum(figures[f"{name}_seconds"]) for name in ("split", "unsplit")}
     assert figures["ratio"] == pytest.approx(total["split"] / total["unsplit"])
     assert figures["ratio_of_CPU_time"] > 0
-    assert told["gates"][0]["holds"] == (figures["ratio"] <= 1.05)
+    assert output["gates"][0]["holds"] == (figures["ratio"] <= 1.05)
 
 
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(300)
-def test_two_processes_and_a_slow_link_are_measured_with_real_ones(
+def test_two_processes_and_a_slow_link_are_measured(
     bench: ModuleType, setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ["--parts", "bc", "--steps", "8", "--repeats", "1", "--glue", setting.glue, "--model", setting.model]
-    monkeypatch.setattr("sys.argv", ["split_step.py", *map(str, line), "--json", str(tmp_path / "s.json")])
+    arguments = ["--parts", "bc", "--steps", "8", "--repeats", "1", "--glue", setting.glue, "--model", setting.model]
+    monkeypatch.setattr("sys.argv", ["split_step.py", *map(str, arguments), "--json", str(tmp_path / "s.json")])
     bench.main()
-    told = json.loads((tmp_path / "s.json").read_text())
-    assert told["figures"]["two processes"]["speed_up"] > 0
-    slow = told["figures"]["slow link"]
+    output = json.loads((tmp_path / "s.json").read_text())
+    assert output["figures"]["two processes"]["speed_up"] > 0
+    slow = output["figures"]["slow link"]
     assert slow["throttled"] is True
-    # The tiny model has 32 fp32 numbers a token, which the recipe's 32 channels of 4 bits make 8 times less.
+    # The tiny model has 32 fp32 values per token; the recipe's 32 channels of 4 bits are 8 times smaller.
     assert 3 < slow["times_less"] < 8
     assert slow["vanilla_step_seconds"] > slow["step_seconds"]

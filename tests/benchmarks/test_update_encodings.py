@@ -1,4 +1,4 @@
-"""The benchmark of update encodings pairs seeds, counts what a ledger holds, and knows sizes beforehand."""
+"""The benchmark of update encodings: paired seeds, ledger volumes, and predicted sizes."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def flat(score: float) -> Curve:
     return Curve((1, 2), (score - 0.1, score), (100, 200))
 
 
-def test_every_arm_is_its_methods_configuration_with_another_way_for_updates(bench: ModuleType) -> None:
+def test_arms_differ_from_their_method_only_in_the_encoding(bench: ModuleType) -> None:
     found = bench.arms(list(bench.METHODS))
     assert len(found) == 3 * (len(bench.UPLINKS) + 2)
     resolved = {name: MODEL.model_validate(settings).model_dump() for name, settings in found.items()}
-    ways = set()
+    distinct = set()
     for name, config in resolved.items():
         base = resolved[f"{name.partition(', ')[0]}, raw"]
         differs = {key for key in config if config[key] != base[key]}
         assert differs <= ({"lr"} if bench.CONTROL in name else {"uplink", "downlink"}), name
         assert abs(config["lr"] / base["lr"] - 1) < 2.0**-20
-        ways.add(str([config[key] for key in ("method", "virtual", "uplink", "downlink", "lr")]))
-    assert len(ways) == len(found)
+        distinct.add(str([config[key] for key in ("method", "virtual", "uplink", "downlink", "lr")]))
+    assert len(distinct) == len(found)
 
 
-def test_only_known_methods_are_taken_and_fedavg_is_always_there(bench: ModuleType) -> None:
+def test_methods_must_be_known_and_include_fedavg(bench: ModuleType) -> None:
     assert bench._methods("fedavg,scaffold") == ["FedAvg", "SCAFFOLD"]
     for wrong in ("scaffold", "fedavg,fedsgd", ""):
         with pytest.raises(argparse.ArgumentTypeError):
@@ -63,7 +63,7 @@ def test_only_known_methods_are_taken_and_fedavg_is_always_there(bench: ModuleTy
 
 
 def rows(up: int, frames: int = 80) -> list[dict[str, Any]]:
-    """Two runs of four rounds: ``frames`` updates of ``up`` bytes, as many states of 100."""
+    """Ledger rows of two runs of four rounds: ``frames`` updates of ``up`` bytes, and states of 100 bytes."""
     sizes = {"dense_bytes": frames * 100, "payload_bytes": frames * up, "frame_bytes": frames * (up + 9)}
     state = {**sizes, "payload_bytes": frames * 100, "frame_bytes": 0}
     return [
@@ -72,44 +72,44 @@ def rows(up: int, frames: int = 80) -> list[dict[str, Any]]:
     ]
 
 
-def test_volumes_are_means_over_seeds_and_compression_is_that_of_raw_fedavg(bench: ModuleType) -> None:
+def test_volumes_are_means_over_seeds_and_compression_refers_to_raw_fedavg(bench: ModuleType) -> None:
     raw, small = bench.volume(rows(100), seeds=2, rounds=4), bench.volume(rows(25), seeds=2, rounds=4)
     assert (small.updates, small.rounds) == (40, 4)
     assert small.payload == {"up": 40 * 25, "down": 4000}
     assert small.frame["up"] == 40 * 34
-    # A method that sends more pays for it: the dense bytes are FedAvg's, not its own.
+    # Compression refers to FedAvg's dense bytes, not to those of the method itself.
     twice = replace(small, dense={"up": 8000.0, "down": 8000.0})
     found = {"FedAvg, raw": raw, "FedAvg, int8": small, "SCAFFOLD, int8": twice}
     for arm in ("FedAvg, int8", "SCAFFOLD, int8"):
         assert bench.compression(found, arm) == {"up": 4.0, "both": 8000 / 5000}
 
 
-def test_what_a_restarted_run_sent_again_counts_once(bench: ModuleType, tmp_path: Path) -> None:
+def test_messages_repeated_after_a_restart_count_once(bench: ModuleType, tmp_path: Path) -> None:
     settings = {"rounds": 2, "per_round": 2, "method": "fedavg", "virtual": {"enabled": False}}
     config = MODEL.model_validate(settings).model_dump(mode="json")
-    ran = [Trial("FedAvg, raw", 0, str(tmp_path / "run"), "vhl", config, 10, {})]
-    bench.train(ran)
-    once = bench.read(ran)[1]["FedAvg, raw"]
+    trials = [Trial("FedAvg, raw", 0, str(tmp_path / "run"), "vhl", config, 10, {})]
+    bench.run_unfinished(trials)
+    once = bench.read(trials)[1]["FedAvg, raw"]
     assert (once.updates, once.payload) == (4, dict.fromkeys(("up", "down"), 4 * bench.update_bytes(Uplink())))
     directory = tmp_path / "run"
-    told = read_ledger(directory).to_pylist()
+    rows_before = read_ledger(directory).to_pylist()
     with Ledger(directory) as ledger:
-        for row in told:
+        for row in rows_before:
             if row["round"] == 2:
                 ledger.record(Transfer(**{**row, "attempt": 1}))
-    assert bench.read(ran)[1]["FedAvg, raw"] == once
+    assert bench.read(trials)[1]["FedAvg, raw"] == once
 
 
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize(
     ("scores", "verdicts"),
     [
-        ({}, [True, True, False]),  # no better than without feedback is not better
+        ({}, [True, True, False]),  # equal to no feedback is not an improvement
         ({"fp16": 0.897, "int8": 0.896, "topk 1 %": 0.91}, [False, True, True]),
         ({"fp16": 0.8985, "int8": 0.894, "topk 1 %, no feedback": 0.8}, [True, False, True]),
     ],
 )
-def test_the_goals_are_judged(
+def test_gates_are_judged(
     bench: ModuleType, cost: ModuleType, scores: dict[str, float], verdicts: list[bool], more: int
 ) -> None:
     curves, volumes = {}, {}
@@ -117,7 +117,7 @@ def test_the_goals_are_judged(
         curves[f"FedAvg, {name}"] = {seed: flat(scores.get(name, 0.9)) for seed in (0, 1, 2)}
         volumes[f"FedAvg, {name}"] = bench.volume(rows(cost.update_bytes(uplink) + more), seeds=2, rounds=4)
     volumes["FedAvg, raw"].dense["up"] = volumes["FedAvg, raw"].payload["up"]
-    slow = [cost.Cost("24 k", "int8", 8, 2, 7, 9.0, 9.0, 1.0, 1.0, 1.0)]  # the small model is not judged
+    slow = [cost.Cost("24 k", "int8", 8, 2, 7, 9.0, 9.0, 1.0, 1.0, 1.0)]  # not judged: the small model
     large = [cost.Cost(f"{cost.LARGE} …", "int8", 8, 2, 7, 1.0 + more, 1.0, 1.0, 1.0, 1.0)]
     found = bench.gates(curves, volumes, slow + large, judged=True)
     assert [g.holds for g in found] == [*verdicts, not more, True, True, not more]
@@ -125,7 +125,7 @@ def test_the_goals_are_judged(
     assert [g.holds for g in unjudged if g.holds is not None] == [not more]
 
 
-def test_tables_compare_each_method_with_its_own_raw_updates(bench: ModuleType) -> None:
+def test_tables_compare_each_method_with_its_raw_updates(bench: ModuleType) -> None:
     curves = {
         "FedAvg, raw": {0: flat(0.8), 1: flat(0.9)},
         "FedAvg, int8": {0: flat(0.81), 1: flat(0.88)},
@@ -134,15 +134,15 @@ def test_tables_compare_each_method_with_its_own_raw_updates(bench: ModuleType) 
     }
     volumes = {name: bench.volume(rows(25 if "int8" in name else 100), seeds=2, rounds=4) for name in curves}
     found = bench.compared(curves)
-    told = {row[0]: row[1:] for row in bench.accuracy_table(found, curves).rows}
-    assert told["FedAvg, int8"][2:] == ["-0.5 ± 1.5", "2 (1/2)"]
-    assert told["SCAFFOLD, int8"][2:] == ["+0.5 ± 0.5", "2 (2/2)"]
-    assert told["SCAFFOLD, raw"][2] == "–"
+    rows_before = {row[0]: row[1:] for row in bench.accuracy_table(found, curves).rows}
+    assert rows_before["FedAvg, int8"][2:] == ["-0.5 ± 1.5", "2 (1/2)"]
+    assert rows_before["SCAFFOLD, int8"][2:] == ["+0.5 ± 0.5", "2 (2/2)"]
+    assert rows_before["SCAFFOLD, raw"][2] == "–"
     sizes = {row[0]: row[1:] for row in bench.volume_table(found, volumes).rows}
     assert sizes["FedAvg, int8"] == ["0.2 / 1.0", "0.3 / 0.0", "4.0", "1.60", "0.0"]
 
 
-def test_sizes_are_known_before_anything_is_written(bench: ModuleType, cost: ModuleType) -> None:
+def test_predicted_sizes_equal_encoded_sizes(bench: ModuleType, cost: ModuleType) -> None:
     for uplink in [*bench.UPLINKS.values(), Uplink(encoding="topk", values="fp16"), Uplink(encoding="lowrank", rank=1)]:
         model = FlatModel(cost.digits_model())
         seen = FedAvg().start(model)
@@ -151,7 +151,7 @@ def test_sizes_are_known_before_anything_is_written(bench: ModuleType, cost: Mod
         assert cost.update_bytes(uplink, model.layout) == packed.payload_bytes, uplink
 
 
-def test_the_larger_model_is_mcmahans_and_every_layer_of_an_update_moves(cost: ModuleType) -> None:
+def test_the_large_model_has_mcmahans_size_and_updates_change_every_layer(cost: ModuleType) -> None:
     model = FlatModel(cost.mcmahan_cnn())
     assert model.layout.trainable == model.layout.total == 1_663_370
     seen = FedAvg().start(model)
@@ -161,7 +161,7 @@ def test_the_larger_model_is_mcmahans_and_every_layer_of_an_update_moves(cost: M
         assert np.std(change[part]) == pytest.approx(0.01 * np.std(seen[FLOATS][part]), rel=0.5)
 
 
-def test_ends_and_peers_are_timed_on_both_models(cost: ModuleType) -> None:
+def test_encodings_and_references_are_timed_on_both_models(cost: ModuleType) -> None:
     found = cost.costs({"raw": Uplink(), "topk": Uplink(encoding="topk")}, repeats=1)
     assert len({c.state for c in found}) == 2
     for c in found:
@@ -172,5 +172,5 @@ def test_ends_and_peers_are_timed_on_both_models(cost: ModuleType) -> None:
     assert (one.of_zlib, one.of_copy) == (0.5, 3.0)
     made = cost.table([one])
     assert made.rows[0] == ["a", "b", "50", "2.0", "2000.00 + 1000.00", "0.50", "3.0"]
-    assert [row[1] for row in made.rows[1:]] == ["peer: zlib, level 1", "peer: copy"]
+    assert [row[1] for row in made.rows[1:]] == ["reference: zlib, level 1", "reference: copy"]
     assert made.rows[1][-2:] == ["1", "6.0"]

@@ -1,4 +1,4 @@
-"""The benchmark of VHL pairs seeds, and judges what the specification asks for."""
+"""The VHL benchmark: valid arms, gates and table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flat(*scores: float) -> Curve:
     return Curve(tuple(range(1, len(scores) + 1)), scores, tuple(10 * i for i in range(1, len(scores) + 1)))
 
 
-def test_every_arm_is_a_configuration_and_has_its_partner(bench: ModuleType) -> None:
+def test_arms_are_valid_and_paired(bench: ModuleType) -> None:
     found = bench.arms()
     assert len(found) == 2 * 4 * 2 + 1
     for name, settings in found.items():
@@ -32,7 +32,7 @@ def test_every_arm_is_a_configuration_and_has_its_partner(bench: ModuleType) -> 
 
 
 def curves(bench: ModuleType, better: float, shuffled: float) -> dict[str, dict[int, Curve]]:
-    """All arms alike but for VHL, which adds ``better``, and its control."""
+    """Equal curves for all arms, plus ``better`` with VHL and ``shuffled`` for the control."""
     found = {}
     for name in bench.arms():
         plus = shuffled if name == bench.SHUFFLED else better if "VHL" in name else 0.0
@@ -43,19 +43,23 @@ def curves(bench: ModuleType, better: float, shuffled: float) -> dict[str, dict[
 @pytest.mark.parametrize(
     ("better", "shuffled", "verdicts"),
     [
-        (0.179, 0.0, [True, True, False, False, True, True]),  # a target reached in the same round is no gain
+        (
+            0.179,
+            0.0,
+            [True, True, False, False, True, True],
+        ),  # no earlier round is no improvement
         (0.45, 0.0, [True, True, True, True, True, True]),
         (0.03, 0.02, [False, True, False, False, False, False]),
     ],
 )
-def test_the_goals_are_judged(bench: ModuleType, better: float, shuffled: float, verdicts: list[bool]) -> None:
+def test_gates_are_judged(bench: ModuleType, better: float, shuffled: float, verdicts: list[bool]) -> None:
     made = curves(bench, better, shuffled)
     found = bench.gates(made, bench.compared(made), judged=True)
     assert [g.holds for g in found] == verdicts
     assert all(g.holds is None for g in bench.gates(made, bench.compared(made), judged=False))
 
 
-def test_the_table_has_both_sides_of_an_arm_in_a_row(bench: ModuleType) -> None:
+def test_table_rows_compare_an_arm_without_and_with_vhl(bench: ModuleType) -> None:
     made = curves(bench, 0.1, 0.0)
     rows = bench.table(bench.compared(made)).rows
     assert len(rows) == 9

@@ -98,9 +98,7 @@ def test_a_child_that_does_not_end_when_asked_is_killed_after_the_grace(path: Pa
     async def check() -> None:
         child = await Child.start("family_child")
         await anext(child.messages())
-        start = time.monotonic()
         assert await child.stop(0.3, first=None) == -signal.SIGKILL
-        assert 0.2 < time.monotonic() - start < 3
 
     asyncio.run(check())
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of data: where the real data sets are, and a tokenizer that needs no packages."""
+"""Fixtures of the data tests: folders of real data sets, and a tokenizer without dependencies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 
 def data_folder(name: str) -> Path:
-    """A real data set of this machine: $FARSHORE_DATA/name, or ../shared/data/name beside the repository."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("FARSHORE_DATA", beside)) / name
+    """The folder of a real data set: $FARSHORE_DATA/name, or ../shared/data/name next to the repository."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("FARSHORE_DATA", default)) / name
     if not folder.is_dir():
-        pytest.skip(f"no {name} files in {folder}; set FARSHORE_DATA to the folder that holds {name}/")
+        pytest.skip(f"no {name} files in {folder}; set FARSHORE_DATA to the folder that contains {name}/")
     return folder
 
 
@@ -29,7 +29,7 @@ def cifar10_folder() -> Path:
 
 
 class WordTokenizer:
-    """Splits at spaces; [1] words [2] (words [2]), a word's id is 3 + its length."""
+    """Splits at spaces into [1] words [2] (words [2]); the id of a word is 3 + its length."""
 
     pad_token_id: int | None = 0
     eos_token_id: int | None = 2

@@ -1,3 +1,5 @@
+"""Batch plans, padding, micro-batches and evaluation batches."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -20,7 +22,7 @@ SEED = Seed(3)
 
 
 def skewed_lengths(count: int, seed: int = 0) -> np.ndarray:
-    """Like SST-2: many short sentences and a long tail."""
+    """Sentence lengths distributed as in SST-2: many short ones and a long tail."""
     drawn = np.random.default_rng(seed).gamma(2.0, 6.0, count)
     return np.clip(drawn, 3, 66).astype(np.int32)
 
@@ -32,15 +34,15 @@ def make_set(lengths: np.ndarray, *, pairs: bool = False) -> EncodedSet:
     return EncodedSet(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, ids % 3, ids, 0, starts)
 
 
-def test_a_step_can_be_rebuilt_without_the_steps_before_it() -> None:
+def test_any_step_can_be_rebuilt_without_earlier_steps() -> None:
     lengths = skewed_lengths(1000)
-    played = BatchPlan(lengths, 32, SEED)
-    order = [played.at(step) for step in range(3 * played.steps_per_epoch)]
+    plan = BatchPlan(lengths, 32, SEED)
+    order = [plan.at(step) for step in range(3 * plan.steps_per_epoch)]
     for step in (0, 31, 32, 70, 95):
         assert np.array_equal(BatchPlan(lengths, 32, SEED).at(step), order[step])
 
 
-def test_epochs_and_seeds_give_different_batches() -> None:
+def test_other_epochs_and_seeds_give_other_batches() -> None:
     plan = BatchPlan(skewed_lengths(1000), 32, SEED)
     other = BatchPlan(skewed_lengths(1000), 32, Seed(4))
     first = {frozenset(map(int, rows)) for rows in plan.epoch(0)}
@@ -49,7 +51,7 @@ def test_epochs_and_seeds_give_different_batches() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1000, 3301])
-def test_an_epoch_takes_every_sentence_once_in_even_batches(count: int) -> None:
+def test_an_epoch_has_every_sentence_once_in_batches_of_equal_size(count: int) -> None:
     plan = BatchPlan(skewed_lengths(count), 32, SEED)
     batches = plan.epoch(2)
     assert len(batches) == plan.steps_per_epoch == -(-count // 32)
@@ -59,7 +61,7 @@ def test_an_epoch_takes_every_sentence_once_in_even_batches(count: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_drop_last_makes_whole_batches_and_leaves_out_others_each_epoch() -> None:
+def test_drop_last_makes_full_batches_and_drops_other_sentences_in_each_epoch() -> None:
     plan = BatchPlan(skewed_lengths(100), 32, SEED, drop_last=True)
     assert plan.steps_per_epoch == 3
     used = []
@@ -71,24 +73,24 @@ def test_drop_last_makes_whole_batches_and_leaves_out_others_each_epoch() -> Non
     assert used[0] != used[1]
 
 
-def test_similar_lengths_meet_so_that_little_is_padding() -> None:
+def test_sorting_in_windows_reduces_padding() -> None:
     data = make_set(skewed_lengths(8000))
     shares = {}
     for window in (1, 50):
         batches = [make_batch(data, rows) for rows in BatchPlan(data.lengths, 32, SEED, window=window).epoch(0)]
         shares[window] = 1 - sum(b.tokens for b in batches) / sum(b.input_ids.size for b in batches)
     assert shares[50] < 0.06
-    assert shares[1] > 0.4  # what bucketing saves
+    assert shares[1] > 0.4  # without windows
 
 
-def test_lengths_do_not_run_from_short_to_long_over_an_epoch() -> None:
+def test_batch_lengths_are_not_sorted_over_an_epoch() -> None:
     lengths = skewed_lengths(8000)
     means = np.array([lengths[rows].mean() for rows in BatchPlan(lengths, 32, SEED).epoch(0)])
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
 
 
 @pytest.mark.parametrize("sizes", [(500, 501), (65, 64), (1000, 10), (3, 200)])
-def test_edges_with_other_sizes_take_the_same_number_of_steps(sizes: tuple[int, int]) -> None:
+def test_nodes_with_different_sizes_can_take_the_same_number_of_steps(sizes: tuple[int, int]) -> None:
     for even in ("pad", "trim"):  # as many as the largest set needs, or the smallest
         steps = natural_steps((max if even == "pad" else min)(sizes), 32)
         plans = [BatchPlan(skewed_lengths(n), 32, SEED.child(i), steps=steps) for i, n in enumerate(sizes)]
@@ -97,12 +99,12 @@ def test_edges_with_other_sizes_take_the_same_number_of_steps(sizes: tuple[int, 
             assert len(batches) == steps
             assert all(1 <= len(b) <= 32 for b in batches)
             rows = np.concatenate(batches)
-            # Nothing is repeated unless there are more steps than sentences.
+            # Sentences are repeated only if there are more steps than sentences.
             assert len(rows) == min(max(size, steps), 32 * steps)
             assert len(set(rows)) == min(len(rows), size)
 
 
-def test_impossible_plans_are_refused() -> None:
+def test_invalid_plans_are_refused() -> None:
     with pytest.raises(ConfigError):
         BatchPlan(skewed_lengths(10), 0, SEED)
     with pytest.raises(ConfigError):
@@ -111,7 +113,7 @@ def test_impossible_plans_are_refused() -> None:
         BatchPlan(skewed_lengths(0), 4, SEED)
 
 
-def test_a_batch_holds_the_right_tokens_and_pads_only_to_its_longest() -> None:
+def test_a_batch_is_padded_to_its_longest_sentence_only() -> None:
     data = make_set(np.array([3, 9, 5], np.int32), pairs=True)
     batch = make_batch(data, np.array([2, 0]))
     assert batch.input_ids.tolist() == [[13, 14, 15, 16, 17], [1, 2, 3, 0, 0]]
@@ -122,7 +124,7 @@ def test_a_batch_holds_the_right_tokens_and_pads_only_to_its_longest() -> None:
     assert batch.input_ids.dtype == batch.attention_mask.dtype == batch.labels.dtype == np.int64
 
 
-def test_ids_survive_shards_and_subsets() -> None:
+def test_shards_and_subsets_preserve_ids() -> None:
     data = make_set(skewed_lengths(100))
     batch = make_batch(data.subset(40, SEED).shard(1, 3), np.arange(5))
     whole = make_batch(data, batch.ids)
@@ -136,7 +138,7 @@ def assert_same(left: Batch, right: Batch) -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 12))
-def test_micro_batches_are_an_exact_partition_of_near_equal_token_counts(lengths: list[int], count: int) -> None:
+def test_micro_batches_partition_a_batch_into_nearly_equal_token_counts(lengths: list[int], count: int) -> None:
     data = make_set(np.array(sorted(lengths), np.int32), pairs=True)
     batch = make_batch(data, np.arange(len(lengths)))
     parts = split_micro(batch, count)
@@ -147,12 +149,12 @@ def test_micro_batches_are_an_exact_partition_of_near_equal_token_counts(lengths
         assert_same(part, make_batch(data, rows))
     assert starts[-1] == len(batch)
     assert all(p.input_ids.shape[1] == p.lengths.max() for p in parts)
-    # Boundaries may be forced elsewhere only to keep every part from being empty.
+    # Boundaries differ from the nearest ones only to keep parts from being empty.
     if all(len(p) > 1 for p in parts):
         assert all(abs(p.tokens - batch.tokens / len(parts)) <= max(lengths) for p in parts)
 
 
-def test_evaluation_sees_every_sentence_once_shortest_first() -> None:
+def test_evaluation_batches_have_every_sentence_once_shortest_first() -> None:
     data = make_set(skewed_lengths(101))
     batches = list(evaluation_batches(data, 16))
     assert sorted(i for b in batches for i in b.ids) == list(range(101))

@@ -1,3 +1,5 @@
+"""The docstring task: sources, sentence extraction, splits and balance."""
+
 from __future__ import annotations
 
 import sys
@@ -17,7 +19,7 @@ WORDS = ["river", "stone", "window", "garden", "engine", "letter", "bridge", "ca
 
 
 def write_package(folder: Path, modules: int, start: int, per_module: int = 6) -> Path:
-    """A package of sentences that no other call's package has."""
+    """Write a package whose sentences differ from those of other calls."""
     rng = np.random.default_rng(start)
     for m in range(modules):
         lines = ["import does_not_exist_anywhere\nraise SystemExit('never run')\n"]
@@ -37,7 +39,7 @@ def packages(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    """The real one, from the packages of this environment, at a third of its size."""
+    """A corpus from the packages of this environment, at about a third of the default size."""
     return build_corpus(Seed(0), train_size=240, dev_size=60)
 
 
@@ -70,7 +72,7 @@ def test_sentences_are_short_plain_english(corpus: Corpus) -> None:
         assert not set(text) & set("`_=<>[]{}/\\@#|*0123456789\n"), text
 
 
-def test_the_same_packages_give_the_same_task_and_another_seed_another(packages: dict[str, Path]) -> None:
+def test_task_depends_on_packages_and_seed_only(packages: dict[str, Path]) -> None:
     first = build_corpus(Seed(1), train_size=40, dev_size=10, folders=packages)
     assert build_corpus(Seed(1), train_size=40, dev_size=10, folders=packages) == first
     assert build_corpus(Seed(2), train_size=40, dev_size=10, folders=packages) != first
@@ -88,20 +90,22 @@ def test_no_package_is_imported(packages: dict[str, Path]) -> None:
     assert not (set(sys.modules) - before) & {"torch", "transformers", "sklearn", "scipy", "pandas"}
 
 
-def test_a_missing_or_poor_package_is_passed_over(packages: dict[str, Path], tmp_path: Path) -> None:
+def test_missing_packages_and_those_with_too_few_sentences_are_skipped(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
     packages = {"gone": tmp_path / "gone", "poor": write_package(tmp_path / "poor", 2, 9), **packages}
     corpus = build_corpus(Seed(1), classes=3, train_size=40, dev_size=10, folders=packages)
     assert corpus.labels == ("p0", "p1", "p2")
 
 
-def test_fewer_than_three_packages_are_refused_with_a_cure(packages: dict[str, Path]) -> None:
+def test_fewer_than_three_packages_are_refused_with_a_hint(packages: dict[str, Path]) -> None:
     two = dict(list(packages.items())[:2])
     with pytest.raises(DataError, match="found 2") as caught:
         build_corpus(Seed(1), train_size=40, dev_size=10, folders=two)
     assert "farshore[demo]" in caught.value.hint
 
 
-def test_a_sentence_of_two_packages_is_in_neither(packages: dict[str, Path]) -> None:
+def test_a_sentence_of_two_packages_is_dropped_from_both(packages: dict[str, Path]) -> None:
     shared = "Sentence that stands in two of these packages."
     for label in ("p0", "p1"):
         for module in sorted(packages[label].rglob("*.py")):
@@ -110,7 +114,7 @@ def test_a_sentence_of_two_packages_is_in_neither(packages: dict[str, Path]) -> 
     assert shared not in {s.text for part in (corpus.train, corpus.dev) for c in part for s in c}
 
 
-def test_sources_that_do_not_parse_or_decode_are_passed_over(packages: dict[str, Path]) -> None:
+def test_sources_that_do_not_parse_or_decode_are_skipped(packages: dict[str, Path]) -> None:
     (packages["p0"] / "broken.py").write_text('def f(:\n    """Return the first of all things here."""\n')
     (packages["p0"] / "bytes.py").write_bytes(b'"""Caf\xe9 of the many open doors."""\n\x00')
     assert build_corpus(Seed(1), train_size=40, dev_size=10, folders=packages).labels[0] == "p0"
@@ -122,7 +126,7 @@ def test_test_folders_are_not_read(packages: dict[str, Path]) -> None:
     assert not [s for s in (*corpus.train[0], *corpus.dev[0]) if s.module.startswith("tests/")]
 
 
-def test_only_prose_before_the_first_section_is_taken() -> None:
+def test_only_prose_before_the_first_section_is_extracted() -> None:
     text = """Compute the mean of all given numbers. It uses the array `x` as it is.
     Call ``f(x)`` to see what happens next. See https://a.example for all of this.
 
@@ -142,7 +146,7 @@ def test_only_prose_before_the_first_section_is_taken() -> None:
     ]
 
 
-def test_docstrings_of_nested_definitions_are_found_and_other_strings_are_not() -> None:
+def test_docstrings_of_nested_definitions_are_found_but_no_other_strings() -> None:
     source = b'''"""One."""
 x = """No."""
 f = lambda: """No."""
@@ -160,7 +164,7 @@ except E:
     assert sorted(docstrings(source)) == ["Four.", "One.", "Three.", "Two."]
 
 
-def test_the_task_is_mixed_so_that_any_shard_has_every_class() -> None:
+def test_every_shard_has_every_class() -> None:
     task = load_docstrings(Seed(0), train_size=100, dev_size=40)
     assert task.metric == "accuracy"
     for count in (2, 3, len(task.labels)):
@@ -169,7 +173,7 @@ def test_the_task_is_mixed_so_that_any_shard_has_every_class() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_task_is_learnable_but_not_trivial_and_quickly_made() -> None:
+def test_the_default_task_is_learnable_not_trivial_and_built_quickly() -> None:
     text = pytest.importorskip("sklearn.feature_extraction.text")
     linear = pytest.importorskip("sklearn.linear_model")
     start = time.process_time()

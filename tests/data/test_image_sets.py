@@ -1,4 +1,4 @@
-"""Sets of images: what one refuses, the digits that need no files, and what is said where a set is not found."""
+"""Image sets: validation, the digits data set, and errors for data sets that are not found."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from farshore.data.images import KNOWN, ImageSet, ImageTask, load_images
 SEED = Seed(0)
 
 
-def at(folder: Path) -> Callable[[str], Path]:
+def find_at(folder: Path) -> Callable[[str], Path]:
     return lambda name: folder
 
 
-def absent(name: str) -> Path:
+def find_nothing(name: str) -> Path:
     raise DataError(f"no data set '{name}'", hint=f"join with --data {name}=PATH")
 
 
@@ -31,10 +31,10 @@ def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
 
 
-# ---- the set itself
+# ---- validation
 
 
-def test_a_set_refuses_what_does_not_fit() -> None:
+def test_inconsistent_arrays_and_labels_are_refused() -> None:
     images, labels = pixels(2, 1, 4, 4), np.array([0, 1])
     for wrong in (images.astype(np.float32), images[0], pixels(2, 4, 4, 4)):
         with pytest.raises(DataError, match="uint8"):
@@ -52,7 +52,7 @@ def test_a_set_refuses_what_does_not_fit() -> None:
         ImageTask("t", ours, ImageSet(pixels(2, 3, 4, 4), labels, ("a", "b"), ""))
 
 
-def test_the_digest_depends_on_pixels_labels_order_and_shape() -> None:
+def test_digest_depends_on_pixels_labels_order_and_shape() -> None:
     images, labels = pixels(2, 1, 4, 2), np.array([0, 1])
     sets = [
         (images, labels),
@@ -69,8 +69,8 @@ def test_the_digest_depends_on_pixels_labels_order_and_shape() -> None:
 # ---- digits
 
 
-def test_digits_need_no_folder_and_are_split_with_the_class_frequencies_kept() -> None:
-    task = load_images("digits", absent, SEED)
+def test_digits_need_no_folder_and_have_a_stratified_split() -> None:
+    task = load_images("digits", find_nothing, SEED)
     assert task.train.images.shape == (1297, 1, 8, 8)
     assert task.test.images.shape == (500, 1, 8, 8)
     assert task.train.images.max() == task.test.images.max() == 255
@@ -79,45 +79,45 @@ def test_digits_need_no_folder_and_are_split_with_the_class_frequencies_kept() -
     assert np.all(np.abs(test - (train + test) * 500 / 1797) < 1)
 
 
-def test_digits_are_those_of_scikit_learn_and_each_is_in_one_part() -> None:
+def test_digits_are_those_of_scikit_learn_each_in_exactly_one_part() -> None:
     found = pytest.importorskip("sklearn.datasets").load_digits()
-    task = load_images("digits", absent, SEED)
+    task = load_images("digits", find_nothing, SEED)
     both = np.concatenate([task.train.images, task.test.images])[:, 0].reshape(1797, 64)
     labels = np.concatenate([task.train.labels, task.test.labels])
     ours = sorted((*np.rint(b / 255 * 16).astype(int).tolist(), int(n)) for b, n in zip(both, labels, strict=True))
     assert ours == sorted((*d.astype(int).tolist(), int(n)) for d, n in zip(found.data, found.target, strict=True))
 
 
-def test_the_split_of_digits_follows_the_seed() -> None:
-    first, again, other = (load_images("digits", absent, Seed(s)).test.digest() for s in (0, 0, 1))
+def test_digits_split_depends_on_the_seed_only() -> None:
+    first, again, other = (load_images("digits", find_nothing, Seed(s)).test.digest() for s in (0, 0, 1))
     assert first == again != other
 
 
 # ---- names and folders
 
 
-def test_without_a_format_the_cure_lists_what_would_do(tmp_path: Path) -> None:
+def test_error_about_an_unknown_format_lists_accepted_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image data set 'cifar10'") as caught:
-        load_images("cifar10", at(tmp_path), SEED)
+        load_images("cifar10", find_at(tmp_path), SEED)
     assert all(w in caught.value.hint for w in ("cifar-10-batches-py", "parquet", "train/<class>"))
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="no image data set") as caught:
-        load_images("cifar10", at(tmp_path), SEED)
+        load_images("cifar10", find_at(tmp_path), SEED)
     assert "unpack cifar-10-python.tar.gz" in caught.value.hint
 
 
-def test_a_data_set_that_is_not_there_is_refused_and_the_nearest_name_told(tmp_path: Path) -> None:
+def test_error_about_a_missing_data_set_suggests_the_closest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data set 'cifar10'") as caught:
-        load_images("cifar10", absent, SEED)
+        load_images("cifar10", find_nothing, SEED)
     assert "--data cifar10=PATH" in caught.value.hint
     with pytest.raises(DataError) as caught:
-        load_images("CIFAR-10", absent, SEED)
+        load_images("CIFAR-10", find_nothing, SEED)
     assert "did you mean 'cifar10'" in caught.value.hint
-    with pytest.raises(DataError, match="no folder"):
-        load_images("cifar10", at(tmp_path / "none"), SEED)
+    with pytest.raises(DataError, match="not a folder"):
+        load_images("cifar10", find_at(tmp_path / "none"), SEED)
 
 
-def test_importing_the_readers_loads_no_heavy_package() -> None:
+def test_importing_the_readers_imports_no_heavy_package() -> None:
     code = (
         "import sys, farshore.data.images, farshore.data.partition, farshore.data.partition_files, "
         "farshore.data.partition_report\n"

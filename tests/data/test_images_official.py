@@ -1,4 +1,4 @@
-"""The official formats, from tiny files of the genuine layout whose checksums are put into the tables."""
+"""Reading the official formats, from tiny files of the same layout whose checksums are patched in."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_packed_idx_files_are_read_and_their_checksums_verified(mnist: Path) -> None:
+def test_gzipped_idx_files_are_read_and_their_checksums_verified(mnist: Path) -> None:
     task = load("mnist", mnist)
     assert np.array_equal(task.train.images[:, 0], IDX["train-images-idx3-ubyte"])
     assert task.train.images.shape == (5, 1, 4, 3)
@@ -71,7 +71,7 @@ def test_packed_idx_files_are_read_and_their_checksums_verified(mnist: Path) -> 
     assert "verified" in task.train.note
 
 
-def test_unpacked_idx_files_give_the_same_and_say_that_nothing_was_verified(mnist: Path) -> None:
+def test_unpacked_idx_files_give_the_same_set_and_are_noted_as_unverified(mnist: Path) -> None:
     packed = load("mnist", mnist)
     raw = mnist / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_unpacked_idx_files_give_the_same_and_say_that_nothing_was_verified(mnis
     assert "no checksum" in plain.train.note
 
 
-def test_our_reading_of_idx_is_that_of_torchvision(mnist: Path, tmp_path: Path) -> None:
+def test_idx_reader_agrees_with_torchvision(mnist: Path, tmp_path: Path) -> None:
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, array in IDX.items():
@@ -95,12 +95,12 @@ def test_our_reading_of_idx_is_that_of_torchvision(mnist: Path, tmp_path: Path) 
     assert np.array_equal(ours.labels, theirs.targets.numpy())
 
 
-def test_the_checksums_are_those_of_torchvision() -> None:
+def test_checksums_are_those_of_torchvision() -> None:
     assert dict(datasets.MNIST.resources) == image_idx.MNIST_MD5
     assert dict(datasets.FashionMNIST.resources) == image_idx.FASHION_MD5
 
 
-def test_digits_in_place_of_clothes_are_found_out(mnist: Path) -> None:
+def test_mnist_files_are_refused_as_fashion_mnist(mnist: Path) -> None:
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is not the published file"):
         load("fmnist", mnist)
 
@@ -108,18 +108,20 @@ def test_digits_in_place_of_clothes_are_found_out(mnist: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "word"),
     [
-        ("t10k-images-idx3-ubyte", None, "holds no t10k-images"),
+        ("t10k-images-idx3-ubyte", None, "does not contain t10k-images"),
         ("train-labels-idx1-ubyte", idx(np.zeros(4, np.uint8)), "5 train images and 4 labels"),
-        ("train-images-idx3-ubyte", idx(pixels(5, 4, 3))[:-1], "holds 59 bytes where its header promises 60"),
+        ("train-images-idx3-ubyte", idx(pixels(5, 4, 3))[:-1], "has 59 bytes of data, but its header says 60"),
         ("train-images-idx3-ubyte", idx(pixels(5, 4, 3)) + b"x", "more than 60 bytes"),
-        ("train-images-idx3-ubyte", idx(np.zeros(5, np.uint8)), "starts with 2049"),
-        ("train-images-idx3-ubyte", b"\0\0", "starts with 0"),
+        ("train-images-idx3-ubyte", idx(np.zeros(5, np.uint8)), "magic number 2049"),
+        ("train-images-idx3-ubyte", b"\0\0", "magic number 0"),
         ("train-images-idx3-ubyte", idx(pixels(5, 4, 3))[:4] + b"\xff" * 12, "sides of 1 to"),
         ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 4 + b"\0\0\x04\0" * 2, "MiB are allowed"),
         ("train-labels-idx1-ubyte", idx(np.array([0, 1, 2, 3, 10], np.uint8)), "label 10"),
     ],
 )
-def test_a_bad_idx_file_is_named_with_a_cure(mnist: Path, name: str, content: bytes | None, word: str) -> None:
+def test_error_about_a_bad_idx_file_names_it_and_has_a_hint(
+    mnist: Path, name: str, content: bytes | None, word: str
+) -> None:
     (mnist / f"{name}.gz").unlink()
     if content is not None:
         (mnist / name).write_bytes(content)
@@ -129,7 +131,7 @@ def test_a_bad_idx_file_is_named_with_a_cure(mnist: Path, name: str, content: by
     assert caught.value.hint
 
 
-def test_a_packed_file_that_expands_beyond_its_header_is_not_expanded(
+def test_gzipped_file_is_not_decompressed_beyond_the_size_in_its_header(
     mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "train-images-idx3-ubyte.gz"
@@ -143,7 +145,7 @@ def test_a_packed_file_that_expands_beyond_its_header_is_not_expanded(
     assert all(0 <= size <= 60 for size in taken)
 
 
-def test_a_packed_file_that_is_cut_short_is_refused(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_gzipped_file_is_refused(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "train-images-idx3-ubyte.gz"
     (mnist / name).write_bytes((mnist / name).read_bytes()[:-12])
     with pytest.raises(DataError, match="MD5"):
@@ -183,7 +185,7 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:dtype")
-def test_cifar_batches_are_read_in_order_plane_by_plane(cifar10: Path) -> None:
+def test_cifar10_batches_are_read_in_order_with_planes_as_channels(cifar10: Path) -> None:
     task = load("cifar10", cifar10)
     assert task.train.images.shape == (10, 3, 32, 32)
     assert task.train.images.flags.c_contiguous
@@ -197,7 +199,7 @@ def test_cifar_batches_are_read_in_order_plane_by_plane(cifar10: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:dtype")
-def test_cifar_in_a_folder_of_another_name_is_read_too(cifar10: Path) -> None:
+def test_cifar10_in_a_folder_of_another_name_is_read(cifar10: Path) -> None:
     digest = load("cifar10", cifar10).train.digest()
     (cifar10 / "cifar-10-batches-py").rename(cifar10 / "mine")
     assert load("cifar10", cifar10 / "mine").train.digest() == digest
@@ -219,7 +221,7 @@ def test_cifar100_has_fine_labels_and_their_names(tmp_path: Path, monkeypatch: p
 
 
 class Trap:
-    """Unpickling it would leave a mark."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -229,7 +231,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "data_batch_5", "test_batch", "batches.meta"])
-def test_a_cifar_file_with_another_checksum_is_named_and_never_opened(cifar10: Path, name: str) -> None:
+def test_cifar_file_with_another_checksum_is_named_and_never_unpickled(cifar10: Path, name: str) -> None:
     mark = cifar10 / "mark"
     path = cifar10 / "cifar-10-batches-py" / name
     path.write_bytes(pickle.dumps(Trap(mark)))
@@ -238,11 +240,11 @@ def test_a_cifar_file_with_another_checksum_is_named_and_never_opened(cifar10: P
     assert not mark.exists()
     assert "archive" in caught.value.hint
     path.unlink()
-    with pytest.raises(DataError, match=rf"holds no {name}"):
+    with pytest.raises(DataError, match=rf"does not contain {name}"):
         load("cifar10", cifar10)
 
 
-def test_the_published_checksums_are_in_force(tmp_path: Path) -> None:
+def test_published_checksums_are_enforced(tmp_path: Path) -> None:
     write_cifar(tmp_path, {name: {"data": pixels(1, 3072), "labels": [0]} for name, _ in datasets.CIFAR10.train_list})
     with pytest.raises(DataError, match=r"data_batch_1 is not the published file.*c99cafc152244af753f735de768cd75f"):
         load("cifar10", tmp_path)
@@ -266,7 +268,7 @@ def svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_svhn_has_its_axes_turned_and_ten_means_zero(svhn: Path) -> None:
+def test_svhn_axes_are_transposed_and_label_10_is_class_0(svhn: Path) -> None:
     task = load("svhn", svhn)
     assert np.array_equal(task.train.images, pixels(32, 32, 3, 3).transpose(3, 2, 0, 1))
     assert task.train.images.flags.c_contiguous
@@ -275,18 +277,18 @@ def test_svhn_has_its_axes_turned_and_ten_means_zero(svhn: Path) -> None:
     assert task.classes == tuple("0123456789")
 
 
-def test_a_missing_or_damaged_svhn_file_is_named(svhn: Path) -> None:
+def test_error_about_a_missing_or_damaged_svhn_file_names_it(svhn: Path) -> None:
     path = svhn / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"test_32x32\.mat is not the published file"):
         load("svhn", svhn)
     path.unlink()
-    with pytest.raises(DataError, match=r"holds no test_32x32\.mat"):
+    with pytest.raises(DataError, match=r"does not contain test_32x32\.mat"):
         load("svhn", svhn)
 
 
 @pytest.mark.parametrize(("package", "name"), [("torchvision", "svhn"), ("scipy", "svhn")])
-def test_a_missing_package_is_named_with_its_extra(
+def test_error_about_a_missing_package_names_its_extra(
     svhn: Path, package: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [m for m in sys.modules if m.split(".")[0] == package]:
@@ -296,12 +298,12 @@ def test_a_missing_package_is_named_with_its_extra(
         load(name, svhn)
 
 
-def test_official_files_go_before_others(mnist: Path) -> None:
+def test_official_files_take_precedence(mnist: Path) -> None:
     (mnist / "train.parquet").write_bytes(b"not looked at")
     assert "verified" in load("mnist", mnist).train.note
 
 
-def test_the_largest_set_bounds_idx_files_too(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_size_limit_applies_to_idx_files(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_set, "LARGEST_SET", 59)
     with pytest.raises(DataError, match="5 images of 4 x 3"):
         load("mnist", mnist)

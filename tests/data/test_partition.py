@@ -1,3 +1,5 @@
+"""Partitioners, per-client test parts, partition reports and files."""
+
 from __future__ import annotations
 
 import json
@@ -32,7 +34,7 @@ def assert_complete(parts: list[np.ndarray[Any, Any]], samples: int) -> None:
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(samples))
 
 
-def parts_or_cure(partition: Partition, labels: Any, clients: int) -> list[np.ndarray[Any, Any]] | str:
+def parts_or_hint(partition: Partition, labels: Any, clients: int) -> list[np.ndarray[Any, Any]] | str:
     try:
         return partition.split(labels, clients)
     except ConfigError as error:
@@ -47,12 +49,12 @@ def parts_or_cure(partition: Partition, labels: Any, clients: int) -> list[np.nd
         (100, [90, 102, 100, 100, 101, 96, 103, 97, 105, 106]),
     ],
 )
-def test_lda_gives_the_sizes_of_the_acceptance_check(alpha: float, sizes: list[int]) -> None:
+def test_lda_gives_the_reference_sizes(alpha: float, sizes: list[int]) -> None:
     parts = Partition(kind="lda", alpha=alpha, min_size=10, seed=0).split(LABELS, 10)
     assert [len(p) for p in parts] == sizes
 
 
-def test_lda_of_a_data_set_as_large_as_cifar_gives_the_published_sizes_and_classes() -> None:
+def test_lda_of_a_data_set_as_large_as_cifar10_gives_the_reference_sizes_and_classes() -> None:
     labels = np.repeat(np.arange(10), 5000)
     counts = report(labels, Partition(alpha=0.1, seed=0).split(labels, 10), 10)
     assert counts.sizes.tolist() == [7615, 5142, 7498, 865, 2731, 6130, 6415, 3034, 6091, 4479]
@@ -60,19 +62,19 @@ def test_lda_of_a_data_set_as_large_as_cifar_gives_the_published_sizes_and_class
 
 
 def test_lda_shuffles_a_class_before_it_is_cut() -> None:
-    # The sizes of the check alone would not tell: an unshuffled class would go out in runs of neighbors.
+    # The reference sizes do not cover this: without a shuffle, clients get consecutive samples of a class.
     (first,) = (p for p in Partition(alpha=100, seed=0).split(LABELS, 10)[:1])
-    mine = first[first < 100]
-    assert len(mine) > 3
-    assert np.diff(mine).max() > 1
+    members = first[first < 100]
+    assert len(members) > 3
+    assert np.diff(members).max() > 1
     expected = np.arange(100)
     np.random.RandomState(0).shuffle(expected)
-    assert np.array_equal(mine, np.sort(expected[: len(mine)]))
+    assert np.array_equal(members, np.sort(expected[: len(members)]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clients", [10, 20])
-def test_every_sample_is_dealt_once_and_no_client_is_too_small(kind: str, clients: int) -> None:
+def test_every_sample_is_assigned_once_and_no_client_is_too_small(kind: str, clients: int) -> None:
     labels = mixed()
     parts = config(kind).split(labels, clients)
     assert len(parts) == clients
@@ -82,11 +84,11 @@ def test_every_sample_is_dealt_once_and_no_client_is_too_small(kind: str, client
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_gives_the_same_parts_and_another_seed_others(kind: str) -> None:
+def test_parts_depend_on_the_seed_only(kind: str) -> None:
     labels = mixed()
     np.random.seed(5)
     first = config(kind).split(labels, 10)
-    np.random.seed(6)  # the global generator has no say
+    np.random.seed(6)  # the global generator has no effect
     again = config(kind).split(labels, 10)
     other = config(kind, seed=1).split(labels, 10)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -101,11 +103,11 @@ def test_the_same_seed_gives_the_same_parts_and_another_seed_others(kind: str) -
     seed=st.integers(0, 2**32 - 1),
     alpha=st.floats(0.05, 50),
 )
-def test_any_labels_are_dealt_completely_or_refused_with_a_cure(
+def test_any_labels_are_partitioned_completely_or_refused_with_a_hint(
     kind: str, labels: list[int], clients: int, seed: int, alpha: float
 ) -> None:
     partition = Partition(kind=kind, alpha=alpha, beta=alpha, classes=1, shards=2, min_size=2, seed=seed)  # type: ignore[arg-type]
-    parts = parts_or_cure(partition, labels, clients)
+    parts = parts_or_hint(partition, labels, clients)
     if isinstance(parts, str):
         assert parts
         return
@@ -113,17 +115,17 @@ def test_any_labels_are_dealt_completely_or_refused_with_a_cure(
     assert min(len(p) for p in parts) >= 2
 
 
-def test_smaller_alpha_is_more_uneven() -> None:
+def test_smaller_alpha_gives_more_skew() -> None:
     labels = mixed(500)
     for kind in ("lda", "lda_disjoint", "label_dirichlet"):
-        far, near = (
+        skewed, even = (
             report(labels, Partition(kind=kind, alpha=a).split(labels, 10), 10).mean_distance for a in (0.1, 100.0)
         )
-        assert far > 0.5
-        assert near < 0.2
+        assert skewed > 0.5
+        assert even < 0.2
 
 
-def test_lda_disjoint_keeps_groups_of_ten_and_half_the_mean() -> None:
+def test_lda_disjoint_splits_within_groups_of_ten_and_guarantees_half_of_the_mean() -> None:
     labels = mixed(300)
     parts = Partition(kind="lda_disjoint", alpha=0.5, min_size=1).split(labels, 25)
     order = np.arange(3000)
@@ -135,7 +137,7 @@ def test_lda_disjoint_keeps_groups_of_ten_and_half_the_mean() -> None:
         assert min(sizes[first : first + 10]) >= 0.5 * 120
 
 
-def test_each_client_has_its_class_and_as_many_as_asked() -> None:
+def test_each_client_has_its_own_class_and_the_configured_number() -> None:
     labels = mixed()
     counts = report(labels, Partition(kind="classes_per_client", classes=3).split(labels, 20), 10).counts
     assert np.all(np.count_nonzero(counts, axis=1) == 3)
@@ -145,7 +147,7 @@ def test_each_client_has_its_class_and_as_many_as_asked() -> None:
         assert held.max() - held.min() <= 1
 
 
-def test_fewer_clients_than_classes_still_hold_every_class() -> None:
+def test_fewer_clients_than_classes_still_cover_every_class() -> None:
     labels = mixed()
     for seed in range(20):
         partition = Partition(kind="classes_per_client", classes=2, seed=seed)
@@ -154,7 +156,7 @@ def test_fewer_clients_than_classes_still_hold_every_class() -> None:
         assert np.all(np.count_nonzero(counts, axis=1) == 2)
 
 
-def test_a_long_tail_gives_the_main_clients_their_share() -> None:
+def test_long_tail_gives_main_clients_their_fraction() -> None:
     labels = mixed(1000)
     counts = report(labels, Partition(kind="subset", alpha=0.8).split(labels, 20), 10).counts
     # Weights: 0.4 for 2 main clients, 0.6 / 18 for 18 others; 1.4 in all.
@@ -164,7 +166,7 @@ def test_a_long_tail_gives_the_main_clients_their_share() -> None:
             assert abs(count - 1000 * share) <= 1
 
 
-def test_two_shards_hold_few_labels_and_the_deal_is_random() -> None:
+def test_two_shards_have_at_most_two_labels_and_are_assigned_at_random() -> None:
     labels = mixed()
     partition = Partition(kind="shards", shards=2)
     counts = report(labels, partition.split(labels, 10), 10)
@@ -174,14 +176,14 @@ def test_two_shards_hold_few_labels_and_the_deal_is_random() -> None:
     assert np.count_nonzero(counts.counts.argmax(axis=1) == np.arange(10)) < 10
 
 
-def test_quantity_skew_has_uneven_sizes_and_even_labels() -> None:
+def test_quantity_skew_has_skewed_sizes_and_even_labels() -> None:
     labels = mixed(2000)
     counts = report(labels, Partition(kind="quantity", beta=0.5, min_size=200).split(labels, 10), 10)
     assert counts.sizes.max() > 3 * counts.sizes.min()
     assert counts.mean_distance < 0.06
 
 
-def test_label_dirichlet_has_even_sizes_and_uneven_labels_to_the_last_sample() -> None:
+def test_label_dirichlet_has_even_sizes_and_skewed_labels() -> None:
     labels = mixed()[:997]
     counts = report(labels, Partition(kind="label_dirichlet", alpha=0.1).split(labels, 10), 10)
     assert sorted(counts.sizes.tolist()) == [99] * 3 + [100] * 7
@@ -196,8 +198,8 @@ def test_label_dirichlet_is_centered_on_the_class_frequencies() -> None:
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e6])
 @pytest.mark.parametrize("kind", ["lda", "lda_disjoint", "label_dirichlet"])
-def test_extreme_alphas_end_in_parts_or_in_a_clear_refusal(kind: str, alpha: float) -> None:
-    parts = parts_or_cure(Partition(kind=kind, alpha=alpha, min_size=1), mixed(10), 4)  # type: ignore[arg-type]
+def test_extreme_alphas_give_a_partition_or_a_clear_error(kind: str, alpha: float) -> None:
+    parts = parts_or_hint(Partition(kind=kind, alpha=alpha, min_size=1), mixed(10), 4)  # type: ignore[arg-type]
     if isinstance(parts, str):
         assert kind != "label_dirichlet"
         assert "alpha" in parts
@@ -205,7 +207,7 @@ def test_extreme_alphas_end_in_parts_or_in_a_clear_refusal(kind: str, alpha: flo
         assert_complete(parts, 100)
 
 
-def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_draws_is_bounded_and_the_error_names_the_best_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     real = sampling.dirichlet_draw
 
@@ -216,7 +218,7 @@ def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(m
     monkeypatch.setattr(partitioners, "dirichlet_draw", counted)
     with pytest.raises(ConfigError) as caught:
         Partition(alpha=0.05, min_size=100).split(LABELS, 10)
-    assert len(drawn) == sampling.DRAWS
+    assert len(drawn) == sampling.MAX_DRAWS
     best = max(min(len(p) for p in parts) for parts in drawn if parts)
     assert f"at most {best}" in caught.value.message
     assert f"min_size={best} or less" in caught.value.hint
@@ -238,19 +240,21 @@ def test_the_number_of_draws_is_bounded_and_the_refusal_says_what_was_possible(m
         ({"kind": "shards", "shards": 200}, 10, "shards=100 or less"),
     ],
 )
-def test_the_impossible_is_refused_with_the_nearest_cure(partition: dict[str, Any], clients: int, hint: str) -> None:
+def test_impossible_partitions_are_refused_with_the_nearest_feasible_values(
+    partition: dict[str, Any], clients: int, hint: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         Partition(**partition).split(LABELS, clients)
     assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("labels", [[], [[0, 1]], [0.5, 1.0], [-1, 0]])
-def test_labels_that_are_none_are_refused(labels: Any) -> None:
-    with pytest.raises(ConfigError, match="whole numbers"):
+def test_invalid_labels_are_refused(labels: Any) -> None:
+    with pytest.raises(ConfigError, match="vector of integers"):
         Partition(kind="iid", min_size=1).split(labels, 1)
 
 
-def test_a_class_that_never_occurs_changes_nothing() -> None:
+def test_classes_without_samples_have_no_effect() -> None:
     gap = np.where(LABELS >= 5, LABELS + 7, LABELS)
     for kind in KINDS:
         for a, b in zip(config(kind).split(LABELS, 10), config(kind).split(gap, 10), strict=True):
@@ -260,20 +264,20 @@ def test_a_class_that_never_occurs_changes_nothing() -> None:
 # ---- test parts
 
 
-def test_test_parts_follow_the_training_proportions() -> None:
+def test_test_parts_have_the_training_proportions() -> None:
     train, test = mixed(500), mixed(200, seed=9)
     partition = Partition(alpha=0.3)
     parts = partition.split(train, 10)
     tests = partition.split_test(train, parts, test)
     assert_complete(tests, len(test))
-    ours, theirs = report(train, parts, 10).counts, report(test, tests, 10).counts
-    assert np.all(np.abs(theirs - ours * 200 / 500) <= 1)
+    train_counts, test_counts = report(train, parts, 10).counts, report(test, tests, 10).counts
+    assert np.all(np.abs(test_counts - train_counts * 200 / 500) <= 1)
     again = partition.split_test(train, parts, test)
     assert all(np.array_equal(a, b) for a, b in zip(tests, again, strict=True))
 
 
-def test_small_shares_are_not_always_lost_by_the_same_clients() -> None:
-    # Half a sample per class and client: cutting always in the same order would give every second client nothing.
+def test_rounding_of_test_parts_favors_no_client() -> None:
+    # Half a sample per class and client: with a fixed order of clients, every second client would get nothing.
     train, test = mixed(1000, 20), mixed(50, 20)
     partition = Partition(kind="iid")
     sizes = [len(t) for t in partition.split_test(train, partition.split(train, 100), test)]
@@ -282,7 +286,7 @@ def test_small_shares_are_not_always_lost_by_the_same_clients() -> None:
     assert max(sizes) < 20
 
 
-def test_a_class_that_nobody_trains_on_is_left_out_of_the_tests() -> None:
+def test_classes_without_training_samples_are_left_out_of_test_parts() -> None:
     parts = Partition(kind="iid", min_size=1).split([0, 0, 1, 1], 2)
     tests = Partition(kind="iid").split_test([0, 0, 1, 1], parts, [0, 1, 2, 2])
     assert np.concatenate(tests).tolist() in ([0, 1], [1, 0])
@@ -291,21 +295,21 @@ def test_a_class_that_nobody_trains_on_is_left_out_of_the_tests() -> None:
 # ---- report and file
 
 
-def test_the_report_of_a_partition_worked_out_by_hand() -> None:
+def test_report_agrees_with_a_partition_computed_by_hand() -> None:
     found = report([0, 0, 1, 1, 2, 2], [np.array([0, 1]), np.array([2, 3, 4, 5])], 3)
     assert found.counts.tolist() == [[2, 0, 0], [0, 2, 2]]
     assert found.mean_classes == 1.5
-    # Against (1/3, 1/3, 1/3): 2/3 and 1/3.
+    # Distances to (1/3, 1/3, 1/3) are 2/3 and 1/3.
     assert found.mean_distance == pytest.approx(0.5)
     assert json.loads(json.dumps(found.to_json()))["sizes"] == [2, 4]
 
 
-def test_a_client_without_samples_has_no_distance() -> None:
+def test_clients_without_samples_are_not_counted_in_the_distance() -> None:
     found = report([0, 1], [np.array([0, 1]), np.array([], np.int64)], 2)
     assert found.mean_distance == 0
 
 
-def test_a_saved_partition_comes_back(tmp_path: Path) -> None:
+def test_a_saved_partition_loads_unchanged(tmp_path: Path) -> None:
     partition = Partition(alpha=0.3, seed=4)
     parts = partition.split(LABELS, 10)
     save_partition(tmp_path / "p.json", partition, LABELS, parts)
@@ -314,7 +318,7 @@ def test_a_saved_partition_comes_back(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) and b.dtype == np.int64 for a, b in zip(parts, again, strict=True))
 
 
-def test_a_partition_of_other_labels_is_refused(tmp_path: Path) -> None:
+def test_loading_a_partition_of_other_labels_is_refused(tmp_path: Path) -> None:
     save_partition(tmp_path / "p.json", Partition(), LABELS, Partition().split(LABELS, 10))
     with pytest.raises(DataError, match="other labels"):
         load_partition(tmp_path / "p.json", LABELS[::-1])
@@ -333,7 +337,7 @@ def test_a_partition_of_other_labels_is_refused(tmp_path: Path) -> None:
         (lambda s: s.pop("samples"), "samples"),
     ],
 )
-def test_a_damaged_partition_is_refused_and_the_place_named(tmp_path: Path, change: Any, word: str) -> None:
+def test_error_about_a_damaged_partition_names_the_field(tmp_path: Path, change: Any, word: str) -> None:
     path = tmp_path / "p.json"
     save_partition(path, Partition(), LABELS, Partition().split(LABELS, 10))
     saved = json.loads(path.read_text())
@@ -344,9 +348,9 @@ def test_a_damaged_partition_is_refused_and_the_place_named(tmp_path: Path, chan
     assert str(path) in caught.value.message
 
 
-def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_malformed_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         load_partition(tmp_path / "none.json", LABELS)
     (tmp_path / "p.json").write_bytes(b"{\xff")
-    with pytest.raises(DataError, match="is wrong"):
+    with pytest.raises(DataError, match="is invalid"):
         load_partition(tmp_path / "p.json", LABELS)

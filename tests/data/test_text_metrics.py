@@ -1,3 +1,5 @@
+"""Metrics of text tasks."""
+
 from __future__ import annotations
 
 import sys
@@ -22,18 +24,18 @@ def test_matthews_against_its_formula() -> None:
     assert matthews([1, 1, 1, 0, 0], [1, 1, 0, 0, 1]) == pytest.approx(1 / 6)
 
 
-def test_accuracy_is_the_share_of_right_answers() -> None:
+def test_accuracy_is_the_fraction_of_correct_predictions() -> None:
     pytest.importorskip("sklearn")
     assert accuracy([0, 1, 2, 2], [0, 1, 2, 0]) == 0.75
     assert score("accuracy", [0, 1], [1, 1]) == 0.5
 
 
-def test_unknown_metric_is_refused_by_name() -> None:
+def test_error_about_an_unknown_metric_lists_known_metrics() -> None:
     with pytest.raises(NotFoundError, match=r"'f1'.*accuracy, matthews"):
         score("f1", [0], [0])
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_about_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"farshore\[text\]"):
         accuracy([0], [0])

@@ -1,4 +1,4 @@
-"""A flat model is the model: same outputs, gradients and state, in two buffers."""
+"""A flat model has the outputs, gradients and state of its module, in two buffers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def x() -> torch.Tensor:
     return torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_outputs_gradients_and_statistics_are_those_of_the_module(x: torch.Tensor) -> None:
+def test_outputs_gradients_and_statistics_equal_those_of_the_module(x: torch.Tensor) -> None:
     plain = net()
     flat = FlatModel(copy.deepcopy(plain))
-    for _ in range(2):  # gradients add up, as in torch
+    for _ in range(2):  # gradients accumulate, as in PyTorch
         for model in (plain, flat.module):
             model(x).square().mean().backward()
     assert torch.equal(flat.module(x), plain(x))
@@ -40,15 +40,15 @@ def test_outputs_gradients_and_statistics_are_those_of_the_module(x: torch.Tenso
     assert not any(gradient.any() for gradient in flat.gradients())
 
 
-def test_a_vector_is_cut_like_the_parameters() -> None:
+def test_unflatten_gives_views_in_the_shapes_of_the_parameters() -> None:
     flat = FlatModel(net())
-    pieces = flat.cut(flat.trained)
+    pieces = flat.unflatten(flat.trained)
     assert all(torch.equal(piece, p) for piece, p in zip(pieces, flat.module.parameters(), strict=True))
     assert all(piece.data_ptr() == p.data_ptr() for piece, p in zip(pieces, flat.parameters, strict=True))
 
 
 @pytest.mark.parametrize("sgd", [Sgd(0.1), Sgd(0.1, momentum=0.9), Sgd(0.1, weight_decay=0.01), Sgd(0.1, mu=0.5)])
-def test_a_layer_that_a_loss_leaves_out_is_stepped_with_a_gradient_of_zero(sgd: Sgd, x: torch.Tensor) -> None:
+def test_layers_that_the_loss_does_not_use_are_stepped_with_zero_gradients(sgd: Sgd, x: torch.Tensor) -> None:
     layers = net(), net()
     flat = FlatModel(nn.ModuleList(layers))
     before = [p.clone() for p in layers[1].parameters()]
@@ -59,7 +59,7 @@ def test_a_layer_that_a_loss_leaves_out_is_stepped_with_a_gradient_of_zero(sgd: 
     assert not any(torch.equal(a, b) for a, b in zip(layers[0][4].parameters(), layers[1][4].parameters(), strict=True))
 
 
-def test_the_buffers_are_the_state(x: torch.Tensor) -> None:
+def test_copying_the_buffers_copies_the_state(x: torch.Tensor) -> None:
     flat, other = FlatModel(net()), FlatModel(net())
     flat.module(x)
     assert flat.integers.tolist() == [1]
@@ -73,7 +73,7 @@ def test_the_buffers_are_the_state(x: torch.Tensor) -> None:
     assert torch.equal(flat.module(x), other.module(x))
 
 
-def test_the_layout_counts_what_travels() -> None:
+def test_layout_counts_the_bytes_of_a_state() -> None:
     flat = FlatModel(net())
     parameters = sum(p.numel() for p in flat.module.parameters())
     assert flat.layout.trainable == parameters == flat.trained.numel()
@@ -82,7 +82,7 @@ def test_the_layout_counts_what_travels() -> None:
     assert [v.name for v in flat.layout.floats][-2:] == ["1.running_mean", "1.running_var"]
 
 
-def test_frozen_parameters_travel_and_are_not_trained() -> None:
+def test_frozen_parameters_are_part_of_the_state_but_not_trained() -> None:
     module = net()
     module[0].requires_grad_(False)
     flat = FlatModel(module)
@@ -91,6 +91,6 @@ def test_frozen_parameters_travel_and_are_not_trained() -> None:
     assert flat.layout.payload_bytes == FlatModel(net()).layout.payload_bytes
 
 
-def test_other_types_are_refused_by_name() -> None:
+def test_error_about_an_unsupported_dtype_names_the_tensor() -> None:
     with pytest.raises(ConfigError, match=r"'0.weight' is torch.float64"):
         FlatModel(net().double())

@@ -1,4 +1,4 @@
-"""A module and its optimizer go into named arrays and come back exactly."""
+"""Conversion of a module and its optimizer to named arrays and back is exact."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
-@pytest.mark.parametrize("prefix", ["optimizer.", "optimiser."])  # the second stands in old checkpoints
-def test_training_goes_on_with_the_same_bits(prefix: str) -> None:
+@pytest.mark.parametrize("prefix", ["optimizer.", "optimiser."])  # old checkpoints have the second
+def test_training_continues_with_the_same_bits(prefix: str) -> None:
     (model, optimizer), (other, others) = _trained(1), _trained(2)
     saved = to_arrays(model, optimizer)
     arrays = {n.replace("optimizer.", prefix, 1) if n.startswith("optimizer.") else n: a for n, a in saved.items()}
@@ -34,7 +34,7 @@ def test_training_goes_on_with_the_same_bits(prefix: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_a_state_of_another_model_is_refused() -> None:
+def test_the_state_of_another_model_is_refused() -> None:
     model, optimizer = _trained(1)
     with pytest.raises(StorageError, match="another model"):
         from_arrays(to_arrays(nn.Linear(3, 4)), model, optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -230,3 +231,16 @@ def test_a_store_that_only_reads_sees_writes_and_makes_none(tmp_path: Path) -> N
         with pytest.raises(StorageError, match="readonly"):
             write()
     assert writer.runs() == [row]
+
+
+def test_a_store_of_an_older_server_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    store = RunStore(path)
+    kept = store.create_run("vhl", wanted=("a",), nodes=("a", "b"), count=2)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE runs DROP COLUMN roles_json")
+    store = RunStore(path)
+    assert store.run(kept.id) == kept
+    assert store.create_run("vhl", roles_json="{}").roles_json == "{}"
+    store.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farshore.core.errors import ExitCode
+from farshore.core.nodes import NodeInfo, place
 from farshore.proto import control_pb2 as pb
 from farshore.runs.directory import RunDirectory
 from farshore.server.restart_limit import RestartLimit
@@ -25,10 +26,13 @@ class _FakeHost:
         self.routes: dict[str, str] = {}
 
     async def assign(self, run: Run) -> None:
-        run.nodes = ("a", "b")
+        run.cohort = {"a": "node", "b": "node"}
 
     def launch_parameters(self, run: Run) -> dict[str, Any]:
         return {}
+
+    def node_info(self, run: Run, name: str) -> NodeInfo:
+        return NodeInfo(name, run.cohort[name], place(run.cohort)[name])
 
     def start_program(self, run: Run, node: str, command: pb.StartProgram) -> bool:
         self.started.append((node, command))
@@ -66,7 +70,9 @@ class _FakeChild:
 class _Fixture:
     def __init__(self, folder: Path, on_lost_node: str) -> None:
         self.host, self.child = _FakeHost(), _FakeChild()
-        self.run = Run("r", "m", "{}", 1, folder, RunLog(folder / "log.txt"), nodes=("a", "b"), epoch=3)
+        self.run = Run(
+            "r", "m", "{}", 1, folder, RunLog(folder / "log.txt"), cohort={"a": "node", "b": "node"}, epoch=3
+        )
         self.supervisor = Supervisor(self.run, self.host, 2)
         self.tickets = {"ticket-a": "a", "ticket-b": "b"}
         assert self.handle(Event("ready", epoch=3, details={"port": 0, "on_lost_node": on_lost_node})) is None

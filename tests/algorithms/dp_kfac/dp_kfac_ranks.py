@@ -1,4 +1,4 @@
-"""One rank of the tests of DP-KFAC: a process that does what it reads from its standard input, over real gloo.
+"""One rank of the DP-KFAC tests: a process that executes tasks from its standard input, over gloo.
 
 python dp_kfac_ranks.py RANK RANKS STORE
 """
@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from farshore.algorithms.dp_kfac import DPKFAC
-from farshore.algorithms.dp_kfac.state_dict import merged
+from farshore.algorithms.dp_kfac.state_dict import merge_shards
 from farshore.models.cifar_resnet import CifarResNet
 from farshore.models.mlp import perceptron
 
@@ -48,7 +48,7 @@ GROUPS: dict[tuple[int, ...], Any] = {}
 
 
 class Training:
-    """A model, its preconditioner, and batches that depend on the step and (unless told so) on the rank."""
+    """A model, its preconditioner, and batches that depend on the step and, unless ``same``, on the rank."""
 
     def __init__(self, group: Any, model: str, ddp: bool, batch: int, same: bool, **settings: Any) -> None:
         make, self.shape, self.classes = MODELS[model]
@@ -70,8 +70,8 @@ class Training:
         self.step_number = 0
 
     def data(self) -> tuple[Tensor, Tensor]:
-        draw = torch.Generator().manual_seed(1000 * self.step_number + (0 if self.same else self.rank))
-        x = torch.randn(self.batch, *self.shape, generator=draw)
+        generator = torch.Generator().manual_seed(1000 * self.step_number + (0 if self.same else self.rank))
+        x = torch.randn(self.batch, *self.shape, generator=generator)
         y = (x.flatten(1)[:, : self.classes]).argmax(1)
         return x, y
 
@@ -82,8 +82,8 @@ class Training:
         parts = list(zip(x.chunk(self.accumulation), y.chunk(self.accumulation), strict=True))
         for index, (px, py) in enumerate(parts):
             last = index == len(parts) - 1
-            quiet = isinstance(self.wrapped, DistributedDataParallel) and not last
-            with self.wrapped.no_sync() if quiet else contextlib.nullcontext():
+            no_sync = isinstance(self.wrapped, DistributedDataParallel) and not last
+            with self.wrapped.no_sync() if no_sync else contextlib.nullcontext():
                 logits = self.wrapped(px)
                 if self.kfac.options.fisher == "mc1":
                     self.kfac.sample_fisher(logits)
@@ -97,7 +97,7 @@ class Training:
         self.step_number += 1
         return total
 
-    def told(self, losses: list[float]) -> dict[str, Any]:
+    def summary(self, losses: list[float]) -> dict[str, Any]:
         flat = torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
         kfac = self.kfac
         return {
@@ -109,15 +109,15 @@ class Training:
             "memory": kfac.memory_usage(),
             "factors": sorted(kfac.factors.names()),
             "inverses": sorted(kfac.inverses.names()),
-            "watched": sorted(kfac.statistics.watched),
+            "hooked": sorted(kfac.statistics.hooked),
             "owners": kfac.owners,
-            "last": kfac.last,
+            "last_metrics": kfac.last_metrics,
             "counts": dict(kfac.counts),
         }
 
 
 def group_of(ranks: tuple[int, ...]) -> Any:
-    """The process group of some ranks; every rank makes it."""
+    """Return the process group of some ranks; every rank must call it."""
     if ranks not in GROUPS:
         GROUPS[ranks] = dist.new_group(list(ranks))
     return GROUPS[ranks]
@@ -129,15 +129,15 @@ def train(ranks: int, steps: int = 5, **settings: Any) -> Any:
     if dist.get_rank() >= ranks:
         return None
     training = Training(group, **{"model": "small", "ddp": False, "batch": 8, "same": False, **settings})
-    return training.told([training.step() for _ in range(steps)])
+    return training.summary([training.step() for _ in range(steps)])
 
 
-def spied(**settings: Any) -> Any:
-    """Train, with every call of torch.distributed written down: name and numbers."""
+def train_spied(**settings: Any) -> Any:
+    """Train and record every call of torch.distributed: name and number of elements."""
     seen: list[tuple[str, int]] = []
     with _spying(seen):
-        told = train(**settings)
-    return told and {**told, "seen": seen}
+        result = train(**settings)
+    return result and {**result, "seen": seen}
 
 
 @contextlib.contextmanager
@@ -162,8 +162,8 @@ def _spying(seen: list[tuple[str, int]]) -> Iterator[None]:
             setattr(dist, name, original)
 
 
-def resumed(ranks: int, saved_by: int, way: str, **settings: Any) -> Any:
-    """Train 3 steps on ``saved_by`` ranks, save, go on with 2 more on ``ranks`` ranks."""
+def resume(ranks: int, saved_by: int, source: str, **settings: Any) -> Any:
+    """Train 3 steps on ``saved_by`` ranks, save, and continue with 2 more steps on ``ranks`` ranks."""
     options = {"model": "small", "ddp": False, "batch": 8, "same": True, **settings}
     first, second = group_of(tuple(range(saved_by))), group_of(tuple(range(ranks)))
     state: dict[str, Any] | None = None
@@ -185,7 +185,7 @@ def resumed(ranks: int, saved_by: int, way: str, **settings: Any) -> Any:
         return None
     folder = Path(sys.argv[3]).parent
     parts = [torch.load(folder / f"part-{r}.pt", weights_only=True) for r in range(saved_by)]
-    state = parts[0]["whole"] if way == "consolidated" else merged(part["kfac"] for part in parts)
+    state = parts[0]["whole"] if source == "consolidated" else merge_shards(part["kfac"] for part in parts)
     weights = parts[0]
     dist.barrier()
     training = Training(second, **options)
@@ -193,35 +193,35 @@ def resumed(ranks: int, saved_by: int, way: str, **settings: Any) -> Any:
     training.base.load_state_dict(weights["base"])
     training.kfac.load_state_dict(state)
     training.step_number = 3
-    return training.told([training.step() for _ in range(2)])
+    return training.summary([training.step() for _ in range(2)])
 
 
-def survived(alive: list[int], **settings: Any) -> Any:
-    """Train 3 steps on 4 ranks, then go on with those that are alive."""
-    everyone, left = group_of((0, 1, 2, 3)), group_of(tuple(alive))
+def reassign(alive: list[int], **settings: Any) -> Any:
+    """Train 3 steps on 4 ranks, then continue with those in ``alive``."""
+    everyone, remaining = group_of((0, 1, 2, 3)), group_of(tuple(alive))
     training = Training(everyone, **{"model": "small", "ddp": False, "batch": 8, "same": False, **settings})
     losses = [training.step() for _ in range(3)]
     if dist.get_rank() not in alive:
         return None
     before = dict(training.kfac.owners)
-    training.kfac.reassign(alive, left)
-    training.group, training.rank = left, dist.get_rank(left)
+    training.kfac.reassign(alive, remaining)
+    training.group, training.rank = remaining, dist.get_rank(remaining)
     losses += [training.step() for _ in range(4)]
-    return {**training.told(losses), "before": before}
+    return {**training.summary(losses), "before": before}
 
 
-def handed(saved_by: list[int], ranks: list[int], **settings: Any) -> Any:
-    """Train 3 steps on some ranks; others go on, each with what its own part was."""
+def redistribute(saved_by: list[int], ranks: list[int], **settings: Any) -> Any:
+    """Train 3 steps on some ranks; continue on others, each of which loads the shard that it saved, if any."""
     options = {"model": "small", "ddp": False, "batch": 8, "same": True, **settings}
     first, second = group_of(tuple(saved_by)), group_of(tuple(ranks))
-    part: dict[str, Any] = {"steps": 3, "inverse": settings.get("inverse", "eigen"), "layers": {}}
+    shard: dict[str, Any] = {"steps": 3, "inverse": settings.get("inverse", "eigen"), "layers": {}}
     model: dict[str, Any] = {}
     if dist.get_rank() in saved_by:
         training = Training(first, **options)
         for _ in range(3):
             training.step()
         model = {"model": training.model.state_dict(), "base": training.base.state_dict()}
-        part = training.kfac.state_dict()
+        shard = training.kfac.state_dict()
     held = [model]
     dist.broadcast_object_list(held, saved_by[0])
     if dist.get_rank() not in ranks:
@@ -229,15 +229,15 @@ def handed(saved_by: list[int], ranks: list[int], **settings: Any) -> Any:
     training = Training(second, **options)
     training.model.load_state_dict(held[0]["model"])
     training.base.load_state_dict(held[0]["base"])
-    training.kfac.load_parts(part)
+    training.kfac.load_sharded_state_dict(shard)
     training.step_number = 3
     before = {name: [t.tolist() for t in training.kfac.factors.get(name) or ()] for name in training.kfac.owners}
-    told = training.told([training.step() for _ in range(2)])
-    return {**told, "before": before, "held": {n: len(p) for n, p in part["layers"].items()}}
+    result = training.summary([training.step() for _ in range(2)])
+    return {**result, "before": before, "held": {n: len(p) for n, p in shard["layers"].items()}}
 
 
 def factors(ranks: int, **settings: Any) -> Any:
-    """Factors after one step, of every layer that this rank has any of."""
+    """Return the factors that this rank holds after one step."""
     group = group_of(tuple(range(ranks)))
     if dist.get_rank() >= ranks:
         return None
@@ -247,20 +247,20 @@ def factors(ranks: int, **settings: Any) -> Any:
     return {name: [f.tolist() for f in kfac.factors.get(name) or ()] for name in kfac.factors.names()}
 
 
-TASKS = {task.__name__: task for task in (train, spied, resumed, survived, handed, factors)}
+TASKS = {task.__name__: task for task in (train, train_spied, resume, reassign, redistribute, factors)}
 
 
 def main() -> None:
-    """Join the group, then do what is asked, one line at a time."""
+    """Join the group and execute tasks, one line each."""
     rank, ranks, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
     )
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            answer = {"result": TASKS[asked["task"]](**asked["settings"])}
+            answer = {"result": TASKS[request["task"]](**request["settings"])}
         except Exception:
             answer = {"error": traceback.format_exc()}
         print("ANSWER" + json.dumps(answer), flush=True)

@@ -1,4 +1,4 @@
-"""DP-KFAC in the models that people have: odd modules, checkpoints, sequences, wrong settings (checks 13, 19)."""
+"""DP-KFAC in real models: unusual modules, activation checkpoints, sequences, and invalid settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def every_step(model: nn.Module, **settings: object) -> DPKFAC:
 
 
 class Odd(nn.Module):
-    """What models do: shared layers, attention, frozen and unused layers, sequences, work in place."""
+    """Shared layers, attention, frozen and unused layers, sequences and in-place activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class Odd(nn.Module):
         return self.leave(self.norm(self.frozen(x)).mean(dim=1))
 
 
-def test_odd_modules_get_what_is_documented() -> None:
+def test_unusual_modules_are_preconditioned_or_skipped_as_documented() -> None:
     torch.manual_seed(7)
     model = Odd()
     kfac = every_step(model)
     assert {layer.name for layer in kfac.layers} == {"enter", "shared", "unused", "leave"}
-    assert {"attention", "attention.out_proj", "frozen", "norm"} <= set(kfac.plain)
+    assert {"attention", "attention.out_proj", "frozen", "norm"} <= set(kfac.skipped)
     x, y = torch.randn(5, 4, 6), torch.randint(3, (5,))
     with torch.no_grad():
         model(x)
@@ -56,14 +56,14 @@ def test_odd_modules_get_what_is_documented() -> None:
     model.zero_grad()
     model.train()
     functional.cross_entropy(model(x), y).backward()
-    plain = model.norm.weight.grad.clone()
+    unchanged = model.norm.weight.grad.clone()
     kfac.step()
     assert kfac.factors.names() == {"enter", "shared", "leave"}
-    assert torch.equal(model.norm.weight.grad, plain)
+    assert torch.equal(model.norm.weight.grad, unchanged)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_a_layer_called_twice_is_a_convolution_of_two_places() -> None:
+def test_a_layer_called_twice_equals_a_convolution_with_two_positions() -> None:
     torch.manual_seed(8)
     shared = nn.Linear(3, 3).double()
     conv = nn.Conv2d(3, 3, 1).double()
@@ -73,7 +73,7 @@ def test_a_layer_called_twice_is_a_convolution_of_two_places() -> None:
     x = torch.randn(4, 2, 3).double()
     one, other = every_step(nn.Sequential(shared)), every_step(nn.Sequential(conv))
 
-    # Through the container, whose passes are counted.
+    # A container, whose forward passes are counted.
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -129,7 +129,7 @@ def test_sequences_are_averaged_or_flattened() -> None:
     )
 
 
-def test_sampled_labels_make_the_factors_and_leave_the_gradients() -> None:
+def test_sampled_labels_make_the_factors_and_do_not_change_the_gradients() -> None:
     torch.manual_seed(12)
     model = perceptron((4, 5, 3)).double()
     kfac = every_step(model, fisher="mc1", inv_dtype=torch.float64)
@@ -139,7 +139,7 @@ def test_sampled_labels_make_the_factors_and_leave_the_gradients() -> None:
     assert all(p.grad is None for p in model.parameters())
     functional.cross_entropy(logits, y).backward()
     kfac.step()
-    # The last layer's exact Fisher: E[diag(p) - p pᵀ]; true labels, all alike, give another.
+    # The last layer's exact Fisher is E[diag(p) - p pᵀ]; the true labels, all of one class, give another matrix.
     p = logits.detach().softmax(1)
     exact = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(0)
     (_, sampled) = kfac.factors.get("3")
@@ -149,7 +149,7 @@ def test_sampled_labels_make_the_factors_and_leave_the_gradients() -> None:
     assert float((empirical - exact).norm()) > 0.3 * float(exact.norm())
 
 
-def test_the_optimizer_s_learning_rate_steers_the_clip() -> None:
+def test_kl_clipping_uses_the_optimizers_learning_rate() -> None:
     torch.manual_seed(13)
     model = perceptron((4, 3, 2))
     base = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
@@ -166,7 +166,7 @@ def test_the_optimizer_s_learning_rate_steers_the_clip() -> None:
     assert optimizer.kfac.lr == 0.5
     scheduler.step()
     assert optimizer.kfac.lr == pytest.approx(0.05)
-    first = optimizer.kfac.last
+    first = optimizer.kfac.last_metrics
     assert first["nu"] == pytest.approx((1e-6 / (0.25 * abs(first["product"]))) ** 0.5)
 
 
@@ -175,7 +175,7 @@ def test_cifar_resnets_have_the_published_sizes(depth: int, count: int, factors:
     model = CifarResNet(depth)
     layers, _ = find_layers(model)
     assert len(layers) == count
-    assert round(sum(layer.factors for layer in layers) / 1e6, 2) == factors
+    assert round(sum(layer.factor_elements for layer in layers) / 1e6, 2) == factors
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == parameters
 
 
@@ -183,31 +183,31 @@ def test_resnet_50_has_the_published_sizes() -> None:
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
         layers, _ = find_layers(torchvision.models.resnet50())
-    assert (len(layers), round(sum(layer.factors for layer in layers) / 1e6, 2)) == (54, 153.85)
+    assert (len(layers), round(sum(layer.factor_elements for layer in layers) / 1e6, 2)) == (54, 153.85)
     assert max(layer.a for layer in layers) == 4608
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"skip_layers": ["nothing"]}, "no module is called nothing"),
-        ({"skip_layers": ["("]}, "no regular expression"),
+        ({"skip_layers": ["nothing"]}, "no module matches nothing"),
+        ({"skip_layers": ["("]}, "not a regular expression"),
         ({"factor_steps": 0}, "factor_steps is 0"),
         ({"damping": -1.0}, "damping is -1.0"),
         ({"assignment": {"1": 0}}, "'3' has no owner"),
-        ({"assignment": {"1": 0, "3": 1}}, "'3' goes to rank 1 of 1"),
-        ({"node_speed": [1.0, 2.0]}, "2 numbers for 1 ranks"),
-        ({"strategy": "mem_opt", "grad_exchange": "owner"}, "needs all gradients everywhere"),
+        ({"assignment": {"1": 0, "3": 1}}, "'3' is assigned to rank 1 of 1"),
+        ({"node_speed": [1.0, 2.0]}, "2 values for 1 ranks"),
+        ({"strategy": "mem_opt", "grad_exchange": "owner"}, "needs all gradients on all ranks"),
         ({"color": "red"}, "color"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, object], words: str) -> None:
+def test_invalid_settings_raise_an_error_that_names_them(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
         every_step(perceptron((4, 3, 2)), **settings)
 
 
-def test_inverses_more_often_than_factors_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="no multiple"):
+def test_inv_steps_that_is_not_a_multiple_of_factor_steps_warns() -> None:
+    with pytest.warns(UserWarning, match="not a multiple"):
         every_step(nn.Linear(2, 2), factor_steps=2, inv_steps=3)
 
 

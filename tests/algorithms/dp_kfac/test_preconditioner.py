@@ -1,4 +1,7 @@
-"""K-FAC itself, against hand-made figures, dense solves and exact gradients (checks 1-5, 13-16, 18-20)."""
+"""K-FAC in one process, compared with hand-computed values, dense solves and exact gradients.
+
+The formulas are those of docs/methods/dp_kfac.md, sections 2 to 5.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def every_step(model: nn.Module, **settings: object) -> DPKFAC:
     return DPKFAC(model, **{"lr": 0.1, "factor_steps": 1, "inv_steps": 1, "kl_clip": None, **settings})
 
 
-def by_hand(**settings: object) -> tuple[DPKFAC, nn.Linear]:
+def hand_example(**settings: object) -> tuple[DPKFAC, nn.Linear]:
     layer = nn.Linear(2, 2).double()
     kfac = every_step(layer, damping=0.1, inv_dtype=torch.float64, **settings)
     (layer(X) * DELTA).sum(1).mean().backward()
@@ -35,8 +38,8 @@ def matrix(layer: nn.Linear) -> Tensor:
     return torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1)
 
 
-def test_the_eigen_path_gives_the_hand_made_example() -> None:
-    kfac, layer = by_hand()
+def test_eigen_inverse_equals_the_hand_computed_example() -> None:
+    kfac, layer = hand_example()
     assert torch.equal(matrix(layer), D)
     kfac.step()
     a, g = kfac.factors.get("")
@@ -44,40 +47,40 @@ def test_the_eigen_path_gives_the_hand_made_example() -> None:
     assert g.tolist() == [[0.5, 0], [0, 2]]
     expected = [[-0.769231, 0.384615, 1.153846], [0.414201, 0.026298, -0.387903]]
     assert torch.allclose(matrix(layer), torch.tensor(expected).double(), atol=1e-6)
-    assert kfac.last["product"] == pytest.approx(1.536818, abs=1e-6)
+    assert kfac.last_metrics["product"] == pytest.approx(1.536818, abs=1e-6)
 
 
-def test_the_cholesky_path_gives_the_hand_made_example() -> None:
-    kfac, layer = by_hand(inverse="cholesky")
+def test_cholesky_inverse_equals_the_hand_computed_example() -> None:
+    kfac, layer = hand_example(inverse="cholesky")
     kfac.step()
     expected = [[-0.239797, 0.182401, 0.422198], [0.165982, 0.087442, -0.078540]]
     assert torch.allclose(matrix(layer), torch.tensor(expected).double(), atol=1e-6)
 
 
-def test_the_kl_clip_scales_to_its_bound() -> None:
+def test_kl_clipping_scales_the_step_to_its_bound() -> None:
     assert kl_scale(1.536818, 0.1, 1e-3) == pytest.approx(0.255087, abs=1e-6)
-    kfac, layer = by_hand(kl_clip=1e-7)
+    kfac, layer = hand_example(kl_clip=1e-7)
     kfac.step()
-    assert 0.1**2 * abs(float((matrix(layer) * D).sum())) * kfac.last["nu"] == pytest.approx(1e-7)
+    assert 0.1**2 * abs(float((matrix(layer) * D).sum())) * kfac.last_metrics["nu"] == pytest.approx(1e-7)
 
 
-def test_gradients_of_zero_are_scaled_by_one() -> None:
+def test_zero_gradients_are_not_scaled() -> None:
     layer = nn.Linear(3, 2)
     kfac = every_step(layer, kl_clip=1e-3)
     (layer(torch.randn(4, 3)) * 0).sum().backward()
     kfac.step()
-    assert kfac.last["nu"] == 1
+    assert kfac.last_metrics["nu"] == 1
     assert not layer.weight.grad.any()
 
 
-def test_averages_begin_with_the_identity_if_asked_to() -> None:
-    kfac, _ = by_hand(init="identity", ema_old=0.95)
+def test_running_averages_can_start_with_the_identity() -> None:
+    kfac, _ = hand_example(init="identity", ema_old=0.95)
     kfac.step()
     assert torch.allclose(kfac.factors.get("")[0][0], torch.tensor([1.2, 0.35, 0.1]).double())
 
 
-def test_averages_begin_with_the_first_batch_and_weigh_the_old() -> None:
-    kfac, layer = by_hand(ema_old=0.75)
+def test_running_averages_start_with_the_first_batch_and_weight_the_old_value() -> None:
+    kfac, layer = hand_example(ema_old=0.75)
     kfac.step()
     layer.zero_grad()
     (layer(3 * X) * DELTA).sum(1).mean().backward()
@@ -97,8 +100,8 @@ CONVS = [
 
 
 @pytest.mark.parametrize("settings", CONVS, ids=str)
-def test_convolution_factors_are_the_textbook_s(settings: dict[str, object]) -> None:
-    """Against patches read off the convolution itself: its output is linear in its weight."""
+def test_convolution_factors_equal_the_kfc_formula(settings: dict[str, object]) -> None:
+    """Compared with patches obtained from the convolution itself, whose output is linear in its weight."""
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, **settings).double()
     images = torch.randn(3, 2, 9, 10, dtype=torch.float64)
@@ -117,16 +120,16 @@ def test_convolution_factors_are_the_textbook_s(settings: dict[str, object]) -> 
 
 
 def patches_of(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    """Rows (N S) x a: what each weight, and the bias, is multiplied by at each place."""
+    """Return the patch matrix (N S, a): what each weight, and the bias, is multiplied by at each position."""
     columns = []
     with torch.no_grad():
         saved = [p.clone() for p in conv.parameters()]
         for p in conv.parameters():
             p.zero_()
-        for number in range(conv.weight[0].numel()):
-            conv.weight[0].view(-1)[number] = 1
+        for index in range(conv.weight[0].numel()):
+            conv.weight[0].view(-1)[index] = 1
             columns.append(conv(images)[:, 0].reshape(-1))
-            conv.weight[0].view(-1)[number] = 0
+            conv.weight[0].view(-1)[index] = 0
         for p, old in zip(conv.parameters(), saved, strict=True):
             p.copy_(old)
     if conv.bias is not None:
@@ -134,13 +137,13 @@ def patches_of(conv: nn.Conv2d, images: Tensor) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def test_large_patch_matrices_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_patch_matrices_are_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from farshore.algorithms.dp_kfac import factors
 
     conv = nn.Conv2d(2, 3, 3, padding=1).double()
     images = torch.randn(5, 2, 6, 6, dtype=torch.float64)
     whole = input_factor(conv, images)
-    monkeypatch.setattr(factors, "CHUNK", 2 * 36 * 18)
+    monkeypatch.setattr(factors, "CHUNK_ELEMENTS", 2 * 36 * 18)
     assert torch.allclose(input_factor(conv, images), whole)
 
 
@@ -155,7 +158,7 @@ LAYERS = [
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("make", LAYERS)
-def test_the_eigen_path_solves_the_damped_kronecker_system(make: object, dtype: torch.dtype, tolerance: float) -> None:
+def test_eigen_inverse_solves_the_damped_kronecker_system(make: object, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(1)
     module, x = make()
     module, x = module.to(dtype), x.to(dtype)
@@ -165,14 +168,14 @@ def test_the_eigen_path_solves_the_damped_kronecker_system(make: object, dtype: 
     gradient = layer.gradient()
     kfac.step()
     a, g = kfac.factors.get(layer.name)
-    dense = torch.kron(g, a) + 0.1 * torch.eye(layer.weights, dtype=dtype)
+    dense = torch.kron(g, a) + 0.1 * torch.eye(layer.gradient_elements, dtype=dtype)
     expected = torch.linalg.solve(dense.double(), gradient.reshape(-1).double()).view(layer.g, layer.a)
     assert torch.allclose(
         layer.gradient().double(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())
     )
 
 
-def test_with_one_sample_the_block_is_the_gradient_s_outer_product() -> None:
+def test_with_one_sample_the_fisher_block_is_the_outer_product_of_the_gradient() -> None:
     torch.manual_seed(2)
     model = perceptron((4, 5, 3)).double()
     kfac = every_step(model, inv_dtype=torch.float64)
@@ -185,19 +188,19 @@ def test_with_one_sample_the_block_is_the_gradient_s_outer_product() -> None:
 
 
 @pytest.mark.parametrize("inverse", [eigen_inverse, cholesky_inverse])
-def test_preconditioned_gradients_descend(inverse: object) -> None:
-    draw = torch.Generator().manual_seed(3)
+def test_preconditioned_gradients_are_descent_directions(inverse: object) -> None:
+    generator = torch.Generator().manual_seed(3)
     for rank in (0, 1, 4, 7):
-        a, g = (torch.randn(n, rank, generator=draw, dtype=torch.float64) for n in (7, 4))
+        a, g = (torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (7, 4))
         a, g = a @ a.T, g @ g.T
-        gradient = torch.randn(4, 7, generator=draw, dtype=torch.float64)
+        gradient = torch.randn(4, 7, generator=generator, dtype=torch.float64)
         if rank == 0 and inverse is cholesky_inverse:
-            continue  # no trace, no share of the damping
+            continue  # raises: the trace of G is zero
         assert float((inverse(a, g, 1e-3)(gradient) * gradient).sum()) >= 0
 
 
-def test_units_that_die_do_no_harm() -> None:
-    """Entries that decay to denormals make fp32 LAPACK fail on finite matrices (specification §11.1)."""
+def test_dead_units_do_not_break_the_inverse() -> None:
+    """Entries that decay to denormals make LAPACK fail on finite float32 matrices (section 4.3 of the method page)."""
     torch.manual_seed(4)
     model = perceptron((8, 16, 4))
     kfac = every_step(model, ema_old=0.05, init="identity")
@@ -211,7 +214,7 @@ def test_units_that_die_do_no_harm() -> None:
     assert not kfac.counts
 
 
-def test_factors_and_inverses_are_touched_only_when_due() -> None:
+def test_factors_and_inverses_are_updated_only_when_due() -> None:
     torch.manual_seed(5)
     model = perceptron((4, 3, 2))
     kfac = every_step(model, factor_steps=5, inv_steps=10)
@@ -228,7 +231,7 @@ def test_factors_and_inverses_are_touched_only_when_due() -> None:
     assert [step for step, _, inverse in changed if inverse] == [0, 10, 20]
 
 
-def test_accumulated_batches_are_one_large_batch() -> None:
+def test_accumulated_batches_equal_one_large_batch() -> None:
     torch.manual_seed(6)
     x, y = torch.randn(16, 4), torch.randint(3, (16,))
     whole, parts = perceptron((4, 5, 3)), perceptron((4, 5, 3))
@@ -244,8 +247,8 @@ def test_accumulated_batches_are_one_large_batch() -> None:
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_scaled_gradients_are_unscaled_and_infinite_ones_are_left_out() -> None:
-    kfac, layer = by_hand()
+def test_scaled_gradients_are_unscaled_and_nonfinite_ones_are_ignored() -> None:
+    kfac, layer = hand_example()
     kfac.step()
     expected = kfac.factors.get("")[1].clone()
     scaled = every_step(layer, damping=0.1, inv_dtype=torch.float64)
@@ -258,7 +261,7 @@ def test_scaled_gradients_are_unscaled_and_infinite_ones_are_left_out() -> None:
     (float("inf") * layer(X).sum()).backward()
     scaled.step()
     assert torch.allclose(scaled.factors.get("")[1], expected)
-    assert scaled.counts["factors that were not finite"] == 1
+    assert scaled.counts["nonfinite_factors"] == 1
 
 
 @pytest.fixture(autouse=True)

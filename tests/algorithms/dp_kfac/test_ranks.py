@@ -1,4 +1,4 @@
-"""DP-KFAC over four real gloo processes (specification §10, checks 5-11, 16-18)."""
+"""DP-KFAC on four processes that communicate with gloo: schemes, byte counters, lost ranks, saved state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from farshore.algorithms.dp_kfac.layers import find_layers
-from farshore.algorithms.dp_kfac.volumes import Scheme, sgd, state, volume
+from farshore.algorithms.dp_kfac.volumes import Scheme, sgd_volume, state_elements, step_volume
 from farshore.models.mlp import perceptron
 
 pytestmark = pytest.mark.process
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 SMALL = perceptron((6, 5, 5, 4, 3))
 LAYERS, _ = find_layers(SMALL)
 PARAMETERS = sum(p.numel() for p in SMALL.parameters())
-#: The same mathematics, by name.
+#: Settings of the schemes that compute the same if all ranks see the same batch.
 SCHEMES: dict[str, dict[str, Any]] = {
     "dp": {},
     "dp, owner": {"grad_exchange": "owner"},
@@ -33,12 +33,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "comm_opt": {"strategy": "comm_opt"},
     "comm_opt, symmetric": {"strategy": "comm_opt", "symmetry_aware": True},
 }
-#: With others whose mathematics is not the same.
+#: All schemes, also those that compute something else.
 ALL = {**SCHEMES, "comm_opt, Cholesky": {"strategy": "comm_opt", "inverse": "cholesky"}}
 
 
 class Ranks:
-    """Four processes that answer together."""
+    """Four processes that execute the same task at once."""
 
     def __init__(self, folder: Path) -> None:
         script = Path(__file__).with_name("dp_kfac_ranks.py")
@@ -53,7 +53,7 @@ class Ranks:
         ]
 
     def __call__(self, task: str, **settings: Any) -> list[Any]:
-        """Results by rank, without those of ranks that had no part."""
+        """Run a task on all ranks; return the results in rank order, without those of ranks that took no part."""
         for process in self._processes:
             process.stdin.write(json.dumps({"task": task, "settings": settings}) + "\n")
             process.stdin.flush()
@@ -66,7 +66,7 @@ class Ranks:
         for line in process.stdout:
             if line.startswith("ANSWER"):
                 return json.loads(line.removeprefix("ANSWER"))
-        pytest.fail("a rank ended")
+        pytest.fail("a rank exited")
 
     def close(self) -> None:
         for process in self._processes:
@@ -83,8 +83,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     found.close()
 
 
-def moved(results: list[Any], *phases: str) -> int:
-    """Numbers that all ranks sent in some phases; fp32."""
+def sent_elements(results: list[Any], *phases: str) -> int:
+    """Return the float32 elements that all ranks sent in some phases."""
     sent = sum(result["traffic"].get(phase, {"sent": 0})["sent"] for result in results for phase in phases)
     assert sent % 4 == 0
     return sent // 4
@@ -102,22 +102,22 @@ def test_all_ranks_end_with_the_same_bits(ranks: Ranks, name: str, ddp: bool) ->
     assert not any(result["counts"] for result in results)
 
 
-def test_one_rank_is_one_process_whatever_the_scheme(ranks: Ranks) -> None:
+def test_all_schemes_are_equal_on_one_rank(ranks: Ranks) -> None:
     digests = {ranks("train", ranks=1, **settings)[0]["digest"] for settings in SCHEMES.values()}
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name != "dp"])
-def test_with_one_batch_for_all_the_schemes_agree(ranks: Ranks, name: str) -> None:
-    """Local factors are global ones then; and all of it is what one process does."""
+def test_schemes_agree_if_all_ranks_see_the_same_batch(ranks: Ranks, name: str) -> None:
+    """Local factors then equal global ones, and all ranks compute what one process computes."""
     (alone,) = ranks("train", ranks=1, same=True)
     results = ranks("train", ranks=4, same=True, **SCHEMES[name])
     assert close(results[0]["parameters"], alone["parameters"])
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_shared_factors_are_means_of_local_ones(ranks: Ranks, size: int) -> None:
-    # Every rank in turn owns everything, so that each shows its local factors.
+def test_shared_factors_are_means_of_local_factors(ranks: Ranks, size: int) -> None:
+    # Each rank in turn owns all layers, to obtain its local factors.
     names = [layer.name for layer in LAYERS]
     local = []
     for rank in range(size):
@@ -131,24 +131,24 @@ def test_shared_factors_are_means_of_local_ones(ranks: Ranks, size: int) -> None
         )
         for name in names:
             for which in (0, 1):
-                flat = [sum_rows(found[name][which]) for found in local]
+                flat = [flatten(found[name][which]) for found in local]
                 mean = [sum(column) / size for column in zip(*flat, strict=True)]
-                assert close(sum_rows(shared[0][name][which]), mean, 1e-5)
+                assert close(flatten(shared[0][name][which]), mean, 1e-5)
     assert local[0] != local[1]
 
 
-def sum_rows(matrix: list[list[float]]) -> list[float]:
-    return [number for row in matrix for number in row]
+def flatten(matrix: list[list[float]]) -> list[float]:
+    return [value for row in matrix for value in row]
 
 
 @pytest.mark.parametrize("ddp", [False, True])
-@pytest.mark.parametrize("way", ["all_to_all", "reduce"])
+@pytest.mark.parametrize("algorithm", ["all_to_all", "reduce"])
 @pytest.mark.parametrize(("size", "model"), [(2, "conv"), (3, "small"), (4, "two layers")])
-def test_gradients_to_owners_train_like_an_all_reduce(ranks: Ranks, size: int, model: str, way: str, ddp: bool) -> None:
-    """Also with more ranks than layers."""
+def test_owner_exchange_trains_like_all_reduce(ranks: Ranks, size: int, model: str, algorithm: str, ddp: bool) -> None:
+    """Including more ranks than layers."""
     common = {"ranks": size, "model": model, "steps": 20, "ddp": ddp}
     expected = ranks("train", **common)
-    found = ranks("train", **common, grad_exchange="owner", exchange_way=way)
+    found = ranks("train", **common, grad_exchange="owner", exchange_way=algorithm)
     for one, other in zip(expected, found, strict=True):
         assert close(one["losses"], other["losses"])
     if model == "two layers":
@@ -159,14 +159,14 @@ def test_gradients_to_owners_train_like_an_all_reduce(ranks: Ranks, size: int, m
 
 def test_only_owners_have_factors_hooks_and_inverses(ranks: Ranks) -> None:
     for result in ranks("train", ranks=4, grad_exchange="owner"):
-        mine = sorted(name for name, owner in result["owners"].items() if owner == result["rank"])
-        assert result["factors"] == result["inverses"] == result["watched"] == mine
-        expected = state(LAYERS, result["owners"], result["rank"], 4, Scheme(exchange="owner"))
+        own = sorted(name for name, owner in result["owners"].items() if owner == result["rank"])
+        assert result["factors"] == result["inverses"] == result["hooked"] == own
+        expected = state_elements(LAYERS, result["owners"], result["rank"], 4, Scheme(exchange="owner"))
         assert result["memory"]["total"] == 4 * expected
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_counters_are_the_formulas(ranks: Ranks, name: str) -> None:
+def test_byte_counters_equal_the_formulas(ranks: Ranks, name: str) -> None:
     results = ranks("train", ranks=4, steps=3, inv_steps=1, **ALL[name])
     chosen = ALL[name]
     strategy = chosen.get("strategy", "dp")
@@ -177,47 +177,50 @@ def test_counters_are_the_formulas(ranks: Ranks, name: str) -> None:
         symmetric=chosen.get("symmetry_aware", False),
         inverse=chosen.get("inverse", "eigen"),
     )
-    expected = volume(LAYERS, PARAMETERS, 4, scheme)
-    assert moved(results, "gradients") == 3 * expected.gradients
-    assert moved(results, "factors") == 3 * expected.factors
-    assert moved(results, "inverses") == 3 * expected.inverses
-    assert moved(results, "preconditioned") == 3 * expected.preconditioned
-    assert moved(results, "scalars") == 2 * 3 * expected.scalars  # float64
+    expected = step_volume(LAYERS, PARAMETERS, 4, scheme)
+    assert sent_elements(results, "gradients") == 3 * expected.gradients
+    assert sent_elements(results, "factors") == 3 * expected.factors
+    assert sent_elements(results, "inverses") == 3 * expected.inverses
+    assert sent_elements(results, "preconditioned") == 3 * expected.preconditioned
+    assert sent_elements(results, "scalars") == 2 * 3 * expected.scalars  # float64
     for result in results:
-        assert result["memory"]["total"] == 4 * state(LAYERS, result["owners"], result["rank"], 4, scheme)
+        assert result["memory"]["total"] == 4 * state_elements(LAYERS, result["owners"], result["rank"], 4, scheme)
 
 
-def test_a_step_with_owners_moves_what_sgd_moves(ranks: Ranks) -> None:
+def test_a_step_with_owner_exchange_sends_as_much_as_sgd(ranks: Ranks) -> None:
     results = ranks("train", ranks=4, steps=1, grad_exchange="owner")
-    assert moved(results, "gradients", "factors", "inverses", "preconditioned") == sgd(PARAMETERS, 4).gradients
+    assert (
+        sent_elements(results, "gradients", "factors", "inverses", "preconditioned")
+        == sgd_volume(PARAMETERS, 4).gradients
+    )
 
 
 def test_no_factor_enters_a_collective(ranks: Ranks) -> None:
-    (first, *_) = ranks("spied", ranks=4, steps=2, grad_exchange="owner")
-    sent = sum(numbers for name, numbers in first["seen"] if name == "all_to_all_single")
-    handed = sum(numbers for name, numbers in first["seen"] if name == "broadcast")
-    weights = sum(layer.weights for layer in LAYERS)
-    assert sent == handed == 2 * weights
+    (first, *_) = ranks("train_spied", ranks=4, steps=2, grad_exchange="owner")
+    gradients = sum(elements for name, elements in first["seen"] if name == "all_to_all_single")
+    preconditioned = sum(elements for name, elements in first["seen"] if name == "broadcast")
+    weights = sum(layer.gradient_elements for layer in LAYERS)
+    assert gradients == preconditioned == 2 * weights
     assert [seen for seen in first["seen"] if seen[0] not in ("all_to_all_single", "broadcast")] == [
         ["all_reduce", 1]
     ] * 2
-    # The spy sees what there is to see: with shared factors they are there.
-    (shared, *_) = ranks("spied", ranks=4, steps=1, factor_source="allreduce")
-    assert ["all_reduce", sum(layer.factors for layer in LAYERS)] in shared["seen"]
+    # Shared factors are recorded, so the spy would have seen them.
+    (shared, *_) = ranks("train_spied", ranks=4, steps=1, factor_source="allreduce")
+    assert ["all_reduce", sum(layer.factor_elements for layer in LAYERS)] in shared["seen"]
 
 
-def test_inverses_wait_but_preconditioned_gradients_cross_every_step(ranks: Ranks) -> None:
+def test_inverses_are_sent_when_due_and_preconditioned_gradients_every_step(ranks: Ranks) -> None:
     results = ranks("train", ranks=4, steps=11, factor_steps=5, inv_steps=10, strategy="hybrid")
     scheme = Scheme("allreduce", 2)
-    expected = volume(LAYERS, PARAMETERS, 4, scheme)
-    assert moved(results, "factors") == 3 * expected.factors  # steps 0, 5, 10
-    assert moved(results, "inverses") == 2 * expected.inverses  # steps 0, 10
-    assert moved(results, "preconditioned") == 11 * expected.preconditioned
+    expected = step_volume(LAYERS, PARAMETERS, 4, scheme)
+    assert sent_elements(results, "factors") == 3 * expected.factors  # steps 0, 5, 10
+    assert sent_elements(results, "inverses") == 2 * expected.inverses  # steps 0, 10
+    assert sent_elements(results, "preconditioned") == 11 * expected.preconditioned
 
 
 @pytest.mark.parametrize("ddp", [False, True])
 @pytest.mark.parametrize("exchange", ["allreduce", "owner"])
-def test_accumulated_batches_are_sent_once(ranks: Ranks, exchange: str, ddp: bool) -> None:
+def test_accumulated_batches_are_exchanged_once(ranks: Ranks, exchange: str, ddp: bool) -> None:
     whole = ranks("train", ranks=4, batch=16, ddp=ddp, grad_exchange=exchange)
     parts = ranks("train", ranks=4, batch=16, ddp=ddp, grad_exchange=exchange, accumulation_steps=4)
     assert close(whole[0]["parameters"], parts[0]["parameters"], 1e-3)
@@ -227,83 +230,83 @@ def test_accumulated_batches_are_sent_once(ranks: Ranks, exchange: str, ddp: boo
 
 
 @pytest.mark.parametrize("inverse", ["eigen", "cholesky"])
-@pytest.mark.parametrize("way", ["consolidated", "merged"])
+@pytest.mark.parametrize("source", ["consolidated", "merged"])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_a_saved_state_goes_on_with_another_number_of_ranks(ranks: Ranks, size: int, way: str, inverse: str) -> None:
+def test_a_saved_state_resumes_on_another_number_of_ranks(ranks: Ranks, size: int, source: str, inverse: str) -> None:
     settings = {"inverse": inverse, "inv_steps": 4, "factor_steps": 2, "same": True}
     (expected, *_) = ranks("train", ranks=4, steps=5, **settings)
-    (found, *_) = ranks("resumed", ranks=size, saved_by=4, way=way, **settings)
+    (found, *_) = ranks("resume", ranks=size, saved_by=4, source=source, **settings)
     tolerance = 0.0 if size == 4 else 1e-5
     assert close(found["parameters"], expected["parameters"], tolerance)
 
 
 @pytest.mark.parametrize("name", ["dp", "dp, owner", "reduce", "allreduce", "comm_opt"])
-def test_layers_of_a_lost_owner_find_new_ones(ranks: Ranks, name: str) -> None:
-    results = ranks("survived", alive=[0, 1, 3], factor_steps=10, inv_steps=10, **SCHEMES[name])
+def test_layers_of_a_lost_owner_get_new_owners(ranks: Ranks, name: str) -> None:
+    results = ranks("reassign", alive=[0, 1, 3], factor_steps=10, inv_steps=10, **SCHEMES[name])
     assert len({result["digest"] for result in results}) == 1
     owners, before = results[0]["owners"], results[0]["before"]
-    place = {0: 0, 1: 1, 3: 2}
-    assert all(owners[layer] == place[owner] for layer, owner in before.items() if owner != 2)
+    new_rank = {0: 0, 1: 1, 3: 2}
+    assert all(owners[layer] == new_rank[owner] for layer, owner in before.items() if owner != 2)
     assert any(owner == 2 for owner in before.values())
-    # The lost layers have factors again, though the next update of factors is due at step 10 only.
+    # The lost layers have factors again, before the next regular update at step 10.
     assert set(owners) == {layer for result in results for layer in result["factors"]}
     assert set(owners) == {layer for result in results for layer in result["inverses"]}
 
 
 @pytest.mark.parametrize("inverse", ["eigen", "cholesky"])
 @pytest.mark.parametrize("name", ["dp", "dp, owner", "reduce", "allreduce", "hybrid", "comm_opt"])
-def test_ranks_that_come_get_their_layers_from_those_that_have_them(ranks: Ranks, name: str, inverse: str) -> None:
+def test_new_ranks_get_the_state_of_their_layers_from_other_ranks(ranks: Ranks, name: str, inverse: str) -> None:
     settings = {"inverse": inverse, "inv_steps": 4, "factor_steps": 2, **SCHEMES[name]}
     (expected, *_) = ranks("train", ranks=4, steps=5, same=True, **settings)
-    results = ranks("handed", saved_by=[0, 1], ranks=[0, 1, 2, 3], **settings)
+    results = ranks("redistribute", saved_by=[0, 1], ranks=[0, 1, 2, 3], **settings)
     assert len({result["digest"] for result in results}) == 1
     assert close(results[0]["parameters"], expected["parameters"], 1e-5)
     assert not all(result["held"] for result in results)
 
 
 @pytest.mark.parametrize("name", ["dp", "reduce", "allreduce"])
-def test_ranks_that_are_left_bring_what_they_have(ranks: Ranks, name: str) -> None:
+def test_remaining_ranks_keep_the_state_of_their_layers(ranks: Ranks, name: str) -> None:
     settings = {"inv_steps": 4, "factor_steps": 4, **SCHEMES[name]}
-    results = ranks("handed", saved_by=[0, 1, 2, 3], ranks=[0, 1, 3], **settings)
+    results = ranks("redistribute", saved_by=[0, 1, 2, 3], ranks=[0, 1, 3], **settings)
     assert len({result["digest"] for result in results}) == 1
     held = {layer for result in results for layer, tensors in result["held"].items() if tensors}
     had = {layer for result in results for layer, factors in result["before"].items() if factors}
     owners = results[0]["owners"]
     assert had == held
-    assert (held == set(owners)) == (name == "allreduce")  # else the lost one's are lost
+    assert (held == set(owners)) == (name == "allreduce")  # else those of the lost rank are lost
     for result in results if name != "allreduce" else ():
         assert {n for n, found in result["before"].items() if found} == {n for n in held if owners[n] == result["rank"]}
-    # Layers that nobody had have factors again, though the next update is due at step 4 only.
+    # Layers without state have factors again, before the next regular update at step 4.
     assert {layer for result in results for layer in result["factors"]} == set(owners)
 
 
-def test_rotating_owners_see_every_shard(ranks: Ranks) -> None:
+def test_rotating_owners_move_their_factors_to_the_next_rank(ranks: Ranks) -> None:
     results = ranks("train", ranks=4, steps=4, factor_source="rotate", factor_steps=1, inv_steps=2)
-    still = ranks("train", ranks=4, steps=4)
-    assert results[0]["owners"] == {name: (owner + 2) % 4 for name, owner in still[0]["owners"].items()}
+    fixed = ranks("train", ranks=4, steps=4)
+    assert results[0]["owners"] == {name: (owner + 2) % 4 for name, owner in fixed[0]["owners"].items()}
     assert len({result["digest"] for result in results}) == 1
     for result in results:
         assert result["factors"] == [n for n, owner in sorted(result["owners"].items()) if owner == result["rank"]]
-    assert moved(results, "rotated") == 2 * sum(layer.factors for layer in LAYERS)
+    assert sent_elements(results, "rotated") == 2 * sum(layer.factor_elements for layer in LAYERS)
 
 
 @pytest.mark.parametrize("ddp", [False, True])
 @pytest.mark.parametrize("exchange", ["allreduce", "owner"])
-def test_labels_are_drawn_on_every_rank_and_nothing_more_is_sent(ranks: Ranks, exchange: str, ddp: bool) -> None:
+def test_sampled_labels_differ_by_rank_and_cost_no_traffic(ranks: Ranks, exchange: str, ddp: bool) -> None:
     settings = {"ddp": ddp, "grad_exchange": exchange, "same": True}
     true = ranks("train", ranks=4, **settings)
-    drawn = ranks("train", ranks=4, fisher="mc1", **settings)
-    assert len({result["digest"] for result in drawn}) == 1
-    assert drawn[0]["digest"] != true[0]["digest"]
-    assert [result["traffic"] for result in drawn] == [result["traffic"] for result in true]
-    # One batch at all ranks: with true labels an owner's factors are the mean of everybody's, with drawn ones they are
-    # not, since each rank draws its own.
+    sampled = ranks("train", ranks=4, fisher="mc1", **settings)
+    assert len({result["digest"] for result in sampled}) == 1
+    assert sampled[0]["digest"] != true[0]["digest"]
+    assert [result["traffic"] for result in sampled] == [result["traffic"] for result in true]
+    # All ranks see one batch. With true labels an owner's factors equal the mean over ranks; with sampled labels they
+    # do not, since each rank samples its own.
     shared = {**settings, "factor_source": "allreduce"}
     assert close(ranks("train", ranks=4, **shared)[0]["parameters"], true[0]["parameters"], 1e-4)
-    assert not close(ranks("train", ranks=4, fisher="mc1", **shared)[0]["parameters"], drawn[0]["parameters"], 1e-3)
+    assert not close(ranks("train", ranks=4, fisher="mc1", **shared)[0]["parameters"], sampled[0]["parameters"], 1e-3)
 
 
-def test_rounded_gradients_are_the_same_for_their_owner(ranks: Ranks) -> None:
+def test_rounded_gradients_are_equal_on_owner_and_receivers(ranks: Ranks) -> None:
     results = ranks("train", ranks=4, steps=3, grad_exchange="owner", bcast_dtype="bfloat16")
     assert len({result["digest"] for result in results}) == 1
     whole = ranks("train", ranks=4, steps=3, grad_exchange="owner")

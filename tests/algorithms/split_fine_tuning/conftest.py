@@ -1,7 +1,8 @@
-"""Tiny random models of every family, a padded batch, and whole runs on a tiny model; nothing is downloaded."""
+"""Fixtures: tiny random models of every supported type, a padded batch, and whole runs on a tiny model."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -48,11 +49,9 @@ def _backbone(family: str, dropout: float, attention: str) -> Any:
 
 @pytest.fixture
 def tiny() -> Callable[..., Classifier]:
-    """``tiny(family, dropout=0.0, attention="sdpa", head="auto", scale=10.0)``: a 4-block classifier with
-    d=32, f=64.
+    """``tiny(family, dropout=0.0, attention="sdpa", head="auto", scale=10.0)``: a 4-block classifier, d=32, f=64.
 
-    Weights are ``scale`` times larger than the library's, so that every part of the model matters to the
-    output.
+    Weights are ``scale`` times larger than the library's initial values, so that every part affects the output.
     """
 
     def build(
@@ -92,12 +91,12 @@ def batch() -> Batch:
 
 WORDS = ["good", "bad", "fine", "poor", "film", "story", "actor", "scene", "plot", "music"]
 WORDS += ["was", "is", "not", "very", "never", "a", "the", "and", "but", "dull", "great"]
-#: ``hook(owner, message)`` sees every message of a side (a node's name or "server") and returns what goes on.
+#: ``hook(owner, message)`` receives every message of a side (a node's name or "server"); its result is passed on.
 Hook = Callable[[str, Message], Message]
 
 
 def _save_tiny_bert(folder: Path) -> None:
-    """A random BERT of 3 blocks with a tokenizer that knows :data:`WORDS`, in Hugging Face's format."""
+    """Save a random BERT of 3 blocks with a tokenizer for :data:`WORDS`, in Hugging Face format."""
     import transformers as t
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -117,7 +116,7 @@ def _save_tiny_bert(folder: Path) -> None:
 
 
 def _save_tiny_sst2(folder: Path, train: int = 24, dev: int = 10) -> None:
-    """SST-2 in GLUE's format: 3 to 11 words each, positive where good words win."""
+    """Save a synthetic SST-2 in GLUE format: sentences of 3 to 11 words, one of which decides the label."""
     rng = np.random.default_rng(3)
     folder.mkdir(parents=True)
     for name, count in (("train", train), ("dev", dev)):
@@ -130,7 +129,7 @@ def _save_tiny_sst2(folder: Path, train: int = 24, dev: int = 10) -> None:
 
 @dataclass
 class Outcome:
-    """What a run left behind: the result, each step's loss, the ledger's rows, and the programs themselves."""
+    """A finished run: result, loss per step, ledger rows, and the programs."""
 
     result: dict[str, Any]
     losses: list[float]
@@ -139,7 +138,7 @@ class Outcome:
     edges: dict[str, EdgeProgram]
 
     def joined(self) -> dict[str, torch.Tensor]:
-        """The parameters of an undecomposed run, by the names they have in the unsplit model."""
+        """Return the parameters of an uncompressed run by their names in the unsplit model."""
         (edge,) = self.edges.values()
         block = self.cloud.plan.options.block
         front = {n.replace("model.", "backbone.", 1): p for n, p in edge.front.named_parameters()}
@@ -148,14 +147,14 @@ class Outcome:
         return front | shifted
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Every parameter and buffer of every side, by name."""
+        """Return all parameters and buffers of all sides, by name."""
         sides = {"cloud": self.cloud.trunk} | {name: edge.front for name, edge in self.edges.items()}
         return {f"{side}/{n}": t for side, module in sides.items() for n, t in module.state_dict().items()}
 
 
 @dataclass
-class Watched(SplitFineTuningWorkload):
-    """The workload itself, with the programs kept where a test can look at them, and a chance to interfere."""
+class ObservedWorkload(SplitFineTuningWorkload):
+    """The workload with its programs accessible to tests, and with wrapped sessions."""
 
     cloud: CloudProgram | None = None
     edges: dict[str, EdgeProgram] = field(default_factory=dict)
@@ -172,8 +171,8 @@ class Watched(SplitFineTuningWorkload):
 
 
 @dataclass
-class Tap:
-    """A channel with hooks on what is sent and received through it; hooks may change a message or raise."""
+class HookedChannel:
+    """A channel with hooks on sending and receiving; a hook may change the message or raise."""
 
     owner: str
     channel: Any
@@ -191,32 +190,34 @@ def _unchanged(owner: str, message: Message) -> Message:
     return message
 
 
-def _tapped(session: Any, on_send: Hook, on_receive: Hook) -> Any:
+def _hooked(session: Any, on_send: Hook, on_receive: Hook) -> Any:
     if hasattr(session, "channel"):
-        return replace(session, channel=Tap(session.node, session.channel, on_send, on_receive))
-    taps = {node: Tap("server", c, on_send, on_receive) for node, c in session.channels.items()}
-    return replace(session, channels=taps)
+        return replace(session, channel=HookedChannel(session.node, session.channel, on_send, on_receive))
+    hooked = {node: HookedChannel("server", c, on_send, on_receive) for node, c in session.channels.items()}
+    cohort = copy.copy(session.cohort)
+    cohort.channels = hooked
+    return replace(session, cohort=cohort)
 
 
 @dataclass
-class World:
-    """Tiny data and a tiny model, and runs on them; ``watched`` holds the programs of the newest."""
+class TinyRunner:
+    """Runs split fine-tuning on tiny data and a tiny model; ``observed`` holds the programs of the latest run."""
 
     data: dict[str, Path]
     folder: Path
     count: int = 0
-    watched: Watched = field(default_factory=lambda: Watched())
+    observed: ObservedWorkload = field(default_factory=lambda: ObservedWorkload())
 
     def config(self, **changes: Any) -> SplitFineTuning:
-        """Everything exact and nothing random, unless ``changes`` says otherwise: 24 sentences, 3 steps an epoch."""
+        """Return deterministic, lossless settings (24 sentences, 3 steps per epoch), updated by ``changes``."""
         base = {"task": "sst2", "model": "tiny", "cut": "boundary", "up": "raw", "down": "raw", "dropout": 0.0}
         base |= {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3}
         return SplitFineTuning(**{**base, **changes})
 
     def find(self, name: str) -> Path:
-        """A data set's folder by name."""
+        """Return the folder of a data set."""
         if name not in self.data:
-            raise DataError(f"there is no data set called '{name}'")
+            raise DataError(f"no data set is named '{name}'")
         return self.data[name]
 
     def run(
@@ -228,12 +229,12 @@ class World:
         on_send: Hook = _unchanged,
         on_receive: Hook = _unchanged,
     ) -> Outcome:
-        """Run it, in a fresh directory unless one is given, with hooks on the messages of all sides."""
+        """Run split fine-tuning in ``directory`` (default: a new one), with hooks on the messages of all sides."""
         self.count += 1
-        watched = self.watched = Watched(wrap=lambda session: _tapped(session, on_send, on_receive))
+        observed = self.observed = ObservedWorkload(wrap=lambda session: _hooked(session, on_send, on_receive))
         rows: list[Transfer] = []
         run = InProcessRun(
-            watched,
+            observed,
             config,
             directory or self.folder / f"run-{self.count}",
             nodes=[f"edge-{i}" for i in range(edges)],
@@ -242,13 +243,13 @@ class World:
             recorder=rows.append,
         )
         result = run.run()
-        assert watched.cloud is not None
-        return Outcome(result, watched.cloud.losses, rows, watched.cloud, watched.edges)
+        assert observed.cloud is not None
+        return Outcome(result, observed.cloud.losses, rows, observed.cloud, observed.edges)
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """``{"tiny": …, "glue": …}``: the folders of the model and of the tasks."""
+    """``{"tiny": …, "glue": …}``: folders of the model and of the tasks."""
     root = tmp_path_factory.mktemp("tiny")
     _save_tiny_bert(root / "model")
     _save_tiny_sst2(root / "glue" / "SST-2")
@@ -256,12 +257,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def new_world(tiny_data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], World]:
-    """Makes runs on tiny data possible; see :class:`World`."""
-    return lambda: World(tiny_data, tmp_path_factory.mktemp("runs"))
+def new_runner(tiny_data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], TinyRunner]:
+    """Factory of runners on tiny data; see :class:`TinyRunner`."""
+    return lambda: TinyRunner(tiny_data, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
-def world(new_world: Callable[[], World]) -> World:
-    """Runs on tiny data; see :class:`World`."""
-    return new_world()
+def runner(new_runner: Callable[[], TinyRunner]) -> TinyRunner:
+    """A runner on tiny data; see :class:`TinyRunner`."""
+    return new_runner()

@@ -1,4 +1,4 @@
-"""Backbones from this machine: half a model where half is needed, the real MiniLM, and clear refusals."""
+"""Loading of local backbones: half models, the real MiniLM, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_minilm = pytest.mark.skipif(
 
 @pytest.fixture
 def folder(tiny, tmp_path) -> Path:
-    """A tiny BERT with its tokenizer, as a user would have it on disk."""
+    """A tiny BERT and its tokenizer on disk."""
     from transformers import BertTokenizer
 
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
@@ -37,7 +37,7 @@ def folder(tiny, tmp_path) -> Path:
 
 @pytest.mark.parametrize("how", ["boundary", "ffn_svd"])
 @pytest.mark.parametrize("head", ["mean", "pooler"])
-def test_halves_built_apart_are_the_halves_of_one_cut(folder, batch, head, how):
+def test_separately_built_halves_equal_those_of_one_cut(folder, batch, head, how):
     options = CutOptions(2, how, 4 if how == "ffn_svd" else None, init="svd")
     front, tokenizer = build_front(folder, options, classes=3, head=head)
     trunk = build_trunk(folder, options, classes=3, head=head, seed=4)
@@ -62,7 +62,7 @@ def test_an_edge_never_holds_the_trunks_blocks(folder):
     assert model.origin == load_backbone(folder)[0].origin
 
 
-def test_dropout_rates_and_attention_are_as_asked(folder):
+def test_dropout_rates_and_attention_are_applied(folder):
     model, _ = load_backbone(folder, hidden_dropout=0.25, attention_dropout=0.125, attention="eager")
     rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
     assert rates == {0.25, 0.125}
@@ -71,12 +71,12 @@ def test_dropout_rates_and_attention_are_as_asked(folder):
     assert {m.p for m in load_backbone(folder)[0].modules() if isinstance(m, torch.nn.Dropout)} == {0.1, 0.0}
 
 
-def test_loading_says_nothing(folder, capfd):
+def test_loading_prints_nothing(folder, capfd):
     load_backbone(folder, blocks=1)
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_and_damaged_models_are_refused_in_words(folder, tmp_path):
+def test_missing_and_damaged_models_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="minilm"):
         load_backbone(tmp_path / "nowhere")
     weights = folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Calibration: the directions follow the data, and few tensors carry it to the trunk."""
+"""Calibration: directions follow the data, and only the initial values leave the edge."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from farshore.algorithms.split_fine_tuning.calibration import calibrate, collect, settle
-from farshore.algorithms.split_fine_tuning.codec_start import CodecStart
+from farshore.algorithms.split_fine_tuning.calibration import calibrate, collect_moments, fit_codec
+from farshore.algorithms.split_fine_tuning.codec_init import CodecInit
 from farshore.algorithms.split_fine_tuning.cut import cut
-from farshore.algorithms.split_fine_tuning.wire_codec import start_message, start_of
+from farshore.algorithms.split_fine_tuning.wire_codec import codec_init_of, codec_message
 from farshore.core.errors import DataError, RefusedError
 from farshore.wire.limits import DEFAULT
 from farshore.wire.pack import pack, unpack
@@ -34,13 +34,13 @@ def samples(count: int = 40, seed: int = 7) -> list[dict[str, torch.Tensor]]:
 def calibrated(model: Any, batches: Any, **options: Any) -> tuple[Any, Any]:
     split = cut(model, **{"block": 2, "how": "ffn_svd", "init": "pca", **options})
     calibration = calibrate(split.front, batches)
-    split.trunk.take(calibration.start)
+    split.trunk.initialize_codec(calibration.init)
     return split, calibration
 
 
 @pytest.mark.parametrize("decoder", ["linear", "mlp"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_a_calibrated_code_of_full_rank_equals_the_whole_model(tiny, batch, family, decoder):
+def test_a_calibrated_codec_of_full_rank_equals_the_whole_model(tiny, batch, family, decoder):
     model = tiny(family).eval()
     expected = model(batch["input_ids"], batch["attention_mask"])
     split, calibration = calibrated(model, samples(), rank=32, decoder=decoder)
@@ -48,9 +48,8 @@ def test_a_calibrated_code_of_full_rank_equals_the_whole_model(tiny, batch, fami
     assert calibration.kept == pytest.approx(1.0)
 
 
-def test_the_calibrated_code_loses_less_than_the_papers(tiny, batch):
-    """On held-out sentences, at the same rank: projected residual + PCA < projected + SVD < dropped
-    (§3.4)."""
+def test_a_calibrated_codec_loses_less_than_svd_initialization(tiny, batch):
+    """On held-out sentences and at the same rank, the error of PCA with a projected residual is the smallest."""
     held_out = samples(5, seed=99)
     errors = {}
     for name, options in {
@@ -75,7 +74,7 @@ def test_the_calibrated_code_loses_less_than_the_papers(tiny, batch):
 def test_padding_does_not_enter_the_moments(tiny):
     front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
     batches = samples(3)
-    moments = collect(front, batches)
+    moments = collect_moments(front, batches)
     front.eval()
     kept = torch.cat([front.features(**b)[b["attention_mask"].bool()] for b in batches]).double()
     assert moments.tokens == len(kept) == 3 * 23
@@ -83,38 +82,38 @@ def test_padding_does_not_enter_the_moments(tiny):
     assert torch.allclose(moments.covariance, torch.cov(kept.T, correction=0), atol=1e-8)
 
 
-def test_dropout_does_not_disturb_calibration_and_the_mode_comes_back(tiny):
+def test_calibration_ignores_dropout_and_restores_the_training_mode(tiny):
     front = cut(tiny("bert", dropout=0.5), block=2, how="ffn_svd", rank=4, init="pca").front.train()
-    assert torch.equal(collect(front, samples(2)).total, collect(front, samples(2)).total)
+    assert torch.equal(collect_moments(front, samples(2)).total, collect_moments(front, samples(2)).total)
     assert all(m.training for m in front.modules())
 
 
 @pytest.mark.parametrize(("family", "stream"), [("bert", 0), ("gpt2", 32 * 4 + 32)])
 def test_only_directions_and_moments_leave_the_edge(tiny, family, stream):
     _, calibration = calibrated(tiny(family), samples(), rank=4)
-    assert sum(t.numel() for t in calibration.start.tensors().values()) == 4 * 32 + 32 + stream + 4 + 4
-    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in calibration.start.tensors().values())
+    assert sum(t.numel() for t in calibration.init.tensors().values()) == 4 * 32 + 32 + stream + 4 + 4
+    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in calibration.init.tensors().values())
 
 
-def test_the_first_matrix_stays_in_the_cloud_until_the_code_is_settled(tiny):
+def test_w1_stays_in_the_cloud_until_the_codec_is_initialized(tiny):
     split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
     weight, bias = (t.double() for t in split.trunk.factorized)
     assert not any(t.shape == (64, 32) for n, t in split.front.state_dict().items() if "layer.1." in n)
-    start = calibrate(split.front, samples()).start
-    split.trunk.take(start)
+    init = calibrate(split.front, samples()).init
+    split.trunk.initialize_codec(init)
     assert split.trunk.factorized is None
-    v, mean = start.directions.double(), start.mean.double()
+    v, mean = init.directions.double(), init.mean.double()
     assert torch.allclose(split.trunk.codec.expand.weight.double(), weight @ v.T, atol=1e-6)
     assert torch.allclose(split.trunk.codec.expand.bias.double(), bias + weight @ (mean - v.T @ (v @ mean)), atol=1e-6)
 
 
-def test_what_travels_in_bf16_is_what_both_ends_start_from(tiny):
+def test_both_sides_use_the_initial_values_rounded_to_bf16(tiny):
     split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
-    start = calibrate(split.front, samples(), torch.bfloat16).start
-    received = start_of(unpack_of(start_message(start, "bf16")), split.plan)
-    for name, tensor in start.tensors().items():
+    init = calibrate(split.front, samples(), torch.bfloat16).init
+    received = codec_init_of(unpack_of(codec_message(init, "bf16")), split.plan)
+    for name, tensor in init.tensors().items():
         assert torch.equal(received.tensors()[name], tensor), name
-    assert torch.equal(split.front.codec.directions.weight, start.directions)
+    assert torch.equal(split.front.codec.directions.weight, init.directions)
 
 
 def unpack_of(message):
@@ -141,12 +140,12 @@ def test_code_statistics_are_those_of_the_codes(tiny, how, init):
     calibration = calibrate(split.front, batches)
     split.front.eval()
     codes = torch.cat([split.front(**b)[b["attention_mask"].bool()] for b in batches]).detach()
-    assert torch.allclose(calibration.start.code_mean, codes.mean(0), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(calibration.init.code_mean, codes.mean(0), rtol=1e-4, atol=1e-4)
     assert torch.allclose(split.front.statistics.deviation, codes.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
 def test_a_pre_norm_stream_is_fitted_by_least_squares(tiny):
-    """GPT-2: the residual rebuilt from the code is the best linear guess at the stream before the norm."""
+    """GPT-2: the reconstructed residual is the least-squares estimate of the stream before the norm."""
     batches = samples(30)
     split, _ = calibrated(tiny("gpt2").eval(), batches, rank=8)
     seen: list[torch.Tensor] = []
@@ -161,14 +160,14 @@ def test_a_pre_norm_stream_is_fitted_by_least_squares(tiny):
     assert torch.allclose(rebuilt, design @ best, atol=1e-3 * float(h.std()))
 
 
-def test_two_edges_share_one_code(tiny, batch):
+def test_two_edges_share_one_codec(tiny, batch):
     one = cut(tiny("bert").eval(), block=2, how="ffn_svd", rank=4, init="pca").front.eval()
     two = cut(tiny("bert").eval(), block=2, how="ffn_svd", rank=4, init="pca").front.eval()
     calibration = calibrate(one, samples())
     assert not torch.equal(
         one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
     )
-    two.take(calibration.start)
+    two.initialize_codec(calibration.init)
     assert torch.equal(
         one(batch["input_ids"], batch["attention_mask"]), two(batch["input_ids"], batch["attention_mask"])
     )
@@ -177,14 +176,14 @@ def test_two_edges_share_one_code(tiny, batch):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"directions": torch.zeros(5, 32)}, "(5, 32), not (4, 32)"),
+        ({"directions": torch.zeros(5, 32)}, "(5, 32), expected (4, 32)"),
         ({"extra": torch.zeros(3)}, "extra"),
         ({"mean": torch.full((32,), float("nan"))}, "not finite"),
         ({"mean": torch.zeros(32, dtype=torch.int64)}, "int64"),
-        ({"mean": None}, "not with code_mean, code_variance, directions, mean"),
+        ({"mean": None}, "expected code_mean, code_variance, directions, mean"),
     ],
 )
-def test_a_wrong_codec_from_a_peer_is_refused(tiny, change, word):
+def test_an_invalid_codec_from_a_peer_is_refused(tiny, change, word):
     plan = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").plan
     right = {
         "code_mean": torch.zeros(4),
@@ -192,22 +191,22 @@ def test_a_wrong_codec_from_a_peer_is_refused(tiny, change, word):
         "directions": torch.zeros(4, 32),
         "mean": torch.zeros(32),
     }
-    CodecStart.of(right, plan)
+    CodecInit.from_tensors(right, plan)
     tensors = {n: t for n, t in (right | change).items() if t is not None}
     with pytest.raises(RefusedError) as caught:
-        CodecStart.of(tensors, plan)
+        CodecInit.from_tensors(tensors, plan)
     assert word in str(caught.value)
 
 
-def test_values_that_fit_no_fp16_are_named(tiny):
+def test_values_beyond_fp16_suggest_another_encoding(tiny):
     front = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca").front
-    moments = collect(front, samples())
+    moments = collect_moments(front, samples())
     moments.total *= 1e6
     with pytest.raises(DataError, match="codec_encoding=bf16"):
-        settle(front, moments, torch.float16)
+        fit_codec(front, moments, torch.float16)
 
 
-def test_too_few_samples_are_named(tiny):
+def test_too_few_samples_are_refused(tiny):
     front = cut(tiny("bert"), block=2, how="ffn_svd", rank=32, init="pca").front
     with pytest.raises(DataError, match="23 tokens for a code of width 32"):
         calibrate(front, samples(1))

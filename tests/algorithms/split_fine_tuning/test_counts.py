@@ -1,4 +1,4 @@
-"""Parameters and bytes: the specification's figures, exactly, counted on real modules (check 3 and §8)."""
+"""Parameter and byte counts of docs/methods/split_fine_tuning.md, sections 3 and 11, counted on real modules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MINILM = {
     ],
     ids=["bert-base", "minilm"],
 )
-def test_each_side_has_the_published_number_of_parameters(config, k, r, whole, edge, cloud, total):
+def test_each_side_has_the_documented_number_of_parameters(config, k, r, whole, edge, cloud, total):
     model = bert_on_meta(**config)
     assert count(model.backbone) == whole
     split = cut(model, block=k, how="ffn_svd", rank=r, residual="drop", init="svd")
@@ -53,13 +53,13 @@ def test_each_side_has_the_published_number_of_parameters(config, k, r, whole, e
 
 
 @pytest.mark.parametrize(("config", "r", "expected"), [({}, 8, 33_856), (MINILM, 4, 9_232)])
-def test_factors_replace_the_first_matrix(config, r, expected):
-    """r·d + r² + f·r + f numbers instead of f·d + f."""
+def test_factors_replace_w1(config, r, expected):
+    """r·d + r² + f·r + f parameters instead of f·d + f."""
     split = cut(bert_on_meta(**config), block=3, how="ffn_svd", rank=r, residual="drop", init="svd")
     assert count(split.front.codec) + count(split.trunk.codec) == expected
 
 
-def test_the_mean_head_leaves_the_unused_pooler_out():
+def test_head_mean_removes_the_unused_pooler():
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):
@@ -75,4 +75,4 @@ def test_code_bytes_of_the_reference_step():
         assert code_bytes(numbers, 0, config) == 2 * expected
         assert code_bytes(numbers, 0, config, gradients=False) == expected
     assert vanilla == 6_488_064 == 96 * 67_584
-    assert code_bytes(3, 0, SplitFineTuning(up="int4"), gradients=False) == 2  # a nibble left over takes a byte
+    assert code_bytes(3, 0, SplitFineTuning(up="int4"), gradients=False) == 2  # padded to whole bytes

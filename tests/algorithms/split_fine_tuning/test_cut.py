@@ -1,4 +1,4 @@
-"""A cut changes where a model is computed, not what (acceptance checks 1, 3 and 11)."""
+"""A cut does not change the model's function, parameters or random numbers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_boundary_split_equals_the_whole_model_bit_for_bit(tiny, batch, family, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padding_mask_reaches_both_halves(tiny, batch, family):
-    """Without its mask either half would look at padding and answer otherwise."""
+    """Without its mask, either half would attend to padding and return other values."""
     split = cut(tiny(family).eval(), block=2, how="boundary")
     mask, ones = batch["attention_mask"], torch.ones_like(batch["attention_mask"])
     z = split.front(batch["input_ids"], mask)
-    seen = mask.bool()
-    blind = split.front(batch["input_ids"], ones)
-    if family != "gpt2":  # a causal model never looks ahead at padding on the right
-        assert not torch.allclose(blind[seen], z[seen])
+    tokens = mask.bool()
+    unmasked = split.front(batch["input_ids"], ones)
+    if family != "gpt2":  # a causal model never attends to padding on the right
+        assert not torch.allclose(unmasked[tokens], z[tokens])
     assert not torch.allclose(split.trunk(z, ones)[2], split.trunk(z, mask)[2])
 
 
@@ -60,7 +60,7 @@ def test_full_rank_with_projected_residual_equals_the_whole_model(tiny, batch, f
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_full_rank_with_projected_residual_is_exact_to_5e_7_at_the_usual_scale(tiny, batch, k):
+def test_full_rank_with_projected_residual_is_exact_to_5e_7_at_the_default_weight_scale(tiny, batch, k):
     model = tiny("bert", scale=1.0).eval()
     expected = whole(model, batch)
     split = cut(model, block=k, how="ffn_svd", rank=32, residual="project", init="svd")
@@ -68,7 +68,7 @@ def test_full_rank_with_projected_residual_is_exact_to_5e_7_at_the_usual_scale(t
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_undecomposed_cut_with_projected_residual_equals_the_whole_model(tiny, batch, family):
+def test_ffn_cut_with_projected_residual_equals_the_whole_model(tiny, batch, family):
     model = tiny(family).eval()
     expected = whole(model, batch)
     split = cut(model, block=2, how="ffn", residual="project")
@@ -85,8 +85,8 @@ def test_full_rank_codec_equals_the_whole_model(tiny, batch, family):
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2"])
-def test_dropping_the_residual_is_the_papers_formula(tiny, batch, family):
-    """y = rest(U·S·V·a + b1) without a, at full rank: the block recomputed by hand with no residual."""
+def test_dropping_the_residual_computes_the_papers_formula(tiny, batch, family):
+    """At full rank the block's output equals a manual computation without the residual."""
     model = tiny(family).eval()
     blocks = find_blocks(model.backbone)[1]
     reference = copy.deepcopy(blocks[3])
@@ -105,10 +105,10 @@ def test_dropping_the_residual_is_the_papers_formula(tiny, batch, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", ["boundary", "ffn", "ffn_svd", "codec"])
-def test_no_parameter_is_on_both_sides_and_none_is_lost(tiny, family, how):
+def test_every_parameter_is_on_exactly_one_side(tiny, family, how):
     model = tiny(family)
     names = {id(p) for p in model.parameters()}
-    first = find_blocks(model.backbone)[1][1].get_submodule(model.family.first)
+    first = find_blocks(model.backbone)[1][1].get_submodule(model.architecture.first)
     replaced = {id(p) for p in first.parameters()} if how == "ffn_svd" else set()
     rank = 4 if how in ("ffn_svd", "codec") else None
     split = cut(model, block=2, how=how, rank=rank, residual="drop", init="random")
@@ -138,7 +138,7 @@ def test_each_state_dict_holds_its_own_half_only(tiny):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_with_dropout_draws_the_same_numbers_as_the_whole_model(tiny, batch, family):
-    """No draw is added or lost by the cut: the halves, run one after the other, drop the same units."""
+    """Both halves, run in sequence, draw the same dropout masks as the whole model."""
     model = tiny(family, dropout=0.3).train()
     torch.manual_seed(0)
     expected = whole(model, batch)
@@ -148,7 +148,7 @@ def test_training_with_dropout_draws_the_same_numbers_as_the_whole_model(tiny, b
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_evaluating_twice_gives_identical_logits_though_dropout_is_set(tiny, batch, family):
+def test_evaluation_is_deterministic_with_dropout_configured(tiny, batch, family):
     split = cut(tiny(family, dropout=0.5), block=2, how="boundary")
     split.front.train(), split.trunk.train()
     assert not torch.equal(through(split, batch), through(split, batch))
@@ -156,7 +156,7 @@ def test_evaluating_twice_gives_identical_logits_though_dropout_is_set(tiny, bat
     assert torch.equal(through(split, batch), through(split, batch))
 
 
-def test_cutting_leaves_the_global_generator_alone(tiny):
+def test_cutting_restores_the_global_generator(tiny):
     model = tiny("bert")
     before = torch.get_rng_state()
     cut(model, block=2, how="ffn_svd", rank=4, init="svd", decoder="mlp", sentence_vector=3)
@@ -174,13 +174,13 @@ def test_sentence_pairs_keep_their_token_types(tiny, batch):
 
 
 @pytest.mark.parametrize("head", ["mean", "pooler", "last"])
-def test_every_head_survives_the_cut(tiny, batch, head):
+def test_every_head_works_after_a_cut(tiny, batch, head):
     model = tiny("bert", head=head).eval()
     expected = whole(model, batch)
     assert torch.equal(through(cut(model, block=4, how="boundary"), batch), expected)
 
 
-def test_the_last_token_head_reads_the_last_token_that_is_no_padding(tiny, batch):
+def test_head_last_uses_the_last_token_before_padding(tiny, batch):
     model = tiny("gpt2", head="last").eval()
     alone = model(batch["input_ids"][2:3, :3], batch["attention_mask"][2:3, :3])
     assert torch.allclose(whole(model, batch)[2:3], alone, atol=1e-5)
@@ -201,7 +201,7 @@ def test_the_last_token_head_reads_the_last_token_that_is_no_padding(tiny, batch
         ("gpt2", {"block": 2, "decoder": "mlp"}, "how=codec"),
     ],
 )
-def test_choices_that_do_not_fit_are_refused_in_words(tiny, family, options, word):
+def test_invalid_options_are_refused(tiny, family, options, word):
     with pytest.raises(ConfigError) as caught:
         cut(tiny(family), **{"how": "ffn_svd", "rank": 4, **options})
     assert word in str(caught.value)

@@ -1,4 +1,4 @@
-"""What an estimate tells of split fine-tuning is what a run then sends."""
+"""The traffic estimate of split fine-tuning equals the traffic of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from farshore.runs.traffic import CHANNEL_KINDS
 NAMES = ("node", "direction", "kind", "encoding", "round", "step", "micro")
 SIZES = ("dense_bytes", "payload_bytes", "frame_bytes")
 LOW_RANK = {"cut": "ffn_svd", "rank": 8, "dropout": 0.1}
-#: What leaves a run unlike another: each is sent by some case.
+#: Settings that change the messages of a run.
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "vanilla": ({}, 1),
     "raw codes": ({**LOW_RANK, "up": "raw", "down": "raw"}, 1),
@@ -32,9 +32,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-def plan(world: Any, config: Any, edges: int, assumed: Mapping[str, float] | None = None) -> TrafficPlan:
+def plan(runner: Any, config: Any, edges: int, assumed: Mapping[str, float] | None = None) -> TrafficPlan:
     nodes = tuple(f"edge-{i}" for i in range(edges))
-    return WORKLOAD.plan(config, Setting(nodes, Seed(7), world.find, assumed or {}))
+    return WORKLOAD.plan(config, Setting(nodes, Seed(7), runner.find, assumed or {}))
 
 
 def counted(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[Any, ...]]:
@@ -46,23 +46,23 @@ def written(outcome: Any) -> Counter[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_sends_frame_by_frame_what_was_estimated(world: Any, case: str) -> None:
+def test_a_run_sends_the_estimated_frames(runner: Any, case: str) -> None:
     changes, edges = CASES[case]
-    config = world.config(**changes)
-    expected = plan(world, config, edges)
-    outcome = world.run(config, edges)
+    config = runner.config(**changes)
+    expected = plan(runner, config, edges)
+    outcome = runner.run(config, edges)
     assert counted(planned_ledger(expected).to_pylist()) == written(outcome)
     assert not expected.notes
     assert expected.baselines == {k: v for k, v in outcome.result["baselines"].items() if k in expected.baselines}
 
 
-def test_sentences_that_are_assumed_are_told_and_come_near(world: Any) -> None:
-    """24 sentences of 4 to 13 tokens, as their number and mean alone: batches are the same but for their padding."""
-    config = world.config(**LOW_RANK, up="int8", down="int8")
-    outcome = world.run(config)
+def test_an_estimate_from_assumed_sentences_is_close_and_says_so(runner: Any) -> None:
+    """24 sentences of 4 to 13 tokens, given only their number and mean length."""
+    config = runner.config(**LOW_RANK, up="int8", down="int8")
+    outcome = runner.run(config)
     (edge,) = outcome.edges.values()
-    told = {"examples": 24, "tokens": float(edge.shard.train.lengths.mean()), "held_out": 10}
-    expected = plan(world, config, 1, told)
+    assumed = {"examples": 24, "tokens": float(edge.shard.train.lengths.mean()), "held_out": 10}
+    expected = plan(runner, config, 1, assumed)
     found = estimate(expected, "split_fine_tuning", config.model_dump(mode="json"), 7)
     assert len(found.notes) == 1
     assert "24 training and 10 held-out sentences" in found.notes[0]
@@ -71,18 +71,18 @@ def test_sentences_that_are_assumed_are_told_and_come_near(world: Any) -> None:
     assert found.report.communication.once.frames == len([r for r in outcome.rows if r.kind not in CHANNEL_KINDS])
 
 
-def test_what_cannot_be_assumed_is_refused(world: Any) -> None:
-    config = world.config()
-    with pytest.raises(ConfigError, match="by the name 'sentences'"):
-        plan(world, config, 1, {"sentences": 3})
-    with pytest.raises(ConfigError, match="needs both"):
-        plan(world, config, 1, {"examples": 3})
-    with pytest.raises(ConfigError, match="cannot be"):
-        plan(world, config, 1, {"examples": 3, "tokens": 500})
+def test_invalid_assumptions_are_refused(runner: Any) -> None:
+    config = runner.config()
+    with pytest.raises(ConfigError, match="unknown assumption 'sentences'"):
+        plan(runner, config, 1, {"sentences": 3})
+    with pytest.raises(ConfigError, match="needs the number of examples"):
+        plan(runner, config, 1, {"examples": 3})
+    with pytest.raises(ConfigError, match="impossible assumption"):
+        plan(runner, config, 1, {"examples": 3, "tokens": 500})
 
 
-def test_without_data_the_error_says_what_to_give(world: Any) -> None:
-    world.data = {"tiny": world.data["tiny"]}
-    with pytest.raises(DataError, match="depends on the sentences") as error:
-        plan(world, world.config(), 1)
+def test_missing_data_suggests_assumptions(runner: Any) -> None:
+    runner.data = {"tiny": runner.data["tiny"]}
+    with pytest.raises(DataError, match="depends on the lengths of the task's sentences") as error:
+        plan(runner, runner.config(), 1)
     assert "--assume examples=N" in error.value.hint

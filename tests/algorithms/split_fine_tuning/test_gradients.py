@@ -1,4 +1,4 @@
-"""Training in two halves is training the whole: gradients, steps, micro-batches, padding (checks 4 and 6)."""
+"""Split training equals joint training: gradients, steps, micro-batches, padding."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ CUTS: list[dict[str, Any]] = [
 
 
 def exchange(split: Any, batch: Any, denominator: int) -> torch.Tensor:
-    """One micro-batch as two programs do it: only detached codes cross, and only their gradients come
-    back."""
+    """Run one micro-batch as the two programs do: send detached codes, return their gradients."""
     mask = batch["attention_mask"]
     z, sentence = split.front.codes(batch["input_ids"], mask)
     up = [t.detach().clone().requires_grad_() for t in (z, sentence) if t is not None]
@@ -60,8 +59,7 @@ def test_boundary_gradients_equal_those_of_the_unsplit_model(tiny, batch, family
     exchange(split, batch, 6)
     logits = whole(batch["input_ids"], batch["attention_mask"])
     (cross_entropy(logits, batch["labels"], reduction="sum") / 6).backward()
-    # The cut shared its modules with ``model``, so the gradients can be compared under the whole model's
-    # names.
+    # The halves share their modules with ``model``, so gradients can be compared under the whole model's names.
     mine = {n: p.grad for n, p in model.named_parameters()}
     for name, p in whole.named_parameters():
         assert torch.equal(mine[name], p.grad), name
@@ -99,7 +97,7 @@ def test_micro_batches_of_unequal_size_equal_one_batch(tiny, batch, options):
     assert abs(float(loss - sum(losses))) < 1e-6
     expected, got = gradients(one.front, one.trunk), gradients(many.front, many.trunk)
     assert max(float((expected[n] - got[n]).abs().max()) for n in expected) <= 1e-5
-    # Means of means, the usual mistake, would be far outside that.
+    # A mean of means, the usual mistake, is far outside this tolerance.
     wrong = cut(tiny("bert", scale=1.0), block=2, **options)
     for part in parts:
         exchange(wrong, part, 3 * len(part["labels"]))
@@ -109,8 +107,8 @@ def test_micro_batches_of_unequal_size_equal_one_batch(tiny, batch, options):
 
 @pytest.mark.parametrize("garbage", [0.0, 1e3])
 @pytest.mark.parametrize("head", ["mean", "last", "pooler"])
-def test_what_stands_at_padding_changes_nothing(tiny, batch, head, garbage):
-    """Codes of padding need not be sent: outputs, losses and gradients of the rest are bit-identical."""
+def test_values_at_padding_change_nothing(tiny, batch, head, garbage):
+    """Codes of padding need not be sent: outputs, losses and all other gradients are bit-identical."""
     split = cut(tiny("bert", head=head), block=2, how="ffn_svd", rank=8, init="svd")
     mask = batch["attention_mask"]
     z = split.front(batch["input_ids"], mask).detach()
@@ -132,7 +130,7 @@ def test_what_stands_at_padding_changes_nothing(tiny, batch, head, garbage):
 
 
 @pytest.mark.parametrize("head", ["mean", "last"])
-def test_not_even_a_nan_at_padding_reaches_the_head(tiny, batch, head):
+def test_nan_at_padding_does_not_reach_the_head(tiny, batch, head):
     layer, mask = tiny("bert", head=head).eval().head, batch["attention_mask"]
     hidden = torch.linspace(-1, 1, 6 * 9 * 32).view(6, 9, 32)
     poisoned = torch.where(mask.bool()[..., None], hidden, torch.nan).requires_grad_()

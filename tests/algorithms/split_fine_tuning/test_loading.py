@@ -1,4 +1,4 @@
-"""Programs in threads load their halves of a model at the same time, and nobody hears of it."""
+"""Programs in different threads can load their halves of a model at the same time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = CutOptions(2, "ffn_svd", 8, decoder="mlp", sentence_vector=4)
 
 
 def at_once(**makers: Callable[[], Any]) -> dict[str, Any]:
-    """What ``makers`` make, each in a thread of its own, by name."""
+    """Run every maker in its own thread; return the results by name."""
     made: dict[str, Any] = {}
 
     def make(name: str) -> None:
@@ -41,18 +41,18 @@ def test_two_threads_never_load_at_once(
     other = threading.Event()
     real = backbone.AutoModel.from_pretrained
 
-    class Watched:
+    class ObservedAutoModel:
         @staticmethod
         def from_pretrained(*args: Any, **options: Any) -> Any:
             inside[0] += 1
             most[0] = max(most[0], inside[0])
-            other.wait(0.3)  # time enough for the other thread to come in, if nothing keeps it out
+            other.wait(0.3)  # long enough for the other thread to enter if no lock prevents it
             try:
                 return real(*args, **options)
             finally:
                 inside[0] -= 1
 
-    monkeypatch.setattr(backbone, "AutoModel", Watched)
+    monkeypatch.setattr(backbone, "AutoModel", ObservedAutoModel)
     level = transformers_logging.get_verbosity()
     folder = tiny_data["tiny"]
     made = at_once(a=lambda: load_backbone(folder, blocks=2), b=lambda: load_backbone(folder))
@@ -63,7 +63,7 @@ def test_two_threads_never_load_at_once(
     assert captured.out + captured.err == ""
 
 
-def test_halves_loaded_at_once_are_those_loaded_one_by_one(tiny_data: dict[str, Path]) -> None:
+def test_halves_loaded_concurrently_equal_those_loaded_in_sequence(tiny_data: dict[str, Path]) -> None:
     folder = tiny_data["tiny"]
     makers: dict[str, Callable[[], Any]] = {
         "front": lambda: build_front(folder, OPTIONS, classes=2)[0],

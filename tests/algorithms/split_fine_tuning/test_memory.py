@@ -1,4 +1,4 @@
-"""A long run holds no more memory than a short one (acceptance check 10)."""
+"""Memory use does not grow with the number of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 1000
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_memory_is_flat_over_a_thousand_steps(world: Any) -> None:
+def test_memory_is_flat_over_a_thousand_steps(runner: Any) -> None:
     changes = {"cut": "ffn_svd", "rank": 8, "up": "int4", "down": "int4", "dropout": 0.1, "micro_batches": 2}
     changes |= {"epochs": 400, "steps": STEPS, "eval_every": STEPS, "checkpoint_every": 500}
     held: dict[int, tuple[int, int]] = {}
@@ -27,13 +27,13 @@ def test_memory_is_flat_over_a_thousand_steps(world: Any) -> None:
             gc.collect()
             held[done] = tracemalloc.get_traced_memory()[0], psutil.Process().memory_info().rss
 
-    run = InProcessRun(WORKLOAD, world.config(**changes), world.folder / "long", data=world.data, on_progress=look)
+    run = InProcessRun(WORKLOAD, runner.config(**changes), runner.folder / "long", data=runner.data, on_progress=look)
     tracemalloc.start()
     try:
         run.run()
     finally:
         tracemalloc.stop()
     (python, resident), (python_later, resident_later) = held[300], held[STEPS - 1]
-    # A loss a step is kept, for the checkpoint; a message, a graph or a row a step would be a hundred times that.
+    # The run keeps one loss per step, for checkpoints; a message or graph per step would be a hundred times as large.
     assert python_later - python < 200 * (STEPS - 300)
     assert resident_later - resident < 16 << 20

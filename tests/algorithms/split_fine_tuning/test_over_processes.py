@@ -1,4 +1,4 @@
-"""Split fine-tuning over real processes that die and connections that break: the weights do not show it."""
+"""Split fine-tuning over real processes: killed processes and cut connections do not change the final weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.timeout(300)]
 
 NODES = ("edge-0", "edge-1")
 STEPS = 70
-#: Everything that has a state of its own: dropout, rounding, running statistics, micro-batches, averaged fronts.
+#: Settings with state of their own: dropout, rounding, running statistics, micro-batches, averaged fronts.
 CHANGES: dict[str, Any] = {"cut": "ffn_svd", "rank": 8, "up": "int4", "down": "int4", "dropout": 0.1, "epochs": 24}
 CHANGES |= {
     "micro_batches": 2,
@@ -37,22 +37,22 @@ def _below(process: psutil.Process, module: str) -> psutil.Process:
     return next(p for p in process.children(recursive=True) if module in p.cmdline())
 
 
-class Disasters:
-    """What can befall a run; each returns when the run goes on."""
+class Faults:
+    """Faults to inject into a run."""
 
     def __init__(self, cloud: Any, proxies: dict[str, Any], until: Callable[..., Any], run_id: str) -> None:
         self.cloud, self.proxies, self.until, self.run_id = cloud, proxies, until, run_id
 
     def edge_killed(self) -> None:
-        """Kill -9 of one edge's program."""
+        """Kill one edge's program with SIGKILL."""
         os.kill(_below(psutil.Process(self.cloud.agents["edge-1"].pid), "farshore.client.node_process").pid, 9)
 
     def run_process_killed(self) -> None:
-        """Kill -9 of the run process."""
+        """Kill the run process with SIGKILL."""
         os.kill(_below(psutil.Process(self.cloud.server.pid), "farshore.server.run_process").pid, 9)
 
     def server_killed(self) -> None:
-        """Kill -9 of the server, then a new one and ``runs resume``."""
+        """Kill the server with SIGKILL, start a new one and resume the run."""
         os.kill(self.cloud.server.pid, signal.SIGKILL)
         self.cloud.server.join()
         self.cloud.up()
@@ -67,18 +67,18 @@ class Disasters:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_after_kills_and_cuts_equal_those_of_an_undisturbed_run(
-    new_world: Callable[[], Any], start: Any, proxy: Any, until: Any, tiny_data: dict[str, Path], seed: int
+    new_runner: Callable[[], Any], start: Any, proxy: Any, until: Any, tiny_data: dict[str, Path], seed: int
 ) -> None:
-    world = new_world()
-    config = world.config(**CHANGES)
-    whole = world.run(config, len(NODES), directory=world.folder / "whole")
+    runner = new_runner()
+    config = runner.config(**CHANGES)
+    whole = runner.run(config, len(NODES), directory=runner.folder / "whole")
 
     cloud = start(data=tiny_data)
     proxies = {name: proxy(cloud.local.address) for name in NODES}
     for name in NODES:
         cloud.join(name, address=proxies[name].address, data=tiny_data)
     run_id = cloud.submit(config.model_dump(), method="split_fine_tuning", nodes=NODES)
-    disasters = Disasters(cloud, proxies, until, run_id)
+    faults = Faults(cloud, proxies, until, run_id)
     plan = ["connections_cut", "edge_killed", "connections_cut", "run_process_killed", "server_killed"]
     rng = random.Random(seed)
     rng.shuffle(plan)
@@ -86,7 +86,7 @@ def test_weights_after_kills_and_cuts_equal_those_of_an_undisturbed_run(
         step = number * STEPS // (len(plan) + 2)
         cloud.when(run_id, "running", done=step, seconds=90)
         time.sleep(rng.uniform(0, 0.1))  # some micro-batch of some step
-        getattr(disasters, name)()
+        getattr(faults, name)()
     info = cloud.when(run_id, "finished", seconds=90)
 
     assert info.epoch >= 3
@@ -94,7 +94,7 @@ def test_weights_after_kills_and_cuts_equal_those_of_an_undisturbed_run(
     places = {"server": Path(info.directory) / "checkpoints"}
     places |= {name: cloud.folder / "nodes" / name / "runs" / run_id / "checkpoints" for name in NODES}
     for owner, folder in places.items():
-        expected, _ = CheckpointStore(world.folder / "whole" / owner).load(STEPS)
+        expected, _ = CheckpointStore(runner.folder / "whole" / owner).load(STEPS)
         found, _ = CheckpointStore(folder).load(STEPS)
         assert found.keys() == expected.keys()
         assert any(n.startswith("optimizer.") for n in found)

@@ -1,4 +1,4 @@
-"""The plan that both ends compare: canonical, hashed, and refused when it differs (check 12)."""
+"""The split plan that both sides compare: canonical JSON, hash, and refusal of differences."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_a_plan_from_a_peer_is_checked(plan, change):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"options": {}}'])
-def test_text_that_is_no_plan_is_refused(text):
+def test_text_that_is_not_a_plan_is_refused(text):
     with pytest.raises(RefusedError):
         SplitPlan.from_json(text)
 
 
-def test_the_fingerprint_sees_one_changed_weight(tiny):
+def test_one_changed_weight_changes_the_fingerprint(tiny):
     one, two = tiny("bert"), tiny("bert")
     assert one.origin.fingerprint == two.origin.fingerprint
     assert tiny("roberta").origin.fingerprint != one.origin.fingerprint

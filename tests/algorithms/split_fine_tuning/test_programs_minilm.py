@@ -1,4 +1,4 @@
-"""The two programs on the real MiniLM, where its package is installed."""
+"""The two programs on the real MiniLM, if its package is installed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ pytestmark = [
 ]
 
 
-def test_the_recipe_sends_ninety_six_times_less(world: Any) -> None:
-    """Rank 32 in 4 bits of 384 float32 numbers a token, at the last block but one, over two edges."""
-    recipe = {"model": "minilm", "cut": "ffn_svd", "up": "int4", "down": "int4", "dropout": 0.1}
-    outcome = world.run(world.config(**recipe, calibration_samples=8, learning_rate=1e-4, steps=4, average_every=2), 2)
+def test_default_settings_send_codes_96_times_smaller(runner: Any) -> None:
+    """Rank 32 in 4 bits instead of 384 float32 numbers per token, cut in the second-to-last block, two edges."""
+    settings = {"model": "minilm", "cut": "ffn_svd", "up": "int4", "down": "int4", "dropout": 0.1}
+    outcome = runner.run(
+        runner.config(**settings, calibration_samples=8, learning_rate=1e-4, steps=4, average_every=2), 2
+    )
     result = outcome.result
     assert (result["block"], result["width"], result["steps"]) == (5, 32, 4)
     batches = [e.shard.batch(e.plan, s) for e in outcome.edges.values() for s in range(4)]
@@ -31,10 +33,10 @@ def test_the_recipe_sends_ninety_six_times_less(world: Any) -> None:
     assert all("bf16" in r.encoding for r in outcome.rows if r.kind == "weights")
 
 
-def test_split_training_equals_unsplit_training(world: Any) -> None:
-    config = world.config(model="minilm", steps=4, learning_rate=1e-4)
-    split = world.run(config)
-    whole = train_unsplit(config, 7, data=world.find)
+def test_split_training_equals_unsplit_training(runner: Any) -> None:
+    config = runner.config(model="minilm", steps=4, learning_rate=1e-4)
+    split = runner.run(config)
+    whole = train_unsplit(config, 7, data=runner.find)
     assert split.result["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert split.result["evaluations"] == whole["evaluations"]
     assert split.losses[0] != pytest.approx(split.losses[-1], abs=1e-3)

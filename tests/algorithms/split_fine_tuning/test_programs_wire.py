@@ -1,4 +1,4 @@
-"""What crosses the wire of a split fine-tuning run, how much of it at once, and that evaluation goes the same way."""
+"""Messages of a split fine-tuning run: privacy of token ids, encodings, evaluation, credits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOSSY = {"cut": "ffn_svd", "rank": 8, "up": "int4", "down": "int4", "dropout": 0
 
 
 @pytest.mark.parametrize("changes", [{}, {**LOSSY, "sentence_vector": 4, "average_every": 2}], ids=["plain", "all"])
-def test_the_cloud_never_receives_token_ids(world: Any, changes: dict[str, Any]) -> None:
+def test_the_cloud_never_receives_token_ids(runner: Any, changes: dict[str, Any]) -> None:
     received: list[Message] = []
 
     def record(owner: str, message: Message) -> Message:
@@ -28,24 +28,24 @@ def test_the_cloud_never_receives_token_ids(world: Any, changes: dict[str, Any])
             received.append(message)
         return message
 
-    outcome = world.run(world.config(**changes), 2, on_receive=record)
-    whole = {(m.kind, n) for m in received for n, t in m.tensors.items() if t.array.dtype.kind not in "f"}
-    assert whole == {(k, n) for k in ("activation", "evaluation") for n in ("lengths", "labels")}
+    outcome = runner.run(runner.config(**changes), 2, on_receive=record)
+    integers = {(m.kind, n) for m in received for n, t in m.tensors.items() if t.array.dtype.kind not in "f"}
+    assert integers == {(k, n) for k in ("activation", "evaluation") for n in ("lengths", "labels")}
     for message in received:
         if message.kind in ("activation", "evaluation"):
             lengths, labels = message.array("lengths"), message.array("labels")
-            assert lengths.shape == labels.shape  # one number a sentence: no room for tokens
+            assert lengths.shape == labels.shape  # one number per sentence cannot hold token ids
             assert set(np.unique(labels)) <= {0, 1}
     labels = np.concatenate([m.array("labels") for m in received if m.kind == "activation"])
-    assert len(set(labels.tolist())) == 2, "labels travel: the loss is the cloud's"
-    said = {(n, type(v)) for m in received for n, v in m.fields.items()}
-    assert {n for n, kind in said if kind in (str, bytes)} == {"what", "plan", "labels"}
+    assert len(set(labels.tolist())) == 2, "labels are sent: the loss is computed in the cloud"
+    fields = {(n, type(v)) for m in received for n, v in m.fields.items()}
+    assert {n for n, kind in fields if kind in (str, bytes)} == {"what", "plan", "labels"}
     embeddings = [n for n, _ in outcome.cloud.trunk.named_parameters() if "embeddings" in n]
-    assert not embeddings, "the cloud could look codes up against its own embeddings"
+    assert not embeddings, "the cloud must not hold embeddings to compare codes with"
 
 
 @pytest.mark.parametrize("bits", ["raw", "fp16", "bf16", "int8", "int4", "int2"])
-def test_a_sentence_is_written_alone_as_in_a_batch(bits: str) -> None:
+def test_the_encoding_of_a_sentence_does_not_depend_on_its_batch(bits: str) -> None:
     statistics = CodeStatistics(8)
     generator = torch.Generator().manual_seed(1)
     statistics.set(torch.linspace(-2, 2, 8), torch.linspace(0.1, 3, 8))
@@ -64,8 +64,8 @@ def test_a_sentence_is_written_alone_as_in_a_batch(bits: str) -> None:
         assert error[inside].max() <= 0.335 / 2 * 1.01
 
 
-def test_evaluation_reaches_both_halves_and_has_no_dropout(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two evaluations of (as good as) unchanged weights give the same logits, whatever the dropout."""
+def test_evaluation_reaches_both_halves_and_has_no_dropout(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations with (almost) unchanged weights give the same logits in spite of dropout."""
     logits: list[torch.Tensor] = []
     real = CloudProgram._logits
 
@@ -76,65 +76,65 @@ def test_evaluation_reaches_both_halves_and_has_no_dropout(world: Any, monkeypat
         return found
 
     monkeypatch.setattr(CloudProgram, "_logits", keep)
-    still = {"dropout": 0.5, "learning_rate": 1e-30, "eval_every": 1, "epochs": 1}
-    outcome = world.run(world.config(**still))
+    frozen = {"dropout": 0.5, "learning_rate": 1e-30, "eval_every": 1, "epochs": 1}
+    outcome = runner.run(runner.config(**frozen))
     first, *others = logits
     assert len(others) == 2
     assert all(torch.equal(first, other) for other in others)
-    assert len(set(outcome.losses)) == 3, "in training there is dropout"
+    assert len(set(outcome.losses)) == 3, "training has no dropout"
     assert outcome.cloud.trunk.training is False
 
 
-def test_dropout_is_applied_to_both_halves_in_training(world: Any) -> None:
-    """The same batch, again and again, with weights that do not move: only dropout makes losses differ."""
-    still = {"learning_rate": 1e-30, "batch_size": 24, "epochs": 3, "train_samples": 24}
-    assert len(set(np.round(world.run(world.config(**still)).losses, 5))) == 1
-    assert len(set(np.round(world.run(world.config(**still, dropout=0.3)).losses, 5))) == 3
+def test_dropout_is_applied_to_both_halves_in_training(runner: Any) -> None:
+    """With the same batch in every step and (almost) constant weights, only dropout changes the loss."""
+    frozen = {"learning_rate": 1e-30, "batch_size": 24, "epochs": 3, "train_samples": 24}
+    assert len(set(np.round(runner.run(runner.config(**frozen)).losses, 5))) == 1
+    assert len(set(np.round(runner.run(runner.config(**frozen, dropout=0.3)).losses, 5))) == 3
 
 
 @pytest.mark.parametrize("credits", [1, 2, 3])
-def test_micro_batches_in_flight_never_exceed_the_credits(world: Any, credits: int) -> None:
-    flying, most = [0], [0]
+def test_micro_batches_in_flight_never_exceed_the_credits(runner: Any, credits: int) -> None:
+    in_flight, most = [0], [0]
     full = threading.Event()
 
     def send(owner: str, message: Message) -> Message:
         if owner == "edge-0" and message.kind == "activation":
-            flying[0] += 1
-            most[0] = max(most[0], flying[0])
-            if flying[0] == credits:
+            in_flight[0] += 1
+            most[0] = max(most[0], in_flight[0])
+            if in_flight[0] == credits:
                 full.set()
         return message
 
     def receive(owner: str, message: Message) -> Message:
         if owner == "edge-0" and message.kind == "gradient":
-            flying[0] -= 1
+            in_flight[0] -= 1
         if owner == "server" and (message.kind, message.step, message.micro) == ("activation", 0, 0):
-            # The cloud stalls until the edge has used its credits up, and then long enough to see it overdraw them.
+            # Stall the cloud until the edge has used all credits, then long enough to see it exceed them.
             assert full.wait(20)
             threading.Event().wait(0.3)
         return message
 
-    world.run(world.config(micro_batches=5, credits=credits, epochs=1), on_send=send, on_receive=receive)
+    runner.run(runner.config(micro_batches=5, credits=credits, epochs=1), on_send=send, on_receive=receive)
     assert most[0] == credits
 
 
-def test_a_gradient_of_another_micro_batch_is_refused(world: Any) -> None:
+def test_a_gradient_of_another_micro_batch_is_refused(runner: Any) -> None:
     def swap(owner: str, message: Message) -> Message:
         if owner == "server" and message.kind == "gradient" and message.micro == 1:
             return Message("gradient", step=message.step, micro=0, tensors=message.tensors)
         return message
 
     with pytest.raises(WireError, match=r"edge-0.*expected gradient 0\.1, got 'gradient' 0\.0"):
-        world.run(world.config(micro_batches=2), on_send=swap)
+        runner.run(runner.config(micro_batches=2), on_send=swap)
 
 
-def test_running_statistics_follow_the_codes(world: Any) -> None:
-    outcome = world.run(world.config(**LOSSY))
+def test_running_statistics_are_updated_once_per_step(runner: Any) -> None:
+    outcome = runner.run(runner.config(**LOSSY))
     statistics = outcome.edges["edge-0"].front.statistics
-    assert int(statistics.updates) == 1 + 6  # calibration, then once a step: evaluations leave them alone
+    assert int(statistics.updates) == 1 + 6  # calibration, then once per step; not in evaluations
 
 
-def test_codes_with_a_mean_of_another_width_are_refused() -> None:
+def test_a_mean_of_wrong_width_is_refused() -> None:
     tensors = {"codes": Tensor(np.zeros((3, 8), np.float32)), "mean": Tensor(np.zeros(1, np.float16))}
     with pytest.raises(WireError, match="mean of shape"):
         codes_of(Message("activation", tensors=tensors), "codes")

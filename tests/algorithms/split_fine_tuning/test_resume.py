@@ -1,4 +1,4 @@
-"""A split fine-tuning run that was killed anywhere ends as if it never had been."""
+"""A split fine-tuning run that was killed and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from farshore.core.message import Message
 from farshore.models.state_arrays import to_arrays
 from farshore.runs.checkpoints import CheckpointStore
 
-#: 12 steps of 3 an epoch; checkpoints after 3, 6, 9 and 12, averages after 4, 8 and 12: they seldom meet.
+#: 12 steps, 3 per epoch; checkpoints after 3, 6, 9 and 12, averages after 4, 8 and 12: mostly at different steps.
 CHANGES = {"cut": "ffn_svd", "rank": 8, "up": "int4", "down": "int4", "dropout": 0.1, "epochs": 4}
 CHANGES |= {"micro_batches": 2, "average_every": 4, "checkpoint_every": 3, "eval_every": 5}
 
 
 class Killed(BaseException):
-    """A program died where it stood."""
+    """Simulates the death of a program."""
 
 
 def kill(owner: str, kind: str, step: int, micro: int) -> Callable[[str, Message], Message]:
-    """A hook that lets ``owner`` die at a message."""
+    """Return a hook that kills ``owner`` at a message."""
 
     def hook(who: str, message: Message) -> Message:
         if (who, message.kind, message.step, message.micro) == (owner, kind, step, micro):
@@ -35,14 +35,14 @@ def kill(owner: str, kind: str, step: int, micro: int) -> Callable[[str, Message
 
 
 @pytest.fixture(scope="module")
-def whole(new_world: Callable[[], Any]) -> Any:
-    """The run of :data:`CHANGES` with two edges that nobody interrupts."""
-    world = new_world()
-    return world.run(world.config(**CHANGES), 2)
+def whole(new_runner: Callable[[], Any]) -> Any:
+    """The uninterrupted run of :data:`CHANGES` with two edges."""
+    runner = new_runner()
+    return runner.run(runner.config(**CHANGES), 2)
 
 
 def state(outcome: Any) -> dict[str, torch.Tensor]:
-    """Weights and Adam's moments of all sides."""
+    """Return weights and Adam's moments of all sides."""
     found = outcome.weights()
     sides = {"cloud": (outcome.cloud.trunk, outcome.cloud.optimizer)}
     sides |= {n: (e.front, e.optimizer) for n, e in outcome.edges.items() if e.trains}
@@ -64,13 +64,13 @@ def state(outcome: Any) -> dict[str, torch.Tensor]:
     ],
 )
 def test_killed_run_equals_uninterrupted_run(
-    world: Any, whole: Any, tmp_path: Path, owner: str, kind: str, step: int, micro: int, resumed: int | None
+    runner: Any, whole: Any, tmp_path: Path, owner: str, kind: str, step: int, micro: int, resumed: int | None
 ) -> None:
-    config, directory = world.config(**CHANGES), tmp_path / "killed"
-    deadly = kill(owner, kind, step, micro)
+    config, directory = runner.config(**CHANGES), tmp_path / "killed"
+    killer = kill(owner, kind, step, micro)
     with pytest.raises((Killed, RunFailedError)):
-        world.run(config, 2, directory=directory, on_send=deadly, on_receive=deadly)
-    again = world.run(config, 2, directory=directory)
+        runner.run(config, 2, directory=directory, on_send=killer, on_receive=killer)
+    again = runner.run(config, 2, directory=directory)
     assert again.cloud.session.resume_step == resumed
     a, b = state(whole), state(again)
     assert a.keys() == b.keys()
@@ -80,55 +80,57 @@ def test_killed_run_equals_uninterrupted_run(
     assert again.result == whole.result
 
 
-def test_sides_that_died_a_checkpoint_apart_share_the_older_one(world: Any, whole: Any, tmp_path: Path) -> None:
-    config, directory = world.config(**CHANGES), tmp_path / "apart"
-    deadly = kill("server", "activation", 6, 0)
+def test_sides_with_different_checkpoints_resume_from_the_newest_common_one(
+    runner: Any, whole: Any, tmp_path: Path
+) -> None:
+    config, directory = runner.config(**CHANGES), tmp_path / "apart"
+    killer = kill("server", "activation", 6, 0)
     with pytest.raises(Killed):
-        world.run(config, 2, directory=directory, on_receive=deadly)
+        runner.run(config, 2, directory=directory, on_receive=killer)
     newest = max(CheckpointStore(directory / "server").steps())
     (directory / "server" / f"step-{newest:012d}.safetensors").unlink()
     assert max(CheckpointStore(directory / "edge-0").steps()) == newest == 6
-    again = world.run(config, 2, directory=directory)
+    again = runner.run(config, 2, directory=directory)
     assert again.cloud.session.resume_step == 3
     assert again.losses == whole.losses
     a, b = state(whole), state(again)
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
 
 
-def test_a_frozen_front_never_runs_checkpoints_ahead_of_the_trunk(world: Any, tmp_path: Path) -> None:
-    """Nothing comes down to a frozen front that it would have to wait for: it could be done before the trunk began."""
-    config = world.config(**CHANGES | {"freeze": "front+codec", "checkpoint_every": 1})
+def test_a_frozen_front_never_runs_ahead_of_the_trunks_checkpoints(runner: Any, tmp_path: Path) -> None:
+    """A frozen front receives no gradients; without the ``saved`` message it could finish before the trunk starts."""
+    config = runner.config(**CHANGES | {"freeze": "front+codec", "checkpoint_every": 1})
     directory = tmp_path / "frozen"
-    whole = world.run(config, 2)
-    deadly = kill("server", "activation", 8, 1)
+    whole = runner.run(config, 2)
+    killer = kill("server", "activation", 8, 1)
     with pytest.raises(Killed):
-        world.run(config, 2, directory=directory, on_receive=deadly)
-    again = world.run(config, 2, directory=directory)
+        runner.run(config, 2, directory=directory, on_receive=killer)
+    again = runner.run(config, 2, directory=directory)
     assert again.cloud.session.resume_step == 8
     a, b = state(whole), state(again)
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
     assert again.result == whole.result
 
 
-def test_a_finished_run_is_told_again_without_training(world: Any, tmp_path: Path) -> None:
-    config, directory = world.config(**CHANGES), tmp_path / "finished"
-    first = world.run(config, 2, directory=directory)
-    again = world.run(config, 2, directory=directory)
+def test_rerunning_a_finished_run_returns_its_result_without_training(runner: Any, tmp_path: Path) -> None:
+    config, directory = runner.config(**CHANGES), tmp_path / "finished"
+    first = runner.run(config, 2, directory=directory)
+    again = runner.run(config, 2, directory=directory)
     assert again.result == first.result
     assert {r.kind for r in again.rows} == {"control"}
 
 
-def test_lost_server_ends_the_edges(world: Any) -> None:
+def test_a_lost_server_ends_the_edges(runner: Any) -> None:
     seen: list[BaseException] = []
-    deadly = kill("server", "activation", 1, 0)
+    killer = kill("server", "activation", 1, 0)
 
     def watch(who: str, message: Message) -> Message:
         try:
-            return deadly(who, message)
+            return killer(who, message)
         except Killed as error:
             seen.append(error)
             raise PeerLostError("gone") from error
 
     with pytest.raises(PeerLostError, match="gone"):
-        world.run(world.config(), 2, on_receive=watch)
+        runner.run(runner.config(), 2, on_receive=watch)
     assert seen

@@ -1,4 +1,4 @@
-"""Gradients by rows are torch's own, bit for bit, and cost no table per micro-batch."""
+"""Row gradients equal torch's own bit for bit, without allocating a table per micro-batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from farshore.algorithms.split_fine_tuning.row_gradients import RowGradients
 
 
 class Texts(nn.Module):
-    """Two tables, one with padding, and a layer."""
+    """Two embedding tables, one with a padding index, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ def micro_batches(count: int) -> list[torch.Tensor]:
     return [torch.randint(0, 12, (4, 6), generator=generator) for _ in range(count)]
 
 
-def test_gradients_of_one_micro_batch_are_torchs_bits() -> None:
+def test_gradients_of_one_micro_batch_equal_torchs_bits() -> None:
     plain, rows = Texts(), Texts()
     RowGradients(rows)
     for model in (plain, rows):
@@ -38,7 +38,7 @@ def test_gradients_of_one_micro_batch_are_torchs_bits() -> None:
     assert not rows.words.weight.grad[0].any()
 
 
-def test_twenty_steps_of_several_micro_batches_train_alike() -> None:
+def test_twenty_steps_of_several_micro_batches_equal_torchs() -> None:
     plain, rows = Texts(), Texts()
     gradients = RowGradients(rows)
     optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (plain, rows)]
@@ -56,7 +56,7 @@ def test_twenty_steps_of_several_micro_batches_train_alike() -> None:
         assert torch.allclose(one, other, atol=1e-6)
 
 
-def test_the_table_of_gradients_is_made_once() -> None:
+def test_the_gradient_table_is_allocated_once() -> None:
     model = Texts()
     gradients = RowGradients(model)
     places = set()
@@ -67,7 +67,7 @@ def test_the_table_of_gradients_is_made_once() -> None:
     assert len(places) == 1
 
 
-def test_names_values_and_evaluation_stay() -> None:
+def test_names_values_and_evaluation_do_not_change() -> None:
     model = Texts().eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     ids = micro_batches(1)[0]
@@ -91,7 +91,7 @@ def test_a_frozen_table_gets_no_gradient(frozen: bool) -> None:
     assert (model.words.weight.grad is None) == frozen
 
 
-def test_a_table_with_rules_of_its_own_is_left_alone() -> None:
+def test_an_embedding_with_max_norm_is_not_replaced() -> None:
     module = nn.Sequential(nn.Embedding(5, 2, max_norm=1.0))
     RowGradients(module)
     assert type(module[0]) is nn.Embedding

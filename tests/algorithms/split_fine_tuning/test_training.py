@@ -1,4 +1,4 @@
-"""Frozen parts, parameter groups, code statistics, and decoders that start as the linear one."""
+"""Freezing, parameter groups, code statistics, and decoder extensions that are zero at initialization."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_biases_norms_and_codec_are_not_decayed(tiny, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_freezing_stops_exactly_what_it_names(tiny, batch, family):
+def test_freezing_affects_exactly_the_named_parts(tiny, batch, family):
     def trained(what: str) -> set[str]:
         front = cut(tiny(family), block=2, how="codec", rank=4, init="random").front
         left = freeze(front, what)
@@ -54,7 +54,7 @@ def test_freezing_stops_exactly_what_it_names(tiny, batch, family):
     assert trained("front+codec") == set()
 
 
-def test_statistics_follow_the_codes_and_stand_still_in_evaluation():
+def test_statistics_follow_the_codes_and_are_saved():
     generator = torch.Generator().manual_seed(0)
     scale, shift = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([5.0, 0.0, -30.0])
     statistics = CodeStatistics(3, momentum=0.9)
@@ -72,7 +72,7 @@ def test_statistics_follow_the_codes_and_stand_still_in_evaluation():
 
 
 def test_drifting_means_count_as_variance():
-    """Averaging the variances alone would call a code that jumps between batches constant."""
+    """The mean of the batch variances alone would be zero for a code that is constant within each batch."""
     statistics = CodeStatistics(1, momentum=0.9)
     mask = torch.ones(1, 4, dtype=torch.long)
     for i in range(400):
@@ -89,12 +89,12 @@ def test_a_batch_of_padding_alone_is_ignored():
 
 @pytest.mark.parametrize("how", ["ffn_svd", "codec"])
 @pytest.mark.parametrize("residual", ["drop", "project"])
-def test_network_and_sentence_vector_start_as_the_linear_decoder(tiny, batch, how, residual):
+def test_network_and_sentence_vector_equal_the_linear_decoder_at_first(tiny, batch, how, residual):
     samples = [{k: v for k, v in batch.items() if k != "labels"}]
     logits = []
     for extra in ({}, {"decoder": "mlp"}, {"sentence_vector": 5}, {"decoder": "mlp", "sentence_vector": 5}):
         split = cut(tiny("bert").eval(), block=2, how=how, rank=6, residual=residual, **extra)
-        split.trunk.take(calibrate(split.front, samples).start)
+        split.trunk.initialize_codec(calibrate(split.front, samples).init)
         z, sentence = split.front.codes(batch["input_ids"], batch["attention_mask"])
         assert (sentence is None) == ("sentence_vector" not in extra)
         logits.append(split.trunk(z, batch["attention_mask"], sentence).detach())
@@ -105,7 +105,7 @@ def test_network_and_sentence_vector_start_as_the_linear_decoder(tiny, batch, ho
 @pytest.mark.parametrize("extra", [{"decoder": "mlp"}, {"sentence_vector": 5}])
 @pytest.mark.parametrize("how", ["ffn_svd", "codec"])
 def test_network_and_sentence_vector_learn(tiny, batch, how, extra):
-    """After a few steps they add something: every one of their parameters has moved."""
+    """After a few steps all of their parameters have changed."""
     split = cut(tiny("bert"), block=2, how=how, rank=6, init="random", **extra)
     optimizer = torch.optim.AdamW([*split.front.parameters(), *split.trunk.parameters()], 1e-3)
     before = {n: p.detach().clone() for n, p in split.trunk.codec.named_parameters()}

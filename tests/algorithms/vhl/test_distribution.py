@@ -1,4 +1,4 @@
-"""Virtual data reach every client once, by seed or as bytes, and nobody trains on others than the server's."""
+"""Virtual data reach every client once, by seed or as bytes, and every client trains on the server's data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def run(path: Path, settings: Any) -> list[Transfer]:
     return rows
 
 
-def sent(rows: list[Transfer]) -> list[str]:
+def recipients(rows: list[Transfer]) -> list[str]:
+    """Nodes to which virtual data were sent."""
     return sorted(row.node for row in rows if row.kind == "virtual")
 
 
@@ -62,13 +63,13 @@ def program(folder: Path, **virtual: Any) -> Distribution:
 
 @pytest.fixture
 def other_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the second time on virtual data come out with another last bit, as networks make them elsewhere."""
-    real, made = VirtualData.from_recipe, []
+    """From the second generation on, virtual data differ in one bit, as those of networks do on another machine."""
+    real, generated = VirtualData.from_recipe, []
 
     def from_recipe(recipe: Any, **more: Any) -> VirtualData:
         data = real(recipe, **more)
-        made.append(data)
-        if len(made) == 1:
+        generated.append(data)
+        if len(generated) == 1:
             return data
         images = data.images.clone()
         images[0, 0, 0, 0] ^= 1
@@ -77,42 +78,42 @@ def other_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(VirtualData, "from_recipe", from_recipe)
 
 
-def test_noise_is_made_and_what_networks_make_is_shipped_unless_told_otherwise() -> None:
+def test_by_default_noise_is_distributed_by_seed_and_network_images_are_shipped() -> None:
     assert [Virtual(generator=g).ships for g in ("upsampled_noise", "conv_decoder", "stylegan2")] == [False, True, True]
     assert Virtual(distribution="ship").ships
     assert not Virtual(generator="stylegan2", distribution="seed").ships
 
 
-def test_both_ways_give_the_same_bits_and_bytes_cross_only_in_one(tmp_path: Path) -> None:
-    assert sent(run(tmp_path / "seed", config())) == []
-    assert sent(run(tmp_path / "ship", config(distribution="ship"))) == list(NODES)
+def test_seed_and_ship_give_the_same_bits_and_only_ship_sends_data(tmp_path: Path) -> None:
+    assert recipients(run(tmp_path / "seed", config())) == []
+    assert recipients(run(tmp_path / "ship", config(distribution="ship"))) == list(NODES)
     seeded, shipped = state(tmp_path / "seed"), state(tmp_path / "ship")
     assert all(np.array_equal(seeded[n], shipped[n]) for n in seeded)
     without = WORKLOAD.config.model_validate({**SMALL, "virtual": {"enabled": False}})
     assert not [row for row in run(tmp_path / "off", without) if row.kind == "control" and row.round == 1]
 
 
-def test_nodes_that_make_other_data_by_the_seed_are_sent_the_servers(
+def test_nodes_whose_generated_data_have_another_digest_receive_the_servers_data(
     tmp_path: Path, other_machine: Callable[[], None]
 ) -> None:
     run(tmp_path / "ship", config(distribution="ship"))
     other_machine()
-    assert sent(run(tmp_path / "seed", config())) == list(NODES)
+    assert recipients(run(tmp_path / "seed", config())) == list(NODES)
     expected, got = state(tmp_path / "ship"), state(tmp_path / "seed")
     assert all(np.array_equal(expected[n], got[n]) for n in expected)
 
 
-def test_a_run_that_goes_on_finds_what_was_shipped(tmp_path: Path) -> None:
+def test_a_resumed_run_finds_the_shipped_data(tmp_path: Path) -> None:
     settings = config(distribution="ship")
-    assert sent(run(tmp_path / "run", settings)) == list(NODES)
+    assert recipients(run(tmp_path / "run", settings)) == list(NODES)
     more = config(rounds=4, distribution="ship")
-    assert sent(run(tmp_path / "run", more)) == []
+    assert recipients(run(tmp_path / "run", more)) == []
     run(tmp_path / "whole", more)
     whole, resumed = state(tmp_path / "whole", 4), state(tmp_path / "run", 4)
     assert all(np.array_equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_a_damaged_copy_is_sent_again(tmp_path: Path) -> None:
+def test_a_damaged_stored_copy_is_not_used(tmp_path: Path) -> None:
     server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
     words = dict(offer_message(server, 1).fields)
     assert not node.has(words)
@@ -125,65 +126,73 @@ def test_a_damaged_copy_is_sent_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("corrupt", "message"),
     [
         (
             lambda t: {**t, "images": Tensor(t["images"].array ^ np.uint8(1))},
-            "node a was sent other virtual data .* digest",
+            "node a received virtual data that differ .* digest",
         ),
-        (lambda t: {**t, "images": Tensor(t["images"].array[1:])}, "node a was sent other virtual data .* recipe says"),
-        (lambda t: {**t, "images": Tensor(t["images"].array.astype(np.float32))}, "node a was sent other virtual data"),
-        (lambda t: {**t, "labels": Tensor(t["labels"].array[::-1])}, "node a was sent virtual data whose labels"),
-        (lambda t: {"images": t["images"]}, r"node a was sent \['images'\] instead of virtual images and labels"),
+        (
+            lambda t: {**t, "images": Tensor(t["images"].array[1:])},
+            "node a received virtual data that differ .* recipe says",
+        ),
+        (
+            lambda t: {**t, "images": Tensor(t["images"].array.astype(np.float32))},
+            "node a received virtual data that differ",
+        ),
+        (lambda t: {**t, "labels": Tensor(t["labels"].array[::-1])}, "node a received virtual data whose labels"),
+        (lambda t: {"images": t["images"]}, r"node a received \['images'\] instead of virtual images and labels"),
     ],
 )
-def test_what_is_not_what_was_offered_is_refused_by_name(
-    tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], why: str
+def test_data_that_differ_from_the_offer_are_refused_with_the_nodes_name(
+    tmp_path: Path, corrupt: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
 ) -> None:
     server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
     assert not node.has(server.manifest())
     goods = server.payload(1)
-    with pytest.raises(DataError, match=why):
-        node.accept(replace(goods, tensors=spoil(dict(goods.tensors))))
+    with pytest.raises(DataError, match=message):
+        node.accept(replace(goods, tensors=corrupt(dict(goods.tensors))))
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("changes", "message"),
     [
-        ({"recipe": "{}"}, "its own is"),
-        ({"recipe": "x"}, "without a recipe"),
-        ({"digest": "../../../etc/passwd"}, "whose digest is none"),
-        ({"digest": "A" * 64}, "whose digest is none"),
+        ({"recipe": "{}"}, "but this run's is"),
+        ({"recipe": "x"}, "without a valid recipe"),
+        ({"digest": "../../../etc/passwd"}, "invalid digest"),
+        ({"digest": "A" * 64}, "invalid digest"),
     ],
 )
-def test_an_offer_that_makes_no_sense_is_refused(tmp_path: Path, words: dict[str, Any], why: str) -> None:
+def test_an_invalid_offer_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     node = program(tmp_path / "a")
-    with pytest.raises(DataError, match=f"node a was offered.*{why}"):
-        node.has({**program(tmp_path / "server").manifest(), **words})
+    with pytest.raises(DataError, match=f"node a was offered.*{message}"):
+        node.has({**program(tmp_path / "server").manifest(), **changes})
 
 
-def test_a_digest_that_does_not_fit_ends_the_run_with_the_nodes_name(
+def test_a_digest_mismatch_ends_the_run_with_an_error_that_names_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Distribution.payload
 
-    def spoilt(self: Distribution, number: int) -> Message:
+    def corrupted(self: Distribution, number: int) -> Message:
         goods = real(self, number)
         return replace(goods, tensors={**goods.tensors, "images": Tensor(goods.array("images") ^ np.uint8(1))})
 
-    monkeypatch.setattr(Distribution, "payload", spoilt)
-    with pytest.raises(DataError, match=r"node . was sent other virtual data than were offered"):
+    monkeypatch.setattr(Distribution, "payload", corrupted)
+    with pytest.raises(DataError, match=r"node . received virtual data that differ from the offer"):
         run(tmp_path / "run", config(distribution="ship"))
 
 
-def test_more_than_a_frame_takes_is_refused_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_exceed_a_frame_are_refused_before_they_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("farshore.algorithms.vhl.distribution.DEFAULT", type("Small", (), {"payload_bytes": 2599}))
-    with pytest.raises(ConfigError, match=r"2,600 bytes are more than the 2,599 .*distribution=seed"):
+    with pytest.raises(ConfigError, match=r"2,600 bytes, more than the 2,599 .*distribution=seed"):
         program(tmp_path / "server", distribution="ship").manifest()
 
 
-def test_what_a_worker_maps_is_one_file_and_checked(tmp_path: Path) -> None:
+def test_workers_map_one_file_and_check_it(tmp_path: Path) -> None:
     server = program(tmp_path, distribution="ship")
     path = server.save()
     worker = program(tmp_path, distribution="ship")

@@ -1,4 +1,4 @@
-"""VHL in somebody's own training loop: the example runs, learns, and separates virtual classes too."""
+"""The example of VHL in a custom training loop runs and learns natural and virtual classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exported model decides as the trained one does among natural classes."""
+"""An exported model predicts what the trained one predicts among natural classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ runtime = pytest.importorskip("onnxruntime")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_an_exported_model_has_the_natural_outputs_and_their_argmax(tmp_path: Path, norm: str) -> None:
+def test_exported_model_has_the_natural_outputs_and_their_argmax(tmp_path: Path, norm: str) -> None:
     model = build("conv3", 4, 1, norm=norm, seed=1, size=8)  # type: ignore[arg-type]
     widen_head(model, 4, seed=1)
     x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for _ in range(3):  # statistics that are not the first ones
+        for _ in range(3):  # move the running statistics from their initial values
             model(2 * x + 1)
         model.linear.bias[4:] += 5  # a virtual class would win everywhere
         model.eval()
@@ -32,7 +32,7 @@ def test_an_exported_model_has_the_natural_outputs_and_their_argmax(tmp_path: Pa
     export_onnx(model.train(), 4, (1, 8, 8), tmp_path / "model.onnx")
     assert model.training
     session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for count in (1, 64):  # any batch
+    for count in (1, 64):  # the batch dimension is dynamic
         (logits,) = session.run(["logits"], {"images": x[:count].numpy()})
         assert logits.shape == (count, 4)
         assert np.allclose(logits, expected[:count, :4].numpy(), atol=1e-4)

@@ -1,4 +1,4 @@
-"""What virtual data are for, without accuracy: clients without a class in common learn features that agree."""
+"""With virtual data, clients without common classes learn more similar class features."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SETTINGS: dict[str, Any] = {"per_round": 2, "local_epochs": 2, "batch": 32, "lr"
 
 
 def agreement(seed: int, virtual: dict[str, Any]) -> float:
-    """Mean cosine between the class means of two clients' features, over all classes, after one round's training.
+    """Mean cosine similarity, over all classes, of the mean test features of two clients after one round.
 
-    One holds the digits 0 to 4, the other 5 to 9; the features are those of the same test images in both models.
+    One client has the digits 0 to 4, the other 5 to 9.
     """
     settings = WORKLOAD.config.model_validate({**SETTINGS, "virtual": {"per_class": 50, **virtual}})
     task = WORKLOAD.task(settings, Seed(seed), Path, 2)
@@ -45,7 +45,7 @@ def agreement(seed: int, virtual: dict[str, Any]) -> float:
     return float(F.cosine_similarity(*means, dim=1).mean())
 
 
-def test_features_of_clients_without_common_classes_agree_more_with_virtual_data() -> None:
+def test_virtual_data_make_features_of_clients_without_common_classes_more_similar() -> None:
     with_virtual = np.array([agreement(seed, {}) for seed in SEEDS])
     without = np.array([agreement(seed, {"enabled": False}) for seed in SEEDS])
     print(with_virtual.round(3), without.round(3))

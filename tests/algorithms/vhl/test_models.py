@@ -1,4 +1,4 @@
-"""Models of VHL: exact sizes, seeded weights, heads that widen and narrow, batch norm in both modes (checks 8, 14)."""
+"""Models of VHL: exact sizes, seeded weights, widened and natural heads, batch norm modes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from farshore.algorithms.vhl.batch_norm import forward_both
-from farshore.algorithms.vhl.heads import natural_part, widen_head
+from farshore.algorithms.vhl.heads import natural_model, widen_head
 from farshore.core.errors import ConfigError
 from farshore.models.image_classifiers import build
 from farshore.models.initialization import initialize
 from farshore.models.resnet import resnet
 from farshore.models.small import conv3, lenet
 
-# depth, outputs, channels, params, BN floats, int64, tensors, P, MACs: the table of the specification, §4.
+# depth, outputs, channels, params, BN floats, int64, tensors, P, MACs: docs/methods/vhl.md, section 8.
 SIZES = [
     (10, 20, 3, 4_908_372, 5_760, 12, 74, 19_656_624, 253_437_952),
     (18, 10, 3, 11_173_962, 9_600, 20, 122, 44_734_408, 555_422_720),
@@ -31,15 +31,15 @@ SIZES = [
 
 @dataclass(frozen=True, slots=True)
 class StateSize:
-    """What one state of a model holds.
+    """Sizes of a model's state.
 
     Attributes
     ----------
     parameters, buffers, integers : int
-        Trainable numbers, floating-point buffers and int64 counters.
+        Elements of parameters, of floating-point buffers and of int64 counters.
     tensors : int
     nbytes : int
-        P, as sent: 4 bytes per fp32 number and 8 per counter.
+        P, bytes on the wire: 4 per fp32 element and 8 per counter.
     """
 
     parameters: int
@@ -50,7 +50,7 @@ class StateSize:
 
     @classmethod
     def of(cls, model: nn.Module) -> StateSize:
-        """Count ``model``, whose tensors may be without memory."""
+        """Sizes of ``model``, which may be on the meta device."""
         state = model.state_dict()
         floats = sum(t.numel() for t in state.values() if t.is_floating_point())
         integers = sum(t.numel() for t in state.values() if not t.is_floating_point())
@@ -76,14 +76,14 @@ def test_resnets_have_the_published_sizes(depth, outputs, channels, parameters, 
     assert features.shape == (1, 2048 if depth == 50 else 512)
 
 
-def test_a_state_has_no_more_bytes_with_group_norm_than_its_parameters():
+def test_with_group_norm_a_state_has_no_buffers():
     with torch.device("meta"):
         size = StateSize.of(resnet(18, 10, norm="group"))
     assert (size.parameters, size.buffers, size.integers) == (11_173_962, 0, 0)
     assert size.nbytes == 4 * 11_173_962
 
 
-def test_small_models_have_the_sizes_of_their_descriptions():
+def test_small_models_have_the_documented_sizes():
     convolutions = 9 * (1 * 16 + 16 * 32 + 32 * 64)
     assert StateSize.of(conv3(10, 1)).parameters == convolutions + 2 * (16 + 32 + 64) + 65 * 10
     assert StateSize.of(conv3(10, 1)).buffers == 2 * (16 + 32 + 64)
@@ -97,7 +97,7 @@ def test_small_models_have_the_sizes_of_their_descriptions():
 
 @pytest.mark.parametrize("name", ["conv3", "lenet", "resnet10"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_head_reads_the_features_that_are_shown(name, norm):
+def test_returned_features_are_the_input_of_the_head(name, norm):
     model = build(name, 5, 1, norm=norm, seed=3, size=16).eval()
     logits, features = model(images(4, 1, 16))
     assert torch.equal(model.linear(features), logits)
@@ -108,7 +108,7 @@ def test_the_head_reads_the_features_that_are_shown(name, norm):
     assert kinds == (set() if name == "lenet" else {nn.BatchNorm2d} if norm == "batch" else {nn.GroupNorm})
 
 
-def test_group_norms_normalize_several_maps_at_a_time():
+def test_group_norms_have_groups_of_several_channels():
     groups = {m.num_channels: m.num_groups for m in resnet(18, 10, norm="group").modules() if type(m) is nn.GroupNorm}
     assert groups == {64: 16, 128: 32, 256: 32, 512: 32}
     small = {
@@ -119,7 +119,7 @@ def test_group_norms_normalize_several_maps_at_a_time():
     assert small == {6: 1, 24: 6, 33: 3}
 
 
-def test_features_of_an_earlier_stage_can_be_shown_without_changing_the_logits():
+def test_features_of_an_earlier_stage_can_be_returned_without_changing_the_logits():
     model = build("conv3", 5, 1, seed=3).eval()
     logits, _ = model(images(4, 1))
     model.feature_layer = 2
@@ -128,29 +128,29 @@ def test_features_of_an_earlier_stage_can_be_shown_without_changing_the_logits()
     assert torch.equal(features, model.stages[1](model.stages[0](images(4, 1))).mean(dim=(2, 3)))
 
 
-def test_first_weights_come_from_the_seed_and_from_nothing_else():
+def test_initial_weights_depend_on_the_seed_only():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     model = build("resnet10", 10, seed=7)
     widen_head(model, 10, seed=7)
-    natural_part(model, 10)
+    natural_model(model, 10)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     same, other = build("resnet10", 10, seed=7), build("resnet10", 10, seed=8)
     widen_head(same, 10, seed=7)
-    state, there = model.state_dict(), same.state_dict()
-    assert all(torch.equal(state[name], there[name]) for name in there)
+    state, same_state = model.state_dict(), same.state_dict()
+    assert all(torch.equal(state[name], same_state[name]) for name in same_state)
     drawn = [name for name, p in other.named_parameters() if p.dim() > 1]
     assert not any(torch.equal(state[name][:10], other.state_dict()[name][:10]) for name in drawn)
 
 
-def test_first_weights_are_distributed_as_pytorch_draws_them():
-    ours, theirs = build("lenet", 10, seed=0).requires_grad_(False), lenet(10).requires_grad_(False)
-    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
-        if mine.numel() > 1000:
-            assert float(mine.std()) == pytest.approx(float(reference.std()), rel=0.1)
-            assert float(mine.abs().max()) == pytest.approx(float(reference.abs().max()), rel=0.05)
-            assert abs(float(mine.mean())) < 0.1 * float(mine.std())
+def test_initial_weights_have_the_distribution_of_pytorch():
+    seeded, reference_model = build("lenet", 10, seed=0).requires_grad_(False), lenet(10).requires_grad_(False)
+    for parameter, reference in zip(seeded.parameters(), reference_model.parameters(), strict=True):
+        if parameter.numel() > 1000:
+            assert float(parameter.std()) == pytest.approx(float(reference.std()), rel=0.1)
+            assert float(parameter.abs().max()) == pytest.approx(float(reference.abs().max()), rel=0.05)
+            assert abs(float(parameter.mean())) < 0.1 * float(parameter.std())
     norm = build("conv3", 10, seed=0).stages[0][0][1]
     assert torch.equal(norm.weight, torch.ones(16))
     assert torch.equal(norm.running_var, torch.ones(16))
@@ -161,8 +161,8 @@ def test_first_weights_are_distributed_as_pytorch_draws_them():
         initialize(nn.Sequential(nn.Embedding(3, 4)), torch.Generator())
 
 
-def test_models_without_virtual_outputs_start_from_the_same_weights():
-    """FedAvg and VHL are compared from one start: a head of another size changes nothing before it."""
+def test_models_with_and_without_virtual_outputs_have_the_same_initial_weights():
+    """FedAvg and VHL can thus be compared from the same initialization."""
     narrow, wide = build("conv3", 10, seed=7), build("conv3", 20, seed=7)
     widened = build("conv3", 10, seed=7)
     widen_head(widened, 10, seed=7)
@@ -172,7 +172,7 @@ def test_models_without_virtual_outputs_start_from_the_same_weights():
             assert torch.equal(a, b)
 
 
-def test_a_widened_head_keeps_its_logits_and_learns():
+def test_a_widened_head_keeps_its_logits_and_is_trainable():
     model = build("conv3", 10, 1, seed=7).eval()
     before, features = model(images(6, 1))
     widen_head(model, 4, seed=1)
@@ -192,36 +192,36 @@ def test_a_widened_head_keeps_its_logits_and_learns():
         widen_head(bare, 4, seed=1)
 
 
-def test_a_head_without_bias_widens_without_one():
+def test_a_head_without_bias_is_widened_without_bias():
     model = nn.ModuleDict({"linear": nn.Linear(3, 2, bias=False)})
     widen_head(model, 2, seed=1)
     assert model["linear"].weight.shape == (4, 3)
     assert model["linear"].bias is None
-    assert natural_part(model, 2)["linear"].bias is None
+    assert natural_model(model, 2)["linear"].bias is None
 
 
-def test_the_exported_part_decides_as_the_natural_outputs_do():
+def test_natural_model_predicts_the_argmax_of_the_natural_outputs():
     model = build("conv3", 4, 1, seed=7).eval()
     widen_head(model, 4, seed=1)
     x = images(200, 1)
     with torch.no_grad():
-        model.linear.bias -= model(x)[0].mean(0)  # so that every output wins some images, virtual ones too
-    part = natural_part(model, 4)
+        model.linear.bias -= model(x)[0].mean(0)  # so that every output, virtual ones too, is largest for some images
+    natural = natural_model(model, 4)
     logits, _ = model(x)
-    exported, _ = part(x)
+    exported, _ = natural(x)
     assert exported.shape == (200, 4)
     assert int((logits.argmax(1) >= 4).sum()) > 20
     assert len(logits[:, :4].argmax(1).unique()) == 4
     assert torch.equal(exported.argmax(1), logits[:, :4].argmax(1))
     with torch.no_grad():
-        part.linear.weight.zero_()
-        part.stages[0][0][0].weight.zero_()
-    assert torch.equal(model(x)[0], logits)  # the part is a copy
+        natural.linear.weight.zero_()
+        natural.stages[0][0][0].weight.zero_()
+    assert torch.equal(model(x)[0], logits)  # the natural model is a copy
     with pytest.raises(ConfigError, match="fewer than 9"):
-        natural_part(model, 9)
+        natural_model(model, 9)
 
 
-def test_mixed_counts_both_halves_and_split_the_natural_one_only():
+def test_mixed_uses_statistics_of_both_halves_and_split_those_of_the_natural_half():
     x, x_v = images(6, 1, seed=1), 3 + images(8, 1, seed=2)
     start = build("conv3", 5, 1, seed=7)
     runs = {mode: copy.deepcopy(start) for mode in ("mixed", "split", "natural")}
@@ -237,19 +237,19 @@ def test_mixed_counts_both_halves_and_split_the_natural_one_only():
     assert not any(torch.allclose(buffers["mixed"][n], buffers["natural"][n]) for n in means)
     assert torch.equal(mixed, copy.deepcopy(start)(torch.cat([x, x_v]))[0])
     assert not torch.allclose(mixed[:6], natural, atol=1e-3)
-    runs["split"](x)  # and afterwards statistics are followed again
+    runs["split"](x)  # statistics are updated again afterwards
     assert not any(torch.equal(b, buffers["natural"][n]) for n, b in runs["split"].named_buffers())
 
 
-def test_without_batch_norm_both_modes_agree():
+def test_without_batch_norm_both_modes_are_equal():
     model = build("conv3", 5, 1, norm="group", seed=7)
     x, x_v = images(6, 1, seed=1), images(8, 1, seed=2)
     for a, b in zip(forward_both(model, x, x_v), forward_both(model, x, x_v, "split"), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_what_cannot_be_built_is_refused():
+def test_unknown_models_and_too_small_images_are_refused():
     with pytest.raises(ConfigError, match="resnet34"):
         build("resnet34", 10, seed=0)
-    with pytest.raises(ConfigError, match="8 pixels"):
+    with pytest.raises(ConfigError, match="not 8 x 8"):
         build("lenet", 10, size=8, seed=0)

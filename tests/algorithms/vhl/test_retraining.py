@@ -1,4 +1,4 @@
-"""The server's own steps on virtual images after each aggregation: what they do, and that they keep a run's bits."""
+"""Server retraining on virtual images after each aggregation: its steps, and reproducibility of the run."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def task(settings: Any) -> VHLTask:
     return made
 
 
-def test_it_is_torchs_sgd_on_virtual_images_with_labels_of_their_own() -> None:
-    problem = task(config(method="fedprox", mu=10.0))  # the server has nothing to stay near to
+def test_retraining_is_pytorchs_sgd_on_virtual_images() -> None:
+    problem = task(config(method="fedprox", mu=10.0))  # the proximal term does not apply on the server
     flat, twin = problem.model(), problem.model().module
     state = problem.method(flat).start(flat)
     untouched = {name: array.copy() for name, array in state.items()}
@@ -55,20 +55,20 @@ def test_it_is_torchs_sgd_on_virtual_images_with_labels_of_their_own() -> None:
     expected = torch.cat([p.detach().reshape(-1) for p in twin.parameters()])
     p = flat.layout.trainable
     assert np.allclose(refined["floats"][:p], expected.numpy(), atol=1e-6)
-    # What batch norms know of natural images is not what the virtual ones look like.
+    # Running statistics remain those of natural images.
     assert np.array_equal(refined["floats"][p:], state["floats"][p:])
     assert np.array_equal(refined["integers"], state["integers"])
     assert len(state["floats"]) > p
 
 
-def test_without_steps_a_state_goes_on_as_it_is() -> None:
+def test_without_steps_the_state_is_returned_unchanged() -> None:
     problem = task(config(0))
     flat = problem.model()
     state = problem.method(flat).start(flat)
     assert problem.refine(flat, state, 1) is state
 
 
-def test_it_teaches_virtual_classes_and_differs_from_round_to_round() -> None:
+def test_retraining_lowers_the_virtual_loss_and_depends_on_the_round() -> None:
     problem = task(config(30))
     flat = problem.model()
     state = problem.method(flat).start(flat)
@@ -86,13 +86,13 @@ def test_it_teaches_virtual_classes_and_differs_from_round_to_round() -> None:
 
 
 @pytest.mark.parametrize("virtual", [{"enabled": False}, {"gaussian_anchors": True}], ids=str)
-def test_it_needs_virtual_images(virtual: dict[str, Any]) -> None:
+def test_retraining_needs_virtual_images(virtual: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="server_retrain needs virtual images"):
         config(virtual=virtual)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold"])
-def test_nodes_a_simulation_and_a_resumed_run_have_the_same_bits(tmp_path: Path, method: str) -> None:
+def test_nodes_simulation_and_resumed_run_give_the_same_bits(tmp_path: Path, method: str) -> None:
     more: dict[str, Any] = {"method": method, "downlink": {"encoding": "fp16"}}
     names = [str(i) for i in range(CLIENTS)]
     InProcessRun(WORKLOAD, config(**more), tmp_path / "nodes", names, seed=SEED).run()
@@ -108,7 +108,7 @@ def test_nodes_a_simulation_and_a_resumed_run_have_the_same_bits(tmp_path: Path,
 
 
 @pytest.mark.parametrize("schedule", ["fedasync", "fedbuff"])
-def test_versions_are_refined_where_nobody_waits(tmp_path: Path, schedule: str, monkeypatch: Any) -> None:
+def test_asynchronous_schedules_retrain_every_version(tmp_path: Path, schedule: str, monkeypatch: Any) -> None:
     seen: list[int] = []
     refine = VHLTask.refine
 

@@ -1,4 +1,4 @@
-"""Each switch of a VHL run's configuration reaches what it is meant to change."""
+"""Every setting of a VHL run has its effect."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def task(settings: Any) -> VHLTask:
 
 
 def trained(settings: Any, number: int = 1) -> np.ndarray[Any, Any]:
-    """A client's natural weights after one round."""
+    """Weights of a client's first layer after one round."""
     problem = task(settings)
     flat = problem.model()
     method = problem.method(flat)
@@ -53,8 +53,14 @@ def trained(settings: Any, number: int = 1) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def usual() -> np.ndarray[Any, Any]:
-    return trained(config())
+def default_weights() -> np.ndarray[Any, Any]:
+    """Weights trained with the default settings, in one thread as in the tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return trained(config())
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +88,14 @@ def usual() -> np.ndarray[Any, Any]:
     ],
     ids=str,
 )
-def test_every_switch_of_the_virtual_data_changes_what_a_client_learns(
-    usual: np.ndarray[Any, Any], virtual: dict[str, Any]
+def test_every_virtual_setting_changes_the_trained_weights(
+    default_weights: np.ndarray[Any, Any], virtual: dict[str, Any]
 ) -> None:
-    assert not np.array_equal(usual, trained(config(virtual)))
+    assert not np.array_equal(default_weights, trained(config(virtual)))
 
 
-def test_what_a_client_learns_comes_from_the_seed(usual: np.ndarray[Any, Any]) -> None:
-    assert np.array_equal(usual, trained(config()))
+def test_trained_weights_depend_on_the_seed_only(default_weights: np.ndarray[Any, Any]) -> None:
+    assert np.array_equal(default_weights, trained(config()))
     assert np.array_equal(trained(config({"gaussian_anchors": True})), trained(config({"gaussian_anchors": True})))
 
 
@@ -100,11 +106,11 @@ def test_the_generator_is_the_configured_one() -> None:
 
 
 @pytest.mark.parametrize("more", [{"precision": "bf16"}, {"channels": "three"}], ids=str)
-def test_every_switch_of_the_training_changes_what_a_client_learns(
-    usual: np.ndarray[Any, Any], more: dict[str, Any]
+def test_every_training_setting_changes_the_trained_weights(
+    default_weights: np.ndarray[Any, Any], more: dict[str, Any]
 ) -> None:
     learned = trained(config(**more))
-    assert learned.shape != usual.shape or not np.array_equal(usual, learned)
+    assert learned.shape != default_weights.shape or not np.array_equal(default_weights, learned)
 
 
 def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:
@@ -114,16 +120,16 @@ def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:
     assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem, Path("unused"), "x") is None
 
 
-def test_a_layer_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="3 stages, there is no layer4"):
+def test_a_missing_feature_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="3 stages and no layer4"):
         task(config({"feature_layer": "layer4"})).model()
 
 
-def test_by_participation_lr_falls_only_in_rounds_that_a_client_was_drawn_for() -> None:
+def test_participation_clock_decays_lr_only_in_the_clients_own_rounds() -> None:
     problem = task(config(lr_clock="participation", lr_decay=0.5))
     flat = problem.model()
     drawn = [r for r in range(1, 10) if 0 in cohort(Seed(3), r, CLIENTS, 2)]
-    assert len(drawn) < 9  # or both clocks would agree
+    assert len(drawn) < 9  # otherwise both clocks would agree
     assert [problem.work(flat, 0, r).sgd.lr for r in drawn] == [0.05 * 0.5**i for i in range(len(drawn))]
     assert [problem.sgd_of(0, r).lr for r in drawn] == [0.05 * 0.5**i for i in range(len(drawn))]
     by_rounds = task(config(lr_decay=0.5))
@@ -131,7 +137,7 @@ def test_by_participation_lr_falls_only_in_rounds_that_a_client_was_drawn_for() 
 
 
 @pytest.mark.parametrize("devices", [{"over": 1.5}, {"availability": 0.5}], ids=str)
-def test_by_participation_is_refused_where_devices_make_other_cohorts(
+def test_participation_clock_is_refused_if_devices_change_the_cohorts(
     devices: dict[str, float], tmp_path: Path
 ) -> None:
     on = devices.get("availability", 1.0)
@@ -150,7 +156,7 @@ def test_by_participation_is_refused_where_devices_make_other_cohorts(
         simulation(1.0, lr_clock="participation")._check_participation_clock(config(lr_clock="participation"))
 
 
-def test_option_1_of_scaffold_gets_the_gradient_of_all_data_and_only_with_plain_sgd() -> None:
+def test_scaffold_option_1_gets_all_data_of_a_client_and_needs_plain_sgd() -> None:
     problem = task(config(method="scaffold", scaffold_option=1, server_lr=0.5))
     rule = problem.method(problem.model())
     assert isinstance(rule, Scaffold)
@@ -160,20 +166,20 @@ def test_option_1_of_scaffold_gets_the_gradient_of_all_data_and_only_with_plain_
     assert len(images) == work.samples == len(problem.parts[0])
     assert sum(share for share, _ in work.full_batches) == pytest.approx(1)
     assert all(share == len(batch[1]) / work.samples for share, batch in work.full_batches)
-    assert len({image.numpy().tobytes() for image in images}) > 0.95 * len(images)  # each once, few are alike
+    assert len({image.numpy().tobytes() for image in images}) > 0.95 * len(images)  # each once; few are duplicates
     assert not task(config(method="scaffold")).work(problem.model(), 0, 1).full_batches
     with pytest.raises(ValueError, match="scaffold_option 1 needs scaffold_momentum 0"):
         config(method="scaffold", scaffold_option=1, scaffold_momentum=0.5)
 
 
 @pytest.mark.parametrize(("method", "momentum"), [("scaffold", 0.5), ("fedavg", 0.9)])
-def test_scaffolds_clients_have_a_momentum_of_their_own(method: str, momentum: float) -> None:
+def test_scaffold_momentum_replaces_momentum_for_scaffold_only(method: str, momentum: float) -> None:
     problem = task(config(method=method, momentum=0.9, scaffold_momentum=0.5))
     assert problem.work(problem.model(), 0, 1).sgd.momentum == momentum
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "fednova"])
-def test_kept_momentum_starts_a_round_where_the_last_one_ended(method: str) -> None:
+def test_kept_momentum_carries_over_to_the_next_round(method: str) -> None:
     settings = config(method=method, momentum=0.9, scaffold_momentum=0.9, client_momentum="keep")
     problem = task(settings)
     flat = problem.model()
@@ -188,11 +194,11 @@ def test_kept_momentum_starts_a_round_where_the_last_one_ended(method: str) -> N
         work.client_state = memory
         ends.append(rule.local(flat, rule.sent(state), work).tensors["floats"])
     assert memory[VELOCITY].any()
-    assert not np.array_equal(*ends)  # same state, same batches, another velocity
+    assert not np.array_equal(*ends)  # same state and batches, but another velocity
 
 
 @pytest.mark.slow
-def test_kept_momentum_gives_the_same_bits_simulated_and_with_nodes(tmp_path: Path) -> None:
+def test_kept_momentum_gives_the_same_bits_in_a_simulation_and_on_nodes(tmp_path: Path) -> None:
     settings = config(momentum=0.9, client_momentum="keep")
     names = [str(i) for i in range(CLIENTS)]
     InProcessRun(WORKLOAD, settings, tmp_path / "nodes", names, seed=3).run()

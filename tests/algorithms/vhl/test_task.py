@@ -1,4 +1,4 @@
-"""What a VHL task scores and what it feeds: figures by hand, virtual batches, time of an extra pass."""
+"""The VHL task: scores, virtual batches, and the simulated time of SCAFFOLD's extra pass."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def task(settings: Any) -> VHLTask:
     return made
 
 
-def test_scores_are_those_of_all_outputs_and_of_the_natural_ones() -> None:
+def test_scores_over_all_outputs_and_over_natural_outputs() -> None:
     problem = task(config(lr=0.1))
     flat = problem.model()
     method = problem.method(flat)
     state = method.start(flat)
     update = method.local(flat, state, problem.work(flat, 0, 1))
     flat.load(update.tensors["floats"], update.tensors["integers"])
-    with torch.no_grad():  # so that virtual outputs win about half of the images
+    with torch.no_grad():  # so that virtual outputs are largest for about half of the images
         flat.module.eval()
         logits = flat.module(problem._prepare(problem._test_x))[0]
         ahead = logits[:, :10].amax(1) - logits[:, 10:].amax(1)
@@ -54,17 +54,17 @@ def test_scores_are_those_of_all_outputs_and_of_the_natural_ones() -> None:
     assert found["acc"] == pytest.approx(float((logits.argmax(1) == y).float().mean()))
     assert found["acc_nat"] == pytest.approx(float((own.argmax(1) == y).float().mean()))
     assert found["test_loss"] == pytest.approx(float(F.cross_entropy(own, y)), rel=1e-5)
-    assert found["acc"] < found["acc_nat"] - 0.1  # or the two could be one
+    assert found["acc"] < found["acc_nat"] - 0.1  # the scores must differ
     assert flat.module.training
 
 
-def test_virtual_batches_are_whole_shuffled_and_endless() -> None:
+def test_virtual_batches_are_full_shuffled_and_endless() -> None:
     problem = task(config())
     batches = list(islice(problem._virtual_batches(Seed(1)), 4))
-    assert [len(labels) for _, labels in batches] == [20] * 4  # 50 images: ten of each pass are left out
+    assert [len(labels) for _, labels in batches] == [20] * 4  # 50 images: ten are dropped in each pass
     for first in (0, 2):
         images = torch.cat([x for x, _ in batches[first : first + 2]])
-        assert len({image.numpy().tobytes() for image in images}) == 40  # none comes twice in a pass
+        assert len({image.numpy().tobytes() for image in images}) == 40  # no image occurs twice in a pass
     assert not torch.equal(batches[0][1], batches[2][1])
     assert len(set(batches[0][1].tolist())) > 5
     known = {
@@ -77,7 +77,7 @@ def test_virtual_batches_are_whole_shuffled_and_endless() -> None:
         assert [known[image.numpy().tobytes()] for image in images] == labels.tolist()
 
 
-def test_a_pass_over_all_data_takes_devices_as_long_as_its_steps(tmp_path: Path) -> None:
+def test_scaffold_option_1_takes_simulated_devices_one_more_epoch(tmp_path: Path) -> None:
     devices = Devices.model_validate({"population": {"groups": [{}]}, "seconds_per_step": 0.01})
     seconds = {}
     for option in (1, 2):

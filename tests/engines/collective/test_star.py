@@ -1,4 +1,4 @@
-"""The star's two ends, without processes between them: what every collective gives, and what is refused."""
+"""Star server and star clients in one process: results of every collective, and errors on mismatched calls."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from farshore.wire.memory import pair
 
 
 class Star:
-    """A hub in a thread, and ranks whose channels are in memory."""
+    """A star server in threads, and ranks with in-memory channels."""
 
     def __init__(self, ranks: int) -> None:
         self.names = [f"n{rank}" for rank in range(ranks)]
         self.ends = [pair(name) for name in self.names]
-        self.lines = [StarClient(theirs) for _, theirs in self.ends]
-        for line in self.lines:
-            line.begin(1)
-        self.groups = [StarGroup(line, "g", rank, ranks, range(ranks)) for rank, line in enumerate(self.lines)]
-        self.hub = StarServer(self.names, 1, lambda rank, message: self.ends[rank][0].send(message))
+        self.clients = [StarClient(node_end) for _, node_end in self.ends]
+        for client in self.clients:
+            client.start_generation(1)
+        self.groups = [StarGroup(client, "g", rank, ranks, range(ranks)) for rank, client in enumerate(self.clients)]
+        self.server = StarServer(self.names, 1, lambda rank, message: self.ends[rank][0].send(message))
         self.store = SharedStore(lambda name, message: self.ends[self.names.index(name)][0].send(message))
         self.errors: queue.Queue[Exception] = queue.Queue()
         self._lock = threading.Lock()
@@ -47,14 +47,14 @@ class Star:
             with self._lock:
                 try:
                     if message.kind in KINDS:
-                        self.hub.take(rank, message)
+                        self.server.handle(rank, message)
                     else:
-                        self.store.take(self.names[rank], message)
+                        self.store.handle(self.names[rank], message)
                 except Exception as error:
                     self.errors.put(error)
 
     def each(self, do: Callable[[StarGroup, int], Any]) -> list[Any]:
-        """``do(group, rank)`` on every rank at once."""
+        """Call ``do(group, rank)`` on every rank at once; return the results by rank."""
         results: list[Any] = [None] * len(self.groups)
 
         def run(rank: int) -> None:
@@ -69,8 +69,8 @@ class Star:
         return results
 
     def close(self) -> None:
-        for mine, _ in self.ends:
-            mine.close()
+        for server_end, _ in self.ends:
+            server_end.close()
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int
     ("operation", "expected"),
     [(dist.ReduceOp.SUM, 6), (dist.ReduceOp.MAX, 3), (dist.ReduceOp.MIN, 1), (dist.ReduceOp.PRODUCT, 6)],
 )
-def test_every_rank_gets_the_reduction(star: Any, operation: Any, expected: int, dtype: torch.dtype) -> None:
+def test_every_rank_gets_the_result_of_an_all_reduce(
+    star: Any, operation: Any, expected: int, dtype: torch.dtype
+) -> None:
     def do(group: StarGroup, rank: int) -> torch.Tensor:
         tensor = torch.full((2, 3), rank + 1, dtype=dtype)
         group.allreduce([tensor], options(reduceOp=operation)).wait()
@@ -108,7 +110,7 @@ def test_every_rank_gets_the_reduction(star: Any, operation: Any, expected: int,
         assert torch.equal(found, torch.full((2, 3), expected, dtype=dtype))
 
 
-def test_sums_are_added_in_the_order_of_ranks_whoever_is_first(star: Any) -> None:
+def test_sums_are_computed_in_rank_order_whatever_the_order_of_arrival(star: Any) -> None:
     values = [1.0, 1e8, -1e8]  # (1 + 1e8) - 1e8 = 0 in float32, and 1 in another order
     made = star()
     works, tensors = {}, [torch.tensor([value]) for value in values]
@@ -119,7 +121,7 @@ def test_sums_are_added_in_the_order_of_ranks_whoever_is_first(star: Any) -> Non
     assert [float(tensor) for tensor in tensors] == [0.0] * 3
 
 
-def test_only_the_root_gets_what_is_reduced_to_it(star: Any) -> None:
+def test_only_the_root_gets_the_result_of_a_reduce(star: Any) -> None:
     def do(group: StarGroup, rank: int) -> float:
         tensor = torch.tensor([rank + 1.0])
         group.reduce([tensor], options(reduceOp=dist.ReduceOp.SUM, rootRank=1)).wait()
@@ -128,13 +130,13 @@ def test_only_the_root_gets_what_is_reduced_to_it(star: Any) -> None:
     assert star().each(do) == [1.0, 6.0, 3.0]
 
 
-def test_broadcasts_gathers_and_exchanges(star: Any) -> None:
+def test_broadcast_all_gather_all_to_all_and_barrier(star: Any) -> None:
     def do(group: StarGroup, rank: int) -> list[Any]:
         copied = torch.tensor([float(rank)])
         group.broadcast([copied], options(rootRank=2)).wait()
         gathered = [torch.empty(2) for _ in range(3)]
         group.allgather([gathered], [torch.tensor([rank, 10.0 * rank])]).wait()
-        # Rank r gets r + 1 numbers from each.
+        # Rank r receives r + 1 elements from each rank.
         given = torch.cat([torch.full((to + 1,), 10.0 * rank + to) for to in range(3)])
         got = torch.empty(3 * (rank + 1))
         group.alltoall_base(got, given, [rank + 1] * 3, [1, 2, 3]).wait()
@@ -163,7 +165,7 @@ def test_messages_between_two_ranks_keep_their_order(star: Any) -> None:
     assert star().each(do)[2] == [1.0, 2.0]
 
 
-def test_whoever_waits_is_told_when_the_ranks_change(star: Any) -> None:
+def test_pending_and_later_collectives_fail_when_the_ranks_change(star: Any) -> None:
     made = star()
     work = made.groups[0].allreduce([torch.ones(1)])
     made.ends[0][0].send(Message("control", fields={"what": "lost", "why": "node n2 was lost"}))
@@ -171,47 +173,59 @@ def test_whoever_waits_is_told_when_the_ranks_change(star: Any) -> None:
         work.wait()
     with pytest.raises(RanksChangedError):
         made.groups[0].allreduce([torch.ones(1)])
-    # The next generation begins anew; an answer of the last one is dropped.
-    made.lines[0].begin(2)
-    assert made.lines[0].broken is None
+    # The next generation starts without an error.
+    made.clients[0].start_generation(2)
+    assert made.clients[0].error is None
 
 
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (("all_reduce", {"operation": "sum"}, [1.0]), ("all_reduce", {"operation": "sum"}, [1.0, 2.0]), "does not fit"),
-        (("all_reduce", {"operation": "sum"}, [1.0]), ("barrier", {}, []), "wants a barrier where node n0"),
-        (("all_reduce", {"operation": "sum"}, [1.0]), ("all_reduce", {"operation": "max"}, [1.0]), "wants a"),
-        (("barrier", {}, []), ("all_reduce", {"operation": "mode"}, [1.0]), "by 'mode', which is none"),
-        (("barrier", {}, []), ("barrier", {"members": "0,7"}, []), "names no group"),
-        (("barrier", {}, []), ("barrier", {"members": "0,2"}, []), "no member"),
-        (("barrier", {}, []), ("send", {"target": 9}, [1.0]), "goes to rank 9 of 3"),
+        (
+            ("all_reduce", {"operation": "sum"}, [1.0]),
+            ("all_reduce", {"operation": "sum"}, [1.0, 2.0]),
+            "does not match",
+        ),
+        (
+            ("all_reduce", {"operation": "sum"}, [1.0]),
+            ("barrier", {}, []),
+            "called barrier where node n0 called all_reduce",
+        ),
+        (
+            ("all_reduce", {"operation": "sum"}, [1.0]),
+            ("all_reduce", {"operation": "max"}, [1.0]),
+            "called all_reduce where",
+        ),
+        (("barrier", {}, []), ("all_reduce", {"operation": "mode"}, [1.0]), "unknown reduction 'mode'"),
+        (("barrier", {}, []), ("barrier", {"members": "0,7"}, []), "are not a group"),
+        (("barrier", {}, []), ("barrier", {"members": "0,2"}, []), "not a member"),
+        (("barrier", {}, []), ("send", {"target": 9}, [1.0]), "target rank 9 is outside the group of 3"),
     ],
 )
-def test_ranks_that_do_not_fit_each_other_are_named(star: Any, first: Any, second: Any, words: str) -> None:
+def test_mismatched_calls_raise_an_error_that_names_the_node(star: Any, first: Any, second: Any, words: str) -> None:
     made = star()
     for rank, (kind, fields, numbers) in enumerate((first, second)):
-        line = made.lines[rank]
+        client = made.clients[rank]
         tensors = {"0": torch.tensor(numbers)} if numbers else {}
-        line.ask(kind, "g", 1, tensors, {"members": "0,1,2", **fields})
+        client.send_part(kind, "g", 1, tensors, {"members": "0,1,2", **fields})
         if rank == 0 and kind != "broadcast":
-            _until_taken(made)
+            _wait_until_received(made)
     error = made.errors.get(timeout=10)
     assert isinstance(error, RunFailedError)
     assert words in str(error)
 
 
-def _until_taken(made: Star) -> None:
+def _wait_until_received(made: Star) -> None:
     end = threading.Event()
     for _ in range(200):
-        if made.hub._open:
+        if made.server._open:
             return
         end.wait(0.02)
 
 
-def test_the_store_answers_when_there_is_something_to_answer(star: Any) -> None:
+def test_the_store_answers_a_read_once_the_key_exists(star: Any) -> None:
     made = star()
-    stores = [ChannelStore(line) for line in made.lines]
+    stores = [ChannelStore(client) for client in made.clients]
     found: list[Any] = []
     waiting = threading.Thread(target=lambda: found.append(stores[1].get("address")))
     waiting.start()

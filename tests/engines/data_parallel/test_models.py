@@ -1,4 +1,4 @@
-"""Every model by name makes logits that can be trained; what cannot is refused before anything is trained."""
+"""Models by name return trainable logits; unsuitable ones are refused before training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from farshore.core.errors import ConfigError
 from farshore.models.catalog import build
-from farshore.models.image_classifiers import build as showing_features
+from farshore.models.image_classifiers import build as build_with_features
 
 
 @pytest.mark.parametrize(
@@ -21,38 +21,38 @@ from farshore.models.image_classifiers import build as showing_features
         ("resnet50", 23_520_842),
     ],
 )
-def test_a_model_makes_logits_that_reach_every_parameter(name: str, parameters: int) -> None:
+def test_the_loss_has_a_gradient_for_every_parameter(name: str, parameters: int) -> None:
     model = build(name, 10, 3, 32, seed=1)
     logits = model(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 10)
     functional.cross_entropy(logits, torch.tensor([3, 7])).backward()
-    assert all(p.grad is not None for p in model.parameters()), "DDP would wait for the others"
+    assert all(p.grad is not None for p in model.parameters()), "DDP would wait for the missing gradients"
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_a_wide_model_is_the_one_of_its_name_elsewhere() -> None:
-    model, other = build("resnet10", 10, 3, 32, seed=5), showing_features("resnet10", 10, 3, seed=5)
+def test_a_wide_resnet_equals_the_feature_extractor_of_the_same_name() -> None:
+    model, other = build("resnet10", 10, 3, 32, seed=5), build_with_features("resnet10", 10, 3, seed=5)
     x = torch.rand(2, 3, 32, 32)
     assert model.state_dict().keys() == other.state_dict().keys()
     assert torch.equal(model(x), other(x)[0])
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "why"),
+    ("name", "channels", "reason"),
     [
-        ("resnet18", 1, "cannot take images of 1 x 32 x 32"),
+        ("resnet18", 1, "does not accept images of 1 x 32 x 32"),
         ("no_such_net", 3, "has no classifier 'no_such_net'"),
         ("fcn_resnet50", 3, "has no classifier"),
-        ("vit_b_16", 3, "cannot take images of 3 x 32 x 32"),
+        ("vit_b_16", 3, "does not accept images of 3 x 32 x 32"),
     ],
 )
-def test_what_cannot_be_trained_on_the_images_is_refused_with_the_reason(name: str, channels: int, why: str) -> None:
+def test_unsuitable_torchvision_models_are_refused_with_the_reason(name: str, channels: int, reason: str) -> None:
     pytest.importorskip("torchvision")
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(ConfigError, match=reason):
         build(f"torchvision:{name}", 10, channels, 32, seed=1)
 
 
-def test_a_model_of_several_outputs_is_refused_and_one_of_torchvision_is_left_untried() -> None:
+def test_models_with_several_outputs_are_refused_and_checks_do_not_change_the_initial_weights() -> None:
     models = pytest.importorskip("torchvision.models")
     with pytest.raises(ConfigError, match="several outputs"):
         build("torchvision:googlenet", 10, 3, 64, seed=1)

@@ -1,4 +1,4 @@
-"""The same training under torchrun, in Ray's actors and in one process ends with the same model."""
+"""Training under torchrun, in Ray actors and in one process ends with the same model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def command(method: str, out: Path, batch: int) -> list[str]:
     return ["-m", "farshore.torchrun", method, *pairs, "--out", str(out)]
 
 
-def agents(method: str, out: Path, port: int) -> list[str]:
-    """Two torchrun agents, as on two machines; what rank 0 printed."""
+def run_agents(method: str, out: Path, port: int) -> list[str]:
+    """Run two torchrun agents, as on two machines; return the printed lines."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     both = [
         subprocess.Popen(
-            [*torchrun, *meeting, *command(method, out, 16)],
+            [*torchrun, *rendezvous, *command(method, out, 16)],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
@@ -44,14 +44,14 @@ def agents(method: str, out: Path, port: int) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["data_parallel", "dp_kfac"])
-def test_two_agents_train_what_one_process_trains(method: str, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    lines = [json.loads(line) for line in agents(method, tmp_path / "two", port) if line.startswith("{")]
+def test_two_agents_train_the_same_model_as_one_process(method: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    lines = [json.loads(line) for line in run_agents(method, tmp_path / "two", port) if line.startswith("{")]
     assert [line["step"] for line in lines if "step" in line] == [10, 12]
     assert lines[-1]["ended"]
     two = load_state(tmp_path / "two" / "last.safetensors")[0]
-    if method == "dp_kfac":  # an owner's factors are those of its own batches
+    if method == "dp_kfac":  # local factors differ from those of the whole batch
         assert all(np.isfinite(array).all() for array in two.values())
         return
     subprocess.run([sys.executable, *command(method, tmp_path / "one", 32)], check=True, timeout=200)
@@ -61,12 +61,14 @@ def test_two_agents_train_what_one_process_trains(method: str, tmp_path: Path) -
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_two_actors_of_ray_train_what_one_process_trains(tmp_path: Path) -> None:
+def test_two_ray_actors_train_the_same_model_as_one_process(tmp_path: Path) -> None:
     settings = {"model": "mlp", "steps": 12, "lr": 0.05, "checkpoint_every": 5, "schedule": "constant"}
     script = tmp_path / "on_ray.py"
     script.write_text(ON_RAY)
-    told = json.dumps({**settings, "batch": 16})
-    done = subprocess.run([sys.executable, str(script), told, str(tmp_path / "two")], text=True, capture_output=True)
+    arguments = json.dumps({**settings, "batch": 16})
+    done = subprocess.run(
+        [sys.executable, str(script), arguments, str(tmp_path / "two")], text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     train("data_parallel", {**settings, "batch": 32}, tmp_path / "one")
     one, two = (load_state(tmp_path / name / "last.safetensors")[0] for name in ("one", "two"))
@@ -74,7 +76,7 @@ def test_two_actors_of_ray_train_what_one_process_trains(tmp_path: Path) -> None
         np.testing.assert_allclose(two[name], array, rtol=0, atol=2e-6)
 
 
-#: A process of its own: Ray leaves threads behind, and a process group is one for all.
+#: Runs in its own process: Ray leaves threads behind, and the default process group is global.
 ON_RAY = """
 import json, os, sys
 from pathlib import Path
@@ -98,7 +100,7 @@ ray.get([rank.train.remote(place, settings, out) for place, rank in enumerate([R
 """
 
 
-def test_a_launch_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_restarted_launch_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = command("dp_kfac", tmp_path / "whole", 16)
     subprocess.run([sys.executable, *whole], check=True, timeout=100)
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Flower's own engine: its link state, its grid, its workers; clients computed by Ray, or one after another here."""
+"""Runs a Flower app on Flower's own simulation engine, with Ray or with an in-process backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def run_on_flower(app: Path, changes: dict[str, Any], nodes: int, directory: Path, *, ray: bool = False) -> None:
-    """Run the app in a folder on Flower's simulation engine; what it writes goes to ``directory``."""
+    """Run the app in a folder on Flower's simulation engine, with ``directory`` as working directory."""
     import flwr.simulation.run_simulation  # noqa: F401 – the package has a function of that name
     from flwr.app import Context, RecordDict
     from flwr.common.config import get_fused_config_from_dir, get_project_config
@@ -52,7 +52,7 @@ def run_on_flower(app: Path, changes: dict[str, Any], nodes: int, directory: Pat
 
 @contextlib.contextmanager
 def _inline() -> Any:
-    """Flower's engine with a backend that computes in the engine's own worker, in place of Ray's."""
+    """Replace Flower's Ray backend by one that runs clients in the engine's own worker."""
     from flwr.server.superlink.fleet.vce.backend import Backend
 
     class Inline(Backend):
@@ -88,6 +88,6 @@ def _inline() -> Any:
 
 
 def arrays(directory: Path, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """What the app saved under ``name``."""
+    """Arrays that the app saved under ``name``."""
     with np.load(directory / f"{name}.npz") as found:
         return {key: found[key] for key in found.files}

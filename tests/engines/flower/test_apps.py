@@ -1,4 +1,4 @@
-"""Flower apps, as users write them, give here what they give on Flower's own engine."""
+"""Unmodified Flower apps give the same results as on Flower's own engine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from farshore.simulations.flower_app import flower_run, simulate_app
 pytest.importorskip("flwr")
 APPS = Path(__file__).parent / "apps"
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "krum", "dp")
-#: With 4 nodes Krum's two best are each other's neighbors, and which of them wins is the order's affair.
+#: With 4 nodes, Krum's two best updates tie (each is the other's neighbor), and the order would decide.
 NODES = 6
-#: Bytes of the model: 64 x 10 and 10 float32.
+#: Bytes of the model, a 64 x 10 matrix and 10 biases in float32.
 MODEL = 4 * (64 * 10 + 10)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    """The module beside this one that runs apps on Flower's engine."""
+    """The module ``flower_engine``, which runs apps on Flower's engine."""
     sys.path.insert(0, str(Path(__file__).parent))
     try:
         return importlib.import_module("flower_engine")
@@ -37,7 +37,7 @@ def engine() -> Any:
 
 @pytest.fixture(scope="module")
 def both(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Directories of the same app, run on Flower's engine and on ours."""
+    """Run directories of the same app on Flower's engine and on farshore."""
     folder = tmp_path_factory.mktemp("message")
     changes = {"strategies": ",".join(STRATEGIES), "nodes": NODES}
     engine.run_on_flower(APPS / "message", changes, NODES, folder / "theirs")
@@ -46,7 +46,7 @@ def both(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_ends_with_the_arrays_of_flowers_own_engine(
+def test_strategy_gives_the_same_arrays_as_on_flowers_engine(
     engine: Any, both: tuple[Path, Path], strategy: str
 ) -> None:
     theirs, ours = (engine.arrays(folder, strategy) for folder in both)
@@ -56,21 +56,21 @@ def test_a_strategy_ends_with_the_arrays_of_flowers_own_engine(
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6)
 
 
-def test_strategies_differ_from_each_other(engine: Any, both: tuple[Path, Path]) -> None:
+def test_strategies_give_different_arrays(engine: Any, both: tuple[Path, Path]) -> None:
     found = [engine.arrays(both[1], strategy)["weight"] for strategy in STRATEGIES]
     for i, one in enumerate(found):
         assert all(np.abs(one - other).max() > 1e-3 for other in found[:i])
 
 
-def test_what_clients_report_and_keep_is_the_same_too(both: tuple[Path, Path]) -> None:
+def test_client_metrics_and_states_are_the_same_as_on_flowers_engine(both: tuple[Path, Path]) -> None:
     theirs, ours = (json.loads((folder / "metrics.json").read_text()) for folder in both)
-    flat = lambda told: [v for s in STRATEGIES for r in told[s] for m in r.values() for v in m.values()]  # noqa: E731
+    flat = lambda metrics: [v for s in STRATEGIES for r in metrics[s] for m in r.values() for v in m.values()]  # noqa: E731
     np.testing.assert_allclose(flat(ours), flat(theirs), atol=1e-6)
-    # Of the state that each client keeps: two visits for each strategy.
+    # Counted in the clients' context.state: two visits per strategy.
     assert ours["dp"][0]["2"]["visits"] == pytest.approx(2 * len(STRATEGIES))
 
 
-def test_an_app_of_the_older_api_ends_with_the_arrays_of_flowers_own_engine(engine: Any, tmp_path: Path) -> None:
+def test_app_of_the_legacy_api_gives_the_same_arrays_as_on_flowers_engine(engine: Any, tmp_path: Path) -> None:
     engine.run_on_flower(APPS / "legacy", {}, 4, tmp_path / "theirs")
     simulate_app(flower_run(APPS / "legacy", {}), tmp_path / "ours", 4)
     theirs, ours = (engine.arrays(tmp_path / side, "legacy") for side in ("theirs", "ours"))
@@ -79,7 +79,7 @@ def test_an_app_of_the_older_api_ends_with_the_arrays_of_flowers_own_engine(engi
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6)
 
 
-def test_the_ledger_has_the_models_bytes_exactly(tmp_path: Path) -> None:
+def test_ledger_has_the_exact_bytes_of_the_model(tmp_path: Path) -> None:
     changes = {"num-server-rounds": 1, "nodes": 2}
     simulate_app(flower_run(APPS / "message", changes), tmp_path / "run", 2)
     run = RunDirectory.open(tmp_path / "run")
@@ -95,7 +95,7 @@ def test_the_ledger_has_the_models_bytes_exactly(tmp_path: Path) -> None:
     assert 1.5 < metrics["train_loss"] < 2.4
 
 
-def test_an_encoding_halves_the_payload_and_changes_little(engine: Any, tmp_path: Path) -> None:
+def test_fp16_encoding_halves_the_payload_and_changes_the_result_little(engine: Any, tmp_path: Path) -> None:
     changes = {"num-server-rounds": 1, "nodes": 2}
     more: dict[str, Any]
     for name, more in (("raw", {}), ("half", {"up_encoding": "fp16"})):
@@ -107,7 +107,7 @@ def test_an_encoding_halves_the_payload_and_changes_little(engine: Any, tmp_path
     assert 0 < np.abs(raw - half).max() < 1e-3
 
 
-def test_an_exception_in_one_client_is_a_failure_and_the_round_completes(engine: Any, tmp_path: Path) -> None:
+def test_exception_in_a_client_is_a_failure_and_the_round_completes(engine: Any, tmp_path: Path) -> None:
     changes = {"fault": "raise", "nodes": 3, "num-server-rounds": 1}
     result = simulate_app(flower_run(APPS / "message", changes), tmp_path / "run", 3)
     assert result == {"messages": 6, "failures": 1}
@@ -117,25 +117,25 @@ def test_an_exception_in_one_client_is_a_failure_and_the_round_completes(engine:
     assert np.abs(engine.arrays(tmp_path / "run", "fedavg")["weight"]).max() > 0.01
 
 
-def test_a_serverapp_that_raises_ends_the_run_with_its_error(tmp_path: Path) -> None:
+def test_exception_in_the_serverapp_ends_the_run_with_that_exception(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="no such strategy"):
         simulate_app(flower_run(APPS / "message", {"strategies": "none"}), tmp_path / "run", 2)
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"lrr": 1.0}, "did you mean 'lr'"),
-        ({"lr": "fast"}, "it is float there"),
-        ({"nodes": 2.5}, "it is int there"),
+        ({"lr": "fast"}, "'lr' must be float"),
+        ({"nodes": 2.5}, "'nodes' must be int"),
     ],
 )
-def test_a_wrong_change_of_the_configuration_is_named(changes: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint):
+def test_invalid_overrides_of_the_configuration_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         flower_run(APPS / "message", changes)
 
 
-def test_a_folder_that_is_no_app_is_named(tmp_path: Path) -> None:
+def test_folder_without_an_app_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no pyproject\.toml"):
         flower_run(tmp_path, {})
     (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.components]\nserverapp = 'a:b'\n")
@@ -143,14 +143,14 @@ def test_a_folder_that_is_no_app_is_named(tmp_path: Path) -> None:
         flower_run(tmp_path, {})
 
 
-def test_naming_the_method_imports_no_flower() -> None:
+def test_loading_the_workload_does_not_import_flower() -> None:
     import subprocess
 
     script = "from farshore.core.workloads import load; load('flower'); import sys; sys.exit('flwr' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", script], timeout=60, check=False).returncode == 0
 
 
-def test_a_run_without_any_node_left_fails_at_once(tmp_path: Path) -> None:
+def test_run_fails_at_once_when_no_nodes_remain(tmp_path: Path) -> None:
     from farshore.core.errors import RefusedError
     from farshore.engines.flower.workload import FlowerWorkload
     from farshore.simulations.in_process import InProcessRun
@@ -165,14 +165,14 @@ def test_a_run_without_any_node_left_fails_at_once(tmp_path: Path) -> None:
 
 
 def _visits(folder: Path, epoch: int) -> int:
-    """Have a node program of its own answer one message; what its app counts in the state that it keeps."""
+    """Let a new node program answer one message; returns the number of visits counted in the client's state."""
     from farshore.core.message import Message
     from farshore.core.seeds import Seed
     from farshore.core.session import RunInfo
     from farshore.engines.flower import compat as fl
     from farshore.engines.flower.arrays import from_frame, to_frame
+    from farshore.engines.flower.flower_ids import flower_id
     from farshore.engines.flower.node import Host
-    from farshore.engines.flower.numbers import number_of
     from farshore.wire.memory import pair
 
     server, mine = pair("a")
@@ -181,18 +181,18 @@ def _visits(folder: Path, epoch: int) -> int:
         run=run, node="a", shard=(0, 1), channel=mine, admit=lambda *_: None, log=lambda line: None
     )
     arrays = {"weight": np.zeros((64, 10), np.float32), "bias": np.zeros(10, np.float32)}
-    fl.take_identity(7)
+    fl.set_server_identity(7)
     content = fl.RecordDict(
         {
             "arrays": fl.ArrayRecord({name: fl.Array(values) for name, values in arrays.items()}),
             "config": fl.ConfigRecord({"server-round": 1}),
         }
     )
-    server.send(to_frame(fl.address(fl.Message(content, number_of("a"), "train")), 1))
+    server.send(to_frame(fl.set_metadata(fl.Message(content, flower_id("a"), "train")), 1))
     server.send(Message("control", fields={"what": "done"}))
     Host(session, flower_run(APPS / "message", {})).run()  # type: ignore[arg-type]
     return int(from_frame(server.receive(5)).content["metrics"]["visits"])
 
 
-def test_what_a_client_keeps_outlives_its_program_but_not_the_servers_new_attempt(tmp_path: Path) -> None:
+def test_client_state_survives_a_restart_of_its_program_but_not_of_the_server(tmp_path: Path) -> None:
     assert [_visits(tmp_path, 0), _visits(tmp_path, 0), _visits(tmp_path, 1)] == [1, 2, 1]

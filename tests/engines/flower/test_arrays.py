@@ -1,4 +1,4 @@
-"""Flower's messages keep every value on their way through our frames, whose tensors are the arrays themselves."""
+"""Conversion of Flower messages to frames and back is exact; arrays become tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from farshore.engines.flower.arrays import from_frame, round_of, to_frame
 
 @pytest.fixture(autouse=True)
 def _identity() -> None:
-    fl.take_identity(7)
+    fl.set_server_identity(7)
 
 
 def _message(**records: Any) -> fl.Message:
@@ -46,14 +46,14 @@ def _sent(message: fl.Message, encoding: Any = None) -> fl.Message:
     ],
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
-def test_an_array_arrives_as_it_was(array: Any) -> None:
+def test_arrays_arrive_unchanged(array: Any) -> None:
     record = _sent(_message(arrays=fl.ArrayRecord({"x": fl.Array(array)}))).content["arrays"]
     got = record["x"]
     assert (got.dtype, got.shape, got.stype) == (str(array.dtype), array.shape, "numpy.ndarray")
     np.testing.assert_array_equal(got.numpy(), array)
 
 
-def test_records_of_all_kinds_and_their_order_arrive() -> None:
+def test_records_of_all_types_arrive_in_order() -> None:
     foreign = fl.Array("float32", (2,), "torch.tensor", b"\x93NUMPY no")
     sent = _message(
         b=fl.ArrayRecord({"z": fl.Array(np.ones(2)), "a": foreign}),
@@ -67,14 +67,14 @@ def test_records_of_all_kinds_and_their_order_arrive() -> None:
     assert list(got.content["b"]) == ["z", "a"]
 
 
-def test_an_error_arrives() -> None:
-    reply = fl.failed(fl.address(_message()), 2, "why")
+def test_error_replies_arrive() -> None:
+    reply = fl.error_reply(fl.set_metadata(_message()), 2, "why")
     got = _sent(reply)
     assert (got.error.code, got.error.reason) == (2, "why")
     assert got.metadata.reply_to_message_id == reply.metadata.reply_to_message_id
 
 
-def test_arrays_are_tensors_and_the_rest_is_small() -> None:
+def test_arrays_become_tensors_and_the_header_is_small() -> None:
     arrays = {f"layer.{i}": fl.Array(np.ones((100, 100), np.float32)) for i in range(3)}
     frame = to_frame(_message(arrays=fl.ArrayRecord(arrays)), 3)
     packed = pack(frame)
@@ -83,7 +83,7 @@ def test_arrays_are_tensors_and_the_rest_is_small() -> None:
     assert (frame.kind, frame.round) == ("train", 3)
 
 
-def test_an_encoding_is_for_float32_alone() -> None:
+def test_encoding_applies_to_float32_only() -> None:
     values = np.linspace(-1, 1, 10)
     record = fl.ArrayRecord({"w": fl.Array(values.astype(np.float32)), "d": fl.Array(values)})
     got = _sent(_message(arrays=record), parse("fp16")).content["arrays"]
@@ -92,7 +92,7 @@ def test_an_encoding_is_for_float32_alone() -> None:
     np.testing.assert_array_equal(got["d"].numpy(), values)
 
 
-def test_frames_that_are_no_messages_are_refused() -> None:
+def test_invalid_frames_are_refused() -> None:
     good = to_frame(_message(arrays=fl.ArrayRecord({"x": fl.Array(np.ones(2))})), 1)
     extra = {**good.tensors, "array 1": Tensor(np.ones(1))}
     for bad in (
@@ -106,7 +106,7 @@ def test_frames_that_are_no_messages_are_refused() -> None:
             from_frame(bad)
 
 
-def test_the_round_is_the_group_or_what_strategies_tell_clients() -> None:
+def test_round_is_the_group_id_or_the_server_round_of_the_configuration() -> None:
     config = fl.ConfigRecord({"server-round": 4})
     assert round_of(_message()) == 3
     assert round_of(fl.Message(fl.RecordDict({"config": config}), 12, "evaluate")) == 4

@@ -1,4 +1,4 @@
-"""Flower apps on a real server and real nodes: accepted by hash, told by the log, and going on without who is lost."""
+"""Flower apps on a real server and real nodes: acceptance by hash, logs, and lost nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _weight(directory: Path) -> Any:
         return found["weight"]
 
 
-def test_real_nodes_end_where_simulated_ones_do_byte_for_byte(cloud: Any, tmp_path: Path) -> None:
+def test_real_and_simulated_nodes_give_the_same_result_and_bytes(cloud: Any, tmp_path: Path) -> None:
     config = flower_run(APPS / "message", {"nodes": 2})
     cloud.join("client-0", "client-1", accept_apps=frozenset({config.digest}))
     info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=2), "finished")
@@ -45,7 +45,7 @@ def test_real_nodes_end_where_simulated_ones_do_byte_for_byte(cloud: Any, tmp_pa
     assert len(sizes(real)) == 16
 
 
-def test_a_node_that_does_not_accept_the_app_says_its_hash_and_the_flag_and_executes_nothing(cloud: Any) -> None:
+def test_a_node_that_does_not_accept_the_app_names_its_hash_and_the_option_and_executes_nothing(cloud: Any) -> None:
     config = flower_run(APPS / "message", {"nodes": 2})
     cloud.join("client-0", accept_apps=frozenset({"0" * 64}))
     info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=1), "failed")
@@ -54,8 +54,8 @@ def test_a_node_that_does_not_accept_the_app_says_its_hash_and_the_flag_and_exec
     assert not list((cloud.folder / "nodes").rglob("client_app.py"))
 
 
-def _telling_app(folder: Path, marker: Path) -> Path:
-    """The app, with a line more: whoever imports its ServerApp leaves a file behind."""
+def _marking_app(folder: Path, marker: Path) -> Path:
+    """A copy of the app that creates the file ``marker`` when its ServerApp is imported."""
     app = shutil.copytree(APPS / "message", folder)
     module = app / "digits_app" / "server_app.py"
     module.write_text(f"{module.read_text()}\nPath({str(marker)!r}).touch()\n")
@@ -66,11 +66,11 @@ def _submit(admin: AdminClient, config: FlowerRun) -> Any:
     return admin.submit("flower", config.model_dump(), node_count=1, seed=7)
 
 
-def test_a_server_executes_the_apps_of_others_only_when_their_hash_is_accepted(
+def test_a_server_executes_submitted_apps_only_if_their_hash_is_accepted(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     marker = tmp_path / "imported"
-    app = _telling_app(tmp_path / "app", marker)
+    app = _marking_app(tmp_path / "app", marker)
     config = flower_run(app, {"nodes": 1, "num-server-rounds": 1})
     strict, cloud = start(), start(accept_apps=frozenset({config.digest}))
     with strict.submitter() as admin, pytest.raises(RefusedError) as refused:
@@ -90,16 +90,16 @@ def test_a_server_executes_the_apps_of_others_only_when_their_hash_is_accepted(
         changed = flower_run(app, dict(config.run_config))
         with pytest.raises(RefusedError, match=changed.digest):
             _submit(admin, changed)
-        # Other files under the hash that is accepted get no further than the run's own process.
+        # Other files with an accepted hash are refused in the run's process.
         forged = cloud.when(_submit(admin, config.model_copy(update={"archive": changed.archive})).id, "failed")
     assert json.loads(info.result_json)["failures"] == 0
     assert f"have the hash {changed.digest}, not {config.digest}" in forged.reason
     assert not marker.exists()
 
 
-def test_what_the_operator_has_submitted_is_not_resumed_by_others_after_a_restart(cloud: Any, tmp_path: Path) -> None:
+def test_submitters_cannot_resume_an_operators_run_after_a_server_restart(cloud: Any, tmp_path: Path) -> None:
     marker = tmp_path / "imported"
-    config = flower_run(_telling_app(tmp_path / "app", marker), {"nodes": 1, "num-server-rounds": 1})
+    config = flower_run(_marking_app(tmp_path / "app", marker), {"nodes": 1, "num-server-rounds": 1})
     with cloud.admin() as operator:
         run = _submit(operator, config).id
         assert operator.cancel(run).state == "cancelled"
@@ -120,7 +120,7 @@ def test_what_the_operator_has_submitted_is_not_resumed_by_others_after_a_restar
 
 
 @pytest.mark.slow
-def test_a_client_killed_in_mid_round_costs_its_reply_and_nothing_else(cloud: Any) -> None:
+def test_a_client_killed_during_a_round_costs_only_its_reply(cloud: Any) -> None:
     config = flower_run(APPS / "message", {"nodes": 2, "fault": "die", "num-server-rounds": 3})
     cloud.join("client-0", "client-1", "client-2", accept_apps=frozenset({config.digest}))
     info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=3), "finished")
@@ -128,5 +128,5 @@ def test_a_client_killed_in_mid_round_costs_its_reply_and_nothing_else(cloud: An
     assert json.loads(info.result_json)["failures"] == 1
     assert "aggregate_train: Received 2 results and 1 failures" in log
     assert "configure_train: Sampled 2 nodes (out of 2)" in log
-    # Long before its timeout of a minute; a killed process is noticed when it ends.
+    # Long before the timeout of a minute: the end of a process is noticed at once.
     assert info.ended - info.started < 30

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -85,10 +84,8 @@ def test_a_killed_server_raises_a_clear_error(server, classifier, batch, monkeyp
         _train(model, batch, 1000)
     with pytest.raises(PeerLostError, match="lost the server"):
         model.state_dict()
-    begun = time.monotonic()
     with pytest.raises(FarshoreError):
         model.farshore.close()
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.slow
@@ -152,7 +149,7 @@ def test_runs_that_a_node_may_not_open_are_refused(server):
     arguments = server.arguments()
     options = AgentOptions(arguments["server"], "user", Path(arguments["home"]), arguments["token"])
     for workload, config, said in (
-        ("ping", "{}", "may not open a run of 'ping'"),
+        ("ping", "{}", "nodes may not open runs of 'ping'"),
         ("nonsense", "{}", "no method is called 'nonsense'"),
         ("split_segment", "[]", "configuration of 'split_segment' is invalid"),
         ("split_segment", "{}", "configuration of 'split_segment' is invalid: recipe"),
@@ -179,7 +176,7 @@ def test_other_runs_are_never_assigned_to_a_users_process(server):
         with server.admin as admin:
             run = admin.run(admin.submit("ping", {"rounds": 1}, node_count=1).id)
         assert run.state == "waiting"
-        assert "user (takes only the runs that it opens itself)" in run.reason
+        assert "user (takes part only in runs that it opens itself)" in run.reason
     finally:
         node.close()
 

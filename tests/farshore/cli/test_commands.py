@@ -129,7 +129,9 @@ def test_run_submits_validated_settings_and_follows_the_run_to_its_result(servic
     assert (code, err) == (0, "")
     sent = service.recorded.requests[0]
     assert json.loads(sent.config_json) == {"steps": 3, "text": "12"}
-    assert (list(sent.nodes), sent.node_count, sent.seed, dict(sent.data)) == (["a", "b"], 2, 7, {"d": "p"})
+    (asked,) = sent.roles
+    assert (list(asked.nodes), asked.role, asked.least, asked.most) == (["a", "b"], "", 2, 2)
+    assert (sent.seed, dict(sent.data)) == (7, {"d": "p"})
     assert "waiting for 1 of 1 nodes" in out
     assert "step 2/4" in out
     assert "loss 0.500" in out
@@ -142,7 +144,7 @@ def test_without_a_seed_option_the_server_draws_the_seed(service, farshore) -> N
     farshore("run", "toy", "--detach", "--nodes", "3")
     sent = service.recorded.requests[0]
     assert not sent.HasField("seed")
-    assert sent.node_count == 3
+    assert [role.least for role in sent.roles] == [3]
 
 
 def test_run_with_json_prints_one_event_per_line_and_ends_with_the_result(service, farshore) -> None:

@@ -80,7 +80,7 @@ def test_the_file_has_the_accuracy_of_the_best_round(
         ),
         (["{unknown}", "--state", "{best}"], ExitCode.NOT_FOUND, "no method is called 'vhx' try: did you mean 'vhl'?"),
         (["{old}", "--state", "{best}"], ExitCode.CONFIG, "unknown setting 'wheels'"),
-        (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "is not one of this run's model"),
+        (["{wide}", "--state", "{best}"], ExitCode.STORAGE, "does not fit this run's model"),
         (["r1", "--state", "{broken}"], ExitCode.STORAGE, "is damaged"),
         (["r1", "--onnx", "{home}/no/model.onnx"], ExitCode.STORAGE, "cannot write"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -97,17 +96,13 @@ def test_version_and_help_need_no_server(capsys: pytest.CaptureFixture[str]) -> 
     assert cli.execute([]) == 2
 
 
-def test_help_is_fast_and_imports_no_heavy_packages() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     heavy = ("torch", "grpc", "numpy", "pydantic", "sqlalchemy", "rich", "yaml")
     script = (
         "import sys; from farshore.cli.main import execute; code = execute(['--help'])\n"
         f"sys.stderr.write(' '.join(m for m in {heavy!r} if m in sys.modules)); sys.exit(code)"
     )
     command = [sys.executable, "-P", "-c", script]
-    started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - started
     assert done.stderr == ""
     assert "runs" in done.stdout
-    # 0.15 s on an idle machine; the margin is for a busy one.
-    assert seconds < 2.0

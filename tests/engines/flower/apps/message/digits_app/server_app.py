@@ -41,7 +41,7 @@ def make_strategy(name, nodes):
 @app.main()
 def main(grid, context):
     np.random.seed(11)  # the noise of differential privacy comes from the global generator
-    told = {}
+    history = {}
     for name in context.run_config["strategies"].split(","):
         arrays = ArrayRecord({key: Array(values) for key, values in initial().items()})
         result = make_strategy(name, context.run_config["nodes"]).start(
@@ -52,5 +52,5 @@ def main(grid, context):
         )
         np.savez(f"{name}.npz", **{key: array.numpy() for key, array in result.arrays.items()})
         rounds = result.train_metrics_clientapp, result.evaluate_metrics_clientapp
-        told[name] = [{number: dict(metrics) for number, metrics in told.items()} for told in rounds]
-    Path("metrics.json").write_text(json.dumps(told))
+        history[name] = [{number: dict(metrics) for number, metrics in by_round.items()} for by_round in rounds]
+    Path("metrics.json").write_text(json.dumps(history))

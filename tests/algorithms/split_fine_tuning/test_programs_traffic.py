@@ -1,4 +1,4 @@
-"""Every byte of a split fine-tuning run is one that a formula expects, and the compression is what is claimed."""
+"""The bytes of a split fine-tuning run equal the formulas, and compression ratios equal the documented ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HIDDEN, RANK, LONGEST = 32, 8, 66  # the tiny model's width; SST-2's longest sen
 
 
 def side_bytes(sentences: int) -> int:
-    """Lengths in 7 bits, labels in one, and a byte each that says so."""
+    """Lengths in 7 bits and labels in 1 bit, each with one byte for the bit width."""
     return 1 + math.ceil(sentences * 7 / 8) + 1 + math.ceil(sentences / 8)
 
 
 def up_bytes(tokens: int, sentences: int) -> int:
-    """Half a byte a code; flags, exponent and a half-precision step per channel; a half-precision mean per channel."""
+    """Half a byte per number; flags, exponent and an fp16 step per channel; an fp16 mean per channel."""
     return tokens * RANK // 2 + (2 + 2 * RANK) + 2 * RANK + side_bytes(sentences)
 
 
@@ -36,7 +36,7 @@ def down_bytes(lengths: np.ndarray[Any, Any]) -> int:
 
 
 def steps(outcome: Any) -> list[tuple[str, int, np.ndarray[Any, Any]]]:
-    """Every edge's batches: its name, the step and the lengths of the batch's sentences."""
+    """Return edge name, step and sentence lengths of all training batches."""
     total = outcome.result["steps"]
     return [(n, s, e.shard.batch(e.plan, s).lengths) for n, e in outcome.edges.items() for s in range(total)]
 
@@ -46,13 +46,13 @@ def held_out(outcome: Any) -> list[np.ndarray[Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def int4(new_world: Any) -> Any:
-    """Two edges, 6 steps, evaluations after 3 and 6."""
-    world = new_world()
-    return world.run(world.config(cut="ffn_svd", rank=RANK, up="int4", down="int4", dropout=0.1), 2)
+def int4(new_runner: Any) -> Any:
+    """A run with two edges, 6 steps, and evaluations after steps 3 and 6."""
+    runner = new_runner()
+    return runner.run(runner.config(cut="ffn_svd", rank=RANK, up="int4", down="int4", dropout=0.1), 2)
 
 
-def test_each_step_costs_its_codes_and_the_declared_side_data(int4: Any) -> None:
+def test_each_step_sends_its_codes_and_side_data(int4: Any) -> None:
     rows = {(r.node, r.step, r.kind): r.payload_bytes for r in int4.rows if r.kind in ("activation", "gradient")}
     expected = {}
     for node, step, lengths in steps(int4):
@@ -66,7 +66,7 @@ def test_a_runs_total_equals_the_formula(int4: Any) -> None:
     trained = [lengths for _, _, lengths in steps(int4)]
     evaluated = 2 * [up_bytes(int(lengths.sum()), len(lengths)) for lengths in held_out(int4)]
     training = sum(up_bytes(int(n.sum()), len(n)) + down_bytes(n) for n in trained)
-    # V [r, d] and the mean feature [d] in bf16, the moments of the codes in fp32: up, and down to the second edge.
+    # V [r, d] and the mean of the features [d] in bf16, moments of the codes in fp32: up, and down to the second edge.
     codec = 2 * (2 * (RANK * HIDDEN + HIDDEN) + 4 * 2 * RANK)
     assert sum(r.payload_bytes for r in int4.rows) == training + sum(evaluated) + codec
     assert {r.attempt for r in int4.rows} == {0}
@@ -75,7 +75,7 @@ def test_a_runs_total_equals_the_formula(int4: Any) -> None:
     assert all(r.frame_bytes > r.payload_bytes for r in int4.rows)
 
 
-def test_the_baselines_are_what_the_others_would_have_sent(int4: Any) -> None:
+def test_baselines_equal_their_formulas(int4: Any) -> None:
     trained, evaluated = [n for _, _, n in steps(int4)], 2 * held_out(int4)
     vanilla = sum(2 * int(n.sum()) * HIDDEN * 4 + 8 * len(n) for n in trained)
     vanilla += sum(int(n.sum()) * HIDDEN * 4 + 8 * len(n) for n in evaluated)
@@ -83,28 +83,28 @@ def test_the_baselines_are_what_the_others_would_have_sent(int4: Any) -> None:
     parameters = sum(p.numel() for m in (edge.front, int4.cloud.trunk) for p in m.parameters())
     assert int4.result["baselines"] == {
         "vanilla split learning": vanilla,
-        "shipping the weights": 2 * 4 * parameters * 2 * 2,  # there and back, float32, 2 epochs, 2 edges
+        "shipping the weights": 2 * 4 * parameters * 2 * 2,  # both directions, float32, 2 epochs, 2 edges
     }
     assert sum(int4.result["parameters"].values()) == parameters
 
 
-def test_vanilla_split_learning_costs_what_the_baseline_says(world: Any) -> None:
-    """The denominator of every ratio is checked against a run that really sends it."""
-    outcome = world.run(world.config())
+def test_a_vanilla_split_run_sends_its_baseline(runner: Any) -> None:
+    """The baseline of all ratios is checked against an actual vanilla run."""
+    outcome = runner.run(runner.config())
     sentences = [len(n) for _, _, n in steps(outcome)] + 2 * [len(n) for n in held_out(outcome)]
     sent = sum(r.payload_bytes for r in outcome.rows if r.kind in ("activation", "gradient", "evaluation"))
-    packed = sum(8 * n - side_bytes(n) for n in sentences)  # the baseline's lengths and labels take 4 bytes each
+    packed = sum(8 * n - side_bytes(n) for n in sentences)  # the baseline counts 4 bytes per length and label
     assert sent + packed == outcome.result["baselines"]["vanilla split learning"]
 
 
-def test_a_capped_run_is_compared_with_the_epochs_it_began(world: Any) -> None:
-    outcome = world.run(world.config(epochs=5, steps=4))  # 3 steps an epoch: one whole epoch and a begun one
+def test_a_capped_run_is_compared_with_its_started_epochs(runner: Any) -> None:
+    outcome = runner.run(runner.config(epochs=5, steps=4))  # 3 steps per epoch: one full and one partial epoch
     parameters = sum(outcome.result["parameters"].values())
     assert outcome.result["baselines"]["shipping the weights"] == 2 * 4 * parameters * 2
 
 
 def test_the_reference_shape_of_the_paper() -> None:
-    """BERT-base, 32 sentences of 66 tokens, rank 8, float32: 67,584 bytes against 6,488,064, 96 times less."""
+    """BERT-base, 32 sentences of 66 tokens, rank 8, float32: 67,584 bytes instead of 6,488,064, a ratio of 96."""
     statistics = CodeStatistics(8)
     codes = code_tensors(np.ones((32 * 66, 8), np.float32), "raw", statistics)
     whole = {"codes": Tensor(np.ones((32 * 66, 768), np.float32))}
@@ -116,8 +116,8 @@ def test_the_reference_shape_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("rank", "least"), [(32, 0.9 * 96), (8, 0.9 * 384), (4, 500)])
-def test_payload_compression_keeps_up_with_the_codes(rank: int, least: float) -> None:
-    """MiniLM's width on 32 sentences of SST-2, 425 tokens in all, both ways, side data included."""
+def test_payload_compression_is_close_to_code_compression(rank: int, least: float) -> None:
+    """MiniLM's width, 32 sentences with the lengths of SST-2 (425 tokens), both directions, with side data."""
     lengths = np.array([5, 6, 7, 8, 9, 10, 11, 12, 12, 13, 13, 13, 13, 13, 13, 13] * 2) + np.arange(32) // 6
     lengths[-1] += 425 - lengths.sum()
     numbers = np.random.default_rng(1).normal(size=(425, rank)).astype(np.float32)
@@ -130,8 +130,8 @@ def test_payload_compression_keeps_up_with_the_codes(rank: int, least: float) ->
 
 
 @pytest.mark.parametrize("changes", [{"cut": "boundary"}, {"cut": "ffn_svd", "rank": 8, "up": "int4"}])
-def test_a_frozen_front_gets_no_gradients(world: Any, changes: dict[str, Any]) -> None:
-    outcome = world.run(world.config(**changes, freeze="front+codec", dropout=0.1, average_every=2), 2)
+def test_a_frozen_front_gets_no_gradients(runner: Any, changes: dict[str, Any]) -> None:
+    outcome = runner.run(runner.config(**changes, freeze="front+codec", dropout=0.1, average_every=2), 2)
     kinds = Counter((r.kind, r.direction) for r in outcome.rows)
     assert kinds["activation", "up"] == 2 * 6
     assert not {("gradient", "down"), ("weights", "up"), ("weights", "down")} & kinds.keys()
@@ -142,4 +142,4 @@ def test_a_frozen_front_gets_no_gradients(world: Any, changes: dict[str, Any]) -
     vanilla = sum(int(n.sum()) * HIDDEN * 4 + 8 * len(n) for _, _, n in steps(outcome))
     assert outcome.result["baselines"]["vanilla split learning"] == vanilla + evaluated
     assert outcome.result["code_bytes"] == tokens * (RANK // 2 if "rank" in changes else HIDDEN * 4)
-    assert len(set(outcome.losses)) == 6, "the trunk learns all the same"
+    assert len(set(outcome.losses)) == 6, "the trunk does not learn"

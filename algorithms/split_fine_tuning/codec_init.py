@@ -1,6 +1,6 @@
-"""What calibration settles, and all of it that leaves an edge: the directions of the code and a few moments.
+"""Initial values of a codec: the result of calibration, and the only part of it that leaves the edge.
 
-Whoever has them and the pre-trained model computes the rest: the cloud U = W1·R, another edge its encoder.
+With it and the pre-trained model, the cloud computes U = W1·R and other edges initialize their encoders.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .plan import SplitPlan
 
 
 @dataclass(frozen=True, slots=True)
-class CodecStart:
-    """First values of a code; None where the plan has no use for them.
+class CodecInit:
+    """Initial values of a codec; None where the plan does not need them.
 
     Attributes
     ----------
     code_mean, code_variance : Tensor [w]
-        Moments of each code channel over the samples.
+        Mean and variance of each code channel over the calibration samples.
     directions : Tensor [r, d] or None
-        V; only ``init=pca`` finds it in samples.
+        V; with ``init=pca`` only.
     mean : Tensor [d] or None
-        Mean feature, around which the code rebuilds.
+        Mean of the features; the offset c of the reconstruction follows from it.
     sentence : Tensor [q, d] or None
-        Q, the directions of sentence vectors.
+        Q, the directions of the sentence vector.
     stream_weight, stream_bias : Tensor [d, r], [d] or None
-        R and c of the residual stream, where it differs from the features (pre-norm models).
+        R and c of the residual stream, if it differs from the features (pre-norm models).
     """
 
     code_mean: Tensor
@@ -45,51 +45,51 @@ class CodecStart:
 
     @property
     def basis(self) -> Basis | None:
-        """The code that the directions make."""
+        """Basis of the directions; None without directions."""
         return None if self.directions is None or self.mean is None else basis_of(self.directions, self.mean)
 
     @property
     def stream(self) -> tuple[Tensor, Tensor] | None:
-        """R and c of a residual stream that is not the features."""
+        """R and c of the residual stream; None if the stream is the features."""
         if self.stream_weight is None or self.stream_bias is None:
             return None
         return self.stream_weight, self.stream_bias
 
     def tensors(self) -> dict[str, Tensor]:
-        """What there is, by name."""
+        """Return the tensors that are not None, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], plan: SplitPlan) -> CodecStart:
-        """From a peer's tensors.
+    def from_tensors(cls, tensors: Mapping[str, Tensor], plan: SplitPlan) -> CodecInit:
+        """Check a peer's tensors against the plan.
 
         Raises
         ------
         RefusedError
-            A name is missing or unknown, a shape is not the plan's, or a value is not finite.
+            A name is missing or unknown, a shape differs from the plan's, or a value is not finite.
         """
-        wanted = start_shapes(plan)
-        if tensors.keys() != wanted.keys():
+        expected = init_shapes(plan)
+        if tensors.keys() != expected.keys():
             raise RefusedError(
-                f"the codec came with {', '.join(sorted(tensors))}, not with {', '.join(sorted(wanted))}",
-                hint="use the same split plan on both ends",
+                f"the codec has the tensors {', '.join(sorted(tensors))}, expected {', '.join(sorted(expected))}",
+                hint="use the same split plan on both sides",
             )
         for name, tensor in tensors.items():
-            if tuple(tensor.shape) != wanted[name]:
+            if tuple(tensor.shape) != expected[name]:
                 raise RefusedError(
-                    f"the codec's '{name}' is {tuple(tensor.shape)}, not {wanted[name]}",
-                    hint="use the same split plan on both ends",
+                    f"the codec's '{name}' has shape {tuple(tensor.shape)}, expected {expected[name]}",
+                    hint="use the same split plan on both sides",
                 )
             if not tensor.is_floating_point():
-                raise RefusedError(f"the codec's '{name}' holds {tensor.dtype}", hint="send floating-point numbers")
+                raise RefusedError(f"the codec's '{name}' has dtype {tensor.dtype}", hint="send floating-point numbers")
             if not bool(torch.isfinite(tensor).all()):
-                raise RefusedError(f"the codec's '{name}' holds values that are not finite", hint="calibrate again")
+                raise RefusedError(f"the codec's '{name}' has values that are not finite", hint="calibrate again")
         return cls(**tensors)
 
 
-def start_shapes(plan: SplitPlan) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a plan's codec starts from."""
+def init_shapes(plan: SplitPlan) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the initial values of a plan's codec."""
     w, d, o = plan.width, plan.hidden, plan.options
     shapes: dict[str, tuple[int, ...]] = {"code_mean": (w,), "code_variance": (w,)}
     if not o.compressed or o.init != "pca":
