@@ -26,7 +26,7 @@ from .tree import Part
 #: Random clients tried before all idle ones are listed.
 _ATTEMPTS = 64
 #: Names in checkpoints.
-_SEEN, _UNDER_WAY = "seen/", "under_way"
+_STATE_PREFIX, _IN_FLIGHT = "seen/", "under_way"
 
 
 def create_rounds(
@@ -80,22 +80,24 @@ def pack_checkpoint(state: Part, snapshot: InFlightSnapshot | None) -> tuple[Par
     """Return a checkpoint's tensors and metadata, with each version that clients still train from."""
     if snapshot is None:
         return state, {}
-    states = {f"{_SEEN}{n}/{name}": array for n, version in snapshot.states.items() for name, array in version.items()}
-    return {**state, **states}, {_UNDER_WAY: snapshot.flights}
+    states = {
+        f"{_STATE_PREFIX}{n}/{name}": array for n, version in snapshot.states.items() for name, array in version.items()
+    }
+    return {**state, **states}, {_IN_FLIGHT: snapshot.flights}
 
 
 def unpack_checkpoint(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, InFlightSnapshot | None]:
     """Return the arguments of :func:`pack_checkpoint`."""
     state, states = Part(), dict[int, Part]()
     for name, array in tensors.items():
-        if name.startswith(_SEEN):
-            round_index, own = name.removeprefix(_SEEN).split("/", 1)
+        if name.startswith(_STATE_PREFIX):
+            round_index, own = name.removeprefix(_STATE_PREFIX).split("/", 1)
             states.setdefault(int(round_index), {})[own] = array
         else:
             state[name] = array
-    if _UNDER_WAY not in meta:
+    if _IN_FLIGHT not in meta:
         return state, None
-    return state, InFlightSnapshot([InFlight(*flight) for flight in meta[_UNDER_WAY]], states)
+    return state, InFlightSnapshot([InFlight(*flight) for flight in meta[_IN_FLIGHT]], states)
 
 
 class AsynchronousRounds:
