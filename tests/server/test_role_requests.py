@@ -1,4 +1,4 @@
-"""What submitters ask for by role, and what the scheduler makes of it when a run starts and restarts."""
+"""Role requests of a run: defaults, validation, and the demands for the scheduler at start and restart."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ ROLES = (Role("lidar", needs=("torch",)), Role("camera", 6, labels={"sensor": "c
 ONE = (Role("node", data=(("glue", "sst2"),)),)
 
 
-def resolved(roles: tuple[Role, ...] = ROLES, *asked: RoleRequest, may_join: bool = True) -> tuple[RoleRequest, ...]:
-    return resolve("cmt", roles, asked, may_join=may_join)
+def resolved(
+    roles: tuple[Role, ...] = ROLES, *requested: RoleRequest, may_join: bool = True
+) -> tuple[RoleRequest, ...]:
+    return resolve("cmt", roles, requested, may_join=may_join)
 
 
-def test_roles_that_are_not_asked_for_get_their_defaults() -> None:
+def test_roles_without_a_request_get_their_defaults() -> None:
     found = resolved(ROLES, RoleRequest("camera", RoleCount(2, 2)))
     assert [(r.role, r.count.least) for r in found] == [("lidar", 1), ("camera", 2)]
 
 
-def test_a_number_alone_is_for_the_only_role() -> None:
+def test_a_count_without_a_role_applies_to_the_only_role() -> None:
     (found,) = resolved(ONE, *requests_of(pb.SubmitRequest(node_count=3)))
     assert (found.role, found.count) == ("node", RoleCount(3, 3))
     with pytest.raises(ConfigError, match="has the roles lidar, camera") as caught:
@@ -30,7 +32,7 @@ def test_a_number_alone_is_for_the_only_role() -> None:
     assert caught.value.hint == "write --nodes lidar=1,camera=6"
 
 
-def test_names_count_as_many_nodes() -> None:
+def test_named_nodes_determine_the_count() -> None:
     (found,) = resolved(ONE, *requests_of(pb.SubmitRequest(nodes=["b", "a"])))
     assert (found.count.least, found.nodes) == (2, ("b", "a"))
     with pytest.raises(ConfigError, match="same node twice"):
@@ -38,7 +40,7 @@ def test_names_count_as_many_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "may_join", "words"),
+    ("requested", "may_join", "message"),
     [
         ([RoleRequest("cameras", RoleCount(1, 1))], True, "no role 'cameras'"),
         ([RoleRequest("camera", RoleCount(1, 1))] * 2, True, "given twice"),
@@ -46,12 +48,12 @@ def test_names_count_as_many_nodes() -> None:
         ([RoleRequest("camera", RoleCount(0, 0)), RoleRequest("lidar", RoleCount(0, 0))], True, "has no nodes"),
     ],
 )
-def test_what_makes_no_run_is_refused(asked: list[RoleRequest], may_join: bool, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        resolved(ROLES, *asked, may_join=may_join)
+def test_invalid_requests_are_refused(requested: list[RoleRequest], may_join: bool, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolved(ROLES, *requested, may_join=may_join)
 
 
-def test_demands_carry_what_a_role_needs() -> None:
+def test_demands_contain_the_requirements_of_their_role() -> None:
     lidar, camera = demands_of(ROLES, resolved(), {}, ())
     assert (lidar.role, lidar.count, lidar.needs) == ("lidar", 1, ("torch",))
     assert (camera.role, camera.count, camera.labels) == ("camera", 6, {"sensor": "camera"})
@@ -63,7 +65,7 @@ def test_a_restart_gets_the_same_nodes_in_the_same_roles() -> None:
     assert [d.names for d in demands_of(ROLES, requests, cohort, {"l"})] == [("l",), ("c2", "c1")]
 
 
-def test_a_run_that_grew_restarts_with_the_nodes_that_are_there() -> None:
+def test_a_run_that_grew_restarts_with_the_available_nodes() -> None:
     requests = resolved(ONE, RoleRequest("", RoleCount(2, 9)))
     cohort = dict.fromkeys("abcd", "node")
     (demand,) = demands_of(ONE, requests, cohort, {"b", "d", "c"})
@@ -78,12 +80,12 @@ def test_requests_and_cohorts_are_stored() -> None:
 
 
 @pytest.mark.parametrize(("text", "least", "most"), [("4", 4, 4), ("4..8", 4, 8), (" 0..2 ", 0, 2)])
-def test_numbers_of_nodes_are_read(text: str, least: int, most: int) -> None:
+def test_node_counts_are_parsed(text: str, least: int, most: int) -> None:
     assert RoleCount.parse(text) == RoleCount(least, most)
     assert RoleCount.parse("2+").most > 1000
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "4..", "8..4", "0", "1.5", "4+8", "99999999"])
-def test_other_numbers_are_refused(text: str) -> None:
+def test_invalid_node_counts_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         RoleCount.parse(text)
