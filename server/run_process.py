@@ -85,7 +85,13 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
         directory=directory.path,
     )
     data = {name: Path(path) for name, path in parameters["data"].items()}
-    cohort = Cohort(channels, nodes, may_join=bool(parameters["may_join"]))
+    cohort = Cohort(
+        channels,
+        nodes,
+        may_join=bool(parameters["may_join"]),
+        on_wait=lambda reason: parent.send({"type": "waiting", "reason": reason}),
+        on_resume=lambda: parent.send({"type": "running"}),
+    )
     state = StateStore(directory.checkpoints, directory.path / "streams")
     stack.callback(state.close)
     admitted = str(parameters["admitted"])

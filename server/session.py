@@ -106,11 +106,7 @@ class RunProcessSession:
 
     def readmit(self, least: int = 0) -> list[str]:
         """Switch to the channels of nodes that are ready; block while fewer than ``least`` nodes are connected."""
-
-        def on_wait(reason: str) -> None:
-            self._parent.send({"type": "waiting", "reason": reason})
-
-        return self._cohort.readmit(least, on_wait, lambda: self._parent.send({"type": "running"}))
+        return self._cohort.readmit(least)
 
     def data(self, name: str) -> Path:
         """Return the server's path of the data set ``name``.

@@ -140,7 +140,7 @@ class InProcessServerSession(InProcessSession):
         self.cohort.dismiss(node, reason)
 
     def readmit(self, least: int = 0) -> list[str]:
-        return self.cohort.readmit(least, lambda reason: None, lambda: None)
+        return self.cohort.readmit(least)
 
     def metrics(self, step: int, **values: float) -> None:
         if self.on_metrics:

@@ -48,14 +48,25 @@ class Cohort:
         Of the same names.
     may_join : bool
         Whether nodes outside the cohort may join.
+    on_wait : callable, optional
+        ``on_wait(reason)``: called when the server program waits for nodes to return or join.
+    on_resume : callable, optional
+        Called when such a wait is over.
     """
 
     def __init__(
-        self, channels: Mapping[str, CohortChannel], nodes: Mapping[str, NodeInfo], *, may_join: bool = False
+        self,
+        channels: Mapping[str, CohortChannel],
+        nodes: Mapping[str, NodeInfo],
+        *,
+        may_join: bool = False,
+        on_wait: Callable[[str], None] = lambda reason: None,
+        on_resume: Callable[[], None] = lambda: None,
     ) -> None:
         self.channels: dict[str, CohortChannel] = dict(channels)
         self.nodes: dict[str, NodeInfo] = dict(nodes)
         self._may_join = may_join
+        self._on_wait, self._on_resume = on_wait, on_resume
         self._condition = threading.Condition()
         self._signal = Signal()
         self._ready: dict[str, tuple[CohortChannel, NodeInfo]] = {}
@@ -118,6 +129,7 @@ class Cohort:
         if not changes:
             return receive_any(self.channels if nodes is None else {n: self.channels[n] for n in nodes}, timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
+        waited = False
         while True:
             with self._condition:
                 if self._error is not None:
@@ -126,6 +138,8 @@ class Cohort:
                 # The loss of a node is reported before its return.
                 ready = [node for node in self._ready if node not in self.channels or node in self._reported]
                 if ready:
+                    if waited:
+                        self._on_resume()
                     return self._admit(ready[0])
                 watched = {
                     name: channel
@@ -134,6 +148,9 @@ class Cohort:
                 }
                 if not watched:
                     self._check_hope()
+                    if not waited:
+                        self._on_wait(self._describe_wait())
+                        waited = True
             try:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 received = receive_unless(watched, self._signal, left)
@@ -145,16 +162,8 @@ class Cohort:
             if received is not None:
                 return received
 
-    def readmit(self, least: int, on_wait: Callable[[str], None], on_resume: Callable[[], None]) -> list[str]:
-        """See :meth:`farshore.core.session.ServerSession.readmit`.
-
-        Parameters
-        ----------
-        on_wait : callable
-            Called with the reason whenever the wait for nodes goes on.
-        on_resume : callable
-            Called once when a wait is over.
-        """
+    def readmit(self, least: int) -> list[str]:
+        """See :meth:`farshore.core.session.ServerSession.readmit`."""
         admitted: list[str] = []
         with self._condition:
             waited = False
@@ -170,10 +179,10 @@ class Cohort:
                     break
                 self._check_reachable(least)
                 waited = True
-                on_wait(f"waiting for {least - connected} of {least} nodes: {'; '.join(lost.values())}")
+                self._on_wait(f"waiting for {least - connected} of {least} nodes: {'; '.join(lost.values())}")
                 self._condition.wait()
         if waited:
-            on_resume()
+            self._on_resume()
         return admitted
 
     def dismiss(self, node: str, reason: str) -> None:
@@ -187,6 +196,10 @@ class Cohort:
         self.channels[node], self.nodes[node] = channel, info
         self._reported.discard(node)
         return node, change
+
+    def _describe_wait(self) -> str:
+        lost = "; ".join(str(c.inbox.error) for c in self.channels.values() if c.inbox.error is not None)
+        return f"waiting for a node to return{' or join' if self._may_join else ''}: {lost}"
 
     def _check_hope(self) -> None:
         """Raise if no watched channel is left and none can appear."""

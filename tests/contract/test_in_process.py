@@ -154,6 +154,20 @@ def test_a_dismissed_node_is_not_reported_as_lost() -> None:
         made.receive(timeout=0.05, changes=True)
 
 
+def test_a_wait_for_nodes_is_reported_and_so_is_its_end() -> None:
+    from farshore.core.errors import PeerLostError
+
+    said: list[str] = []
+    ends = pair("a")
+    made = Cohort({"a": ends[0]}, {"a": NodeInfo("a")}, on_wait=said.append, on_resume=lambda: said.append("resumed"))
+    ends[0].fail(PeerLostError("node a: gone"))
+    assert made.receive(changes=True)[0] == "a"
+    again, _ = pair("a")
+    threading.Timer(0.1, made.offer, ("a", again)).start()
+    assert made.receive(timeout=20, changes=True) == ("a", NodeChange("returned"))
+    assert said == ["waiting for a node to return: node a: gone", "resumed"]
+
+
 def test_a_run_without_any_node_that_can_return_fails() -> None:
     from farshore.core.errors import PeerLostError
 
