@@ -39,7 +39,7 @@ def test_nodes_that_exceed_wire_limits_are_disconnected_and_restarted(shared: An
     state, history = run.outcome()
     absent = {(2, client) for client in range(3)}
     assert faults.missing(history) == absent
-    breaches = "3 connections in a row broke the wire format: "
+    breaches = "3 connections in a row violated the wire format: "
     for node, why in {"a": "5000 tensors", "b": f"announces {1 << 21} + ", "c": f" + {1 << 40} bytes"}.items():
         line = next(line for line in run.log.splitlines() if f"round 2: {node} left out: " in line)
         assert breaches in line

@@ -23,7 +23,7 @@ def test_a_killed_node_is_left_out_by_name_and_returns(shared: Any, faults: Any,
         assert "b rejoined" in run.log
     assert faults.same(state, faults.expected(run, missing))
     assert "round 2: b left out: node b: its program was killed by signal 9" in run.log
-    assert "node b: starting its program again" in run.log
+    assert "node b: starting a new program" in run.log
     assert run.finish().epoch == 1
 
 
