@@ -71,7 +71,7 @@ def test_exit_codes_of_commands_pass_through() -> None:
         (["runs", "lss"], 2, "lss"),
         (["nodes", "ls", "--bogus"], 2, "--bogus"),
         (["node", "join"], 2, "ADDR"),
-        (["run", "nothing_like_it", "--home", "/nonexistent"], 32, "no server runs"),
+        (["run", "nothing_like_it", "--home", "/nonexistent"], 32, "no server is running"),
         (["server", "up", "--data-ports", "9-1"], 10, "--data-ports 9-1"),
         (["node", "join", "h:1", "--shard", "2/2"], 10, "--shard 2/2"),
         (["node", "join", "h:1", "--token", "a", "--token-file", "b"], 10, "both"),
