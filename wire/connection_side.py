@@ -65,7 +65,7 @@ class ConnectionSide:
         self._recorder = recorder
         self._lock = threading.Condition()
         self._outbox = Outbox(window_bytes)
-        self._acknowledged_bytes = 0  # of the frames taken here, those that the peer was told of
+        self._acknowledged_bytes = 0  # of the frames taken here, those acknowledged
         self._asking = False  # whether a sender waits for the peer to take everything
         self._connection: Connection | None = None
         self._working = False  # whether that connection has been greeted
@@ -99,7 +99,7 @@ class ConnectionSide:
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes taken here of which the peer has not been told."""
+        """Bytes taken here and not yet acknowledged."""
         with self._lock:
             return self.inbox.taken()[1] - self._acknowledged_bytes
 
