@@ -14,7 +14,7 @@ from farshore.core.seeds import Seed
 from farshore.engines.federated.config import FederatedConfig
 from farshore.engines.federated.local import Sgd
 from farshore.engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.engines.federated.workload import FederatedWorkload
 from farshore.models.flat_params import FlatModel
 
@@ -28,7 +28,7 @@ class EchoConfig(FederatedConfig):
 class EchoMethod(FedAvg):
     """FedAvg without training: loads the state into the resident model and returns it."""
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+    def local(self, flat: FlatModel, down: NamedArrays, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
         return Update({FLOATS: flat.floats.numpy(), INTEGERS: flat.integers.numpy()}, work.samples, 1, 0.0)
 
@@ -52,7 +52,7 @@ class EchoTask:
     def work(self, flat: FlatModel, client: int, number: int) -> Work:
         return Work(lambda batch: torch.zeros(()), (), 1 + client % 7, Sgd(0.1))
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         return {"mean": float(state[FLOATS].mean())}
 
 

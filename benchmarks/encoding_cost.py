@@ -24,7 +24,7 @@ from farshore.engines.federated.codec import UpdateCodec
 from farshore.engines.federated.config import Uplink
 from farshore.engines.federated.methods import FLOATS, FedAvg, Update
 from farshore.engines.federated.tensor_partition import cut_for
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.models.flat_params import FlatLayout, FlatModel
 from farshore.models.image_classifiers import build
 from farshore.wire.encodings import SizedEncoding
@@ -142,7 +142,7 @@ def _cost(state: str, name: str, uplink: Uplink, flat: FlatModel, repeats: int) 
 
 
 def _written(
-    codec: UpdateCodec, update: Update, seen: Part, memory: dict[str, torch.Tensor]
+    codec: UpdateCodec, update: Update, seen: NamedArrays, memory: dict[str, torch.Tensor]
 ) -> tuple[bytes, memoryview]:
     packed = pack(codec.encode_update(1, update, seen, memory))
     return packed.header, memoryview(b"".join(packed.payload))
@@ -154,7 +154,7 @@ def _copies(raw: bytes) -> None:
         array.copy()
 
 
-def moved(seen: Part, layout: FlatLayout) -> Update:
+def moved(seen: NamedArrays, layout: FlatLayout) -> Update:
     """Build an update: every layer plus normal noise of a hundredth of its standard deviation."""
     rng = np.random.default_rng(0)
     after = seen[FLOATS].copy()

@@ -23,7 +23,7 @@ from ...engines.federated.client_pool import cohort
 from ...engines.federated.local import Objective, Sgd, train
 from ...engines.federated.means import Means
 from ...engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, FedNova, Scaffold, Work
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from ...models.flat_params import FlatModel
 from ...models.image_classifiers import build
 from ...models.staged import StagedNet
@@ -291,7 +291,7 @@ class VHLTask:
             return {}
         return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
 
-    def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
+    def refine(self, flat: FlatModel, state: NamedArrays, round_index: int) -> NamedArrays:
         """Train the aggregated state on virtual images for ``server_retrain`` steps.
 
         See ``docs/methods/vhl.md``, section 6.
@@ -344,7 +344,7 @@ class VHLTask:
         parts = [part.numpy() for part in self.parts]
         return self.partition.split_test(self.images.train.labels, parts, self.images.test.labels)
 
-    def client_accuracy(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
+    def client_accuracy(self, flat: FlatModel, state: NamedArrays) -> NDArray[np.float64]:
         """Accuracy over all outputs on each client's test part, (K,), NaN if it is empty; overwrites ``flat``."""
         flat.load(state[FLOATS], state[INTEGERS])
         correct = (self._predictions(flat, self._test_x, self._prepare) == self._test_y).numpy()
@@ -364,7 +364,7 @@ class VHLTask:
         return float((predicted == self.loss.virtual_targets(self._virtual_labels())).float().mean())
 
     @torch.no_grad()
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         """Scores of a state on the test set (``docs/methods/vhl.md``, section 11).
 
         ``acc`` over all outputs, ``acc_nat`` and ``test_loss`` over the natural outputs; with virtual images also

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from .tree import Part
+from .tree import NamedArrays
 
 
 class ArrayPool:
@@ -23,7 +23,7 @@ class ArrayPool:
     def __init__(self) -> None:
         self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
         self._in_use: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
-        self._preferred: Part = {}
+        self._preferred: NamedArrays = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array with undefined values."""
@@ -38,7 +38,7 @@ class ArrayPool:
         np.copyto(out, array)
         return out
 
-    def prefer(self, part: Part) -> None:
+    def prefer(self, part: NamedArrays) -> None:
         """Use these arrays once each, by name, in :meth:`take_named`; the caller keeps their ownership."""
         self._preferred = dict(part)
 
@@ -47,7 +47,7 @@ class ArrayPool:
         array = self._preferred.pop(name, None)
         return array if array is not None and (array.shape, array.dtype) == (shape, dtype) else self.take(shape, dtype)
 
-    def release_all(self, part: Part) -> None:
+    def release_all(self, part: NamedArrays) -> None:
         """Release each array of a summand."""
         for array in part.values():
             self.release(array)

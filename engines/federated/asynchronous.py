@@ -21,7 +21,7 @@ from .round_recorder import RoundRecorder
 from .rounds import Rounds
 from .task import Task
 from .task_hooks import refine_state
-from .tree import Part
+from .tree import NamedArrays
 
 #: Random clients tried before all idle ones are listed.
 _ATTEMPTS = 64
@@ -49,14 +49,16 @@ def staleness_weight(settings: Asynchrony, tau: int) -> float:
     return float((1.0 + tau) ** -settings.a)
 
 
-def mix(state: Part, proposal: Part, share: float) -> Part:
+def mix(state: NamedArrays, proposal: NamedArrays, share: float) -> NamedArrays:
     """Apply FedAsync's update ``(1 - share) state + share proposal``; integers are rounded (Xie 2019, algorithm 1)."""
     floats = state[FLOATS] + np.float32(share) * (proposal[FLOATS] - state[FLOATS])
     integers = np.rint(state[INTEGERS] + share * (proposal[INTEGERS] - state[INTEGERS]))
     return {FLOATS: floats, INTEGERS: integers.astype(np.int64)}
 
 
-def apply_buffer(state: Part, changes: Sequence[tuple[float, Part, Part]], lr: float) -> Part:
+def apply_buffer(
+    state: NamedArrays, changes: Sequence[tuple[float, NamedArrays, NamedArrays]], lr: float
+) -> NamedArrays:
     """Apply FedBuff's update ``state + lr / K · Σ weight · (proposal - received)`` (Nguyen 2022, algorithm 1).
 
     Parameters
@@ -76,7 +78,7 @@ def apply_buffer(state: Part, changes: Sequence[tuple[float, Part, Part]], lr: f
     return {FLOATS: state[FLOATS] + np.float32(scale) * floats, INTEGERS: moved}
 
 
-def pack_checkpoint(state: Part, snapshot: InFlightSnapshot | None) -> tuple[Part, dict[str, Any]]:
+def pack_checkpoint(state: NamedArrays, snapshot: InFlightSnapshot | None) -> tuple[NamedArrays, dict[str, Any]]:
     """Return a checkpoint's tensors and metadata, with each version that clients still train from."""
     if snapshot is None:
         return state, {}
@@ -86,9 +88,9 @@ def pack_checkpoint(state: Part, snapshot: InFlightSnapshot | None) -> tuple[Par
     return {**state, **states}, {_IN_FLIGHT: snapshot.flights}
 
 
-def unpack_checkpoint(tensors: Part, meta: Mapping[str, Any]) -> tuple[Part, InFlightSnapshot | None]:
+def unpack_checkpoint(tensors: NamedArrays, meta: Mapping[str, Any]) -> tuple[NamedArrays, InFlightSnapshot | None]:
     """Return the arguments of :func:`pack_checkpoint`."""
-    state, states = Part(), dict[int, Part]()
+    state, states = NamedArrays(), dict[int, NamedArrays]()
     for name, array in tensors.items():
         if name.startswith(_STATE_PREFIX):
             round_index, own = name.removeprefix(_STATE_PREFIX).split("/", 1)
@@ -122,7 +124,7 @@ class AsynchronousRounds:
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
         self._settings, self._flat = schedule.asynchrony, task.model()
         method = task.method(self._flat)
-        self.state: Part = method.start(self._flat)
+        self.state: NamedArrays = method.start(self._flat)
         self._check_method(method)
         self._concurrency = self._settings.concurrency or schedule.per_round
         if self._concurrency > pool.population:
@@ -167,7 +169,7 @@ class AsynchronousRounds:
                     self._update()
         return history.entries
 
-    def _restore(self, tensors: Part, meta: Mapping[str, Any]) -> None:
+    def _restore(self, tensors: NamedArrays, meta: Mapping[str, Any]) -> None:
         """Restore a checkpoint; trainings in progress are restored if it has them, and lost otherwise."""
         self._dispatched = int(meta["sent"])
         self.state, snapshot = unpack_checkpoint(tensors, meta)

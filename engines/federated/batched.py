@@ -19,7 +19,7 @@ from ...models.flat_params import FlatModel
 from ...models.torch_internals import BatchNormBase, DropoutBase, NormBase
 from .local import LocalResult, SampleLosses, step
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
-from .tree import Part
+from .tree import NamedArrays
 
 #: Largest group of clients, and largest stack of their parameters.
 _MAX_CLIENTS = 32
@@ -57,7 +57,7 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
             raise _refusal(f"layer '{name}' ({what}) draws random numbers, which would differ from sequential training")
 
 
-def local(flat: FlatModel, method: FederatedMethod, down: Part, works: Sequence[Work]) -> list[Update]:
+def local(flat: FlatModel, method: FederatedMethod, down: NamedArrays, works: Sequence[Work]) -> list[Update]:
     """Train several clients of a round and return their updates in order; see :meth:`FederatedMethod.local`.
 
     Clients with different optimizers are trained sequentially.

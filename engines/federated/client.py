@@ -12,7 +12,7 @@ from .assets import Assets, offer_reply
 from .client_state import ClientState
 from .codec import UpdateCodec
 from .task import Task
-from .tree import Part
+from .tree import NamedArrays
 
 
 class Client:
@@ -73,6 +73,6 @@ class Client:
         self._session.channel.send(self._codec.encode_update(message.round, update, received, self._client_state))
 
 
-def _placeholders(state: Part) -> Part:
+def _placeholders(state: NamedArrays) -> NamedArrays:
     """Arrays of the same names, shapes and dtypes that occupy no memory."""
     return {name: np.broadcast_to(np.zeros((), array.dtype), array.shape) for name, array in state.items()}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...core.seeds import Seed
 from .methods import FederatedMethod, Update
-from .tree import Part
+from .tree import NamedArrays
 
 
 def cohort(seed: Seed, round_index: int, population: int, size: int) -> list[int]:
@@ -68,10 +68,10 @@ class RoundResult:
         for validating and summing. Simulated clients cause no ``wait``: their updates are summed as they train.
     """
 
-    total: Part | None = None
+    total: NamedArrays | None = None
     replies: list[Reply] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
-    received: Part = field(default_factory=dict)
+    received: NamedArrays = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     dropped: int = 0
     figures: dict[str, float] = field(default_factory=dict)
@@ -99,8 +99,8 @@ class AsyncResult:
 
     client: int
     round_index: int
-    proposal: Part | None
-    received: Part
+    proposal: NamedArrays | None
+    received: NamedArrays
     reply: Reply | None = None
     missing: str = ""
     gone: bool = False
@@ -131,13 +131,13 @@ class InFlightSnapshot:
     """All trainings in progress, and the states that they started from, by version."""
 
     flights: list[InFlight]
-    states: dict[int, Part]
+    states: dict[int, NamedArrays]
 
 
 class Stream(Protocol):
     """Clients of an asynchronous run; each trains from one state at a time."""
 
-    def send(self, client: int, round_index: int, down: Part) -> None:
+    def send(self, client: int, round_index: int, down: NamedArrays) -> None:
         """Start a client's training from ``down``, version ``round_index``."""
 
     def ready(self, client: int) -> bool:
@@ -169,7 +169,7 @@ class ClientPool(Protocol):
     def resume(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Continue after the rounds of ``history``."""
 
-    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> RoundResult:
         """Train the cohort from ``down`` and sum the updates."""
 
     def stream(self, method: FederatedMethod) -> Stream:

@@ -22,7 +22,7 @@ from .config import Downlink, Uplink
 from .messages import Expected, UpdateError, arrays, check_tensors, model_message, read_update, update_message
 from .methods import FLOATS, FederatedMethod, Update
 from .tensor_partition import Cut, TensorSlice, cut_for
-from .tree import Part
+from .tree import NamedArrays
 
 
 class UpdateCodec:
@@ -48,19 +48,19 @@ class UpdateCodec:
         if layout is None and (self._up or self._down):
             raise ValueError("encodings need the model's layout")
 
-    def encode_state(self, round_index: int, state: Part) -> Message:
+    def encode_state(self, round_index: int, state: NamedArrays) -> Message:
         """Encode the state for the cohort of round ``round_index``, once for all clients."""
         slices = [(p, array) for name, array in state.items() for p in self._slices(self._down, name, array)]
         return model_message(round_index, {p.name: _tensor(p, array) for p, array in slices})
 
-    def received_state(self, message: Message, state: Part) -> Part:
+    def received_state(self, message: Message, state: NamedArrays) -> NamedArrays:
         """Return ``state`` as clients decode it from a message of :meth:`encode_state`; the same arrays if raw."""
         if self._down is None:
             return state
         got = {name: _decoded(tensor) for name, tensor in message.tensors.items()}
         return self._assemble(self._down, got, state)
 
-    def decode_state(self, message: Message, like: Part) -> Part:
+    def decode_state(self, message: Message, like: NamedArrays) -> NamedArrays:
         """Decode a received state; ``like`` has arrays of the expected names, shapes and dtypes.
 
         Raises
@@ -83,7 +83,9 @@ class UpdateCodec:
             kept |= {_lost(name): array.size for name, array in reply.items() if self._encoded(self._up, array)}
         return kept
 
-    def encode_update(self, round_index: int, update: Update, received: Part, client_state: ClientState) -> Message:
+    def encode_update(
+        self, round_index: int, update: Update, received: NamedArrays, client_state: ClientState
+    ) -> Message:
         """Encode a client's update; the encoding error is stored in ``client_state``.
 
         An array that its encoding cannot represent, because training diverged, is sent raw; the server rejects it if
@@ -104,7 +106,7 @@ class UpdateCodec:
                 tensors[name] = Tensor(array)
         return update_message(round_index, update, tensors)
 
-    def decode_update(self, message: Message, round_index: int, received: Part, expected: Part) -> Update:
+    def decode_update(self, message: Message, round_index: int, received: NamedArrays, expected: NamedArrays) -> Update:
         """Decode a client's update and check it against ``expected``, arrays of the method's names, shapes and dtypes.
 
         Values are not checked: they may be non-finite.
@@ -131,10 +133,10 @@ class UpdateCodec:
             return (TensorSlice(name, (), array.shape),)
         return cut(name, array.size, self._layout)
 
-    def _expected(self, cut: Cut | None, like: Part) -> Expected:
+    def _expected(self, cut: Cut | None, like: NamedArrays) -> Expected:
         return {p.name: (p.shape, array.dtype) for n, array in like.items() for p in self._slices(cut, n, array)}
 
-    def _assemble(self, cut: Cut | None, got: Mapping[str, Array], like: Part) -> Part:
+    def _assemble(self, cut: Cut | None, got: Mapping[str, Array], like: NamedArrays) -> NamedArrays:
         return {name: _join(self._slices(cut, name, array), got, array) for name, array in like.items()}
 
 

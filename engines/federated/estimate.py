@@ -19,7 +19,7 @@ from .config import FederatedConfig
 from .methods import FederatedMethod, Update
 from .task import Task
 from .task_hooks import ReportingTask, SizedTask
-from .tree import Part
+from .tree import NamedArrays
 
 #: If a task has to build batches to count them, the samples and steps of this many clients stand for those of all.
 SAMPLED_CLIENTS = 200
@@ -84,7 +84,7 @@ class RoundsPlan:
         return found
 
     @cached_property
-    def _state(self) -> tuple[Message, Part]:
+    def _state(self) -> tuple[Message, NamedArrays]:
         down = self._method.sent(self._method.start(self._flat))
         message = self._codec.encode_state(1, down)
         return message, self._codec.received_state(message, down)

@@ -10,7 +10,7 @@ import numpy as np
 from ...core.message import Message, Scalar, Tensor
 from ...wire.pack import pack, unpack
 from .methods import Update
-from .tree import Part
+from .tree import NamedArrays
 
 #: Shapes and dtypes by tensor name.
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -32,7 +32,7 @@ def update_message(round_index: int, update: Update, tensors: Mapping[str, Tenso
     return Message("update", round=round_index, tensors=tensors, fields=fields)
 
 
-def arrays(message: Message) -> Part:
+def arrays(message: Message) -> NamedArrays:
     """Return the named arrays of a received message; they may be read-only."""
     return {name: tensor.array for name, tensor in message.tensors.items()}
 
@@ -79,7 +79,7 @@ def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
     return {name: value for name, value in fields.items() if name not in _REQUIRED and isinstance(value, float)}
 
 
-def check_tensors(tensors: Part, expected: Expected) -> None:
+def check_tensors(tensors: NamedArrays, expected: Expected) -> None:
     """Raise :class:`UpdateError` unless names, shapes and dtypes are as expected."""
     if tensors.keys() != expected.keys():
         raise UpdateError(f"expected tensors {sorted(expected)}, got {sorted(tensors)}")

@@ -22,7 +22,7 @@ from .array_pool import ArrayPool
 from .client_state import ClientState
 from .local import LocalResult, Objective, SampleLosses, Sgd, normalizer, train
 from .means import Means
-from .tree import Part
+from .tree import NamedArrays
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ class Update:
         Further figures of the training, means over the client's steps.
     """
 
-    tensors: Part
+    tensors: NamedArrays
     samples: int
     steps: int
     loss: float
@@ -96,28 +96,28 @@ class Work:
 class FederatedMethod(Protocol):
     """A federated method; see docs/own-method.md."""
 
-    def start(self, flat: FlatModel) -> Part:
+    def start(self, flat: FlatModel) -> NamedArrays:
         """Return the server's state before round 1."""
 
-    def sent(self, state: Part) -> Part:
+    def sent(self, state: NamedArrays) -> NamedArrays:
         """Return the part of the server's state that is sent to clients in every round."""
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+    def local(self, flat: FlatModel, down: NamedArrays, work: Work) -> Update:
         """Run a client's round from the received state ``down``; ``flat`` is overwritten."""
 
     def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         """Return names and lengths of the float32 tensors that a client keeps between rounds."""
 
-    def reply(self, down: Part) -> Part:
+    def reply(self, down: NamedArrays) -> NamedArrays:
         """Return arrays with the names, shapes and dtypes that every update must have; their values are ignored."""
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         """Return a client's update as a summand."""
 
-    def divergence(self, down: Part, total: Part) -> float | None:
+    def divergence(self, down: NamedArrays, total: NamedArrays) -> float | None:
         """Return how far the clients of a round diverged, from the sum over the cohort; None if not requested."""
 
-    def finish(self, state: Part, total: Part, population: int) -> Part:
+    def finish(self, state: NamedArrays, total: NamedArrays, population: int) -> NamedArrays:
         """Return the server's next state from the sum over the cohort; ``population`` is the number of all clients."""
 
 
@@ -141,13 +141,13 @@ class FedAvg:
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
 
-    def start(self, flat: FlatModel) -> Part:
+    def start(self, flat: FlatModel) -> NamedArrays:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
 
-    def sent(self, state: Part) -> Part:
+    def sent(self, state: NamedArrays) -> NamedArrays:
         return state
 
-    def local(self, flat: FlatModel, down: Part, work: Work) -> Update:
+    def local(self, flat: FlatModel, down: NamedArrays, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
         correction, velocity = self.correction(flat, down, work), self.velocity(flat, work)
         result = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
@@ -158,7 +158,7 @@ class FedAvg:
         """Copy an array for an update."""
         return array.copy() if self.array_pool is None else self.array_pool.copy(array)
 
-    def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor | None:
+    def correction(self, flat: FlatModel, down: NamedArrays, work: Work) -> torch.Tensor | None:
         """Return (trainable,), a term added to every step's direction; ``flat`` holds the state ``down``, unchanged."""
         return None
 
@@ -168,7 +168,7 @@ class FedAvg:
             return None
         return work.client_state.setdefault(VELOCITY, torch.zeros(flat.layout.trainable))
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+    def update(self, down: NamedArrays, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
         """Create the update of a client that trained from ``down`` to the state ``floats``, ``integers``."""
         figures = work.means.compute() if work.means is not None else {}
         loss = result.loss / max(1, result.steps)
@@ -177,20 +177,20 @@ class FedAvg:
     def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
 
-    def reply(self, down: Part) -> Part:
+    def reply(self, down: NamedArrays) -> NamedArrays:
         return {name: down[name] for name in (FLOATS, INTEGERS)}
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         return self.summand(update.tensors, update.samples, down)
 
-    def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
+    def summand(self, tensors: NamedArrays, weight: int, down: NamedArrays | None) -> NamedArrays:
         """Return ``tensors`` times ``weight``, with the squared distance from ``down`` (None: 0) if it is reported."""
         part = _weighted(tensors, weight, self.array_pool)
         if self.divergence_size:
             part[SPREAD] = np.array([weight * _squared(tensors[FLOATS], down, self.divergence_size)])
         return part
 
-    def divergence(self, down: Part, total: Part) -> float | None:
+    def divergence(self, down: NamedArrays, total: NamedArrays) -> float | None:
         """Return the root of the weighted mean of ``|w_k - w_mean|²`` over the trained parameters.
 
         It is at least the mean distance that FedImpro reports (Tang 2024), and equal to it if all clients are equally
@@ -198,7 +198,7 @@ class FedAvg:
         """
         return self.spread(total, down)
 
-    def spread(self, total: Part, down: Part | None) -> float | None:
+    def spread(self, total: NamedArrays, down: NamedArrays | None) -> float | None:
         """Return the :meth:`divergence` of the arrays that :meth:`summand` received."""
         if not self.divergence_size or SPREAD not in total:
             return None
@@ -207,7 +207,7 @@ class FedAvg:
         variance = float(total[SPREAD][0]) / weight - _squared(mean, down, self.divergence_size)
         return float(np.sqrt(np.maximum(0.0, variance)))
 
-    def finish(self, state: Part, total: Part, population: int) -> Part:
+    def finish(self, state: NamedArrays, total: NamedArrays, population: int) -> NamedArrays:
         return _mean(total)
 
 
@@ -236,17 +236,17 @@ class Scaffold(FedAvg):
         super().__init__(keeps_momentum=keeps_momentum)
         self.server_lr, self.option = server_lr, option
 
-    def start(self, flat: FlatModel) -> Part:
+    def start(self, flat: FlatModel) -> NamedArrays:
         return {**super().start(flat), CONTROL: np.zeros(flat.layout.trainable, np.float32)}
 
-    def correction(self, flat: FlatModel, down: Part, work: Work) -> torch.Tensor:
+    def correction(self, flat: FlatModel, down: NamedArrays, work: Work) -> torch.Tensor:
         server = torch.tensor(down[CONTROL])
         if self.option == 1:
             work.full_gradient = gradient_of_all(flat, work)
             flat.load(down[FLOATS], down[INTEGERS])  # batch norm statistics have changed
         return server - work.client_state.setdefault(CONTROL, torch.zeros_like(server))
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+    def update(self, down: NamedArrays, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
         update = super().update(down, work, floats, integers, result)
         server, p = torch.tensor(down[CONTROL]), len(down[CONTROL])
         if work.full_gradient is not None:
@@ -263,13 +263,13 @@ class Scaffold(FedAvg):
     def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         return {**super().client_state_sizes(flat), CONTROL: flat.layout.trainable}
 
-    def reply(self, down: Part) -> Part:
+    def reply(self, down: NamedArrays) -> NamedArrays:
         return down
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         return self.summand(update.tensors, 1, down)
 
-    def finish(self, state: Part, total: Part, population: int) -> Part:
+    def finish(self, state: NamedArrays, total: NamedArrays, population: int) -> NamedArrays:
         p, clients = len(state[CONTROL]), float(total[WEIGHT][0])
         mean = _mean(total)
         moved = mean[FLOATS][:p] - state[FLOATS][:p]
@@ -293,26 +293,26 @@ class FedNova(FedAvg):
         super().__init__(keeps_momentum=keeps_momentum)
         self._trainable = trainable
 
-    def update(self, down: Part, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
+    def update(self, down: NamedArrays, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
         update = super().update(down, work, floats, integers, result)
         update.tensors[NORMALIZER] = np.array([normalizer(update.steps, work.sgd)])
         return update
 
-    def reply(self, down: Part) -> Part:
+    def reply(self, down: NamedArrays) -> NamedArrays:
         return {**super().reply(down), NORMALIZER: np.ones(1)}
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         p, traveled = self._trainable, float(update.tensors[NORMALIZER][0])
         floats = update.tensors[FLOATS].copy()
         floats[:p] = (down[FLOATS][:p] - floats[:p]) / np.float32(traveled)
         return self.summand({**update.tensors, FLOATS: floats}, update.samples, None)
 
-    def divergence(self, down: Part, total: Part) -> float | None:
+    def divergence(self, down: NamedArrays, total: NamedArrays) -> float | None:
         """Return FedAvg's divergence of the summed arrays: normalized updates times the mean number of steps."""
         spread = self.spread(total, None)
         return None if spread is None else spread * float(total[NORMALIZER][0]) / float(total[WEIGHT][0])
 
-    def finish(self, state: Part, total: Part, population: int) -> Part:
+    def finish(self, state: NamedArrays, total: NamedArrays, population: int) -> NamedArrays:
         mean = _mean(total)
         traveled = np.float32(mean.pop(NORMALIZER)[0])
         p = self._trainable
@@ -343,9 +343,9 @@ def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
     return gradient + work.sgd.weight_decay * flat.trained
 
 
-def _weighted(tensors: Part, weight: int, pool: ArrayPool | None) -> Part:
+def _weighted(tensors: NamedArrays, weight: int, pool: ArrayPool | None) -> NamedArrays:
     """Arrays times ``weight``, integers as float64, with the weight itself for the mean."""
-    part: Part = {}
+    part: NamedArrays = {}
     for name, array in tensors.items():
         kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
         out = None if pool is None else pool.take_named(name, array.shape, kind)
@@ -354,15 +354,15 @@ def _weighted(tensors: Part, weight: int, pool: ArrayPool | None) -> Part:
     return part
 
 
-def _mean(total: Part) -> Part:
+def _mean(total: NamedArrays) -> NamedArrays:
     """Sums divided by the sum of weights, in each array's own dtype; integers are rounded."""
     weight = float(total[WEIGHT][0])
-    mean: Part = {n: a / a.dtype.type(weight) for n, a in total.items() if n not in (WEIGHT, SPREAD)}
+    mean: NamedArrays = {n: a / a.dtype.type(weight) for n, a in total.items() if n not in (WEIGHT, SPREAD)}
     mean[INTEGERS] = np.rint(mean[INTEGERS]).astype(np.int64)
     return mean
 
 
-def _squared(floats: Array, down: Part | None, count: int) -> float:
+def _squared(floats: Array, down: NamedArrays | None, count: int) -> float:
     """``|x|²`` of the first ``count`` values minus those of ``down``; without BLAS, whose threads change last bits."""
     difference = floats[:count] if down is None else np.subtract(floats[:count], down[FLOATS][:count], dtype=np.float64)
     return float(np.add.reduce(np.square(difference, dtype=np.float64)))

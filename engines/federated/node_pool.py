@@ -17,7 +17,7 @@ from .codec import UpdateCodec
 from .methods import FederatedMethod, Update
 from .node_round import NodeRound
 from .node_stream import NodeStream
-from .tree import Part
+from .tree import NamedArrays
 from .update_validation import validated_contribution
 
 
@@ -76,7 +76,7 @@ class NodePool:
         self._session.readmit(self._least)
         return NodeStream(self._session, self._busy, self._new, self._assets, self._codec, method, self._largest_norm)
 
-    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> RoundResult:
         """Train the cohort from ``down``; see :class:`~farshore.engines.federated.client_pool.ClientPool`.
 
         A node that is lost, late or sends an invalid update is left out and named in the run's log.
@@ -88,7 +88,7 @@ class NodePool:
         message = self._codec.encode_state(round_index, down)
         received = self._codec.received_state(message, down)  # clients start from it; updates are relative to it
 
-        def read(answer: Message) -> tuple[Update, Part]:
+        def read(answer: Message) -> tuple[Update, NamedArrays]:
             update = self._codec.decode_update(answer, round_index, received, method.reply(received))
             return update, validated_contribution(method, received, update, self._largest_norm)
 

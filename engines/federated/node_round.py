@@ -13,13 +13,13 @@ from .assets import Assets, is_missing, offer_message
 from .client_pool import Reply, RoundResult
 from .messages import UpdateError
 from .methods import Update
-from .tree import Part, TreeSum
+from .tree import NamedArrays, TreeSum
 
 _NO_ANSWER = "no answer before the deadline"
 _NOT_RECEIVING = "the node does not receive the state"
 
 #: Decodes a message to a valid update and its summand, or raises :class:`UpdateError`.
-ReadUpdate: TypeAlias = Callable[[Message], tuple[Update, Part]]
+ReadUpdate: TypeAlias = Callable[[Message], tuple[Update, NamedArrays]]
 #: Returns the seconds until the deadline; None = no deadline.
 Remaining: TypeAlias = Callable[[], float | None]
 

@@ -12,7 +12,7 @@ from .client_pool import AsyncResult, InFlightSnapshot, Reply
 from .codec import UpdateCodec
 from .messages import UpdateError
 from .methods import FederatedMethod
-from .tree import Part
+from .tree import NamedArrays
 from .update_validation import validated_contribution
 
 
@@ -20,7 +20,7 @@ from .update_validation import validated_contribution
 class _Version:
     round_index: int
     message: Message
-    received: Part
+    received: NamedArrays
 
 
 class NodeStream:
@@ -58,7 +58,7 @@ class NodeStream:
         self._lost: dict[str, str] = {}
         self._version: _Version | None = None
 
-    def send(self, client: int, round_index: int, down: Part) -> None:
+    def send(self, client: int, round_index: int, down: NamedArrays) -> None:
         """Send the state, or first the offer of the assets; :meth:`next` reports a node that is lost meanwhile."""
         # All clients that start from a version share one encoded message.
         if self._version is None or self._version.round_index != round_index:

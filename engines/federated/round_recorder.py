@@ -19,7 +19,7 @@ from .config import FederatedConfig
 from .model_checkpoints import ModelCheckpoints
 from .task import Task
 from .task_hooks import ReportingTask
-from .tree import Part
+from .tree import NamedArrays
 
 #: Byte counts of the history: the same in a resumed run. Frame bytes are not, so they are metrics only.
 _REPRODUCIBLE = ("dense_up", "dense_down", "payload_up", "payload_down")
@@ -69,7 +69,7 @@ class RoundRecorder:
                 means[name] = _weighted_mean([r.figures[name] for r in finite], finite)
         return means
 
-    def complete_entry(self, entry: dict[str, Any], state: Part) -> float:
+    def complete_entry(self, entry: dict[str, Any], state: NamedArrays) -> float:
         """Add the task's figures, scores and byte counts to a round's entry; return the seconds of evaluation."""
         round_index, start = entry["round"], time.monotonic()
         if self._reporting is not None:
@@ -100,7 +100,7 @@ class RoundRecorder:
         """Return whether to save a checkpoint after round ``round_index``."""
         return self._due(round_index, self._schedule.checkpoint_every)
 
-    def write_states(self, entry: Mapping[str, Any], state: Part) -> None:
+    def write_states(self, entry: Mapping[str, Any], state: NamedArrays) -> None:
         """Write the model files.
 
         Called before the checkpoint of the same round, so that the best state of a checkpoint's history exists.
@@ -117,7 +117,7 @@ class RoundRecorder:
         self._frames = {name: count for name, count in since.items() if name not in _REPRODUCIBLE}
         return {name: count for name, count in since.items() if name in _REPRODUCIBLE}
 
-    def _score_clients(self, round_index: int, state: Part) -> dict[str, float]:
+    def _score_clients(self, round_index: int, state: NamedArrays) -> dict[str, float]:
         assert self._reporting is not None
         scores = self._reporting.client_accuracy(self._flat, state)
         folder = self._session.run.directory

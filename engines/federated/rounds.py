@@ -14,7 +14,7 @@ from .config import FederatedConfig
 from .round_recorder import RoundRecorder
 from .task import Task
 from .task_hooks import refine_state
-from .tree import Part
+from .tree import NamedArrays
 from .update_validation import is_finite
 
 
@@ -43,7 +43,7 @@ class Rounds:
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
         self._flat = task.model()
         self._method = task.method(self._flat)
-        self.state: Part = self._method.start(self._flat)
+        self.state: NamedArrays = self._method.start(self._flat)
         self._history = History(session.run.directory, session.resume_step or 0)
         if session.resume_step is not None:
             self.state, _ = session.load_checkpoint(session.resume_step)
@@ -109,7 +109,7 @@ class Rounds:
             self._session.log(f"round {round_index}: the sum of the updates is not finite; the model is unchanged")
 
 
-def restore_downlink_loss(state: Part, before: Part, received: Part) -> Part:
+def restore_downlink_loss(state: NamedArrays, before: NamedArrays, received: NamedArrays) -> NamedArrays:
     """Add to ``state`` what the downlink encoding lost of ``before``.
 
     Otherwise steps smaller than the encoding's rounding would never accumulate.

@@ -15,7 +15,7 @@ from ...core.seeds import Seed
 from ...models.flat_params import FlatModel
 from .local import Sgd
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
-from .tree import Part
+from .tree import NamedArrays
 
 _TEST_BATCH = 1024
 
@@ -85,7 +85,7 @@ class Supervised:
         )
 
     @torch.no_grad()
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         """Return ``acc`` and ``test_loss`` on the test rows; ``flat`` is overwritten."""
         flat.load(state[FLOATS], state[INTEGERS])
         flat.module.eval()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ...models.flat_params import FlatModel
 from .methods import FederatedMethod, Work
-from .tree import Part
+from .tree import NamedArrays
 
 
 class Task(Protocol):
@@ -26,5 +26,5 @@ class Task(Protocol):
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         """Prepare a client's work in round ``round_index`` (from 1) on the resident model ``flat``."""
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         """Score a state on the test set; ``flat`` is overwritten."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...models.flat_params import FlatModel
 from .task import Task
-from .tree import Part
+from .tree import NamedArrays
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class ReportingTask(Protocol):
     def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
         """Compute figures to add to a round's ``entry``, which has ``round``, ``cohort`` and ``train_loss``."""
 
-    def client_accuracy(self, flat: FlatModel, state: Part) -> NDArray[np.float64]:
+    def client_accuracy(self, flat: FlatModel, state: NamedArrays) -> NDArray[np.float64]:
         """(clients,), accuracy of a state on each client's own part of the test set; NaN where that part is empty.
 
         ``flat`` is overwritten.
@@ -47,14 +47,14 @@ class SizedTask(Protocol):
 class RefiningTask(Protocol):
     """A task whose server trains on the aggregated state."""
 
-    def refine(self, flat: FlatModel, state: Part, round_index: int) -> Part:
+    def refine(self, flat: FlatModel, state: NamedArrays, round_index: int) -> NamedArrays:
         """Return the state to continue from after round ``round_index``.
 
         It depends only on the run's seed, ``state`` and the round. ``flat`` is overwritten, ``state`` is not.
         """
 
 
-def refine_state(task: Task, flat: FlatModel, state: Part, round_index: int) -> Part:
+def refine_state(task: Task, flat: FlatModel, state: NamedArrays, round_index: int) -> NamedArrays:
     """Refine the state if the task is a :class:`RefiningTask`, otherwise return it unchanged."""
     refine = getattr(task, "refine", None)  # isinstance() with a runtime protocol is slow
     return refine(flat, state, round_index) if refine else state

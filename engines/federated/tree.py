@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Named arrays. A sum owns the arrays that are added to it, and adds to them in place.
-Part: TypeAlias = dict[str, NDArray[Any]]
+NamedArrays: TypeAlias = dict[str, NDArray[Any]]
 
 
 class TreeSum:
@@ -37,20 +37,20 @@ class TreeSum:
         The positions are not a node of the cohort's tree.
     """
 
-    def __init__(self, size: int, first: int = 0, release: Callable[[Part], None] | None = None) -> None:
+    def __init__(self, size: int, first: int = 0, release: Callable[[NamedArrays], None] | None = None) -> None:
         self.size, self.first, self._release = size, first, release
         self._levels = (size - 1).bit_length() if size > 1 else 0
         if first % (1 << self._levels):
             raise ValueError(f"a block of {size} positions cannot begin at position {first}")
         #: (level, index) -> sum of a node whose sibling is not known yet; None if all of its positions were skipped.
-        self._waiting: dict[tuple[int, int], Part | None] = {}
+        self._waiting: dict[tuple[int, int], NamedArrays | None] = {}
         self._settled = bytearray(size)
-        self._root: Part | None = None
+        self._root: NamedArrays | None = None
         self.complete = size == 0
         for index in range(size, 1 << self._levels):
             self._settle(0, index, None)
 
-    def add(self, position: int, part: Part, level: int = 0) -> None:
+    def add(self, position: int, part: NamedArrays, level: int = 0) -> None:
         """Add the sum of the positions ``position … position + 2**level - 1``; takes ownership of ``part``.
 
         Raises
@@ -64,7 +64,7 @@ class TreeSum:
         """Mark positions as absent; raises the same errors as :meth:`add`."""
         self._settle(level, self._claim(position, level), None)
 
-    def total(self) -> Part | None:
+    def total(self) -> NamedArrays | None:
         """Return the sum; None if every position was skipped.
 
         Raises
@@ -87,7 +87,7 @@ class TreeSum:
         self._settled[offset : offset + leaves] = b"\1" * leaves
         return offset >> level
 
-    def _settle(self, level: int, index: int, part: Part | None) -> None:
+    def _settle(self, level: int, index: int, part: NamedArrays | None) -> None:
         while level < self._levels:
             sibling = (level, index ^ 1)
             if sibling not in self._waiting:
@@ -98,14 +98,14 @@ class TreeSum:
             level, index = level + 1, index >> 1
         self._root, self.complete = part, True
 
-    def _combine(self, left: Part | None, right: Part | None) -> Part | None:
+    def _combine(self, left: NamedArrays | None, right: NamedArrays | None) -> NamedArrays | None:
         both = add_siblings(left, right)
         if self._release is not None and left is not None and right is not None:
             self._release(right)
         return both
 
 
-def add_siblings(left: Part | None, right: Part | None) -> Part | None:
+def add_siblings(left: NamedArrays | None, right: NamedArrays | None) -> NamedArrays | None:
     """Add the right sibling to the left one in place; None stands for an absent node."""
     if left is None or right is None:
         return right if left is None else left

@@ -9,14 +9,16 @@ import numpy as np
 from ...core.message import Array
 from .messages import UpdateError
 from .methods import FLOATS, FedAvg, FederatedMethod, Scaffold, Update
-from .tree import Part
+from .tree import NamedArrays
 
 #: In the summands of these, each array is the update's array of that name times a factor of at least 1, so it is finite
 #: only if the update is, and one pass checks both. For all other methods, updates are checked first.
 _SCALING: tuple[Any, ...] = (FedAvg.contribution, Scaffold.contribution)
 
 
-def validated_contribution(method: FederatedMethod, received: Part, update: Update, largest_norm: float = 0.0) -> Part:
+def validated_contribution(
+    method: FederatedMethod, received: NamedArrays, update: Update, largest_norm: float = 0.0
+) -> NamedArrays:
     """Return the summand of an update.
 
     Parameters
@@ -49,7 +51,7 @@ def validated_contribution(method: FederatedMethod, received: Part, update: Upda
     return part
 
 
-def check_finite(tensors: Part) -> None:
+def check_finite(tensors: NamedArrays) -> None:
     """Raise :class:`UpdateError` if a value is infinite or NaN."""
     for name, array in tensors.items():
         if array.dtype.kind == "f" and not is_finite(array):

@@ -15,7 +15,7 @@ from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.messages import UpdateError, as_received
 from ...engines.federated.methods import FedAvg, FederatedMethod, Update, Work
 from ...engines.federated.task import Task
-from ...engines.federated.tree import Part, TreeSum
+from ...engines.federated.tree import NamedArrays, TreeSum
 from ...engines.federated.update_validation import validated_contribution
 from ..sizes import Size, Sizer
 
@@ -36,7 +36,7 @@ class BlockResult:
         Client -> why its update was not added.
     """
 
-    total: Part | None = None
+    total: NamedArrays | None = None
     replies: list[Reply] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class ClientRunner:
         self._sizer = Sizer()
         self._clients_at_once = clients_at_once
 
-    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+    def train(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> BlockResult:
         """Train a whole cohort from the state ``down`` in round ``round_index``."""
         return self.train_block(round_index, 0, cohort, down)
 
@@ -84,7 +84,7 @@ class ClientRunner:
         self._client_states.commit()
 
     def train_block(
-        self, round_index: int, first: int, clients: Sequence[int], down: Part, into: Part | None = None
+        self, round_index: int, first: int, clients: Sequence[int], down: NamedArrays, into: NamedArrays | None = None
     ) -> BlockResult:
         """Train the clients at the positions ``first``, ``first + 1``, … of the cohort of round ``round_index``.
 
@@ -111,13 +111,15 @@ class ClientRunner:
         result.total = tree.total()
         return result
 
-    def _recycle(self, tensors: Part, contribution: Part) -> None:
+    def _recycle(self, tensors: NamedArrays, contribution: NamedArrays) -> None:
         """Return an update's arrays to the pool, except those that share memory with its contribution."""
         for array in tensors.values():
             if not any(np.may_share_memory(array, shared) for shared in contribution.values()):
                 self._array_pool.release(array)
 
-    def _train_all(self, round_index: int, clients: Sequence[int], down: Part) -> Iterator[tuple[int, Work, Update]]:
+    def _train_all(
+        self, round_index: int, clients: Sequence[int], down: NamedArrays
+    ) -> Iterator[tuple[int, Work, Update]]:
         """Train all clients in chunks; which chunk a client is in depends on its position in the cohort only."""
         for start in range(0, len(clients), self._clients_at_once):
             chunk = clients[start : start + self._clients_at_once]
@@ -129,7 +131,7 @@ class ClientRunner:
         work.client_state = self._client_states.get(client, round_index)
         return work
 
-    def _train_chunk(self, down: Part, works: Sequence[Work]) -> list[Update]:
+    def _train_chunk(self, down: NamedArrays, works: Sequence[Work]) -> list[Update]:
         if self._clients_at_once == 1:
             return [self._method.local(self._flat, down, work) for work in works]
         return batched.local(self._flat, self._method, down, works)

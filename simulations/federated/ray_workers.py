@@ -21,7 +21,7 @@ from typing import Any
 from ...core.errors import ConfigError, MissingExtraError, RunFailedError
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.methods import FederatedMethod
-from ...engines.federated.tree import Part, TreeSum, blocks
+from ...engines.federated.tree import NamedArrays, TreeSum, blocks
 from .client_runner import BlockResult, ClientRunner
 from .shared_client_state import SharedClientStates
 from .worker_process import WorkerSpec
@@ -44,7 +44,7 @@ class Actor:
         return os.getpid()
 
     def train(
-        self, round_index: int, saved_round: int, assigned: Sequence[tuple[int, Sequence[int]]], state: Part
+        self, round_index: int, saved_round: int, assigned: Sequence[tuple[int, Sequence[int]]], state: NamedArrays
     ) -> list[tuple[int, BlockResult]]:
         """Train blocks of a cohort, each given by its first position and its clients."""
         if saved_round != self._saved_round:
@@ -137,7 +137,7 @@ class RayWorkers:
         """Note that round ``round_index`` has a checkpoint; actors receive it with their next call."""
         self._saved_round = round_index
 
-    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+    def train(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> BlockResult:
         """Train a whole cohort from the state ``down`` in round ``round_index``.
 
         Raises

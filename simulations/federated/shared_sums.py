@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from .shared_arrays import SharedArrays
 
 
@@ -17,7 +17,7 @@ class SharedSums:
         Names, shapes and dtypes of the arrays of a sum.
     """
 
-    def __init__(self, example: Part) -> None:
+    def __init__(self, example: NamedArrays) -> None:
         self._example = example
         self._all: dict[int, SharedArrays] = {}  # by id(arrays), which identifies the sums of a TreeSum
         self._free: list[SharedArrays] = []
@@ -30,7 +30,7 @@ class SharedSums:
         self._all[id(created.arrays)] = created
         return created
 
-    def release(self, part: Part) -> None:
+    def release(self, part: NamedArrays) -> None:
         """Return arrays to the free list; their content may be overwritten."""
         self._free.append(self._all[id(part)])
 

@@ -14,7 +14,7 @@ from ...engines.federated.client_pool import RoundResult
 from ...engines.federated.client_pool import cohort as draw_cohort
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from ..sizes import Sizer
 from .simulated_traffic import NEW_RUN, ResumeState, SimulatedTraffic
 from .stream import VirtualStream
@@ -73,7 +73,7 @@ class SimulatedPool:
         if self._timing is not None and history:
             self._timing.clock.now = history[-1]["simulated_seconds"]
 
-    def round(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> RoundResult:
+    def round(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> RoundResult:
         """Train the cohort; with timing, add up only the replies that arrive in time."""
         message = self._codec.encode_state(round_index, down)
         seen = self._codec.received_state(message, down)
@@ -118,7 +118,9 @@ class SimulatedPool:
         if self._traffic:
             self._traffic.record_done()
 
-    def _train(self, round_index: int, clients: Sequence[int], seen: Part, method: FederatedMethod) -> RoundResult:
+    def _train(
+        self, round_index: int, clients: Sequence[int], seen: NamedArrays, method: FederatedMethod
+    ) -> RoundResult:
         start = time.monotonic()
         result = self._executor.train(round_index, clients, seen, method)
         seconds = {"train": time.monotonic() - start, "wait": 0.0}
@@ -127,7 +129,7 @@ class SimulatedPool:
         return RoundResult(result.total, result.replies, result.missing, seen, seconds=seconds)
 
     def _train_late(
-        self, timing: Timing, round_index: int, late: Sequence[int], seen: Part, method: FederatedMethod
+        self, timing: Timing, round_index: int, late: Sequence[int], seen: NamedArrays, method: FederatedMethod
     ) -> None:
         """Account for late replies: their bytes count, and clients that keep a state train so that it changes."""
         if late and timing.keeps_state:

@@ -9,7 +9,7 @@ from ...core.message import Message
 from ...engines.federated.client_pool import AsyncResult, InFlight, InFlightSnapshot
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from ...wire.pack import pack
 from ..clock import RoundTrip
 from ..sizes import Size, size_of
@@ -21,7 +21,7 @@ from .timing import ClientExecutor, Timing
 class _Job:
     round_trip: RoundTrip
     round_index: int
-    seen: Part
+    seen: NamedArrays
 
 
 class VirtualStream:
@@ -44,10 +44,10 @@ class VirtualStream:
         self._executor, self._population, self._codec = executor, population, codec
         self._timing, self._method, self._traffic = timing, method, traffic
         self._events: list[tuple[float, int, _Job]] = []
-        self._current: tuple[Message, Part, Size] | None = None
+        self._current: tuple[Message, NamedArrays, Size] | None = None
         self._since, self._joule, self._counts = timing.clock.now, 0.0, {"ok": 0, "lost": 0}
 
-    def send(self, client: int, round_index: int, down: Part) -> None:
+    def send(self, client: int, round_index: int, down: NamedArrays) -> None:
         """Schedule the end of the client's training from ``down``, which is version ``round_index`` of the state."""
         if self._current is None or self._current[0].round != round_index:
             message = self._codec.encode_state(round_index, down)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.methods import FederatedMethod, Update
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from ..clock import RoundSchedule, RoundTrip, VirtualClock
 from ..sizes import Size, Sizer
 from .client_runner import BlockResult
@@ -16,7 +16,7 @@ from .client_runner import BlockResult
 class ClientExecutor(Protocol):
     """Trains the clients of cohorts: in this process, in worker processes or in Ray actors."""
 
-    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+    def train(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> BlockResult:
         """Train a cohort from the state ``down`` in round ``round_index``."""
 
     def checkpoint_saved(self, round_index: int) -> None:
@@ -55,14 +55,14 @@ class Timing:
         self._count, self._codec, self._sizer = count, codec, Sizer()
 
     def round_trip(
-        self, round_index: int, client: int, down: Part, size: Size, method: FederatedMethod, begin: float
+        self, round_index: int, client: int, down: NamedArrays, size: Size, method: FederatedMethod, begin: float
     ) -> RoundTrip:
         """Time a client's download of ``size``, training from ``down`` and upload, starting at ``begin`` seconds."""
         up = self.update_size(round_index, client, down, method)
         _, steps, passes = self._count(client, round_index)
         return self.clock.round_trip(round_index, client, steps + passes, size.frame, up.frame, begin)
 
-    def update_size(self, round_index: int, client: int, down: Part, method: FederatedMethod) -> Size:
+    def update_size(self, round_index: int, client: int, down: NamedArrays, method: FederatedMethod) -> Size:
         """Return the sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
         update = Update(method.reply(down), samples, steps, 1.0, self._figures)

@@ -20,7 +20,7 @@ from typing import Any
 from ...core.errors import RunFailedError
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.methods import FederatedMethod, Update
-from ...engines.federated.tree import Part, TreeSum, blocks
+from ...engines.federated.tree import NamedArrays, TreeSum, blocks
 from ..sizes import Size
 from .client_runner import BlockResult
 from .shared_arrays import SharedArrays
@@ -91,7 +91,7 @@ class Workers:
                 shared.close()
         self._processes, self._outputs, self._sums, self._state = {}, {}, None, None
 
-    def train(self, round_index: int, cohort: Sequence[int], down: Part, method: FederatedMethod) -> BlockResult:
+    def train(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> BlockResult:
         """Train a whole cohort from the state ``down`` in round ``round_index``.
 
         Raises
@@ -121,7 +121,7 @@ class Workers:
 
     def _responses(
         self, round_index: int, cohort: Sequence[int], cohort_blocks: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, dict[str, Any], Part]]:
+    ) -> Iterator[tuple[int, dict[str, Any], NamedArrays]]:
         """Assign blocks to idle workers; yield each block's first position, the response and the sum."""
         pending, busy, lost = list(reversed(cohort_blocks)), dict[Connection, tuple[int, int]](), 0
         for connection in self._processes:
@@ -195,7 +195,7 @@ class Workers:
             raise RunFailedError(f"{self._processes[connection].name} of the simulation: {response['error']}")
         return response
 
-    def _share_state(self, down: Part, method: FederatedMethod) -> SharedSums:
+    def _share_state(self, down: NamedArrays, method: FederatedMethod) -> SharedSums:
         if self._state is None or self._sums is None:
             self._state = SharedArrays.like(down)
             self._sums = SharedSums(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)))
@@ -203,7 +203,7 @@ class Workers:
         return self._sums
 
 
-def _combine(responses: list[dict[str, Any]], total: Part | None) -> BlockResult:
+def _combine(responses: list[dict[str, Any]], total: NamedArrays | None) -> BlockResult:
     return BlockResult(
         total,
         [Reply(*reply) for response in responses for reply in response["replies"]],

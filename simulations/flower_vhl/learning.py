@@ -17,7 +17,7 @@ from ...algorithms.vhl.workload import WORKLOAD
 from ...core.errors import DataError
 from ...core.seeds import Seed
 from ...engines.federated.methods import FederatedMethod
-from ...engines.federated.tree import Part
+from ...engines.federated.tree import NamedArrays
 from ...engines.federated.workload import use_threads
 from ...models.flat_params import FlatModel
 
@@ -71,7 +71,7 @@ def record(arrays: Mapping[str, Any]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
 
 
-def merge_records(*records: ArrayRecord) -> Part:
+def merge_records(*records: ArrayRecord) -> NamedArrays:
     """Return the arrays of several Flower records in one dict."""
     return {name: array.numpy() for record in records for name, array in record.items()}
 

@@ -21,7 +21,7 @@ from ...engines.federated.client_pool import cohort
 from ...engines.federated.messages import UpdateError, read_update, update_message
 from ...engines.federated.methods import CONTROL, NORMALIZER, FederatedMethod, Update
 from ...engines.federated.task_hooks import refine_state
-from ...engines.federated.tree import Part, TreeSum
+from ...engines.federated.tree import NamedArrays, TreeSum
 from ...engines.federated.update_validation import validated_contribution
 from .learning import learning_problem, merge_records, record, settings_of
 
@@ -84,7 +84,7 @@ def _nodes(grid: Grid, shared_config: dict[str, Any], clients: int, timeout: flo
     return [node_of_partition[client] for client in range(clients)]
 
 
-def _message(node: int, down: Part, config: dict[str, Any]) -> Message:
+def _message(node: int, down: NamedArrays, config: dict[str, Any]) -> Message:
     content = RecordDict({"config": ConfigRecord(config)})
     content["arrays"] = record({name: array for name, array in down.items() if name != CONTROL})
     if CONTROL in down:
@@ -93,8 +93,8 @@ def _message(node: int, down: Part, config: dict[str, Any]) -> Message:
 
 
 def _add_up(
-    method: FederatedMethod, down: Part, round_index: int, nodes: list[int], replies: Iterable[Message]
-) -> tuple[Part | None, list[Update]]:
+    method: FederatedMethod, down: NamedArrays, round_index: int, nodes: list[int], replies: Iterable[Message]
+) -> tuple[NamedArrays | None, list[Update]]:
     """Return the sum of the contributions in cohort order, and the updates that were added."""
     tree, reply_of_node = TreeSum(len(nodes)), {reply.metadata.src_node_id: reply for reply in replies}
     updates = []
@@ -111,7 +111,7 @@ def _add_up(
     return tree.total(), updates
 
 
-def _update(reply: Message | None, round_index: int, expected: Part) -> Update:
+def _update(reply: Message | None, round_index: int, expected: NamedArrays) -> Update:
     if reply is None:
         raise UpdateError("no reply within the timeout")
     if reply.has_error():
@@ -135,7 +135,7 @@ def _metrics(reply: Message) -> MetricRecord:
     return metrics
 
 
-def _write(out: str, history: list[dict[str, Any]], state: Part) -> None:
+def _write(out: str, history: list[dict[str, Any]], state: NamedArrays) -> None:
     if out:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)

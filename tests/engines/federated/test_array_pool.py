@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from farshore.engines.federated.array_pool import ArrayPool
-from farshore.engines.federated.tree import Part, TreeSum
+from farshore.engines.federated.tree import NamedArrays, TreeSum
 
 
-def _sum(size: int, pool: ArrayPool | None, round_index: int) -> tuple[Part | None, int]:
+def _sum(size: int, pool: ArrayPool | None, round_index: int) -> tuple[NamedArrays | None, int]:
     """Sum ``size`` random summands; return the total and the number of distinct arrays used."""
     tree, addresses = TreeSum(size, 0, None if pool is None else pool.release_all), set()
     rng = np.random.default_rng(round_index)

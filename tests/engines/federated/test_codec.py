@@ -26,7 +26,7 @@ from farshore.engines.federated.messages import UpdateError, as_received
 from farshore.engines.federated.methods import FLOATS, FedAvg, FederatedMethod, Scaffold, Update, Work
 from farshore.engines.federated.rounds import Rounds
 from farshore.engines.federated.tensor_partition import cut_for
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.engines.federated.update_validation import validated_contribution
 from farshore.models.flat_params import FlatModel
 from farshore.simulations.federated.client_runner import ClientRunner
@@ -54,7 +54,7 @@ def net() -> FlatModel:
     return FlatModel(module)
 
 
-def update_of(state: Part, step: float = 0.01, seed: int = 0) -> Update:
+def update_of(state: NamedArrays, step: float = 0.01, seed: int = 0) -> Update:
     """An update with the state after a random step of size ``step``."""
     rng = np.random.default_rng(seed)
     made = {
@@ -63,7 +63,9 @@ def update_of(state: Part, step: float = 0.01, seed: int = 0) -> Update:
     return Update(made, 5, 1, 0.5)
 
 
-def transmit(codec: UpdateCodec, update: Update, received: Part, client_state: dict[str, Any] | None = None) -> Update:
+def transmit(
+    codec: UpdateCodec, update: Update, received: NamedArrays, client_state: dict[str, Any] | None = None
+) -> Update:
     message = codec.encode_update(1, update, received, {} if client_state is None else client_state)
     return codec.decode_update(as_received(message), 1, received, received)
 
@@ -233,7 +235,7 @@ class ThreeClients:
         x = next(iter(flat.module.parameters()))
         return Work(lambda _: (a @ x).square() + x.square().sum() / 4, [None], 1, Sgd(self._lr))
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         return {"distance": float(np.linalg.norm(state[FLOATS]))}
 
 

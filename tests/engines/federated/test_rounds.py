@@ -24,7 +24,7 @@ from farshore.engines.federated.local import Sgd
 from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Work
 from farshore.engines.federated.node_pool import NodePool
 from farshore.engines.federated.rounds import Rounds
-from farshore.engines.federated.tree import Part, TreeSum
+from farshore.engines.federated.tree import NamedArrays, TreeSum
 from farshore.models.flat_params import FlatModel
 from farshore.simulations.in_process import InProcessRun
 
@@ -64,7 +64,7 @@ class Toy:
             Sgd(0.05 * 0.9**round_index),
         )
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         flat.load(state["floats"], state["integers"])
         return {"norm": float(flat.trained.norm())}
 
@@ -110,13 +110,15 @@ class Federated:
         Client(replace(session, channel=SpoilingChannel()), self.toy, self.codec).run()
 
 
-def run(workload: Federated, path: Path, **more: Any) -> tuple[Part, list[dict[str, Any]]]:
+def run(workload: Federated, path: Path, **more: Any) -> tuple[NamedArrays, list[dict[str, Any]]]:
     result = InProcessRun(workload, Config(), path, NODES, seed=3, **more).run()
     assert workload.rounds is not None
     return workload.rounds.state, result["history"]
 
 
-def reference(method: str, schedule: FederatedConfig, absent: Callable[[int, int], bool] = lambda *_: False) -> Part:
+def reference(
+    method: str, schedule: FederatedConfig, absent: Callable[[int, int], bool] = lambda *_: False
+) -> NamedArrays:
     """Compute the last state without programs, messages and channels."""
     toy = Toy(method)
     flat = toy.model()

@@ -19,7 +19,7 @@ from farshore.engines.federated.methods import (
     Scaffold,
     Update,
 )
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.engines.federated.update_validation import validated_contribution
 from farshore.models.flat_params import FlatModel
 
@@ -29,7 +29,7 @@ LARGEST = float(np.finfo(np.float32).max)
 class Signs(FedAvg):
     """Sums signs, which are finite even for infinite values."""
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         moved = {name: np.sign(array - down[name]) for name, array in update.tensors.items()}
         return self.summand(moved, 1, None)
 
@@ -37,18 +37,18 @@ class Signs(FedAvg):
 class Clipped(FedAvg):
     """FedAvg with clipped summands."""
 
-    def summand(self, tensors: Part, weight: int, down: Part | None) -> Part:
+    def summand(self, tensors: NamedArrays, weight: int, down: NamedArrays | None) -> NamedArrays:
         return super().summand({n: np.clip(np.nan_to_num(a), -1, 1) for n, a in tensors.items()}, weight, down)
 
 
 class Truncated(FedAvg):
     """Converts sums to integers, which raises another error for NaN."""
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         return {name: np.array([float(int(array.sum()))]) for name, array in update.tensors.items()}
 
 
-def update_of(method: FederatedMethod) -> tuple[Part, Update]:
+def update_of(method: FederatedMethod) -> tuple[NamedArrays, Update]:
     torch.manual_seed(0)
     down = method.start(FlatModel(torch.nn.Linear(8, 3)))
     tensors = {name: np.array(array) for name, array in method.reply(down).items()}

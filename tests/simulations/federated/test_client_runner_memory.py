@@ -22,7 +22,7 @@ from farshore.engines.federated.methods import (
     Update,
     Work,
 )
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.models.flat_params import FlatModel
 from farshore.simulations.federated.client_runner import ClientRunner
 
@@ -30,14 +30,14 @@ from farshore.simulations.federated.client_runner import ClientRunner
 class Unweighted(FedAvg):
     """A custom method whose contributions contain the updates' arrays themselves."""
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         return {**update.tensors, "weight": np.ones(1)}
 
 
 class Halves(FedAvg):
     """A custom method whose contributions are views of the updates' arrays."""
 
-    def contribution(self, down: Part, update: Update) -> Part:
+    def contribution(self, down: NamedArrays, update: Update) -> NamedArrays:
         floats = update.tensors[FLOATS]
         return {"one": floats[:5], "two": floats[5:], INTEGERS: update.tensors[INTEGERS], "weight": np.ones(1)}
 
@@ -83,11 +83,13 @@ class Lines:
 
         return Work(objective, list(x.split(6)), 12 + client, Sgd(lr))
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         return {}
 
 
-def run_blocks(task: Any, clients: list[int], *, reuse: bool, into: Part | None = None, repeats: int = 1) -> Part:
+def run_blocks(
+    task: Any, clients: list[int], *, reuse: bool, into: NamedArrays | None = None, repeats: int = 1
+) -> NamedArrays:
     runner = ClientRunner(task, UpdateCodec(), LocalClientStates())
     if not reuse:
         runner._method.array_pool = None  # type: ignore[attr-defined]
@@ -105,7 +107,7 @@ def run_blocks(task: Any, clients: list[int], *, reuse: bool, into: Part | None 
 def test_sums_with_reused_arrays_equal_those_with_new_arrays(method: str, broken: tuple[int, ...], count: int) -> None:
     task, clients = Lines(method, broken), list(range(count + len(broken)))
     expected = run_blocks(task, clients, reuse=False)
-    like: Part = {name: np.full_like(array, 7) for name, array in expected.items()}
+    like: NamedArrays = {name: np.full_like(array, 7) for name, array in expected.items()}
     for into in (None, like):
         got = run_blocks(task, clients, reuse=True, into=into, repeats=3)
         assert got.keys() == expected.keys()
@@ -114,7 +116,9 @@ def test_sums_with_reused_arrays_equal_those_with_new_arrays(method: str, broken
 
 def test_sum_is_written_to_the_given_arrays() -> None:
     task = Lines("fedavg")
-    like: Part = {name: np.full_like(array, 7) for name, array in run_blocks(task, [0, 1, 2], reuse=True).items()}
+    like: NamedArrays = {
+        name: np.full_like(array, 7) for name, array in run_blocks(task, [0, 1, 2], reuse=True).items()
+    }
     got = run_blocks(task, [0, 1, 2], reuse=True, into=like)
     assert got[FLOATS] is like[FLOATS]
     assert got[INTEGERS] is like[INTEGERS]

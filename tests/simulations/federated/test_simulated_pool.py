@@ -22,7 +22,7 @@ from farshore.engines.federated.config import Downlink, Uplink
 from farshore.engines.federated.local import Sgd
 from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Work
 from farshore.engines.federated.node_pool import NodePool
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.models.flat_params import FlatModel
 from farshore.simulations.federated.client_runner import ClientRunner
 from farshore.simulations.federated.simulated_pool import SimulatedPool
@@ -60,11 +60,11 @@ class Toy:
             Sgd(0.05),
         )
 
-    def evaluate(self, flat: FlatModel, state: Part) -> dict[str, float]:
+    def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         return {}
 
 
-def rounds(pool: Any, toy: Toy) -> Part:
+def rounds(pool: Any, toy: Toy) -> NamedArrays:
     flat = toy.model()
     method = toy.method(flat)
     state = method.start(flat)
@@ -83,7 +83,7 @@ class Real:
 
     def __init__(self, toy: Toy, codec: UpdateCodec) -> None:
         self.toy, self.codec = toy, codec
-        self.state: Part = {}
+        self.state: NamedArrays = {}
 
     def server_program(self, session: Any, config: Any) -> dict[str, Any]:
         self.state = rounds(NodePool(session, self.codec), self.toy)

@@ -17,7 +17,7 @@ from farshore.core.seeds import Seed
 from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.client_state import LocalClientStates
 from farshore.engines.federated.rounds import restore_downlink_loss
-from farshore.engines.federated.tree import Part
+from farshore.engines.federated.tree import NamedArrays
 from farshore.simulations.federated.client_runner import ClientRunner
 from farshore.simulations.federated.shared_client_state import SharedClientStates
 from farshore.simulations.federated.simulated_pool import SimulatedPool
@@ -80,7 +80,7 @@ def kill_workers(
     return killed_rounds
 
 
-def rounds(method: str, make_executor: Callable[[Any], Any]) -> tuple[Part, list[Any]]:
+def rounds(method: str, make_executor: Callable[[Any], Any]) -> tuple[NamedArrays, list[Any]]:
     """Return the final state and the replies of every round."""
     task = WORKLOAD.task(config(method), Seed(SEED), lambda name: Path(name), CLIENTS)
     flat = task.model()

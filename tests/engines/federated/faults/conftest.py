@@ -16,7 +16,7 @@ import torch
 from farshore.core.seeds import Seed
 from farshore.core.workloads import load
 from farshore.engines.federated.client_pool import cohort
-from farshore.engines.federated.tree import Part, TreeSum
+from farshore.engines.federated.tree import NamedArrays, TreeSum
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.runs.directory import RunDirectory
 from farshore.runs.history import read_history
@@ -58,7 +58,7 @@ class FaultRun:
         """Wait for the run to finish; return its information."""
         return self.cloud.when(self.id, "finished", seconds=150)
 
-    def outcome(self) -> tuple[Part, list[dict[str, Any]]]:
+    def outcome(self) -> tuple[NamedArrays, list[dict[str, Any]]]:
         """Wait for the run to finish; return its last state and its history."""
         folder, last = Path(self.finish().directory), self.config["rounds"]
         return CheckpointStore(folder / "checkpoints").load(last)[0], read_history(folder, last)
@@ -100,7 +100,7 @@ class Faults:
         run: FaultRun,
         absent: Collection[tuple[int, int]] = (),
         state_before: Callable[[int, int], int] | None = None,
-    ) -> Part:
+    ) -> NamedArrays:
         """Compute the run's last state in this process; a round with fewer than ``least`` replies changes nothing.
 
         Parameters
@@ -145,7 +145,7 @@ class Faults:
         return {(entry["round"], int(client)) for entry in history for client in entry["missing"]}
 
     @staticmethod
-    def same(state: Part, other: Part) -> bool:
+    def same(state: NamedArrays, other: NamedArrays) -> bool:
         """Whether two states are bit-identical."""
         return state.keys() == other.keys() and all(np.array_equal(state[n], other[n]) for n in state)
 
