@@ -5,13 +5,26 @@ Page faults of newly allocated memory cost more than the copy or multiplication 
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .tree import NamedArrays
+
+
+class _Memory(np.ndarray[Any, Any]):
+    """The memory of one array of a pool; it says whose it is and whether it is in use."""
+
+    pool: ArrayPool
+    in_use: bool
+
+
+@runtime_checkable
+class UsesArrayPool(Protocol):
+    """Capability of a federated method: it takes the memory of updates and summands from a pool that it is given."""
+
+    array_pool: ArrayPool | None
 
 
 class ArrayPool:
@@ -22,15 +35,20 @@ class ArrayPool:
 
     def __init__(self) -> None:
         self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
-        self._in_use: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
         self._preferred: NamedArrays = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array with undefined values."""
         free = self._free.get((shape, dtype))
-        array = free.pop() if free else np.empty(shape, dtype)
-        self._in_use[id(array)] = array
+        array = free.pop() if free else self._allocate(shape, dtype)
+        array.base.in_use = True  # type: ignore[union-attr]
         return array
+
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array whose ``base`` is memory of this pool."""
+        memory = _Memory(shape, dtype)
+        memory.pool = self
+        return memory.view(np.ndarray)
 
     def copy(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return a copy of ``array`` in an array of the pool."""
@@ -54,6 +72,8 @@ class ArrayPool:
 
     def release(self, array: NDArray[Any]) -> None:
         """Return an array to the pool, after which it must not be used; arrays from elsewhere are ignored."""
-        if self._in_use.get(id(array)) is array:
-            del self._in_use[id(array)]
+        memory = array.base
+        whole = isinstance(memory, _Memory) and (array.shape, array.dtype) == (memory.shape, memory.dtype)
+        if isinstance(memory, _Memory) and whole and memory.pool is self and memory.in_use:
+            memory.in_use = False
             self._free.setdefault((array.shape, array.dtype), []).append(array)

@@ -8,7 +8,7 @@ rounding; the same clients in the same order give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
         The method overrides local training, the task provides no losses by sample, or a layer mixes the samples of a
         batch, keeps statistics of them or draws random numbers.
     """
-    if not isinstance(method, FedAvg) or type(method).local is not FedAvg.local:
+    if not getattr(method, "trains_in_batches", False):
         raise _refusal(f"method {type(method).__name__} overrides local training")
     if any(work.sample_losses is None for work in works):
         raise _refusal("the task provides no loss per sample (Work.sample_losses)")
@@ -70,13 +70,13 @@ def local(flat: FlatModel, method: FederatedMethod, down: NamedArrays, works: Se
     if any(work.sgd != works[0].sgd for work in works):
         return [method.local(flat, down, work) for work in works]
     check(flat, method, works)
-    assert isinstance(method, FedAvg)
+    batchable = cast(FedAvg, method)  # it declares the capability
     flat.load(down[FLOATS], down[INTEGERS])
     # Longest first, so that the clients with remaining batches are the first rows of the stack.
     order = sorted(range(len(works)), key=lambda index: -len(works[index].batches))
     ordered = [works[index] for index in order]
-    corrections = [method.correction(flat, down, work) for work in ordered]
-    velocities = [method.velocity(flat, work) for work in ordered]
+    corrections = [batchable.correction(flat, down, work) for work in ordered]
+    velocities = [batchable.velocity(flat, work) for work in ordered]
     versions = _versions(flat.module)
     try:
         stack, momentum, results = _train(flat, ordered, _stack(corrections), _stack(velocities))
@@ -91,9 +91,9 @@ def local(flat: FlatModel, method: FederatedMethod, down: NamedArrays, works: Se
         raise _refusal("the model changes its buffers during training")
     updates: dict[int, Update] = {}
     for index, row, result in zip(order, stack, results, strict=True):
-        floats = method.copy_array(down[FLOATS])
+        floats = batchable.copy_array(down[FLOATS])
         floats[: flat.layout.trainable] = row.numpy()
-        updates[index] = method.update(down, works[index], floats, method.copy_array(down[INTEGERS]), result)
+        updates[index] = batchable.update(down, works[index], floats, batchable.copy_array(down[INTEGERS]), result)
     return [updates[index] for index in range(len(works))]
 
 

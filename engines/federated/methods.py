@@ -8,7 +8,7 @@ buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -121,6 +121,14 @@ class FederatedMethod(Protocol):
         """Return the server's next state from the sum over the cohort; ``population`` is the number of all clients."""
 
 
+#: Capabilities of :class:`FedAvg` that a subclass loses when it overrides one of these members, unless it declares the
+#: capability itself.
+_CAPABILITIES: Mapping[str, frozenset[str]] = {
+    "contribution_scales": frozenset({"contribution", "summand"}),
+    "trains_in_batches": frozenset({"local"}),
+}
+
+
 class FedAvg:
     """Weighted mean of client states (McMahan 2017); FedProx if the clients' ``sgd.mu`` is positive (Li 2020).
 
@@ -135,11 +143,24 @@ class FedAvg:
     #: Number of leading parameters of the state whose divergence is reported; 0 = not reported.
     divergence_size = 0
 
+    #: Capability: each array of a contribution is the update's array of that name times a factor of at least 1, and so
+    #: finite only if the update is: one pass checks both.
+    contribution_scales = True
+
+    #: Capability: local training is :meth:`local` as it is here, so that several clients can be trained as one batch.
+    trains_in_batches = True
+
     #: Pool for the memory of updates and summands; None = new memory.
     array_pool: ArrayPool | None = None
 
     def __init__(self, *, keeps_momentum: bool = False) -> None:
         self.keeps_momentum = keeps_momentum
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for capability, members in _CAPABILITIES.items():
+            if capability not in vars(cls) and not members.isdisjoint(vars(cls)):
+                setattr(cls, capability, False)
 
     def start(self, flat: FlatModel) -> NamedArrays:
         return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
@@ -231,6 +252,8 @@ class Scaffold(FedAvg):
     for it: its ``c_k - c`` converge to values for which ``T (c - c_k)`` cancels ``A_k`` times the drift. Option 1 does
     not, and is meant for plain SGD.
     """
+
+    contribution_scales = True  # its contribution is FedAvg's with another weight
 
     def __init__(self, server_lr: float = 1.0, *, option: Literal[1, 2] = 2, keeps_momentum: bool = False) -> None:
         super().__init__(keeps_momentum=keeps_momentum)

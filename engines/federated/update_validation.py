@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...core.message import Array
 from .messages import UpdateError
-from .methods import FLOATS, FedAvg, FederatedMethod, Scaffold, Update
+from .methods import FLOATS, FederatedMethod, Update
 from .tree import NamedArrays
-
-#: In the summands of these, each array is the update's array of that name times a factor of at least 1, so it is finite
-#: only if the update is, and one pass checks both. For all other methods, updates are checked first.
-_SCALING: tuple[Any, ...] = (FedAvg.contribution, Scaffold.contribution)
 
 
 def validated_contribution(
@@ -36,7 +30,7 @@ def validated_contribution(
     UpdateError
         The update has non-finite values, overflows when weighted, or exceeds ``largest_norm``.
     """
-    if not _only_scales(method):
+    if not getattr(method, "contribution_scales", False):
         check_finite(update.tensors)
     with np.errstate(over="ignore", invalid="ignore"):
         part = method.contribution(received, update)
@@ -56,12 +50,6 @@ def check_finite(tensors: NamedArrays) -> None:
     for name, array in tensors.items():
         if array.dtype.kind == "f" and not is_finite(array):
             raise UpdateError(f"'{name}' has non-finite values")
-
-
-def _only_scales(method: FederatedMethod) -> bool:
-    """Whether the method uses this package's arithmetic throughout; a subclass may override any part of it."""
-    kind: Any = type(method)
-    return getattr(kind, "contribution", None) in _SCALING and kind.summand is FedAvg.summand
 
 
 def is_finite(array: Array) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...engines.federated import batched
-from ...engines.federated.array_pool import ArrayPool
+from ...engines.federated.array_pool import ArrayPool, UsesArrayPool
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.client_state import ClientStates
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.messages import UpdateError, as_received
-from ...engines.federated.methods import FedAvg, FederatedMethod, Update, Work
+from ...engines.federated.methods import FederatedMethod, Update, Work
 from ...engines.federated.task import Task
 from ...engines.federated.tree import NamedArrays, TreeSum
 from ...engines.federated.update_validation import validated_contribution
@@ -70,7 +70,7 @@ class ClientRunner:
         self._flat = task.model()
         self._method = task.method(self._flat)
         self._array_pool = ArrayPool()
-        if isinstance(self._method, FedAvg):
+        if isinstance(self._method, UsesArrayPool):
             self._method.array_pool = self._array_pool
         self._sizer = Sizer()
         self._clients_at_once = clients_at_once

@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 _ALIGNMENT = 64
 
 
+class SharedPart(dict[str, NDArray[Any]]):
+    """The arrays of one block of shared memory, by name; it knows its block."""
+
+    block: SharedArrays
+
+
 class SharedArrays:
     """Arrays of fixed names, shapes and dtypes in one block of shared memory.
 
@@ -23,7 +29,8 @@ class SharedArrays:
 
     def __init__(self, memory: SharedMemory, layout: Mapping[str, tuple[str, list[int]]], *, owner: bool) -> None:
         self._memory, self._layout, self._owner = memory, dict(layout), owner
-        self.arrays: dict[str, NDArray[Any]] = {}
+        self.arrays = SharedPart()
+        self.arrays.block = self
         offset = 0
         for name, (dtype, shape) in self._layout.items():
             self.arrays[name] = np.ndarray(tuple(shape), np.dtype(dtype), memory.buf, offset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...engines.federated.tree import NamedArrays
-from .shared_arrays import SharedArrays
+from .shared_arrays import SharedArrays, SharedPart
 
 
 class SharedSums:
@@ -19,7 +19,7 @@ class SharedSums:
 
     def __init__(self, example: NamedArrays) -> None:
         self._example = example
-        self._all: dict[int, SharedArrays] = {}  # by id(arrays), which identifies the sums of a TreeSum
+        self._all: list[SharedArrays] = []
         self._free: list[SharedArrays] = []
 
     def acquire(self) -> SharedArrays:
@@ -27,15 +27,16 @@ class SharedSums:
         if self._free:
             return self._free.pop()
         created = SharedArrays.like(self._example)
-        self._all[id(created.arrays)] = created
+        self._all.append(created)
         return created
 
     def release(self, part: NamedArrays) -> None:
-        """Return arrays to the free list; their content may be overwritten."""
-        self._free.append(self._all[id(part)])
+        """Return arrays to the free list; their content may be overwritten. A sum of other memory is ignored."""
+        if isinstance(part, SharedPart):
+            self._free.append(part.block)
 
     def close(self) -> None:
         """Free all shared memory."""
-        for arrays in self._all.values():
+        for arrays in self._all:
             arrays.close()
-        self._all, self._free = {}, []
+        self._all, self._free = [], []

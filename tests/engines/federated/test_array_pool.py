@@ -66,3 +66,14 @@ def test_a_preferred_array_of_another_shape_or_dtype_is_not_used() -> None:
         pool.prefer({"floats": np.zeros(8)})
         taken = pool.take_named("floats", shape, np.dtype(kind))
         assert (taken.shape, taken.dtype) == (shape, np.dtype(kind))
+
+
+def test_parts_and_arrays_of_another_pool_are_not_pooled() -> None:
+    pool, other = ArrayPool(), ArrayPool()
+    array, foreign = pool.take((8,), np.dtype(float)), other.take((8,), np.dtype(float))
+    pool.release(array[:4])
+    pool.release(foreign)
+    assert pool.take((4,), np.dtype(float)).base is not array.base
+    assert pool.take((8,), np.dtype(float)) is not foreign
+    other.release(foreign)
+    assert other.take((8,), np.dtype(float)) is foreign

@@ -97,3 +97,23 @@ def test_an_update_with_too_large_a_norm_is_refused() -> None:
     assert validated_contribution(FedAvg(), down, update, 3.5)
     with pytest.raises(UpdateError, match="norm 3 exceeds the limit 2"):
         validated_contribution(FedAvg(), down, update, 2.0)
+
+
+def test_a_subclass_has_a_capability_unless_it_overrides_what_the_capability_is_about() -> None:
+    class Renamed(FedAvg):
+        def finish(self, state: NamedArrays, total: NamedArrays, population: int) -> NamedArrays:
+            return super().finish(state, total, population)
+
+    class Declared(Clipped):
+        contribution_scales = True
+
+        def summand(self, tensors: NamedArrays, weight: int, down: NamedArrays | None) -> NamedArrays:
+            return FedAvg.summand(self, tensors, weight, down)
+
+    class OwnTraining(Scaffold):
+        def local(self, flat: FlatModel, down: NamedArrays, work: Any) -> Update:
+            return super().local(flat, down, work)
+
+    scales = {kind: kind.contribution_scales for kind in (FedAvg, Scaffold, Renamed, Declared, FedNova, Signs, Clipped)}
+    assert [kind.__name__ for kind, has in scales.items() if has] == ["FedAvg", "Scaffold", "Renamed", "Declared"]
+    assert (OwnTraining.contribution_scales, OwnTraining.trains_in_batches) == (True, False)
