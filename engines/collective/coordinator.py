@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...core.errors import PeerLostError, RunFailedError, WireError
+from ...core.errors import RunFailedError
 from ...core.message import Message, Tensor
 from ...core.session import ServerSession
+from ..requests import Failure, receive, send
 from .star_server import KINDS, StarServer
 from .store import SharedStore
 
@@ -117,14 +118,12 @@ class Coordinator:
                     return ready
                 self._readmit(self._min_ranks)
                 continue
-            try:
-                name, message = self._session.receive_any(pending)
-            except (PeerLostError, WireError) as error:
-                self._mark_lost(error)
-                ready.pop(error.name, None)
-                continue
-            if message.fields.get("what") == "ready":
-                ready[name] = _read_ready(message)
+            outcome = receive(self._session, pending)
+            assert outcome is not None, "there is no deadline"
+            if isinstance(outcome, Failure):
+                self._mark_lost(outcome)
+            elif outcome.message.fields.get("what") == "ready":
+                ready[outcome.node] = _read_ready(outcome.message)
 
     def _choose_transport(self, ready: Mapping[str, ReadyNode]) -> Transport:
         if self._transport == "star":
@@ -151,15 +150,17 @@ class Coordinator:
         checkpoints: dict[str, int] = {}
         while len(finished) < len(self._members):
             self._session.check_cancelled()
-            try:
-                name, message = self._session.receive_any(self._members)
-            except (PeerLostError, WireError) as error:
-                self._mark_lost(error)
-                if error.name in finished or error.name not in self._members:
-                    self._members = [m for m in self._members if m != error.name]
-                    continue
-                self._end_group(f"node {error.name} was lost", [m for m in self._members if m != error.name])
-                return False
+            outcome = receive(self._session, self._members)
+            assert outcome is not None, "there is no deadline"
+            if isinstance(outcome, Failure):
+                self._mark_lost(outcome)
+                others = [member for member in self._members if member != outcome.node]
+                if outcome.node not in finished:
+                    self._end_group(f"node {outcome.node} was lost", others)
+                    return False
+                self._members = others
+                continue
+            name, message = outcome.node, outcome.message
             what = message.fields.get("what")
             if message.kind in KINDS:
                 self._handle_collective(name, message)
@@ -223,11 +224,9 @@ class Coordinator:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    def _mark_lost(self, error: PeerLostError | WireError) -> None:
-        self._session.log(str(error))
-        if isinstance(error, WireError):
-            self._session.dismiss(error.name, str(error))
-        self._lost.add(error.name)
+    def _mark_lost(self, failure: Failure) -> None:
+        self._session.log(failure.reason)
+        self._lost.add(failure.node)
 
     def _send_control(self, name: str, what: str, **fields: Any) -> None:
         self._send(name, Message("control", fields={"what": what, **fields}))
@@ -237,9 +236,7 @@ class Coordinator:
 
     def _send(self, name: str, message: Message) -> None:
         """Send to a node. A lost node is only logged: the next receive raises the error."""
-        try:
-            self._session.channels[name].send(message)
-        except PeerLostError:
+        if send(self._session, name, message) is not None:
             self._session.log(f"node {name} was lost while a {message.kind} message was sent to it")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...core.errors import PeerLostError, WireError
+from ...core.errors import PeerLostError
 from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.session import ServerSession
+from ..requests import Requests, deadline
 from .assets import Assets
 from .client_pool import RoundResult, cohort
 from .codec import UpdateCodec
@@ -56,8 +56,7 @@ class NodePool:
         self._names = list(session.channels)
         #: Nodes that may lack the assets.
         self._new = set(self._names if assets else ())
-        #: Node -> the round of its outstanding request.
-        self._busy: dict[str, int] = {}
+        self._requests = Requests(session)
 
     @property
     def population(self) -> int:
@@ -74,7 +73,9 @@ class NodePool:
     def stream(self, method: FederatedMethod) -> NodeStream:
         """Return the nodes for asynchronous training."""
         self._session.readmit(self._least)
-        return NodeStream(self._session, self._busy, self._new, self._assets, self._codec, method, self._largest_norm)
+        return NodeStream(
+            self._session, self._requests, self._new, self._assets, self._codec, method, self._largest_norm
+        )
 
     def round(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> RoundResult:
         """Train the cohort from ``down``; see :class:`~farshore.engines.federated.client_pool.ClientPool`.
@@ -82,7 +83,7 @@ class NodePool:
         A node that is lost, late or sends an invalid update is left out and named in the run's log.
         """
         for name in self._session.readmit(self._least):
-            self._busy.pop(name, None)
+            self._requests.forget(name)
             if self._assets is not None:
                 self._new.add(name)
         message = self._codec.encode_state(round_index, down)
@@ -93,48 +94,37 @@ class NodePool:
             return update, validated_contribution(method, received, update, self._largest_norm)
 
         positions = {self._names[client]: (position, client) for position, client in enumerate(cohort)}
-        node_round = NodeRound(self._session, self._busy, self._new, self._assets, message, positions, read)
-        result = node_round.run(self._start_deadline())
+        node_round = NodeRound(self._session, self._requests, self._new, self._assets, message, positions, read)
+        result = node_round.run(deadline(self._deadline))
         result.received = received
         return result
 
     def save_client_states(self, round_index: int) -> None:
         """Have all idle nodes save their client state, and wait for their confirmations."""
-        remaining, pending = self._start_deadline(), []
-        for name, channel in self._session.channels.items():
-            with suppress(PeerLostError, TimeoutError):
-                if name not in self._busy:
-                    channel.send(Message("control", round=round_index, fields={"what": "keep"}), 0.0)
-                    pending.append(name)
-        while pending:
-            try:
-                name, _ = self._session.receive_any(pending, remaining())
-            except PeerLostError as error:
-                name = error.name
-            except WireError as error:
-                name = error.name
-                self._session.dismiss(name, str(error))
-            except TimeoutError:
-                self._busy |= dict.fromkeys(pending, round_index)
-                self._session.log(
-                    f"round {round_index}: {', '.join(pending)} did not confirm saving the client state in time"
-                )
+        remaining, unconfirmed = deadline(self._deadline), []
+        for name in self._session.channels:
+            if name in self._requests.pending:
+                continue
+            with suppress(TimeoutError):
+                message = Message("control", round=round_index, fields={"what": "keep"})
+                if self._requests.ask(name, message, 0.0) is None:
+                    unconfirmed.append(name)
+        while unconfirmed:
+            outcome = self._requests.next(unconfirmed, remaining())
+            if outcome is None:
+                names = ", ".join(unconfirmed)
+                self._session.log(f"round {round_index}: {names} did not confirm saving the client state in time")
                 return
-            pending.remove(name)
+            unconfirmed.remove(outcome.node)
 
     def finish(self) -> None:
         """End the run on all nodes without waiting for busy ones."""
         for name, channel in self._session.channels.items():
             with suppress(PeerLostError):
                 try:
-                    if name not in self._busy:
+                    if name not in self._requests.pending:
                         channel.send(Message("control", fields={"what": "done"}), 0.0)
                         continue
                 except TimeoutError:
                     pass
                 self._session.dismiss(name, "the run has finished")
-
-    def _start_deadline(self) -> Callable[[], float | None]:
-        """Start the deadline now; the result returns the remaining seconds, or None without a deadline."""
-        end = time.monotonic() + self._deadline
-        return lambda: max(0.0, end - time.monotonic()) if self._deadline else None

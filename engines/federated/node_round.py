@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ...core.errors import PeerLostError, WireError
 from ...core.message import Message
 from ...core.session import ServerSession
+from ..requests import Answer, Failure, Remaining, Requests, send
 from .assets import Assets, is_missing, offer_message
 from .client_pool import Reply, RoundResult
 from .messages import UpdateError
@@ -20,8 +20,6 @@ _NOT_RECEIVING = "the node does not receive the state"
 
 #: Decodes a message to a valid update and its summand, or raises :class:`UpdateError`.
 ReadUpdate: TypeAlias = Callable[[Message], tuple[Update, NamedArrays]]
-#: Returns the seconds until the deadline; None = no deadline.
-Remaining: TypeAlias = Callable[[], float | None]
 
 
 class NodeRound:
@@ -30,8 +28,8 @@ class NodeRound:
     Parameters
     ----------
     session : ServerSession
-    busy : dict
-        Node -> the round of its outstanding request; updated here.
+    requests : Requests
+        Outstanding requests, those of earlier rounds included.
     new : set of str
         Nodes that may lack the assets; updated here.
     assets : Assets or None
@@ -46,14 +44,14 @@ class NodeRound:
     def __init__(
         self,
         session: ServerSession,
-        busy: dict[str, int],
+        requests: Requests,
         new: set[str],
         assets: Assets | None,
         message: Message,
         positions: dict[str, tuple[int, int]],
         read: ReadUpdate,
     ) -> None:
-        self._session, self._busy, self._new, self._assets = session, busy, new, assets
+        self._session, self._requests, self._new, self._assets = session, requests, new, assets
         self._message, self._round_index, self._read = message, message.round, read
         #: Nodes without a result yet -> position in the cohort, and client number.
         self._waiting = dict(positions)
@@ -65,22 +63,18 @@ class NodeRound:
 
     def run(self, remaining: Remaining) -> RoundResult:
         """Send the state to the cohort and receive updates until all have replied or the deadline has passed."""
-        blocked = [n for n in list(self._waiting) if n not in self._busy and not self._request(n, 0.0)]
+        idle = [name for name in self._waiting if name not in self._requests.pending]
+        blocked = [name for name in idle if not self._request(name, 0.0)]
         for name in blocked:  # last, so that a node that does not receive cannot delay the others
             self._request(name, remaining())
         while self._waiting:
-            try:
-                others = [name for name in self._busy if name not in self._waiting]
-                name, answer = self._session.receive_any([*self._waiting, *others], remaining())
-            except PeerLostError as error:
-                self._lost(error.name, str(error))
-            except WireError as error:
-                self._session.dismiss(error.name, str(error))
-                self._lost(error.name, f"wire format error: {error}")
-            except TimeoutError:
+            outcome = self._requests.next(self._waiting.keys() | self._requests.pending.keys(), remaining())
+            if outcome is None:
                 self._deadline_passed()
+            elif isinstance(outcome, Failure):
+                self._failed(outcome)
             else:
-                self._handle(name, answer, remaining)
+                self._handle(outcome, remaining)
         self._result.total = self._tree.total()
         self._result.replies = [self._replies[position] for position in sorted(self._replies)]
         self._result.seconds = self._seconds()
@@ -89,34 +83,31 @@ class NodeRound:
     def _request(self, name: str, timeout: float | None) -> bool:
         """Send a node the state, or first the offer of the assets; return False if it does not receive."""
         assets = self._assets if name in self._new else None
-        message = offer_message(assets, self._round_index) if assets else self._message
-        return self._send(name, message, timeout)
+        return self._ask(name, offer_message(assets, self._round_index) if assets else self._message, timeout)
 
-    def _send(self, name: str, message: Message, timeout: float | None) -> bool:
+    def _ask(self, name: str, message: Message, timeout: float | None) -> bool:
         """Send a node a message that it has to answer; return False if it does not receive in time."""
         try:
-            self._session.channels[name].send(message, timeout)
-        except PeerLostError as error:
-            self._lost(name, str(error))
+            failure = self._requests.ask(name, message, timeout)
         except TimeoutError:
             return False
-        else:
-            self._busy[name] = self._round_index
+        if failure is not None:
+            self._failed(failure)
         return True
 
-    def _handle(self, name: str, answer: Message, remaining: Remaining) -> None:
+    def _handle(self, answer: Answer, remaining: Remaining) -> None:
         """Handle a node's answer: to an earlier round, to an offer, or an update of this round."""
-        requested = self._busy.get(name, self._round_index)
-        if answer.round < self._round_index or requested < self._round_index:
-            self._drop(name, answer)
-            if answer.round >= requested < self._round_index:
-                del self._busy[name]  # idle now
-                if name in self._waiting and not self._request(name, remaining()):
-                    self._late(name, _NOT_RECEIVING)
+        name = answer.node
+        request = self._round_index if answer.request is None else answer.request
+        if answer.message.round < self._round_index or request < self._round_index:
+            self._drop(name, answer.message)
+            idle = answer.final and answer.request is not None
+            if idle and name in self._waiting and not self._request(name, remaining()):
+                self._late(name, _NOT_RECEIVING)
         elif name in self._new:
-            self._provide_assets(name, answer, remaining)
+            self._provide_assets(name, answer.message, remaining)
         else:
-            self._add(name, answer)
+            self._add(name, answer.message)
 
     def _drop(self, name: str, answer: Message) -> None:
         if answer.kind == "update":
@@ -126,20 +117,23 @@ class NodeRound:
     def _provide_assets(self, name: str, answer: Message, remaining: Remaining) -> None:
         """Send a node the assets if it lacks them, and then the state."""
         assert self._assets is not None
-        self._busy.pop(name, None)
         try:
-            payload = [self._assets.payload(self._round_index)] if is_missing(answer) else []
+            payload = self._assets.payload(self._round_index) if is_missing(answer) else None
         except UpdateError as error:
             self._leave_out(name, str(error))
             return
-        for message in (*payload, self._message):
-            if not self._send(name, message, remaining()):
-                self._busy.pop(name, None)  # the payload needs no answer
-                self._late(name, _NOT_RECEIVING)
-                return
-            if name not in self._waiting:  # lost while sending
-                return
-        self._new.discard(name)
+        try:
+            failure = None if payload is None else send(self._session, name, payload, remaining())
+        except TimeoutError:
+            self._late(name, _NOT_RECEIVING)
+            return
+        if failure is not None:
+            self._failed(failure)
+            return
+        if not self._ask(name, self._message, remaining()):
+            self._late(name, _NOT_RECEIVING)
+        elif name in self._waiting:
+            self._new.discard(name)
 
     def _seconds(self) -> dict[str, float]:
         now = time.monotonic()
@@ -157,7 +151,6 @@ class NodeRound:
         self._aggregation_seconds += time.monotonic() - start
 
     def _aggregate(self, name: str, answer: Message) -> None:
-        self._busy.pop(name, None)
         position, client = self._waiting[name]
         try:
             update, part = self._read(answer)
@@ -170,14 +163,13 @@ class NodeRound:
 
     def _deadline_passed(self) -> None:
         for name in list(self._waiting):
-            requested = self._busy.get(name, self._round_index)
-            busy = "" if requested == self._round_index else f", still busy with round {requested}"
+            request = self._requests.pending.get(name, self._round_index)
+            busy = "" if request == self._round_index else f", still busy with round {request}"
             self._late(name, f"{_NO_ANSWER}{busy}")
 
-    def _lost(self, name: str, why: str) -> None:
-        self._busy.pop(name, None)
-        if name in self._waiting:
-            self._leave_out(name, why)
+    def _failed(self, failure: Failure) -> None:
+        if failure.node in self._waiting:
+            self._leave_out(failure.node, failure.reason)
 
     def _late(self, name: str, why: str) -> None:
         self._result.late.append(self._waiting[name][1])

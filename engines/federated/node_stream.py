@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...core.errors import PeerLostError, WireError
 from ...core.message import Message
 from ...core.session import ServerSession
+from ..requests import Failure, Requests, send
 from .assets import Assets, is_missing, offer_message
 from .client_pool import AsyncResult, InFlightSnapshot, Reply
 from .codec import UpdateCodec
@@ -29,8 +29,8 @@ class NodeStream:
     Parameters
     ----------
     session : ServerSession
-    busy : dict
-        Node -> the version of its outstanding request; updated here.
+    requests : Requests
+        Outstanding requests, by version.
     new : set of str
         Nodes that may lack the assets; updated here.
     assets : Assets or None
@@ -43,14 +43,14 @@ class NodeStream:
     def __init__(
         self,
         session: ServerSession,
-        busy: dict[str, int],
+        requests: Requests,
         new: set[str],
         assets: Assets | None,
         codec: UpdateCodec,
         method: FederatedMethod,
         largest_norm: float,
     ) -> None:
-        self._session, self._busy, self._new, self._assets = session, busy, new, assets
+        self._session, self._requests, self._new, self._assets = session, requests, new, assets
         self._codec, self._method, self._largest_norm = codec, method, largest_norm
         self._names = list(session.channels)
         self._clients = {name: client for client, name in enumerate(self._names)}
@@ -66,9 +66,8 @@ class NodeStream:
             self._version = _Version(round_index, message, self._codec.received_state(message, down))
         name = self._names[client]
         self._jobs[name] = self._version
-        self._busy[name] = round_index
         assets = self._assets if name in self._new else None
-        self._send(name, offer_message(assets, round_index) if assets else self._version.message)
+        self._ask(name, offer_message(assets, round_index) if assets else self._version.message)
 
     def ready(self, client: int) -> bool:
         """Return True: a real node starts at once."""
@@ -79,21 +78,17 @@ class NodeStream:
         while True:
             if self._lost:
                 return self._gone(*self._lost.popitem())
-            try:
-                name, answer = self._session.receive_any(list(self._jobs))
-            except PeerLostError as error:
-                return self._gone(error.name, str(error))
-            except WireError as error:
-                self._session.dismiss(error.name, str(error))
-                return self._gone(error.name, f"wire format error: {error}")
-            job = self._jobs[name]
-            if name in self._new:
-                try:
-                    self._provide_assets(name, answer, job)
-                except UpdateError as error:
-                    return self._failed(name, str(error))
-            else:
+            outcome = self._requests.next(self._jobs)
+            assert outcome is not None, "there is no deadline"
+            if isinstance(outcome, Failure):
+                return self._gone(outcome.node, outcome.reason)
+            name, answer = outcome.node, outcome.message
+            if name not in self._new:
                 return self._received(name, answer)
+            try:
+                self._provide_assets(name, answer, self._jobs[name])
+            except UpdateError as error:
+                return self._failed(name, str(error))
 
     def figures(self) -> dict[str, float]:
         """Return nothing: the run's log has the times."""
@@ -107,19 +102,17 @@ class NodeStream:
         """Raise RuntimeError: :meth:`snapshot` never returns one."""
         raise RuntimeError("work in progress on real nodes cannot be restored")
 
-    def _send(self, name: str, message: Message) -> None:
-        try:
-            self._session.channels[name].send(message)
-        except PeerLostError as error:
-            self._lost[name] = str(error)
+    def _ask(self, name: str, message: Message) -> None:
+        if (failure := self._requests.ask(name, message)) is not None:
+            self._lost[name] = failure.reason
 
     def _provide_assets(self, name: str, answer: Message, job: _Version) -> None:
         """Send a node the assets if it lacks them, and then the state."""
         assert self._assets is not None
         if is_missing(answer):
-            self._send(name, self._assets.payload(job.round_index))
+            send(self._session, name, self._assets.payload(job.round_index))  # a loss shows in the next line, too
         self._new.discard(name)
-        self._send(name, job.message)
+        self._ask(name, job.message)
 
     def _received(self, name: str, answer: Message) -> AsyncResult:
         job, client = self._jobs[name], self._clients[name]
@@ -142,5 +135,5 @@ class NodeStream:
         return AsyncResult(self._clients[name], job.round_index, None, job.received, missing=why, gone=gone)
 
     def _close_job(self, name: str) -> _Version:
-        self._busy.pop(name, None)
+        self._requests.forget(name)
         return self._jobs.pop(name)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ...core.errors import FarshoreError, PeerLostError, RunFailedError, WireError
+from ...core.errors import FarshoreError, RunFailedError, WireError
 from ...core.message import Encoding
 from ...core.message import Message as Frame
 from ...core.session import ServerSession
+from ..requests import Failure, receive, send
 from .arrays import from_frame, round_of, to_frame
 from .compat import (
     SUPERLINK_NODE_ID,
@@ -152,10 +153,8 @@ class FarshoreGrid(Grid):
             self._closing = True
             names = list(self._active)
         for name in names:
-            try:
-                self._session.channels[name].send(Frame("control", fields={"what": "done"}))
-            except PeerLostError as error:
-                self._lose(name, str(error))
+            if (failure := send(self._session, name, Frame("control", fields={"what": "done"}))) is not None:
+                self._lose(name, failure.reason)
         self._listener.join(_GOODBYE_SECONDS)
         with self._changed:
             self._metrics.report()
@@ -181,10 +180,9 @@ class FarshoreGrid(Grid):
                 self._fail(message_id, ErrorCode.MESSAGE_UNAVAILABLE, "the message had expired before it was sent")
             if message_id not in self._pending:
                 return message_id
-        try:
-            self._session.channels[self._names[node_id]].send(to_frame(message, round_index, self._encoding))
-        except PeerLostError as error:
-            self._lose(self._names[node_id], str(error))
+        name = self._names[node_id]
+        if (failure := send(self._session, name, to_frame(message, round_index, self._encoding))) is not None:
+            self._lose(name, failure.reason)
         return message_id
 
     def _listen(self) -> None:
@@ -195,14 +193,15 @@ class FarshoreGrid(Grid):
             if not names:
                 return
             try:
-                name, frame = self._session.receive_any(names)
-            except PeerLostError as error:
-                self._lose(error.name, str(error))
+                outcome = receive(self._session, names)
             except FarshoreError as error:
                 self._stop(error)
                 return
+            assert outcome is not None, "there is no deadline"
+            if isinstance(outcome, Failure):
+                self._lose(outcome.node, outcome.reason)
             else:
-                self._handle(name, frame)
+                self._handle(outcome.node, outcome.message)
 
     def _handle(self, name: str, frame: Frame) -> None:
         if frame.kind == "control":
