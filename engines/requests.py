@@ -1,4 +1,4 @@
-"""Requests to several nodes: answers as they come, with lost, faulty, late, silent and full nodes told apart.
+"""Requests to several nodes: answers in order of arrival; distinguishes lost, faulty, late, silent and full nodes.
 
 For engines whose server program asks nodes and goes on without those that do not answer. A node has at most one
 outstanding request; what it answers to an earlier one is marked as such.

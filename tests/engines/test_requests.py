@@ -1,4 +1,4 @@
-"""Requests tell answers, losses, faults, late answers, silence and full channels apart."""
+"""Requests distinguish answers, losses, faults, late answers, silence and full channels."""
 
 from __future__ import annotations
 
