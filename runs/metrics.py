@@ -60,7 +60,7 @@ class MetricsWriter:
             self._node_lines = jsonl.JsonLines(self._path.with_name("node_metrics.jsonl"))
         metrics = {name: float(value) for name, value in values.items()}
         now = time.time()
-        self._node_lines.append({"node": node, "step": int(step), "time": now, **metrics})
+        self._node_lines.append({**metrics, "node": node, "step": int(step), "time": now})
         if self._sinks is not None:
             finite = {f"{node}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
             self._sinks.write(int(step), now, finite)
