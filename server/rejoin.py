@@ -55,10 +55,10 @@ class Rejoin:
         error = PeerLostError(reason)
         with self._lock:
             handshaking = self._handshaking.pop(node, None)
-        if handshaking is not None:
-            handshaking.fail(error)
-        elif not self._cohort.withdraw(node, error) and node in self._cohort.channels:
-            self._cohort.channels[node].fail(error)
+            if handshaking is not None:
+                handshaking.fail(error)
+            elif not self._cohort.withdraw(node, error) and node in self._cohort.channels:
+                self._cohort.channels[node].fail(error)
         if permanent:
             self._cohort.exclude(node, reason)
 
@@ -93,9 +93,7 @@ class Rejoin:
         origin = "without a checkpoint" if step is None else f"with its checkpoint of step {step}"
         verb = "rejoined" if node in self._cohort.channels else "joined"
         self._parent.send({"type": "log", "line": f"{node} {verb} {origin}"})
-        with self._lock:
-            current = self._handshaking.get(node) is channel
-            if current:
+        with self._lock:  # in one step: a loss in between would find the channel neither here nor in the cohort
+            if self._handshaking.get(node) is channel:
                 del self._handshaking[node]
-        if current:
-            self._cohort.offer(node, channel, info)
+                self._cohort.offer(node, channel, info)
