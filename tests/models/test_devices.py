@@ -1,0 +1,48 @@
+"""The choice of device and precision. No accelerator is at hand: availability is patched where one is needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from farshore.core.errors import ConfigError
+from farshore.models.devices import autocast, choose_device, forked_generators, gradient_scaler
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_prefers_accelerators(cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_missing_device_is_refused_with_a_hint(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"no '{name}' device.*device=cpu"):
+        choose_device(name)  # type: ignore[arg-type]
+
+
+def test_autocast_computes_matrix_products_in_the_precision() -> None:
+    a, cpu = torch.ones(4, 4), torch.device("cpu")
+    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        with autocast(cpu, precision):  # type: ignore[arg-type]
+            assert (a @ a).dtype == dtype
+
+
+def test_only_fp16_scales_gradients() -> None:
+    cpu = torch.device("cpu")
+    assert gradient_scaler(cpu, "fp16").is_enabled()
+    assert not gradient_scaler(cpu, "bf16").is_enabled()
+    assert not gradient_scaler(cpu, "fp32").is_enabled()
+
+
+def test_forked_generators_are_restored() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with forked_generators(torch.device("cpu")):
+        torch.manual_seed(2)
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
