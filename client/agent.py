@@ -21,6 +21,7 @@ import psutil
 from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
+from .commands import check_start, heartbeat_interval
 from .join import SERVER_NAME, Membership, check_unchanged, join, membership, rpc_error, versions_message
 from .options import AgentOptions, AgentState
 from .outbox import Outbox
@@ -43,6 +44,8 @@ def run(options: AgentOptions) -> None:
         The server refused the token, the key or the name, or its certificate is not the expected one.
     VersionError
         The server runs another version.
+    WireError
+        The server sent an invalid command.
     UnreachableError
         No server answers and this node has never joined; a node that has joined before keeps trying.
     DataError
@@ -150,8 +153,7 @@ class Agent:
             self._backoff, self._connected = _INITIAL_BACKOFF, True
             self._report_state("connected", self._options.address)
             self.outbox.reopen()
-            interval = welcome.welcome.heartbeat_seconds or 5.0
-            await self._exchange(call, handler, interval)
+            await self._exchange(call, handler, heartbeat_interval(welcome.welcome))
         finally:
             self._connected = False
             call.cancel()
@@ -183,6 +185,7 @@ class Agent:
         while isinstance(command := await call.read(), pb.NodeCommand):
             which = command.WhichOneof("command")
             if which == "start":
+                check_start(command.start)
                 handler.start(command.start)
             elif which == "stop":
                 handler.stop(command.stop.run_id, command.stop.epoch, command.stop.reason)
