@@ -141,6 +141,16 @@ class AdminClient:
         """
         self._call(self._stub.Revoke, pb.RevokeRequest(token_id=token_id, node=node))
 
+    def trust(self, node: str) -> pb.NodeInfo:
+        """Admit a node again whose key was used in two places: the machine that holds its newest secret.
+
+        Raises
+        ------
+        NotFoundError, ConfigError
+            There is no such node, or its key was not used in two places.
+        """
+        return self._call(self._stub.Trust, pb.TrustRequest(node=node))  # type: ignore[no-any-return]
+
     # ---- runs ----------------------------------------------------------------------------------------------------
 
     def submit(

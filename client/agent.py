@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,8 +23,9 @@ import psutil
 from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
-from .commands import check_start, heartbeat_interval
+from .commands import check_start, heartbeat_interval, next_secret
 from .held_runs import held, mark_finished
+from .home import lock_home
 from .join import SERVER_NAME, Membership, check_unchanged, join, membership, rpc_error, versions_message
 from .options import AgentOptions, AgentState
 from .outbox import Outbox
@@ -35,6 +37,10 @@ _log = logging.getLogger(__name__)
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.NodeEvent, pb.NodeCommand]"
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.2, 15.0
 _LEAVE_SECONDS = 1.0
+#: How a server refuses a node until an operator decides, or until wrong keys under its name stop coming.
+_REFUSED_FOR_NOW = (grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+#: How a server refuses a node's key: unknown, revoked or outdated, or contested.
+_KEY_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.ABORTED)
 
 
 def run(options: AgentOptions) -> None:
@@ -52,6 +58,8 @@ def run(options: AgentOptions) -> None:
         No server answers and this node has never joined; a node that has joined before keeps trying.
     DataError
         A data path does not exist.
+    ConfigError
+        Another process on this machine runs as this node.
     """
     for name, path in options.data.items():
         if not path.exists():
@@ -61,7 +69,11 @@ def run(options: AgentOptions) -> None:
     # gRPC's own log repeats, in several lines, what farshore's errors say in one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     absolute = {name: path.resolve() for name, path in options.data.items()}
-    asyncio.run(Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
+    lock = lock_home(options)
+    try:
+        asyncio.run(Agent(replace(options, data=absolute, home=options.home.resolve())).serve())
+    finally:
+        lock.release()
 
 
 class Agent:
@@ -75,6 +87,8 @@ class Agent:
         self._connected = False
         self._profile = pb.NodeProfile()
         self._programs: Programs | None = None
+        self._member: Membership | None = None
+        self._instance = secrets.token_hex(16)
 
     async def serve(self) -> None:
         """Join, connect and stay connected until SIGTERM, SIGINT or a permanent error."""
@@ -108,23 +122,25 @@ class Agent:
     async def keep_connected(self, member: Membership, handler: CommandHandler) -> None:
         """Connect, and reconnect with jittered exponential backoff; returns only once ``stopping`` is set."""
         rejoined = False
+        self._member = member
         while True:
             try:
-                async with control_channel(self._options.address, member) as channel:
-                    await self._open_stream(channel, member, handler)
+                async with control_channel(self._options.address, self._member) as channel:
+                    await self._open_stream(channel, self._member, handler)
                 reason = "the server closed the control stream"
             except grpc.aio.AioRpcError as error:
-                failure = rpc_error(error, self._options.address)
-                if not isinstance(failure, UnreachableError):
-                    if not self._can_rejoin(error) or rejoined:
-                        raise failure from error
+                failure = rpc_error(error, self._options.address, joined=True)
+                if self._can_rejoin(error) and not rejoined:
                     rejoined = True
-                    member = await asyncio.to_thread(join, self._options)
-                    handler.update_membership(member)
-                    continue
+                    if await self._rejoin(failure, handler):
+                        continue
+                if not isinstance(failure, UnreachableError):
+                    raise failure from error
+                if error.code() in _REFUSED_FOR_NOW:
+                    self._backoff = _MAX_BACKOFF
                 reason = failure.message
                 if not self.stopping.is_set():
-                    await self._check_certificate(member)
+                    await self._check_certificate(self._member)
             if self.stopping.is_set():
                 return
             self._report_state("disconnected", reason)
@@ -140,23 +156,43 @@ class Agent:
             return
 
     def _can_rejoin(self, error: grpc.aio.AioRpcError) -> bool:
-        """Whether the server does not know the key (new home, or node revoked), and a token to join again is given."""
-        return error.code() is grpc.StatusCode.UNAUTHENTICATED and self._options.token is not None
+        """Whether the server does not accept the key (new home, revoked, contested), and a token is given."""
+        return error.code() in _KEY_REFUSED and self._options.token is not None
+
+    async def _rejoin(self, failure: FarshoreError, handler: CommandHandler) -> bool:
+        """Join again with the token; returns whether that succeeded, and raises if only a new token could help."""
+        try:
+            self._member = await asyncio.to_thread(join, self._options)
+        except RefusedError as error:
+            if isinstance(failure, UnreachableError):  # contested: the operator may admit this node as it is
+                return False
+            message = f"{failure.message}; the token does not help: {error.message}"
+            raise RefusedError(message, hint=error.hint) from error
+        handler.update_membership(self._member)
+        return True
 
     async def _open_stream(self, channel: grpc.aio.Channel, member: Membership, handler: CommandHandler) -> None:
-        call = NodesStub(channel).Control(metadata=(("farshore-key", member.key),))
+        hello = await asyncio.to_thread(self._hello, handler)
+        secret, previous = member.secrets
+        metadata = [("farshore-key", member.key), ("farshore-secret", secret), ("farshore-secret-previous", previous)]
+        call = NodesStub(channel).Control(metadata=tuple(metadata))
         try:
-            await call.write(pb.NodeEvent(hello=await asyncio.to_thread(self._hello, handler)))
+            await call.write(pb.NodeEvent(hello=hello))
             welcome = await call.read()
             if not isinstance(welcome, pb.NodeCommand):
                 raise await stream_error(call)
             if welcome.WhichOneof("command") == "goodbye":
                 raise RefusedError(f"{self._options.address} rejected this node: {welcome.goodbye.reason}")
+            self._member = member.with_secret(next_secret(welcome.welcome))
+            await asyncio.to_thread(self._member.store, self._options.home)
+            await call.write(pb.NodeEvent(stored=pb.SecretStored()))
             await self._mark_finished(welcome.welcome.finished_runs)
             self._backoff, self._connected = _INITIAL_BACKOFF, True
             self._report_state("connected", self._options.address)
             self.outbox.reopen()
             await self._exchange(call, handler, heartbeat_interval(welcome.welcome))
+        except asyncio.InvalidStateError:  # raised by gRPC on a write to a closed stream
+            raise await stream_error(call) from None
         finally:
             self._connected = False
             call.cancel()
@@ -165,7 +201,7 @@ class Agent:
         """Read commands and write events until the stream ends or fails."""
         lock = asyncio.Lock()  # gRPC allows one write at a time
         tasks = [
-            asyncio.create_task(self._read_commands(call, handler), name="commands"),
+            asyncio.create_task(self._read_commands(call, handler, lock), name="commands"),
             asyncio.create_task(self._write_events(call, lock), name="events"),
             asyncio.create_task(self._write_heartbeats(call, lock, interval), name="heartbeats"),
         ]
@@ -179,12 +215,9 @@ class Agent:
             if isinstance(result, FarshoreError):
                 raise result
         for task in done:
-            try:
-                task.result()
-            except asyncio.InvalidStateError:  # raised by gRPC on a write to a closed stream
-                raise await stream_error(call) from None
+            task.result()
 
-    async def _read_commands(self, call: _Call, handler: CommandHandler) -> None:
+    async def _read_commands(self, call: _Call, handler: CommandHandler, lock: asyncio.Lock) -> None:
         while isinstance(command := await call.read(), pb.NodeCommand):
             which = command.WhichOneof("command")
             if which == "start":
@@ -196,6 +229,9 @@ class Agent:
                 handler.run_opened(command.opened.run_id)
             elif which == "refused":
                 handler.run_refused(command.refused.reason)
+            elif which == "challenge":
+                async with lock:
+                    await call.write(pb.NodeEvent(answer=command.challenge))
             elif which == "finished":
                 await self._mark_finished(command.finished.run_ids)
             elif which == "goodbye":
@@ -242,6 +278,7 @@ class Agent:
             own_runs_only=handler.own_runs_only,
             labels=self._options.labels,
             held_runs=held(self._options.home / "runs"),
+            instance=self._instance,
         )
 
     def _report_state(self, state: AgentState, detail: str) -> None:

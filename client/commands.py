@@ -53,6 +53,20 @@ def heartbeat_interval(welcome: pb.Welcome) -> float:
     return seconds
 
 
+def next_secret(welcome: pb.Welcome) -> str:
+    """Return the secret to present at the next connection.
+
+    Raises
+    ------
+    WireError
+        It is empty, too long or not plain text.
+    """
+    secret = welcome.secret
+    if not (0 < len(secret) <= _MOST_TICKET and secret.isascii() and secret.isprintable()):
+        raise _invalid(f"a secret of {len(secret)} characters")
+    return secret
+
+
 def _check_identifier(what: str, text: str) -> None:
     if not _IDENTIFIER.fullmatch(text):
         raise _invalid(f"{text[:40]!r} is not a valid {what}")

@@ -7,10 +7,8 @@ Never imports torch.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import logging
-import os
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,12 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..core.errors import ConfigError, ExitCode, FarshoreError, PeerLostError, RefusedError, RunFailedError
-from ..core.files import private_folder
+from ..core.errors import ExitCode, FarshoreError, PeerLostError, RefusedError, RunFailedError
 from ..core.processes import Json
 from ..proto import control_pb2 as pb
 from ..wire.io import IoThread
 from .agent import Agent
+from .home import lock_home
 from .join import Membership, Token, join, membership
 from .options import AgentOptions, AgentState
 from .programs import launch_parameters
@@ -57,9 +55,13 @@ class InteractiveNode:
     """
 
     def __init__(self, options: AgentOptions) -> None:
-        self._home_lock = _lock_home(options)
+        self._home_lock = lock_home(options)
         self._options = replace(options, on_state=self._on_state)
-        self._member = _membership(self._options)
+        try:
+            self._member = _membership(self._options)
+        except BaseException:
+            self._home_lock.release()
+            raise
         self._handler = _Handler(self)
         self._connected: Future[None] = Future()
         self._expiry: asyncio.TimerHandle | None = None
@@ -127,9 +129,7 @@ class InteractiveNode:
                 self._io.call(self._leave(), _LEAVE_SECONDS)
             self._connection = None
         self._io.stop()
-        if self._home_lock >= 0:
-            os.close(self._home_lock)
-            self._home_lock = -1
+        self._home_lock.release()
 
     # ---- in the control thread -----------------------------------------------------------------------------------
 
@@ -254,17 +254,3 @@ def _membership(options: AgentOptions) -> Membership:
         if expected and expected != found:
             return join(options)
     return member
-
-
-def _lock_home(options: AgentOptions) -> int:
-    """Lock the node's home against other processes; returns the lock's file descriptor."""
-    private_folder(options.home)
-    descriptor = os.open(options.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigError(
-            f"another process is running as the node '{options.name}'", hint="use another name="
-        ) from None
-    return descriptor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import secrets
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,8 @@ from .options import AgentOptions
 #: The name that a pinned certificate is verified against, independent of the address.
 SERVER_NAME = "farshore-server"
 
+#: File with the text of a join whose reply has not been stored yet.
+_ATTEMPT = "join.attempt"
 # Short enough that an agent stopped while joining ends within five seconds.
 _CALL_SECONDS = 4.0
 _REFUSALS = {
@@ -45,12 +48,37 @@ class Membership:
         Root certificate (PEM) to verify the server with; None = no TLS.
     pinned : bool
         Whether ``root`` is the server's self-signed certificate, which is verified against a fixed name.
+    server_id : str
+        The server's id.
+    secrets : (str, str)
+        The rolling secret, which changes with each connection, and the one before; see ``docs/security.md``.
     """
 
     name: str
     key: str
     root: bytes | None
     pinned: bool
+    server_id: str = ""
+    secrets: tuple[str, str] = ("", "")
+
+    def store(self, home: Path) -> None:
+        """Write the membership to the node's home; when it returns, it survives a loss of power.
+
+        Raises
+        ------
+        StorageError
+            The home cannot be written; the membership in it is unchanged.
+        """
+        private_folder(home)
+        if self.root is not None:
+            write_file(home / "server.pem", self.root)
+        fields = {"name": self.name, "key": self.key, "pinned": self.pinned, "tls": self.root is not None}
+        fields |= {"server_id": self.server_id, "secrets": list(self.secrets)}
+        write_file(home / "membership.json", json.dumps(fields).encode())
+
+    def with_secret(self, secret: str) -> Membership:
+        """Return the membership with the next rolling secret."""
+        return replace(self, secrets=(secret, self.secrets[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +142,46 @@ def join(options: AgentOptions) -> Membership:
     token = Token.parse(options.token)
     root = None if options.insecure else _root(options, token.fingerprint)
     pinned = options.ca is None
+    attempt = _attempt(options.home)
     with _channel(options.address, root, pinned) as channel:
-        request = pb.JoinRequest(token_secret=token.secret, name=options.name, versions=versions_message())
+        request = pb.JoinRequest(
+            token_secret=token.secret, name=options.name, versions=versions_message(), attempt=attempt
+        )
         try:
             reply = NodesStub(channel).Join(request, timeout=_CALL_SECONDS)
         except grpc.RpcError as error:
             raise rpc_error(error, options.address) from error
-    member = Membership(reply.name, reply.node_key, root, pinned)
-    _store(options.home, member, reply.server_id)
+    member = Membership(reply.name, reply.node_key, root, pinned, reply.server_id, (reply.secret, ""))
+    member.store(options.home)
+    (options.home / _ATTEMPT).unlink(missing_ok=True)
     return member
 
 
-def rpc_error(error: grpc.RpcError, address: str) -> FarshoreError:
-    """Convert the error of a failed call to the server at ``address`` to a farshore error."""
+def _attempt(home: Path) -> str:
+    """Return the text by which the server recognizes repeats of this join; it is kept until the join is complete."""
+    path = private_folder(home) / _ATTEMPT
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        text = secrets.token_urlsafe(24)
+        write_file(path, text.encode())
+        return text
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read {path}: {error}", hint="delete it and join again") from error
+
+
+def rpc_error(error: grpc.RpcError, address: str, *, joined: bool = False) -> FarshoreError:
+    """Convert the error of a failed call to the server at ``address`` to a farshore error.
+
+    A node that has ``joined`` outlasts a refusal that ends by itself, so that it is an :class:`UnreachableError`.
+    """
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         return VersionError(f"{address} refused: {details}")
-    if code in _REFUSALS:
+    if code in _REFUSALS and not (joined and code is grpc.StatusCode.RESOURCE_EXHAUSTED):
         return RefusedError(f"{address} refused: {details}")
+    if code in (grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return UnreachableError(f"{address} refuses this node for now: {details}")
     return UnreachableError(
         f"no answer from {address}: {details}", hint="check the address, and that the server is running"
     )
@@ -207,12 +257,16 @@ def _channel(address: str, root: bytes | None, pinned: bool) -> grpc.Channel:
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), options)
 
 
-def _store(home: Path, member: Membership, server_id: str) -> None:
-    private_folder(home)
-    if member.root is not None:
-        write_file(home / "server.pem", member.root)
-    fields = {"name": member.name, "key": member.key, "pinned": member.pinned, "tls": member.root is not None}
-    write_file(home / "membership.json", json.dumps({**fields, "server_id": server_id}).encode())
+def _certificate(path: Path) -> bytes:
+    content = path.read_bytes()
+    try:
+        text = content.decode("ascii")
+        ssl.PEM_cert_to_DER_cert(_first_certificate(text))
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        hint = "restore it, or delete membership.json beside it and join again with a token"
+        raise StorageError(f"{path} is damaged: it holds no certificate", hint=hint) from error
+    return content
 
 
 def _load(options: AgentOptions) -> Membership | None:
@@ -220,15 +274,16 @@ def _load(options: AgentOptions) -> Membership | None:
     try:
         data = json.loads(path.read_bytes())
         name, key, pinned, tls = str(data["name"]), str(data["key"]), bool(data["pinned"]), bool(data["tls"])
-        root = (options.home / "server.pem").read_bytes() if tls else None
+        server_id, (secret, previous) = str(data["server_id"]), data.get("secrets", ("", ""))
+        root = _certificate(options.home / "server.pem") if tls else None
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageError(f"{path} is damaged", hint="delete it and join again with a token") from error
     if name != options.name:
         raise RefusedError(f"{options.home} belongs to the node '{name}'", hint="give this node another --home")
     if tls == options.insecure:
         return None  # the server switched TLS on or off; a new membership is needed
-    return Membership(name, key, root, pinned)
+    return Membership(name, key, root, pinned, server_id, (str(secret), str(previous)))

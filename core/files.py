@@ -25,7 +25,7 @@ def private_folder(path: Path) -> Path:
 
 
 def write_file(path: Path, content: bytes, *, mode: int = 0o600, new: bool = False) -> None:
-    """Replace a file atomically. The file never has wider permissions than ``mode``.
+    """Replace a file atomically and durably. The file never has wider permissions than ``mode``.
 
     Parameters
     ----------
@@ -54,5 +54,14 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600, new: bool = Fal
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import NotFoundError, StorageError
+from .address import parse_address
+from .errors import ConfigError, NotFoundError, StorageError
 
 
 def farshore_home() -> Path:
@@ -55,9 +56,10 @@ class LocalServer:
             Its files cannot be read or are damaged.
         """
         try:
-            address = (home / "address").read_text().strip()
+            address = _text(home / "address")
+            _check_address(home / "address", address)
             operator = home / "operator.token"
-            token = (operator if operator.exists() else home / "admin.token").read_text().strip()
+            token = _text(operator if operator.exists() else home / "admin.token")
             certificate = home / "certificate.pem"
             return cls(address, certificate.read_bytes() if certificate.exists() else None, token)
         except FileNotFoundError as error:
@@ -67,5 +69,17 @@ class LocalServer:
             ) from error
         except OSError as error:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise StorageError(f"a file in {home} is damaged", hint="restart the server") from error
+
+
+def _text(path: Path) -> str:
+    text = path.read_bytes().strip()
+    if not (text.isascii() and text.decode("ascii").isprintable() and text and b" " not in text):
+        raise StorageError(f"{path} is damaged", hint="restart the server")
+    return text.decode("ascii")
+
+
+def _check_address(path: Path, text: str) -> None:
+    try:
+        parse_address(text)
+    except ConfigError as error:
+        raise StorageError(f"{path} is damaged: {error.message}", hint="restart the server") from error

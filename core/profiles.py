@@ -58,6 +58,6 @@ class DeviceProfile(BaseModel):
             return cls.model_validate(yaml.safe_load(path.read_text()) or {})
         except OSError as error:
             raise ConfigError(f"cannot read the device profile {path}: {error.strerror}") from error
-        except (yaml.YAMLError, ValidationError) as error:
+        except (yaml.YAMLError, ValidationError, ValueError, RecursionError) as error:
             lines = str(error).splitlines()
             raise ConfigError(f"invalid device profile {path}: {'; '.join(s.strip() for s in lines[:3])}") from error

@@ -49,14 +49,16 @@ class Accelerator(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token_secret", "name", "versions")
+    __slots__ = ("token_secret", "name", "versions", "attempt")
     TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     token_secret: str
     name: str
     versions: Versions
-    def __init__(self, token_secret: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ...) -> None: ...
+    attempt: str
+    def __init__(self, token_secret: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., attempt: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("node_key", "name", "server_id", "versions", "secret")
@@ -73,7 +75,7 @@ class JoinReply(_message.Message):
     def __init__(self, node_key: _Optional[str] = ..., name: _Optional[str] = ..., server_id: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class NodeEvent(_message.Message):
-    __slots__ = ("hello", "heartbeat", "exited", "log", "leave", "open", "stored")
+    __slots__ = ("hello", "heartbeat", "exited", "log", "leave", "open", "stored", "answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     EXITED_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +83,7 @@ class NodeEvent(_message.Message):
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     exited: ProgramExited
@@ -88,7 +91,8 @@ class NodeEvent(_message.Message):
     leave: Leave
     open: OpenRun
     stored: SecretStored
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ..., stored: _Optional[_Union[SecretStored, _Mapping]] = ...) -> None: ...
+    answer: Challenge
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ..., stored: _Optional[_Union[SecretStored, _Mapping]] = ..., answer: _Optional[_Union[Challenge, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only", "labels", "held_runs", "instance")
@@ -120,6 +124,12 @@ class Hello(_message.Message):
     held_runs: _containers.RepeatedScalarFieldContainer[str]
     instance: str
     def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., held_runs: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: str
+    def __init__(self, nonce: _Optional[str] = ...) -> None: ...
 
 class SecretStored(_message.Message):
     __slots__ = ()
@@ -178,7 +188,7 @@ class OpenRun(_message.Message):
     def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class NodeCommand(_message.Message):
-    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused", "finished")
+    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused", "finished", "challenge")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +196,7 @@ class NodeCommand(_message.Message):
     OPENED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: StartProgram
     stop: StopProgram
@@ -193,7 +204,8 @@ class NodeCommand(_message.Message):
     opened: RunOpened
     refused: RunRefused
     finished: RunsFinished
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ..., finished: _Optional[_Union[RunsFinished, _Mapping]] = ...) -> None: ...
+    challenge: Challenge
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ..., finished: _Optional[_Union[RunsFinished, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_id", "heartbeat_seconds", "finished_runs", "secret")

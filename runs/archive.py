@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -30,6 +31,8 @@ FORMAT = 1
 NAME_BYTES, DEPTH, FILES = 100, 8, 100_000
 #: Maximum bytes of all files together, and of a JSON file that is read into memory.
 TOTAL_BYTES, JSON_BYTES = 64 << 30, 64 << 20
+#: Prefix of the folders of unfinished imports, followed by the process id.
+_UNPACKING = ".import-"
 _BLOCK, _CHUNK = tarfile.BLOCKSIZE, 1 << 20
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HINT = "export the run and copy the archive again"
@@ -130,7 +133,8 @@ def import_run(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unpacked = Path(tempfile.mkdtemp(prefix=".import-", dir=folder))
+        remove_leftovers(folder)
+        unpacked = Path(tempfile.mkdtemp(prefix=f"{_UNPACKING}{os.getpid()}-", dir=folder))
     except OSError as error:
         raise files.storage_error(f"cannot unpack into {folder}", error) from error
     try:
@@ -150,6 +154,24 @@ def import_run(
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     return RunTransfer(run_id, target, len(found), sum(size for size, _ in found.values()), digest.hexdigest())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what imports into ``folder`` left behind whose process was killed."""
+    for path in folder.glob(f"{_UNPACKING}*"):
+        pid = path.name.removeprefix(_UNPACKING).partition("-")[0]
+        if not (pid.isdecimal() and _is_alive(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

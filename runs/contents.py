@@ -20,6 +20,7 @@ _DESCRIPTIONS = {
     "virtual.json": "recipe of the virtual data, and their digest",
     "failures.jsonl": "errors of failed programs, with tracebacks",
     "ledger-*.arrows": "every transfer",
+    "ledger-*.sums": "digests of the ledger's blocks",
     "checkpoints": "checkpoints for resuming the run",
     "log.txt": "log",
     "log-*.txt": "older parts of the log",

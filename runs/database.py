@@ -19,7 +19,7 @@ _BUSY_SECONDS = 10.0
 
 @functools.cache
 def database_schema() -> sa.MetaData:
-    """Return the tables ``runs``, ``nodes`` and ``tokens``."""
+    """Return the tables ``runs``, ``nodes``, ``secrets`` and ``tokens``."""
     import sqlalchemy as sa
 
     schema = sa.MetaData()
@@ -40,8 +40,19 @@ def database_schema() -> sa.MetaData:
     runs = schema.tables["runs"]
     runs.append_column(sa.Column("state", sa.String(16), nullable=False, index=True))
     table("nodes", "name", key_hash=bytes, joined=float, last_seen=float, revoked=float)
+    table("secrets", "name", current=bytes, next=bytes, attempt=bytes, contested=float, reason=str)
     table("tokens", "id", secret_hash=bytes, created=float, expires=float, uses_left=int, revoked=float)
     return schema
+
+
+def shown_url(url: str | Path) -> str:
+    """Return a database's URL for messages, without its password."""
+    import sqlalchemy as sa
+
+    try:
+        return str(url) if isinstance(url, Path) else sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "of that URL"
 
 
 def open_engine(url: str | Path, *, read_only: bool) -> sa.Engine:
@@ -94,8 +105,9 @@ def _engine(url: sa.URL, *, read_only: bool) -> sa.Engine:
     def _on_begin(connection: Any) -> None:
         # SQLite fails a read transaction that starts to write after another writer, without waiting for the lock.
         # BEGIN IMMEDIATE acquires the write lock at once and waits for it.
-        reading = connection.get_execution_options().get("reading")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN" if options.get("reading") else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 #: Maximum bytes of failures.jsonl, and characters of an error and of a traceback in it.
 _FAILURES_BYTES, _ERROR_LENGTH, _TRACEBACK_LENGTH = 4 << 20, 2_000, 64_000
-_REQUIRED = ("id", "workload", "config", "seed", "nodes")
+#: Required entries of run.json, and their types.
+_REQUIRED: dict[str, type] = {"id": str, "workload": str, "config": dict, "seed": int, "nodes": list}
+_RESTORE = "restore the file from a backup, or from an export of the run"
 
 
 class RunDirectory:
@@ -37,6 +39,7 @@ class RunDirectory:
         events.jsonl          events: {"time", "kind", …}
         failures.jsonl        errors of failed programs: {"time", "origin", "epoch", "error", "traceback"}
         ledger-0000.arrows    every transfer; one Arrow IPC stream per start of the run's process
+        ledger-0000.sums      digests of its blocks
         sockets.jsonl         bytes on TCP: {"node", "epoch", "up", "down"} per data connection, if measured
         streams/              records appended by the server program: NAME.records
         checkpoints/          the server program's state: step-000000000120.safetensors, the two newest
@@ -96,9 +99,11 @@ class RunDirectory:
         run = cls(path)
         if not run._run_json.is_file():
             raise NotFoundError(f"{path} is not a run directory: it has no run.json", hint="see 'farshore runs ls'")
-        missing = [name for name in _REQUIRED if name not in run.info]
-        if missing:
+        info = run.info
+        if missing := [name for name in _REQUIRED if name not in info]:
             raise StorageError(f"{run._run_json} is damaged: missing {', '.join(missing)}")
+        if wrong := [name for name, kind in _REQUIRED.items() if not isinstance(info[name], kind)]:
+            raise StorageError(f"{run._run_json} is damaged: {', '.join(wrong)} of the wrong type", hint=_RESTORE)
         return run
 
     @property
@@ -173,8 +178,14 @@ class RunDirectory:
 
     def socket_bytes(self) -> dict[str, int]:
         """Sum the bytes on the sockets by ``up`` and ``down``; empty if they were not measured."""
-        rows = list(jsonl.read(self.path / "sockets.jsonl"))
-        return {direction: sum(int(row[direction]) for row in rows) for direction in ("up", "down")} if rows else {}
+        path = self.path / "sockets.jsonl"
+        sums: dict[str, int] = {}
+        for row in jsonl.read(path):
+            for direction in ("up", "down"):
+                if not isinstance(count := row.get(direction), int):
+                    raise StorageError(f"{path} is damaged: a line without the bytes '{direction}'", hint=_RESTORE)
+                sums[direction] = sums.get(direction, 0) + count
+        return sums
 
     def open_metrics(self, sinks: Sequence[str] = ()) -> MetricsWriter:
         """Open ``metrics.jsonl`` for appending, and the named :mod:`~farshore.runs.sinks`.

@@ -102,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise NotFoundError(f"file {path} does not exist") from error
     except OSError as error:
         raise storage_error(f"cannot read {path}", error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path} is damaged: {error}", hint="restore it, or start a new run") from error
     if not isinstance(value, dict):
         raise StorageError(f"{path} is damaged: not a JSON object", hint="restore it, or start a new run")

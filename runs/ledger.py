@@ -20,6 +20,7 @@ from ..core.errors import StorageError
 from ..core.transfer import Transfer
 from . import files
 from .ledger_reader import NAMES, NUMBERS, next_segment, pyarrow, schema
+from .ledger_sums import SumsWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -230,6 +231,12 @@ class _Segment:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise files.storage_error(f"cannot open the ledger {path}", error) from error
+        try:
+            self._sums = SumsWriter(path)
+        except OSError as error:
+            os.close(self._file)
+            raise files.storage_error(f"cannot open the digests of the ledger {path}", error) from error
+        self._unsealed = False  # whether bytes were written since the last digest
         self._sink = io.BytesIO()
         self._schema = schema()
         self._codes = {name: _Codes() for name in NAMES}
@@ -240,6 +247,7 @@ class _Segment:
             self.drain()
         except StorageError:
             os.close(self._file)
+            self._sums.close()
             raise
 
     def write(self, rows: Sequence[Transfer]) -> None:
@@ -267,7 +275,13 @@ class _Segment:
             self._pending = memoryview(bytes(self._pending) + new)
         try:
             while self._pending:
-                self._pending = self._pending[os.write(self._file, self._pending) :]
+                written = os.write(self._file, self._pending)
+                self._sums.add(self._pending[:written])
+                self._unsealed = True
+                self._pending = self._pending[written:]
+            if self._unsealed:
+                self._sums.end_block()
+                self._unsealed = False
         except OSError as error:
             raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
 
@@ -281,6 +295,7 @@ class _Segment:
             raise files.storage_error(f"cannot write the ledger {self.path}", error) from error
         finally:
             os.close(self._file)
+            self._sums.close()
 
 
 def _column(get: Callable[[Transfer], Any], rows: Sequence[Transfer], dtype: type[np.generic]) -> pa.Array:

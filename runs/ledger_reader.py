@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MissingExtraError, NotFoundError, StorageError
 from . import files
+from .ledger_sums import check_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +50,7 @@ def read_ledger(directory: Path, columns: Sequence[str] | None = None) -> pa.Tab
     NotFoundError
         The directory does not exist.
     StorageError
-        A segment cannot be read, or is not a ledger.
+        A segment cannot be read, is damaged, or is not a ledger.
     """
     pa = pyarrow()
     names = schema().names if columns is None else list(columns)
@@ -123,6 +124,7 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[Any]:
     pa = pyarrow()
     count = 0
     try:
+        check_segment(path)
         with pa.OSFile(str(path)) as source:
             if _is_torn_schema(path):
                 return

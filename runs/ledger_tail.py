@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import StorageError
 from . import files
 from .ledger_reader import pyarrow, schema, segments
+from .ledger_sums import check_block, damaged, read_sums, sums_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +53,7 @@ class LedgerTail:
         """
         self.behind = True
         while rows > 0:
-            block = self._segment.next() if self._segment is not None else None
+            block = self._next_block()
             if block is not None:
                 rows -= block.num_rows
                 yield block.select(self._columns)
@@ -59,14 +61,25 @@ class LedgerTail:
                 self.behind = False
                 return
 
+    def _next_block(self) -> Any:
+        if self._segment is None:
+            return None
+        block = self._segment.next()
+        if block is None and self._following() is not None:  # its writer has ended
+            block = self._segment.next(unsealed=True)
+        return block
+
     def _open_next(self) -> bool:
         """Open the next segment if there is one; an incomplete block at the end of the previous one is lost."""
+        path = self._following()
+        if path is not None:
+            self._segment = _Segment(path, self._columns)
+        return path is not None
+
+    def _following(self) -> Path | None:
         known = segments(self._directory)
         index = known.index(self._segment.path) + 1 if self._segment and self._segment.path in known else 0
-        if index >= len(known):
-            return False
-        self._segment = _Segment(known[index], self._columns)
-        return True
+        return known[index] if index < len(known) else None
 
 
 class _Segment:
@@ -76,19 +89,43 @@ class _Segment:
         self.path = path
         self._columns = columns
         self._offset = 0
+        self._blocks = 0  # whose digests were compared
+        self._sums: deque[tuple[int, bytes]] = deque()
         self._incomplete = b""
         self._feed = _Feed()
         self._reader: Any = None
         self._ready = 0
 
-    def next(self) -> Any:
-        """Return the next complete block, or None if there is none yet."""
+    def next(self, *, unsealed: bool = False) -> Any:
+        """Return the next complete block, or None if there is none yet.
+
+        With ``unsealed``, also blocks without a digest, at the end of a segment whose writer was killed.
+        """
+        pa = pyarrow()
         while not self._ready:
-            if not (chunk := self._read(_CHUNK)):
+            if not (chunk := self._read_sealed() or (self._read(_CHUNK) if unsealed or not self._is_sealed() else b"")):
                 return None
             self._ready = self._feed_messages(self._incomplete + chunk)
         self._ready -= 1
-        return self._reader.read_next_batch()
+        try:
+            return self._reader.read_next_batch()
+        except (pa.ArrowInvalid, OSError, StopIteration) as error:
+            raise damaged(self.path, self._blocks) from error
+
+    def _is_sealed(self) -> bool:
+        return sums_path(self.path).exists()
+
+    def _read_sealed(self) -> bytes:
+        """Read the next block that has a digest, and compare it."""
+        if not self._sums:
+            self._sums.extend(read_sums(self.path, self._blocks))
+        if not self._sums or self.path.stat().st_size < self._sums[0][0]:
+            return b""
+        end, digest = self._sums.popleft()
+        block = self._read(end - self._offset)
+        check_block(self.path, self._blocks, block, digest)
+        self._blocks += 1
+        return block
 
     def _read(self, count: int) -> bytes:
         try:

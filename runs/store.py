@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NotFoundError
-from .database import check_installed, database_errors, database_schema, open_engine
+from .database import check_installed, database_errors, database_schema, open_engine, shown_url
 from .ids import new_run_id
 from .states import RunState, check_transition
 
@@ -94,6 +94,31 @@ class NodeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretRow:
+    """The rolling secret of a node; see ``docs/security.md``.
+
+    Attributes
+    ----------
+    current, next : bytes
+        Hashes of the secret that the node is known to have stored, and of the one that it was sent; the latter is empty
+        if there is none.
+    attempt : bytes
+        Hash of the text with which the node joined; empty once it has connected.
+    contested : float
+        When the key was found in use in two places, in seconds since 1970; 0 if it was not.
+    reason : str
+        What was observed then.
+    """
+
+    name: str
+    current: bytes
+    next: bytes = b""
+    attempt: bytes = b""
+    contested: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRow:
     """A join token.
 
@@ -141,7 +166,7 @@ class RunStore:
         check_installed()
         self._clock = clock
         self._schema = database_schema()
-        with database_errors("cannot open the run store"):
+        with database_errors(f"cannot open the run store {shown_url(url)}"):
             self._engine = open_engine(url, read_only=read_only)
 
     def close(self) -> None:
@@ -249,6 +274,14 @@ class RunStore:
         """Return all nodes that have ever joined, by name."""
         return [NodeRow(**values) for values in self._all("nodes", "name")]
 
+    def save_secret(self, row: SecretRow) -> None:
+        """Insert the secret of a node, or update all its fields; it survives a loss of power from then on."""
+        self._save("secrets", "name", row, durable=True)
+
+    def secrets(self) -> list[SecretRow]:
+        """Return the secrets of all nodes, by name."""
+        return [SecretRow(**values) for values in self._all("secrets", "name")]
+
     def save_token(self, row: TokenRow) -> None:
         """Insert a token, or update all its fields."""
         self._save("tokens", "id", row)
@@ -286,9 +319,9 @@ class RunStore:
         table = self._table("runs")
         connection.execute(table.update().where(table.c.id == row.id).values(_packed(row)))
 
-    def _save(self, name: str, key: str, row: NodeRow | TokenRow) -> None:
+    def _save(self, name: str, key: str, row: NodeRow | SecretRow | TokenRow, *, durable: bool = False) -> None:
         table, values = self._table(name), asdict(row)
-        with self._writing(f"cannot write to {name}") as connection:
+        with self._writing(f"cannot write to {name}", durable=durable) as connection:
             if not connection.execute(table.update().where(table.c[key] == values[key]).values(values)).rowcount:
                 connection.execute(table.insert().values(values))
 
@@ -304,8 +337,9 @@ class RunStore:
             yield connection
 
     @contextmanager
-    def _writing(self, operation: str) -> Iterator[sa.Connection]:
-        with database_errors(operation), self._engine.begin() as connection:
+    def _writing(self, operation: str, *, durable: bool = False) -> Iterator[sa.Connection]:
+        engine = self._engine.execution_options(durable=True) if durable else self._engine
+        with database_errors(operation), engine.begin() as connection:
             yield connection
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..core.errors import ConfigError, StorageError
@@ -41,6 +43,30 @@ def fingerprint(certificate_pem: bytes) -> str:
         return x509.load_pem_x509_certificate(certificate_pem).fingerprint(hashes.SHA256()).hex()
     except ValueError as error:
         raise ConfigError(f"not a PEM certificate: {error}") from error
+
+
+def check_pair(pair: CertificateAndKey, certificate: Path, key: Path) -> None:
+    """Check that a certificate and a key can be read and belong together.
+
+    Raises
+    ------
+    ConfigError
+        They do not; the message names the file.
+    """
+    try:
+        public = x509.load_pem_x509_certificate(pair.certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{certificate} is not a certificate in PEM format") from error
+    try:
+        private = serialization.load_pem_private_key(pair.key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{key} is not a private key in PEM format without a password") from error
+    if _public_bytes(public) != _public_bytes(private.public_key()):
+        raise ConfigError(f"the certificate {certificate} does not match its key {key}")
+
+
+def _public_bytes(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def self_signed(hostnames: Sequence[str] = (), *, days: int = 3650) -> CertificateAndKey:

@@ -9,9 +9,11 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..core.errors import NotFoundError, RefusedError
 from ..runs.store import NodeRow, RunStore, TokenRow
+from .rolling_secrets import RollingSecrets
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNLIMITED = -1
@@ -28,6 +30,17 @@ class JoinToken:
 
     def __str__(self) -> str:
         return f"fs1.{self.id}.{self.secret}.{self.fingerprint}"
+
+
+class Joined(NamedTuple):
+    """What a node receives when it joins: its bearer key, and its first rolling secret."""
+
+    key: str
+    secret: str
+
+
+class WrongSecretError(RefusedError):
+    """A token or key is unknown: somebody may be guessing."""
 
 
 class RevokedError(RefusedError):
@@ -69,6 +82,7 @@ class Credentials:
         self._clock = clock
         self._tokens = {row.id: row for row in store.tokens()}
         self._nodes = {row.name: row for row in store.nodes()}
+        self.rolling = RollingSecrets(store, clock)
 
     # ---- tokens ------------------------------------------------------------------------------------------------
 
@@ -97,8 +111,16 @@ class Credentials:
 
     # ---- nodes -------------------------------------------------------------------------------------------------
 
-    def join(self, token: str, name: str) -> str:
-        """Exchange ``<id>.<secret>`` for a node key; a refused join does not count as a use of the token.
+    def join(self, token: str, name: str, attempt: str = "") -> Joined:
+        """Exchange ``<id>.<secret>`` for a node key and a rolling secret; a refused join is no use of the token.
+
+        Parameters
+        ----------
+        token : str
+        name : str
+        attempt : str
+            Random text of the joining node. A repeat with the same text succeeds while the key is unused, as the reply
+            may have been lost.
 
         Raises
         ------
@@ -107,23 +129,24 @@ class Credentials:
         """
         check_name(name)
         token_id, _, secret = token.partition(".")
-        row = self._check_token(token_id, secret)
+        repeated = self.rolling.is_repeat(name, attempt)
+        row = self._check_token(token_id, secret, used=repeated)
         node = self._nodes.get(name)
-        if node is not None and not node.revoked:
-            raise RefusedError(
-                f"the name '{name}' belongs to another node", hint="choose another name, or revoke that node first"
-            )
+        if node is not None and not node.revoked and not repeated:
+            self._check_contest(name, row)
         if node is not None and row.created <= node.revoked:
             raise RevokedError(
                 f"the node '{name}' was revoked after this token was created", hint="ask for a new token"
             )
-        used = self._store.use_token(token_id)
-        if used is None:
-            raise RefusedError("the join token was used up or revoked just now", hint="ask for a new one")
-        self._tokens[token_id] = used
+        if not repeated:
+            used = self._store.use_token(token_id)
+            if used is None:
+                raise RefusedError("the join token was used up or revoked just now", hint="ask for a new one")
+            self._tokens[token_id] = used
         key = secrets.token_urlsafe(32)
+        secret = self.rolling.create(name, attempt)  # first, as repeats are recognized by it
         self._save_node(NodeRow(name, _hash(key), self._clock()))
-        return f"{name}:{key}"
+        return Joined(f"{name}:{key}", secret)
 
     def authenticate(self, key: str) -> str:
         """Return the name of the node that ``key`` belongs to.
@@ -137,7 +160,7 @@ class Credentials:
         node = self._nodes.get(name)
         matches = hmac.compare_digest(node.key_hash if node else bytes(32), _hash(secret))
         if node is None or not matches:
-            raise RefusedError("the node key is not known to this server", hint="join again with a token")
+            raise WrongSecretError("the node key is not known to this server", hint="join again with a token")
         if node.revoked:
             raise RevokedError(f"the node '{name}' was revoked", hint="ask the server's operator for a new token")
         return name
@@ -173,17 +196,32 @@ class Credentials:
         self._store.save_node(row)
         self._nodes[row.name] = row
 
-    def _check_token(self, token_id: str, secret: str) -> TokenRow:
+    def _check_contest(self, name: str, token: TokenRow) -> None:
+        """Raise unless the name is contested and the token was created since, i.e. by an operator's decision."""
+        contest = self.rolling.contested(name)
+        if contest is None:
+            raise RefusedError(
+                f"the name '{name}' belongs to another node", hint="choose another name, or revoke that node first"
+            )
+        if token.created <= contest.contested:
+            raise RefusedError(
+                f"the key of the node '{name}' was used in two places after this token was created",
+                hint="ask for a new token",
+            )
+
+    def _check_token(self, token_id: str, secret: str, *, used: bool) -> TokenRow:
         row = self._tokens.get(token_id)
         matches = hmac.compare_digest(row.secret_hash if row else bytes(32), _hash(secret))
         hint = "ask the server's operator for a new one"
         if row is None or not matches:
-            raise RefusedError("the join token is not known to this server", hint="check that it was copied completely")
+            raise WrongSecretError(
+                "the join token is not known to this server", hint="check that it was copied completely"
+            )
         if row.revoked:
             raise RefusedError("the join token was revoked", hint=hint)
         if row.expires <= self._clock():
             raise RefusedError("the join token has expired", hint=hint)
-        if row.uses_left == 0:
+        if row.uses_left == 0 and not used:
             raise RefusedError("the join token is used up", hint=hint)
         return row
 

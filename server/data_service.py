@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from ..wire.relay import relay
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The target of a ticket: a run process's socket, and the node that the connection belongs to."""
+    """The target of a ticket: a run process's socket, and the node that the connection belongs to.
+
+    Setting ``revoked`` ends the connections that use it.
+    """
 
     run_id: str
     node: str
     socket: Path
+    revoked: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 
 
 def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str], None]) -> Any:
@@ -37,10 +42,19 @@ def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str],
         route = routes.get(ticket)
         if route is None:
             raise RefusedError("the ticket does not belong to an active run")
+        relaying = asyncio.ensure_future(relay(ticket, read, write, route.socket))
+        revoking = asyncio.ensure_future(route.revoked.wait())
         try:
-            await relay(ticket, read, write, route.socket)
+            await asyncio.wait([relaying, revoking], return_when=asyncio.FIRST_COMPLETED)
+            if revoking.done():
+                raise RefusedError(f"node {route.node} was revoked")
+            relaying.result()
         except OSError as error:
             raise WireError(f"run {route.run_id}: cannot relay the connection of node {route.node}: {error}") from error
+        finally:
+            for task in (relaying, revoking):
+                task.cancel()
+            await asyncio.gather(relaying, revoking, return_exceptions=True)
 
     def connected(ticket: str, peer: str) -> None:
         if (route := routes.get(ticket)) is not None:

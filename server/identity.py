@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hmac
-import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,12 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, RefusedError, StorageError
 from ..core.files import private_folder, write_file
-from .certificates import CertificateAndKey, fingerprint, self_signed
+from ..core.home_lock import HomeLock
+from .certificates import CertificateAndKey, check_pair, fingerprint, self_signed
 from .options import ServeOptions
+
+_PLAIN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_CURE = "restore it from a backup; if it is deleted,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,8 @@ class Identity:
         Authenticates submitters; may be copied to other machines.
     operator_token : str
         Authenticates the operator, who can read the home on this machine.
-    lock : int
-        File descriptor of the home's lock; held until :meth:`release`, or until the process ends.
+    lock : HomeLock
+        Held until :meth:`release`, or until the process ends.
     """
 
     home: Path
@@ -43,7 +46,7 @@ class Identity:
     fingerprint: str
     admin_token: str
     operator_token: str
-    lock: int
+    lock: HomeLock
 
     @property
     def admin_token_file(self) -> Path:
@@ -55,7 +58,7 @@ class Identity:
 
     def release(self) -> None:
         """Release the lock of the home."""
-        os.close(self.lock)
+        self.lock.release()
 
     def is_admin(self, token: str) -> bool:
         """Return whether ``token`` is the admin or the operator token, in constant time."""
@@ -79,27 +82,22 @@ def open_identity(options: ServeOptions) -> Identity:
         A given certificate or key cannot be read, or only one of the two is given.
     """
     home = private_folder(options.home)
-    lock = _lock(home)
-    server_id = _read_or_create(home / "server.id", lambda: secrets.token_hex(8))
-    admin_token, operator_token = (
-        _read_or_create(home / name, lambda: secrets.token_urlsafe(32)) for name in ("admin.token", "operator.token")
-    )
-    if options.insecure:
-        (home / "certificate.pem").unlink(missing_ok=True)
-    pair = None if options.insecure else _pair(options)
-    digest = fingerprint(pair.certificate) if pair else ""
-    return Identity(home, server_id, pair, digest, admin_token, operator_token, lock)
-
-
-def _lock(home: Path) -> int:
-    """Lock the home: a second server would treat the runs of the first as interrupted."""
-    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    # A second server would treat the runs of the first as interrupted.
+    lock = HomeLock(home, RefusedError("another server is running", hint="stop it, or choose another --home"))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise RefusedError(f"another server uses {home}", hint="stop it, or choose another --home") from error
-    return descriptor
+        server_id = _read_or_create(home / "server.id", lambda: secrets.token_hex(8))
+        admin_token, operator_token = (
+            _read_or_create(home / name, lambda: secrets.token_urlsafe(32))
+            for name in ("admin.token", "operator.token")
+        )
+        if options.insecure:
+            (home / "certificate.pem").unlink(missing_ok=True)
+        pair = None if options.insecure else _pair(options)
+        digest = fingerprint(pair.certificate) if pair else ""
+        return Identity(home, server_id, pair, digest, admin_token, operator_token, lock)
+    except BaseException:
+        lock.release()
+        raise
 
 
 def _pair(options: ServeOptions) -> CertificateAndKey:
@@ -113,6 +111,7 @@ def _pair(options: ServeOptions) -> CertificateAndKey:
             pair = CertificateAndKey(options.certificate.read_bytes(), options.key.read_bytes())
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+        check_pair(pair, options.certificate, options.key)
         write_file(home / "certificate.pem", pair.certificate, mode=0o644)
         return pair
     certificate, key = home / "self_signed.pem", home / "self_signed.key"
@@ -124,6 +123,11 @@ def _pair(options: ServeOptions) -> CertificateAndKey:
         write_file(certificate, pair.certificate, mode=0o644)
     except OSError as error:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+    try:
+        check_pair(pair, certificate, key)
+    except ConfigError as error:
+        hint = f"{_CURE} a new certificate is made; nodes then have to join again"
+        raise StorageError(f"{error.message}: it is damaged", hint=hint) from error
     # Submitters on this machine always use this file as root certificate.
     write_file(home / "certificate.pem", pair.certificate, mode=0o644)
     return pair
@@ -132,9 +136,13 @@ def _pair(options: ServeOptions) -> CertificateAndKey:
 def _read_or_create(path: Path, create: Callable[[], str]) -> str:
     try:
         if text := path.read_text().strip():
+            if not _PLAIN.fullmatch(text):
+                raise StorageError(f"{path} is damaged", hint=f"{_CURE} a new one is made")
             return text
     except FileNotFoundError:
         pass
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path} is damaged: not a text", hint=f"{_CURE} a new one is made") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     text = create()

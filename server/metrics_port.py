@@ -101,9 +101,9 @@ class _Collector:
     def _nodes(self) -> Any:
         from prometheus_client.core import GaugeMetricFamily
 
-        count = Counter(node.state for node in self._orchestrator.registry)
+        count = Counter(node.visible_state for node in self._orchestrator.registry)
         family = GaugeMetricFamily("farshore_nodes", "Nodes that ever joined, by state", labels=["state"])
-        for state in get_args(NodeState):
+        for state in (*get_args(NodeState), "contested"):
             family.add_metric([state], count[state])
         return family
 

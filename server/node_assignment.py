@@ -84,6 +84,8 @@ class NodeAssignment:
         obstacle = "lost" if node.state == "lost" else "" if node.commands is not None else "not connected"
         if node.hello.own_runs_only and run.requested_nodes != (node.name,):
             obstacle = obstacle or "takes part only in runs that it opens itself"
+        if node.contested and node.run != run.id:
+            obstacle = "contested: its key is used in two places"
         if node.state == "revoked":
             obstacle = "revoked"
         busy = "" if node.run == run.id else node.run

@@ -7,16 +7,15 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-import grpc
-
 from ..core.errors import FarshoreError, RefusedError
 from ..core.version import Versions
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
+from .credentials import WrongSecretError
 from .profiles import check_hello
 from .rate_limit import RateLimit
 from .registry import Node
-from .rpc_errors import Context, abort, metadata, peer
+from .rpc_errors import Context, abort, abort_if_blocked, metadata, peer
 from .submission import Submission
 
 if TYPE_CHECKING:
@@ -40,58 +39,75 @@ class NodesService(NodesServicer):
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:  # noqa: N802
         """Exchange a join token for a node key."""
         caller = peer(context)
-        if (wait := self._failures.blocked(caller)) > 0:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many failed joins from this address; wait {wait:.0f} s"
-            )
+        await abort_if_blocked(context, self._failures, caller, "failed joins")
         try:
             _check_versions(request.versions, f"the node '{request.name[:64]}'")
-            key = self._server.credentials.join(request.token_secret, request.name)
+            joined = self._server.credentials.join(request.token_secret, request.name, request.attempt)
         except FarshoreError as error:
-            if isinstance(error, RefusedError):
+            if isinstance(error, WrongSecretError):
                 self._failures.failed(caller)
             await abort(context, error, f"join of '{request.name[:64]}'")
+        self._server.node_joined(request.name)
         _log.info("node %s joined from %s", request.name, caller)
         return pb.JoinReply(
-            node_key=key,
+            node_key=joined.key,
             name=request.name,
             server_id=self._server.identity.server_id,
             versions=versions_message(),
+            secret=joined.secret,
         )
 
     async def Control(  # noqa: N802
         self, events: AsyncIterator[pb.NodeEvent], context: Context
     ) -> AsyncIterator[pb.NodeCommand]:
         """Serve a node's control stream: receive events and yield commands until either side ends it."""
+        registry, admission = self._server.registry, self._server.admission
+        key = metadata(context, "farshore-key")
+        # By name as well: a node with an old key must not shut out the others behind its router.
+        claimed = f"{peer(context)} {key.partition(':')[0][:64]}"
+        await abort_if_blocked(context, self._failures, claimed, "wrong keys of this node")
         try:
-            name = self._server.credentials.authenticate(metadata(context, "farshore-key"))
+            name = self._server.credentials.authenticate(key)
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = _hello(await anext(aiter(events)))
             _check_versions(hello.versions, f"the node '{name}'")
+            presented = [metadata(context, key) for key in ("farshore-secret", "farshore-secret-previous")]
+            secret = await admission.admit(name, hello, presented, peer(context))
+            yield pb.NodeCommand(welcome=self._welcome(hello, secret))
+            async with asyncio.timeout(_HELLO_SECONDS):
+                if (which := (await anext(aiter(events))).WhichOneof("event")) != "stored":
+                    raise RefusedError(f"expected 'stored' after the welcome, got '{which}'")
+            await admission.confirm(name, secret)
         except (TimeoutError, StopAsyncIteration):
-            await abort(context, RefusedError("expected 'hello' as the first message within 10 s"), "control stream")
+            await abort(context, RefusedError("expected 'hello' and 'stored' within 10 s each"), "control stream")
         except FarshoreError as error:
+            if isinstance(error, WrongSecretError):
+                self._failures.failed(claimed)
             await abort(context, error, "control stream")
-        registry = self._server.registry
         node, commands = registry.connect(name, hello)
-        _log.info("node %s connected from %s", name, peer(context))
-        welcome = pb.Welcome(
-            server_id=self._server.identity.server_id,
-            heartbeat_seconds=registry.heartbeat_seconds,
-            finished_runs=self._server.finished_runs(hello.held_runs),
-        )
-        yield pb.NodeCommand(welcome=welcome)
+        node.address = peer(context)
+        _log.info("node %s connected from %s", name, node.address)
         self._server.node_connected(node)
         listening = asyncio.create_task(self._listen(node, events), name=f"events of {name}")
         try:
             while (command := await _next(commands, listening)) is not None:
-                yield command
-                if command.WhichOneof("command") == "goodbye":
+                which = command.WhichOneof("command")
+                if which is not None:
+                    yield command
+                if which in (None, "goodbye"):
                     break
         finally:
             listening.cancel()
             registry.disconnect(node, commands)
             self._server.save_last_seen(node)
+
+    def _welcome(self, hello: pb.Hello, secret: str) -> pb.Welcome:
+        return pb.Welcome(
+            server_id=self._server.identity.server_id,
+            heartbeat_seconds=self._server.registry.heartbeat_seconds,
+            finished_runs=self._server.finished_runs(hello.held_runs),
+            secret=secret,
+        )
 
     async def _listen(self, node: Node, events: AsyncIterator[pb.NodeEvent]) -> None:
         async for event in events:
@@ -108,6 +124,8 @@ class NodesService(NodesServicer):
                     self._server.log_lines(node, event.log)
                 except RefusedError as error:
                     _log.warning("dropped log lines: %s", error)
+            elif which == "answer":
+                node.answer(event.answer.nonce)
             elif which == "open":
                 await self._open(node, event.open)
             elif which == "leave":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
+from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError, StorageError
 from ..core.files import private_folder
 from ..core.handshake import ResumeFrom
 from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
@@ -21,6 +21,7 @@ from .code_approval import CodeApproval
 from .credentials import Credentials
 from .data_service import Route
 from .identity import Identity, open_identity
+from .node_admission import NodeAdmission
 from .node_assignment import NodeAssignment
 from .options import ServeOptions
 from .profiles import info_of
@@ -52,6 +53,7 @@ class Orchestrator:
         self.credentials = Credentials(self._store, self.identity.fingerprint)
         self.approval = CodeApproval(options.accept_apps, options.ask)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
+        self.admission = NodeAdmission(self.credentials, self.registry, self._node_contested)
         self.runs = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.routes: dict[str, Route] = {}
         self._sockets = SocketFolder(self.identity.server_id)
@@ -67,6 +69,9 @@ class Orchestrator:
         """Load nodes and runs, and requeue waiting runs; returns a join token at the home's first start, else ''."""
         first = not self.credentials.has_tokens()
         self.registry.load(self.credentials.nodes())
+        for node in self.registry:
+            if (contest := self.credentials.rolling.contested(node.name)) is not None:
+                node.contested = contest.reason
         for run in self.runs.load():
             task = asyncio.create_task(self._requeue(run), name=f"requeue {run.id}")
             self._requeueing.add(task)
@@ -221,6 +226,8 @@ class Orchestrator:
             node = self.registry.get(name)
             if node is not None and node.run == run.id:
                 node.run = ""
+                if node.contested:
+                    self.registry.end_stream(node)
         run.assigned.clear()
         run.programs.clear()
         run.notify()
@@ -350,6 +357,45 @@ class Orchestrator:
             elif epoch < 0 and node.run == run.id:
                 run.inbox.put_nowait(Event("returned", node.name, run.epoch))
 
+    def node_joined(self, name: str) -> None:
+        """Disconnect a process that uses an older key of a node that has just joined."""
+        self._revoke_tickets(name)
+        if (node := self.registry.get(name)) is not None and node.commands is not None:
+            goodbye = pb.Goodbye(reason="the node has joined again, with a new key")
+            self.registry.command(node, pb.NodeCommand(goodbye=goodbye))
+        if node is not None:
+            node.contested = ""
+
+    def _node_contested(self, node: Node) -> None:
+        """Use a node no longer whose key is used in two places; a run in progress goes on."""
+        run = self.runs.find(node.run) if node.run else None
+        if run is None:
+            self.registry.end_stream(node)
+            return
+        line = f"node {node.name}: its key is used in two places; the run goes on, but the node gets no other"
+        run.log.write("server", [f"{line} until an operator decides: farshore nodes trust {node.name}"])
+        run.notify()
+
+    def trust_node(self, name: str) -> Node:
+        """Admit a node again whose key was used in two places: the machine with the newest secret.
+
+        Raises
+        ------
+        NotFoundError
+            No node has this name.
+        ConfigError
+            Its key was not used in two places.
+        """
+        node = self.registry.get(name)
+        if node is None:
+            raise NotFoundError(f"no node has the name '{name[:64]}'")
+        if self.credentials.rolling.contested(name) is None:
+            raise ConfigError(f"the node '{name}' is not contested")
+        self.credentials.rolling.trust(name)
+        node.contested = ""
+        self.schedule()
+        return node
+
     def save_last_seen(self, node: Node) -> None:
         """Store when the node was last seen; a failed write is only logged."""
         try:
@@ -393,10 +439,19 @@ class Orchestrator:
         run.notify()
 
     def revoke_node(self, name: str) -> None:
-        """Revoke a node's key and disconnect the node."""
+        """Revoke a node's key and its tickets, and end its connections."""
         self.credentials.revoke_node(name)
+        self._revoke_tickets(name)
         if (node := self.registry.revoke(name)) is not None:
             self.node_lost(node)
+
+    def _revoke_tickets(self, name: str) -> None:
+        for ticket, route in list(self.routes.items()):
+            if route.node == name:
+                del self.routes[ticket]
+                route.revoked.set()
+                if (run := self.runs.find(route.run_id)) is not None:  # its process may listen to nodes directly
+                    run.inbox.put_nowait(Event("revoked", name, run.epoch))
 
 
 def _apply(run: Run, submission: Submission) -> None:

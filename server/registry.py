@@ -31,6 +31,12 @@ class Node:
         Monotonic time of its last event or heartbeat, in seconds.
     seen_wall : float
         The same in seconds since 1970.
+    address : str
+        Host from which it connected last.
+    contested : str
+        What was observed when its key was used in two places; empty if it was not.
+    challenge : (str, Future) or None
+        Nonce of a pending question whether its process still runs, and the answer.
     """
 
     name: str
@@ -42,13 +48,31 @@ class Node:
     run: str = ""
     seen: float = 0.0
     seen_wall: float = 0.0
+    address: str = ""
+    contested: str = ""
+    challenge: tuple[str, asyncio.Future[bool]] | None = None
+
+    @property
+    def visible_state(self) -> str:
+        """The state for operators, ``contested`` before ``connected`` and ``lost``."""
+        return "contested" if self.contested and self.state != "revoked" else self.state
+
+    def answer(self, nonce: str) -> None:
+        """Handle the answer to the pending challenge; others are ignored."""
+        if self.challenge is not None and self.challenge[0] == nonce:
+            self.settle(True)
+
+    def settle(self, alive: bool) -> None:
+        """Answer the pending challenge, if there is one."""
+        if self.challenge is not None and not self.challenge[1].done():
+            self.challenge[1].set_result(alive)
 
     def info(self) -> pb.NodeInfo:
         """Return the node as a message for submitters."""
         return pb.NodeInfo(
             name=self.name,
-            state=self.state,
-            reason=self.reason,
+            state=self.visible_state,
+            reason=f"its key is used in two places: {self.contested}" if self.contested else self.reason,
             profile=self.hello.profile,
             versions=self.hello.versions,
             data=self.hello.data,
@@ -57,6 +81,7 @@ class Node:
             cpu_percent=self.heartbeat.cpu_percent,
             memory_used_bytes=self.heartbeat.memory_used_bytes,
             labels=self.hello.labels,
+            address=self.address,
         )
 
 
@@ -122,6 +147,7 @@ class Registry:
         """Record that a control stream ended; the node has three heartbeats to reconnect before it is lost."""
         if node.commands is commands:
             node.commands = None
+            node.settle(False)
             if node.state == "connected":
                 node.reason = "its control stream broke; waiting for it to reconnect"
 
@@ -139,6 +165,10 @@ class Registry:
             self.command(node, pb.NodeCommand(goodbye=pb.Goodbye(reason="this node was revoked")))
             self._on_change()
         return node
+
+    def end_stream(self, node: Node) -> None:
+        """End a node's control stream; its agent reconnects."""
+        self.command(node, pb.NodeCommand())
 
     def command(self, node: Node, command: pb.NodeCommand) -> bool:
         """Queue a command; returns False if the node is not connected or its queue is full."""

@@ -10,6 +10,8 @@ import grpc.aio
 
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError, VersionError
 from .credentials import RevokedError
+from .rate_limit import RateLimit
+from .rolling_secrets import ContestedError, StaleSecretError
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +20,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 _STATUS: tuple[tuple[type[FarshoreError], grpc.StatusCode], ...] = (
     (VersionError, grpc.StatusCode.FAILED_PRECONDITION),
     (RevokedError, grpc.StatusCode.PERMISSION_DENIED),
+    (StaleSecretError, grpc.StatusCode.PERMISSION_DENIED),
+    (ContestedError, grpc.StatusCode.ABORTED),  # the agent tries again: an operator may admit it
     (RefusedError, grpc.StatusCode.UNAUTHENTICATED),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -36,6 +40,12 @@ def peer(context: Context) -> str:
     """Return the caller's host, without its port."""
     kind, _, rest = context.peer().partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
+
+
+async def abort_if_blocked(context: Context, limit: RateLimit, caller: str, what: str) -> None:
+    """Abort the call if ``caller`` has failed too often of late; its secret is then not compared at all."""
+    if (wait := limit.blocked(caller)) > 0:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many {what} from this address; wait {wait:.0f} s")
 
 
 async def abort(context: Context, error: FarshoreError, operation: str) -> NoReturn:

@@ -32,7 +32,7 @@ class Event:
     kind : str
         State of the run process: ``ready``, ``waiting``, ``running``, ``finished``, ``failed`` or ``gone``. Reports of
         the run process about a node: ``dialled``, ``expecting`` or ``unfit``. Of a node program: ``exited``. Of a node:
-        ``lost``, ``returned`` or ``joining``. Requests to end the run: ``cancelled`` or ``interrupted``.
+        ``lost``, ``returned``, ``joining`` or ``revoked``. Requests to end the run: ``cancelled`` or ``interrupted``.
     node : str
         The node concerned, or empty.
     epoch : int

@@ -110,6 +110,9 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
         elif kind == "lost":
             reason = str(message.get("reason", f"node {node} is lost"))
             rejoin.node_lost(node, reason, permanent=bool(message.get("for_good")))
+        elif kind == "revoke":
+            router.remove(node)
+            rejoin.node_lost(node, f"node {node}: it was revoked", permanent=False)
         elif kind == "expect":
             channel = open_channel(node, int(message["epoch"]))
             rejoin.expect(node, channel, NodeInfo.from_json(message["info"]))

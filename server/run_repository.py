@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, StorageError
 from ..core.nodes import DEFAULT_ROLE, RoleCount, RoleRequest
+from ..runs.archive import remove_leftovers
 from ..runs.directory import RunDirectory
 from ..runs.ids import new_run_id
 from ..runs.states import ENDED
@@ -54,6 +55,7 @@ class RunRepository:
 
         Runs that were active when the server stopped are marked as interrupted.
         """
+        remove_leftovers(self._folder)
         for row in self._store.runs():
             run = _run(row)
             self._runs[run.id] = run

@@ -36,7 +36,7 @@ NODE_SECONDS = 10.0
 VERDICT_SECONDS = 2.0
 
 #: Events of nodes; events of run processes are ignored outside their own epoch.
-_NODE_EVENTS = ("lost", "exited", "returned", "joining")
+_NODE_EVENTS = ("lost", "exited", "returned", "joining", "revoked")
 #: Exit codes of node programs that would fail again after a restart.
 _PERMANENT = (
     ExitCode.CONFIG,
@@ -228,6 +228,8 @@ class Supervisor:
             case "joining" if not self._restartable:
                 run.log.write("server", [f"node {event.node} joins the run"])
                 self._rejoin_policy.request_restart(event.node, child)
+            case "revoked":
+                child.send({"type": "revoke", "node": event.node})
             case "expecting":
                 self._rejoin_policy.start_program(event, child, self._start_program)
             case "unfit":

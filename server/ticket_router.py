@@ -26,6 +26,10 @@ class TicketRouter:
         others = {t: c for t, c in self._channels.items() if c.node != channel.node}
         self._channels = {**others, ticket: channel}
 
+    def remove(self, node: str) -> None:
+        """Make the tickets of a node invalid. Thread-safe."""
+        self._channels = {t: c for t, c in self._channels.items() if c.node != node}
+
     def node_of(self, ticket: str) -> str | None:
         """Return the node that ``ticket`` belongs to, or None."""
         channel = self._channels.get(ticket)

@@ -6,11 +6,12 @@ The hash covers file names and contents, not the zip encoding, so it is the same
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
+import lzma
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -115,6 +116,13 @@ def unpack_app(text: str, digest: str, target: Path) -> Path:
     return target
 
 
+#: What zipfile and the decompressors raise for damaged archives.
+_DAMAGE = (
+    *(ValueError, OSError, EOFError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+
+
 def read_archive(text: str) -> dict[str, bytes]:
     """Read the files of an archive by name; all limits are checked before decompression.
 
@@ -130,7 +138,7 @@ def read_archive(text: str) -> dict[str, bytes]:
             entries = packed.infolist()
             _check(entries)
             return {entry.filename: _content(packed, entry) for entry in entries}
-    except (binascii.Error, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGE as error:
         raise RefusedError(f"the app's archive is damaged: {error}") from error
 
 

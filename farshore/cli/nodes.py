@@ -1,4 +1,4 @@
-"""``farshore nodes``: list and revoke the nodes of a server."""
+"""``farshore nodes``: list, revoke and trust the nodes of a server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 from ..reports.units import size
 from .connect import connected
-from .output import Json, duration, emit, say, table
+from .output import Json, duration, emit, note, say, table
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..proto.control_pb2 import NodeInfo
 
-app = typer.Typer(help="List and revoke the nodes of a server.", no_args_is_help=True)
+app = typer.Typer(help="List, revoke and trust the nodes of a server.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -32,6 +32,27 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
         [_row(node) for node in nodes],
         "no nodes have joined; see 'farshore server token new'",
     )
+    for node in nodes:
+        if node.state == "contested":
+            _warn(node)
+
+
+def _warn(node: NodeInfo) -> None:
+    """Say what to do about a node whose key was copied."""
+    note(f"WARNING: the node '{node.name}' gets no new runs: {node.reason}")
+    note("  If its folder was copied, stop the copy, or restored, do nothing else; then admit the machine that used it")
+    note(f"  last: farshore nodes trust {node.name}")
+    note("  If the key may be stolen, give the right machine a new one: farshore server token new, and there")
+    note("  farshore node join … --token TOKEN")
+
+
+@app.command("trust")
+@connected
+def trust(admin: AdminClient, name: Annotated[str, typer.Argument(help="The node's name.")]) -> None:
+    """Admit a node again whose key was used in two places: the machine that connected last with success."""
+    node = admin.trust(name)
+    where = f", which was last at {node.address}," if node.address else ""
+    say(f"the node {name}{where} is admitted again; if its key is used in two places once more, give it a new one")
 
 
 @app.command("revoke")

@@ -23,7 +23,7 @@ from .run_detail import RunDetailCache, RunDetailView
 from .snapshot import NodeView, Snapshot, SnapshotCache
 
 RUN_STATES = tuple(TRANSITIONS)
-NODE_STATES = ("connected", "lost", "revoked")
+NODE_STATES = ("connected", "lost", "revoked", "contested")
 SORTS = ("name", "work", "up", "down", "peer", "cpu", "seen")
 _RUNS_PER_PAGE, _NODES_PER_PAGE, _MAX_COMPARED = 25, 100, 6
 #: Number of comparisons that are cached.

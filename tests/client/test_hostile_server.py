@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 class Hostile(NodesServicer):
     def Control(self, events: Any, context: Any) -> Any:  # noqa: N802
         next(events)
-        yield pb.NodeCommand(welcome=pb.Welcome(server_id="x"))
+        yield pb.NodeCommand(welcome=pb.Welcome(server_id="x", secret="s"))
         start = pb.StartProgram(run_id="../../../outside", workload="ping", config_json="{}", shard_count=1, epoch=0)
         yield pb.NodeCommand(start=start)
         for _ in events:
@@ -37,10 +37,10 @@ def test_nothing_is_written_outside_the_nodes_home(tmp_path: Path) -> None:
     add_NodesServicer_to_server(Hostile(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    before = sorted(tmp_path.rglob("*"))
     try:
         with pytest.raises(WireError, match="not a valid run id"):
             run(AgentOptions(address=f"127.0.0.1:{port}", name="a", home=home, insecure=True))
     finally:
         server.stop(None)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(path.name for path in home.iterdir()) == ["lock", "membership.json"]
+    assert [path for path in tmp_path.rglob("*") if home not in (path, *path.parents)] == [*list(home.parents)[1::-1]]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -234,3 +237,14 @@ def test_a_missing_archive_and_a_wrong_digest_raise_errors(run: RunDirectory, tm
     export_run(run, tmp_path / "one.tar")
     with pytest.raises(StorageError, match="has the SHA-256"):
         import_run(tmp_path / "one.tar", tmp_path / "runs", sha256="00" * 32)
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next_one(run: RunDirectory, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "one.tar")
+    folder, here = tmp_path / "runs", os.getpid()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for name in (f".import-{killed.pid}-x", ".import-x", f".import-{here}-in-progress"):
+        (folder / name / "checkpoints").mkdir(parents=True)
+    import_run(tmp_path / "one.tar", folder)
+    assert sorted(path.name for path in folder.iterdir()) == [f".import-{here}-in-progress", "one"]

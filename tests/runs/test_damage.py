@@ -13,6 +13,7 @@ import pytest
 from farshore.core.errors import StorageError
 from farshore.core.transfer import Transfer
 from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.directory import RunDirectory
 from farshore.runs.ledger import Ledger
 from farshore.runs.ledger_reader import read_ledger, segments
 
@@ -69,6 +70,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from farshore.runs.checkpoints import CheckpointStore
+from farshore.runs.directory import RunDirectory
 store = CheckpointStore(Path(sys.argv[1]))
 store.save(1, {"w": np.ones(10)}, {})
 big = {"w": np.ones(10_000_000)}
@@ -140,3 +142,20 @@ def test_requested_columns_are_read_in_the_requested_order(tmp_path: Path) -> No
     table = read_ledger(tmp_path, ["frame_bytes", "kind", "step"])
     assert table.column_names == ["frame_bytes", "kind", "step"]
     assert table.to_pylist() == [{"frame_bytes": 20, "kind": "activation", "step": 3}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[]", b"[" * 100_000, b"{}", b'{"id": 1, "workload": [], "config": 0, "seed": "", "nodes": 3}'],
+)
+def test_a_damaged_run_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"run\.json is damaged"):
+        RunDirectory.open(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"node": "a"}', '{"up": "x", "down": 1}', '{"up": null, "down": 1}'])
+def test_a_damaged_line_of_the_socket_counts_names_the_file(tmp_path: Path, line: str) -> None:
+    (tmp_path / "sockets.jsonl").write_text('{"node": "a", "epoch": 0, "up": 1, "down": 2}\n' + line + "\n")
+    with pytest.raises(StorageError, match=r"sockets\.jsonl is damaged"):
+        RunDirectory(tmp_path).socket_bytes()

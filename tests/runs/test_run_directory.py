@@ -56,6 +56,7 @@ def test_files_are_created_as_documented_and_only_when_written(run: RunDirectory
         "metrics.jsonl",
         "events.jsonl",
         "ledger-0000.arrows",
+        "ledger-0000.sums",
         "checkpoints/step-000000000120.safetensors",
         "log.txt",
     }

@@ -34,13 +34,13 @@ def _part(token: object) -> str:
 
 
 def test_the_key_of_a_join_authenticates_its_node(credentials: Credentials) -> None:
-    key = credentials.join(_part(credentials.create_token(60)), "edge-1")
+    key = credentials.join(_part(credentials.create_token(60)), "edge-1").key
     assert credentials.authenticate(key) == "edge-1"
 
 
 def test_the_store_and_its_journal_contain_no_secret(tmp_path: Path, credentials: Credentials) -> None:
     token = credentials.create_token(60)
-    key = credentials.join(_part(token), "edge-1")
+    key = credentials.join(_part(token), "edge-1").key
     for path in tmp_path.iterdir():
         content = path.read_bytes()
         assert token.secret.encode() not in content
@@ -49,7 +49,7 @@ def test_the_store_and_its_journal_contain_no_secret(tmp_path: Path, credentials
 
 def test_last_seen_is_persistent_and_never_decreases(tmp_path: Path, clock: _Clock) -> None:
     first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
-    key = first.join(_part(first.create_token(60)), "edge-1")
+    key = first.join(_part(first.create_token(60)), "edge-1").key
     for when in (1200.0, 1100.0):
         first.update_last_seen("edge-1", when)
     first.update_last_seen("nobody", 1300.0)
@@ -61,7 +61,7 @@ def test_last_seen_is_persistent_and_never_decreases(tmp_path: Path, clock: _Clo
 def test_tokens_and_keys_are_persistent(tmp_path: Path, clock: _Clock) -> None:
     first = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     token = first.create_token(60, uses=2)
-    key = first.join(_part(token), "edge-1")
+    key = first.join(_part(token), "edge-1").key
     second = Credentials(RunStore(tmp_path / "runs.sqlite", clock), "f" * 64, clock)
     assert second.authenticate(key) == "edge-1"
     second.join(_part(token), "edge-2")
@@ -78,7 +78,7 @@ def test_an_expired_token_is_refused(credentials: Credentials, clock: _Clock) ->
 
 def test_a_revoked_token_is_refused_but_keys_from_it_stay_valid(credentials: Credentials) -> None:
     token = credentials.create_token(60)
-    key = credentials.join(_part(token), "edge-1")
+    key = credentials.join(_part(token), "edge-1").key
     credentials.revoke_token(token.id)
     with pytest.raises(RefusedError, match="revoked"):
         credentials.join(_part(token), "edge-2")
@@ -116,7 +116,7 @@ def test_an_invalid_name_is_refused(credentials: Credentials, name: str) -> None
 
 def test_a_revoked_node_cannot_join_again_with_its_old_token(credentials: Credentials, clock: _Clock) -> None:
     token = _part(credentials.create_token(600))
-    key = credentials.join(token, "edge-1")
+    key = credentials.join(token, "edge-1").key
     clock.now += 1
     credentials.revoke_node("edge-1")
     with pytest.raises(RevokedError):
@@ -124,7 +124,7 @@ def test_a_revoked_node_cannot_join_again_with_its_old_token(credentials: Creden
     with pytest.raises(RevokedError):
         credentials.join(token, "edge-1")
     clock.now += 1
-    fresh = credentials.join(_part(credentials.create_token(60)), "edge-1")
+    fresh = credentials.join(_part(credentials.create_token(60)), "edge-1").key
     assert credentials.authenticate(fresh) == "edge-1"
     with pytest.raises(RefusedError):
         credentials.authenticate(key)
