@@ -63,12 +63,13 @@ class AdminClient:
     """
 
     def __init__(self, address: str, token: str, certificate: bytes | None, *, name: str = SERVER_NAME) -> None:
+        host, _ = parse_address(address)
         self.address = address
         #: Home of the server, if the client was created by :meth:`local`.
         self.home: Path | None = None
         self._metadata = (("farshore-admin", token),)
         if certificate is None:
-            if not is_loopback(parse_address(address)[0]):
+            if not is_loopback(host):
                 raise RefusedError(
                     f"{address} is not on this machine, so TLS is required",
                     hint="give --fingerprint or --certificate",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 
 from .errors import ConfigError
 
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_NUMERIC = re.compile(r"[0-9.]+")
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
@@ -16,12 +20,43 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises
     ------
     ConfigError
-        The port is missing or not in 1 to 65535.
+        It is not of this form: the port is missing or not in 1 to 65535, an IPv6 address has no brackets, or there is
+        a scheme, a path or a space.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"'{text}' is not an address", hint="write host:port, e.g. 192.0.2.7:50051 or [::1]:50051")
+    if not _parses(text):
+        raise ConfigError(f"'{text[:200]}' is not an address", hint=_suggestion(text))
+    host, _, port = text.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        return _is_ip(host[1:-1].partition("%")[0], 6)
+    if _NUMERIC.fullmatch(host):
+        return _is_ip(host, 4)
+    return bool(_HOST.fullmatch(host)) and len(host) <= 253
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+def _suggestion(text: str) -> str:
+    """Return how ``text`` was probably meant."""
+    bare = _SCHEME.sub("", text.strip()).partition("/")[0]
+    host, _, port = bare.rpartition(":")
+    for meant in (bare, f"[{host}]:{port}", f"{bare}:50051", f"[{bare}]:50051"):
+        if meant != text and _parses(meant):
+            return f"write {meant}"
+    return "write host:port, e.g. 192.0.2.7:50051 or [::1]:50051"
+
+
+def _parses(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return _is_host(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 65536
 
 
 def join_address(host: str, port: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,6 +19,7 @@ DEFAULT_ROLE = "node"
 #: What a node can offer beyond cores and memory.
 Capability: TypeAlias = Literal["torch", "onnxruntime", "accelerator"]
 
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -213,6 +215,25 @@ def may_join(workload: Workload) -> bool:
     return bool(getattr(workload, "nodes_may_join", False)) and workload.on_lost_node == "continue"
 
 
+def check_node_name(name: str) -> str:
+    """Return ``name`` if it is a valid node name.
+
+    Raises
+    ------
+    ConfigError
+        ``name`` is empty, too long or contains other characters.
+    """
+    if not _NODE_NAME.fullmatch(name):
+        shown = "".join(c if c.isprintable() else "?" for c in name[:80])
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name.strip()).strip("._-")[:64].rstrip("._-")
+        meant = f", e.g. '{plain}'" if plain else ""
+        raise ConfigError(
+            f"'{shown}' is not a valid node name",
+            hint=f"use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit{meant}",
+        )
+    return name
+
+
 def check_label(key: str, value: str) -> None:
     """Check a label.
 
@@ -237,3 +258,9 @@ def place(nodes: Mapping[str, str]) -> dict[str, tuple[int, int]]:
         indices[name] = counts.setdefault(role, 0)
         counts[role] += 1
     return {name: (indices[name], counts[role]) for name, role in nodes.items()}
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'x'?`` for the known name that is closest to ``name``; empty if none is close."""
+    found = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.5)
+    return f"did you mean '{found[0]}'?" if found else ""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ..core.errors import NotFoundError, RefusedError
+from ..core.errors import ConfigError, NotFoundError, RefusedError
+from ..core.nodes import check_node_name, nearest_name
 from ..runs.store import NodeRow, RunStore, TokenRow
 from .rolling_secrets import RollingSecrets
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNLIMITED = -1
 
 
@@ -47,21 +46,11 @@ class RevokedError(RefusedError):
     """The node's key was revoked; the agent must not retry."""
 
 
-def check_name(name: str) -> str:
-    """Return ``name`` if it is a valid node name.
-
-    Raises
-    ------
-    RefusedError
-        ``name`` is empty, too long or contains other characters.
-    """
-    if not _NAME.fullmatch(name):
-        shown = "".join(c if c.isprintable() else "?" for c in name[:80])
-        raise RefusedError(
-            f"'{shown}' is not a valid node name",
-            hint="use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
-        )
-    return name
+def unknown_node(name: str, known: Iterable[str]) -> NotFoundError:
+    """Return the error for a node that has never joined."""
+    return NotFoundError(
+        f"no node has the name '{name[:64]}'", hint=nearest_name(name, known) or "see 'farshore nodes ls'"
+    )
 
 
 class Credentials:
@@ -127,7 +116,10 @@ class Credentials:
         RefusedError
             The token is wrong, expired, revoked or used up, or the name is invalid or taken.
         """
-        check_name(name)
+        try:
+            check_node_name(name)
+        except ConfigError as error:
+            raise RefusedError(error.message, hint=error.hint) from error
         token_id, _, secret = token.partition(".")
         repeated = self.rolling.is_repeat(name, attempt)
         row = self._check_token(token_id, secret, used=repeated)
@@ -174,7 +166,7 @@ class Credentials:
             No node has this name.
         """
         if name not in self._nodes:
-            raise NotFoundError(f"no node has the name '{name[:64]}'")
+            raise unknown_node(name, self._nodes)
         self._save_node(replace(self._nodes[name], revoked=self._clock()))
 
     def update_last_seen(self, name: str, when: float) -> None:

@@ -42,19 +42,12 @@ def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str],
         route = routes.get(ticket)
         if route is None:
             raise RefusedError("the ticket does not belong to an active run")
-        relaying = asyncio.ensure_future(relay(ticket, read, write, route.socket))
-        revoking = asyncio.ensure_future(route.revoked.wait())
         try:
-            await asyncio.wait([relaying, revoking], return_when=asyncio.FIRST_COMPLETED)
-            if revoking.done():
-                raise RefusedError(f"node {route.node} was revoked")
-            relaying.result()
+            await relay(ticket, read, write, route.socket, route.revoked)
         except OSError as error:
             raise WireError(f"run {route.run_id}: cannot relay the connection of node {route.node}: {error}") from error
-        finally:
-            for task in (relaying, revoking):
-                task.cancel()
-            await asyncio.gather(relaying, revoking, return_exceptions=True)
+        if route.revoked.is_set():
+            raise RefusedError(f"node {route.node} was revoked")
 
     def connected(ticket: str, peer: str) -> None:
         if (route := routes.get(ticket)) is not None:

@@ -34,6 +34,10 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+#: Seconds for active calls to finish, a little more than :meth:`.Orchestrator.stop` takes.
+_CLOSE_SECONDS = 4.5
+
+
 class GrpcServer:
     """Serves one orchestrator over gRPC.
 
@@ -101,8 +105,8 @@ class GrpcServer:
         self._orchestrator.data_connected(route.run_id, route.node, self.port, peer)
 
     async def close(self) -> None:
-        """Stop listening; active calls have half a second to finish."""
+        """Stop listening at once; wait for active calls, which end with the runs."""
         with contextlib.suppress(FileNotFoundError):
             (self._orchestrator.identity.home / "address").unlink()
         if self._server is not None:
-            await self._server.stop(0.5)
+            await self._server.stop(_CLOSE_SECONDS)

@@ -45,8 +45,8 @@ async def _serve(
                 on_ready(_ready(orchestrator, server, token, metrics.address, dashboard_url))
             await stopping.wait()
         finally:
-            await asyncio.gather(orchestrator.stop(), *([dashboard.stop()] if dashboard else []))
-            await server.close()
+            # Closed first, so that nodes whose streams end do not connect again.
+            await asyncio.gather(server.close(), orchestrator.stop(), *([dashboard.stop()] if dashboard else []))
     finally:
         await metrics.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError, StorageError
+from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
 from ..core.handshake import ResumeFrom
 from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
@@ -18,7 +18,7 @@ from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
 from ..runs.store import RunStore
 from .code_approval import CodeApproval
-from .credentials import Credentials
+from .credentials import Credentials, unknown_node
 from .data_service import Route
 from .identity import Identity, open_identity
 from .node_admission import NodeAdmission
@@ -80,7 +80,7 @@ class Orchestrator:
         return str(self.credentials.create_token(self.options.token_hours * 3600)) if first else ""
 
     async def stop(self) -> None:
-        """Interrupt the active runs."""
+        """Interrupt the active runs and end the nodes' control streams."""
         for task in (self._heartbeat_task, *self._requeueing):
             if task is not None:
                 task.cancel()
@@ -90,6 +90,8 @@ class Orchestrator:
         tasks = list(self._supervisors.values())
         if tasks:
             await asyncio.wait(tasks, timeout=4)
+        for node in self.registry:  # gRPC prints a traceback for each stream that it has to cancel
+            self.registry.end_stream(node)
 
     def release(self) -> None:
         """Release the home, the store and the sockets."""
@@ -388,7 +390,7 @@ class Orchestrator:
         """
         node = self.registry.get(name)
         if node is None:
-            raise NotFoundError(f"no node has the name '{name[:64]}'")
+            raise unknown_node(name, (node.name for node in self.registry))
         if self.credentials.rolling.contested(name) is None:
             raise ConfigError(f"the node '{name}' is not contested")
         self.credentials.rolling.trust(name)

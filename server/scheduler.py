@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..core.nodes import DEFAULT_ROLE, Capability
+from ..core.nodes import DEFAULT_ROLE, Capability, nearest_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def choose(demands: Sequence[Demand], candidates: Sequence[Candidate]) -> Choice
     """
     known = {c.name: c for c in candidates}
     missing = {n: why for d in demands for n in d.names if (why := d.obstacle(known.get(n)))}
+    for name in missing.keys() - known.keys():
+        missing[name] = "; ".join(filter(None, (missing[name], nearest_name(name, known))))
     if missing:
         return Choice(reason=f"waiting for {', '.join(f'{n} ({why})' for n, why in missing.items())}")
     named = {n for d in demands for n in d.names}

@@ -8,8 +8,11 @@ from pathlib import Path
 from .local import check_not_refused, open_local
 from .pump import Read, Write
 
+#: Seconds for a write in progress when a connection is ended.
+_LAST_WRITE_SECONDS = 2.0
 
-async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
+
+async def relay(ticket: str, read: Read, write: Write, path: Path, ended: asyncio.Event | None = None) -> None:
     """Relay a node's connection to the run process that listens at ``path``, until either side ends.
 
     A chunk is read only after the other side has accepted the previous one. This propagates back-pressure and keeps the
@@ -23,6 +26,8 @@ async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
         The node's connection.
     path : Path
         Unix socket of the run process.
+    ended : asyncio.Event, optional
+        Ends the connection when set.
 
     Raises
     ------
@@ -34,16 +39,22 @@ async def relay(ticket: str, read: Read, write: Write, path: Path) -> None:
     local_read, local_write, writer = await open_local(path, ticket)
     up = asyncio.create_task(_relay_up(read, local_write, writer))
     down = asyncio.create_task(_relay_down(local_read, write))
+    ending = asyncio.create_task((ended or asyncio.Event()).wait())
     try:
         # The run process ends the connection: it closes its side after reading everything from the node.
-        await asyncio.wait([down])
-        down.result()
+        await asyncio.wait([down, ending], return_when=asyncio.FIRST_COMPLETED)
+        if not down.done():
+            # Not cancelled: gRPC cannot end a call whose write was cancelled.
+            writer.close()
+            await asyncio.wait([down], timeout=_LAST_WRITE_SECONDS)
+        if down.done():
+            down.result()
     except ConnectionError:
         pass
     finally:
-        for task in (up, down):
+        for task in (up, down, ending):
             task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
+        await asyncio.gather(up, down, ending, return_exceptions=True)
         writer.close()
 
 

@@ -29,12 +29,12 @@ from . import (
     simulate,
 )
 from .failures import report_error
+from .plain_help import unescape_help
 
 app = typer.Typer(
     name="farshore",
     help="Train models across a cloud server and edge devices, with a ledger of every byte transferred.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -87,7 +87,8 @@ def execute(arguments: Sequence[str]) -> int:
         # Keeps gRPC's core from writing to standard error in addition to our one line.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        result = typer.main.get_command(app)(list(arguments), prog_name="farshore", standalone_mode=False)
+        command = unescape_help(typer.main.get_command(app))
+        result = command(list(arguments), prog_name="farshore", standalone_mode=False)
         if result == ExitCode.INTERRUPTED:  # click's result of a KeyboardInterrupt
             raise KeyboardInterrupt
     except BaseException as error:

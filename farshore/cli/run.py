@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
 
 
+def _methods(incomplete: str) -> list[str]:
+    """Return the names of methods that begin with ``incomplete``, for shell completion."""
+    from ..core import workloads
+
+    return [name for name in workloads.names() if name.startswith(incomplete)]
+
+
 @connected
 def run(
     admin: AdminClient,
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="See 'farshore methods'.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="See 'farshore methods'.", autocompletion=_methods)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting; dotted keys, YAML values."),

@@ -33,7 +33,7 @@ def test_an_imported_run_is_reported_compared_and_shown(
     assert execute(["runs", "import", file]) == ExitCode.STORAGE
     assert execute(["runs", "import", file, "--as", "two"]) == 0
     output = capsys.readouterr()
-    assert "imported run one: 3 files" in output.out
+    assert "imported run one: 4 files" in output.out
     assert "already contains a run 'one'" in output.err
 
     assert execute(["report", "one", "--json"]) == 0
