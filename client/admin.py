@@ -164,6 +164,7 @@ class AdminClient:
         roles: Sequence[RoleRequest] = (),
         seed: int | None = None,
         data: Mapping[str, str] | None = None,
+        wait_seconds: float = 0.0,
     ) -> pb.RunInfo:
         """Submit a run.
 
@@ -183,6 +184,8 @@ class AdminClient:
             Root of the seed tree; by default, the server draws one.
         data : Mapping of str to str, optional
             Paths of data sets on the server, by name.
+        wait_seconds : float
+            How long the run may wait for nodes before it fails; 0 = without limit.
 
         Raises
         ------
@@ -190,7 +193,11 @@ class AdminClient:
             The configuration is invalid, or there is no such method or node.
         """
         request = pb.SubmitRequest(
-            workload=workload, config_json=json.dumps(config), node_count=node_count, nodes=nodes
+            workload=workload,
+            config_json=json.dumps(config),
+            node_count=node_count,
+            nodes=nodes,
+            wait_seconds=wait_seconds,
         )
         for one in roles:
             request.roles.add(role=one.role, least=one.count.least, most=one.count.most, nodes=one.nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -225,7 +226,8 @@ def check_node_name(name: str) -> str:
     """
     if not _NODE_NAME.fullmatch(name):
         shown = "".join(c if c.isprintable() else "?" for c in name[:80])
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name.strip()).strip("._-")[:64].rstrip("._-")
+        ascii_name = unicodedata.normalize("NFKD", name.strip()).encode("ascii", "ignore").decode()
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_name).strip("._-")[:64].rstrip("._-")
         meant = f", e.g. '{plain}'" if plain else ""
         raise ConfigError(
             f"'{shown}' is not a valid node name",

@@ -33,7 +33,7 @@ def database_schema() -> sa.MetaData:
     run = {
         "workload": str,
         **dict.fromkeys(texts, str),
-        **dict.fromkeys(("created", "started", "ended"), float),
+        **dict.fromkeys(("created", "started", "ended", "wait_seconds"), float),
     }
     run |= dict.fromkeys(("count", "epoch", "done", "total"), int)
     table("runs", "id", **run)
@@ -113,7 +113,7 @@ def _engine(url: sa.URL, *, read_only: bool) -> sa.Engine:
 
 
 def _add_columns(engine: sa.Engine, schema: sa.MetaData) -> None:
-    """Add the columns that a database of an older version lacks; their values are empty strings."""
+    """Add the columns that a database of an older version lacks; their values are empty strings, or 0."""
     import sqlalchemy as sa
 
     with engine.begin() as connection:
@@ -123,8 +123,9 @@ def _add_columns(engine: sa.Engine, schema: sa.MetaData) -> None:
             for column in table.columns:
                 if column.name not in present:
                     kind = column.type.compile(engine.dialect)
+                    default = "0" if isinstance(column.type, sa.Double | sa.BigInteger) else "''"
                     connection.exec_driver_sql(
-                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"
+                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT {default}"
                     )
 
 

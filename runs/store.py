@@ -47,6 +47,8 @@ class RunRow:
         Current state, and the reason for it.
     created, started, ended : float
         Seconds since 1970; 0 if it has not happened.
+    wait_seconds : float
+        How long the run may wait for nodes before it fails; 0 = without limit.
     epoch : int
         Restart epoch: number of the current attempt to run the programs.
     done, total : int
@@ -67,6 +69,7 @@ class RunRow:
     created: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    wait_seconds: float = 0.0
     nodes: tuple[str, ...] = ()
     epoch: int = 0
     done: int = 0

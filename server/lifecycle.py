@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 
+from ..core.errors import PortInUseError
 from .dashboard_child import DashboardChild
 from .grpc_server import GrpcServer
 from .metrics_port import MetricsPort
 from .options import OnReady, ServeOptions, ServerReady
 from .orchestrator import Orchestrator
 from .server_log import server_log
+
+_log = logging.getLogger(__name__)
 
 
 async def run_server(options: ServeOptions, on_ready: OnReady | None = None) -> None:
@@ -40,9 +44,9 @@ async def _serve(
         try:
             # Before any await: it marks unfinished runs as interrupted, which must not hit newly submitted ones.
             token = orchestrator.start()
-            dashboard_url = await dashboard.start() if dashboard else ""
+            dashboard_url, problem = await _start_dashboard(dashboard)
             if on_ready is not None:
-                on_ready(_ready(orchestrator, server, token, metrics.address, dashboard_url))
+                on_ready(_ready(orchestrator, server, token, metrics.address, dashboard_url, problem))
             await stopping.wait()
         finally:
             # Closed first, so that nodes whose streams end do not connect again.
@@ -51,7 +55,20 @@ async def _serve(
         await metrics.close()
 
 
-def _ready(orchestrator: Orchestrator, server: GrpcServer, token: str, metrics: str, dashboard: str) -> ServerReady:
+async def _start_dashboard(dashboard: DashboardChild | None) -> tuple[str, str]:
+    """Return the dashboard's URL, or why it is not served: its port is no reason not to serve nodes and runs."""
+    if dashboard is None:
+        return "", ""
+    try:
+        return await dashboard.start(), ""
+    except PortInUseError as error:
+        _log.warning("%s", error)
+        return "", f"{error.message.partition(' – ')[0]}; choose another port with --dashboard-port"
+
+
+def _ready(
+    orchestrator: Orchestrator, server: GrpcServer, token: str, metrics: str, dashboard: str, problem: str
+) -> ServerReady:
     identity = orchestrator.identity
     return ServerReady(
         server.address,
@@ -64,4 +81,5 @@ def _ready(orchestrator: Orchestrator, server: GrpcServer, token: str, metrics: 
         metrics,
         dashboard,
         server.addresses,
+        problem,
     )

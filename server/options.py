@@ -103,6 +103,8 @@ class ServerReady:
         URL of the dashboard; empty without one.
     addresses : tuple of str
         ``host:port`` for nodes to connect to, the best for other machines first.
+    dashboard_problem : str
+        Why the dashboard is not served although it was asked for; else empty.
     """
 
     address: str
@@ -115,6 +117,7 @@ class ServerReady:
     metrics: str = ""
     dashboard: str = ""
     addresses: tuple[str, ...] = ()
+    dashboard_problem: str = ""
 
 
 OnReady = Callable[[ServerReady], None]

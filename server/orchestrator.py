@@ -37,6 +37,9 @@ from .supervisor import Supervisor
 _log = logging.getLogger(__name__)
 
 
+_MOST_WAIT_SECONDS = 366 * 86400.0
+
+
 class Orchestrator:
     """The state and operations of one server; used by :mod:`~farshore.server.lifecycle` and the gRPC services.
 
@@ -129,6 +132,7 @@ class Orchestrator:
             seed=seed,
             requests=requests,
             data=dict(request.data),
+            wait_seconds=_wait_seconds(request.wait_seconds),
         )
         _apply(run, submission)
         run.admitted = by_operator
@@ -459,6 +463,12 @@ class Orchestrator:
 def _apply(run: Run, submission: Submission) -> None:
     """Take over what a run's method says of it."""
     run.roles, run.may_join, run.code = submission.roles, submission.may_join, submission.code
+
+
+def _wait_seconds(seconds: float) -> float:
+    if not 0 <= seconds <= _MOST_WAIT_SECONDS:
+        raise ConfigError("a run can wait for nodes for at most a year")
+    return seconds
 
 
 def _is_final(run: Run) -> bool:

@@ -79,6 +79,8 @@ class Run:
         The operator's choice of where to continue, from a resume until the programs run again.
     end_request : (str, str) or None
         Request to end the run early: the final state and the reason.
+    wait_seconds : float
+        How long the run may wait for nodes before it fails; 0 = without limit.
     inbox : asyncio.Queue
         Events for its supervisor.
     epoch : int
@@ -106,6 +108,7 @@ class Run:
     created: float = field(default_factory=time.time)
     started: float = 0.0
     ended: float = 0.0
+    wait_seconds: float = 0.0
     epoch: int = 0
     result_json: str = ""
     done: int = 0

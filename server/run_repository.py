@@ -74,6 +74,7 @@ class RunRepository:
         seed: int,
         requests: tuple[RoleRequest, ...],
         data: dict[str, str],
+        wait_seconds: float = 0.0,
     ) -> Run:
         """Create a run and its directory.
 
@@ -106,6 +107,7 @@ class RunRepository:
             roles_json=to_json(requests, {}),
             data=data,
             created=created,
+            wait_seconds=wait_seconds,
         )
         run = self._runs[run_id] = _run(row)
         return run
@@ -148,6 +150,7 @@ def _run(row: RunRow) -> Run:
     run.data = dict(row.data)
     run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
     run.created, run.started, run.ended = row.created, row.started, row.ended
+    run.wait_seconds = row.wait_seconds
     run.done, run.total, run.result_json = row.done, row.total, row.result_json
     return run
 
@@ -168,6 +171,7 @@ def _row(run: Run) -> RunRow:
         created=run.created,
         started=run.started,
         ended=run.ended,
+        wait_seconds=run.wait_seconds,
         nodes=run.nodes,
         epoch=run.epoch,
         done=run.done,

@@ -112,13 +112,15 @@ class Supervisor:
         self._finish(outcome)
 
     async def _wait_for_nodes(self) -> Outcome | None:
-        run = self._run
+        run, loop = self._run, asyncio.get_running_loop()
         assigning = asyncio.create_task(self._host.assign(run), name=f"assign {run.id}")
+        deadline = loop.time() + run.wait_seconds if run.wait_seconds else None
         try:
             while run.end_request is None:
                 getting = asyncio.create_task(run.inbox.get())
+                left = None if deadline is None else max(0.0, deadline - loop.time())
                 try:
-                    await asyncio.wait([assigning, getting], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([assigning, getting], timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     if not getting.done():
                         getting.cancel()
@@ -128,6 +130,8 @@ class Supervisor:
                     except RefusedError as error:
                         return Outcome("failed", str(error))
                     return None
+                if left == 0:
+                    return Outcome("failed", f"no nodes within {run.wait_seconds:g} s: {run.reason}")
             return Outcome(*run.end_request)
         finally:
             assigning.cancel()

@@ -61,6 +61,16 @@ def test_the_encodings_of_the_wire_page_exist() -> None:
         parse(name.replace(":W", ":4").replace(":R", ":4").replace(":F", ":0.1"), lengths=[1])
 
 
+def test_every_environment_variable_of_users_is_documented() -> None:
+    internal = {"FARSHORE_PARENT", "FARSHORE_PROJECT"}  # set by farshore for the processes that it starts
+    folders = [line.partition(" =")[0] for line in (ROOT / "packages.toml").read_text().splitlines() if " = " in line]
+    sources = [path for folder in {*folders, "farshore"} for path in (ROOT / folder).rglob("*.py")]
+    used = {name for path in sources for name in re.findall(r"\"(FARSHORE_[A-Z_]+)\"", path.read_text())} - internal
+    assert "FARSHORE_HOME" in used
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    assert {name for name in used if f"`{name}`" not in page} == set()
+
+
 def test_documented_commands_exist() -> None:
     documented = set()
     for page in PAGES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RunCancelledError, RunFailedError
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from ..proto.control_pb2 import RunInfo
 
 
-def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
-    """Display a run's progress until it ends and return its final state.
+def follow(
+    admin: AdminClient, run_id: str, shown: Display, on_change: Callable[[RunInfo], None] | None = None
+) -> RunInfo:
+    """Display a run's progress until it ends and return its final state; ``on_change`` gets each state.
 
     Raises
     ------
@@ -27,6 +29,8 @@ def follow(admin: AdminClient, run_id: str, shown: Display) -> RunInfo:
     last = None
     for event in admin.follow(run_id):
         last = event.run
+        if on_change is not None:
+            on_change(last)
         values = progress_values(last)
         shown.show(meter.read(int(last.done), int(last.total), values, time.monotonic(), last.state, last.reason))
         if last.state in ENDED:

@@ -23,7 +23,9 @@ def _group() -> None:
 
 @app.command()
 def join(
-    address: Annotated[str, typer.Argument(metavar="ADDR", help="HOST:PORT of the server.")],
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDR]", help="HOST:PORT of the server; needed the first time only.")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Join token; '-' reads it from standard input.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
     name: Annotated[str | None, typer.Option(help="The node's name [this machine's host name].")] = None,
@@ -44,39 +46,77 @@ def join(
         ),
     ] = "",
     keep_runs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of the last N finished runs.")
-    ] = 10,
+        int | None, typer.Option(metavar="N", min=1, help="Keep the checkpoints of the last N finished runs [10].")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget data sets, labels and other options of earlier joins.")
+    ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
     json_: Json = False,
 ) -> None:
-    """Join a server and work for it until Ctrl-C or SIGTERM. The token is needed the first time only."""
+    """Join a server and work for it until Ctrl-C or SIGTERM.
+
+    The token is needed the first time only. Later joins of the same node use the address, data sets, labels and other
+    options of earlier ones unless they are given again.
+    """
     from ..client.agent import AgentOptions, run
+    from ..client.remembered import Remembered
+    from ..core.nodes import check_node_name
     from ..core.paths import node_home
     from ..core.profiles import DeviceProfile
     from ..edge.measure import measure_node
     from .settings import data_paths
 
-    node_name = name or _host_name()
+    node_name = check_node_name(name) if name is not None else _host_name()
+    node_folder = (home or node_home(node_name)).expanduser().resolve()
     accepted, ask = accepted_apps(accept_apps or ())
-    options = AgentOptions(
-        address=address,
-        name=node_name,
-        home=(home or node_home(node_name)).expanduser().resolve(),
-        token=_token(token, token_file),
-        data=data_paths(data or ()),
+    said = Remembered(
+        address=address or "",
+        data={name: str(path.resolve()) for name, path in data_paths(data or ()).items()},
         labels=_labels(label or ()),
-        shard=_shard(shard),
-        profile=DeviceProfile.read(profile) if profile else DeviceProfile(),
-        accept_apps=accepted,
-        ask=ask,
-        peer_listen=_interface(peer_listen),
-        keep_runs=keep_runs,
+        shard=shard or "",
+        profile=_absolute(profile),
+        certificate=_absolute(certificate),
+        accept_apps=tuple(sorted(accepted)),
+        peer_listen=peer_listen,
+        keep_runs=keep_runs or 0,
         insecure=insecure,
-        ca=certificate,
+    )
+    earlier = Remembered.read(node_folder) if not forget else Remembered()
+    now = earlier.updated(said)
+    if not now.address:
+        raise ConfigError("no address given", hint="farshore node join HOST:PORT --token TOKEN")
+    if not json_ and (text := earlier.describe()):
+        say(f"as said before: {text} (--forget drops it)")
+
+    def on_state(state: str, detail: str) -> None:
+        if state == "connected":
+            now.write(node_folder)
+        (_emit_state if json_ else _print_state)(state, detail)
+
+    options = AgentOptions(
+        address=now.address,
+        name=node_name,
+        home=node_folder,
+        token=_token(token, token_file),
+        data={name: Path(path) for name, path in now.data.items()},
+        labels=now.labels,
+        shard=_shard(now.shard),
+        profile=DeviceProfile.read(Path(now.profile)) if now.profile else DeviceProfile(),
+        accept_apps=frozenset(now.accept_apps),
+        ask=ask,
+        peer_listen=_interface(now.peer_listen),
+        keep_runs=now.keep_runs or 10,
+        insecure=now.insecure,
+        ca=Path(now.certificate) if now.certificate else None,
         measure=measure_node,
-        on_state=_emit_state if json_ else _print_state,
+        on_state=on_state,
     )
     run(options)
+
+
+def _absolute(path: Path | None) -> str:
+    return str(path.expanduser().resolve()) if path is not None else ""
 
 
 def _print_state(state: str, detail: str) -> None:
@@ -128,8 +168,8 @@ def _labels(texts: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
+def _shard(text: str) -> tuple[int, int] | None:
+    if not text:
         return None
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):

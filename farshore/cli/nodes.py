@@ -40,10 +40,12 @@ def ls(admin: AdminClient, json_: Json = False) -> None:
 def _warn(node: NodeInfo) -> None:
     """Say what to do about a node whose key was copied."""
     note(f"WARNING: the node '{node.name}' gets no new runs: {node.reason}")
-    note("  If its folder was copied, stop the copy, or restored, do nothing else; then admit the machine that used it")
-    note(f"  last: farshore nodes trust {node.name}")
-    note("  If the key may be stolen, give the right machine a new one: farshore server token new, and there")
-    note("  farshore node join … --token TOKEN")
+    note(
+        "  If its folder was copied or restored by mistake, stop the copy, then admit the machine that connected last:"
+    )
+    note(f"    farshore nodes trust {node.name}")
+    note("  If its key may be stolen, give the right machine a new one, with a token from 'farshore server token new':")
+    note(f"    farshore node join … --name {node.name} --token TOKEN")
 
 
 @app.command("trust")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, UnreachableError
 from .cohort import role_requests
 from .connect import connected
 from .output import Json, emit, note, say
@@ -51,12 +55,16 @@ def run(
     ] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A data set on the server.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of the seed tree.")] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Fail if the run waits longer than this for nodes, e.g. 10m [no limit]."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Submit and return.")] = False,
     json_: Json = False,
 ) -> None:
     """Run a method and follow the run to its result."""
     from ..core import workloads
-    from .settings import build, mapping
+    from .settings import build, mapping, seconds
 
     roles = role_requests(nodes, node or ())
     if app is not None and (method != "flower" or config is not None):
@@ -77,8 +85,37 @@ def run(
         roles=roles,
         seed=seed,
         data=mapping(data or (), "--data"),
+        wait_seconds=seconds(wait, "--wait") if wait is not None else 0.0,
     )
     follow_to_end(admin, submitted, detach=detach, as_json=json_)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Raise :class:`KeyboardInterrupt` on SIGTERM and on the loss of the terminal, as on Ctrl-C."""
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_what_remains(run: RunInfo) -> None:
+    """Say that a run which is followed no longer is still there."""
+    if run.state == "waiting":
+        note(f"run {run.id} remains queued{f' ({run.reason})' if run.reason else ''}; {_drop(run)}")
+    else:
+        note(f"run {run.id} continues; {_drop(run)}")
+
+
+def _drop(run: RunInfo) -> str:
+    return f"to stop it: farshore runs cancel {run.id}"
 
 
 def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: bool) -> None:
@@ -101,11 +138,20 @@ def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_js
         if not as_json:
             say(f"  farshore runs logs {submitted.id} --follow")
         return
+    latest = submitted
+
+    def remember(run: RunInfo) -> None:
+        nonlocal latest
+        latest = run
+
     try:
-        with display(f"run {submitted.id}", as_json=as_json) as shown:
-            ended = follow(admin, submitted.id, shown)
+        with _interrupted_by_signals(), display(f"run {submitted.id}", as_json=as_json) as shown:
+            ended = follow(admin, submitted.id, shown, remember)
     except KeyboardInterrupt:
-        note(f"run {submitted.id} continues; to stop it: farshore runs cancel {submitted.id}")
+        _say_what_remains(latest)
+        raise
+    except UnreachableError:
+        note(f"run {latest.id} was {latest.state}; once its server answers again: farshore runs show {latest.id}")
         raise
     if as_json:
         emit({"event": "ended", **as_dict(ended)})

@@ -12,7 +12,7 @@ from ..core.address import is_loopback, parse_address
 from .code_approval import AcceptApps, accepted_apps
 from .connect import connected
 from .dashboard import LOGIN, DashboardHost, DashboardPort
-from .output import Json, duration, emit, say
+from .output import Json, duration, emit, note, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -129,6 +129,7 @@ def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
                 "home": str(ready.home),
                 "metrics": ready.metrics or None,
                 "dashboard": ready.dashboard or None,
+                "dashboard_problem": ready.dashboard_problem or None,
             }
         )
         return
@@ -139,6 +140,8 @@ def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
         say(f"  metrics      {ready.metrics}")
     if ready.dashboard:
         say(f"  dashboard    {ready.dashboard}")
+    if ready.dashboard_problem:
+        note(f"WARNING: {ready.dashboard_problem}")
     if ready.token:
         say("on each node run:")
         _print_join(ready.addresses, ready.token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -89,6 +90,21 @@ def read_pair(pair: str) -> tuple[str, Any]:
     """
     path, text = _split(pair)
     return ".".join(path), _value(text)
+
+
+def seconds(text: str, option: str) -> float:
+    """Read a duration such as ``90``, ``90s``, ``10m``, ``1.5h`` or ``2d``; returns seconds.
+
+    Raises
+    ------
+    ConfigError
+        It is not of this form, or not positive.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
+    value = float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2] or "s"] if match else 0.0
+    if not value:
+        raise ConfigError(f"{option} {text}: not a duration", hint="write e.g. 90s, 10m or 2h")
+    return value
 
 
 def mapping(pairs: Sequence[str], option: str) -> dict[str, str]:
