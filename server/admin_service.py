@@ -114,7 +114,7 @@ class AdminService(AdminServicer):
             if request.token_id:
                 self._server.credentials.revoke_token(request.token_id)
             if request.node:
-                self._server.revoke_node(request.node)
+                self._server.node_keys.revoke(request.node)
         except FarshoreError as error:
             await abort(context, error, "revoke")
         return pb.Empty()
@@ -123,7 +123,7 @@ class AdminService(AdminServicer):
         """Admit a node again whose key was used in two places."""
         await self._check(context)
         try:
-            return self._server.trust_node(request.node).info()
+            return self._server.node_keys.trust(request.node).info()
         except FarshoreError as error:
             await abort(context, error, "trust")
 

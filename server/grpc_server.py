@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-#: Seconds for active calls to finish, a little more than :meth:`.Orchestrator.stop` takes.
+#: Seconds for active calls to end with the runs, a little more than :meth:`.Orchestrator.stop` takes.
 _CLOSE_SECONDS = 4.5
 
 
@@ -54,6 +55,7 @@ class GrpcServer:
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self.port = 0
         self.address = ""
         self.addresses: tuple[str, ...] = ()
@@ -104,9 +106,17 @@ class GrpcServer:
     def _on_data_connection(self, route: Route, peer: str) -> None:
         self._orchestrator.data_connected(route.run_id, route.node, self.port, peer)
 
-    async def close(self) -> None:
-        """Stop listening at once; wait for active calls, which end with the runs."""
+    async def stop_listening(self) -> None:
+        """Accept no more connections and calls; active calls go on for :data:`_CLOSE_SECONDS`."""
         with contextlib.suppress(FileNotFoundError):
             (self._orchestrator.identity.home / "address").unlink()
         if self._server is not None:
-            await self._server.stop(_CLOSE_SECONDS)
+            self._stopping = asyncio.create_task(self._server.stop(_CLOSE_SECONDS), name="stop listening")
+            await asyncio.sleep(0)  # lets it begin
+
+    async def close(self) -> None:
+        """Give active calls half a second to finish, and close."""
+        if self._server is not None:
+            await self._server.stop(0.5)
+        if self._stopping is not None:
+            await self._stopping

@@ -49,8 +49,9 @@ async def _serve(
                 on_ready(_ready(orchestrator, server, token, metrics.address, dashboard_url, problem))
             await stopping.wait()
         finally:
-            # Closed first, so that nodes whose streams end do not connect again.
-            await asyncio.gather(server.close(), orchestrator.stop(), *([dashboard.stop()] if dashboard else []))
+            await server.stop_listening()  # nodes whose streams end must not connect again
+            await asyncio.gather(orchestrator.stop(), *([dashboard.stop()] if dashboard else []))
+            await server.close()
     finally:
         await metrics.close()
 

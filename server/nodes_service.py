@@ -47,7 +47,7 @@ class NodesService(NodesServicer):
             if isinstance(error, WrongSecretError):
                 self._failures.failed(caller)
             await abort(context, error, f"join of '{request.name[:64]}'")
-        self._server.node_joined(request.name)
+        self._server.node_keys.joined(request.name)
         _log.info("node %s joined from %s", request.name, caller)
         return pb.JoinReply(
             node_key=joined.key,

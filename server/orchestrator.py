@@ -18,11 +18,12 @@ from ..runs.sinks import check_sinks
 from ..runs.states import ENDED
 from ..runs.store import RunStore
 from .code_approval import CodeApproval
-from .credentials import Credentials, unknown_node
+from .credentials import Credentials
 from .data_service import Route
 from .identity import Identity, open_identity
 from .node_admission import NodeAdmission
 from .node_assignment import NodeAssignment
+from .node_keys import NodeKeys
 from .options import ServeOptions
 from .profiles import info_of
 from .registry import Node, Registry
@@ -56,9 +57,10 @@ class Orchestrator:
         self.credentials = Credentials(self._store, self.identity.fingerprint)
         self.approval = CodeApproval(options.accept_apps, options.ask)
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
-        self.admission = NodeAdmission(self.credentials, self.registry, self._node_contested)
         self.runs = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.routes: dict[str, Route] = {}
+        self.node_keys = NodeKeys(self.credentials, self.registry, self.runs, self.routes, self.node_lost)
+        self.admission = NodeAdmission(self.credentials, self.registry, self.node_keys.contested)
         self._sockets = SocketFolder(self.identity.server_id)
         self._socket_count = SocketCount()
         self._supervisors: dict[str, asyncio.Task[None]] = {}
@@ -363,45 +365,6 @@ class Orchestrator:
             elif epoch < 0 and node.run == run.id:
                 run.inbox.put_nowait(Event("returned", node.name, run.epoch))
 
-    def node_joined(self, name: str) -> None:
-        """Disconnect a process that uses an older key of a node that has just joined."""
-        self._revoke_tickets(name)
-        if (node := self.registry.get(name)) is not None and node.commands is not None:
-            goodbye = pb.Goodbye(reason="the node has joined again, with a new key")
-            self.registry.command(node, pb.NodeCommand(goodbye=goodbye))
-        if node is not None:
-            node.contested = ""
-
-    def _node_contested(self, node: Node) -> None:
-        """Use a node no longer whose key is used in two places; a run in progress goes on."""
-        run = self.runs.find(node.run) if node.run else None
-        if run is None:
-            self.registry.end_stream(node)
-            return
-        line = f"node {node.name}: its key is used in two places; the run goes on, but the node gets no other"
-        run.log.write("server", [f"{line} until an operator decides: farshore nodes trust {node.name}"])
-        run.notify()
-
-    def trust_node(self, name: str) -> Node:
-        """Admit a node again whose key was used in two places: the machine with the newest secret.
-
-        Raises
-        ------
-        NotFoundError
-            No node has this name.
-        ConfigError
-            Its key was not used in two places.
-        """
-        node = self.registry.get(name)
-        if node is None:
-            raise unknown_node(name, (node.name for node in self.registry))
-        if self.credentials.rolling.contested(name) is None:
-            raise ConfigError(f"the node '{name}' is not contested")
-        self.credentials.rolling.trust(name)
-        node.contested = ""
-        self.schedule()
-        return node
-
     def save_last_seen(self, node: Node) -> None:
         """Store when the node was last seen; a failed write is only logged."""
         try:
@@ -443,21 +406,6 @@ class Orchestrator:
             raise RefusedError(f"node {node.name} does not take part in run '{lines.run_id[:40]}'")
         run.log.write(node.name, lines.lines)
         run.notify()
-
-    def revoke_node(self, name: str) -> None:
-        """Revoke a node's key and its tickets, and end its connections."""
-        self.credentials.revoke_node(name)
-        self._revoke_tickets(name)
-        if (node := self.registry.revoke(name)) is not None:
-            self.node_lost(node)
-
-    def _revoke_tickets(self, name: str) -> None:
-        for ticket, route in list(self.routes.items()):
-            if route.node == name:
-                del self.routes[ticket]
-                route.revoked.set()
-                if (run := self.runs.find(route.run_id)) is not None:  # its process may listen to nodes directly
-                    run.inbox.put_nowait(Event("revoked", name, run.epoch))
 
 
 def _apply(run: Run, submission: Submission) -> None:

@@ -69,10 +69,12 @@ class Node:
 
     def info(self) -> pb.NodeInfo:
         """Return the node as a message for submitters."""
+        contested = self.visible_state == "contested"
+        reason = f"its key is used in two places: {self.contested}" if contested else self.reason
         return pb.NodeInfo(
             name=self.name,
             state=self.visible_state,
-            reason=f"its key is used in two places: {self.contested}" if self.contested else self.reason,
+            reason=reason,
             profile=self.hello.profile,
             versions=self.hello.versions,
             data=self.hello.data,
@@ -169,6 +171,10 @@ class Registry:
     def end_stream(self, node: Node) -> None:
         """End a node's control stream; its agent reconnects."""
         self.command(node, pb.NodeCommand())
+
+    def changed(self) -> None:
+        """Run the scheduler, as after a change of a node's state."""
+        self._on_change()
 
     def command(self, node: Node, command: pb.NodeCommand) -> bool:
         """Queue a command; returns False if the node is not connected or its queue is full."""
