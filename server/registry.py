@@ -127,14 +127,11 @@ class Registry:
     def connect(self, name: str, hello: pb.Hello) -> tuple[Node, asyncio.Queue[pb.NodeCommand]]:
         """Register a new control stream of a node; returns the node and its command queue.
 
-        An earlier stream of the same node is ended with a goodbye command.
+        An earlier stream of the same node is ended; should its process still run, it has to connect again.
         """
         node = self._nodes.setdefault(name, Node(name, "lost"))
         if node.commands is not None:
-            _put(
-                node.commands,
-                pb.NodeCommand(goodbye=pb.Goodbye(reason="another control stream was opened for this node")),
-            )
+            _put(node.commands, pb.NodeCommand())
         node.commands = asyncio.Queue(maxsize=256)
         node.state, node.reason, node.hello = "connected", "", hello
         self.touch(node)
@@ -170,7 +167,7 @@ class Registry:
 
     def end_stream(self, node: Node) -> None:
         """End a node's control stream; its agent reconnects."""
-        self.command(node, pb.NodeCommand())
+        self.command(node, pb.NodeCommand())  # without a command: the end
 
     def changed(self) -> None:
         """Run the scheduler, as after a change of a node's state."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from farshore.client.agent import Agent
@@ -18,6 +20,7 @@ from farshore.core.errors import ConfigError, RefusedError
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
 
+_SPAWN = multiprocessing.get_context("spawn")
 _LONG = {"rounds": 100_000, "kilobytes": 1, "checkpoint_every": 4, "pause_ms": 20}
 
 
@@ -134,3 +137,43 @@ def test_a_second_process_with_the_same_home_is_refused_and_the_first_stays(clou
         run_agent(cloud.agent_options("a"))
     assert cloud.agents["a"].is_alive()
     assert cloud.node("a").state == "connected"
+
+
+def test_a_copy_that_takes_the_place_of_a_silent_node_is_noticed_when_the_node_speaks_again(
+    cloud: Any, until: Any
+) -> None:
+    cloud.join("a")
+    owner = psutil.Process(cloud.agents["a"].pid)
+    owner.suspend()
+    try:
+        until(lambda: cloud.node("a").state == "lost")
+        home = _copy(cloud, "a")
+        (home / "lock").unlink()
+        copy = _SPAWN.Process(target=run_agent, args=(replace(cloud.agent_options("a"), home=home, token=None),))
+        copy.start()
+        until(lambda: cloud.node("a").state == "connected")
+    finally:
+        owner.resume()
+    until(lambda: cloud.node("a").state == "contested")
+    copy.terminate()
+    copy.join()
+
+
+def test_the_process_of_a_run_in_progress_may_reconnect_although_its_key_is_contested(
+    cloud: Any, until: Any, proxy: Any
+) -> None:
+    far = proxy(cloud.local.address)
+    cloud.join("a", address=far.address)
+    run_id = cloud.submit(_LONG, count=1)
+    until(lambda: cloud.run(run_id).done >= 3)
+    options = replace(cloud.agent_options("a"), home=_copy(cloud, "a"), token=None)
+    _run_until_refused(options, [])
+    until(lambda: cloud.node("a").state == "contested")
+    for _ in range(2):
+        done = cloud.run(run_id).done
+        assert far.cut() >= 2
+        until(lambda before=done: cloud.run(run_id).done > before + 5)
+    assert cloud.run(run_id).epoch == 0
+    assert cloud.node("a").state == "contested"
+    with cloud.admin() as admin:
+        admin.cancel(run_id)
