@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import psutil
 
+from ..core.address import proxy_options
 from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
@@ -249,6 +250,7 @@ def control_channel(address: str, member: Membership) -> grpc.aio.Channel:
         # The agent has its own backoff; that of gRPC would delay the reconnection further.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.use_local_subchannel_pool", 1),
+        *proxy_options(address),
     ]
     if member.root is None:
         return grpc.aio.insecure_channel(address, options)

@@ -68,7 +68,9 @@ class RecordingAdminService(AdminServicer):
 
     def CreateToken(self, request, context):  # noqa: N802
         self._admit(request, context)
-        return pb.TokenReply(token="fs1.id.secret.ff", id="id", expires=7.0, addresses=["203.0.113.7:50051", "127.0.0.1:50051"])
+        return pb.TokenReply(
+            token="fs1.id.secret.ff", id="id", expires=7.0, addresses=["203.0.113.7:50051", "127.0.0.1:50051"]
+        )
 
     def Revoke(self, request, context):  # noqa: N802
         self._admit(request, context)
