@@ -26,7 +26,7 @@ class TrainingConfig(CollectiveConfig, ComputeSettings):
     lr_drops: tuple[float, ...] = Field(
         (0.5, 0.75), description="step: shares of the run after which the learning rate is multiplied by lr_gamma"
     )
-    lr_gamma: float = Field(0.1, gt=0)
+    lr_gamma: float = Field(0.1, gt=0, description="step: factor at each of lr_drops")
     lr_power: float = Field(0.9, gt=0, description="polynomial: the exponent")
     cycle_peak: float = Field(0.3, gt=0, lt=1, description="one_cycle: share of the steps up to the peak")
     cycle_start: float = Field(0.04, gt=0, le=1, description="one_cycle: first learning rate as a share of lr")

@@ -148,8 +148,8 @@ class _Attached(SplitSegmentWorkload):
             self._user.train(model, session.run.directory / "states")
 
 
-_MLP = {"model": "mlp", "steps": 10, "batch": 16, "train_samples": 320, "log_every": 4, "checkpoint_every": 3}
-_MLP |= {"eval_every": 5, "transport": "star"}
+_MLP = {"model": "mlp", "steps": 10, "batch": 16, "train_samples": 320, "log_every": 1, "checkpoint_every": 3}
+_MLP |= {"eval_every": 4, "transport": "star"}
 _LONG = {"steps": 400, "checkpoint_every": 10, "log_every": 10, "eval_every": 0, "schedule": "constant"}
 _SHAPE = "{hidden_size: 32, num_attention_heads: 4, intermediate_size: 64}"
 _RECIPE = f"recipe={{family: bert, first: 1, last: 2, shape: {_SHAPE}}}"
