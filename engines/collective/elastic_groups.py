@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from ...core.control import Control
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Scalar
 from ...core.session import NodeSession
@@ -126,9 +127,11 @@ class ElasticGroup:
         if self._client.receive_control().fields.get("what") != "go":
             raise RanksChangedError("a new group of ranks forms")
 
-    def report(self, what: str, **fields: Scalar) -> None:
-        """Send a control message of kind ``what`` to the server program."""
-        self._client.send_control(what, None, **fields)
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Send a control message to the server program, with tensors."""
+        fields = {name: value for name, value in control.message().fields.items() if name != "what"}
+        packed = {name: to_wire(tensor) for name, tensor in (tensors or {}).items()}
+        self._client.send_control(control.what, packed, **fields)
 
     def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
         """Report that this rank has finished, with its result if it has one; wait for all ranks."""

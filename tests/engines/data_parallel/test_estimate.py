@@ -119,5 +119,5 @@ def test_an_estimate_without_images_is_refused() -> None:
 
     with pytest.raises(DataError, match="no cifar10"):
         workload.plan(workload.config(dataset="cifar10"), Setting(("a",), Seed(7), find, {}))
-    with pytest.raises(ConfigError, match="from its images"):
+    with pytest.raises(ConfigError, match="from its data"):
         workload.plan(workload.config(), Setting(("a",), Seed(7), find, {"examples": 3}))

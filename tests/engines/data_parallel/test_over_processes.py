@@ -11,7 +11,8 @@ import pytest
 
 from farshore.core.seeds import Seed
 from farshore.data.images import load_images
-from farshore.engines.data_parallel.config import DataParallelConfig
+from farshore.engines.data_parallel.image_config import DataParallelConfig
+from farshore.engines.data_parallel.image_task import ImageClassification
 from farshore.engines.data_parallel.training import Training
 from farshore.runs.directory import RunDirectory
 from farshore.runs.model_states import load_state
@@ -36,7 +37,8 @@ def test_nodes_train_the_same_model_as_one_process_with_all_their_batches(cloud:
     # One process whose batch consists of both ranks' batches, in rank order.
     config = DataParallelConfig(**{**CONFIG, "batch": 32})
     seed = Seed(7)
-    alone = Training(config, load_images("digits", Path, seed.child("data")), seed, 0, 1)
+    task = ImageClassification(config, load_images("digits", Path, seed.child("data")), seed)
+    alone = Training(config, task, seed, 0, 1)
     for step in range(12):
         alone.step(step)
     found = weights(info.directory)
