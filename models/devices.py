@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,9 @@ import torch
 
 from ..core.devices import DeviceName, Precision
 from ..core.errors import ConfigError
+
+#: Held while the generators are forked: programs of an in-process run are threads, the generators one per process.
+_generators = threading.RLock()
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,10 +44,13 @@ def gradient_scaler(device: torch.device, precision: Precision) -> torch.amp.Gra
 
 @contextmanager
 def forked_generators(device: torch.device) -> Iterator[None]:
-    """Restore torch's global generators of the CPU and of ``device`` afterwards."""
+    """Restore torch's global generators of the CPU and of ``device`` afterwards; one thread at a time."""
     accelerated = device.type != "cpu"
-    with torch.random.fork_rng(
-        [device.index or 0] if accelerated else [], device_type=device.type if accelerated else "cuda"
+    with (
+        _generators,
+        torch.random.fork_rng(
+            [device.index or 0] if accelerated else [], device_type=device.type if accelerated else "cuda"
+        ),
     ):
         yield
 

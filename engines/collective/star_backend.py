@@ -7,7 +7,9 @@ message to the server per rank, and one reply to each rank that receives somethi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -168,20 +170,23 @@ class StarGroup(dist.ProcessGroup):
 
 
 def register(client: StarClient) -> None:
-    """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`; new groups use ``client``."""
-    global _client
-    _client = client
-    if not hasattr(dist.Backend, "STAR"):
-        dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
+    """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`.
+
+    Groups that the calling thread makes from now on use ``client``.
+    """
+    _client.set(client)
+    with _registering:
+        if not hasattr(dist.Backend, "STAR"):
+            dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
 
 
-_client: StarClient | None = None
+_client: ContextVar[StarClient] = ContextVar("star client")
+_registering = threading.Lock()
 
 
 def _make(options: Any, _: Any) -> StarGroup:
-    assert _client is not None
     members = options.global_ranks_in_group or list(range(options.group_size))
-    return StarGroup(_client, str(options.group_id), options.group_rank, options.group_size, members)
+    return StarGroup(_client.get(), str(options.group_id), options.group_rank, options.group_size, members)
 
 
 def _by_index(tensors: Sequence[Tensor]) -> Tensors:

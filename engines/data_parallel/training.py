@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from functools import wraps
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from ...core.message import Array
 from ...core.seeds import Seed
 from ...data.image_set import ImageTask
 from ...models.catalog import build
+from ...models.devices import forked_generators
 from ...models.state_arrays import from_arrays, to_arrays
 from .batches import Batches, accuracy
 from .config import DataParallelConfig
@@ -179,10 +181,15 @@ class Training:
 def _compress(ddp: DistributedDataParallel, config: DataParallelConfig) -> None:
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
+    @wraps(powerSGD_hook.powerSGD_hook)  # DDP checks the signature
+    def power_sgd(state: Any, bucket: Any) -> Any:
+        with forked_generators(torch.device("cpu")):  # the hook seeds the global generator
+            return powerSGD_hook.powerSGD_hook(state, bucket)
+
     if config.compression == "fp16":
         ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
         return
     state: Any = powerSGD_hook.PowerSGDState(
         None, matrix_approximation_rank=config.powersgd_rank, start_powerSGD_iter=config.powersgd_start
     )
-    ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    ddp.register_comm_hook(state, power_sgd)
