@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ...core.control import Control
-from ...core.errors import RunFailedError
+from ...core.errors import FarshoreError
 from ...core.message import Array, Message, Scalar
 from ...core.session import NodeSession
 from ...models.torch_internals import HashStore
@@ -93,7 +93,7 @@ class ElasticGroup:
         peers_failed = self.transport == "peers" and isinstance(error, RuntimeError)
         cause = self._client.wait_for_error(SERVER_NOTICE_SECONDS) if peers_failed else self._client.error
         self.changed = isinstance(error, RanksChangedError) or isinstance(cause, RanksChangedError)
-        if isinstance(cause, RunFailedError) and not isinstance(error, RunFailedError):
+        if isinstance(cause, FarshoreError) and not self.changed and not isinstance(error, FarshoreError):
             raise cause from error
         return self.changed
 

@@ -7,13 +7,16 @@ message to the server per rank, and one reply to each rank that receives somethi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...models.devices import released_generators
 from ...models.torch_internals import Work
 from .star_client import PendingReply, StarClient, Tensors
 from .tensors import copy_into
@@ -43,7 +46,8 @@ class StarWork(Work):
         RuntimeError
             The group was aborted; :attr:`StarClient.error` is the cause.
         """
-        self._reply.future.wait()
+        with released_generators():  # other ranks may be threads of this process
+            self._reply.future.wait()
         return True
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
@@ -168,20 +172,23 @@ class StarGroup(dist.ProcessGroup):
 
 
 def register(client: StarClient) -> None:
-    """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`; new groups use ``client``."""
-    global _client
-    _client = client
-    if not hasattr(dist.Backend, "STAR"):
-        dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
+    """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`.
+
+    Groups that the calling thread makes from now on use ``client``.
+    """
+    _client.set(client)
+    with _registering:
+        if not hasattr(dist.Backend, "STAR"):
+            dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
 
 
-_client: StarClient | None = None
+_client: ContextVar[StarClient] = ContextVar("star client")
+_registering = threading.Lock()
 
 
 def _make(options: Any, _: Any) -> StarGroup:
-    assert _client is not None
     members = options.global_ranks_in_group or list(range(options.group_size))
-    return StarGroup(_client, str(options.group_id), options.group_rank, options.group_size, members)
+    return StarGroup(_client.get(), str(options.group_id), options.group_rank, options.group_size, members)
 
 
 def _by_index(tensors: Sequence[Tensor]) -> Tensors:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import torch
@@ -16,6 +18,9 @@ from ...core.session import Channel
 from .tensors import from_wire, to_wire
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
+
+#: Collectives whose callbacks may run at once: at least the number of DDP's buckets.
+MOST_CALLBACKS = 256
 
 
 class RanksChangedError(FarshoreError):
@@ -86,6 +91,10 @@ class StarClient:
         self.generation = -1
         #: Training step that collectives are accounted to.
         self.step = 0
+        # Callbacks of collectives see this rank's process groups, as the thread that makes this client does.
+        self._context = contextvars.copy_context()
+        # Callbacks may wait for further collectives (PowerSGD's do), so they never run in the receiving thread.
+        self._callbacks = ThreadPoolExecutor(MOST_CALLBACKS, "collective callbacks")
         self._thread = threading.Thread(target=self._receive, name="collectives", daemon=True)
         self._thread.start()
 
@@ -195,6 +204,7 @@ class StarClient:
             except Exception as error:
                 self.abort(error)
                 self.control.put(error)
+                self._callbacks.shutdown(wait=False)
                 return
             if message.kind != "control":
                 self._dispatch_reply(message)
@@ -218,7 +228,7 @@ class StarClient:
             if reply is None:
                 self._early[sequence, number] = tensors
         if reply is not None:
-            reply.resolve(tensors)
+            self._callbacks.submit(self._context.copy().run, reply.resolve, tensors)
 
 
 def _nothing() -> None:

@@ -120,13 +120,12 @@ class Training:
 
     def _backward(self, index: int) -> Tensor:
         batch = to_device(self.task.batch(index, self.rank, self.ranks), self.device)
-        with self._seeded(index):
-            with autocast(self.device, self.config.precision):
-                loss = self.task.loss(self.wrapped, batch)
-            if self.preconditioner is not None:
-                self.preconditioner.after_forward(loss)
-            total = loss.total if self.config.accumulate == 1 else loss.total / self.config.accumulate
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        with self._seeded(index), autocast(self.device, self.config.precision):
+            loss = self.task.loss(self.wrapped, batch)
+        if self.preconditioner is not None:
+            self.preconditioner.after_forward(loss)
+        total = loss.total if self.config.accumulate == 1 else loss.total / self.config.accumulate
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return self._figures(loss)
 
     def _update(self) -> None:
