@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from farshore.core.errors import RunFailedError
 from farshore.engines.data_parallel.protocol import BestState, Figures
 
 from .conftest import MemoryGroup, Waves
@@ -65,3 +66,8 @@ def test_checkpoints_follow_their_interval_and_not_the_end(waves: Waves, every: 
     group = MemoryGroup()
     waves.run(group, steps=10, checkpoint_every=every)
     assert list(group.saved) == list(range(every, 10, every))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(waves: Waves) -> None:
+    with pytest.raises(RunFailedError, match=r"the loss is (nan|inf) after step \d+"):
+        waves.run(MemoryGroup(), optimizer="sgd", lr=1e6, log_every=1)
