@@ -144,7 +144,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     root = Seed(seed)
-    training = Training(config, workload.task(config, root, find), root, rank, ranks)
+    training = Training(config, workload.make_task(config, root, find), root, rank, ranks)
     run_steps(training, LaunchedGroup(rank, ranks, out))
 
 

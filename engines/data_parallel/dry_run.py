@@ -57,7 +57,7 @@ class DryRun:
         self._workload, self._config, self._setting = workload, config, setting
         self.size = len(setting.nodes)
         self.transport: Literal["star", "peers"] = "peers" if config.transport == "peers" else "star"
-        self.total_steps = total_steps(config, workload.task(config, setting.seed, setting.find), self.size)
+        self.total_steps = total_steps(config, workload.make_task(config, setting.seed, setting.find), self.size)
         self.groups: Mapping[int, Sequence[int]] = {}
         self.sent: dict[int, list[Sent]] = defaultdict(list)
         self.figures = self.evaluation = self.best = self.end = Message("control")
@@ -75,7 +75,7 @@ class DryRun:
         )
         seed = self._setting.seed
         with dry_rank(self.transport, rank, self.size) as drain:
-            task = self._workload.task(small, seed, self._setting.find)
+            task = self._workload.make_task(small, seed, self._setting.find)
             training = Training(small, task, seed, rank, self.size)
             load_training(training, {}, 0)
             initial = shared_arrays(training)

@@ -39,6 +39,8 @@ class TrainingWorkload(ABC, Generic[Config]):
     def task(self, config: Config, seed: Seed, find: FindData) -> TrainTask[Any]:
         """Return the task of one rank, the same on all ranks but for the batches that it returns.
 
+        It is called by :meth:`make_task`, with torch's global generators seeded: weights need no seed of their own.
+
         Parameters
         ----------
         config : TrainingConfig
@@ -47,6 +49,15 @@ class TrainingWorkload(ABC, Generic[Config]):
             Of the run.
         find : callable
         """
+
+    def make_task(self, config: Config, seed: Seed, find: FindData) -> TrainTask[Any]:
+        """Return :meth:`task` with weights drawn from the run's seed; torch's global generators are as before."""
+        import torch
+
+        from ...models.devices import seeded_generators
+
+        with seeded_generators(torch.device("cpu"), seed.child("task").value):
+            return self.task(config, seed, find)
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Return the data sets that each node must hold; none here."""
@@ -76,11 +87,11 @@ class TrainingWorkload(ABC, Generic[Config]):
         if settings.threads:
             torch.set_num_threads(settings.threads)
         # Its data are read before this node is ready for a group, so that no rank waits for them.
-        task: TrainTask[Any] | None = self.task(settings, session.run.seed, session.data)
+        task: TrainTask[Any] | None = self.make_task(settings, session.run.seed, session.data)
         for group in elastic_groups(session, session.peer_interface):
             with group:
                 # A new task for each further group: the lost one may have ended in the middle of a step.
-                task = task or self.task(settings, session.run.seed, session.data)
+                task = task or self.make_task(settings, session.run.seed, session.data)
                 training = Training(settings, task, session.run.seed, group.rank, group.size)
                 task = None
                 train(training, group)

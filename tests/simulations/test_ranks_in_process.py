@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
 
 from farshore.core.errors import RunCancelledError
 from farshore.core.transfer import Recorder, Transfer
 from farshore.core.workloads import load
+from farshore.engines.data_parallel.config import TrainingConfig
+from farshore.engines.data_parallel.task import Loss, TrainTask
+from farshore.engines.data_parallel.workload import TrainingWorkload
 from farshore.runs.directory import RunDirectory
 from farshore.runs.model_states import load_state
 from farshore.simulations.in_process import InProcessRun
@@ -37,6 +43,47 @@ def ranks(method: str, directory: Path, recorder: Recorder | None = None, **sett
     workload = load(method)
     config = workload.config(**{**SETTINGS, **settings})
     return InProcessRun(workload, config, directory, NODES, seed=7, recorder=recorder)
+
+
+class NoisyTask(TrainTask[tuple[Tensor, Tensor]]):
+    """Draws from the global generator in every forward pass, and exchanges buffers there."""
+
+    metrics = ("loss_at_zero",)
+
+    def __init__(self, config: TrainingConfig) -> None:
+        parts = nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 1)
+        self.model = nn.Sequential(*parts)
+
+    def steps_per_epoch(self, ranks: int) -> int:
+        return 10
+
+    def batch(self, index: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(100 * index + rank)
+        x = torch.randn(16, 8, generator=generator)
+        return x, x.sum(1, keepdim=True)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Loss:
+        return Loss(functional.mse_loss(model(batch[0]), batch[1]))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"loss_at_zero": float(model(torch.zeros(1, 8)).square())}
+
+
+class Noisy(TrainingWorkload[TrainingConfig]):
+    name, summary = "noisy", "draws in every forward pass"
+
+    def task(self, config: TrainingConfig, seed: Any, find: Any) -> NoisyTask:
+        return NoisyTask(config)
+
+
+def test_thread_ranks_that_draw_in_the_forward_pass_do_not_disturb_each_other(tmp_path: Path) -> None:
+    def run(folder: str) -> Mapping[str, Any]:
+        config = TrainingConfig(steps=12, lr=0.01, batch=16, transport="star", log_every=4, checkpoint_every=5)
+        InProcessRun(Noisy(), config, tmp_path / folder, NODES, seed=7).run()
+        return weights(tmp_path / folder)
+
+    first = run("first")
+    assert all(same(first, run(f"again-{repeat}")) for repeat in range(3))
 
 
 def frame(row: Mapping[str, Any]) -> tuple[Any, ...]:
