@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from farshore.core.errors import ConfigError
-from farshore.models.devices import autocast, choose_device, forked_generators, gradient_scaler
+from farshore.models.devices import autocast, choose_device, forked_generators, gradient_scaler, seed_generators
 
 
 @pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
@@ -46,3 +46,11 @@ def test_forked_generators_are_restored() -> None:
         torch.manual_seed(2)
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_generators_draw_what_manual_seed_lets_them_draw() -> None:
+    with forked_generators(torch.device("cpu")):
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        seed_generators(torch.device("cpu"), 5)
+        assert torch.equal(torch.rand(3), expected)
