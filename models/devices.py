@@ -83,11 +83,15 @@ def released_generators() -> Iterator[None]:
 def seeded_generators(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's global generators of the CPU and of ``device``, and restore them afterwards."""
     with forked_generators(device):
-        # torch.manual_seed would seed all devices, at 20 times the cost.
-        torch.default_generator.manual_seed(seed)
-        if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
+        seed_generators(device, seed)
         yield
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed torch's global generators of the CPU and of ``device``; a fraction of the cost of ``torch.manual_seed``."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def _available(name: str) -> bool:

@@ -61,6 +61,7 @@ __all__ = [
     "backward_will_run",
     "gloo_options",
     "own_process_groups",
+    "rank_is_thread",
     "scale_each",
     "subtracted_each",
 ]
@@ -136,6 +137,11 @@ class _World:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(_own_groups.get() or self.process, name, value)
+
+
+def rank_is_thread() -> bool:
+    """Whether the calling code is a rank that shares its process with others; see :func:`own_process_groups`."""
+    return _own_groups.get() is not None
 
 
 _worlds_lock = threading.Lock()

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
-from . import phases, state_dict
-from .assignment import Cost, assign, reassign
+from . import ownership, phases, state_dict
+from .assignment import Cost, assign
 from .collectives import Collectives
 from .communication import Grid
 from .exchange import GradientBuckets, OwnerExchange
 from .inverter import Inverses
 from .layers import Layer, find_layers
 from .options import Options, Scheduled, value_at
-from .running_average import RunningFactors, rotate_factors
+from .running_average import RunningFactors
 from .statistics import Distribution, Statistics, sampled_loss
 
 
@@ -149,7 +149,7 @@ class DPKFAC:
         #: Has the device and dtype of the gradients.
         self.reference = self.layers[0].module.weight.detach()
         self._ddp = ddp is not None
-        self._set_group(process_group)
+        self.set_group(process_group)
         self.factors = RunningFactors(self.options.init, self.options.factor_dtype)
         self.statistics = Statistics(
             self.model,
@@ -247,7 +247,7 @@ class DPKFAC:
             self.options.factor_source == "rotate"
             and self.steps % (self.options.inv_steps * self.options.rotate_every) == 0
         ):
-            self._rotate()
+            ownership.rotate_owners(self)
 
     def discard_step(self) -> None:
         """Delete the factors and inverses that the last step gave to layers without any.
@@ -298,27 +298,11 @@ class DPKFAC:
         ConfigError
             The group has another number of ranks.
         """
-        self._set_group(process_group)
-        if len(alive_ranks) != self.ranks:
-            raise ConfigError(f"reassign: {len(alive_ranks)} ranks are alive, but the group has {self.ranks}")
-        options = self.options
-        self.owners, lost = reassign(
-            self.layers, self.owners, alive_ranks, options.assignment, self.cost(), options.node_speed
-        )
-        # If all ranks have the factors of all layers, only inverses were lost.
-        self.missing = set(self.owners) if self.scheme.source == "allreduce" else lost
-        self.apply_owners()
+        self.set_group(process_group)
+        ownership.reassign_layers(self, alive_ranks)
 
-    def _rotate(self) -> None:
-        """Move every layer's factors to the next rank, which inverts them in the next step."""
-        if self.ranks == 1:
-            return
-        incoming, factors = rotate_factors(self.factors, self.layers, self.owners, self.collectives, self.reference)
-        self.owners = {name: (owner + 1) % self.ranks for name, owner in self.owners.items()}
-        self.factors.unpack(incoming, factors)
-        self.apply_owners()
-
-    def _set_group(self, process_group: dist.ProcessGroup | None) -> None:
+    def set_group(self, process_group: dist.ProcessGroup | None) -> None:
+        """Use a process group; owners stay as they are."""
         self.collectives = Collectives(process_group)
         self.scheme = self.options.scheme(self.ranks)
         self.grid = Grid(self.collectives, self.scheme.workers)

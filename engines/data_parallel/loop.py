@@ -11,6 +11,7 @@ import torch
 from ...core.control import Control
 from ...core.errors import RunFailedError
 from ...core.message import Array, Scalar
+from ...models.devices import forked_generators
 from .config import TrainingConfig
 from .protocol import TOTAL, BestState, Figures, end_values
 from .training import Training
@@ -56,6 +57,11 @@ class RankGroup(Protocol):
 
 def train(training: Training, group: RankGroup) -> None:
     """Run all steps from ``group.step`` on; rank 0 reports metrics, evaluates and returns the model."""
+    with forked_generators(training.device):
+        _train(training, group)
+
+
+def _train(training: Training, group: RankGroup) -> None:
     _load(training, group)
     config, done, metrics = training.config, group.step, None
     for step in range(group.step, training.total_steps):

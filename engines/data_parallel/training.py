@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.seeds import Seed
-from ...models.devices import autocast, choose_device, gradient_scaler, seeded_generators
+from ...models.devices import autocast, choose_device, gradient_scaler, seed_generators, seeded_generators
+from ...models.torch_internals import rank_is_thread
 from .averaging import WeightAverage
 from .compression import compress
 from .config import TrainingConfig
@@ -26,6 +27,8 @@ from .task import Loss, TrainTask, named_terms
 
 #: Figures of the engine, which no term of a loss may have as its name.
 _RESERVED = ("loss", "lr", TOTAL, "what")
+_LOSS: tuple[str, ...] = ("loss",)
+_NO_CONTEXT: AbstractContextManager[object] = nullcontext()
 
 
 class Training:
@@ -71,8 +74,9 @@ class Training:
         self.preconditioner = settings.make(self.model, self.optimizer, config.accumulate) if settings else None
         self.tracker = _tracker(config, task)
         self.wrapped: nn.Module = self.model
-        self.term_names: tuple[str, ...] = ("loss",)
-        self._seed = seed.child("noise")
+        self.term_names = _LOSS
+        self._noise = seed.child("noise", "rank", rank).value
+        self._shares_generators = rank_is_thread()
 
     @property
     def parameters(self) -> int:
@@ -99,12 +103,13 @@ class Training:
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def step(self, number: int) -> Tensor:
-        """Train one step.
+        """Train one step; torch's global generators are left as it seeded them.
 
         Returns
         -------
         Tensor
-            This rank's loss and, if there are several, its terms, as :attr:`term_names` names them; on the device.
+            This rank's loss, a scalar; or, if it has several terms, the loss and its terms, as :attr:`term_names` names
+            them. On the device.
         """
         set_hyperparameters(self.optimizer, self.lr(number), momentum(self.config, number, self.total_steps))
         self.optimizer.zero_grad()
@@ -112,22 +117,35 @@ class Training:
             self.preconditioner.set_gradient_scale(self._gradient_scale())
         count = self.config.accumulate
         first = number * count
-        with self._without_exchange() if count > 1 else nullcontext():
-            values = [self._backward(index) for index in range(first, first + count - 1)]
-        values.append(self._backward(first + count - 1))
+        if count == 1:
+            values = self._backward(first)
+        else:
+            with self._without_exchange():
+                parts = [self._backward(index) for index in range(first, first + count - 1)]
+            values = torch.stack([*parts, self._backward(first + count - 1)]).mean(dim=0)
         self._update()
-        return values[0] if count == 1 else torch.stack(values).mean(dim=0)
+        return values
 
     def _backward(self, index: int) -> Tensor:
-        batch = to_device(self.task.batch(index, self.rank, self.ranks), self.device)
-        seed = self._seed.child(index, "rank", self.rank).value
-        with seeded_generators(self.device, seed), autocast(self.device, self.config.precision):
+        batch = self.task.batch(index, self.rank, self.ranks)
+        if self.device.type != "cpu":
+            batch = to_device(batch, self.device)
+        with self._seeded(index), self._autocast():
             loss = self.task.loss(self.wrapped, batch)
         if self.preconditioner is not None:
             self.preconditioner.after_forward(loss)
         total = loss.total if self.config.accumulate == 1 else loss.total / self.config.accumulate
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return self._figures(loss)
+
+    def _seeded(self, index: int) -> AbstractContextManager[object]:
+        """Seed torch's global generators for a batch; ranks that share them take turns."""
+        # Arithmetic instead of a child of the seed for each batch: a hash costs as much as a small layer.
+        seed = (self._noise + index) % (1 << 63)
+        if self._shares_generators:
+            return seeded_generators(self.device, seed)
+        seed_generators(self.device, seed)
+        return _NO_CONTEXT
 
     def _update(self) -> None:
         """Change the weights by the gradients: precondition, unscale, clip, step, average; in this order."""
@@ -146,14 +164,19 @@ class Training:
             self.average.update(self.model)
 
     def _figures(self, loss: Loss) -> Tensor:
+        if len(loss.terms) < 2 and self.term_names == _LOSS:
+            return loss.total.detach()
         terms = dict(named_terms(loss))
         if self.term_names != tuple(terms):
             reserved = [name for name in loss.terms if name in _RESERVED]
-            if reserved or self.term_names != ("loss",):
+            if reserved or self.term_names != _LOSS:
                 problem = f"a term has the reserved name '{reserved[0]}'" if reserved else "the names of terms changed"
                 raise RunFailedError(f"the task's loss is invalid: {problem}")
             self.term_names = tuple(terms)
         return torch.stack([value.detach().float() for value in terms.values()])
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return _NO_CONTEXT if self.config.precision == "fp32" else autocast(self.device, self.config.precision)
 
     def _gradient_scale(self) -> float:
         return self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
@@ -169,8 +192,9 @@ class Training:
 
     def mean_over_ranks(self, values: Tensor) -> dict[str, float]:
         """Return the means of what :meth:`step` returned over all ranks, by name; a collective."""
-        means = values.to(collective_device(), torch.float64) if self.ranks > 1 else values.double()
+        means = values.reshape(-1).cpu().double()  # MPS has no float64
         if self.ranks > 1:
+            means = means.to(collective_device())
             dist.all_reduce(means)
         return dict(zip(self.term_names, (means / self.ranks).tolist(), strict=True))
 
@@ -186,7 +210,7 @@ class Training:
         model = self.evaluated_model
         was_training = model.training
         model.eval()
-        with autocast(self.device, self.config.precision):
+        with self._autocast():
             found = {name: float(value) for name, value in self.task.evaluate(model).items()}
         model.train(was_training)
         if set(found) != set(self.task.metrics):

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from farshore.core.errors import ConfigError
-from farshore.models.devices import autocast, choose_device, forked_generators, gradient_scaler, released_generators
+from farshore.models.devices import (
+    autocast,
+    choose_device,
+    forked_generators,
+    gradient_scaler,
+    released_generators,
+    seed_generators,
+)
 
 
 @pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
@@ -80,3 +87,11 @@ def test_a_release_outside_a_fork_has_no_effect() -> None:
     with released_generators():
         torch.rand(1)
     assert not torch.equal(torch.get_rng_state(), state)
+
+
+def test_seeded_generators_draw_what_manual_seed_lets_them_draw() -> None:
+    with forked_generators(torch.device("cpu")):
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        seed_generators(torch.device("cpu"), 5)
+        assert torch.equal(torch.rand(3), expected)
