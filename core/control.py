@@ -239,7 +239,7 @@ def _reader(annotation: Any) -> Callable[[Any], Any]:
     if origin is Literal:
         return lambda value: _choice(value, arguments)
     if origin is tuple:
-        scalar = arguments[0]
+        scalar = _integer if arguments[0] is int else str
         return lambda value: tuple(scalar(part) for part in _checked(value, (str,)).split(",") if part)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         allowed = _scalar_types(arguments[1])
@@ -259,6 +259,13 @@ def _checked(value: Any, allowed: tuple[type, ...]) -> Any:
     if type(value) not in allowed:
         expected = " or ".join(each.__name__ for each in allowed)
         raise ValueError(f"expected {expected}, got {type(value).__name__}")
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("an integer exceeds 64 bits")
     return value
 
 

@@ -23,10 +23,12 @@ import typer
 
 from .cli.failures import report_error
 from .core import workloads
+from .core.control import Control, fields_of
 from .core.errors import ConfigError, DataError
-from .core.message import Array, Scalar
+from .core.message import Array
 from .core.seeds import Seed
 from .data.images import load_images
+from .engines.collective.protocol import End
 from .engines.data_parallel.config import DataParallelConfig
 from .engines.data_parallel.loop import train as run_steps
 from .engines.data_parallel.training import Training
@@ -71,20 +73,20 @@ class LaunchedGroup:
         """Set the step of the following reports."""
         self._current_step = step
 
-    def report(self, what: str, **fields: Scalar) -> None:
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Print metrics as a line of JSON on standard output."""
-        print(json.dumps({"step": self._current_step, **fields}), flush=True)
+        print(json.dumps({"step": self._current_step, **fields_of(control)}), flush=True)
 
     def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint."""
         self._store.save(step, tensors, meta)
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
         """Write the trained model and print the result, on the rank that has them."""
         if tensors:
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             save_state(self.out / "last.safetensors", arrays, {"farshore": "torchrun"})
-            print(json.dumps({"ended": True, **fields}), flush=True)
+            print(json.dumps({"ended": True, **fields_of(end)}), flush=True)
 
 
 def train(

@@ -15,10 +15,12 @@ from ...data.image_set import ImageTask
 from ...data.images import load_images
 from ...models.state_arrays import from_arrays, to_arrays
 from ..collective.dry_run import Sent, dry_rank, replies
+from ..collective.protocol import Done, Form, Go, Kept, Moved, Ready
 from ..collective.tensors import to_wire
 from .baseline import baselines
 from .batches import Batches
 from .config import DataParallelConfig
+from .protocol import Figures, Trained
 from .training import Preconditioner, PreconditionerFactory, Training
 
 #: ``get_factory(config, ranks)``: the factory of the preconditioner, or None.
@@ -113,12 +115,11 @@ class DryRun:
 
     def _record_messages(self, training: Training) -> None:
         extra = training.preconditioner.metrics() if training.preconditioner else {}
-        self.metrics = {"what": "figures", "loss": 0.5, "lr": 0.5, "total": self.total_steps, **extra}
+        self.metrics = {"loss": 0.5, "lr": 0.5, "total": self.total_steps, **extra}
         tensors = {name: to_wire(tensor) for name, tensor in training.result().items()}
         self.parameters = training.parameters
-        fields: dict[str, Scalar] = {"what": "end", "test_loss": 0.5, "accuracy": 0.5, "steps": self.total_steps}
-        fields["parameters"] = self.parameters
-        self.result = Message("control", tensors=tensors, fields=fields)
+        values = {"test_loss": 0.5, "accuracy": 0.5, "steps": self.total_steps, "parameters": self.parameters}
+        self.result = Trained(values).message(tensors=tensors)
 
 
 def plan_run(config: DataParallelConfig, setting: Setting, get_factory: GetFactory) -> TrafficPlan:
@@ -154,20 +155,19 @@ def plan_run(config: DataParallelConfig, setting: Setting, get_factory: GetFacto
 def _control_flows(config: DataParallelConfig, run: DryRun, names: Sequence[str]) -> Iterator[Flow]:
     """Yield the control messages: forming the group, metrics of rank 0, checkpoints and the end."""
     ranks = range(run.size)
-    yield Flow.of("up", _control("ready", steps="", listens=run.transport == "peers"), ranks)
+    yield Flow.of("up", Ready((), listens=run.transport == "peers").message(), ranks)
     for rank in ranks:
-        form: dict[str, Scalar] = {"generation": 1, "rank": rank, "names": ",".join(names), "step": 0, "source": -1}
-        yield Flow.of("down", _control("form", **form, transport=run.transport), [rank])
-    yield Flow.of("up", Message("control", fields=run.metrics), [0], run.logged_steps)
+        yield Flow.of("down", Form(1, rank, tuple(names), 0, -1, run.transport).message(), [rank])
+    yield Flow.of("up", Figures(run.metrics).message(), [0], run.logged_steps)
     if config.eval_every:
-        tests = _control("figures", test_loss=0.5, accuracy=0.5)
+        tests = Figures({"test_loss": 0.5, "accuracy": 0.5}).message()
         yield Flow.of("up", tests, [0], [t - 1 for t in range(config.eval_every, run.total_steps, config.eval_every)])
     checkpoints = range(config.checkpoint_every, run.total_steps, config.checkpoint_every)
-    yield Flow.of("up", _control("kept"), ranks, checkpoints)
-    yield Flow.of("down", _control("go"), np.tile(ranks, len(checkpoints)))
+    yield Flow.of("up", Kept().message(), ranks, checkpoints)
+    yield Flow.of("down", Go().message(), np.tile(ranks, len(checkpoints)))
     yield Flow.of("up", run.result, [0], run.total_steps)
-    yield Flow.of("up", _control("end"), ranks[1:], run.total_steps)
-    yield Flow.of("down", _control("done"), ranks)
+    yield Flow.of("up", Trained().message(), ranks[1:], run.total_steps)
+    yield Flow.of("down", Done().message(), ranks)
 
 
 def _star_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[Flow]:
@@ -189,12 +189,8 @@ def _peer_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[PeerFlow]
 
 def _moved(sent: Sent) -> Message:
     assert isinstance(sent, dict)
-    return _control("moved", **sent)
+    return Moved(sent).message()
 
 
 def _flow(direction: Any, message: Message, rank: int, indices: IndexArray) -> Flow:
     return Flow(direction, message, np.full(len(indices), rank), indices)
-
-
-def _control(what: str, **fields: Scalar) -> Message:
-    return Message("control", fields={"what": what, **fields})

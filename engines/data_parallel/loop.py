@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 import torch
 
-from ...core.message import Array, Scalar
+from ...core.control import Control
+from ...core.message import Array
+from ..collective.protocol import End
 from .config import DataParallelConfig
+from .protocol import Figures, Trained
 from .training import Training
 
 
@@ -39,13 +42,13 @@ class RankGroup(Protocol):
     def set_step(self, step: int) -> None:
         """Account the following collectives and metrics to a step."""
 
-    def report(self, what: str, **fields: Scalar) -> None:
-        """Report metrics."""
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Send a message of this engine."""
 
     def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint; may raise because a new group forms."""
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
         """Report the end of training, with the trained model on one rank."""
 
 
@@ -59,16 +62,15 @@ def train(training: Training, group: RankGroup, config: DataParallelConfig) -> N
         if done % config.log_every == 0 or done == training.total_steps:
             _report(training, group, done, loss)
         if config.eval_every and done % config.eval_every == 0 and done < training.total_steps and group.rank == 0:
-            group.report("figures", **training.evaluate())
+            group.send(Figures(training.evaluate()))
         if done % config.checkpoint_every == 0 and done < training.total_steps:
             group.checkpoint(done, training.arrays(), {})
     group.set_step(training.total_steps)
     if group.rank == 0:
-        group.finish(
-            training.result(), **training.evaluate(), steps=training.total_steps, parameters=training.parameters
-        )
+        values = {**training.evaluate(), "steps": training.total_steps, "parameters": training.parameters}
+        group.finish(training.result(), Trained(values))
     else:
-        group.finish({})
+        group.finish({}, Trained())
 
 
 def _load(training: Training, group: RankGroup) -> None:
@@ -86,4 +88,4 @@ def _report(training: Training, group: RankGroup, done: int, loss: float) -> Non
     if group.rank == 0:
         extra = training.preconditioner.metrics() if training.preconditioner else {}
         group.set_step(done)
-        group.report("figures", loss=loss, lr=training.lr(done - 1), total=training.total_steps, **extra)
+        group.send(Figures({"loss": loss, "lr": training.lr(done - 1), "total": training.total_steps, **extra}))

@@ -12,6 +12,7 @@ from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Setting, TrafficPlan
 from .baseline import baselines
 from .config import DataParallelConfig
+from .protocol import Figures, Trained
 
 if TYPE_CHECKING:
     from .training import PreconditionerFactory
@@ -49,18 +50,19 @@ class DataParallelWorkload:
         latest: dict[str, float] = {}
 
         def record_metrics(node: str, message: Message) -> None:
-            values = {k: float(v) for k, v in message.fields.items() if isinstance(v, float)}
+            fields = Figures.read(message, f"node {node}").values
+            values = {k: float(v) for k, v in fields.items() if isinstance(v, float)}
             latest.update(values)
             session.metrics(message.step, **values)
-            if (total := message.fields.get("total")) is not None:
+            if (total := fields.get("total")) is not None:
                 session.progress(message.step, int(total), **values)
 
         coordinator = Coordinator(
-            session, transport=settings.transport, min_ranks=settings.least, on_message=record_metrics
+            session, Trained, transport=settings.transport, min_ranks=settings.least, on_message=record_metrics
         )
         final, results = coordinator.run()
         _save(session, final)
-        rank_0 = next((fields for fields in results.values() if "accuracy" in fields), {})
+        rank_0 = next((end.values for end in results.values() if "accuracy" in end.values), {})
         scores = {k: v for k, v in rank_0.items() if isinstance(v, int | float)}
         steps, parameters = int(scores.get("steps", 0)), int(scores.get("parameters", 0))
         plain = baselines(coordinator.formations, steps, parameters)

@@ -100,6 +100,7 @@ def test_the_fields_on_the_wire_are_those_of_the_class() -> None:
         ({"weight": 1}, "expected float, got int"),
         ({"steps": "1,x"}, "invalid literal"),
         ({"steps": 1}, "expected str, got int"),
+        ({"steps": f"1,{1 << 63}"}, "an integer exceeds 64 bits"),
         ({"transport": "pigeon"}, "expected one of star, peers, got 'pigeon'"),
         ({"extra": 1}, "unknown field 'extra'"),
     ],
