@@ -26,7 +26,7 @@ from .protocol import Reduction, Request, Transport
 from .star_backend import StarGroup, StarWork, completed
 from .star_client import Tensors
 from .star_server import StarServer
-from .tensors import to_wire
+from .tensors import DEVICES, to_wire
 
 #: What a rank sends: messages to the server, or bytes to other ranks by kind of collective.
 Sent: TypeAlias = "list[Message] | dict[str, int]"
@@ -117,7 +117,7 @@ def dry_rank(transport: Transport, rank: int, size: int) -> Iterator[Callable[[]
     # The name contains the transport: programs choose their collectives by it.
     backend = f"dry_{transport}"
     if not hasattr(dist.Backend, backend.upper()):
-        dist.Backend.register_backend(backend, lambda *args: _make(*args), extended_api=True, devices=["cpu"])
+        dist.Backend.register_backend(backend, lambda *args: _make(*args), extended_api=True, devices=DEVICES)
     gloo_backend.drain_counters()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are too small for more

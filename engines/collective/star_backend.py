@@ -1,13 +1,14 @@
 """A ``torch.distributed`` backend whose collectives go through the server, over the run's own metered channels.
 
 It implements what DistributedDataParallel, its communication hooks and the functions of ``torch.distributed`` need:
-all-reduce, broadcast, reduce, all-gather, all-to-all, send, receive and barrier, on CPU tensors. Each collective is one
-message to the server per rank, and one reply to each rank that receives something.
+all-reduce, broadcast, reduce, all-gather, all-to-all, send, receive and barrier. Each collective is one message to the
+server per rank, and one reply to each rank that receives something. Tensors of an accelerator are copied to the host
+for the message, and results to the tensors on their device; see :class:`~.tensors.HostCopies` for what is tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from ...models.torch_internals import Work
 from .protocol import Reduction, Request
 from .star_client import PendingReply, StarClient, Tensors
-from .tensors import copy_into
+from .tensors import DEVICES, copy_into, synchronize
 
 #: Names of the reductions in messages.
 REDUCTIONS: Mapping[Any, Reduction] = {
@@ -41,10 +42,15 @@ class StarWork(Work):
 
         Raises
         ------
-        RuntimeError
-            The group was aborted; :attr:`StarClient.error` is the cause.
+        FarshoreError
+            The group was aborted, or the reply does not fit the tensors.
         """
-        self._reply.future.wait()
+        try:
+            self._reply.future.wait()
+        except RuntimeError:
+            if self._reply.error is not None:
+                raise self._reply.error from None
+            raise
         return True
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
@@ -131,7 +137,7 @@ class StarGroup(dist.ProcessGroup):
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> StarWork:
         sequence = f"{self._name}/{source}-{self._rank}/{tag}"
-        reply = PendingReply(_copy_to(tensors))
+        reply = self._expected(tensors, _copy_to(tensors))
         return StarWork(self._client.expect(sequence, self._client.next_number(sequence), reply))
 
     def barrier(self, opts: Any = None) -> StarWork:
@@ -169,28 +175,33 @@ class StarGroup(dist.ProcessGroup):
         number = self._client.next_number(self._name)
         work = completed(tensors)
         if unpack is not None:
-            work = StarWork(self._client.expect(self._name, number, PendingReply(unpack)))
+            work = StarWork(self._client.expect(self._name, number, self._expected(tensors, unpack)))
         if sent is not None:
             request = Request(self._name, self._client.generation, self._members, operation, root)
             self._client.send_part(kind, number, request, sent)
         return work
 
+    def _expected(self, tensors: Sequence[Tensor], unpack: Callable[[Tensors], list[Tensor]]) -> PendingReply:
+        """Return the reply that ``unpack`` will write to the device of ``tensors``, in the receiving thread."""
+
+        def finish(received: Tensors) -> list[Tensor]:
+            results = unpack(received)
+            synchronize(results)
+            return results
+
+        synchronize(tensors)
+        return PendingReply(finish)
+
 
 def register(client: StarClient) -> None:
     """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`; new groups use ``client``."""
-    global _client
-    _client = client
-    if not hasattr(dist.Backend, "STAR"):
-        dist.Backend.register_backend("star", _make, extended_api=True, devices=["cpu"])
 
+    def make(options: Any, _: Any) -> StarGroup:
+        members = options.global_ranks_in_group or list(range(options.group_size))
+        return StarGroup(client, str(options.group_id), options.group_rank, options.group_size, members)
 
-_client: StarClient | None = None
-
-
-def _make(options: Any, _: Any) -> StarGroup:
-    assert _client is not None
-    members = options.global_ranks_in_group or list(range(options.group_size))
-    return StarGroup(_client, str(options.group_id), options.group_rank, options.group_size, members)
+    # Again for each client: a group is made by the function that was registered last.
+    dist.Backend.register_backend("star", make, extended_api=True, devices=DEVICES)
 
 
 def _by_index(tensors: Sequence[Tensor]) -> Tensors:

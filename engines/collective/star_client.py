@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from ...core.control import Control, fields_of, read_fields
-from ...core.errors import FarshoreError, RunFailedError
+from ...core.errors import FarshoreError, RunFailedError, WireError
 from ...core.message import Message
 from ...core.session import Channel
 from .protocol import FROM_SERVER, KINDS, Done, Failed, Form, Go, Lost, Reply, Request, Stored, StoreRequest
@@ -39,11 +39,14 @@ class PendingReply:
     Attributes
     ----------
     future : Future of list of Tensor
-        The result of ``unpack``, or the error that ended the group.
+        The result of ``unpack``, or an error.
+    error : Exception or None
+        That error: the one that ended the group, or a :class:`WireError` if the reply does not fit.
     """
 
     def __init__(self, unpack: Callable[[Tensors], list[torch.Tensor]]) -> None:
         self._unpack = unpack
+        self.error: Exception | None = None
         self._received: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
         # An exception set as a future's result from Python is a value to torch's C++, which reads it as tensors and
         # crashes. An exception raised in a callback is an error there too.
@@ -52,8 +55,13 @@ class PendingReply:
     def _finish(self, received: torch.futures.Future[Tensors | Exception]) -> list[torch.Tensor]:
         found = received.value()
         if isinstance(found, Exception):
+            self.error = found
             raise found
-        return self._unpack(found)
+        try:
+            return self._unpack(found)
+        except (KeyError, RuntimeError) as error:
+            self.error = WireError(f"{_SERVER}: a reply does not fit the tensors of this rank: {error}")
+            raise self.error from error
 
     def resolve(self, tensors: Tensors) -> None:
         """Complete the collective with the server's reply."""
