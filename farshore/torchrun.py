@@ -29,9 +29,10 @@ from .core.errors import ConfigError, DataError
 from .core.message import Array, Scalar
 from .core.projects import methods_of, use_project
 from .core.seeds import Seed
+from .engines.collective.protocol import End
 from .engines.data_parallel.config import TrainingConfig
 from .engines.data_parallel.loop import train as run_steps
-from .engines.data_parallel.protocol import BEST_SCORE, BestState, Figures
+from .engines.data_parallel.protocol import BEST_SCORE, BestState, Figures, Trained
 from .engines.data_parallel.training import Training
 from .engines.data_parallel.workload import TrainingWorkload
 from .runs.checkpoints import CheckpointStore
@@ -88,13 +89,14 @@ class LaunchedGroup:
         """Save a checkpoint."""
         self._store.save(step, tensors, meta)
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
         """Write the trained model and print the result, on the rank that has them."""
         if tensors:
+            values = end.values if isinstance(end, Trained) else {}
             self._save("last", tensors)
-            if BEST_SCORE in fields:
-                self._save("best", tensors, step=fields["steps"], score=fields[BEST_SCORE])
-            print(json.dumps({"ended": True, **fields}), flush=True)
+            if BEST_SCORE in values:
+                self._save("best", tensors, step=values["steps"], score=values[BEST_SCORE])
+            print(json.dumps({"ended": True, **values}), flush=True)
 
     def _save(self, name: str, tensors: Mapping[str, torch.Tensor], **metadata: Scalar) -> None:
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from ...core.message import Message, Scalar
+from ...core.message import Message
 from ...core.traffic_plan import Setting
 from ..collective.dry_run import Sent, dry_rank
 from ..collective.tensors import to_wire
 from .config import TrainingConfig
 from .loop import evaluates, logs, step_figures
 from .preconditioner import Preconditioner
-from .protocol import BestState, Figures, end_values
+from .protocol import BestState, Figures, Trained
 from .training import Training, total_steps
 from .training_state import load_shared, load_training, shared_arrays
 from .workload import TrainingWorkload
@@ -118,6 +118,5 @@ class DryRun:
         self.evaluation = Figures(metrics).message()
         tensors = {name: to_wire(tensor) for name, tensor in training.result().items()}
         self.best = BestState(_FIGURE).message(tensors=tensors)
-        ended = end_values(metrics, self.total_steps, self.parameters, best_score)
-        fields: dict[str, Scalar] = {"what": "end", **ended}
-        self.end = Message("control", tensors=tensors, fields=fields)
+        trained = Trained.with_result(metrics, self.total_steps, self.parameters, best_score)
+        self.end = trained.message(tensors=tensors)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ConfigError
-from ...core.message import Message, Scalar
+from ...core.message import Message
 from ...core.traffic_plan import Flow, IndexArray, PeerFlow, Setting, TrafficPlan, handshake_flows
 from ..collective.dry_run import Sent, replies
+from ..collective.protocol import Done, Form, Go, Kept, Moved, Ready
 from .baseline import baselines
 from .config import TrainingConfig
 from .dry_run import DryRun
 from .loop import evaluates, logs
+from .protocol import Trained
 from .workload import TrainingWorkload
 
 
@@ -61,21 +63,20 @@ def _notes(config: TrainingConfig, size: int) -> list[str]:
 def _control_flows(config: TrainingConfig, run: DryRun, names: Sequence[str]) -> Iterator[Flow]:
     """Yield the control messages: forming the group, figures of rank 0, checkpoints and the end."""
     ranks = range(run.size)
-    yield Flow.of("up", _control("ready", steps="", listens=run.transport == "peers"), ranks)
+    yield Flow.of("up", Ready((), listens=run.transport == "peers").message(), ranks)
     for rank in ranks:
-        form: dict[str, Scalar] = {"generation": 1, "rank": rank, "names": ",".join(names), "step": 0, "source": -1}
-        yield Flow.of("down", _control("form", **form, transport=run.transport), [rank])
+        yield Flow.of("down", Form(1, rank, tuple(names), 0, -1, run.transport).message(), [rank])
     yield Flow.of("up", run.figures, [0], run.steps_that(logs))
     evaluated = run.steps_that(evaluates)
     yield Flow.of("up", run.evaluation, [0], evaluated)
     if config.keep_best:
         yield Flow.of("up", run.best, [0], evaluated)
     checkpoints = range(config.checkpoint_every, run.total_steps, config.checkpoint_every)
-    yield Flow.of("up", _control("kept"), ranks, checkpoints)
-    yield Flow.of("down", _control("go"), np.tile(ranks, len(checkpoints)))
+    yield Flow.of("up", Kept().message(), ranks, checkpoints)
+    yield Flow.of("down", Go().message(), np.tile(ranks, len(checkpoints)))
     yield Flow.of("up", run.end, [0], run.total_steps)
-    yield Flow.of("up", _control("end"), ranks[1:], run.total_steps)
-    yield Flow.of("down", _control("done"), ranks)
+    yield Flow.of("up", Trained().message(), ranks[1:], run.total_steps)
+    yield Flow.of("down", Done().message(), ranks)
 
 
 def _star_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[Flow]:
@@ -97,12 +98,8 @@ def _peer_flows(sent: Sequence[Sent], indices: IndexArray) -> Iterator[PeerFlow]
 
 def _moved(sent: Sent) -> Message:
     assert isinstance(sent, dict)
-    return _control("moved", **sent)
+    return Moved(sent).message()
 
 
 def _flow(direction: Any, message: Message, rank: int, indices: IndexArray) -> Flow:
     return Flow(direction, message, np.full(len(indices), rank), indices)
-
-
-def _control(what: str, **fields: Scalar) -> Message:
-    return Message("control", fields={"what": what, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +13,10 @@ from ...core.control import Control
 from ...core.errors import RunFailedError
 from ...core.message import Array, Scalar
 from ...models.devices import forked_generators
+from ...models.torch_internals import rank_is_thread
+from ..collective.protocol import End
 from .config import TrainingConfig
-from .protocol import TOTAL, BestState, Figures, end_values
+from .protocol import TOTAL, BestState, Figures, Trained
 from .training import Training
 from .training_state import broadcast_state, load_training, training_arrays
 
@@ -46,18 +49,19 @@ class RankGroup(Protocol):
         """Account the following collectives and messages to a step."""
 
     def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Send a control message of this engine to whoever serves the run."""
+        """Send a message of this engine."""
 
     def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint; may raise because a new group forms."""
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
         """Report the end of training, with the trained model on one rank."""
 
 
 def train(training: Training, group: RankGroup) -> None:
     """Run all steps from ``group.step`` on; rank 0 reports metrics, evaluates and returns the model."""
-    with forked_generators(training.device):
+    # Ranks that share the generators with others leave them as they were after each batch.
+    with nullcontext() if rank_is_thread() else forked_generators(training.device):
         _train(training, group)
 
 
@@ -78,7 +82,7 @@ def _train(training: Training, group: RankGroup) -> None:
             group.checkpoint(done, training_arrays(training), {})
     group.set_step(done)
     if group.rank != 0:
-        group.finish({})
+        group.finish({}, Trained())
         return
     _finish(training, group, done, metrics or training.evaluate())
 
@@ -161,4 +165,4 @@ def _finish(training: Training, group: RankGroup, done: int, metrics: Mapping[st
     # After early stopping the last evaluation has been counted already, and was not the best.
     if tracker is not None and not tracker.stops and training.score(metrics, done) and training.config.keep_best:
         best_score = tracker.best
-    group.finish(training.result(), **end_values(metrics, done, training.parameters, best_score))
+    group.finish(training.result(), Trained.with_result(metrics, done, training.parameters, best_score))

@@ -13,7 +13,7 @@ from ...runs.model_states import load_metadata, save_state
 from ..collective.coordinator import Coordinator
 from .baseline import baselines
 from .config import TrainingConfig
-from .protocol import BEST_SCORE, FROM_RANK_0, TOTAL, BestState, Figures
+from .protocol import BEST_SCORE, FROM_RANK_0, TOTAL, BestState, Figures, Trained
 
 
 class RunRecorder:
@@ -72,9 +72,11 @@ class RunRecorder:
 def serve(session: ServerSession, config: TrainingConfig) -> dict[str, Any]:
     """Serve a run until its ranks have finished; return its result."""
     recorder = RunRecorder(session)
-    coordinator = Coordinator(session, transport=config.transport, min_ranks=config.least, on_message=recorder.handle)
+    coordinator = Coordinator(
+        session, Trained, transport=config.transport, min_ranks=config.least, on_message=recorder.handle
+    )
     final, results = coordinator.run()
-    ended: Mapping[str, Any] = next((fields for fields in results.values() if "parameters" in fields), {})
+    ended: Mapping[str, Any] = next((end.values for end in results.values() if "parameters" in end.values), {})
     values = {k: v for k, v in ended.items() if isinstance(v, int | float)}
     steps, parameters = int(values.get("steps", 0)), int(values.get("parameters", 0))
     if final:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from farshore.core.control import MOST_VALUES, Control, Protocol
+from farshore.core.control import MOST_VALUES, Control, Protocol, fields_of, read_fields
 from farshore.core.errors import WireError
 from farshore.core.message import Message, Scalar
 from farshore.wire.pack import pack, unpack
@@ -39,6 +39,24 @@ class Offer(Control, what="offer"):
 @dataclass(frozen=True, slots=True)
 class Done(Control, what="done"):
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Control, what="request"):
+    key: str
+    expected: bytes | None = None
+    operation: Literal["sum", "max"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detailed(Done):
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    digest: bytes
+    trips: int | None = None
 
 
 PROTOCOL: Protocol[Form | Report | Offer | Done] = Protocol(Form, Report, Offer, Done)
@@ -82,6 +100,7 @@ def test_the_fields_on_the_wire_are_those_of_the_class() -> None:
         ({"weight": 1}, "expected float, got int"),
         ({"steps": "1,x"}, "invalid literal"),
         ({"steps": 1}, "expected str, got int"),
+        ({"steps": f"1,{1 << 63}"}, "an integer exceeds 64 bits"),
         ({"transport": "pigeon"}, "expected one of star, peers, got 'pigeon'"),
         ({"extra": 1}, "unknown field 'extra'"),
     ],
@@ -122,3 +141,44 @@ def test_another_message_is_refused_by_name(message: Message) -> None:
 
 def test_a_name_of_another_kind_is_another_type() -> None:
     assert not PROTOCOL.accepts(Message("control", fields={"what": "report"}))
+
+
+def test_a_field_that_is_none_is_not_sent() -> None:
+    protocol: Protocol[Request] = Protocol(Request)
+    assert Request("k").message().fields == {"what": "request", "key": "k"}
+    for sent in (Request("k"), Request("k", b""), Request("k", operation="max")):
+        assert protocol.read(over_the_wire(sent.message()), "node a") == sent
+    with pytest.raises(WireError, match="node a: invalid 'request' message: expected bytes, got int"):
+        protocol.read(Message("control", fields={"what": "request", "key": "k", "expected": 1}), "node a")
+    with pytest.raises(WireError, match="expected one of sum, max, got 'mode'"):
+        protocol.read(Message("control", fields={"what": "request", "key": "k", "operation": "mode"}), "node a")
+
+
+def test_a_subclass_adds_fields_to_a_message_type() -> None:
+    sent = Detailed(0.5).message()
+    assert sent.fields == {"what": "done", "score": 0.5}
+    assert Done.matches(sent)
+    assert Detailed.read(sent, "node a") == Detailed(0.5)
+    with pytest.raises(WireError, match="unknown field 'score'"):
+        Done.read(sent, "node a")
+
+
+def test_fields_of_a_message_whose_kind_is_its_type_are_read_as_they_were_sent() -> None:
+    for sent in (Echo(b"\x01"), Echo(b"", 3)):
+        assert read_fields(Echo, over_the_wire(Message("echo", fields=fields_of(sent))), "node a") == sent
+    assert fields_of(Echo(b"\x01")) == {"digest": b"\x01"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({}, "'digest' is missing"),
+        ({"digest": "text"}, "expected bytes, got str"),
+        ({"digest": b"", "what": "echo"}, "unknown field 'what'"),
+        ({"digest": b"", "x" * 400: 1}, "unknown field 'xxxx"),
+    ],
+)
+def test_other_fields_of_such_a_message_are_refused(fields: dict[str, Scalar], complaint: str) -> None:
+    with pytest.raises(WireError, match=f"node a: invalid 'echo' message: {complaint}") as caught:
+        read_fields(Echo, Message("echo", fields=fields), "node a")
+    assert len(str(caught.value)) < 160
