@@ -9,6 +9,7 @@ group themselves call :func:`train`.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from .core import workloads
 from .core.control import Control
 from .core.errors import ConfigError, DataError
 from .core.message import Array, Scalar
+from .core.projects import methods_of, use_project
 from .core.seeds import Seed
 from .engines.data_parallel.config import TrainingConfig
 from .engines.data_parallel.loop import train as run_steps
@@ -34,6 +36,9 @@ from .engines.data_parallel.training import Training
 from .engines.data_parallel.workload import TrainingWorkload
 from .runs.checkpoints import CheckpointStore
 from .runs.model_states import save_state
+
+#: Longest time that ranks wait in a collective, for example while rank 0 evaluates.
+EVALUATION_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass
@@ -156,9 +161,15 @@ def train_command(
     """Train as one of the ranks that a launcher such as torchrun started."""
     from .cli.settings import build, data_paths
 
+    if methods_of(Path()):  # a project's own methods, in the working directory
+        use_project(Path())
     settings = build(workloads.load(method).config, set_ or (), config)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
+        # Tensors of the CPU go through gloo in any case: figures, states, and counts of steps.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=EVALUATION_TIMEOUT)
     try:
         train(method, settings.model_dump(), out, data_paths(data or ()), seed)
     finally:

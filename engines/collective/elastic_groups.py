@@ -26,8 +26,9 @@ from .tensors import to_wire
 #: How long to wait for the server's verdict after a gloo collective failed, in seconds. A rank may notice a lost peer
 #: before the server does.
 SERVER_NOTICE_SECONDS = 30.0
-#: gloo's timeout of a collective. ``star`` needs none: the server knows which nodes are lost.
-PEER_TIMEOUT = datetime.timedelta(minutes=5)
+#: gloo's timeout of a collective, longer than any evaluation on one rank. The server knows which nodes are lost and
+#: ends their group, so that nothing else depends on it.
+PEER_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass

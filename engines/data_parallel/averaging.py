@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class WeightAverage:
     @property
     def model(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
-        return cast(nn.Module, self._averaged.module)
+        return self._averaged.module
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -84,4 +84,4 @@ class WeightAverage:
             return
         n = int(count) if self._warmup else 0
         decay = min(self._decay, (1 + n) / (10 + n)) if self._warmup else self._decay
-        get_ema_multi_avg_fn(decay)(averages, current, count)
+        get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call]

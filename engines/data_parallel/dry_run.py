@@ -71,7 +71,7 @@ class DryRun:
 
     def _run_rank(self, rank: int) -> None:
         small = self._config.model_copy(
-            update={"batch": _BATCH, "train_samples": 0, "device": "cpu", "steps": self.total_steps}
+            update={"batch": min(_BATCH, self._config.batch), "device": "cpu", "steps": self.total_steps}
         )
         seed = self._setting.seed
         with dry_rank(self.transport, rank, self.size) as drain:

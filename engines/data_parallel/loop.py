@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 
 from ...core.control import Control
+from ...core.errors import RunFailedError
 from ...core.message import Array, Scalar
 from .config import TrainingConfig
 from .protocol import TOTAL, BestState, Figures, end_values
@@ -60,7 +62,7 @@ def train(training: Training, group: RankGroup) -> None:
         group.set_step(step)
         losses = training.step(step)
         done = step + 1
-        figures = training.mean_over_ranks(losses) if logs(config, done, training.total_steps) else None
+        figures = _mean_figures(training, losses, done) if logs(config, done, training.total_steps) else None
         metrics = _evaluate(training, group, done) if evaluates(config, done, training.total_steps) else None
         if group.rank == 0:
             _report(training, group, done, figures, metrics)
@@ -93,6 +95,22 @@ def _load(training: Training, group: RankGroup) -> None:
     if group.source >= 0:
         broadcast_state(training, group.source)
     training.wrap_ddp()
+
+
+def _mean_figures(training: Training, losses: torch.Tensor, done: int) -> dict[str, float]:
+    """Return the means of the losses over all ranks.
+
+    Raises
+    ------
+    RunFailedError
+        The loss is not finite, on all ranks. With fp16 it may recover: the optimizer ignores such steps.
+    """
+    figures = training.mean_over_ranks(losses)
+    if not math.isfinite(figures["loss"]) and training.config.precision != "fp16":
+        raise RunFailedError(
+            f"the loss is {figures['loss']} after step {done}", hint="lower the learning rate, or set clip or warmup"
+        )
+    return figures
 
 
 def _evaluate(training: Training, group: RankGroup, done: int) -> dict[str, float]:

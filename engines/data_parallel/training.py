@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.seeds import Seed
-from ...models.devices import autocast, choose_device, forked_generators, gradient_scaler
+from ...models.devices import autocast, choose_device, gradient_scaler, seeded_generators
 from .averaging import WeightAverage
 from .compression import compress
 from .config import TrainingConfig
@@ -120,7 +120,8 @@ class Training:
 
     def _backward(self, index: int) -> Tensor:
         batch = to_device(self.task.batch(index, self.rank, self.ranks), self.device)
-        with self._seeded(index):
+        seed = self._seed.child(index, "rank", self.rank).value
+        with seeded_generators(self.device, seed):
             with autocast(self.device, self.config.precision):
                 loss = self.task.loss(self.wrapped, batch)
             if self.preconditioner is not None:
@@ -160,16 +161,6 @@ class Training:
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
         return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else nullcontext()
-
-    @contextmanager
-    def _seeded(self, index: int) -> Iterator[None]:
-        """Seed torch's global generators for a batch, and restore them afterwards."""
-        with forked_generators(self.device):
-            seed = self._seed.child(index, "rank", self.rank).value
-            torch.default_generator.manual_seed(seed)
-            if self.device.type != "cpu":
-                torch.get_device_module(self.device).manual_seed(seed)
-            yield
 
     # -- figures --------------------------------------------------------------------------------------------------
 
