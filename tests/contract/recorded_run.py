@@ -22,8 +22,8 @@ from .small_runs import SEED, SmallRun
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Frames: TypeAlias = Counter[tuple[Any, ...]]
 
-#: What identifies a frame in the ledger: all but its time and the restart epoch.
-COLUMNS = ("node", "direction", "kind", "encoding", "round", "step", "micro", "dense_bytes", "payload_bytes")
+#: What identifies a frame in the ledger: all but its time, restart epoch and number within the step.
+COLUMNS = ("node", "direction", "kind", "encoding", "round", "step", "dense_bytes", "payload_bytes")
 #: Names of metrics that are times or rates.
 _MEASURED = re.compile(r"seconds|_ms$|_per_second$")
 
