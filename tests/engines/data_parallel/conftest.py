@@ -16,7 +16,9 @@ import torch
 from farshore.core.control import Control
 from farshore.core.message import Array, Scalar
 from farshore.core.seeds import Seed
+from farshore.engines.collective.protocol import End
 from farshore.engines.data_parallel.loop import train
+from farshore.engines.data_parallel.protocol import Trained
 from farshore.engines.data_parallel.training import Training
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "train_task.py"
@@ -62,8 +64,9 @@ class MemoryGroup:
         if step == self.cut_at:
             raise PowerCutError
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        self.result, self.fields = {n: t.clone() for n, t in tensors.items()}, fields
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
+        assert isinstance(end, Trained)
+        self.result, self.fields = {n: t.clone() for n, t in tensors.items()}, dict(end.values)
 
 
 @pytest.fixture(scope="session")
