@@ -50,7 +50,7 @@ class ProxyParameter:
     def difference(self, norm: float) -> Tensor:
         """Return what to add to the gradient so that it becomes ``norm``."""
         gradient = self._parameter.grad
-        new = torch.tensor(norm, dtype=self._parameter.dtype, device=self._parameter.device)
+        new = torch.full_like(self._parameter, norm)
         return new if gradient is None else new - gradient
 
     def _accumulated(self, parameter: Tensor) -> None:

@@ -79,6 +79,15 @@ class _Forward(torch.autograd.Function):
 class RemoteSegment(RemoteState):
     """All moved blocks as one module.
 
+    Parameters
+    ----------
+    config : SplitSegment
+    client : SegmentClient
+    init_method : {"pca", "random"}
+        Initialization of the codec.
+    device : torch.device
+        Device of the user's half.
+
     Attributes
     ----------
     proxy_parameter : nn.Parameter
@@ -87,11 +96,11 @@ class RemoteSegment(RemoteState):
         Encoder of the first boundary and decoder of the second; None without a rank.
     """
 
-    def __init__(self, config: SplitSegment, client: SegmentClient, *, init_method: str) -> None:
+    def __init__(self, config: SplitSegment, client: SegmentClient, *, init_method: str, device: torch.device) -> None:
         super().__init__()
         self.config = config
         self.client = client
-        self.proxy_parameter = nn.Parameter(torch.zeros(()))
+        self.proxy_parameter = nn.Parameter(torch.zeros((), device=device))
         self.proxy = ProxyParameter(self.proxy_parameter)
         self.codec: LinearCodec | None = None
         self._seed = client.session.run.seed
@@ -102,6 +111,7 @@ class RemoteSegment(RemoteState):
             up, down = (random_basis(config.recipe.hidden, config.rank, seed.child(n).value) for n in ("up", "down"))
             self.codec.init_encoder(up)
             self.codec.init_decoder(down.r, down.c)
+            self.codec.to(device)
             self._codec_pending = init_method == "pca"
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

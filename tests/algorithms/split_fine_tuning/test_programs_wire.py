@@ -136,5 +136,5 @@ def test_running_statistics_are_updated_once_per_step(runner: Any) -> None:
 
 def test_a_mean_of_wrong_width_is_refused() -> None:
     tensors = {"codes": Tensor(np.zeros((3, 8), np.float32)), "mean": Tensor(np.zeros(1, np.float16))}
-    with pytest.raises(WireError, match="edge 'x'.*mean of shape"):
+    with pytest.raises(WireError, match=r"edge 'x'.*mean of shape"):
         codes_of(Message("activation", tensors=tensors), (3, 8), "edge 'x'")
