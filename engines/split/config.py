@@ -169,6 +169,12 @@ class SplitSegment(ComputeSettings):
     def _narrow(self) -> Self:
         if self.rank is not None and self.rank > self.recipe.hidden:
             raise ValueError(f"rank {self.rank} exceeds the hidden width {self.recipe.hidden}")
+        if self.precision == "fp16" and self.encoding != "raw":
+            # A gradient scaler finds its scale by gradients that overflow; only raw floats can carry them.
+            raise ValueError(
+                f"encoding={self.encoding} cannot encode the gradients that overflow with precision=fp16; use "
+                "encoding=raw or precision=bf16"
+            )
         return self
 
     @property

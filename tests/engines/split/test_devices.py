@@ -132,6 +132,24 @@ def test_a_server_in_half_precision_returns_float32_near_the_exact_values(
     assert all(torch.allclose(a, b, rtol=0.1) for a, b in zip(exact, rounded, strict=True))
 
 
+def test_a_script_may_use_autocast(split: Any, classifier: Any, batch: Any) -> None:
+    results: list[list[torch.Tensor]] = []
+
+    def script(model: Any, _: Any) -> None:
+        results.append(train(model, batch))
+
+    def autocast(model: Any, _: Any) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(train(model, batch))
+
+    model = classifier()
+    for each in (script, autocast):
+        split(copy.deepcopy(model), each, rank=8)
+    exact, rounded = (result[:9] for result in results)  # losses and norms
+    assert not all(torch.equal(a, b.float()) for a, b in zip(exact, rounded, strict=True))
+    assert all(torch.allclose(a, b.float(), rtol=0.2) for a, b in zip(exact, rounded, strict=True))
+
+
 def test_an_overflow_in_fp16_skips_the_step_on_both_halves(split: Any, classifier: Any, batch: Any) -> None:
     def script(model: Any, attachment: Any) -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -152,8 +170,8 @@ def test_a_device_that_the_server_lacks_is_refused(split: Any, classifier: Any, 
         split(classifier(), lambda *_: None, device="cuda")
 
 
-def test_an_unknown_device_or_precision_is_refused(classifier: Any) -> None:
+def test_an_invalid_device_or_precision_is_refused(classifier: Any) -> None:
     recipe = recipe_of(classifier(), BlockRange("bert.encoder.layer", 1, 3))
-    for wrong in ({"device": "tpu"}, {"precision": "fp8"}):
+    for wrong in ({"device": "tpu"}, {"precision": "fp8"}, {"precision": "fp16", "encoding": "int8"}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             make_settings(recipe=recipe, **wrong)
