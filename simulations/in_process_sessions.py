@@ -77,6 +77,7 @@ class InProcessNodeSession(InProcessSession):
 
     info: NodeInfo
     channel: Channel
+    cache: Path
     #: Empty: threads of one process cannot be ranks of a process group.
     peer_interface: str = ""
 
