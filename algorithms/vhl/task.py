@@ -315,7 +315,7 @@ class VHLTask:
             train(flat, objective, batches, replace(self.sgd(round_index), mu=0.0))
         return {**state, FLOATS: flat.floats.numpy().copy()}
 
-    def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
+    def metrics(self, entry: Mapping[str, Any]) -> dict[str, float]:
         """``lr``, the mean learning rate of the cohort; without virtual data also ``train_ce``, which is the loss."""
         round_index = entry["round"]
         ticks = [self._decay_ticks(client, round_index) for client in entry["cohort"]]

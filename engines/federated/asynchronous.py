@@ -250,7 +250,7 @@ class AsynchronousRounds:
             "round": round_index,
             "cohort": [result.client for result in results],
             "missing": self._missing,
-            **self._stream.figures(),
+            **self._stream.metrics(),
             "staleness": float(np.mean(staleness)),
             **self._recorder.average_replies(replies),
         }
@@ -260,11 +260,11 @@ class AsynchronousRounds:
     def _record(self, round_index: int, entry: dict[str, Any]) -> None:
         seconds = self._recorder.complete_entry(entry, self.state)
         self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, {"test": seconds})
+        metrics = self._recorder.write_metrics(entry, {"test": seconds})
         if self._recorder.checkpoint_due(round_index):
             self._pool.save_client_states(round_index)
             self._recorder.write_states(entry, self.state)
             self._history.sync()
             tensors, meta = pack_checkpoint(self.state, self._stream.snapshot())
             self._session.save_checkpoint(round_index, tensors, {"sent": self._dispatched, **meta})
-        self._session.progress(round_index, self._schedule.rounds, unit="version", **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="version", **metrics)

@@ -44,15 +44,15 @@ class Update:
     steps : int
     loss : float
         Mean over the client's steps.
-    figures : dict of float
-        Further figures of the training, means over the client's steps.
+    metrics : dict of float
+        Further metrics of the training, means over the client's steps.
     """
 
     tensors: NamedArrays
     samples: int
     steps: int
     loss: float
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -191,9 +191,9 @@ class FedAvg:
 
     def update(self, down: NamedArrays, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
         """Create the update of a client that trained from ``down`` to the state ``floats``, ``integers``."""
-        figures = work.means.compute() if work.means is not None else {}
+        metrics = work.means.compute() if work.means is not None else {}
         loss = result.loss / max(1, result.steps)
-        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, result.steps, loss, figures)
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, result.steps, loss, metrics)
 
     def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}

@@ -69,7 +69,7 @@ class Rounds:
         timings["aggregate"] += time.monotonic() - trained
         timings["test"] = self._recorder.complete_entry(entry, self.state)
         self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, timings)
+        metrics = self._recorder.write_metrics(entry, timings)
         if self._recorder.checkpoint_due(round_index):
             self._pool.save_client_states(round_index)
             self._recorder.write_states(entry, self.state)
@@ -78,14 +78,14 @@ class Rounds:
         clients = {"ok": len(result.replies), "late": len(result.late)}
         clients["failed"] = len(cohort) - sum(clients.values())
         seconds = time.monotonic() - start
-        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **metrics)
 
     def _entry(self, round_index: int, cohort: Sequence[int], result: RoundResult) -> dict[str, Any]:
         entry = {
             "round": round_index,
             "cohort": list(cohort),
             "missing": {str(client): why for client, why in result.missing.items()},
-            **result.figures,
+            **result.metrics,
             **self._recorder.average_replies(result.replies),
         }
         if result.total is not None:

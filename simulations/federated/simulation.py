@@ -20,6 +20,8 @@ from ...core.errors import ConfigError
 from ...core.seeds import Seed
 from ...core.session import Workload
 from ...core.version import Versions
+from ...engines.assets.cache import AssetCache
+from ...engines.federated.assets import Assets
 from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
 from ...engines.federated.codec import UpdateCodec
@@ -72,7 +74,7 @@ class Simulation:
     devices : Devices, optional
         Devices of the clients. With them the run keeps virtual time, and replies that arrive too late are not used.
     on_progress : callable, optional
-        Called with rounds done, rounds in total and the round's figures after each round.
+        Called with rounds done, rounds in total and the round's metrics after each round.
     cancelled : threading.Event
         Cancels the run when set; any thread may set it.
     """
@@ -180,7 +182,7 @@ class Simulation:
         flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
         codec = workload.codec(settings, flat)
-        assets = workload.assets(settings, task, self.directory / "briefing", "the simulation")
+        assets = workload.assets(settings, task)
         clients_at_once = self._clients_at_once(session, task, flat)
         client_state_dir = self.directory / "memories"
         client_states = SharedClientStates(
@@ -195,7 +197,7 @@ class Simulation:
                 {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
                 str(client_state_dir.resolve()),
-                str(assets.save().resolve()) if assets else "",
+                *self._stored(assets),
                 clients_at_once,
             )
             executor: Any = stack.enter_context(
@@ -209,6 +211,13 @@ class Simulation:
         return SimulatedPool(
             executor, self.clients, codec, session.traffic_counter.record, assets, session.resume_state(), timing
         )
+
+    def _stored(self, assets: Assets | None) -> tuple[str, list[dict[str, Any]]]:
+        """Store the assets for worker processes; returns the folder and the fields of each asset."""
+        cache, sources = AssetCache((self.directory / "assets").resolve()), assets.sources() if assets else ()
+        for source in sources:
+            cache.add(source.asset, source.read(0, source.asset.size))
+        return str(cache.folder), [asdict(source.asset) for source in sources]
 
     def _timing(self, session: SimulatedSession, task: Task, flat: FlatModel, codec: UpdateCodec) -> Timing:
         """The devices' clock with each client's number of samples and steps."""

@@ -117,7 +117,7 @@ def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:
     problem = task(config({"gaussian_anchors": True}))
     assert problem.recipe is None
     assert problem.model().module.linear.out_features == problem.classes  # type: ignore[union-attr]
-    assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem, Path("unused"), "x") is None
+    assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem) is None
 
 
 def test_a_missing_feature_layer_is_refused() -> None:
