@@ -15,6 +15,7 @@ from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
 from .client_pool import AsyncResult, ClientPool, InFlight, InFlightSnapshot
+from .compute import resident_model
 from .config import Asynchrony, FederatedConfig
 from .methods import FLOATS, INTEGERS, FederatedMethod
 from .round_recorder import RoundRecorder
@@ -122,7 +123,7 @@ class AsynchronousRounds:
 
     def __init__(self, session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig) -> None:
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._settings, self._flat = schedule.asynchrony, task.model()
+        self._settings, self._flat = schedule.asynchrony, resident_model(task, schedule)
         method = task.method(self._flat)
         self.state: NamedArrays = method.start(self._flat)
         self._check_method(method)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ...core.control import Protocol
+from ...core.devices import ComputeSettings
 from ...core.message import Message
 from ...core.session import NodeSession
 from ..assets.cache import AssetCache
@@ -14,6 +15,7 @@ from ..assets.receiver import AssetReceiver
 from .assets import Assets
 from .client_state import ClientState
 from .codec import UpdateCodec
+from .compute import resident_model
 from .messages import STATE, Done, Keep, Kept
 from .task import Task
 from .tree import NamedArrays
@@ -31,13 +33,22 @@ class Client:
     codec : UpdateCodec
     assets : Assets, optional
         What the client needs before its first round.
+    compute : ComputeSettings, optional
+        Device and precision of its training.
     """
 
-    def __init__(self, session: NodeSession, task: Task, codec: UpdateCodec, assets: Assets | None = None) -> None:
+    def __init__(
+        self,
+        session: NodeSession,
+        task: Task,
+        codec: UpdateCodec,
+        assets: Assets | None = None,
+        compute: ComputeSettings | None = None,
+    ) -> None:
         self._session, self._task, self._codec = session, task, codec
         self._receiver = _receiver(session, assets) if assets else None
         self._client = session.shard[0]
-        self._flat = task.model()
+        self._flat = resident_model(task, compute or ComputeSettings())
         self._method = task.method(self._flat)
         self._expected_state = _placeholders(self._method.sent(self._method.start(self._flat)))
         self._client_state: ClientState = {}

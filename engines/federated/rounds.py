@@ -10,6 +10,7 @@ from ...core.errors import RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
 from .client_pool import ClientPool, RoundResult
+from .compute import resident_model
 from .config import FederatedConfig
 from .round_recorder import RoundRecorder
 from .task import Task
@@ -41,7 +42,7 @@ class Rounds:
                 hint="lower per_round, or let more nodes join",
             )
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._flat = task.model()
+        self._flat = resident_model(task, schedule)
         self._method = task.method(self._flat)
         self.state: NamedArrays = self._method.start(self._flat)
         self._history = History(session.run.directory, session.resume_step or 0)

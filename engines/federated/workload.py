@@ -119,7 +119,8 @@ class FederatedWorkload(ABC, Generic[Config]):
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
-        Client(session, task, self.codec(settings, task.model()), self.assets(settings, task)).run()
+        codec, assets = self.codec(settings, task.model()), self.assets(settings, task)
+        Client(session, task, codec, assets, settings).run()
 
 
 def use_threads(count: int) -> None:

@@ -25,6 +25,7 @@ from ...engines.federated.assets import Assets
 from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
 from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.compute import resident_model
 from ...engines.federated.config import FederatedConfig
 from ...engines.federated.task import Task
 from ...engines.federated.task_hooks import ReportingTask
@@ -179,8 +180,8 @@ class Simulation:
         return execution.together
 
     def _client_pool(self, stack: ExitStack, session: SimulatedSession, task: Task) -> ClientPool:
-        flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
+        flat = resident_model(task, settings)
         codec = workload.codec(settings, flat)
         assets = workload.assets(settings, task)
         clients_at_once = self._clients_at_once(session, task, flat)
@@ -206,7 +207,7 @@ class Simulation:
                 else Workers(spec, self.workers, client_states)
             )
         else:
-            executor = ClientRunner(task, codec, client_states, settings.largest_norm, clients_at_once)
+            executor = ClientRunner(task, codec, client_states, settings.largest_norm, clients_at_once, settings)
         timing = self._timing(session, task, flat, codec) if self.devices is not None else None
         return SimulatedPool(
             executor, self.clients, codec, session.traffic_counter.record, assets, session.resume_state(), timing

@@ -81,7 +81,7 @@ class WorkerSpec:
         codec = workload.codec(config, flat)
         lengths = codec.client_state_sizes(task.method(flat), flat)
         client_states = SharedClientStates(Path(self.client_state_dir), self.population, lengths)
-        return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once)
+        return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once, config)
 
     def _use_assets(self, assets: Assets | None) -> None:
         """Use the stored assets, which all workers map into their memory."""
