@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from ..core.address import is_loopback, parse_address
+from ..core.address import is_loopback, parse_address, proxy_options
 from ..core.errors import (
     ConfigError,
     FarshoreError,
@@ -73,10 +73,11 @@ class AdminClient:
                     f"{address} is not on this machine, so TLS is required",
                     hint="give --fingerprint or --certificate",
                 )
-            self._channel = grpc.insecure_channel(address)
+            self._channel = grpc.insecure_channel(address, proxy_options(address))
         else:
             credentials = grpc.ssl_channel_credentials(root_certificates=certificate)
-            options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+            names = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+            options = [*names, *proxy_options(address)]
             self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = AdminStub(self._channel)
 

@@ -18,9 +18,11 @@ import grpc
 import grpc.aio
 import psutil
 
+from ..core.address import proxy_options
 from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
+from .commands import check_start, heartbeat_interval
 from .join import SERVER_NAME, Membership, check_unchanged, join, membership, rpc_error, versions_message
 from .options import AgentOptions, AgentState
 from .outbox import Outbox
@@ -43,6 +45,8 @@ def run(options: AgentOptions) -> None:
         The server refused the token, the key or the name, or its certificate is not the expected one.
     VersionError
         The server runs another version.
+    WireError
+        The server sent an invalid command.
     UnreachableError
         No server answers and this node has never joined; a node that has joined before keeps trying.
     DataError
@@ -150,8 +154,7 @@ class Agent:
             self._backoff, self._connected = _INITIAL_BACKOFF, True
             self._report_state("connected", self._options.address)
             self.outbox.reopen()
-            interval = welcome.welcome.heartbeat_seconds or 5.0
-            await self._exchange(call, handler, interval)
+            await self._exchange(call, handler, heartbeat_interval(welcome.welcome))
         finally:
             self._connected = False
             call.cancel()
@@ -183,6 +186,7 @@ class Agent:
         while isinstance(command := await call.read(), pb.NodeCommand):
             which = command.WhichOneof("command")
             if which == "start":
+                check_start(command.start)
                 handler.start(command.start)
             elif which == "stop":
                 handler.stop(command.stop.run_id, command.stop.epoch, command.stop.reason)
@@ -246,6 +250,7 @@ def control_channel(address: str, member: Membership) -> grpc.aio.Channel:
         # The agent has its own backoff; that of gRPC would delay the reconnection further.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.use_local_subchannel_pool", 1),
+        *proxy_options(address),
     ]
     if member.root is None:
         return grpc.aio.insecure_channel(address, options)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from ..core.address import proxy_options
 from ..core.errors import DataError, RefusedError, RunCancelledError
 from ..core.handshake import hello, read_begin
 from ..core.message import Array
@@ -80,13 +81,14 @@ class NodeProcessSession:
     def _make_dialer(self, parameters: Json) -> Dialer:
         root = parameters["root"]
         link = LinkProfile.model_validate(parameters["link"])
-        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+        address = str(parameters["address"])
+        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), *proxy_options(address)]
         if parameters["pinned"]:
             options.append(("grpc.ssl_target_name_override", SERVER_NAME))
         return Dialer(
             self.channel,
             self._io,
-            str(parameters["address"]),
+            address,
             str(parameters["ticket"]),
             grpc.ssl_channel_credentials(root.encode()) if root else None,
             options=options,

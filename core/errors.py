@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     RUN_FAILED = 30
     RUN_CANCELLED = 31
     NOT_FOUND = 32
+    METHOD = 33
     STORAGE = 40
     PORT_IN_USE = 41
     INTERRUPTED = 130
@@ -125,6 +126,12 @@ class NotFoundError(FarshoreError):
     """There is no run, node, workload or file with the given name."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class MethodError(FarshoreError):
+    """Code of a method failed where farshore called it: at its import, or while it read a configuration."""
+
+    exit_code = ExitCode.METHOD
 
 
 class StorageError(FarshoreError):

@@ -53,4 +53,6 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
     for key, array in arrays.items():
         if key.startswith((_OPTIMIZER, _OLD_OPTIMIZER)):
             name, _, slot = key.partition(".")[2].rpartition("/")
-            optimizer.state[parameters[name]][slot] = torch.from_numpy(np.array(array))
+            parameter, tensor = parameters[name], torch.from_numpy(np.array(array))
+            # torch keeps Adam's count of steps on the CPU, and everything else on the parameter's device.
+            optimizer.state[parameter][slot] = tensor if tensor.dim() == 0 else tensor.to(parameter.device)

@@ -405,14 +405,16 @@ class TokenRequest(_message.Message):
     def __init__(self, valid_seconds: _Optional[float] = ..., uses: _Optional[int] = ...) -> None: ...
 
 class TokenReply(_message.Message):
-    __slots__ = ("token", "id", "expires")
+    __slots__ = ("token", "id", "expires", "addresses")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     token: str
     id: str
     expires: float
-    def __init__(self, token: _Optional[str] = ..., id: _Optional[str] = ..., expires: _Optional[float] = ...) -> None: ...
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token: _Optional[str] = ..., id: _Optional[str] = ..., expires: _Optional[float] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevokeRequest(_message.Message):
     __slots__ = ("token_id", "node")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..core.text import printable
 from ..runs.traffic import CHANNEL_KINDS
 from .communication import CommunicationReport, Compression, Volume
 from .units import ARROWS, ratio, share, size
@@ -60,10 +61,18 @@ def compression_table(compressions: Sequence[Compression], title: str = "Compres
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    """Create a borderless table; ``left`` columns are left-aligned, ``right`` columns right-aligned."""
-    from rich.table import Table
+    """Create a borderless table; ``left`` columns are left-aligned, ``right`` columns right-aligned.
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    Cells are text, not markup, and control characters in them are shown as escapes: kinds and names come from peers.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    class TextTable(Table):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(Text(printable(str(cell), lines=False)) for cell in cells), **options)
+
+    table = TextTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in left:
         table.add_column(name)
     for name in right:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
@@ -22,10 +22,17 @@ _MAX_TOKEN_SECONDS = 366 * 86400.0
 
 
 class AdminService(AdminServicer):
-    """Implements ``Admin`` of ``control.proto`` for one orchestrator."""
+    """Implements ``Admin`` of ``control.proto`` for one orchestrator.
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._server = orchestrator
+    Parameters
+    ----------
+    orchestrator : Orchestrator
+    addresses : callable
+        Returns the addresses to which nodes can connect.
+    """
+
+    def __init__(self, orchestrator: Orchestrator, addresses: Callable[[], Sequence[str]]) -> None:
+        self._server, self._addresses = orchestrator, addresses
 
     async def ListNodes(self, request: pb.ListRequest, context: Context) -> pb.NodeList:  # noqa: N802
         """List every node that has ever joined."""
@@ -94,7 +101,7 @@ class AdminService(AdminServicer):
         if not 0 < seconds <= _MAX_TOKEN_SECONDS:
             await abort(context, ConfigError("a join token can be valid for at most a year"), "create token")
         token = self._server.credentials.create_token(seconds, request.uses)
-        return pb.TokenReply(token=str(token), id=token.id, expires=token.expires)
+        return pb.TokenReply(token=str(token), id=token.id, expires=token.expires, addresses=self._addresses())
 
     async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.Empty:  # noqa: N802
         """Revoke a token, a node, or both."""

@@ -13,6 +13,7 @@ from ..core.address import is_loopback, join_address
 from ..core.errors import ConfigError, PortInUseError, RefusedError
 from ..core.files import write_file
 from ..proto.control_pb2_grpc import add_AdminServicer_to_server, add_NodesServicer_to_server
+from .addresses import on_all_interfaces, reachable_addresses
 from .admin_service import AdminService
 from .data_service import Route, data_handler
 from .nodes_service import NodesService
@@ -42,6 +43,8 @@ class GrpcServer:
         The port in use, once open.
     address : str
         ``host:port`` to connect to from this machine, once open.
+    addresses : tuple of str
+        ``host:port`` for nodes to connect to, once open; see :func:`~farshore.server.addresses.reachable_addresses`.
     """
 
     def __init__(self, orchestrator: Orchestrator) -> None:
@@ -49,6 +52,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
         self.port = 0
         self.address = ""
+        self.addresses: tuple[str, ...] = ()
 
     async def open(self) -> None:
         """Start listening.
@@ -70,7 +74,7 @@ class GrpcServer:
             )
         server = grpc.aio.server(options=_OPTIONS)
         add_NodesServicer_to_server(NodesService(self._orchestrator), server)
-        add_AdminServicer_to_server(AdminService(self._orchestrator), server)
+        add_AdminServicer_to_server(AdminService(self._orchestrator, lambda: self.addresses), server)
         server.add_generic_rpc_handlers((data_handler(self._orchestrator.routes, self._on_data_connection),))
         target = join_address(options.host, options.port)
         try:
@@ -88,8 +92,8 @@ class GrpcServer:
             ) from error
         await server.start()
         self._server = server
-        all_interfaces = options.host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
-        self.address = join_address("127.0.0.1" if all_interfaces else options.host, self.port)
+        self.address = join_address("127.0.0.1" if on_all_interfaces(options.host) else options.host, self.port)
+        self.addresses = reachable_addresses(options.host, self.port, options.hostnames)
         write_file(identity.home / "address", self.address.encode() + b"\n")
         _log.info("listening on %s", join_address(options.host, self.port))
 

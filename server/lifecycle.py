@@ -63,4 +63,5 @@ def _ready(orchestrator: Orchestrator, server: GrpcServer, token: str, metrics: 
         identity.home,
         metrics,
         dashboard,
+        server.addresses,
     )

@@ -117,7 +117,7 @@ class NodesService(NodesServicer):
             run = self._server.open_run(node, request, await _submission(request))
             self._server.registry.command(node, pb.NodeCommand(opened=pb.RunOpened(run_id=run.id)))
             _log.info("node %s opened run %s (%s)", node.name, run.id, run.workload)
-        except (FarshoreError, ImportError) as error:
+        except FarshoreError as error:
             _log.warning("refused a run requested by node %s: %s", node.name, error)
             self._server.registry.command(node, pb.NodeCommand(refused=pb.RunRefused(reason=str(error))))
 

@@ -101,6 +101,8 @@ class ServerReady:
         URL of the Prometheus endpoint; empty without one.
     dashboard : str
         URL of the dashboard; empty without one.
+    addresses : tuple of str
+        ``host:port`` for nodes to connect to, the best for other machines first.
     """
 
     address: str
@@ -112,6 +114,7 @@ class ServerReady:
     home: Path
     metrics: str = ""
     dashboard: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 OnReady = Callable[[ServerReady], None]

@@ -55,6 +55,7 @@ class Orchestrator:
         self._sockets = SocketFolder(self.identity.server_id)
         self._socket_count = SocketCount()
         self._supervisors: dict[str, asyncio.Task[None]] = {}
+        self._requeueing: set[asyncio.Task[None]] = set()
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._assignment = NodeAssignment(self.registry, self.runs, self._is_schedulable)
 
@@ -65,14 +66,17 @@ class Orchestrator:
         first = not self.credentials.has_tokens()
         self.registry.load(self.credentials.nodes())
         for run in self.runs.load():
-            self._requeue(run)
+            task = asyncio.create_task(self._requeue(run), name=f"requeue {run.id}")
+            self._requeueing.add(task)
+            task.add_done_callback(self._requeueing.discard)
         self._heartbeat_task = asyncio.create_task(self._watch_heartbeats(), name="heartbeats")
         return str(self.credentials.create_token(self.options.token_hours * 3600)) if first else ""
 
     async def stop(self) -> None:
         """Interrupt the active runs."""
-        if self._heartbeat_task is not None:
-            self._heartbeat_task.cancel()
+        for task in (self._heartbeat_task, *self._requeueing):
+            if task is not None:
+                task.cancel()
         for run in self.runs:
             if run.id in self._supervisors:
                 run.end_early("interrupted", "the server stopped; 'farshore runs resume' continues it")
@@ -148,10 +152,13 @@ class Orchestrator:
         self._start_supervisor(run)
         return run
 
-    def _requeue(self, run: Run) -> None:
-        """Start the supervisor of a run that was waiting when the server stopped."""
+    async def _requeue(self, run: Run) -> None:
+        """Start the supervisor of a run that was waiting when the server stopped.
+
+        In the background: importing its method may take long, or fail.
+        """
         try:
-            submission = Submission.validate(run.workload, run.config_json)
+            submission = await asyncio.to_thread(Submission.validate, run.workload, run.config_json)
             self.approval.check(submission.code, admitted=False)
             _apply(run, submission)
         except FarshoreError as error:

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from ..core.text import printable
+
 _FILE_BYTES, _ROTATED_FILES = 4 << 20, 3
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Shows control characters in what peers sent as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextmanager
@@ -18,7 +27,7 @@ def server_log(home: Path) -> Iterator[None]:
     handler = RotatingFileHandler(
         home / "server.log", maxBytes=_FILE_BYTES, backupCount=_ROTATED_FILES, encoding="utf-8", delay=True
     )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = logger.level
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)

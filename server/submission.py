@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from ..core.errors import ConfigError
 from ..core.nodes import Role, may_join, roles_of
 from ..core.session import Code, Workload
-from ..core.workloads import load
+from ..core.workloads import load, method_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +46,28 @@ class Submission:
             No method has this name, or it needs a package that is not installed.
         ConfigError
             A key or value is invalid.
+        MethodError
+            The method's own code fails.
         """
         workload = load(workload_name)
         config = parse_config(workload, config_json)
         code_of = getattr(workload, "code", None)
-        return cls(
-            config.model_dump_json(),
-            roles_of(workload, config),
-            may_join(workload),
-            bool(getattr(workload, "node_may_open", False)),
-            code_of(config) if code_of is not None else None,
-        )
+        with method_code(f"the method '{workload_name}' failed on its configuration"):
+            return cls(
+                config.model_dump_json(),
+                roles_of(workload, config),
+                may_join(workload),
+                bool(getattr(workload, "node_may_open", False)),
+                code_of(config) if code_of is not None else None,
+            )
 
 
 def parse_config(workload: Workload, text: str) -> BaseModel:
     """Parse a method's configuration from JSON; :class:`ConfigError` names the first invalid key."""
-    try:
-        return workload.config.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the configuration of '{workload.name}' is invalid: {where}: {first['msg']}") from error
+    with method_code(f"the method '{workload.name}' failed on its configuration"):
+        try:
+            return workload.config.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"the configuration of '{workload.name}' is invalid: {where}: {first['msg']}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,6 +46,7 @@ class _Program:
     server_end: MemoryChannel
     node_end: MemoryChannel
     thread: threading.Thread | None = None
+    killed: bool = False
 
 
 @dataclass
@@ -155,6 +157,7 @@ class InProcessRun:
         """
         with self._lock:
             program = self._programs[node]
+            program.killed = True
         program.server_end.fail(PeerLostError(f"node {node}: its program was killed"))
         program.node_end.fail(PeerLostError(f"node {node}: this program was killed"))
         if program.thread is not None:
@@ -227,17 +230,22 @@ class InProcessRun:
 
     def _start(self, program: _Program) -> None:
         session = program.session
-        program.thread = threading.Thread(target=self._run_node, name=f"node {session.node}", args=(session,))
+        program.thread = threading.Thread(target=self._run_node, name=f"node {session.node}", args=(program,))
         program.thread.start()
 
-    def _run_node(self, session: InProcessNodeSession) -> None:
+    def _run_node(self, program: _Program) -> None:
+        session = program.session
         try:
             session.channel.send(hello(session.state.steps()))
             session.begin_from(read_begin(session.channel.receive()))
-            self.workload.node_program(session, self.config)
+            with _own_process_groups(self.workload):
+                self.workload.node_program(session, self.config)
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
+            if program.killed:  # whatever its lost channel made of it
+                logger.debug("%s: %s", session.owner, error)
+                return
             self._failures.append(_with_owner(error, session.owner))
             # Not a PeerLostError: a method may continue without a lost peer, and this failure must end the run.
             failure = RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}")
@@ -271,6 +279,19 @@ class InProcessRun:
             thread.join()
         assert self._server is not None
         self._server.state.close()
+
+
+def _own_process_groups(workload: Workload) -> AbstractContextManager[None]:
+    """Return a context in which the calling thread can be a rank of ``torch.distributed``."""
+    if not getattr(workload, "uses_torch", False):
+        return nullcontext()
+    import torch
+
+    if not torch.distributed.is_available():
+        return nullcontext()
+    from ..models.torch_internals import own_process_groups
+
+    return own_process_groups()
 
 
 def _with_owner(error: BaseException, owner: str) -> BaseException:

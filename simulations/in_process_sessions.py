@@ -78,7 +78,7 @@ class InProcessNodeSession(InProcessSession):
     info: NodeInfo
     channel: Channel
     cache: Path
-    #: Empty: threads of one process cannot be ranks of a process group.
+    #: Empty: ranks of one process exchange tensors through the server only.
     peer_interface: str = ""
 
     @property

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..core.errors import ConfigError, NotFoundError
+from ..core.yaml_text import load_yaml
 from .clock import Devices
 
 _SUFFIXES = (".yaml", ".yml")
@@ -40,6 +41,13 @@ class Scenario(BaseModel):
         if self.baseline and self.baseline not in self.arms:
             raise ValueError(f"the baseline '{self.baseline}' is not one of the arms {', '.join(self.arms)}")
         return self
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise ValueError(f"the seed {twice[0]} is given twice: it would count as two runs with the same result")
+        return seeds
 
     def values(self, arm: str) -> dict[str, Any]:
         """Return the settings of an arm: the common settings, overridden by its own."""
@@ -98,7 +106,7 @@ def parse_scenario(text: str, source: str) -> Scenario:
         The text is not YAML, or a key or value is invalid. The message names ``source``.
     """
     try:
-        return Scenario.model_validate(yaml.safe_load(text))
+        return Scenario.model_validate(load_yaml(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())[:200]}") from error
     except ValidationError as error:

@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from farshore.cli.init import render_templates
+from farshore.cli.init import kinds, render_project
 from farshore.cli.settings import resolve
 from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
@@ -92,13 +92,16 @@ def _takes_arguments(command: str) -> bool:
     return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate"}
 
 
-def test_the_tutorial_shows_the_template() -> None:
-    """Every code block of the page occurs in the module written by 'farshore init server_momentum'."""
+def test_the_tutorial_shows_the_templates() -> None:
+    """Every code block of the page occurs in a module written by 'farshore init', and its table has every kind."""
     page = (ROOT / "docs" / "own-method.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert blocks
-    module = render_templates("server_momentum")[0]
-    assert all(block in module for block in blocks)
+    modules = [render_project("server_momentum", kind)["server_momentum.py"] for kind in kinds()]
+    assert len(blocks) >= 4
+    assert [block for block in blocks if not any(block in module for module in modules)] == []
+    assert all(f"| `{kind}`" in page for kind in kinds())
+    (entry,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    assert entry in render_project("server_momentum", "federated")["pyproject.toml"]
 
 
 def test_the_scenario_of_the_simulation_page_is_valid() -> None:

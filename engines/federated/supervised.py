@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...core.seeds import Seed
+from ...models.devices import forked_generators
 from ...models.flat_params import FlatModel
 from .compute import to_device
 from .local import Sgd
@@ -70,7 +71,7 @@ class Supervised:
 
     def model(self) -> FlatModel:
         """Create a model with the initial weights; the state of the global generator is preserved."""
-        with torch.random.fork_rng(devices=[]):
+        with forked_generators(torch.device("cpu")):
             torch.manual_seed(self.seed.child("weights").value)
             return FlatModel(self.build().train())
 

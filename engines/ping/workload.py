@@ -11,13 +11,15 @@ import numpy as np
 from pydantic import BaseModel
 
 from ...core.errors import RunFailedError
-from ...core.message import Array, Message, Tensor
+from ...core.message import Array, Message
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...core.transfer import Direction
+from . import protocol
 from .config import PingConfig
 
 _START = bytes(32)
+_SERVER = "the server"
 
 
 class Ping:
@@ -37,12 +39,12 @@ class Ping:
         """Plan an empty round trip and an echoed block per round and node."""
         settings = cast(PingConfig, config)
         nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
-        block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
+        block = np.zeros(settings.kilobytes << 10, np.uint8)
         messages: tuple[tuple[Direction, Message], ...] = (
-            ("down", Message("ping")),
-            ("up", Message("ping")),
-            ("down", Message("block", tensors=block)),
-            ("up", Message("echo", tensors=block, fields={"digest": _START})),
+            ("down", protocol.ping(0)),
+            ("up", protocol.ping(0)),
+            ("down", protocol.block(0, block)),
+            ("up", protocol.echo(0, block, _START)),
         )
         flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
         return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
@@ -82,11 +84,11 @@ class Ping:
             digest = session.load_checkpoint(session.resume_step)[0]["digest"].tobytes()
             first = session.resume_step
         for done in range(first + 1, settings.rounds + 1):
-            session.channel.send(Message("ping", round=session.channel.receive().round))
-            block = session.channel.receive().array("block")
+            protocol.read_ping(session.channel.receive(), done, _SERVER)
+            session.channel.send(protocol.ping(done))
+            block = protocol.read_block(session.channel.receive(), done, _SERVER)
             digest = _chain(digest, block.tobytes())
-            echo = Message("echo", round=done, tensors={"block": Tensor(block)}, fields={"digest": digest})
-            session.channel.send(echo)
+            session.channel.send(protocol.echo(done, block, digest))
             if done % settings.checkpoint_every == 0:
                 session.save_checkpoint(done, {"digest": _as_array(digest)}, {})
 
@@ -99,13 +101,14 @@ def _measure(
     block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
     start = time.perf_counter()
-    channel.send(Message("ping", round=round_index))
-    channel.receive()
+    channel.send(protocol.ping(round_index))
+    protocol.read_ping(channel.receive(), round_index, f"node {node}")
     middle = time.perf_counter()
-    channel.send(Message("block", round=round_index, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
-    echo = channel.receive()
+    channel.send(protocol.block(round_index, np.frombuffer(block, np.uint8)))
+    message = channel.receive()
     end = time.perf_counter()
-    if echo.round != round_index or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
+    echoed, digest_there = protocol.read_echo(message, round_index, f"node {node}")
+    if digest_there != expected or echoed.tobytes() != block:
         raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
     return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
 

@@ -198,6 +198,7 @@ def check_handshake() -> Check:
 
     import grpc
 
+    from ..core.address import proxy_options
     from ..server.certificates import SERVER_NAME, self_signed
 
     started = time.monotonic()
@@ -208,7 +209,7 @@ def check_handshake() -> Check:
         credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
-        options = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.enable_http_proxy", 0)]
+        options = [("grpc.ssl_target_name_override", SERVER_NAME), *proxy_options(f"127.0.0.1:{port}")]
         roots = grpc.ssl_channel_credentials(pair.certificate)
         with grpc.secure_channel(f"127.0.0.1:{port}", roots, options) as channel:
             grpc.channel_ready_future(channel).result(timeout=_HANDSHAKE_SECONDS)

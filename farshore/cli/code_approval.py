@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigError
+from ..core.text import printable
 
 #: The option shared by ``node join`` and ``server up``.
 AcceptApps = Annotated[
@@ -46,7 +47,8 @@ async def ask(what: str, digest: str) -> bool:
 
     Reads standard input through the running event loop, so that other tasks go on meanwhile.
     """
-    typer.echo(f"a run carries {what} with the hash\n  {digest}\nexecute its code on this machine? [y/N] ", nl=False)
+    question = f"a run carries {printable(what, lines=False)} with the hash\n  {printable(digest, lines=False)}\n"
+    typer.echo(f"{question}execute its code on this machine? [y/N] ", nl=False)
     import asyncio
 
     loop, answered = asyncio.get_running_loop(), asyncio.Event()

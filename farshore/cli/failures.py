@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from ..core.errors import ExitCode, FarshoreError
+from ..core.text import printable
 
 
 def report_error(error: BaseException, *, debug: bool = False) -> int:
@@ -54,11 +55,15 @@ def _print(message: str, hint: str) -> None:
     from rich.text import Text
 
     # Text, not markup: a path like [home] must be printed literally.
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    line = Text.assemble(("error: ", "bold red"), _one_line(message))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(line)
     if hint:
-        console.print(Text.assemble(("  try: ", "cyan"), " ".join(hint.split())))
+        console.print(Text.assemble(("  try: ", "cyan"), _one_line(hint)))
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()), lines=False)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.text import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,13 +22,13 @@ _PIPE_WIDTH = 160
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    typer.echo(text)
+    """Print a line, or several; control characters are shown as escapes."""
+    typer.echo(printable(text))
 
 
 def note(text: str) -> None:
     """Print a line to standard error, so that standard output holds the result only."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def emit(value: Any) -> None:
@@ -36,7 +38,7 @@ def emit(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Print rows as a table, or the line ``empty`` if there are none."""
-    listed = [[str(cell) for cell in row] for row in rows]
+    listed = [[printable(str(cell), lines=False) for cell in row] for row in rows]
     if not listed:
         say(empty)
         return
@@ -47,10 +49,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in listed:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # text, not markup
     show(shown)
 
 

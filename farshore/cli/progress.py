@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from ..core.text import printable
 from ..reports.units import size
 from .output import duration, emit, say
 
@@ -219,7 +220,7 @@ class LiveDisplay:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         )
         self._label = label
         self._bar = Progress(*columns)
@@ -234,7 +235,7 @@ class LiveDisplay:
 
     def show(self, progress: Progress) -> None:
         running = progress.total > 0
-        text = "  ".join(progress.values()) if running else progress.line()
+        text = printable("  ".join(progress.values()) if running else progress.line(), lines=False)
         self._bar.update(self._task, completed=progress.done, total=max(1, progress.total), figures=text)
 
 

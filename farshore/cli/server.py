@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.address import is_loopback, parse_address
 from .code_approval import AcceptApps, accepted_apps
 from .connect import connected
 from .dashboard import LOGIN, DashboardHost, DashboardPort
@@ -95,10 +97,11 @@ def new(
     """Create a join token and print the command that uses it."""
     reply = admin.create_token(valid_seconds=hours * 3600, uses=uses)
     if json_:
-        emit({"token": reply.token, "id": reply.id, "expires": reply.expires, "address": admin.address})
+        addresses = _known_reachable(admin.address, reply.addresses)
+        emit({"token": reply.token, "id": reply.id, "expires": reply.expires, "addresses": addresses})
         return
     say(f"join token {reply.id}, valid for {duration(hours * 3600)}; on the new node run:")
-    say(f"  farshore node join {admin.address} --token {reply.token}")
+    _print_join(_known_reachable(admin.address, reply.addresses), reply.token)
 
 
 @token.command("revoke")
@@ -117,6 +120,7 @@ def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
         emit(
             {
                 "address": ready.address,
+                "addresses": list(ready.addresses),
                 "port": ready.port,
                 "fingerprint": ready.fingerprint,
                 "token": ready.token,
@@ -137,9 +141,22 @@ def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
         say(f"  dashboard    {ready.dashboard}")
     if ready.token:
         say("on each node run:")
-        say(f"  farshore node join {ready.address} --token {ready.token}")
+        _print_join(ready.addresses, ready.token)
     else:
         say("for a new join token: farshore server token new")
+
+
+def _known_reachable(used: str, listed: Sequence[str]) -> list[str]:
+    """Put the address that was used to reach a remote server before those that the server lists."""
+    remote = [] if is_loopback(parse_address(used)[0]) else [used]
+    return list(dict.fromkeys([*remote, *listed])) or [used]
+
+
+def _print_join(addresses: Sequence[str], token: str) -> None:
+    first, *others = addresses
+    say(f"  farshore node join {first} --token {token}")
+    if others:
+        say(f"  or with the address {', '.join(others)}")
 
 
 def _port_range(text: str | None) -> tuple[int, int] | None:

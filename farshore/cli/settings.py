@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import ConfigError
+from ..core.yaml_text import load_yaml
 
 _SIMILARITY = 0.5
 
@@ -25,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = load_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -136,7 +137,7 @@ def _split(pair: str) -> tuple[tuple[str, ...], str]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text) if text.strip() else ""
+        return load_yaml(text) if text.strip() else ""
     except yaml.YAMLError:
         return text
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from ...core.address import proxy_options
 from ...core.errors import NotFoundError, StorageError
 from ...core.paths import LocalServer
 from ...proto import control_pb2 as pb
@@ -84,11 +85,11 @@ class ServerClient:
         await self.close()
         self._local_server = server
         if server.certificate is None:
-            self._channel = grpc.aio.insecure_channel(server.address)
+            self._channel = grpc.aio.insecure_channel(server.address, proxy_options(server.address))
         else:
             credentials = grpc.ssl_channel_credentials(root_certificates=server.certificate)
             names = ("grpc.ssl_target_name_override", "grpc.default_authority")
-            options = [(name, SERVER_NAME) for name in names]
+            options = [*((name, SERVER_NAME) for name in names), *proxy_options(server.address)]
             self._channel = grpc.aio.secure_channel(server.address, credentials, options=options)
         self._stub = AdminStub(self._channel)
         return True

@@ -68,7 +68,9 @@ class RecordingAdminService(AdminServicer):
 
     def CreateToken(self, request, context):  # noqa: N802
         self._admit(request, context)
-        return pb.TokenReply(token="fs1.id.secret.ff", id="id", expires=7.0)
+        return pb.TokenReply(
+            token="fs1.id.secret.ff", id="id", expires=7.0, addresses=["203.0.113.7:50051", "127.0.0.1:50051"]
+        )
 
     def Revoke(self, request, context):  # noqa: N802
         self._admit(request, context)
@@ -238,7 +240,8 @@ def test_cancel_revoke_and_new_token_send_their_arguments(service, farshore) -> 
     assert farshore("nodes", "revoke", "a")[0] == 0
     assert [service.recorded.requests[1].token_id, service.recorded.requests[2].node] == ["id", "a"]
     _, out, _ = farshore("server", "token", "new", "--hours", "2", "--uses", "3")
-    assert f"farshore node join {service.address} --token fs1.id.secret.ff" in out
+    assert "farshore node join 203.0.113.7:50051 --token fs1.id.secret.ff" in out
+    assert "or with the address 127.0.0.1:50051" in out
     assert (service.recorded.requests[3].valid_seconds, service.recorded.requests[3].uses) == (7200.0, 3)
 
 

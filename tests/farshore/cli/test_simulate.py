@@ -1,4 +1,4 @@
-"""``farshore simulate`` and ``farshore init``, from a new project to a table and a plot."""
+"""``farshore simulate``, from a scenario to a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,66 +21,6 @@ def own_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FARSHORE_PROJECT", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-def events(text: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_init_creates_a_method_that_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute(["init", "own_method"]) == 0
-    assert sorted(p.name for p in Path("own_method").iterdir()) == [
-        "README.md",
-        "own_method.py",
-        "pyproject.toml",
-        "scenario.yaml",
-    ]
-    capsys.readouterr()
-    command = ["simulate", "own_method", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
-    assert cli.execute(command) == 0
-    output = events(capsys.readouterr().out)
-    *trials, compared = output
-    assert {e["arm"] for e in trials if e["event"] == "finished"} == {"FedAvg", "Own method"}
-    results = {r["name"]: r for r in compared["results"]}  # type: ignore[attr-defined]
-    # With momentum 25 rounds suffice, without it they do not.
-    assert results["Own method"]["best"]["mean"] > results["FedAvg"]["best"]["mean"] + 0.05
-    # The velocity stays on the server: both arms send the same bytes.
-    assert results["Own method"]["payload"] == results["FedAvg"]["payload"]
-    assert Path("out/comparison.png").stat().st_size > 10_000
-    run = RunDirectory.open(Path("out/own-method-seed-0"))
-    assert run.info["config"]["momentum"] == 0.7
-    assert run.info["clients"] == 10
-    # A second call trains nothing: all trials have finished.
-    assert cli.execute(command) == 0
-    (again,) = events(capsys.readouterr().out)
-    assert again["results"] == compared["results"]
-    # A different configuration in the same folder is rejected.
-    assert cli.execute([*command, "--set", "lr=0.2"]) == ExitCode.CONFIG
-
-
-def test_init_writes_lint_free_code_and_rejects_bad_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute(["init", "own_method"]) == 0
-    linted = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ruff",
-            "check",
-            "--isolated",
-            "--select",
-            "E,F,I,B,UP",
-            "--line-length",
-            "120",
-            "own_method",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert linted.returncode == 0, linted.stdout
-    assert cli.execute(["init", "own_method"]) == ExitCode.CONFIG
-    assert cli.execute(["init", "Own"]) == ExitCode.CONFIG
-    assert cli.execute(["init", "vhl"]) == ExitCode.CONFIG
-    assert "there is already a method 'vhl'" in capsys.readouterr().err
 
 
 def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:

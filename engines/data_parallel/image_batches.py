@@ -9,6 +9,7 @@ from torch.nn import functional
 from ...core.seeds import Seed
 from ...data.image_set import ImageSet
 from ...data.image_transforms import crop_and_flip
+from .nested import device_of
 
 
 class Batches:
@@ -64,17 +65,16 @@ class Batches:
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, data: ImageSet, batches: Batches, size: int = 512) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy over a whole data set."""
-    was_training = model.training
-    model.eval()
+    """Return the mean cross-entropy and the accuracy of a model over a whole data set."""
+    device = device_of(model)
     loss, correct = 0.0, 0
     labels = torch.from_numpy(data.labels).long()
     for first in range(0, len(labels), size):
-        logits = model(batches.normalize(torch.from_numpy(data.images[first : first + size])))
-        y = labels[first : first + size]
+        images = batches.normalize(torch.from_numpy(data.images[first : first + size]))
+        logits = model(images.to(device))
+        y = labels[first : first + size].to(device)
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         correct += int((logits.argmax(1) == y).sum())
-    model.train(was_training)
     return loss / len(labels), correct / len(labels)
 
 
