@@ -59,7 +59,17 @@ class Echo:
     trips: int | None = None
 
 
-PROTOCOL: Protocol[Form | Report | Offer | Done] = Protocol(Form, Report, Offer, Done)
+class Codes(Control, kind="activation"):
+    """A header of messages with tensors, which has no name."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"{self.tokens} tokens")
+
+
+PROTOCOL: Protocol[Form | Report | Offer | Done | Codes] = Protocol(Form, Report, Offer, Done, Codes)
 FORM = Form(3, ("a", "b"), (), "star", 0.5, True, b"\x00")
 
 
@@ -69,7 +79,8 @@ def over_the_wire(message: Message) -> Message:
 
 
 @pytest.mark.parametrize(
-    "sent", [FORM, Report({"loss": 0.5}, 7), Report({}), Offer({"digest": "x", "size": 3, "exact": True}), Done()]
+    "sent",
+    [FORM, Report({"loss": 0.5}, 7), Report({}), Offer({"digest": "x", "size": 3, "exact": True}), Done(), Codes(7)],
 )
 def test_a_message_is_read_as_it_was_sent(sent: Control) -> None:
     received = over_the_wire(sent.message(round=1, step=2, micro=3))
@@ -182,3 +193,17 @@ def test_other_fields_of_such_a_message_are_refused(fields: dict[str, Scalar], c
     with pytest.raises(WireError, match=f"node a: invalid 'echo' message: {complaint}") as caught:
         read_fields(Echo, Message("echo", fields=fields), "node a")
     assert len(str(caught.value)) < 160
+
+
+def test_a_type_without_a_name_is_known_by_its_kind() -> None:
+    assert Codes(7).message().fields == {"tokens": 7}
+    assert not PROTOCOL.accepts(Message("activation", fields={"what": "codes", "tokens": 7}))
+    with pytest.raises(WireError, match="node a: expected 'activation', got a 'control' message 'done'"):
+        Codes.read(Done().message(), "node a")
+    with pytest.raises(WireError, match="node a: expected 'form', 'activation', got a 'control' message"):
+        Protocol(Form, Codes).read(Message("control"), "node a")
+
+
+def test_a_value_that_the_class_refuses_names_the_peer() -> None:
+    with pytest.raises(WireError, match="node a: invalid 'activation' message: 0 tokens"):
+        PROTOCOL.read(Message("activation", fields={"tokens": 0}), "node a")
