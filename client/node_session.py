@@ -56,6 +56,7 @@ class NodeProcessSession:
         self.shard = (int(parameters["shard"][0]), int(parameters["shard"][1]))
         self.role = str(parameters["role"])
         self.peer_interface = str(parameters["peer_interface"])
+        self.cache = Path(parameters["home"]) / "cache"
         self.resume_step: int | None = None
         directory = Path(parameters["home"]) / "runs" / str(parameters["run"])
         self.run = RunInfo(

@@ -196,6 +196,10 @@ class NodeSession(Session, Protocol):
         """``(index, count)`` among the nodes of this role: which part of a shared data set this node works on."""
 
     @property
+    def cache(self) -> Path:
+        """Folder of this machine for content that is kept between runs, shared by its node programs; may not exist."""
+
+    @property
     def peer_interface(self) -> str:
         """Network interface on which other nodes of the run may reach this one; empty: none of them may."""
 

@@ -39,9 +39,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
 
 
-def gradient_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+def gradient_scaler(device: torch.device, precision: Precision, scale: float = 65536.0) -> torch.amp.GradScaler:
     """Return the scaler that keeps gradients of ``fp16`` losses from underflow; without effect for other precisions."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return torch.amp.GradScaler(device.type, scale, enabled=precision == "fp16")
 
 
 @contextmanager

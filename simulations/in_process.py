@@ -69,6 +69,9 @@ class InProcessRun:
         Paths of data sets by name, the same for all nodes and the server.
     roles : Mapping[str, str]
         Roles of nodes that play another than the default one.
+    cache : Path, optional
+        Folder with a cache for each node, kept between runs. By default it is in ``directory``, so that what a run
+        sends does not depend on earlier runs.
     recorder : callable, optional
         Called with a :class:`~farshore.core.transfer.Transfer` for every frame.
     on_progress, on_metrics : callable, optional
@@ -86,6 +89,7 @@ class InProcessRun:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
     recorder: Recorder | None = None
     on_progress: OnProgress | None = None
     on_metrics: OnMetrics | None = None
@@ -215,6 +219,7 @@ class InProcessRun:
             owner=f"node '{info.name}'",
             info=info,
             channel=node_end,
+            cache=(self.cache or self.directory / "cache") / info.name,
         )
         return _Program(session, server_end, node_end)
 

@@ -77,6 +77,7 @@ class InProcessNodeSession(InProcessSession):
 
     info: NodeInfo
     channel: Channel
+    cache: Path
     #: Empty: ranks of one process exchange tensors through the server only.
     peer_interface: str = ""
 

@@ -15,6 +15,7 @@ from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
 from .client_pool import AsyncResult, ClientPool, InFlight, InFlightSnapshot
+from .compute import resident_model
 from .config import Asynchrony, FederatedConfig
 from .methods import FLOATS, INTEGERS, FederatedMethod
 from .round_recorder import RoundRecorder
@@ -122,7 +123,7 @@ class AsynchronousRounds:
 
     def __init__(self, session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig) -> None:
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._settings, self._flat = schedule.asynchrony, task.model()
+        self._settings, self._flat = schedule.asynchrony, resident_model(task, schedule)
         method = task.method(self._flat)
         self.state: NamedArrays = method.start(self._flat)
         self._check_method(method)
@@ -250,7 +251,7 @@ class AsynchronousRounds:
             "round": round_index,
             "cohort": [result.client for result in results],
             "missing": self._missing,
-            **self._stream.figures(),
+            **self._stream.metrics(),
             "staleness": float(np.mean(staleness)),
             **self._recorder.average_replies(replies),
         }
@@ -260,11 +261,11 @@ class AsynchronousRounds:
     def _record(self, round_index: int, entry: dict[str, Any]) -> None:
         seconds = self._recorder.complete_entry(entry, self.state)
         self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, {"test": seconds})
+        metrics = self._recorder.write_metrics(entry, {"test": seconds})
         if self._recorder.checkpoint_due(round_index):
             self._pool.save_client_states(round_index)
             self._recorder.write_states(entry, self.state)
             self._history.sync()
             tensors, meta = pack_checkpoint(self.state, self._stream.snapshot())
             self._session.save_checkpoint(round_index, tensors, {"sent": self._dispatched, **meta})
-        self._session.progress(round_index, self._schedule.rounds, unit="version", **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="version", **metrics)

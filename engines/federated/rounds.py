@@ -10,6 +10,7 @@ from ...core.errors import RunFailedError
 from ...core.session import ServerSession
 from ...runs.history import History
 from .client_pool import ClientPool, RoundResult
+from .compute import resident_model
 from .config import FederatedConfig
 from .round_recorder import RoundRecorder
 from .task import Task
@@ -41,7 +42,7 @@ class Rounds:
                 hint="lower per_round, or let more nodes join",
             )
         self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._flat = task.model()
+        self._flat = resident_model(task, schedule)
         self._method = task.method(self._flat)
         self.state: NamedArrays = self._method.start(self._flat)
         self._history = History(session.run.directory, session.resume_step or 0)
@@ -69,7 +70,7 @@ class Rounds:
         timings["aggregate"] += time.monotonic() - trained
         timings["test"] = self._recorder.complete_entry(entry, self.state)
         self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, timings)
+        metrics = self._recorder.write_metrics(entry, timings)
         if self._recorder.checkpoint_due(round_index):
             self._pool.save_client_states(round_index)
             self._recorder.write_states(entry, self.state)
@@ -78,14 +79,14 @@ class Rounds:
         clients = {"ok": len(result.replies), "late": len(result.late)}
         clients["failed"] = len(cohort) - sum(clients.values())
         seconds = time.monotonic() - start
-        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **metrics)
 
     def _entry(self, round_index: int, cohort: Sequence[int], result: RoundResult) -> dict[str, Any]:
         entry = {
             "round": round_index,
             "cohort": list(cohort),
             "missing": {str(client): why for client, why in result.missing.items()},
-            **result.figures,
+            **result.metrics,
             **self._recorder.average_replies(result.replies),
         }
         if result.total is not None:

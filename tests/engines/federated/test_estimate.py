@@ -120,7 +120,7 @@ def test_an_estimate_sends_nothing_and_generates_no_virtual_data(monkeypatch: py
 
     monkeypatch.setattr(task.VirtualData, "from_recipe", refuse)
     plan = WORKLOAD.plan(config("scaffold, vhl shipped, topk"), setting())
-    assert "virtual" in {flow.message.kind for flow in plan.flows}
+    assert "asset" in {flow.message.kind for flow in plan.flows}
 
 
 def test_runs_that_cannot_be_estimated_are_refused() -> None:

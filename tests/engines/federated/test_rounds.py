@@ -217,7 +217,7 @@ def _changed(message: Message, **arrays: Any) -> Message:
         (lambda m: _changed(m, floats=m.array("floats").astype(np.float64)), "got float64"),
         (lambda m: replace(m, tensors={"floats": m.tensors["floats"]}), "expected tensors"),
         (lambda m: replace(m, fields={**m.fields, "samples": -5}), "got -5 samples"),
-        (lambda m: replace(m, fields={}), "samples, steps or loss is missing"),
+        (lambda m: replace(m, fields={}), "'samples' is missing"),
         (lambda m: replace(m, kind="activation"), "got a 'activation' message for round"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Figures that clients report with updates: averaged by samples, and harmless whatever a node sends."""
+"""Metrics that clients report with updates: averaged by samples, and harmless whatever a node sends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from farshore.algorithms.vhl.workload import VHLWorkload
+from farshore.core.control import MOST_VALUES
 from farshore.core.message import Message, Scalar
-from farshore.engines.federated.messages import MOST_FIGURES
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.runs.history import read_history
 from farshore.simulations.in_process import InProcessRun
@@ -87,14 +87,13 @@ def test_updates_report_loss_terms_and_rounds_their_sample_weighted_means(honest
     ("forged", "excluded"),
     [
         ({"train_ce": float("nan"), "align_loss": float("-inf")}, ("train_ce", "align_loss")),
-        ({"train_ce": "much", "virtual_ce": 7, "noise_loss": True}, ("train_ce", "virtual_ce", "noise_loss")),
         ({"acc": 2.0, "divergence": -1.0, "cohort": 1.0, "round": 9.0, "payload_up": 1.0, "lr": 5.0}, ()),
         ({"seconds_train": 1e9, "\u202e": 1.0, "\n": 1.0, "a" * 256: 1.0}, ()),
-        ({f"figure {i}": 1.0 for i in range(MOST_FIGURES - len(TERMS))}, ()),
+        ({f"metric {i}": 1.0 for i in range(MOST_VALUES - len(TERMS))}, ()),
     ],
-    ids=["not finite", "not floats", "names used by the server", "strange names", "maximum number"],
+    ids=["not finite", "names used by the server", "strange names", "maximum number"],
 )
-def test_forged_figures_change_only_the_nodes_own_contribution(
+def test_forged_metrics_change_only_the_nodes_own_contribution(
     tmp_path: Path, honest: Any, forged: Fields, excluded: tuple[str, ...]
 ) -> None:
     _, history, state = honest
@@ -110,7 +109,7 @@ def test_forged_figures_change_only_the_nodes_own_contribution(
     json.dumps(metrics, allow_nan=False)
 
 
-def test_a_huge_figure_breaks_neither_the_round_nor_the_metrics(tmp_path: Path, honest: Any) -> None:
+def test_a_huge_metric_breaks_neither_the_round_nor_the_metrics(tmp_path: Path, honest: Any) -> None:
     _, _, state = honest
     found, last, metrics = run(
         RecordingWorkload(lambda fields: {**fields, "train_ce": 1.7e308, "loss": -1.7e308}), tmp_path / "run"
@@ -121,9 +120,26 @@ def test_a_huge_figure_breaks_neither_the_round_nor_the_metrics(tmp_path: Path, 
     json.dumps(metrics, allow_nan=False)
 
 
-def test_a_node_with_too_many_figures_is_left_out_with_a_reason(tmp_path: Path) -> None:
-    extra = {f"figure {i}": 1.0 for i in range(MOST_FIGURES)}
-    found, _, _ = run(RecordingWorkload(lambda fields: {**fields, **extra}), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("forged", "why"),
+    [
+        (
+            {f"metric {i}": 1.0 for i in range(MOST_VALUES)},
+            f"{MOST_VALUES + len(TERMS)} values exceed the limit of {MOST_VALUES}",
+        ),
+        ({"train_ce": "much"}, "expected float, got str"),
+        ({"virtual_ce": 7}, "expected float, got int"),
+        ({"samples": 1.5}, "expected int, got float"),
+        ({"loss": True}, "expected float, got bool"),
+        ({"what": "update"}, "its update: expected 'update', got a 'update' message 'update'"),
+    ],
+    ids=["too many", "text", "integer", "samples", "loss", "name"],
+)
+def test_a_node_whose_update_has_an_invalid_header_is_left_out_with_a_reason(
+    tmp_path: Path, forged: Fields, why: str
+) -> None:
+    found, _, _ = run(RecordingWorkload(lambda fields: {**fields, **forged}), tmp_path / "run")
     for entry in found:
-        assert entry["missing"] == {"1": f"{MOST_FIGURES + len(TERMS)} figures exceed the limit of {MOST_FIGURES}"}
+        assert entry["missing"].keys() == {"1"}
+        assert entry["missing"]["1"].endswith(why)
         assert all(np.isfinite(entry[name]) for name in TERMS)
