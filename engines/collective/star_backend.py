@@ -195,13 +195,19 @@ class StarGroup(dist.ProcessGroup):
 
 def register(client: StarClient) -> None:
     """Register ``star`` as a backend of :func:`torch.distributed.init_process_group`; new groups use ``client``."""
+    global _client
+    _client = client
+    if not hasattr(dist.Backend, "STAR"):
+        dist.Backend.register_backend("star", _make, extended_api=True, devices=DEVICES)
 
-    def make(options: Any, _: Any) -> StarGroup:
-        members = options.global_ranks_in_group or list(range(options.group_size))
-        return StarGroup(client, str(options.group_id), options.group_rank, options.group_size, members)
 
-    # Again for each client: a group is made by the function that was registered last.
-    dist.Backend.register_backend("star", make, extended_api=True, devices=DEVICES)
+_client: StarClient | None = None
+
+
+def _make(options: Any, _: Any) -> StarGroup:
+    assert _client is not None
+    members = options.global_ranks_in_group or list(range(options.group_size))
+    return StarGroup(_client, str(options.group_id), options.group_rank, options.group_size, members)
 
 
 def _by_index(tensors: Sequence[Tensor]) -> Tensors:
