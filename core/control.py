@@ -1,7 +1,8 @@
 """Typed control messages: a protocol is a set of frozen dataclasses, which both of its ends use.
 
 A control message travels as a :class:`~farshore.core.message.Message` whose field ``what`` names its type; the other
-fields are those of the dataclass. ::
+fields are those of the dataclass. A type without a name is the only one of its kind, such as the header of messages
+with tensors; it is sent without ``what``. ::
 
     @dataclass(frozen=True, slots=True)
     class Form(Control, what="form"):
@@ -14,11 +15,7 @@ fields are those of the dataclass. ::
     match FROM_SERVER.read(channel.receive(), "the server"):
         case Form(rank=rank): ...
 
-Messages of another kind, which is their type, have no ``what``: :func:`fields_of` and :func:`read_fields` convert their
-fields to and from a dataclass. ::
-
-    channel.send(Message("echo", fields=fields_of(Echo(digest))))
-    echo = read_fields(Echo, message, "node a")
+Where the kind of a message varies, its fields alone are a dataclass: see :func:`fields_of` and :func:`read_fields`.
 """
 
 from __future__ import annotations
@@ -59,12 +56,12 @@ class Control:
     Fields have the types bool, int, float, str, bytes, ``Literal`` of strings, ``tuple[int, ...]`` and
     ``tuple[str, ...]`` (sent as text with commas). At most one field is a ``Mapping[str, float]``,
     ``Mapping[str, int]`` or ``Mapping[str, Scalar]``: its entries become fields of the message. A field of the type
-    ``T | None`` is not sent if it is None.
+    ``T | None`` is not sent if it is None. ``__post_init__`` may raise ValueError for invalid values.
 
     Parameters
     ----------
     what : str
-        Name of the type on the wire, unique in its protocol.
+        Name of the type on the wire, unique among those of its kind in a protocol. Empty: messages have no name.
     kind : str
         Kind of the message in the ledger.
     """
@@ -84,12 +81,13 @@ class Control:
         self, *, round: int = 0, step: int = 0, micro: int = 0, tensors: Mapping[str, Tensor] | None = None
     ) -> Message:
         """Return the message to send."""
-        return Message(self.kind, round, step, micro, tensors or {}, {_WHAT: self.what, **fields_of(self)})
+        name: dict[str, Scalar] = {_WHAT: self.what} if self.what else {}
+        return Message(self.kind, round, step, micro, tensors or {}, {**name, **fields_of(self)})
 
     @classmethod
     def matches(cls, message: Message) -> bool:
         """Whether a message is of this type."""
-        return message.kind == cls.kind and message.fields.get(_WHAT) == cls.what
+        return message.kind == cls.kind and message.fields.get(_WHAT, "") == cls.what
 
     @classmethod
     def read(cls, message: Message, peer: str) -> Self:
@@ -98,11 +96,12 @@ class Control:
         Raises
         ------
         WireError
-            The message is of another type, or a field is missing, unknown or of a wrong type.
+            The message is of another type, or a field is missing, unknown, of a wrong type or invalid.
         """
         if not cls.matches(message):
-            raise WireError(f"{peer}: expected '{cls.what}', got {describe(message)}")
-        return _read(cls, {name: value for name, value in message.fields.items() if name != _WHAT}, message, peer)
+            raise WireError(f"{peer}: expected '{_title(cls)}', got {describe(message)}")
+        given = {name: value for name, value in message.fields.items() if name != _WHAT}
+        return _read(cls, given, _title(cls), peer)
 
 
 Controls = TypeVar("Controls", bound=Control)
@@ -122,7 +121,7 @@ class Protocol(Generic[Controls]):
 
     def accepts(self, message: Message) -> bool:
         """Whether a message is of one of the types."""
-        return (message.kind, message.fields.get(_WHAT)) in self._types
+        return (message.kind, message.fields.get(_WHAT, "")) in self._types
 
     def read(self, message: Message, peer: str) -> Controls:
         """Read a message of any of the types.
@@ -132,9 +131,9 @@ class Protocol(Generic[Controls]):
         WireError
             It is of none of them, or invalid; the error names ``peer``.
         """
-        found = self._types.get((message.kind, str(message.fields.get(_WHAT))))
+        found = self._types.get((message.kind, str(message.fields.get(_WHAT, ""))))
         if found is None:
-            expected = ", ".join(f"'{what}'" for _, what in self._types)
+            expected = ", ".join(f"'{_title(each)}'" for each in self._types.values())
             raise WireError(f"{peer}: expected {expected}, got {describe(message)}")
         return found.read(message, peer)
 
@@ -143,7 +142,7 @@ Fields = TypeVar("Fields", bound="DataclassInstance")
 
 
 def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
-    """Return the fields of a message, given a dataclass whose fields have the types of :class:`Control`'s."""
+    """Return the fields of a message, given a dataclass with fields of the types of :class:`Control`'s."""
     found: dict[str, Scalar] = {}
     for name, codec in _codecs(type(values)).items():
         found.update(codec.write(name, getattr(values, name)))
@@ -151,17 +150,17 @@ def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
 
 
 def read_fields(cls: type[Fields], message: Message, peer: str) -> Fields:
-    """Read the fields of a message that ``peer`` sent.
+    """Read the fields of a message of any kind, sent by ``peer``.
 
     Raises
     ------
     WireError
-        A field is missing, unknown or of a wrong type.
+        A field is missing, unknown, of a wrong type or invalid.
     """
-    return _read(cls, dict(message.fields), message, peer)
+    return _read(cls, dict(message.fields), message.kind, peer)
 
 
-def _read(cls: type[Fields], given: dict[str, Scalar], message: Message, peer: str) -> Fields:
+def _read(cls: type[Fields], given: dict[str, Scalar], title: str, peer: str) -> Fields:
     codecs = _codecs(cls)
     values = {}
     try:
@@ -175,10 +174,14 @@ def _read(cls: type[Fields], given: dict[str, Scalar], message: Message, peer: s
                 values[name], given = codec.read(given), {}
         if given:
             raise ValueError(f"unknown field '{next(iter(given))[:40]}'")
+        return cls(**values)
     except ValueError as error:
-        name = str(message.fields.get(_WHAT, message.kind))[:40]
-        raise WireError(f"{peer}: invalid '{name}' message: {str(error)[:200]}") from None
-    return cls(**values)
+        raise WireError(f"{peer}: invalid '{title[:40]}' message: {str(error)[:200]}") from None
+
+
+def _title(cls: type[Control]) -> str:
+    """Return what error messages call a type."""
+    return cls.what or cls.kind
 
 
 def describe(message: Message) -> str:

@@ -42,6 +42,17 @@ class Done(Control, what="done"):
 
 
 @dataclass(frozen=True, slots=True)
+class Codes(Control, kind="activation"):
+    """A header of messages with tensors, which has no name."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"{self.tokens} tokens")
+
+
+@dataclass(frozen=True, slots=True)
 class Request(Control, what="request"):
     key: str
     expected: bytes | None = None
@@ -59,7 +70,7 @@ class Echo:
     trips: int | None = None
 
 
-PROTOCOL: Protocol[Form | Report | Offer | Done] = Protocol(Form, Report, Offer, Done)
+PROTOCOL: Protocol[Form | Report | Offer | Done | Codes] = Protocol(Form, Report, Offer, Done, Codes)
 FORM = Form(3, ("a", "b"), (), "star", 0.5, True, b"\x00")
 
 
@@ -69,7 +80,8 @@ def over_the_wire(message: Message) -> Message:
 
 
 @pytest.mark.parametrize(
-    "sent", [FORM, Report({"loss": 0.5}, 7), Report({}), Offer({"digest": "x", "size": 3, "exact": True}), Done()]
+    "sent",
+    [FORM, Report({"loss": 0.5}, 7), Report({}), Offer({"digest": "x", "size": 3, "exact": True}), Done(), Codes(7)],
 )
 def test_a_message_is_read_as_it_was_sent(sent: Control) -> None:
     received = over_the_wire(sent.message(round=1, step=2, micro=3))
@@ -141,6 +153,20 @@ def test_another_message_is_refused_by_name(message: Message) -> None:
 
 def test_a_name_of_another_kind_is_another_type() -> None:
     assert not PROTOCOL.accepts(Message("control", fields={"what": "report"}))
+
+
+def test_a_type_without_a_name_is_known_by_its_kind() -> None:
+    assert Codes(7).message().fields == {"tokens": 7}
+    assert not PROTOCOL.accepts(Message("activation", fields={"what": "codes", "tokens": 7}))
+    with pytest.raises(WireError, match="node a: expected 'activation', got a 'control' message 'done'"):
+        Codes.read(Done().message(), "node a")
+    with pytest.raises(WireError, match="node a: expected 'form', 'activation', got a 'control' message"):
+        Protocol(Form, Codes).read(Message("control"), "node a")
+
+
+def test_a_value_that_the_class_refuses_names_the_peer() -> None:
+    with pytest.raises(WireError, match="node a: invalid 'activation' message: 0 tokens"):
+        PROTOCOL.read(Message("activation", fields={"tokens": 0}), "node a")
 
 
 def test_a_field_that_is_none_is_not_sent() -> None:
