@@ -15,11 +15,7 @@ with tensors; it is sent without ``what``. ::
     match FROM_SERVER.read(channel.receive(), "the server"):
         case Form(rank=rank): ...
 
-Messages of another kind, which is their type, have no ``what``: :func:`fields_of` and :func:`read_fields` convert their
-fields to and from a dataclass. ::
-
-    channel.send(Message("echo", fields=fields_of(Echo(digest))))
-    echo = read_fields(Echo, message, "node a")
+Where the kind of a message varies, its fields alone are a dataclass: see :func:`fields_of` and :func:`read_fields`.
 """
 
 from __future__ import annotations
@@ -104,7 +100,8 @@ class Control:
         """
         if not cls.matches(message):
             raise WireError(f"{peer}: expected '{_title(cls)}', got {describe(message)}")
-        return _read(cls, {name: value for name, value in message.fields.items() if name != _WHAT}, message, peer)
+        given = {name: value for name, value in message.fields.items() if name != _WHAT}
+        return _read(cls, given, _title(cls), peer)
 
 
 Controls = TypeVar("Controls", bound=Control)
@@ -145,7 +142,7 @@ Fields = TypeVar("Fields", bound="DataclassInstance")
 
 
 def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
-    """Return the fields of a message, given a dataclass whose fields have the types of :class:`Control`'s."""
+    """Return the fields of a message, given a dataclass with fields of the types of :class:`Control`'s."""
     found: dict[str, Scalar] = {}
     for name, codec in _codecs(type(values)).items():
         found.update(codec.write(name, getattr(values, name)))
@@ -153,17 +150,17 @@ def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
 
 
 def read_fields(cls: type[Fields], message: Message, peer: str) -> Fields:
-    """Read the fields of a message that ``peer`` sent.
+    """Read the fields of a message of any kind, sent by ``peer``.
 
     Raises
     ------
     WireError
-        A field is missing, unknown or of a wrong type.
+        A field is missing, unknown, of a wrong type or invalid.
     """
-    return _read(cls, dict(message.fields), message, peer)
+    return _read(cls, dict(message.fields), message.kind, peer)
 
 
-def _read(cls: type[Fields], given: dict[str, Scalar], message: Message, peer: str) -> Fields:
+def _read(cls: type[Fields], given: dict[str, Scalar], title: str, peer: str) -> Fields:
     codecs = _codecs(cls)
     values = {}
     try:
@@ -179,8 +176,7 @@ def _read(cls: type[Fields], given: dict[str, Scalar], message: Message, peer: s
             raise ValueError(f"unknown field '{next(iter(given))[:40]}'")
         return cls(**values)
     except ValueError as error:
-        name = str(message.fields.get(_WHAT, message.kind))[:40]
-        raise WireError(f"{peer}: invalid '{name}' message: {str(error)[:200]}") from None
+        raise WireError(f"{peer}: invalid '{title[:40]}' message: {str(error)[:200]}") from None
 
 
 def _title(cls: type[Control]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from farshore.core.control import fields_of, read_fields
+from farshore.core.control import Control
 from farshore.core.errors import PeerLostError
 from farshore.core.message import Message
 from farshore.core.nodes import NodeChange
@@ -23,8 +23,8 @@ class Config(BaseModel):
 
 
 @dataclass(frozen=True)
-class Count:
-    inside: int  # points in the circle, of an item
+class Count(Control, kind="count"):
+    inside: int  # points of an item that are in the circle
 
 
 class MonteCarloPi:
@@ -52,7 +52,7 @@ class MonteCarloPi:
                 idle = [name for name in idle if name != node] + [node] * (got.kind != "lost")
                 continue
             idle.append(node)
-            count = read_fields(Count, got, f"node {node}")
+            count = Count.read(got, f"node {node}")
             session.append("results", {"item": np.array(working.pop(node)), "inside": np.array(count.inside)})
             session.save_checkpoint(len(results), {}, {})
             session.progress(len(results), config.items, unit="item")
@@ -64,7 +64,7 @@ class MonteCarloPi:
         while (message := session.channel.receive()).kind == "item":
             x, y = session.run.seed.child("item", message.step).numpy().random((2, config.points))
             inside = int((x * x + y * y < 1).sum())
-            session.channel.send(Message("count", step=message.step, fields=fields_of(Count(inside))))
+            session.channel.send(Count(inside).message(step=message.step))
 
 
 WORKLOAD = MonteCarloPi()

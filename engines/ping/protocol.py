@@ -1,21 +1,33 @@
 """The messages of a ping run.
 
-In each round the server sends an empty ``ping``, which the node returns, and a ``block``, which it returns as ``echo``.
-The message's ``round`` is that of the run; the block is the tensor ``block`` (bytes).
+In each round the server sends a ``ping``, which the node returns, and a ``block``, which it returns as ``echo``. The
+message's ``round`` is that of the run; the block is the tensor ``block`` (bytes).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from ...core.control import describe, fields_of, read_fields
+from ...core.control import Control
 from ...core.errors import WireError
 from ...core.message import Array, Message, Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Echo:
-    """Fields of an ``echo``.
+class Ping(Control, kind="ping"):
+    """An empty message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Control, kind="block"):
+    """A block to return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo(Control, kind="echo"):
+    """The block, returned.
 
     Attributes
     ----------
@@ -26,58 +38,36 @@ class Echo:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """The fields of ``ping`` and ``block``: none."""
+Received = TypeVar("Received", Ping, Block, Echo)
 
 
-def ping(round_index: int) -> Message:
-    """Return a ``ping``."""
-    return Message("ping", round=round_index)
-
-
-def block(round_index: int, data: Array) -> Message:
-    """Return a ``block``."""
-    return Message("block", round=round_index, tensors={"block": Tensor(data)})
-
-
-def echo(round_index: int, data: Array, digest: bytes) -> Message:
-    """Return an ``echo``."""
-    return Message("echo", round=round_index, tensors={"block": Tensor(data)}, fields=fields_of(Echo(digest)))
-
-
-def read_ping(message: Message, round_index: int, peer: str) -> None:
-    """Check a ``ping``; errors as :func:`read_echo`."""
-    _check(message, "ping", round_index, peer)
-    read_fields(Empty, message, peer)
-
-
-def read_block(message: Message, round_index: int, peer: str) -> Array:
-    """Return the block of a ``block``; errors as :func:`read_echo`."""
-    _check(message, "block", round_index, peer)
-    read_fields(Empty, message, peer)
-    return _block(message, peer)
-
-
-def read_echo(message: Message, round_index: int, peer: str) -> tuple[Array, bytes]:
-    """Return block and digest of an ``echo``.
+def read(cls: type[Received], message: Message, round_index: int, peer: str) -> Received:
+    """Read a message of a round.
 
     Raises
     ------
     WireError
-        ``peer`` sent another message, one of another round, or one with other fields.
+        ``peer`` sent another message, or one of another round.
     """
-    _check(message, "echo", round_index, peer)
-    return _block(message, peer), read_fields(Echo, message, peer).digest
+    found = cls.read(message, peer)
+    if message.round != round_index:
+        raise WireError(f"{peer}: expected '{cls.kind}' of round {round_index}, got round {message.round}")
+    return found
 
 
-def _check(message: Message, kind: str, round_index: int, peer: str) -> None:
-    if (message.kind, message.round) != (kind, round_index):
-        got = f"{describe(message)} of round {message.round}"
-        raise WireError(f"{peer}: expected '{kind}' of round {round_index}, got {got}")
+def block_tensors(block: Array) -> Mapping[str, Tensor]:
+    """Return the tensors of a ``block`` or ``echo``."""
+    return {"block": Tensor(block)}
 
 
-def _block(message: Message, peer: str) -> Array:
+def read_block(message: Message, peer: str) -> Array:
+    """Return the block of a ``block`` or ``echo``.
+
+    Raises
+    ------
+    WireError
+        The message has other tensors.
+    """
     if set(message.tensors) != {"block"}:
         raise WireError(f"{peer}: expected the tensor 'block' in a '{message.kind}', got {sorted(message.tensors)[:4]}")
     return message.array("block")

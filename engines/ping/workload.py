@@ -15,14 +15,14 @@ from ...core.message import Array, Message
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...core.transfer import Direction
-from . import protocol
 from .config import PingConfig
+from .protocol import Block, Echo, Ping, block_tensors, read, read_block
 
 _START = bytes(32)
 _SERVER = "the server"
 
 
-class Ping:
+class PingWorkload:
     """Round-trip time and throughput; see :class:`PingConfig`."""
 
     name = "ping"
@@ -39,12 +39,12 @@ class Ping:
         """Plan an empty round trip and an echoed block per round and node."""
         settings = cast(PingConfig, config)
         nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
-        block = np.zeros(settings.kilobytes << 10, np.uint8)
+        block = block_tensors(np.zeros(settings.kilobytes << 10, np.uint8))
         messages: tuple[tuple[Direction, Message], ...] = (
-            ("down", protocol.ping(0)),
-            ("up", protocol.ping(0)),
-            ("down", protocol.block(0, block)),
-            ("up", protocol.echo(0, block, _START)),
+            ("down", Ping().message()),
+            ("up", Ping().message()),
+            ("down", Block().message(tensors=block)),
+            ("up", Echo(_START).message(tensors=block)),
         )
         flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
         return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
@@ -84,11 +84,13 @@ class Ping:
             digest = session.load_checkpoint(session.resume_step)[0]["digest"].tobytes()
             first = session.resume_step
         for done in range(first + 1, settings.rounds + 1):
-            protocol.read_ping(session.channel.receive(), done, _SERVER)
-            session.channel.send(protocol.ping(done))
-            block = protocol.read_block(session.channel.receive(), done, _SERVER)
+            read(Ping, session.channel.receive(), done, _SERVER)
+            session.channel.send(Ping().message(round=done))
+            message = session.channel.receive()
+            read(Block, message, done, _SERVER)
+            block = read_block(message, _SERVER)
             digest = _chain(digest, block.tobytes())
-            session.channel.send(protocol.echo(done, block, digest))
+            session.channel.send(Echo(digest).message(round=done, tensors=block_tensors(block)))
             if done % settings.checkpoint_every == 0:
                 session.save_checkpoint(done, {"digest": _as_array(digest)}, {})
 
@@ -101,14 +103,15 @@ def _measure(
     block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
     start = time.perf_counter()
-    channel.send(protocol.ping(round_index))
-    protocol.read_ping(channel.receive(), round_index, f"node {node}")
+    channel.send(Ping().message(round=round_index))
+    read(Ping, channel.receive(), round_index, f"node {node}")
     middle = time.perf_counter()
-    channel.send(protocol.block(round_index, np.frombuffer(block, np.uint8)))
+    channel.send(Block().message(round=round_index, tensors=block_tensors(np.frombuffer(block, np.uint8))))
     message = channel.receive()
     end = time.perf_counter()
-    echoed, digest_there = protocol.read_echo(message, round_index, f"node {node}")
-    if digest_there != expected or echoed.tobytes() != block:
+    echo = read(Echo, message, round_index, f"node {node}")
+    echoed = read_block(message, f"node {node}").tobytes()
+    if echo.digest != expected or echoed != block:
         raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
     return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
 
@@ -129,4 +132,4 @@ def _median(values: list[float]) -> float:
     return round(median(values), 6) if values else 0.0
 
 
-WORKLOAD = Ping()
+WORKLOAD = PingWorkload()

@@ -42,6 +42,17 @@ class Done(Control, what="done"):
 
 
 @dataclass(frozen=True, slots=True)
+class Codes(Control, kind="activation"):
+    """A header of messages with tensors, which has no name."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"{self.tokens} tokens")
+
+
+@dataclass(frozen=True, slots=True)
 class Request(Control, what="request"):
     key: str
     expected: bytes | None = None
@@ -57,17 +68,6 @@ class Detailed(Done):
 class Echo:
     digest: bytes
     trips: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Codes(Control, kind="activation"):
-    """A header of messages with tensors, which has no name."""
-
-    tokens: int
-
-    def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"{self.tokens} tokens")
 
 
 PROTOCOL: Protocol[Form | Report | Offer | Done | Codes] = Protocol(Form, Report, Offer, Done, Codes)
@@ -155,6 +155,20 @@ def test_a_name_of_another_kind_is_another_type() -> None:
     assert not PROTOCOL.accepts(Message("control", fields={"what": "report"}))
 
 
+def test_a_type_without_a_name_is_known_by_its_kind() -> None:
+    assert Codes(7).message().fields == {"tokens": 7}
+    assert not PROTOCOL.accepts(Message("activation", fields={"what": "codes", "tokens": 7}))
+    with pytest.raises(WireError, match="node a: expected 'activation', got a 'control' message 'done'"):
+        Codes.read(Done().message(), "node a")
+    with pytest.raises(WireError, match="node a: expected 'form', 'activation', got a 'control' message"):
+        Protocol(Form, Codes).read(Message("control"), "node a")
+
+
+def test_a_value_that_the_class_refuses_names_the_peer() -> None:
+    with pytest.raises(WireError, match="node a: invalid 'activation' message: 0 tokens"):
+        PROTOCOL.read(Message("activation", fields={"tokens": 0}), "node a")
+
+
 def test_a_field_that_is_none_is_not_sent() -> None:
     protocol: Protocol[Request] = Protocol(Request)
     assert Request("k").message().fields == {"what": "request", "key": "k"}
@@ -194,17 +208,3 @@ def test_other_fields_of_such_a_message_are_refused(fields: dict[str, Scalar], c
     with pytest.raises(WireError, match=f"node a: invalid 'echo' message: {complaint}") as caught:
         read_fields(Echo, Message("echo", fields=fields), "node a")
     assert len(str(caught.value)) < 160
-
-
-def test_a_type_without_a_name_is_known_by_its_kind() -> None:
-    assert Codes(7).message().fields == {"tokens": 7}
-    assert not PROTOCOL.accepts(Message("activation", fields={"what": "codes", "tokens": 7}))
-    with pytest.raises(WireError, match="node a: expected 'activation', got a 'control' message 'done'"):
-        Codes.read(Done().message(), "node a")
-    with pytest.raises(WireError, match="node a: expected 'form', 'activation', got a 'control' message"):
-        Protocol(Form, Codes).read(Message("control"), "node a")
-
-
-def test_a_value_that_the_class_refuses_names_the_peer() -> None:
-    with pytest.raises(WireError, match="node a: invalid 'activation' message: 0 tokens"):
-        PROTOCOL.read(Message("activation", fields={"tokens": 0}), "node a")

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from farshore.core.errors import RunFailedError, WireError
-from farshore.core.message import Message, Tensor
-from farshore.engines.ping import protocol
+from farshore.core.message import Message
 from farshore.engines.ping.config import PingConfig
-from farshore.engines.ping.workload import Ping
+from farshore.engines.ping.protocol import Block, Echo, Ping, block_tensors
+from farshore.engines.ping.workload import PingWorkload
 from farshore.simulations.in_process import InProcessRun
 from farshore.wire.memory import pair
 
 CONFIG = PingConfig(rounds=2, kilobytes=1)
-BLOCK = np.arange(4, dtype=np.uint8)
+TENSORS = block_tensors(np.arange(4, dtype=np.uint8))
 DIGEST = bytes(32)
 
 
-class Misbehaving(Ping):
+class Misbehaving(PingWorkload):
     """Nodes answer the second round's block, or its ping, with a given message."""
 
     def __init__(self, answer: Message, to: str) -> None:
@@ -53,14 +53,14 @@ class Replacing:
 @pytest.mark.parametrize(
     ("to", "answer", "complaint"),
     [
-        ("ping", protocol.ping(1), "expected 'ping' of round 2, got a 'ping' message of round 1"),
-        ("ping", protocol.echo(2, BLOCK, DIGEST), "expected 'ping' of round 2, got a 'echo' message"),
+        ("ping", Ping().message(round=1), "expected 'ping' of round 2, got round 1"),
+        ("ping", Echo(DIGEST).message(round=2, tensors=TENSORS), "expected 'ping', got a 'echo' message"),
         ("ping", Message("ping", round=2, fields={"time": 1.0}), "invalid 'ping' message: unknown field 'time'"),
-        ("block", protocol.ping(2), "expected 'echo' of round 2, got a 'ping' message"),
-        ("block", Message("echo", round=2, tensors={"block": Tensor(BLOCK)}), "'digest' is missing"),
+        ("block", Ping().message(round=2), "expected 'echo', got a 'ping' message"),
+        ("block", Message("echo", round=2, tensors=TENSORS), "'digest' is missing"),
         (
             "block",
-            Message("echo", round=2, tensors={"block": Tensor(BLOCK)}, fields={"digest": "x"}),
+            Message("echo", round=2, tensors=TENSORS, fields={"digest": "x"}),
             "expected bytes, got str",
         ),
         ("block", Message("echo", round=2, fields={"digest": DIGEST}), "expected the tensor 'block' in a 'echo'"),
@@ -76,18 +76,20 @@ def test_an_invalid_answer_ends_the_run_with_an_error_that_names_the_node(
 
 def test_an_echo_of_other_bytes_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match="node a, round 2: the echo differs"):
-        InProcessRun(Misbehaving(protocol.echo(2, BLOCK, DIGEST), "block"), CONFIG, tmp_path / "run", ("a",)).run()
+        InProcessRun(
+            Misbehaving(Echo(DIGEST).message(round=2, tensors=TENSORS), "block"), CONFIG, tmp_path / "run", ("a",)
+        ).run()
 
 
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ([protocol.block(1, BLOCK)], "expected 'ping' of round 1, got a 'block' message"),
-        ([protocol.ping(2)], "got a 'ping' message of round 2"),
-        ([protocol.ping(1), protocol.ping(1)], "expected 'block' of round 1, got a 'ping' message"),
-        ([protocol.ping(1), Message("block", round=1)], "expected the tensor 'block' in a 'block', got []"),
+        ([Block().message(round=1, tensors=TENSORS)], "expected 'ping', got a 'block' message"),
+        ([Ping().message(round=2)], "expected 'ping' of round 1, got round 2"),
+        ([Ping().message(round=1), Ping().message(round=1)], "expected 'block', got a 'ping' message"),
+        ([Ping().message(round=1), Message("block", round=1)], "expected the tensor 'block' in a 'block', got []"),
         (
-            [protocol.ping(1), Message("block", round=1, tensors={"block": Tensor(BLOCK)}, fields={"digest": DIGEST})],
+            [Ping().message(round=1), Message("block", round=1, tensors=TENSORS, fields={"digest": DIGEST})],
             "invalid 'block' message: unknown field 'digest'",
         ),
     ],
@@ -98,6 +100,6 @@ def test_an_invalid_message_of_the_server_ends_the_node_program(messages: list[M
         server.send(message)
     session: Any = SimpleNamespace(channel=node, resume_step=None)
     with pytest.raises(WireError, match="the server: ") as caught:
-        Ping().node_program(session, CONFIG)
+        PingWorkload().node_program(session, CONFIG)
     assert complaint in str(caught.value)
     server.close()
