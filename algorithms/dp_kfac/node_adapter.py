@@ -56,7 +56,7 @@ class NodeAdapter:
         kfac, options = self.kfac, self.kfac.options
         if not isinstance(kfac.inverses, _NoInverses):
             kfac.inverses, self._first_owners = _NoInverses(options, kfac.counts), dict(kfac.owners)
-        kfac.steps = step
+        kfac.steps, kfac.missing = step, set()  # in a run all layers have state after step 0, where all are due
         if options.factor_source == "rotate":
             rotations = step // (options.inv_steps * options.rotate_every)
             kfac.owners = {name: (owner + rotations) % kfac.ranks for name, owner in self._first_owners.items()}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+
 from ...core.message import Message
 from ...core.traffic_plan import Setting
+from ...models.devices import forked_generators
 from ..collective.dry_run import Sent, dry_rank
 from ..collective.tensors import to_wire
 from .config import TrainingConfig
 from .loop import evaluates, logs, step_figures
 from .preconditioner import Preconditioner
 from .protocol import BestState, Figures, Trained
+from .task import TrainTask
 from .training import Training, total_steps
 from .training_state import load_shared, load_training, shared_arrays
 from .workload import TrainingWorkload
@@ -57,7 +62,11 @@ class DryRun:
         self._workload, self._config, self._setting = workload, config, setting
         self.size = len(setting.nodes)
         self.transport: Literal["star", "peers"] = "peers" if config.transport == "peers" else "star"
-        self.total_steps = total_steps(config, workload.make_task(config, setting.seed, setting.find), self.size)
+        self.total_steps = config.steps or total_steps(config, self._make_task(config), self.size)
+        self._small = config.model_copy(
+            update={"batch": min(_BATCH, config.batch), "device": "cpu", "steps": self.total_steps}
+        )
+        self._task = self._make_task(self._small)
         self.groups: Mapping[int, Sequence[int]] = {}
         self.sent: dict[int, list[Sent]] = defaultdict(list)
         self.figures = self.evaluation = self.best = self.end = Message("control")
@@ -69,14 +78,18 @@ class DryRun:
         """Return the numbers of steps done, from 1, for which ``condition(config, done, total)`` holds."""
         return [done for done in range(1, self.total_steps + 1) if condition(self._config, done, self.total_steps)]
 
+    def _make_task(self, config: TrainingConfig) -> TrainTask[Any]:
+        return self._workload.make_task(config, self._setting.seed, self._setting.find)
+
+    def _fresh_task(self) -> TrainTask[Any]:
+        try:
+            return copy.deepcopy(self._task)  # much faster than to read its data again
+        except (TypeError, RuntimeError):  # it has something that cannot be copied, such as an open file
+            return self._make_task(self._small)
+
     def _run_rank(self, rank: int) -> None:
-        small = self._config.model_copy(
-            update={"batch": min(_BATCH, self._config.batch), "device": "cpu", "steps": self.total_steps}
-        )
-        seed = self._setting.seed
-        with dry_rank(self.transport, rank, self.size) as drain:
-            task = self._workload.make_task(small, seed, self._setting.find)
-            training = Training(small, task, seed, rank, self.size)
+        with dry_rank(self.transport, rank, self.size) as drain, forked_generators(torch.device("cpu")):
+            training = Training(self._small, self._fresh_task(), self._setting.seed, rank, self.size)
             load_training(training, {}, 0)
             initial = shared_arrays(training)
             training.wrap_ddp()

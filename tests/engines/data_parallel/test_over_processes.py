@@ -74,7 +74,7 @@ def test_a_run_continues_without_a_lost_node_and_takes_it_back_when_it_rejoins(
     log = cloud.log(info)
     formed = [line.partition("run: ")[2].split() for line in log.splitlines() if " ranks from step " in line]
     assert "node b was lost: forming a new group of ranks" in log
-    assert [line[0] for line in formed] == ["4", "3", "4"], formed
+    assert [line[0] for line in formed] == ["4", "3", "4"], log
     # From a checkpoint each time, never from step 0.
     assert all(int(line[4].rstrip(",")) % 10 == 0 for line in formed)
     assert int(formed[1][4].rstrip(",")) >= 20
