@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...models.torch_internals import Work
+from ...models.torch_internals import Work, after_backward
 from .star_client import PendingReply, StarClient, Tensors
 from .tensors import copy_into
+from .thread_waits import ThreadWaits
 
 #: Names of the reductions in messages; the star server knows the same names.
 REDUCTIONS = {
@@ -31,11 +32,11 @@ REDUCTIONS = {
 
 
 class StarWork(Work):
-    """A collective in progress."""
+    """A collective in progress; without ``waits`` one that is complete."""
 
-    def __init__(self, reply: PendingReply) -> None:
+    def __init__(self, reply: PendingReply, waits: ThreadWaits | None = None) -> None:
         super().__init__()
-        self._reply = reply
+        self._reply, self._waits = reply, waits
 
     def wait(self, timeout: Any = None) -> bool:
         """Block until the results are in the collective's tensors.
@@ -45,12 +46,24 @@ class StarWork(Work):
         RuntimeError
             The group was aborted; :attr:`StarClient.error` is the cause.
         """
-        self._reply.future.wait()
+        if self._waits is None:
+            self._reply.future.wait()
+        else:
+            with self._waits.waiting(self._reply.arrived.is_set):
+                self._reply.future.wait()
         return True
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
         """Return a future of the collective's tensors."""
+        # DDP waits for its futures at the end of the backward pass, in C++, where the wait cannot be noted.
+        if self._waits is not None and self._waits.active and not after_backward(self._wait_for_reply):
+            self._waits.hide()
         return self._reply.future
+
+    def _wait_for_reply(self) -> None:
+        assert self._waits is not None
+        with self._waits.waiting(self._reply.arrived.is_set):
+            self._reply.arrived.wait()
 
     def is_completed(self) -> bool:
         """Return whether :meth:`wait` would return at once."""
@@ -133,7 +146,8 @@ class StarGroup(dist.ProcessGroup):
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> StarWork:
         sequence = f"{self._name}/{source}-{self._rank}/{tag}"
         reply = PendingReply(_copy_to(tensors))
-        return StarWork(self._client.expect(sequence, self._client.next_number(sequence), reply))
+        reply = self._client.expect(sequence, self._client.next_number(sequence), reply)
+        return StarWork(reply, self._client.waits)
 
     def barrier(self, opts: Any = None) -> StarWork:
         return self._collective("barrier", {}, {}, lambda _: [], [])
@@ -163,7 +177,7 @@ class StarGroup(dist.ProcessGroup):
         number = self._client.next_number(self._name)
         work = completed(tensors)
         if unpack is not None:
-            work = StarWork(self._client.expect(self._name, number, PendingReply(unpack)))
+            work = StarWork(self._client.expect(self._name, number, PendingReply(unpack)), self._client.waits)
         if sent is not None:
             self._client.send_part(kind, self._name, number, sent, {**self._fields, **fields})
         return work

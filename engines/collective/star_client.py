@@ -16,6 +16,7 @@ from ...core.errors import FarshoreError, RunFailedError
 from ...core.message import Message, Scalar, Tensor
 from ...core.session import Channel
 from .tensors import from_wire, to_wire
+from .thread_waits import ThreadWaits
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 
@@ -39,10 +40,13 @@ class PendingReply:
     ----------
     future : Future of list of Tensor
         The result of ``unpack``, or the error that ended the group.
+    arrived : Event
+        Set once the reply, or that error, has arrived; the future follows.
     """
 
     def __init__(self, unpack: Callable[[Tensors], list[torch.Tensor]]) -> None:
         self._unpack = unpack
+        self.arrived = threading.Event()
         self._received: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
         # An exception set as a future's result from Python is a value to torch's C++, which reads it as tensors and
         # crashes. An exception raised in a callback is an error there too.
@@ -56,10 +60,12 @@ class PendingReply:
 
     def resolve(self, tensors: Tensors) -> None:
         """Complete the collective with the server's reply."""
+        self.arrived.set()
         self._received.set_result(tensors)
 
     def fail(self, error: Exception) -> None:
         """Fail the pending collective with ``error``."""
+        self.arrived.set()
         if not self._received.done():
             self._received.set_result(error)
 
@@ -87,6 +93,8 @@ class StarClient:
         self.on_abort: Callable[[], None] = _nothing
         #: Control messages from the server; an exception at the end means that the channel failed.
         self.control: queue.Queue[Message | Exception] = queue.Queue()
+        #: What this rank's threads wait for.
+        self.waits = ThreadWaits(channel)
         self._store_replies: queue.Queue[Message | Exception] = queue.Queue()
         self.generation = -1
         #: Training step that collectives are accounted to.
@@ -189,7 +197,8 @@ class StarClient:
             No message arrived within ``timeout`` seconds.
         """
         try:
-            message = self.control.get(timeout=timeout)
+            with self.waits.waiting(lambda: not self.control.empty()):
+                message = self.control.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError(f"no control message from the server within {timeout} s") from None
         if isinstance(message, Exception):
@@ -204,6 +213,7 @@ class StarClient:
             except Exception as error:
                 self.abort(error)
                 self.control.put(error)
+                self.waits.update()
                 self._callbacks.shutdown(wait=False)
                 return
             if message.kind != "control":
@@ -217,6 +227,7 @@ class StarClient:
                 self.abort(RunFailedError(str(message.fields.get("why"))))
             else:
                 self.control.put(message)
+            self.waits.update()
 
     def _dispatch_reply(self, message: Message) -> None:
         if message.fields.get("generation") != self.generation:
@@ -228,6 +239,7 @@ class StarClient:
             if reply is None:
                 self._early[sequence, number] = tensors
         if reply is not None:
+            reply.arrived.set()
             self._callbacks.submit(self._context.copy().run, reply.resolve, tensors)
 
 

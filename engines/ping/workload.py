@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import BaseModel
 
+from ...core.clock import clock_of
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession, ServerSession
@@ -98,16 +99,18 @@ def _measure(
     channel = session.channels[node]
     block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
-    start = time.perf_counter()
+    clock = clock_of(session)
+    start = clock()
     channel.send(Message("ping", round=round_index))
     channel.receive()
-    middle = time.perf_counter()
+    middle = clock()
     channel.send(Message("block", round=round_index, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
     echo = channel.receive()
-    end = time.perf_counter()
+    end = clock()
     if echo.round != round_index or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
         raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
-    return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
+    seconds = end - middle  # may be zero in virtual time
+    return middle - start, 2 * len(block) / seconds / 1e6 if seconds else 0.0, expected
 
 
 def _chain(*parts: bytes) -> bytes:
