@@ -14,8 +14,7 @@ from ...core.clock import clock_of
 from ...core.errors import RunFailedError
 from ...core.message import Array, Message, Tensor
 from ...core.session import NodeSession, ServerSession
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
-from ...core.transfer import Direction
+from ...core.traffic_plan import Rehearsal
 from .config import PingConfig
 
 _START = bytes(32)
@@ -34,19 +33,11 @@ class Ping:
         """Return no data set: the blocks are drawn from the seed."""
         return ()
 
-    def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """Plan an empty round trip and an echoed block per round and node."""
+    def rehearsal(self, config: BaseModel) -> Rehearsal:
+        """Rehearse one round: all rounds send the same."""
         settings = cast(PingConfig, config)
-        nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
-        block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
-        messages: tuple[tuple[Direction, Message], ...] = (
-            ("down", Message("ping")),
-            ("up", Message("ping")),
-            ("down", Message("block", tensors=block)),
-            ("up", Message("echo", tensors=block, fields={"digest": _START})),
-        )
-        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
-        return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
+        short = settings.model_copy(update={"rounds": 1, "pause_ms": 0})
+        return Rehearsal(short, "round", {1: range(1, settings.rounds + 1)})
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Measure every node in turn, ``rounds`` times; check the digest of each echo."""

@@ -162,16 +162,14 @@ def override(
 
 
 def _node_counts(text: str, *, federated: bool) -> dict[str, Any]:
-    from .cohort import role_requests
+    from .cohort import node_counts
 
-    counts = {request.role: request.count for request in role_requests(text, ())}
-    if any(count.least != count.most for count in counts.values()):
-        raise ConfigError(f"--nodes {text}: nodes do not join a simulated run", hint="give one number")
+    counts = node_counts(text)
     if federated and "" not in counts:
         raise ConfigError(f"--nodes {text}: clients have no roles", hint="write --clients N")
     if "" in counts:
-        return {"clients" if federated else "nodes": counts[""].least}
-    return {"nodes": {role: count.least for role, count in counts.items()}}
+        return {"clients" if federated else "nodes": counts[""]}
+    return {"nodes": counts}
 
 
 def _devices(scenario: Scenario, population: str | None, seconds_per_step: float | None) -> Devices:

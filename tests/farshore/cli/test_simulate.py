@@ -185,7 +185,7 @@ def test_nodes_and_devices_are_options_of_the_command_line(capsys: pytest.Captur
         (["split_segment"], "farshore server up"),
         (["dp_kfac", "--set", "transport=peers"], "transport=star"),
         (["ping", "--nodes", "camera=2"], "no role 'camera'"),
-        (["ping", "--nodes", "2..4"], "nodes do not join"),
+        (["ping", "--nodes", "2..4"], "nodes do not join here"),
         (["ping", "--nodes", "2", "--clients", "2"], "give one of them"),
         (["ping", "--seconds-per-step", "1"], "--devices NAME"),
         (["ping", "--devices", "phones-4g", "--seconds-per-step", "0"], "is not a duration"),
