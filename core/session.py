@@ -308,8 +308,12 @@ class Workload(Protocol):
         restarted.
     ``code(config) -> Code``
         The code that a run brings, so that a server refuses at once what its operator has not accepted.
+    ``rehearsal(config) -> Rehearsal``
+        A short run that sends each kind of message of a run, for estimates; see
+        :class:`~farshore.core.traffic_plan.Rehearsal`. Without it and without a plan, an estimate executes the run.
     ``plan(config, setting)``
-        What its runs will send; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
+        What its runs will send, where a rehearsal would cost too much or is not exact; see
+        :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
     """
 
     @property

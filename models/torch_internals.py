@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -57,6 +57,7 @@ __all__ = [
     "Work",
     "add_each",
     "added_each",
+    "after_backward",
     "backward_keeps_graph",
     "backward_will_run",
     "gloo_options",
@@ -75,6 +76,21 @@ def backward_will_run(node: Any) -> bool:
 def backward_keeps_graph() -> bool:
     """Whether the backward pass in progress was asked to retain the graph; call it inside ``backward`` only."""
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def after_backward(callback: Callable[[], None]) -> bool:
+    """Call ``callback`` at the end of the backward pass in progress, in the order of these calls and before DDP ends.
+
+    Returns
+    -------
+    bool
+        False if the calling thread executes no backward pass; nothing is called then.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    engine: Any = torch.autograd.Variable._execution_engine
+    engine.queue_callback(callback)
+    return True
 
 
 def gloo_options(host: str, timeout: Any) -> Any:

@@ -20,6 +20,8 @@ _DESCRIPTIONS = {
     "virtual.json": "recipe of the virtual data, and their digest",
     "failures.jsonl": "errors of failed programs, with tracebacks",
     "ledger-*.arrows": "every transfer",
+    "clocks.jsonl": "virtual clocks of the programs at checkpoints, of a simulation",
+    "node-states": "checkpoints and streams of a simulation's nodes",
     "checkpoints": "checkpoints for resuming the run",
     "log.txt": "log",
     "log-*.txt": "older parts of the log",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..core.session import Channel, Code, RecordStream, RunInfo
 from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
 from ..wire.cohort import Cohort
+from .virtual_network import SERVER, VirtualNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ class InProcessSession:
     cancelled: threading.Event
     owner: str
     resume_step: int | None = field(default=None, kw_only=True)
+    network: VirtualNetwork | None = field(default=None, kw_only=True)
+    on_log: Callable[[str], None] | None = field(default=None, kw_only=True)
 
     def begin_from(self, step: int | None) -> None:
         """Resume from a step, or start from the beginning for None."""
@@ -55,12 +59,23 @@ class InProcessSession:
     def admit(self, code: Code) -> None:
         """Accept any code: it runs on the machine of the user who started the run."""
 
+    def clock(self) -> float:
+        """The time in seconds, for :func:`~farshore.core.clock.clock_of`."""
+        return time.perf_counter() if self.network is None else self.network.clock_of(self.program)
+
+    @property
+    def program(self) -> str:
+        """Name of this program: ``server``, or the node's."""
+        return SERVER
+
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise RunCancelledError(f"run {self.run.id} was cancelled")
 
     def log(self, message: str) -> None:
         logger.info("%s: %s", self.owner, message)
+        if self.on_log:
+            self.on_log(f"{self.owner}: {message}")
 
     def data(self, name: str) -> Path:
         try:
@@ -83,6 +98,10 @@ class InProcessNodeSession(InProcessSession):
 
     @property
     def node(self) -> str:
+        return self.info.name
+
+    @property
+    def program(self) -> str:
         return self.info.name
 
     @property
@@ -135,7 +154,13 @@ class InProcessServerSession(InProcessSession):
     def receive_any(
         self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: bool = False
     ) -> tuple[str, Message | NodeChange]:
-        return self.cohort.receive(nodes, timeout, changes=changes)
+        if self.network is None:
+            return self.cohort.receive(nodes, timeout, changes=changes)
+        names = self.cohort.channels if nodes is None else nodes
+        watched = {name: channel for name in names if not (channel := self.cohort.channels[name]).inbox.error}
+        if watched or not changes:
+            return self.network.receive_any(watched or {n: self.cohort.channels[n] for n in names}, timeout)
+        return self.cohort.receive(nodes, 0.0, changes=True)
 
     def dismiss(self, node: str, reason: str) -> None:
         self.cohort.dismiss(node, reason)
@@ -145,7 +170,8 @@ class InProcessServerSession(InProcessSession):
 
     def metrics(self, step: int, **values: float) -> None:
         if self.on_metrics:
-            self.on_metrics(step, values)
+            now = {} if self.network is None else {"simulated_seconds": self.network.now}
+            self.on_metrics(step, {**values, **now})
 
     def account(self, node: str, kind: str, step: int, size: int) -> None:
         """Do nothing: node threads do not exchange messages with each other."""

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..core.errors import ConfigError, NotFoundError
 from ..core.yaml_text import load_yaml
@@ -19,7 +28,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 class Scenario(BaseModel):
-    """Arms of one method on the same clients and data; each arm runs once per seed.
+    """Arms of one method on the same nodes and data; each arm runs once per seed.
 
     Settings of an arm override the common settings; mappings are merged key by key.
     """
@@ -28,13 +37,18 @@ class Scenario(BaseModel):
 
     about: str = Field("", description="one sentence on what the scenario shows")
     method: str = Field(description="name of a method, see 'farshore methods'")
-    clients: int = Field(10, ge=1, description="number of clients")
+    clients: int = Field(10, ge=1, description="number of clients of a federated method")
+    nodes: PositiveInt | dict[str, NonNegativeInt] | None = Field(
+        None, description="number of nodes of another method, or one per role; by default what the method says"
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="each arm runs once per seed")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method, for all arms")
     arms: dict[str, dict[str, Any]] = Field(min_length=1, description="name of each arm -> settings of that arm")
     baseline: str = Field("", description="arm whose best score, rounded down, is the target of the others")
     devices: Devices | None = Field(None, description="devices of the clients; with them, runs keep virtual time")
-    score: str = Field("acc", description="metric to compare, between 0 and 1")
+    score: str = Field(
+        "", description="metric to compare, between 0 and 1; by default acc for federated methods, and none for others"
+    )
 
     @model_validator(mode="after")
     def _names_an_arm(self) -> Self:

@@ -104,11 +104,13 @@ def test_the_tutorial_shows_the_templates() -> None:
     assert entry in render_project("server_momentum", "federated")["pyproject.toml"]
 
 
-def test_the_scenario_of_the_simulation_page_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
-    scenario = parse_scenario(text, "docs/simulating.md")
-    for arm in scenario.arms:
-        resolve(load(scenario.method).config, scenario.values(arm), ())
+def test_the_scenarios_of_the_simulation_page_are_valid() -> None:
+    texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
+    assert texts
+    for text in texts:
+        scenario = parse_scenario(text, "docs/simulating.md")
+        for arm in scenario.arms:
+            resolve(load(scenario.method).config, scenario.values(arm), ())
 
 
 def test_the_link_table_of_the_reports_page_matches_the_code() -> None:

@@ -74,14 +74,21 @@ class MemoryChannel:
         """As :meth:`farshore.wire.channel.Channel.receive`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            with self._space:
-                self._space.notify_all()
-            assert isinstance(frame.header, Header)
-            message = unpack(frame.header, frame.payload, self._limits)
-            if (handler := self.handlers.get(message.kind)) is None:
+            message = self.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if message is not None:
                 return message
-            handler(message)
+
+    def take(self, timeout: float | None) -> Message | None:
+        """Take the next message; None if it went to a handler. Errors are those of :meth:`receive`."""
+        frame = self.inbox.take(timeout)
+        with self._space:
+            self._space.notify_all()
+        assert isinstance(frame.header, Header)
+        message = unpack(frame.header, frame.payload, self._limits)
+        if (handler := self.handlers.get(message.kind)) is None:
+            return message
+        handler(message)
+        return None
 
     def fail(self, error: Exception) -> None:
         """Make senders and receivers at this end raise ``error``."""

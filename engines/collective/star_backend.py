@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,10 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...models.devices import released_generators
-from ...models.torch_internals import Work
+from ...models.torch_internals import Work, after_backward
 from .protocol import Reduction, Request
 from .star_client import PendingReply, StarClient, Tensors
 from .tensors import DEVICES, copy_into, synchronize
+from .thread_waits import ThreadWaits
 
 #: Names of the reductions in messages.
 REDUCTIONS: Mapping[Any, Reduction] = {
@@ -34,11 +36,11 @@ REDUCTIONS: Mapping[Any, Reduction] = {
 
 
 class StarWork(Work):
-    """A collective in progress."""
+    """A collective in progress; without ``waits`` one that is complete."""
 
-    def __init__(self, reply: PendingReply) -> None:
+    def __init__(self, reply: PendingReply, waits: ThreadWaits | None = None) -> None:
         super().__init__()
-        self._reply = reply
+        self._reply, self._waits = reply, waits
 
     def wait(self, timeout: Any = None) -> bool:
         """Block until the results are in the collective's tensors.
@@ -48,8 +50,9 @@ class StarWork(Work):
         FarshoreError
             The group was aborted, or the reply does not fit the tensors.
         """
+        noted = nullcontext() if self._waits is None else self._waits.waiting(self._reply.arrived.is_set)
         try:
-            with released_generators():  # other ranks may be threads of this process
+            with noted, released_generators():  # other ranks may be threads of this process
                 self._reply.future.wait()
         except RuntimeError:
             if self._reply.error is not None:
@@ -59,7 +62,15 @@ class StarWork(Work):
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
         """Return a future of the collective's tensors."""
+        # DDP waits for its futures at the end of the backward pass, in C++, where the wait cannot be noted.
+        if self._waits is not None and self._waits.active and not after_backward(self._wait_for_reply):
+            self._waits.hide()
         return self._reply.future
+
+    def _wait_for_reply(self) -> None:
+        assert self._waits is not None
+        with self._waits.waiting(self._reply.arrived.is_set):
+            self._reply.arrived.wait()
 
     def is_completed(self) -> bool:
         """Return whether :meth:`wait` would return at once."""
@@ -141,8 +152,10 @@ class StarGroup(dist.ProcessGroup):
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> StarWork:
         sequence = f"{self._name}/{source}-{self._rank}/{tag}"
-        reply = self._expected(tensors, _copy_to(tensors))
-        return StarWork(self._client.expect(sequence, self._client.next_number(sequence), reply))
+        reply = self._client.expect(
+            sequence, self._client.next_number(sequence), self._expected(tensors, _copy_to(tensors))
+        )
+        return StarWork(reply, self._client.waits)
 
     def barrier(self, opts: Any = None) -> StarWork:
         return self._collective("barrier", {}, lambda _: [], [])
@@ -179,7 +192,8 @@ class StarGroup(dist.ProcessGroup):
         number = self._client.next_number(self._name)
         work = completed(tensors)
         if unpack is not None:
-            work = StarWork(self._client.expect(self._name, number, self._expected(tensors, unpack)))
+            reply = self._client.expect(self._name, number, self._expected(tensors, unpack))
+            work = StarWork(reply, self._client.waits)
         if sent is not None:
             request = Request(self._name, self._client.generation, self._members, operation, root)
             self._client.send_part(kind, number, request, sent)

@@ -18,6 +18,7 @@ from ...core.message import Message
 from ...core.session import Channel
 from .protocol import FROM_SERVER, KINDS, Done, Failed, Form, Go, Lost, Reply, Request, Stored, StoreRequest
 from .tensors import from_wire, to_wire
+from .thread_waits import ThreadWaits
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 #: Messages of the server that :meth:`StarClient.receive_control` returns.
@@ -47,11 +48,14 @@ class PendingReply:
         The result of ``unpack``, or an error.
     error : Exception or None
         That error: the one that ended the group, or a :class:`WireError` if the reply does not fit.
+    arrived : Event
+        Set once the reply, or the error that ended the group, has arrived; the future follows.
     """
 
     def __init__(self, unpack: Callable[[Tensors], list[torch.Tensor]]) -> None:
         self._unpack = unpack
         self.error: Exception | None = None
+        self.arrived = threading.Event()
         self._received: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
         # An exception set as a future's result from Python is a value to torch's C++, which reads it as tensors and
         # crashes. An exception raised in a callback is an error there too.
@@ -70,10 +74,12 @@ class PendingReply:
 
     def resolve(self, tensors: Tensors) -> None:
         """Complete the collective with the server's reply."""
+        self.arrived.set()
         self._received.set_result(tensors)
 
     def fail(self, error: Exception) -> None:
         """Fail the pending collective with ``error``."""
+        self.arrived.set()
         if not self._received.done():
             self._received.set_result(error)
 
@@ -103,6 +109,8 @@ class StarClient:
         self._answers: queue.Queue[Answer | Exception] = queue.Queue()
         #: Numbers of the requests and the replies.
         self._store_replies: queue.Queue[tuple[int, bytes] | Exception] = queue.Queue()
+        #: What this rank's threads wait for.
+        self.waits = ThreadWaits(channel)
         self.generation = -1
         #: Training step that collectives are accounted to.
         self.step = 0
@@ -199,7 +207,8 @@ class StarClient:
         FarshoreError
             The channel or the run failed, or the server sent an invalid message.
         """
-        answer = self._answers.get()
+        with self.waits.waiting(lambda: not self._answers.empty()):
+            answer = self._answers.get()
         if isinstance(answer, Exception):
             self._answers.put(answer)
             raise answer
@@ -209,9 +218,11 @@ class StarClient:
         try:
             while True:
                 self._handle(self._channel.receive())
+                self.waits.update()
         except Exception as error:
             self.abort(error)
             self._answers.put(error)
+            self.waits.update()
             self._callbacks.shutdown(wait=False)
 
     def _handle(self, message: Message) -> None:
@@ -244,6 +255,7 @@ class StarClient:
             if reply is None:
                 self._early[key] = tensors
         if reply is not None:
+            reply.arrived.set()
             self._callbacks.submit(self._context.copy().run, reply.resolve, tensors)
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import BaseModel
 
+from ...core.clock import clock_of
 from ...core.errors import RunFailedError
-from ...core.message import Array, Message
+from ...core.message import Array
 from ...core.session import NodeSession, ServerSession
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
-from ...core.transfer import Direction
+from ...core.traffic_plan import Rehearsal
 from .config import PingConfig
 from .protocol import Block, Echo, Ping, block_tensors, read, read_block
 
@@ -35,19 +35,11 @@ class PingWorkload:
         """Return no data set: the blocks are drawn from the seed."""
         return ()
 
-    def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """Plan an empty round trip and an echoed block per round and node."""
+    def rehearsal(self, config: BaseModel) -> Rehearsal:
+        """Rehearse one round: all rounds send the same."""
         settings = cast(PingConfig, config)
-        nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
-        block = block_tensors(np.zeros(settings.kilobytes << 10, np.uint8))
-        messages: tuple[tuple[Direction, Message], ...] = (
-            ("down", Ping().message()),
-            ("up", Ping().message()),
-            ("down", Block().message(tensors=block)),
-            ("up", Echo(_START).message(tensors=block)),
-        )
-        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
-        return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
+        short = settings.model_copy(update={"rounds": 1, "pause_ms": 0})
+        return Rehearsal(short, "round", {1: range(1, settings.rounds + 1)})
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Measure every node in turn, ``rounds`` times; check the digest of each echo."""
@@ -102,18 +94,20 @@ def _measure(
     channel = session.channels[node]
     block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
-    start = time.perf_counter()
+    clock = clock_of(session)
+    start = clock()
     channel.send(Ping().message(round=round_index))
     read(Ping, channel.receive(), round_index, f"node {node}")
-    middle = time.perf_counter()
+    middle = clock()
     channel.send(Block().message(round=round_index, tensors=block_tensors(np.frombuffer(block, np.uint8))))
     message = channel.receive()
-    end = time.perf_counter()
+    end = clock()
     echo = read(Echo, message, round_index, f"node {node}")
     echoed = read_block(message, f"node {node}").tobytes()
     if echo.digest != expected or echoed != block:
         raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
-    return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
+    seconds = end - middle  # may be zero in virtual time
+    return middle - start, 2 * len(block) / seconds / 1e6 if seconds else 0.0, expected
 
 
 def _chain(*parts: bytes) -> bytes:

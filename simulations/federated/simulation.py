@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.seeds import Seed
 from ...core.session import Workload
-from ...core.version import Versions
 from ...engines.assets.cache import AssetCache
 from ...engines.federated.assets import Assets
 from ...engines.federated.asynchronous import create_rounds
@@ -33,6 +32,7 @@ from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
 from ..clock import Devices
+from ..run_directories import open_or_create
 from .client_runner import ClientRunner
 from .execution import choose_execution
 from .ray_workers import RayWorkers
@@ -140,28 +140,15 @@ class Simulation:
             )
 
     def _open(self) -> RunDirectory:
-        expected = {
+        info = {
             "workload": self.workload.name,
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "clients": self.clients,
         }
         if self.devices is not None:
-            expected["devices"] = self.devices.resolved().model_dump(mode="json")
-        if not (self.directory / "run.json").exists():
-            return RunDirectory.create(
-                self.directory, {"id": self.directory.name, **expected, "nodes": [], "simulated": True}
-            )
-        run = RunDirectory.open(self.directory)
-        info = run.info
-        expected["versions"] = asdict(Versions.local())
-        differing = [name for name, value in expected.items() if info.get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{self.directory} holds a run that differs in {', '.join(differing)}",
-                hint="choose another directory",
-            )
-        return run
+            info["devices"] = self.devices.resolved().model_dump(mode="json")
+        return open_or_create(self.directory, info)
 
     def _clients_at_once(self, session: SimulatedSession, task: Task, flat: FlatModel) -> int:
         """Number of clients trained at once: as recorded in the run directory, otherwise chosen and recorded now.
