@@ -1,6 +1,6 @@
 """Child processes in process groups of their own, which exchange JSON messages with their parent and die with it.
 
-Messages are lines of JSON over a socket pair. The end of the stream tells each side that the other has ended. On Linux,
+Messages are lines of JSON over a socket pair. The stream ends when the process at either side does. On Linux,
 the parent-death signal of the kernel also ends a child that does not read its messages.
 """
 

@@ -213,7 +213,7 @@ class NodeSession(Session, Protocol):
         """
 
     def metrics(self, step: int, **values: float) -> None:
-        """Send named figures of this node to the run's metrics; they are in the ledger as the kind ``metrics``."""
+        """Send named values of this node to the run's metrics; they are in the ledger as the kind ``metrics``."""
 
 
 class ServerSession(Session, Protocol):
@@ -278,7 +278,7 @@ class ServerSession(Session, Protocol):
         """
 
     def metrics(self, step: int, **values: float) -> None:
-        """Record named figures at ``step``; they reach ``metrics.jsonl`` and everyone who follows the run."""
+        """Record named values at ``step``; they reach ``metrics.jsonl`` and everyone who follows the run."""
 
     def account(self, node: str, kind: str, step: int, size: int) -> None:
         """Record ``size`` bytes that a node sent to other nodes, as the node reports; no channel carried them."""

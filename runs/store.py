@@ -36,7 +36,7 @@ class RunRow:
         Path of the run directory.
     count : int
         Number of nodes that the run needs.
-    wanted, nodes : tuple of str
+    requested_nodes, nodes : tuple of str
         Nodes requested by name, and the selected nodes.
     roles_json : str
         Requested roles and the roles of the selected nodes, as the server writes them; empty in rows of older
@@ -59,7 +59,7 @@ class RunRow:
     seed: int = 0
     directory: str = ""
     count: int = 1
-    wanted: tuple[str, ...] = ()
+    requested_nodes: tuple[str, ...] = ()
     roles_json: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     state: RunState = "waiting"
@@ -309,12 +309,16 @@ class RunStore:
             yield connection
 
 
+#: Column of ``requested_nodes``; the name is older, and stores keep it.
+_REQUESTED = "wanted"
+
+
 def _packed(row: RunRow) -> dict[str, Any]:
     # 64-bit unsigned seeds do not fit into SQL's signed integers; lists are stored as JSON text.
     values = {f.name: getattr(row, f.name) for f in fields(row)}
+    values[_REQUESTED] = json.dumps(values.pop("requested_nodes"))
     return values | {
         "seed": str(row.seed),
-        "wanted": json.dumps(row.wanted),
         "nodes": json.dumps(row.nodes),
         "data": json.dumps(dict(row.data)),
     }
@@ -324,7 +328,7 @@ def _run_row(row: sa.RowMapping) -> RunRow:
     values = {str(name): value for name, value in row.items()}
     unpacked = {
         "seed": int(values["seed"]),
-        "wanted": tuple(json.loads(values["wanted"])),
+        "requested_nodes": tuple(json.loads(values.pop(_REQUESTED))),
         "nodes": tuple(json.loads(values["nodes"])),
         "data": json.loads(values["data"]),
     }

@@ -71,7 +71,7 @@ class Cohort:
         self._signal = Signal()
         self._ready: dict[str, tuple[CohortChannel, NodeInfo]] = {}
         self._excluded: dict[str, str] = {}
-        self._reported: set[str] = set()  # lost or dismissed nodes that the program knows of
+        self._reported: set[str] = set()  # lost or dismissed nodes; the program has received the loss
         self._error: Exception | None = None
 
     # ---- what other threads report -------------------------------------------------------------------------------

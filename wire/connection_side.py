@@ -237,7 +237,7 @@ class ConnectionSide:
     def other_epoch(self, epoch: int) -> bool:
         """A frame of another restart epoch arrived; returns whether it ends this channel."""
         if epoch < self.epoch:
-            # Left over from before a restart; this end's hello tells that program so.
+            # Left over from before a restart; that program learns the epoch from this end's hello.
             logger.info("dropped a frame of %s from the past epoch %d", self.peer, epoch)
             return False
         error = PeerLostError(f"{self.peer} has restarted (epoch {epoch}, this program is in {self.epoch})")
