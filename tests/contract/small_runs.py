@@ -156,11 +156,10 @@ _RECIPE = f"recipe={{family: bert, first: 1, last: 2, shape: {_SHAPE}}}"
 _USER_CODE = "its traffic depends on the user's code"
 
 SMALL_RUNS: dict[str, SmallRun] = {
-    "data_parallel": SmallRun(_MLP, longer=_LONG, nodes=1, missing=("dataset=cifar10", "cifar10")),
+    "data_parallel": SmallRun(_MLP, longer=_LONG, missing=("dataset=cifar10", "cifar10")),
     "dp_kfac": SmallRun(
         {**_MLP, "factor_steps": 2, "inv_steps": 4},
         longer=_LONG,
-        nodes=1,
         missing=("dataset=cifar10", "cifar10"),
     ),
     "flower": FlowerApp(

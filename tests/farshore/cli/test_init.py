@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,18 @@ def test_a_method_costs_few_lines_outside_of_its_science(kind: str, most: int) -
     assert "def " in science
     lines = [line for line in (head + engine).splitlines() if line.strip()]
     assert len(lines) < most
+
+
+@pytest.mark.parametrize("kind", ["training", "workload"])
+def test_other_projects_are_simulated_on_virtual_nodes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["init", f"own_{kind}", "--kind", kind]) == 0
+    os.chdir(f"own_{kind}")
+    capsys.readouterr()
+    assert cli.execute(["simulate", f"own_{kind}", "--nodes", "2", "--seeds", "0", "--out", "out", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1]["event"] == "compared"
+    (ledger,) = Path("out").rglob("ledger*")
+    assert ledger.exists()
 
 
 def test_a_federated_project_is_simulated_to_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
