@@ -104,7 +104,9 @@ class Control:
         """
         if not cls.matches(message):
             raise WireError(f"{peer}: expected '{_title(cls)}', got {describe(message)}")
-        return _read(cls, {name: value for name, value in message.fields.items() if name != _WHAT}, message, peer)
+        given = dict(message.fields)
+        given.pop(_WHAT, None)
+        return _read(cls, given, message, peer)
 
 
 Controls = TypeVar("Controls", bound=Control)
@@ -148,7 +150,12 @@ def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
     """Return the fields of a message, given a dataclass whose fields have the types of :class:`Control`'s."""
     found: dict[str, Scalar] = {}
     for name, codec in _codecs(type(values)).items():
-        found.update(codec.write(name, getattr(values, name)))
+        value = getattr(values, name)
+        if codec.takes_rest:
+            assert _WHAT not in value, "a mapping field has the reserved name 'what'"
+            found.update(value)
+        elif value is not None:
+            found[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return found
 
 
@@ -165,16 +172,17 @@ def read_fields(cls: type[Fields], message: Message, peer: str) -> Fields:
 
 def _read(cls: type[Fields], given: dict[str, Scalar], message: Message, peer: str) -> Fields:
     codecs = _codecs(cls)
-    values = {}
+    values, rest = {}, ""
     try:
         for name, codec in codecs.items():
-            if not codec.takes_rest and name in given:
-                values[name] = codec.read(given.pop(name))
-            elif not codec.takes_rest and codec.required:
-                raise ValueError(f"'{name}' is missing")
-        for name, codec in codecs.items():
             if codec.takes_rest:
-                values[name], given = codec.read(given), {}
+                rest = name
+            elif name in given:
+                values[name] = codec.read(given.pop(name))
+            elif codec.required:
+                raise ValueError(f"'{name}' is missing")
+        if rest:
+            values[rest], given = codecs[rest].read(given), {}
         if given:
             raise ValueError(f"unknown field '{next(iter(given))[:40]}'")
         return cls(**values)
@@ -196,24 +204,15 @@ def describe(message: Message) -> str:
 
 
 class _Codec:
-    """Writes and reads one field."""
+    """Reads one field."""
+
+    __slots__ = ("read", "required", "takes_rest")
 
     def __init__(self, annotation: Any, required: bool) -> None:
         origin = get_origin(annotation)
         self.takes_rest = origin is not None and isinstance(origin, type) and issubclass(origin, Mapping)
         self.required = required
-        self._read = _reader(annotation)
-
-    def write(self, name: str, value: Any) -> Mapping[str, Scalar]:
-        if value is None:
-            return {}
-        if self.takes_rest:
-            assert _WHAT not in value, "a mapping field has the reserved name 'what'"
-            return dict(value)
-        return {name: ",".join(map(str, value)) if isinstance(value, tuple) else value}
-
-    def read(self, value: Any) -> Any:
-        return self._read(value)
+        self.read = _reader(annotation)
 
 
 #: By class; filled when a class is first used, as annotations cannot be resolved earlier.
@@ -252,7 +251,7 @@ def _reader(annotation: Any) -> Callable[[Any], Any]:
         allowed = _scalar_types(arguments[1])
         return lambda values: _values(values, allowed)
     allowed = _scalar_types(annotation)
-    return lambda value: _checked(value, allowed)
+    return lambda value: value if type(value) in allowed else _checked(value, allowed)
 
 
 def _scalar_types(annotation: Any) -> tuple[type, ...]:
@@ -283,6 +282,8 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _values(values: Mapping[str, Any], allowed: tuple[type, ...]) -> dict[str, Any]:
+    if not values:
+        return {}
     if len(values) > MOST_VALUES:
         raise ValueError(f"{len(values)} values exceed the limit of {MOST_VALUES}")
     return {name: _checked(value, allowed) for name, value in values.items()}
