@@ -100,7 +100,8 @@ class Control:
         """
         if not cls.matches(message):
             raise WireError(f"{peer}: expected '{_title(cls)}', got {describe(message)}")
-        given = {name: value for name, value in message.fields.items() if name != _WHAT}
+        given = dict(message.fields)
+        given.pop(_WHAT, None)
         return _read(cls, given, _title(cls), peer)
 
 
@@ -145,7 +146,12 @@ def fields_of(values: DataclassInstance) -> dict[str, Scalar]:
     """Return the fields of a message, given a dataclass with fields of the types of :class:`Control`'s."""
     found: dict[str, Scalar] = {}
     for name, codec in _codecs(type(values)).items():
-        found.update(codec.write(name, getattr(values, name)))
+        value = getattr(values, name)
+        if codec.takes_rest:
+            assert _WHAT not in value, "a mapping field has the reserved name 'what'"
+            found.update(value)
+        elif value is not None:
+            found[name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return found
 
 
@@ -162,16 +168,17 @@ def read_fields(cls: type[Fields], message: Message, peer: str) -> Fields:
 
 def _read(cls: type[Fields], given: dict[str, Scalar], title: str, peer: str) -> Fields:
     codecs = _codecs(cls)
-    values = {}
+    values, rest = {}, ""
     try:
         for name, codec in codecs.items():
-            if not codec.takes_rest and name in given:
-                values[name] = codec.read(given.pop(name))
-            elif not codec.takes_rest and codec.required:
-                raise ValueError(f"'{name}' is missing")
-        for name, codec in codecs.items():
             if codec.takes_rest:
-                values[name], given = codec.read(given), {}
+                rest = name
+            elif name in given:
+                values[name] = codec.read(given.pop(name))
+            elif codec.required:
+                raise ValueError(f"'{name}' is missing")
+        if rest:
+            values[rest], given = codecs[rest].read(given), {}
         if given:
             raise ValueError(f"unknown field '{next(iter(given))[:40]}'")
         return cls(**values)
@@ -192,24 +199,15 @@ def describe(message: Message) -> str:
 
 
 class _Codec:
-    """Writes and reads one field."""
+    """Reads one field."""
+
+    __slots__ = ("read", "required", "takes_rest")
 
     def __init__(self, annotation: Any, required: bool) -> None:
         origin = get_origin(annotation)
         self.takes_rest = origin is not None and isinstance(origin, type) and issubclass(origin, Mapping)
         self.required = required
-        self._read = _reader(annotation)
-
-    def write(self, name: str, value: Any) -> Mapping[str, Scalar]:
-        if value is None:
-            return {}
-        if self.takes_rest:
-            assert _WHAT not in value, "a mapping field has the reserved name 'what'"
-            return dict(value)
-        return {name: ",".join(map(str, value)) if isinstance(value, tuple) else value}
-
-    def read(self, value: Any) -> Any:
-        return self._read(value)
+        self.read = _reader(annotation)
 
 
 #: By class; filled when a class is first used, as annotations cannot be resolved earlier.
@@ -248,7 +246,7 @@ def _reader(annotation: Any) -> Callable[[Any], Any]:
         allowed = _scalar_types(arguments[1])
         return lambda values: _values(values, allowed)
     allowed = _scalar_types(annotation)
-    return lambda value: _checked(value, allowed)
+    return lambda value: value if type(value) in allowed else _checked(value, allowed)
 
 
 def _scalar_types(annotation: Any) -> tuple[type, ...]:
@@ -279,6 +277,8 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _values(values: Mapping[str, Any], allowed: tuple[type, ...]) -> dict[str, Any]:
+    if not values:
+        return {}
     if len(values) > MOST_VALUES:
         raise ValueError(f"{len(values)} values exceed the limit of {MOST_VALUES}")
     return {name: _checked(value, allowed) for name, value in values.items()}

@@ -124,11 +124,12 @@ class FlatModel:
 
     def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
         """Copy a state of the same shapes and dtypes into the buffers; the arrays may be read-only."""
-        for buffer, array in ((self.floats, floats), (self.integers, integers)):
-            if buffer.device.type == "cpu":
-                np.copyto(buffer.numpy(), array, casting="no")
-            else:
-                buffer.copy_(torch.from_numpy(np.require(array, requirements="W")))
+        if self.floats.is_cpu:
+            np.copyto(self.floats.numpy(), floats, casting="no")
+            np.copyto(self.integers.numpy(), integers, casting="no")
+            return
+        self.floats.copy_(torch.from_numpy(np.require(floats, requirements="W")))
+        self.integers.copy_(torch.from_numpy(np.require(integers, requirements="W")))
 
     def clear_gradients(self) -> None:
         """Set the gradients to None, so that the next backward pass stores them instead of adding to zeros."""

@@ -33,7 +33,7 @@ def resident_model(task: Task, compute: ComputeSettings) -> FlatModel:
 
 def batch_loss(flat: FlatModel, objective: Callable[[Any], torch.Tensor], batch: Any) -> torch.Tensor:
     """Return the loss of a batch, moved to the model's device and computed in its precision."""
-    if flat.device.type != "cpu":
+    if not flat.floats.is_cpu:
         batch = to_device(batch, flat.device)
     if flat.precision == "fp32":
         return objective(batch)

@@ -18,10 +18,13 @@ from farshore.cli import connect
 from farshore.cli.main import execute
 from farshore.cli.settings import build, describe
 from farshore.core.errors import ConfigError, DataError, ExitCode, FarshoreError, RunCancelledError, RunFailedError
+from farshore.core.nodes import DEFAULT_ROLE
 from farshore.core.seeds import Seed
+from farshore.core.session import Workload
 from farshore.core.traffic_plan import Setting, SupportsTrafficPlan
 from farshore.core.workloads import BUILT_IN, load
 from farshore.reports.estimate import planned_ledger
+from farshore.simulations.rehearsal import rehearsal_of, rehearse
 
 from .recorded_run import Recorded, Recorder, differing, frames_of
 from .small_runs import SEED, SELF_EXPLAINING, SMALL_RUNS, Promise, SmallRun
@@ -201,21 +204,29 @@ def test_a_method_without_data_sets_requests_none(name: str) -> None:
 # ---- estimate = ledger -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", methods("estimate"))
-def test_a_run_sends_what_was_estimated(
-    name: str, whole: Callable[[str], Recorded], data_sets: dict[str, Path]
-) -> None:
-    small = SMALL_RUNS[name]
-    workload = small.workload(name)
-    assert isinstance(workload, SupportsTrafficPlan)
+def estimated_ledger(small: SmallRun, workload: Workload, data_sets: dict[str, Path]) -> list[dict[str, Any]]:
+    """The rows of the ledger that ``farshore estimate`` builds: planned by the method, or rehearsed."""
+    config = small.config(workload)
+    if not isinstance(workload, SupportsTrafficPlan):
+        found, _ = rehearsal_of(workload, config)
+        return list(
+            rehearse(workload, found, dict.fromkeys(small.node_names, DEFAULT_ROLE), SEED, data_sets).to_pylist()
+        )
 
     def find(data_set: str) -> Path:
         if data_set not in data_sets:
             raise DataError(f"there is no '{data_set}'")
         return data_sets[data_set]
 
-    setting = Setting(small.node_names, Seed(SEED), find)
-    planned = planned_ledger(workload.plan(small.config(workload), setting)).to_pylist()
+    return list(planned_ledger(workload.plan(config, Setting(small.node_names, Seed(SEED), find))).to_pylist())
+
+
+@pytest.mark.parametrize("name", methods("estimate"))
+def test_a_run_sends_what_was_estimated(
+    name: str, whole: Callable[[str], Recorded], data_sets: dict[str, Path]
+) -> None:
+    small = SMALL_RUNS[name]
+    planned = estimated_ledger(small, small.workload(name), data_sets)
     sent = whole(name)
     assert frames_of(planned) == sent.frames
     # Scalars of control messages are only known once a run has them.
