@@ -30,10 +30,9 @@ class WaveTask(TrainTask[dict[str, Tensor]]):
 
     def __init__(self, config: WaveConfig, seed: Seed) -> None:
         self.config, self.seed = config, seed.child("batches")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed.child("weights").value)  # the same initial weights on all ranks
-            layers = (nn.Linear(1, config.width), nn.Tanh(), nn.Linear(config.width, config.width), nn.Tanh())
-            self.model = nn.Sequential(*layers, nn.Linear(config.width, 2))
+        # The engine seeds torch before it makes a task: the initial weights are the same on all ranks.
+        layers = (nn.Linear(1, config.width), nn.Tanh(), nn.Linear(config.width, config.width), nn.Tanh())
+        self.model = nn.Sequential(*layers, nn.Linear(config.width, 2))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return decay_groups(self.model)  # no weight decay for biases

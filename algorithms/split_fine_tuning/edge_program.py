@@ -59,6 +59,8 @@ class EdgeProgram:
         front, tokenizer = builder.front()
         self.front = self.placement.place(front)
         task = builder.task(tokenizer)
+        for note in task.notes:
+            session.log(note)
         self.labels, self.classes, self.max_length = task.labels, task.classes, task.max_length
         self.shard = task.shard(*session.shard)
         seed = session.run.seed.child("dropout", "front", self.index)

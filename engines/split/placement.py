@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -43,4 +43,5 @@ class Placement:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of forward passes: matrix products in the precision, weights in float32."""
-        return autocast(self.device, self.precision)
+        # A context of autocast costs time even without effect.
+        return nullcontext() if self.precision == "fp32" else autocast(self.device, self.precision)

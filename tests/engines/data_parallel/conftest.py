@@ -90,7 +90,7 @@ class Waves:
 
     def training(self, **settings: Any) -> Training:
         config = self.module.WaveConfig(**{"steps": 12, "batch": 8, "width": 8, "device": "cpu", **settings})
-        return Training(config, self.module.WaveTask(config, Seed(7)), Seed(7), 0, 1)
+        return Training(config, self.module.WORKLOAD.make_task(config, Seed(7), Path), Seed(7), 0, 1)
 
     def run(self, group: MemoryGroup, **settings: Any) -> None:
         self.train(self.training(**settings), group)

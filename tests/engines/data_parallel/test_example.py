@@ -40,7 +40,7 @@ def test_the_example_learns_its_wave(example: ModuleType, tmp_path: Path) -> Non
 
 
 def test_the_example_learns_faster_with_dp_kfac(example: ModuleType, tmp_path: Path) -> None:
-    settings = {"optimizer": "sgd", "lr": 0.1, "steps": 200}
+    settings = {"optimizer": "sgd", "lr": 0.1, "steps": 100}
     options = {"fisher": "mc1", "factor_steps": 5, "inv_steps": 10}
     plain = run(example, tmp_path / "plain", **settings)
     kfac = run(example, tmp_path / "kfac", **settings, preconditioner="dp_kfac", preconditioning=options)
