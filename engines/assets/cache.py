@@ -54,25 +54,22 @@ class AssetCache:
         """
         path = self.folder / asset.digest
         try:
-            file = path.open("rb")
+            while True:
+                file = path.open("rb")
+                fcntl.flock(file, fcntl.LOCK_SH)
+                if not _is_at(file, path):  # evicted before it was locked
+                    file.close()
+                    continue
+                if _is_intact(file, asset):
+                    os.utime(path)  # the order of eviction
+                    file.seek(0)
+                    return file
+                path.unlink()
+                file.close()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise storage_error(f"cannot read {path}", error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            if _is_intact(file, asset):
-                os.utime(path)  # the order of eviction
-                file.seek(0)
-                return file
-            file.close()
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            file.close()
-            if not path.exists():  # evicted before it was locked
-                return None
-            raise storage_error(f"cannot read {path}", error) from error
-        return None
 
     def add(self, asset: Asset, content: Bytes) -> None:
         """Store the whole content of an asset; nothing happens if it is there.
@@ -102,22 +99,25 @@ class AssetCache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = PartialAsset(self, asset, *_lock_partial(self.folder / f"{asset.digest}{_PARTIAL}"))
         except OSError as error:
-            raise storage_error(f"cannot write to {self.folder}", error) from error
-        try:
-            with self._locked():
-                self._evict(asset.size - partial.size, asset)
-        except BaseException:
-            partial.close()
-            raise
+            raise storage_error(f"cannot create {self.folder}", error) from error
+        with self._locked():
+            partial = PartialAsset(self, asset, *_lock_partial(self.folder / f"{asset.digest}{_PARTIAL}"))
+            missing = self._evict(asset.size - partial.size)
+            if missing > 0:
+                partial.close()
+                raise StorageError(
+                    f"the asset '{asset.name}' ({asset.size:,} bytes) does not fit into {self.folder}, "
+                    f"whose limit is {self.limit:,} bytes",
+                    hint="use smaller assets, or wait until other runs of this machine have ended",
+                )
         return partial
 
     def _commit(self, partial: PartialAsset) -> None:
         """Make a complete file available under its digest."""
         with self._locked():
             partial.path.replace(self.folder / partial.asset.digest)
-            self._evict(0, partial.asset)
+            self._evict(0)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -129,8 +129,11 @@ class AssetCache:
         except OSError as error:
             raise storage_error(f"cannot write to {self.folder}", error) from error
 
-    def _evict(self, room: int, asset: Asset) -> None:
-        """Delete the files that were not used for the longest time until ``room`` further bytes fit."""
+    def _evict(self, room: int) -> int:
+        """Delete the files that were not used for the longest time until ``room`` further bytes fit.
+
+        Returns the number of bytes by which the limit is exceeded nevertheless, because all other files are in use.
+        """
         files = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
@@ -140,12 +143,7 @@ class AssetCache:
         for _, size, path in sorted(files):
             if excess > 0 and _delete_unused(path):
                 excess -= size
-        if excess > 0:
-            raise StorageError(
-                f"the asset '{asset.name}' ({asset.size:,} bytes) does not fit into {self.folder}, "
-                f"whose limit is {self.limit:,} bytes",
-                hint="use smaller assets, or wait until other runs of this machine have ended",
-            )
+        return max(0, excess)
 
 
 class PartialAsset:
@@ -236,7 +234,10 @@ class PartialAsset:
 
 
 def _lock_partial(path: Path) -> tuple[Path, BufferedRandom]:
-    """Open an unfinished file that no other process writes: ``path``, or a file of this process alone beside it."""
+    """Open an unfinished file that no other process writes: ``path``, or a file of this process alone beside it.
+
+    The folder must be locked, so that the file is not evicted before it is marked as used.
+    """
     while True:
         file = _open_to_write(path)
         try:
@@ -247,10 +248,16 @@ def _lock_partial(path: Path) -> tuple[Path, BufferedRandom]:
             file = _open_to_write(own)
             fcntl.flock(file, fcntl.LOCK_EX)
             return own, file
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return path, file
-        file.close()  # another process finished or deleted it in the meantime
+        if _is_at(file, path):
+            return path, file
+        file.close()  # another process discarded it in the meantime
+
+
+def _is_at(file: BufferedReader | BufferedRandom, path: Path) -> bool:
+    """Whether an open file is still the one with this path."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _open_to_write(path: Path) -> BufferedRandom:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ..core.errors import ConfigError
 from ..core.yaml_text import load_yaml
@@ -260,14 +261,23 @@ def _allowed(details: Any) -> list[str]:
     return [part.strip().strip("'\"") for part in listed.replace(" or ", ", ").split(",") if part.strip()]
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    model: type[BaseModel], prefix: str, defaults: BaseModel | None = None
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a model; ``defaults``: the instance that is the default of the field with this model."""
     for name, field in model.model_fields.items():
+        required = defaults is None and field.is_required()
+        default = None if required else _default(field, name, defaults)
         inner = _inner(field.annotation)
         if inner is not None:
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield from _rows(inner, f"{prefix}{name}.", default if isinstance(default, BaseModel) else None)
             continue
-        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-        yield f"{prefix}{name}", _type_name(field.annotation), default, field.description or ""
+        text = "required" if required else str(default)
+        yield f"{prefix}{name}", _type_name(field.annotation), text, field.description or ""
+
+
+def _default(field: FieldInfo, name: str, defaults: BaseModel | None) -> Any:
+    return getattr(defaults, name) if defaults is not None else field.get_default(call_default_factory=True)
 
 
 def _type_name(annotation: Any) -> str:

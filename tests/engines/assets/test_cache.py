@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_processes_that_write_the_same_assets_leave_a_cache_within_its_limit(tmp_path: Path) -> None:
     script = Path(__file__).with_name("asset_writer.py")
-    commands = [[sys.executable, str(script), str(tmp_path), "4500", "60", str(own)] for own in range(3)]
+    commands = [[sys.executable, str(script), str(tmp_path), "4500", "200", str(own)] for own in range(3)]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(90) for process in processes] == [0, 0, 0]
     cache = AssetCache(tmp_path, limit=4500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,9 @@ class Federated:
 
             receive = session.channel.receive
 
-        Client(replace(session, channel=SpoilingChannel()), self.toy, self.codec).run()
+        spoiling = copy(session)
+        spoiling.channel = SpoilingChannel()
+        Client(spoiling, self.toy, self.codec).run()
 
 
 def run(workload: Federated, path: Path, **more: Any) -> tuple[NamedArrays, list[dict[str, Any]]]:
