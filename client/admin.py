@@ -225,7 +225,7 @@ class AdminClient:
             try:
                 for event in call:
                     for name in event.changed:
-                        state.ClearField(name)  # type: ignore[arg-type]
+                        state.ClearField(name)
                     state.MergeFrom(event.run)
                     now = pb.RunInfo()
                     now.CopyFrom(state)

@@ -23,6 +23,11 @@ class TokenBucket:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._left, self._at = burst, clock()
 
+    @property
+    def recovered(self) -> bool:
+        """Whether a quarter of the burst was left after the last spending."""
+        return self._left >= self._burst / 4
+
     def spend(self, amount: float) -> float:
         """Spend units; returns the seconds until the debt is paid, 0 if there is none."""
         now = self._clock()

@@ -151,6 +151,7 @@ class ConnectionGuard:
             connection.shutdown(socket.SHUT_RDWR)  # gRPC sees the end of the connection and closes it
             return stranger.peer
 
+        self._known[stranger.descriptor] = stranger.inode, ""  # until gRPC has closed it
         return bool(self._examine(stranger.descriptor, stranger.inode, shut_down))
 
     def _examine(self, descriptor: int, inode: int, action: Callable[[socket.socket], str]) -> str:

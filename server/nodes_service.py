@@ -140,8 +140,15 @@ class NodesService(NodesServicer):
                 self._server.registry.leave(node, "it left")
                 self._server.node_lost(node)
                 return
-            # Nothing is read meanwhile: gRPC's flow control stops the sender.
-            await asyncio.sleep(wait)
+            await self._pause(node, wait)
+
+    async def _pause(self, node: Node, seconds: float) -> None:
+        """Read nothing for a while: gRPC's flow control stops the sender, whose heartbeats wait behind other events."""
+        while seconds > 0 and node.state != "lost":
+            step = min(seconds, self._server.registry.heartbeat_seconds)
+            await asyncio.sleep(step)
+            self._server.registry.touch(node)
+            seconds -= step
 
     async def _dismiss(self, node: Node, reason: str) -> None:
         _log.warning("dismissed %s", reason)

@@ -99,7 +99,8 @@ class RunLog:
 
 def _format(origin: str, lines: Sequence[str]) -> str:
     stamp = time.strftime("%H:%M:%S")
-    found, size, taken = [], 0, 0
+    found: list[str] = []
+    size = taken = 0
     for line in lines[:_MAX_LINES]:
         if size > _MAX_CHARACTERS or len(found) >= _MAX_LINES:
             break

@@ -12,9 +12,10 @@ from ..proto import control_pb2 as pb
 #: Messages and bytes per second, and bursts of them. An agent sends its log lines at a fraction of this.
 _MESSAGES, _MESSAGE_BURST = 100.0, 1_000.0
 _BYTES, _BYTE_BURST = float(2 << 20), float(16 << 20)
-#: Log lines that count as one message, and the messages as which a request to open a run counts.
-_LINES_PER_MESSAGE, _OPEN_MESSAGES = 100, 50
-#: Seconds without a pause over the budget after which a node is dismissed.
+#: Log lines that count as one message, most messages as which they count (the log takes only so many lines of one),
+#: and the messages as which a request to open a run counts.
+_LINES_PER_MESSAGE, _MOST_LINE_MESSAGES, _OPEN_MESSAGES = 100, 200, 50
+#: Seconds over the budget, without a pause, after which a node is dismissed.
 DISMISS_SECONDS = 20.0
 
 
@@ -41,17 +42,17 @@ class StreamBudget:
         Raises
         ------
         RefusedError
-            The node has been over its budget for ``DISMISS_SECONDS``, although the server read no faster.
+            The node has used up its budget for ``DISMISS_SECONDS``, without a pause in which it recovers.
         """
-        messages = 1 + len(event.log.lines) / _LINES_PER_MESSAGE
+        messages = 1 + min(len(event.log.lines) / _LINES_PER_MESSAGE, _MOST_LINE_MESSAGES)
         if event.WhichOneof("event") == "open":
             messages = _OPEN_MESSAGES
         wait = max(self._messages.spend(messages), self._bytes.spend(event.ByteSize()))
         now = self._clock()
-        if not wait:
+        if self._messages.recovered and self._bytes.recovered:
             self._over_since = None
         elif self._over_since is None:
-            self._over_since = now
+            self._over_since = now if wait else None
         elif now - self._over_since > DISMISS_SECONDS:
             raise RefusedError(
                 f"node {self._node} sent more than {_MESSAGES:.0f} messages or {_BYTES / 1e6:.0f} MB per second "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -62,7 +63,9 @@ def test_a_node_that_stays_over_its_budget_is_dismissed_with_the_reason() -> Non
 
 def test_lines_and_bytes_of_one_message_count() -> None:
     clock = Clock()
-    assert StreamBudget("n", clock).spend(pb.NodeEvent(log=pb.LogLines(lines=["a"] * 500_000))) > 30
+    many = pb.NodeEvent(log=pb.LogLines(lines=["a"] * 500_000))
+    budget = StreamBudget("n", clock)
+    assert [budget.spend(many) > 0 for _ in range(5)] == [False, False, False, False, True]
     big = pb.NodeEvent(log=pb.LogLines(lines=["a" * (7 << 20)]))
     budget = StreamBudget("n", clock)
     assert [budget.spend(big) > 0 for _ in range(4)] == [False, False, True, True]
@@ -74,7 +77,7 @@ def test_a_node_that_pauses_is_never_dismissed() -> None:
     for _ in range(20):
         for _ in range(1200):
             clock.now += budget.spend(_LINE)
-        clock.now += 1.0
+        clock.now += 5.0
 
 
 #: A server that writes the CPU time that its event loop spent between two of its timers, in seconds.
@@ -148,11 +151,7 @@ def test_a_hostile_node_neither_stalls_the_event_loop_nor_stops_admin_calls(samp
         dismissed = ""
         end = time.monotonic() + 90
         while time.monotonic() < end and not dismissed:
-            try:
-                for _ in range(20_000):
-                    evil.send(one, timeout=0.5)
-            except queue.Full:  # back-pressure: the server does not read
-                pass
+            _flood(evil, one, seconds=1.0)
             assert {run.id for run in admin.runs()} == {run_id}
             answered += 1
             if admin.nodes()[0].state == "lost":
@@ -169,6 +168,13 @@ def test_a_hostile_node_neither_stalls_the_event_loop_nor_stops_admin_calls(samp
     # CPU seconds of the loop's thread do not depend on how busy the machine is.
     longest = max(cpu for cpu, _ in stalls[idle:])
     assert longest < 0.1, json.dumps({"longest": longest, "idle": max(cpu for cpu, _ in stalls[:idle])})
+
+
+def _flood(node: RawNode, event: pb.NodeEvent, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    with contextlib.suppress(queue.Full):  # back-pressure: the server does not read
+        while time.monotonic() < end:
+            node.send(event, timeout=0.5)
 
 
 def _rest(commands: Any) -> Iterator[pb.NodeCommand]:
