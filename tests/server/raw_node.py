@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ class RawNode:
         options: AgentOptions = cloud.agent_options(name, insecure=True)
         self.key = join(options).key
         self.address = options.address
-        self._channel = grpc.insecure_channel(options.address)
+        self._channel = grpc.insecure_channel(options.address, [("grpc.use_local_subchannel_pool", 1)])
         self._events: queue.Queue[pb.NodeEvent | None] = queue.Queue(maxsize=64)
         self.commands = NodesStub(self._channel).Control(self._sent(), metadata=(("farshore-key", self.key),))
         self.send(pb.NodeEvent(hello=pb.Hello(**{"versions": versions_message(), **hello})))
@@ -41,4 +42,6 @@ class RawNode:
 
     def __exit__(self, *_: object) -> None:
         self.commands.cancel()
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(None)
         self._channel.close()

@@ -7,19 +7,31 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from farshore.cli.checks import check_capacity as doctor_capacity
 from farshore.client.admin import AdminClient
+from farshore.client.agent import AgentOptions
 from farshore.core.descriptors import DescriptorLimit
 from farshore.core.errors import ConfigError
+from farshore.core.handshake import hello
 from farshore.core.nodes import RoleCount, RoleRequest
+from farshore.proto import control_pb2 as pb
 from farshore.server.connection_guard import ConnectionGuard, GuardLimits
 from farshore.server.submission import check_capacity
+from farshore.wire.channel import Channel
+from farshore.wire.grpc_attach import Dialer
+from farshore.wire.io import IoThread
+
+sys.path.insert(0, str(Path(__file__).parent))
+from raw_node import RawNode
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors of Linux processes")
 
@@ -139,7 +151,8 @@ from farshore.server.dashboard.options import DashboardOptions
 home, soft, hard = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 dashboard = DashboardOptions(home, "127.0.0.1", 0, False, (), None, None, None) if "dashboard" in sys.argv else None
-serve(ServeOptions(home=home, port=0, dashboard=dashboard), on_ready=lambda r: print(r.dashboard, flush=True))
+options = ServeOptions(home=home, port=0, dashboard=dashboard, insecure="insecure" in sys.argv)
+serve(options, on_ready=lambda r: print(r.dashboard, flush=True))
 """
 
 
@@ -188,6 +201,61 @@ def test_the_soft_limit_is_raised_so_that_a_run_carries_many_nodes(tmp_path: Pat
         assert line.split()[3:5] == ["1024", "1024"]
         with AdminClient.local(home) as admin, pytest.raises(ConfigError, match="can carry 302 nodes"):
             admin.submit("ping", {"rounds": 1}, node_count=303)
+
+
+class _Server:
+    """What :class:`RawNode` needs to join."""
+
+    def __init__(self, home: Path, folder: Path, token: str, address: str) -> None:
+        self._folder, self._token, self.address = folder, token, address
+
+    def agent_options(self, name: str, **more: Any) -> AgentOptions:
+        return AgentOptions(address=self.address, name=name, home=self._folder / name, token=self._token, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.timeout(300)
+def test_380_nodes_take_part_in_one_run_of_a_server_with_a_soft_limit_of_1024(tmp_path: Path, until: Any) -> None:
+    home, count = tmp_path / "home", 380
+    with _server(home, 1024, 4096, "insecure") as (pid, _), AdminClient.local(home) as admin, ExitStack() as stack:
+        server = _Server(home, tmp_path, admin.create_token(valid_seconds=600).token, admin.address)
+        nodes = [stack.enter_context(RawNode(server, f"n{index}")) for index in range(count)]
+        beats = stack.enter_context(_heartbeats(nodes))
+        run_id = admin.submit("ping", {"rounds": 1, "kilobytes": 1}, node_count=count).id
+        io = stack.enter_context(IoThread("nodes"))
+        for node in nodes:
+            command = next(c for c in node.commands if c.WhichOneof("command") == "start").start
+            channel = Channel("server", node.name, "node", epoch=command.epoch)
+            stack.callback(channel.close, 0.0)
+            dialer = Dialer(
+                channel, io, server.address, command.ticket, options=[("grpc.use_local_subchannel_pool", 1)]
+            )
+            stack.callback(dialer.start().stop)
+            channel.send(hello([]))
+        until(lambda: admin.run(run_id).state != "starting", 120)
+        assert admin.run(run_id).state == "running", admin.run(run_id).reason
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) > 3 * count
+        assert beats.is_alive()
+
+
+@contextlib.contextmanager
+def _heartbeats(nodes: list[RawNode]) -> Iterator[threading.Thread]:
+    """Send the heartbeats of nodes in a thread."""
+    ending = threading.Event()
+
+    def beat() -> None:
+        while not ending.wait(2.0):
+            for node in nodes:
+                node.send(pb.NodeEvent(heartbeat=pb.Heartbeat()))
+
+    thread = threading.Thread(target=beat, name="heartbeats")
+    thread.start()
+    try:
+        yield thread
+    finally:
+        ending.set()
+        thread.join()
 
 
 @pytest.mark.slow
