@@ -15,6 +15,7 @@ from ..core.address import is_loopback, parse_address, proxy_options
 from ..core.errors import (
     ConfigError,
     FarshoreError,
+    MethodError,
     NotFoundError,
     RefusedError,
     StorageError,
@@ -37,6 +38,7 @@ _CODES: dict[grpc.StatusCode, type[FarshoreError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ConfigError,
     grpc.StatusCode.FAILED_PRECONDITION: VersionError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
+    grpc.StatusCode.ABORTED: MethodError,
     grpc.StatusCode.DATA_LOSS: StorageError,
     grpc.StatusCode.UNIMPLEMENTED: VersionError,
 }

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError, VersionError
+from ..core.errors import ConfigError, FarshoreError, MethodError, NotFoundError, RefusedError, VersionError
 from .credentials import RevokedError
 
 _log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ _STATUS: tuple[tuple[type[FarshoreError], grpc.StatusCode], ...] = (
     (RefusedError, grpc.StatusCode.UNAUTHENTICATED),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
+    (MethodError, grpc.StatusCode.ABORTED),
 )
 
 

@@ -161,12 +161,12 @@ MODULE = """
 from typing import Any
 from pydantic import BaseModel
 from farshore.engines.ping.config import PingConfig
-from farshore.engines.ping.workload import Ping
+from farshore.engines.ping.workload import PingWorkload
 
 class Config(PingConfig):
     text: str = ""
 
-class Bulky(Ping):
+class Bulky(PingWorkload):
     name = "bulky"
     config: type[BaseModel] = Config
 
