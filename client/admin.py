@@ -209,9 +209,13 @@ class AdminClient:
         """Cancel a run; returns once it has ended. Raises the errors of :meth:`run`."""
         return self._run(self._stub.Cancel, pb.RunRef(id=run_id))
 
-    def resume(self, run_id: str) -> pb.RunInfo:
-        """Resume a run from its newest common checkpoint. Raises the errors of :meth:`run`."""
-        return self._run(self._stub.Resume, pb.RunRef(id=run_id))
+    def resume(self, run_id: str, *, from_start: bool = False, from_step: int | None = None) -> pb.RunInfo:
+        """Resume a run from its newest common checkpoint, from the start, or from a step that all its programs hold.
+
+        Raises the errors of :meth:`run`. A resume that cannot continue from there fails the run, with the reason.
+        """
+        request = pb.ResumeRequest(id=run_id, from_start=from_start, from_step=from_step)
+        return self._run(self._stub.Resume, request)
 
     def follow(self, run_id: str, *, follow: bool = True, logs: bool = False) -> Iterator[pb.RunEvent]:
         """Yield the run's changes, with its log lines if ``logs``, until it has ended.

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableErr
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
 from .commands import check_start, heartbeat_interval
+from .held_runs import held, mark_finished
 from .join import SERVER_NAME, Membership, check_unchanged, join, membership, rpc_error, versions_message
 from .options import AgentOptions, AgentState
 from .outbox import Outbox
@@ -145,12 +147,13 @@ class Agent:
     async def _open_stream(self, channel: grpc.aio.Channel, member: Membership, handler: CommandHandler) -> None:
         call = NodesStub(channel).Control(metadata=(("farshore-key", member.key),))
         try:
-            await call.write(pb.NodeEvent(hello=self._hello(handler)))
+            await call.write(pb.NodeEvent(hello=await asyncio.to_thread(self._hello, handler)))
             welcome = await call.read()
             if not isinstance(welcome, pb.NodeCommand):
                 raise await stream_error(call)
             if welcome.WhichOneof("command") == "goodbye":
                 raise RefusedError(f"{self._options.address} rejected this node: {welcome.goodbye.reason}")
+            await self._mark_finished(welcome.welcome.finished_runs)
             self._backoff, self._connected = _INITIAL_BACKOFF, True
             self._report_state("connected", self._options.address)
             self.outbox.reopen()
@@ -194,9 +197,14 @@ class Agent:
                 handler.run_opened(command.opened.run_id)
             elif which == "refused":
                 handler.run_refused(command.refused.reason)
+            elif which == "finished":
+                await self._mark_finished(command.finished.run_ids)
             elif which == "goodbye":
                 raise RefusedError(f"{self._options.address} rejected this node: {command.goodbye.reason}")
         raise await stream_error(call)
+
+    async def _mark_finished(self, ids: Iterable[str]) -> None:
+        await asyncio.to_thread(mark_finished, self._options.home / "runs", list(ids))
 
     async def _write_events(self, call: _Call, lock: asyncio.Lock) -> None:
         while True:
@@ -234,6 +242,7 @@ class Agent:
             running=handler.running_programs(),
             own_runs_only=handler.own_runs_only,
             labels=self._options.labels,
+            held_runs=held(self._options.home / "runs"),
         )
 
     def _report_state(self, state: AgentState, detail: str) -> None:

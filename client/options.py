@@ -36,7 +36,8 @@ class AgentOptions:
     profile : DeviceProfile
         ``link`` throttles this node's data connections; ``threads`` limits the compute threads of node programs.
     keep_runs : int
-        Number of run directories (checkpoints) to keep in ``home``; older ones are deleted when a program starts.
+        Number of finished runs whose directories (checkpoints) are kept in ``home``; older ones are deleted when a
+        program starts. Unfinished ones are kept while the disk has space.
     insecure : bool
         Connect without TLS; loopback only.
     ca : Path or None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from ..core.address import loopback_interface
 from ..core.nodes import DEFAULT_ROLE
 from ..core.processes import Child, Json
 from ..proto import control_pb2 as pb
+from .held_runs import prune
 from .join import Membership
 from .options import AgentOptions, AgentState
 from .outbox import Outbox
@@ -144,7 +142,7 @@ class Programs:
 
     async def _execute(self, program: _Program, command: pb.StartProgram) -> int:
         threads = self._options.profile.threads
-        await asyncio.to_thread(prune, self._options.home / "runs", self._options.keep_runs, set(self._programs))
+        await self._make_room(command.run_id)
         environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
         child = await Child.start("farshore.client.node_process", environment=environment)
         program.child = child
@@ -156,6 +154,11 @@ class Programs:
             group.create_task(self._follow(program, child, command.run_id))
             group.create_task(self._forward_output(child, command.run_id))
             return await child.wait()
+
+    async def _make_room(self, run_id: str) -> None:
+        runs, keep, running = self._options.home / "runs", self._options.keep_runs, set(self._programs)
+        for name in await asyncio.to_thread(prune, runs, keep, running):
+            self._outbox.line(run_id, f"the disk is almost full: deleted the checkpoints of the unfinished run {name}")
 
     async def _follow(self, program: _Program, child: Child, run_id: str) -> None:
         async for message in child.messages():
@@ -202,14 +205,6 @@ def launch_parameters(options: AgentOptions, member: Membership, command: pb.Sta
         "nodes": list(command.nodes),
         "role": command.role or DEFAULT_ROLE,
     }
-
-
-def prune(runs: Path, keep: int, running: Collection[str]) -> None:
-    """Delete the oldest run directories (names begin with the time) except ``running``, so that ``keep`` remain."""
-    names = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
-    ended = sorted(names.difference(running))
-    for name in ended[: max(0, len(ended) + len(running) - keep)]:
-        shutil.rmtree(runs / name, ignore_errors=True)
 
 
 def _kill_after(child: Child, seconds: float) -> None:

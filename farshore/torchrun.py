@@ -25,7 +25,7 @@ import typer
 from .cli.failures import report_error
 from .core import workloads
 from .core.control import Control
-from .core.errors import ConfigError, DataError
+from .core.errors import ConfigError, DataError, StorageError
 from .core.message import Array, Scalar
 from .core.projects import methods_of, use_project
 from .core.seeds import Seed
@@ -64,11 +64,29 @@ class LaunchedGroup:
         self.has_checkpoint = self.step > 0
 
     def _common_step(self) -> int:
-        newest = torch.tensor([max(self._store.steps(), default=0)])
+        """Return the newest step of which all ranks hold a checkpoint; 0 = none.
+
+        Raises
+        ------
+        StorageError
+            There is none although a rank has progressed beyond its first checkpoint.
+        """
+        own = torch.tensor([0, 0, *self._store.steps()][-2:])
+        gathered = [torch.empty_like(own) for _ in range(self.size)]
         if self.size > 1:
-            dist.all_reduce(newest, dist.ReduceOp.MIN)
-        step = int(newest)
-        return step if step in self._store.steps() else 0
+            dist.all_gather(gathered, own)
+        else:
+            gathered = [own]
+        held = [{int(step) for step in steps if step} for steps in gathered]
+        step = max(set.intersection(*held), default=0)
+        if not step and any(len(steps) > 1 for steps in held):
+            lacking = ", ".join(f"rank {rank}" for rank, steps in enumerate(held) if len(steps) < 2)
+            raise StorageError(
+                f"cannot continue the training in {self.out}: the ranks have no checkpoint of the same step"
+                + (f" ({lacking} lacks them)" if lacking else ""),
+                hint=f"restore them, or move {self.out / 'checkpoints'} away to start over",
+            )
+        return step
 
     def load_checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Load this rank's checkpoint of :attr:`step`."""

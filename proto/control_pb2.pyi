@@ -59,35 +59,39 @@ class JoinRequest(_message.Message):
     def __init__(self, token_secret: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("node_key", "name", "server_id", "versions")
+    __slots__ = ("node_key", "name", "server_id", "versions", "secret")
     NODE_KEY_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     node_key: str
     name: str
     server_id: str
     versions: Versions
-    def __init__(self, node_key: _Optional[str] = ..., name: _Optional[str] = ..., server_id: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ...) -> None: ...
+    secret: str
+    def __init__(self, node_key: _Optional[str] = ..., name: _Optional[str] = ..., server_id: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class NodeEvent(_message.Message):
-    __slots__ = ("hello", "heartbeat", "exited", "log", "leave", "open")
+    __slots__ = ("hello", "heartbeat", "exited", "log", "leave", "open", "stored")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     EXITED_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     exited: ProgramExited
     log: LogLines
     leave: Leave
     open: OpenRun
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ...) -> None: ...
+    stored: SecretStored
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., exited: _Optional[_Union[ProgramExited, _Mapping]] = ..., log: _Optional[_Union[LogLines, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., open: _Optional[_Union[OpenRun, _Mapping]] = ..., stored: _Optional[_Union[SecretStored, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only", "labels")
+    __slots__ = ("versions", "profile", "data", "shard_index", "shard_count", "running", "own_runs_only", "labels", "held_runs", "instance")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +107,8 @@ class Hello(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     OWN_RUNS_ONLY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    HELD_RUNS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     versions: Versions
     profile: NodeProfile
     data: _containers.RepeatedScalarFieldContainer[str]
@@ -111,7 +117,13 @@ class Hello(_message.Message):
     running: _containers.RepeatedCompositeFieldContainer[RunningProgram]
     own_runs_only: bool
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    held_runs: _containers.RepeatedScalarFieldContainer[str]
+    instance: str
+    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., running: _Optional[_Iterable[_Union[RunningProgram, _Mapping]]] = ..., own_runs_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., held_runs: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ...) -> None: ...
+
+class SecretStored(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RunningProgram(_message.Message):
     __slots__ = ("run_id", "epoch")
@@ -166,28 +178,40 @@ class OpenRun(_message.Message):
     def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class NodeCommand(_message.Message):
-    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused")
+    __slots__ = ("welcome", "start", "stop", "goodbye", "opened", "refused", "finished")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: StartProgram
     stop: StopProgram
     goodbye: Goodbye
     opened: RunOpened
     refused: RunRefused
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ...) -> None: ...
+    finished: RunsFinished
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[StartProgram, _Mapping]] = ..., stop: _Optional[_Union[StopProgram, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., opened: _Optional[_Union[RunOpened, _Mapping]] = ..., refused: _Optional[_Union[RunRefused, _Mapping]] = ..., finished: _Optional[_Union[RunsFinished, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("server_id", "heartbeat_seconds")
+    __slots__ = ("server_id", "heartbeat_seconds", "finished_runs", "secret")
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     server_id: str
     heartbeat_seconds: float
-    def __init__(self, server_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
+    finished_runs: _containers.RepeatedScalarFieldContainer[str]
+    secret: str
+    def __init__(self, server_id: _Optional[str] = ..., heartbeat_seconds: _Optional[float] = ..., finished_runs: _Optional[_Iterable[str]] = ..., secret: _Optional[str] = ...) -> None: ...
+
+class RunsFinished(_message.Message):
+    __slots__ = ("run_ids",)
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StartProgram(_message.Message):
     __slots__ = ("run_id", "workload", "config_json", "seed", "epoch", "nodes", "ticket", "data_port", "shard_index", "shard_count", "role")
@@ -244,7 +268,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class NodeInfo(_message.Message):
-    __slots__ = ("name", "state", "reason", "profile", "versions", "data", "last_seen", "runs", "cpu_percent", "memory_used_bytes", "labels")
+    __slots__ = ("name", "state", "reason", "profile", "versions", "data", "last_seen", "runs", "cpu_percent", "memory_used_bytes", "labels", "address")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +287,7 @@ class NodeInfo(_message.Message):
     CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     reason: str
@@ -274,7 +299,8 @@ class NodeInfo(_message.Message):
     cpu_percent: float
     memory_used_bytes: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., last_seen: _Optional[float] = ..., runs: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    address: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., profile: _Optional[_Union[NodeProfile, _Mapping]] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., data: _Optional[_Iterable[str]] = ..., last_seen: _Optional[float] = ..., runs: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RunInfo(_message.Message):
     __slots__ = ("id", "workload", "state", "reason", "created", "started", "ended", "nodes", "epoch", "config_json", "result_json", "directory", "done", "total", "progress_json", "roles")
@@ -320,7 +346,7 @@ class RunInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., created: _Optional[float] = ..., started: _Optional[float] = ..., ended: _Optional[float] = ..., nodes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., config_json: _Optional[str] = ..., result_json: _Optional[str] = ..., directory: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., progress_json: _Optional[str] = ..., roles: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("workload", "config_json", "node_count", "nodes", "seed", "data", "roles")
+    __slots__ = ("workload", "config_json", "node_count", "nodes", "seed", "data", "roles", "wait_seconds")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +361,7 @@ class SubmitRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     workload: str
     config_json: str
     node_count: int
@@ -342,7 +369,8 @@ class SubmitRequest(_message.Message):
     seed: int
     data: _containers.ScalarMap[str, str]
     roles: _containers.RepeatedCompositeFieldContainer[RoleRequest]
-    def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., node_count: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., data: _Optional[_Mapping[str, str]] = ..., roles: _Optional[_Iterable[_Union[RoleRequest, _Mapping]]] = ...) -> None: ...
+    wait_seconds: float
+    def __init__(self, workload: _Optional[str] = ..., config_json: _Optional[str] = ..., node_count: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., data: _Optional[_Mapping[str, str]] = ..., roles: _Optional[_Iterable[_Union[RoleRequest, _Mapping]]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class RoleRequest(_message.Message):
     __slots__ = ("role", "least", "most", "nodes")
@@ -361,6 +389,16 @@ class RunRef(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ("id", "from_start", "from_step")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_START_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    from_start: bool
+    from_step: int
+    def __init__(self, id: _Optional[str] = ..., from_start: bool = ..., from_step: _Optional[int] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("page_token", "limit", "ids")
@@ -435,6 +473,12 @@ class RevokeRequest(_message.Message):
     token_id: str
     node: str
     def __init__(self, token_id: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class TrustRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
 
 class Empty(_message.Message):
     __slots__ = ()

@@ -181,7 +181,7 @@ class AdminStub(object):
                 _registered_method=True)
         self.Resume = channel.unary_unary(
                 '/farshore.control.v1.Admin/Resume',
-                request_serializer=farshore_dot_proto_dot_control__pb2.RunRef.SerializeToString,
+                request_serializer=farshore_dot_proto_dot_control__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=farshore_dot_proto_dot_control__pb2.RunInfo.FromString,
                 _registered_method=True)
         self.CreateToken = channel.unary_unary(
@@ -193,6 +193,11 @@ class AdminStub(object):
                 '/farshore.control.v1.Admin/Revoke',
                 request_serializer=farshore_dot_proto_dot_control__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=farshore_dot_proto_dot_control__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Trust = channel.unary_unary(
+                '/farshore.control.v1.Admin/Trust',
+                request_serializer=farshore_dot_proto_dot_control__pb2.TrustRequest.SerializeToString,
+                response_deserializer=farshore_dot_proto_dot_control__pb2.NodeInfo.FromString,
                 _registered_method=True)
 
 
@@ -253,6 +258,12 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trust(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -288,7 +299,7 @@ def add_AdminServicer_to_server(servicer, server):
             ),
             'Resume': grpc.unary_unary_rpc_method_handler(
                     servicer.Resume,
-                    request_deserializer=farshore_dot_proto_dot_control__pb2.RunRef.FromString,
+                    request_deserializer=farshore_dot_proto_dot_control__pb2.ResumeRequest.FromString,
                     response_serializer=farshore_dot_proto_dot_control__pb2.RunInfo.SerializeToString,
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
@@ -300,6 +311,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=farshore_dot_proto_dot_control__pb2.RevokeRequest.FromString,
                     response_serializer=farshore_dot_proto_dot_control__pb2.Empty.SerializeToString,
+            ),
+            'Trust': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trust,
+                    request_deserializer=farshore_dot_proto_dot_control__pb2.TrustRequest.FromString,
+                    response_serializer=farshore_dot_proto_dot_control__pb2.NodeInfo.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -489,7 +505,7 @@ class Admin(object):
             request,
             target,
             '/farshore.control.v1.Admin/Resume',
-            farshore_dot_proto_dot_control__pb2.RunRef.SerializeToString,
+            farshore_dot_proto_dot_control__pb2.ResumeRequest.SerializeToString,
             farshore_dot_proto_dot_control__pb2.RunInfo.FromString,
             options,
             channel_credentials,
@@ -545,6 +561,33 @@ class Admin(object):
             '/farshore.control.v1.Admin/Revoke',
             farshore_dot_proto_dot_control__pb2.RevokeRequest.SerializeToString,
             farshore_dot_proto_dot_control__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farshore.control.v1.Admin/Trust',
+            farshore_dot_proto_dot_control__pb2.TrustRequest.SerializeToString,
+            farshore_dot_proto_dot_control__pb2.NodeInfo.FromString,
             options,
             channel_credentials,
             insecure,

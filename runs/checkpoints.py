@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class CheckpointStore:
     caller's JSON (``meta``), the ``step`` and a ``checksum`` (XXH3-128 of metadata, names, dtypes, shapes and values).
     Only one process may write to a directory.
 
+    Checkpoints of steps after the one that a run continues from are not deleted: they are moved to the folder
+    ``superseded`` and stay there until a step that is not older than the newest of them is saved.
+
     Parameters
     ----------
     path : Path
@@ -50,7 +54,7 @@ class CheckpointStore:
     def save(self, step: int, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically, then remove older ones beyond ``keep``.
 
-        Checkpoints of later steps are removed too: the run was resumed from before them.
+        Checkpoints of later steps are set aside: the run was resumed from before them.
 
         Parameters
         ----------
@@ -110,6 +114,28 @@ class CheckpointStore:
         """
         return [step for step, path in self._found() if self._is_valid(path)]
 
+    @property
+    def superseded(self) -> Path:
+        """Folder of the checkpoints that were set aside; absent if there are none."""
+        return self._path / "superseded"
+
+    def set_aside(self, after: int | None) -> list[int]:
+        """Move the checkpoints of steps after ``after`` (all for None) to :attr:`superseded`; returns their steps.
+
+        Raises
+        ------
+        StorageError
+            A file cannot be moved.
+        """
+        later = [(step, path) for step, path in self._found() if after is None or step > after]
+        try:
+            for _, path in later:
+                self.superseded.mkdir(exist_ok=True)
+                path.replace(self.superseded / path.name)
+        except OSError as error:
+            raise files.storage_error(f"cannot move the checkpoints in {self._path}", error) from error
+        return [step for step, _ in later]
+
     def _is_valid(self, path: Path) -> bool:
         try:
             identity = _identity(path)
@@ -124,18 +150,25 @@ class CheckpointStore:
     def _file(self, step: int) -> Path:
         return self._path / f"step-{step:012d}.safetensors"
 
-    def _found(self) -> list[tuple[int, Path]]:
+    def _found(self, folder: Path | None = None) -> list[tuple[int, Path]]:
+        folder = folder or self._path
         try:
-            names = list(self._path.iterdir())
+            names = list(folder.iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise files.storage_error(f"cannot read the directory {self._path}", error) from error
+            raise files.storage_error(f"cannot read the directory {folder}", error) from error
         return sorted((int(match[1]), path) for path in names if (match := _NAME.fullmatch(path.name)))
 
     def _prune(self, newest: int) -> None:
+        try:
+            self.set_aside(newest)
+        except StorageError as error:  # the new checkpoint is complete, so the run can go on
+            _log.warning("%s", error)
+        if all(step <= newest for step, _ in self._found(self.superseded)):
+            shutil.rmtree(self.superseded, ignore_errors=True)
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        obsolete = [path for step, path in self._found() if step not in kept]
+        obsolete = [path for step, path in self._found() if step not in kept and step <= newest]
         # Left by a process that was killed while saving; the safetensors library writes to ".tmp…" first.
         obsolete += [*self._path.glob(".step-*.tmp"), *self._path.glob(".tmp*")]
         for path in obsolete:

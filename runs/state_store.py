@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.message import Array
+from . import files
 from .checkpoints import CheckpointStore
 from .streams import RecordStream, StreamStore
 
@@ -26,6 +27,7 @@ class StateStore:
 
     def __init__(self, checkpoints: CheckpointStore, streams: Path) -> None:
         self._checkpoints = checkpoints
+        self._folder = streams
         self._streams = StreamStore(streams)
 
     def steps(self) -> list[int]:
@@ -43,8 +45,15 @@ class StateStore:
         meta.pop(_LENGTHS, None)
         return tensors, meta
 
+    @property
+    def started_over(self) -> bool:
+        """Whether checkpoints of an earlier attempt are set aside, which this one has not passed yet."""
+        return self._checkpoints.superseded.is_dir()
+
     def begin(self, step: int | None) -> None:
-        """Cut the streams back to what they were at a checkpoint, or to nothing for None.
+        """Continue from a checkpoint, or from nothing for None: cut the streams back to what they were then.
+
+        Later checkpoints are set aside, see :class:`.CheckpointStore`; with None, the streams are set aside with them.
 
         Raises
         ------
@@ -52,7 +61,19 @@ class StateStore:
             The checkpoint is missing or damaged, or a stream has lost records.
         """
         lengths = {} if step is None else self._checkpoints.load(step)[1].get(_LENGTHS, {})
+        if self._checkpoints.set_aside(step) and step is None:
+            self._set_streams_aside()
         self._streams.truncate(lengths)
+
+    def _set_streams_aside(self) -> None:
+        target = self._checkpoints.superseded / "streams"
+        if not self._folder.is_dir() or target.exists():
+            return
+        self._streams.close()
+        try:
+            self._folder.rename(target)
+        except OSError as error:
+            raise files.storage_error(f"cannot move {self._folder}", error) from error
 
     def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
         """Append a record to a stream; returns its index. Errors as :meth:`.RecordStream.append`."""

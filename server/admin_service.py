@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
+from ..core.handshake import ResumeFrom
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import AdminServicer
 from ..runs.states import ENDED
@@ -108,13 +109,14 @@ class AdminService(AdminServicer):
             await run.changed.wait()
         return run.info()
 
-    async def Resume(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.RunInfo:  # noqa: N802
         """Resume a run that was interrupted, failed or cancelled."""
         run = await self._run(request.id, context)
         try:
             by_operator = await self._check(context)
             submission = await _submission(run.workload, run.config_json)
-            self._server.resume(run, submission, by_operator=by_operator)
+            start = ResumeFrom(request.from_start, request.from_step if request.HasField("from_step") else None)
+            self._server.resume(run, submission, by_operator=by_operator, start=start)
         except FarshoreError as error:
             await abort(context, error, "resume")
         return run.info()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: Limits on a node's hello message.
-_MAX_DATA_SETS, _MAX_NAME_LENGTH = 1000, 200
+_MAX_DATA_SETS, _MAX_NAME_LENGTH, _MAX_HELD_RUNS = 1000, 200, 10_000
 _HELLO_SECONDS = 10.0
 _MAX_CONFIG_LENGTH = 1 << 18
 #: Seconds for which a dismissed node is refused, and for its goodbye to be sent.
@@ -92,7 +92,11 @@ class NodesService(NodesServicer):
         registry = self._server.registry
         node, commands = registry.connect(name, hello)
         _log.info("node %s connected from %s", name, peer(context))
-        welcome = pb.Welcome(server_id=self._server.identity.server_id, heartbeat_seconds=registry.heartbeat_seconds)
+        welcome = pb.Welcome(
+            server_id=self._server.identity.server_id,
+            heartbeat_seconds=registry.heartbeat_seconds,
+            finished_runs=self._server.finished_runs(hello.held_runs),
+        )
         yield pb.NodeCommand(welcome=welcome)
         self._server.node_connected(node)
         listening = asyncio.create_task(self._listen(node, events), name=f"events of {name}")
@@ -207,5 +211,7 @@ def _hello(event: pb.NodeEvent) -> pb.Hello:
         raise RefusedError(
             f"a node can have at most {_MAX_DATA_SETS} data sets with names of at most {_MAX_NAME_LENGTH} characters"
         )
+    if len(hello.held_runs) > _MAX_HELD_RUNS:
+        raise RefusedError(f"a node can ask about at most {_MAX_HELD_RUNS} runs")
     check_hello(hello)
     return hello

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..core.bounds import MAX_ERROR, MAX_TRACEBACK, cut, cut_start
 from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
+from ..core.handshake import ResumeFrom
 from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
 from ..proto import control_pb2 as pb
 from ..runs.sinks import check_sinks
@@ -176,8 +178,16 @@ class Orchestrator:
         if run.state not in ENDED:
             run.end_early("cancelled", "cancelled by the operator")
 
-    def resume(self, run: Run, submission: Submission, *, by_operator: bool) -> None:
+    def resume(self, run: Run, submission: Submission, *, by_operator: bool, start: ResumeFrom | None = None) -> None:
         """Continue a run that was interrupted, failed or cancelled, with the same nodes; see :meth:`submit`.
+
+        Parameters
+        ----------
+        run : Run
+        submission : Submission
+        by_operator : bool
+        start : ResumeFrom, optional
+            Where to continue; by default, from the newest step that all programs hold.
 
         Raises
         ------
@@ -197,6 +207,7 @@ class Orchestrator:
         run.admitted = run.admitted or by_operator
         run.epoch += 1
         run.end_request, run.ended = None, 0.0
+        run.resume_from = start or ResumeFrom()
         run.state, run.reason = "waiting", "resumed"
         self.runs.save(run)
         self._start_supervisor(run)
@@ -216,7 +227,19 @@ class Orchestrator:
         run.assigned.clear()
         run.programs.clear()
         run.notify()
+        if _is_final(run):
+            self._announce_finished(run)
         self.schedule()
+
+    def _announce_finished(self, run: Run) -> None:
+        """Let the nodes of a run delete their checkpoints of it."""
+        for name in run.nodes:
+            if (node := self.registry.get(name)) is not None:
+                self.registry.command(node, pb.NodeCommand(finished=pb.RunsFinished(run_ids=[run.id])))
+
+    def finished_runs(self, ids: Iterable[str]) -> list[str]:
+        """Return those of ``ids`` that have ended and are never resumed; unknown ones are left out."""
+        return [run.id for name in ids if (run := self.runs.find(name)) is not None and _is_final(run)]
 
     # ---- scheduling --------------------------------------------------------------------------------------------
 
@@ -258,6 +281,7 @@ class Orchestrator:
             "direct": direct,
             "sinks": list(self.options.sinks),
             "socket": str(self._sockets.socket(run.id, run.epoch)),
+            "resume": run.resume_from.to_json() if run.resume_from is not None else None,
         }
 
     def node_info(self, run: Run, name: str) -> NodeInfo:
@@ -387,6 +411,10 @@ class Orchestrator:
 def _apply(run: Run, submission: Submission) -> None:
     """Take over what a run's method says of it."""
     run.roles, run.may_join, run.code = submission.roles, submission.may_join, submission.code
+
+
+def _is_final(run: Run) -> bool:
+    return run.state == "finished" or (run.no_restart and run.state in ENDED)
 
 
 def _open_store(options: ServeOptions) -> RunStore:

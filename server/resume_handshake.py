@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from ..core.errors import FarshoreError, PeerLostError, VersionError, WireError
-from ..core.handshake import begin, common_step, newest_own_step, read_hello
+from ..core.handshake import ResumeFrom, begin, newest_own_step, read_hello, resume_step
 from ..core.message import Message
 from ..core.processes import Parent
 from ..runs.state_store import StateStore
 from .session import RunProcessSession
 
 
-def handshake_with_all(session: RunProcessSession, state: StateStore, parent: Parent, *, torch: bool) -> None:
-    """Collect the checkpoint steps of all nodes and resume from the newest common step."""
+def handshake_with_all(
+    session: RunProcessSession, state: StateStore, parent: Parent, *, torch: bool, wanted: ResumeFrom | None = None
+) -> None:
+    """Collect the checkpoint steps of all nodes and resume from the newest common step, or from the ``wanted`` one.
+
+    Raises
+    ------
+    StorageError
+        The programs have no such step, see :func:`~farshore.core.handshake.resume_step`.
+    """
     steps: dict[str, list[int]] = {}
     channels = session.channels
     while len(steps) < len(channels):
@@ -19,17 +27,29 @@ def handshake_with_all(session: RunProcessSession, state: StateStore, parent: Pa
         parent.send({"type": "waiting", "reason": f"waiting for the node programs of {', '.join(missing)}"})
         node, message = session.receive_any(missing)
         steps[node] = read_hello(message, node, torch=torch)
-    _set_resume_step(session, common_step(state.steps(), steps))
+    own = state.steps()
+    step = resume_step(own, steps, wanted=wanted, started_over=state.started_over, run=session.run.id)
+    if step is not None and step != own[-1]:
+        behind = ", ".join(name for name, held in steps.items() if own[-1] not in held)
+        session.log(f"not continuing from step {own[-1]}" + (f", which {behind} lacks" if behind else ""))
+    _set_resume_step(session, step)
     for channel in channels.values():
         channel.send(begin(session.resume_step))
 
 
-def handshake_with_reachable(session: RunProcessSession, state: StateStore, parent: Parent, *, torch: bool) -> None:
-    """Resume from the server's newest checkpoint; skip nodes that are lost or fail the handshake.
+def handshake_with_reachable(
+    session: RunProcessSession, state: StateStore, parent: Parent, *, torch: bool, wanted: ResumeFrom | None = None
+) -> None:
+    """Resume from the server's newest checkpoint, or from the ``wanted`` one; skip nodes that fail the handshake.
 
     Skipped nodes may rejoin later.
+
+    Raises
+    ------
+    StorageError
+        The server has no checkpoint of the step that is wanted.
     """
-    _set_resume_step(session, max(state.steps(), default=None))
+    _set_resume_step(session, resume_step(state.steps(), {}, wanted=wanted, run=session.run.id))
     missing = list(session.channels)
     while missing:
         parent.send({"type": "waiting", "reason": f"waiting for the node programs of {', '.join(missing)}"})

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..core.bounds import MAX_TRACEBACK, cut_start
 from ..core.errors import StorageError
+from ..core.handshake import ResumeFrom
 from ..core.nodes import Role, RoleRequest
 from ..core.session import Code
 from ..proto import control_pb2 as pb
@@ -75,6 +76,8 @@ class Run:
         Whether the server's operator has approved that code for this run.
     no_restart : bool
         Whether the run cannot be restarted: its only node opened it and keeps its state in memory.
+    resume_from : ResumeFrom or None
+        The operator's choice of where to continue, from a resume until the programs run again.
     end_request : (str, str) or None
         Request to end the run early: the final state and the reason.
     inbox : asyncio.Queue
@@ -109,6 +112,7 @@ class Run:
     done: int = 0
     total: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
+    resume_from: ResumeFrom | None = None
     end_request: tuple[Literal["cancelled", "interrupted"], str] | None = None
     inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     programs: dict[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ..core.handshake import ResumeFrom
 from ..core.node_metrics import KIND as METRICS
 from ..core.node_metrics import read_metrics
 from ..core.nodes import NodeInfo
@@ -119,7 +120,8 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
     io = stack.enter_context(IoThread("run-io"))
     _listen(io, parent, parameters, router, workload.on_lost_node)
     handshake = handshake_with_all if workload.on_lost_node == "restart" else handshake_with_reachable
-    handshake(session, state, parent, torch=workload.uses_torch)
+    wanted = ResumeFrom(**parameters["resume"]) if parameters.get("resume") else None
+    handshake(session, state, parent, torch=workload.uses_torch, wanted=wanted)
     parent.send({"type": "running", "resume_step": session.resume_step})
     result = workload.server_program(session, config)
     session.check_cancelled()

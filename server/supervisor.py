@@ -211,6 +211,7 @@ class Supervisor:
             case "ready":
                 return self._start_nodes(event, child, tickets)
             case "running":
+                run.resume_from = None  # restarts from here on continue from the newest common step
                 self._set_state("running", "")
             case "dialled":
                 self._host.data_connected(run.id, str(event.details["node"]), self._direct_port, event.details["peer"])

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 
 from ..core.errors import FarshoreError, PeerLostError, RunCancelledError, RunFailedError
-from ..core.handshake import begin, common_step, hello, newest_own_step, read_begin, read_hello
+from ..core.handshake import begin, hello, newest_own_step, read_begin, read_hello, resume_step
 from ..core.node_metrics import KIND as METRICS
 from ..core.node_metrics import read_metrics
 from ..core.nodes import DEFAULT_ROLE, NodeInfo, may_join, place
@@ -293,9 +293,7 @@ class InProcessRun:
         channels, server_steps = server.cohort.channels, server.state.steps()
         node_steps = {node: read_hello(channel.receive(), node, torch=False) for node, channel in channels.items()}
         from_common_step = self.workload.on_lost_node == "restart"
-        server.begin_from(
-            common_step(server_steps, node_steps) if from_common_step else max(server_steps, default=None)
-        )
+        server.begin_from(resume_step(server_steps, node_steps if from_common_step else {}))
         for node, channel in channels.items():
             channel.send(begin(newest_own_step(node_steps[node], server.resume_step)))
 

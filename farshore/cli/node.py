@@ -43,7 +43,9 @@ def join(
             help="Accept connections from other nodes on this interface, unencrypted: trusted networks only.",
         ),
     ] = "",
-    keep_runs: Annotated[int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of the last N runs.")] = 10,
+    keep_runs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep the checkpoints of the last N finished runs.")
+    ] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")] = False,
     json_: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.errors import ConfigError
 from .connect import connected
 from .output import Json, duration, emit, local_time, say, table
 from .run_lookup import Home, RunName
@@ -126,13 +127,24 @@ def cancel(admin: AdminClient, run_id: RunId, json_: Json = False) -> None:
 def resume(
     admin: AdminClient,
     run_id: RunId,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Start over; checkpoints are kept until the new attempt has passed them."),
+    ] = False,
+    from_step: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Continue from this step, of which all programs have a checkpoint."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return without following the run.")] = False,
     json_: Json = False,
 ) -> None:
-    """Resume a run from its last checkpoint and follow it."""
+    """Resume a run from its newest common checkpoint and follow it. A run never starts over unless you say so."""
     from .run import follow_to_end
 
-    follow_to_end(admin, admin.resume(run_id), detach=detach, as_json=json_)
+    if from_start and from_step is not None:
+        raise ConfigError("--from-start and --from-step cannot be combined", hint="give one of them")
+    resumed = admin.resume(run_id, from_start=from_start, from_step=from_step)
+    follow_to_end(admin, resumed, detach=detach, as_json=json_)
 
 
 @app.command("export")

@@ -63,11 +63,27 @@ def test_the_two_newest_are_kept(store: CheckpointStore) -> None:
     assert len(list(path_of(store, 0).parent.iterdir())) == 2
 
 
-def test_saving_an_earlier_step_removes_checkpoints_of_later_steps(store: CheckpointStore) -> None:
+def test_saving_an_earlier_step_sets_checkpoints_of_later_steps_aside(store: CheckpointStore) -> None:
     for step in (10, 20):
         store.save(step, tensors(step), {})
     store.save(15, tensors(15), {})
     assert store.steps() == [10, 15]
+    assert [path.name for path in store.superseded.iterdir()] == [path_of(store, 20).name]
+
+
+def test_what_was_set_aside_is_kept_until_a_new_attempt_has_passed_it(store: CheckpointStore) -> None:
+    for step in (110, 120):
+        store.save(step, tensors(step), {"attempt": 0})
+    assert store.set_aside(None) == [110, 120]
+    assert store.steps() == []
+    for step in (10, 20, 110):
+        store.save(step, tensors(step), {"attempt": 1})
+    kept = CheckpointStore(store.superseded)
+    assert kept.steps() == [110, 120]
+    assert kept.load(120)[1] == {"attempt": 0}
+    store.save(120, tensors(120), {"attempt": 1})
+    assert store.steps() == [110, 120]
+    assert not store.superseded.exists()
 
 
 def test_saving_a_step_again_replaces_it(store: CheckpointStore) -> None:

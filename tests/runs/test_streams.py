@@ -168,3 +168,26 @@ def test_ten_thousand_records_survive_kills_without_gaps_or_duplicates(tmp_path:
 
 def numbers_only(folder: Path) -> list[int]:
     return [int(r["n"]) for r in store(folder).stream("replay")]
+
+
+def test_a_run_that_starts_over_keeps_its_streams_until_the_new_attempt_has_passed_them(tmp_path: Path) -> None:
+    folder = tmp_path
+    store = StateStore(CheckpointStore(folder / "checkpoints"), folder / "streams")
+    for step in (1, 2):
+        store.append("replay", {"x": np.full(3, step, np.float32)})
+        store.save(step, {}, {})
+    store.close()
+    store = StateStore(CheckpointStore(folder / "checkpoints"), folder / "streams")
+    assert not store.started_over
+    store.begin(None)
+    assert store.started_over
+    assert len(store.stream("replay")) == 0
+    store.append("replay", {"x": np.zeros(3, np.float32)})
+    store.save(1, {}, {})
+    kept = StateStore(CheckpointStore(folder / "checkpoints" / "superseded"), folder / "checkpoints/superseded/streams")
+    kept.begin(2)
+    assert [record["x"].tolist() for record in kept.stream("replay")] == [[1.0] * 3, [2.0] * 3]
+    kept.close()
+    store.save(2, {}, {})
+    assert not store.started_over
+    assert len(store.stream("replay")) == 1
