@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, overload
 
 from pydantic import BaseModel
 
+from .expectations import Expected
 from .message import Array, Message
 from .nodes import NodeChange, NodeInfo
 from .seeds import Seed
@@ -58,6 +59,22 @@ class Channel(Protocol):
             The other program is gone for good in this epoch.
         TimeoutError
             Nothing came within ``timeout`` seconds.
+        """
+
+    def expect(self, kinds: Mapping[str, Expected], *, only: bool = False) -> None:
+        """Declare what messages contain, for arrivals at this end; replaces an earlier declaration.
+
+        What does not conform is refused before it is decoded: at the server, the node's connection ends with a
+        :class:`WireError`, and its channel after repeated violations; on a node, :meth:`receive` raises the error.
+        Without a declaration, a bound relative to the received bytes applies (see docs/wire.md), to what is sent too:
+        declare a message that exceeds it at both ends.
+
+        Parameters
+        ----------
+        kinds : Mapping[str, Expected]
+            By kind of message.
+        only : bool
+            Refuse messages of other kinds.
         """
 
 

@@ -39,7 +39,11 @@ class RunRepository:
         self._cohorts: dict[str, tuple[str, ...]] = {}  # as last written to run.json
 
     def __iter__(self) -> Iterator[Run]:
-        return iter(list(self._runs.values()))
+        return iter(self.all())
+
+    def all(self) -> list[Run]:
+        """Return all runs, oldest first; later calls return longer lists with the same beginning."""
+        return list(self._runs.values())
 
     def find(self, run_id: str) -> Run | None:
         """Return the run with this id, or None."""

@@ -275,8 +275,10 @@ class InProcessRun:
             self._failures.append(_with_owner(error, session.owner))
             # Not a PeerLostError: a method may continue without a lost peer, and this failure must end the run.
             failure = RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}")
-            for program in list(self._programs.values()):
-                program.server_end.fail(failure)
+            for other in list(self._programs.values()):
+                other.server_end.fail(failure)
+            if self._server is not None:
+                self._server.cohort.fail(failure)  # it may wait for nodes
         finally:
             session.state.close()
             if self.network is not None:

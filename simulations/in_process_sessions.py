@@ -37,6 +37,8 @@ class InProcessSession(SessionState):
     paths: Mapping[str, Path]
     cancelled: threading.Event
     owner: str
+    resume_step: int | None = field(default=None, kw_only=True)
+    newest_step: int | None = field(default=None, kw_only=True)
     network: VirtualNetwork | None = field(default=None, kw_only=True)
     on_log: Callable[[str], None] | None = field(default=None, kw_only=True)
 

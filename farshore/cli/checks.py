@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.descriptors import DescriptorLimit
 from ..core.errors import ExitCode
 from ..core.version import installed
 
 _MB = 1_000_000
 _MIN_FREE_BYTES = 500 * _MB
 _HANDSHAKE_SECONDS = 10.0
+#: Memory of a run process with torch and a small model, and nodes that any server should carry.
+_RUN_BYTES, _FEW_NODES = 500 * _MB, 8
 #: Optional dependency group (extra) -> packages that it installs.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "server": ("pyarrow", "SQLAlchemy"),
@@ -69,6 +72,7 @@ def run_checks(home: Path, port: int) -> list[Check]:
         *check_certificates(home),
         check_disk(home),
         check_writable(home),
+        check_capacity(),
         check_handshake(),
         check_ranks(),
     ]
@@ -190,6 +194,23 @@ def check_writable(home: Path) -> Check:
         detail = f"cannot write in {folder}: {error.strerror}"
         return Check("home", "broken", detail, "give another --home, or set FARSHORE_HOME", int(ExitCode.STORAGE))
     return Check("home", "ok", f"{home} can be {'written' if folder == home else 'created'}")
+
+
+def check_capacity() -> Check:
+    """Check how many nodes and runs a server on this machine can carry."""
+    import psutil
+
+    limit = DescriptorLimit.current()
+    memory = psutil.virtual_memory().total
+    detail = (
+        f"a server can carry {limit.nodes} nodes in a run, by its limit of {limit.possible} open files, "
+        f"and about {max(1, memory // _RUN_BYTES)} runs at a time, by {memory / 1e9:.0f} GB of memory"
+    )
+    if limit.nodes < _FEW_NODES:
+        return Check(
+            "capacity", "broken", detail, "raise the limit on open files: ulimit -n 4096", int(ExitCode.CONFIG)
+        )
+    return Check("capacity", "ok", detail)
 
 
 def check_handshake() -> Check:

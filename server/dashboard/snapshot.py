@@ -163,7 +163,9 @@ class SnapshotCache:
     # ---- refresh -------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> Snapshot:
-        rows, states = await asyncio.to_thread(lambda: (self.store.runs(*_OPEN), self.store.count_by_state()))
+        rows, states = await asyncio.to_thread(
+            lambda: (self.store.runs(*_OPEN, brief=True), self.store.count_by_state())
+        )
         nodes = await self._server.nodes()
         infos = await self._server.runs(row.id for row in rows) if nodes is not None else {}
         now = time.time()
