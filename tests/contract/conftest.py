@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from farshore.simulations.flower_app import restore_imports
 from tests.algorithms.split_fine_tuning.conftest import _save_tiny_bert, _save_tiny_sst2
 
 WORKLOADS = ("counting", "publishing", "roles")
@@ -20,6 +21,13 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     _save_tiny_bert(folder / "model")
     _save_tiny_sst2(folder / "glue" / "SST-2")
     return {"tiny": folder / "model", "glue": folder / "glue"}
+
+
+@pytest.fixture(autouse=True)
+def apps_are_unloaded(tmp_path: Path) -> Iterator[None]:
+    """Unload the modules of Flower apps that a test ran: other tests use the same names."""
+    with restore_imports(tmp_path):
+        yield
 
 
 @pytest.fixture(scope="module")
