@@ -147,7 +147,7 @@ class Agent:
     async def _open_stream(self, channel: grpc.aio.Channel, member: Membership, handler: CommandHandler) -> None:
         call = NodesStub(channel).Control(metadata=(("farshore-key", member.key),))
         try:
-            await call.write(pb.NodeEvent(hello=await asyncio.to_thread(self._hello, handler)))
+            await _write(call, pb.NodeEvent(hello=await asyncio.to_thread(self._hello, handler)))
             welcome = await call.read()
             if not isinstance(welcome, pb.NodeCommand):
                 raise await stream_error(call)
@@ -180,10 +180,7 @@ class Agent:
             if isinstance(result, FarshoreError):
                 raise result
         for task in done:
-            try:
-                task.result()
-            except asyncio.InvalidStateError:  # raised by gRPC on a write to a closed stream
-                raise await stream_error(call) from None
+            task.result()
 
     async def _read_commands(self, call: _Call, handler: CommandHandler) -> None:
         while isinstance(command := await call.read(), pb.NodeCommand):
@@ -210,7 +207,7 @@ class Agent:
         while True:
             event = await self.outbox.take()
             async with lock:
-                await call.write(event)
+                await _write(call, event)
 
     async def _write_heartbeats(self, call: _Call, lock: asyncio.Lock, interval: float) -> None:
         psutil.cpu_percent()  # the first call only starts the measurement
@@ -218,7 +215,7 @@ class Agent:
             await asyncio.sleep(interval)
             heartbeat = pb.Heartbeat(cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used)
             async with lock:
-                await call.write(pb.NodeEvent(heartbeat=heartbeat))
+                await _write(call, pb.NodeEvent(heartbeat=heartbeat))
 
     async def leave(self, connection: asyncio.Task[None]) -> None:
         """Send a leave event, so that the server need not wait for missed heartbeats, then cancel ``connection``.
@@ -266,6 +263,13 @@ def control_channel(address: str, member: Membership) -> grpc.aio.Channel:
     if member.pinned:
         options.append(("grpc.ssl_target_name_override", SERVER_NAME))
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(member.root), options)
+
+
+async def _write(call: _Call, event: pb.NodeEvent) -> None:
+    try:
+        await call.write(event)
+    except asyncio.InvalidStateError:  # raised by gRPC on a write to a stream that has ended
+        raise await stream_error(call) from None
 
 
 async def stream_error(call: _Call) -> grpc.aio.AioRpcError:
