@@ -14,7 +14,7 @@ setup(
     packages=own + inside,
     package_dir={"farshore": "farshore", **{f"farshore.{f}": f for f in folders}},
     package_data={
-        "farshore": ["py.typed", "template/*.txt"],
+        "farshore": ["py.typed", "template/*/*"],
         "farshore.reports": ["templates/*"],
         "farshore.server.dashboard": ["assets/*", "templates/*"],
         "farshore.simulations": ["scenarios/*.yaml", "profiles/*.yaml", "flower_vhl/pyproject.toml"],

@@ -210,8 +210,8 @@ def one_process(setting: Setting) -> tuple[dict[str, Any], list[Gate]]:
     found = ratio(split, unsplit)
     # CPU time is independent of overlap and of other processes.
     cpu = ratio(fastest(setting.cpu["split"]), fastest(setting.cpu["unsplit"]))
-    figures = {"split_seconds": split, "unsplit_seconds": unsplit, "ratio": found, "ratio_of_CPU_time": cpu}
-    return figures, [gate("step time, split in one process / unsplit", found, "<= 1.05", found <= 1.05)]
+    results = {"split_seconds": split, "unsplit_seconds": unsplit, "ratio": found, "ratio_of_CPU_time": cpu}
+    return results, [gate("step time, split in one process / unsplit", found, "<= 1.05", found <= 1.05)]
 
 
 def two_processes(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
@@ -224,9 +224,9 @@ def two_processes(setting: Setting, machines: Machines) -> tuple[dict[str, Any],
         lambda: unsplit_times(setting),
     )
     found = ratio(unsplit, split)
-    figures = {"split_seconds": split, "unsplit_seconds": unsplit, "speed_up": found}
+    results = {"split_seconds": split, "unsplit_seconds": unsplit, "speed_up": found}
     holds = found >= 1.3 if len(os.sched_getaffinity(0)) >= 2 else None
-    return figures, [gate("two processes, m=4: speed-up over unsplit", found, ">= 1.3", holds)]
+    return results, [gate("two processes, m=4: speed-up over unsplit", found, ">= 1.3", holds)]
 
 
 def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], list[Gate]]:
@@ -245,7 +245,7 @@ def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], lis
     near = ratio(times, bounds)
     # On an unthrottled link vanilla split learning would be faster than its bytes allow.
     throttled = ratio(vanilla.times, vanilla.link_bounds) >= 1
-    figures = {
+    results = {
         "vanilla_link_seconds": vanilla.link_seconds,
         "link_seconds": ours.link_seconds,
         "times_less": less,
@@ -255,7 +255,7 @@ def slow_link(setting: Setting, machines: Machines) -> tuple[dict[str, Any], lis
         "vanilla_step_seconds": statistics.median(vanilla.times),
         "throttled": throttled,
     }
-    return figures, [
+    return results, [
         gate("10 Mbit/s: link time, vanilla / 96x codes", less, ">= 85", less >= 85),
         gate("10 Mbit/s, 20 ms: step time / max(compute, link)", near, "<= 1.15", near <= 1.15 if throttled else None),
     ]
@@ -301,29 +301,29 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         "threads": 1,
     }
     setting = Setting(config, data, options.repeats, folder)
-    figures: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     gates: list[Gate] = []
     if "a" in options.parts:
-        figures["one process"], found = one_process(setting)
+        results["one process"], found = one_process(setting)
         gates += found
     if set("bc") & set(options.parts):
         with LocalCluster(folder) as cluster:
             machines = Machines(setting, cluster)
             if "b" in options.parts:
-                figures["two processes"], found = two_processes(setting, machines)
+                results["two processes"], found = two_processes(setting, machines)
                 gates += found
             if "c" in options.parts:
-                figures["slow link"], found = slow_link(setting, machines)
+                results["slow link"], found = slow_link(setting, machines)
                 gates += found
     if options.quick:
         gates = [gate(g.name, g.value, g.goal, None) for g in gates]
-    return figures, gates
+    return results, gates
 
 
-def tables(figures: dict[str, Any]) -> list[Table]:
+def tables(results: dict[str, Any]) -> list[Table]:
     """Table of the results."""
     rows = []
-    for part, found in figures.items():
+    for part, found in results.items():
         for name, value in found.items():
             if name == "throttled":
                 continue
@@ -336,11 +336,11 @@ def main() -> int:
     """Measure and report."""
     options = parse_options()
     with tempfile.TemporaryDirectory(prefix="farshore-step-") as folder:
-        figures, gates = measure(options, Path(folder))
+        results, gates = measure(options, Path(folder))
     scale = (
         f"{options.task}, batches of 32, {options.steps} steps a run, best of {options.repeats}, one thread per program"
     )
-    return finish("split_step", options, scale=scale, claim=CLAIM, figures=figures, gates=gates, tables=tables(figures))
+    return finish("split_step", options, scale=scale, claim=CLAIM, figures=results, gates=gates, tables=tables(results))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import grpc
 
-from ..core.address import is_loopback, parse_address
+from ..core.address import is_loopback, parse_address, proxy_options
 from ..core.errors import (
     ConfigError,
     FarshoreError,
+    MethodError,
     NotFoundError,
     RefusedError,
     StorageError,
@@ -37,6 +38,7 @@ _CODES: dict[grpc.StatusCode, type[FarshoreError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ConfigError,
     grpc.StatusCode.FAILED_PRECONDITION: VersionError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
+    grpc.StatusCode.ABORTED: MethodError,
     grpc.StatusCode.DATA_LOSS: StorageError,
     grpc.StatusCode.UNIMPLEMENTED: VersionError,
 }
@@ -74,10 +76,11 @@ class AdminClient:
                     f"{address} is not on this machine, so TLS is required",
                     hint="give --fingerprint or --certificate",
                 )
-            self._channel = grpc.insecure_channel(address)
+            self._channel = grpc.insecure_channel(address, proxy_options(address))
         else:
             credentials = grpc.ssl_channel_credentials(root_certificates=certificate)
-            options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+            names = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+            options = [*names, *proxy_options(address)]
             self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = AdminStub(self._channel)
 
@@ -123,7 +126,10 @@ class AdminClient:
 
     def nodes(self) -> list[pb.NodeInfo]:
         """Return every node that has ever joined, sorted by name."""
-        return list(self._call(self._stub.ListNodes, pb.ListRequest()).nodes)
+        found: list[pb.NodeInfo] = []
+        for reply in self._pages(self._stub.ListNodes):
+            found += reply.nodes
+        return found
 
     def create_token(self, *, valid_seconds: float = 86_400.0, uses: int = 0) -> pb.TokenReply:
         """Create a join token; ``uses=0`` allows any number of nodes until it expires."""
@@ -207,8 +213,10 @@ class AdminClient:
         return self._run(self._stub.Submit, request)
 
     def runs(self) -> list[pb.RunInfo]:
-        """Return every run, newest first."""
-        runs = self._call(self._stub.ListRuns, pb.ListRequest()).runs
+        """Return every run, newest first, without configurations and results, which :meth:`run` returns."""
+        runs: list[pb.RunInfo] = []
+        for reply in self._pages(self._stub.ListRuns):
+            runs += reply.runs
         return sorted(runs, key=lambda run: run.created, reverse=True)
 
     def run(self, run_id: str) -> pb.RunInfo:
@@ -230,18 +238,36 @@ class AdminClient:
     def follow(self, run_id: str, *, follow: bool = True, logs: bool = False) -> Iterator[pb.RunEvent]:
         """Yield the run's changes, with its log lines if ``logs``, until it has ended.
 
-        With ``follow=False``, yield only the current state and log. Leaving the loop early ends the call. Raises the
-        errors of :meth:`run`.
+        Each event has the whole current state, without configuration and result; the server sends what changed. With
+        ``follow=False``, yield only the current state and log. Leaving the loop early ends the call. Raises the errors
+        of :meth:`run`.
         """
+        state = pb.RunInfo()
         with self._errors():
             request = pb.FollowRequest(id=run_id, follow=follow, logs=logs)
             call = self._stub.Follow(request, metadata=self._metadata, wait_for_ready=False)
             try:
-                yield from call
+                for event in call:
+                    for name in event.changed:
+                        state.ClearField(name)
+                    state.MergeFrom(event.run)
+                    now = pb.RunInfo()
+                    now.CopyFrom(state)
+                    yield pb.RunEvent(run=now, log=event.log)
             finally:
                 call.cancel()
 
     # ---- helpers -------------------------------------------------------------------------------------------------
+
+    def _pages(self, method: Callable[..., Reply]) -> Iterator[Reply]:
+        """Yield the pages of a list."""
+        token = ""
+        while True:
+            reply: Any = self._call(method, pb.ListRequest(page_token=token))
+            yield reply
+            token = reply.next_page_token
+            if not token:
+                return
 
     def _run(self, method: Callable[..., pb.RunInfo], request: Any) -> pb.RunInfo:
         return self._call(method, request)

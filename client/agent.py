@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import psutil
 
+from ..core.address import proxy_options
 from ..core.errors import DataError, FarshoreError, RefusedError, UnreachableError
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesStub
@@ -177,7 +178,7 @@ class Agent:
         metadata = [("farshore-key", member.key), ("farshore-secret", secret), ("farshore-secret-previous", previous)]
         call = NodesStub(channel).Control(metadata=tuple(metadata))
         try:
-            await call.write(pb.NodeEvent(hello=hello))
+            await _write(call, pb.NodeEvent(hello=hello))
             welcome = await call.read()
             if not isinstance(welcome, pb.NodeCommand):
                 raise await stream_error(call)
@@ -185,14 +186,12 @@ class Agent:
                 raise RefusedError(f"{self._options.address} rejected this node: {welcome.goodbye.reason}")
             self._member = member.with_secret(next_secret(welcome.welcome))
             await asyncio.to_thread(self._member.store, self._options.home)
-            await call.write(pb.NodeEvent(stored=pb.SecretStored()))
+            await _write(call, pb.NodeEvent(stored=pb.SecretStored()))
             await self._mark_finished(welcome.welcome.finished_runs)
             self._backoff, self._connected = _INITIAL_BACKOFF, True
             self._report_state("connected", self._options.address)
             self.outbox.reopen()
             await self._exchange(call, handler, heartbeat_interval(welcome.welcome))
-        except asyncio.InvalidStateError:  # raised by gRPC on a write to a closed stream
-            raise await stream_error(call) from None
         finally:
             self._connected = False
             call.cancel()
@@ -231,7 +230,7 @@ class Agent:
                 handler.run_refused(command.refused.reason)
             elif which == "challenge":
                 async with lock:
-                    await call.write(pb.NodeEvent(answer=command.challenge))
+                    await _write(call, pb.NodeEvent(answer=command.challenge))
             elif which == "finished":
                 await self._mark_finished(command.finished.run_ids)
             elif which == "goodbye":
@@ -245,7 +244,7 @@ class Agent:
         while True:
             event = await self.outbox.take()
             async with lock:
-                await call.write(event)
+                await _write(call, event)
 
     async def _write_heartbeats(self, call: _Call, lock: asyncio.Lock, interval: float) -> None:
         psutil.cpu_percent()  # the first call only starts the measurement
@@ -253,7 +252,7 @@ class Agent:
             await asyncio.sleep(interval)
             heartbeat = pb.Heartbeat(cpu_percent=psutil.cpu_percent(), memory_used_bytes=psutil.virtual_memory().used)
             async with lock:
-                await call.write(pb.NodeEvent(heartbeat=heartbeat))
+                await _write(call, pb.NodeEvent(heartbeat=heartbeat))
 
     async def leave(self, connection: asyncio.Task[None]) -> None:
         """Send a leave event, so that the server need not wait for missed heartbeats, then cancel ``connection``.
@@ -295,12 +294,20 @@ def control_channel(address: str, member: Membership) -> grpc.aio.Channel:
         # The agent has its own backoff; that of gRPC would delay the reconnection further.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.use_local_subchannel_pool", 1),
+        *proxy_options(address),
     ]
     if member.root is None:
         return grpc.aio.insecure_channel(address, options)
     if member.pinned:
         options.append(("grpc.ssl_target_name_override", SERVER_NAME))
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(member.root), options)
+
+
+async def _write(call: _Call, event: pb.NodeEvent) -> None:
+    try:
+        await call.write(event)
+    except asyncio.InvalidStateError:  # raised by gRPC on a write to a stream that has ended
+        raise await stream_error(call) from None
 
 
 async def stream_error(call: _Call) -> grpc.aio.AioRpcError:

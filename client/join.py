@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from ..core.address import is_loopback, parse_address
+from ..core.address import is_loopback, parse_address, proxy_options
 from ..core.errors import FarshoreError, RefusedError, StorageError, UnreachableError, VersionError
 from ..core.files import private_folder, write_file
 from ..core.version import Versions
@@ -252,9 +252,9 @@ def _root(options: AgentOptions, expected: str) -> bytes:
 
 def _channel(address: str, root: bytes | None, pinned: bool) -> grpc.Channel:
     if root is None:
-        return grpc.insecure_channel(address)
-    options = [("grpc.ssl_target_name_override", SERVER_NAME)] if pinned else []
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), options)
+        return grpc.insecure_channel(address, proxy_options(address))
+    name = [("grpc.ssl_target_name_override", SERVER_NAME)] if pinned else []
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), [*name, *proxy_options(address)])
 
 
 def _certificate(path: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -10,15 +10,16 @@ from typing import Any, Protocol
 
 import grpc
 
+from ..core.address import proxy_options
 from ..core.errors import DataError, RefusedError, RunCancelledError
 from ..core.handshake import hello, read_begin
-from ..core.message import Array
 from ..core.node_metrics import metrics_message
 from ..core.processes import Json
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
-from ..core.session import Code, RecordStream, RunInfo
+from ..core.session import Code, RunInfo
 from ..runs.checkpoints import CheckpointStore
+from ..runs.session_state import SessionState
 from ..runs.state_store import StateStore
 from ..wire.channel import Channel
 from ..wire.grpc_attach import Dialer
@@ -40,7 +41,7 @@ class SessionHost(Protocol):
         """Send a message to the host, e.g. ``{"type": "log", "line": …}``. Thread-safe."""
 
 
-class NodeProcessSession:
+class NodeProcessSession(SessionState):
     """Implements :class:`farshore.core.session.NodeSession`; a context manager that closes the channel.
 
     Parameters
@@ -55,7 +56,7 @@ class NodeProcessSession:
         self.shard = (int(parameters["shard"][0]), int(parameters["shard"][1]))
         self.role = str(parameters["role"])
         self.peer_interface = str(parameters["peer_interface"])
-        self.resume_step: int | None = None
+        self.cache = Path(parameters["home"]) / "cache"
         directory = Path(parameters["home"]) / "runs" / str(parameters["run"])
         self.run = RunInfo(
             id=str(parameters["run"]),
@@ -66,7 +67,7 @@ class NodeProcessSession:
             directory=directory,
         )
         self.channel = Channel("server", self.node, "node", epoch=self.run.epoch)
-        self._state = StateStore(CheckpointStore(directory / "checkpoints"), directory / "streams")
+        self.state = StateStore(CheckpointStore(directory / "checkpoints"), directory / "streams")
         self._data = {name: Path(path) for name, path in parameters["data"].items()}
         self._host = host
         self._cancelled = False
@@ -79,13 +80,14 @@ class NodeProcessSession:
     def _make_dialer(self, parameters: Json) -> Dialer:
         root = parameters["root"]
         link = LinkProfile.model_validate(parameters["link"])
-        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+        address = str(parameters["address"])
+        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), *proxy_options(address)]
         if parameters["pinned"]:
             options.append(("grpc.ssl_target_name_override", SERVER_NAME))
         return Dialer(
             self.channel,
             self._io,
-            str(parameters["address"]),
+            address,
             str(parameters["ticket"]),
             grpc.ssl_channel_credentials(root.encode()) if root else None,
             options=options,
@@ -107,13 +109,12 @@ class NodeProcessSession:
             self.channel.close(_CLOSE_SECONDS)
             self._dialer.join(_CLOSE_SECONDS)
         self._io.stop()
-        self._state.close()
+        self.state.close()
 
     def handshake(self) -> None:
         """Send the steps of the local checkpoints and receive the step to resume from."""
-        self.channel.send(hello(self._state.steps()))
-        self.resume_step = read_begin(self.channel.receive())
-        self._state.begin(self.resume_step)
+        self.channel.send(hello(self.state.steps()))
+        self.begin_from(read_begin(self.channel.receive()))
 
     def data(self, name: str) -> Path:
         """Return this node's path of the data set ``name``.
@@ -144,22 +145,6 @@ class NodeProcessSession:
             f"node {self.node} does not accept {code.what} with the hash {code.digest}",
             hint=f"its operator can: farshore node join … --accept-apps {code.digest}",
         )
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Write the node's state after ``step``; the two newest checkpoints are kept."""
-        self._state.save(step, tensors, meta)
-
-    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Read what :meth:`save_checkpoint` wrote."""
-        return self._state.load(step)
-
-    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
-        """Append a record to a stream; returns its index."""
-        return self._state.append(stream, tensors)
-
-    def stream(self, name: str) -> RecordStream:
-        """Return a stream, for reading."""
-        return self._state.stream(name)
 
     def metrics(self, step: int, **values: float) -> None:
         """Record named metrics of this node at ``step``."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
+from ..core.bounds import MAX_ERROR, MAX_LINE, MAX_TRACEBACK, cut, cut_start
+from ..core.token_bucket import TokenBucket
 from ..proto import control_pb2 as pb
 
 _MAX_LINES = 5000
-_LINES_PER_EVENT = 200
+_LINES_PER_EVENT, _CHARACTERS = 200, 128 << 10
+#: Batches of lines and their bytes per second, and bursts of them: a fraction of what the server accepts of a node.
+_BATCHES, _BATCH_BURST = 20.0, 100.0
+_BYTES, _BYTE_BURST = float(512 << 10), float(4 << 20)
 
 
 class Outbox:
     """Queues events and log lines in order; beyond a limit, the oldest log lines are dropped and counted.
+
+    Log lines leave at a bounded rate, so that a program that prints in a loop does not flood the server.
 
     The last ``ProgramExited`` events are kept and sent again on a new stream, as they may have been lost with the old
     one; the server ignores duplicates of a (run, restart epoch).
@@ -24,9 +32,15 @@ class Outbox:
         self._dropped = 0
         self._sent_exits: deque[pb.NodeEvent] = deque(maxlen=32)
         self._ready = asyncio.Event()
+        self._batches = TokenBucket(_BATCHES, _BATCH_BURST)
+        self._bytes = TokenBucket(_BYTES, _BYTE_BURST)
+        self._paid_at = 0.0
 
     def put(self, event: pb.NodeEvent) -> None:
-        """Queue an event."""
+        """Queue an event; too long texts of an exit event are cut."""
+        if event.WhichOneof("event") == "exited":
+            event.exited.error = cut(event.exited.error, MAX_ERROR)
+            event.exited.traceback = cut_start(event.exited.traceback, MAX_TRACEBACK)
         self._events.append(event)
         self._ready.set()
 
@@ -35,7 +49,7 @@ class Outbox:
         if len(self._lines) >= _MAX_LINES:
             self._lines.popleft()
             self._dropped += 1
-        self._lines.append((run_id, line))
+        self._lines.append((run_id, cut(line, MAX_LINE)))
         self._ready.set()
 
     def reopen(self) -> None:
@@ -50,8 +64,12 @@ class Outbox:
         while not self._events and not self._lines:
             self._ready.clear()
             await self._ready.wait()
+        while self._lines and (wait := self._paid_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
         if self._lines:
-            return pb.NodeEvent(log=self._take_lines())
+            event = pb.NodeEvent(log=self._take_lines())
+            self._paid_at = time.monotonic() + max(self._batches.spend(1.0), self._bytes.spend(event.ByteSize()))
+            return event
         event = self._events.popleft()
         if event.WhichOneof("event") == "exited":
             self._sent_exits.append(event)
@@ -63,6 +81,11 @@ class Outbox:
         if self._dropped:
             batch.lines.append(f"({self._dropped} lines were lost while the server was unreachable)")
             self._dropped = 0
-        while self._lines and self._lines[0][0] == run_id and len(batch.lines) < _LINES_PER_EVENT:
-            batch.lines.append(self._lines.popleft()[1])
+        size = 0
+        while (
+            self._lines and self._lines[0][0] == run_id and len(batch.lines) < _LINES_PER_EVENT and size < _CHARACTERS
+        ):
+            line = self._lines.popleft()[1]
+            batch.lines.append(line)
+            size += len(line)
         return batch

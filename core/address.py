@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import sys
 
@@ -62,6 +63,17 @@ def _parses(text: str) -> bool:
 def join_address(host: str, port: int) -> str:
     """Format ``host:port``, with brackets around IPv6 addresses."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def proxy_options(address: str) -> list[tuple[str, int]]:
+    """Return gRPC's channel options on proxies for a server at ``host:port``.
+
+    gRPC would send everything to the proxy of ``http_proxy`` or ``https_proxy``, loopback included, and few proxies
+    pass HTTP/2 on. Only ``grpc_proxy``, which is meant for it, counts, and never for loopback.
+    """
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    use = bool(os.environ.get("grpc_proxy")) and not is_loopback(host)  # noqa: SIM112 - as gRPC spells it
+    return [("grpc.enable_http_proxy", int(use))]
 
 
 def loopback_interface(host: str) -> str:

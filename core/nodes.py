@@ -1,4 +1,4 @@
-"""What a run knows of its nodes: roles, labels, profiles of the machines, and changes of the cohort."""
+"""The nodes of a run: roles, labels, profiles of the machines, and changes of the cohort."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class NodeChange:
         ``lost``: its program or its machine is gone. ``returned``: a new program of a lost node is ready. ``joined``: a
         node that did not belong to the run before is ready.
     reason : str
-        Why a node is lost, in words.
+        Description of why a node is lost.
     """
 
     kind: Literal["lost", "returned", "joined"]

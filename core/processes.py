@@ -1,6 +1,6 @@
 """Child processes in process groups of their own, which exchange JSON messages with their parent and die with it.
 
-Messages are lines of JSON over a socket pair. The end of the stream tells each side that the other has ended. On Linux,
+Messages are lines of JSON over a socket pair. The stream ends when the process at either side does. On Linux,
 the parent-death signal of the kernel also ends a child that does not read its messages.
 """
 
@@ -100,18 +100,25 @@ class Child:
 
     async def output(self) -> AsyncIterator[str]:
         """Yield the lines of standard output and error; lines over 16 KiB are split."""
+        async for lines in self.output_lines():
+            for line in lines:
+                yield line
+
+    async def output_lines(self) -> AsyncIterator[list[str]]:
+        """Yield what :meth:`output` does in batches, as it arrives; other tasks run between two batches."""
         stream = self._process.stdout
         assert stream is not None
         rest = b""
         while chunk := await stream.read(1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace").rstrip("\r")
+            *parts, rest = (rest + chunk).split(b"\n")
+            lines = [part.decode(errors="replace").rstrip("\r") for part in parts]
             while len(rest) > _OUTPUT_LINE:
-                yield rest[:_OUTPUT_LINE].decode(errors="replace")
+                lines.append(rest[:_OUTPUT_LINE].decode(errors="replace"))
                 rest = rest[_OUTPUT_LINE:]
+            yield lines
+            await asyncio.sleep(0)
         if rest:
-            yield rest.decode(errors="replace")
+            yield [rest.decode(errors="replace")]
 
     async def wait(self) -> int:
         """Wait for the process to end and return its exit code. Kills descendants that are still running."""

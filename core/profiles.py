@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError
+from .yaml_text import load_yaml
 
 
 class LinkProfile(BaseModel):
@@ -55,7 +56,7 @@ class DeviceProfile(BaseModel):
             The file is missing, not YAML, or has a wrong key or value.
         """
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()) or {})
+            return cls.model_validate(load_yaml(path.read_text()) or {})
         except OSError as error:
             raise ConfigError(f"cannot read the device profile {path}: {error.strerror}") from error
         except (yaml.YAMLError, ValidationError, ValueError, RecursionError) as error:

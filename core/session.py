@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, overload
 
 from pydantic import BaseModel
 
+from .expectations import Expected
 from .message import Array, Message
 from .nodes import NodeChange, NodeInfo
 from .seeds import Seed
@@ -58,6 +59,22 @@ class Channel(Protocol):
             The other program is gone for good in this epoch.
         TimeoutError
             Nothing came within ``timeout`` seconds.
+        """
+
+    def expect(self, kinds: Mapping[str, Expected], *, only: bool = False) -> None:
+        """Declare what messages contain, for arrivals at this end; replaces an earlier declaration.
+
+        What does not conform is refused before it is decoded: at the server, the node's connection ends with a
+        :class:`WireError`, and its channel after repeated violations; on a node, :meth:`receive` raises the error.
+        Without a declaration, a bound relative to the received bytes applies (see docs/wire.md), to what is sent too:
+        declare a message that exceeds it at both ends.
+
+        Parameters
+        ----------
+        kinds : Mapping[str, Expected]
+            By kind of message.
+        only : bool
+            Refuse messages of other kinds.
         """
 
 
@@ -196,6 +213,10 @@ class NodeSession(Session, Protocol):
         """``(index, count)`` among the nodes of this role: which part of a shared data set this node works on."""
 
     @property
+    def cache(self) -> Path:
+        """Folder of this machine for content that is kept between runs, shared by its node programs; may not exist."""
+
+    @property
     def peer_interface(self) -> str:
         """Network interface on which other nodes of the run may reach this one; empty: none of them may."""
 
@@ -209,7 +230,7 @@ class NodeSession(Session, Protocol):
         """
 
     def metrics(self, step: int, **values: float) -> None:
-        """Send named figures of this node to the run's metrics; they are in the ledger as the kind ``metrics``."""
+        """Send named values of this node to the run's metrics; they are in the ledger as the kind ``metrics``."""
 
 
 class ServerSession(Session, Protocol):
@@ -274,7 +295,7 @@ class ServerSession(Session, Protocol):
         """
 
     def metrics(self, step: int, **values: float) -> None:
-        """Record named figures at ``step``; they reach ``metrics.jsonl`` and everyone who follows the run."""
+        """Record named values at ``step``; they reach ``metrics.jsonl`` and everyone who follows the run."""
 
     def account(self, node: str, kind: str, step: int, size: int) -> None:
         """Record ``size`` bytes that a node sent to other nodes, as the node reports; no channel carried them."""
@@ -304,8 +325,12 @@ class Workload(Protocol):
         restarted.
     ``code(config) -> Code``
         The code that a run brings, so that a server refuses at once what its operator has not accepted.
+    ``rehearsal(config) -> Rehearsal``
+        A short run that sends each kind of message of a run, for estimates; see
+        :class:`~farshore.core.traffic_plan.Rehearsal`. Without it and without a plan, an estimate executes the run.
     ``plan(config, setting)``
-        What its runs will send; see :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
+        What its runs will send, where a rehearsal would cost too much or is not exact; see
+        :class:`~farshore.core.traffic_plan.SupportsTrafficPlan`.
     """
 
     @property

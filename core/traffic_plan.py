@@ -1,4 +1,4 @@
-"""Traffic plans: the messages that a run will send, computed by workloads for traffic estimates."""
+"""What a run will send, for traffic estimates: rehearsals of a few rounds or steps, and plans of all messages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from .handshake import begin, hello
 from .message import Message
@@ -117,6 +118,37 @@ def handshake_flows(nodes: Sequence[str]) -> list[Flow]:
     """Return the flows of the handshake with which every run begins."""
     all_nodes = range(len(nodes))
     return [Flow.of("up", hello(()), all_nodes), Flow.of("down", begin(None), all_nodes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A short run whose messages are those of a long one, and how often each of its rounds or steps counts.
+
+    Attributes
+    ----------
+    config : BaseModel
+        Configuration of the short run.
+    unit : {"round", "step"}
+        Meaning of the indices.
+    stands_for : Mapping
+        Rounds or steps of the short run -> those of the long one that send the same messages. Messages of an index
+        that is not listed count once.
+    baselines : Mapping
+        As in :attr:`TrafficPlan.baselines`.
+    """
+
+    config: BaseModel
+    unit: Literal["round", "step"]
+    stands_for: Mapping[int, Sequence[int]]
+    baselines: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class SupportsRehearsal(Protocol):
+    """A workload whose runs are estimated by a short one."""
+
+    def rehearsal(self, config: Any) -> Rehearsal:
+        """Return the short run that stands for one of ``config``."""
 
 
 @runtime_checkable

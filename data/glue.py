@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,16 @@ def load_glue(task: str, directory: Path) -> TextTask:
         raise NotFoundError(f"unknown GLUE task '{task}'", hint=f"use one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[task]
     folder = _folder(layout, Path(directory))
-    train = list(_read(folder / layout.train, layout))
-    dev = list(_read(folder / layout.dev, layout))
-    return TextTask(task, layout.label_names, train, dev, layout.metric)
+    parts: list[list[Example]] = []
+    notes: list[str] = []
+    for name in (layout.train, layout.dev):
+        examples = list(_read(folder / name, layout))
+        if _has_csv_quotes(examples):
+            examples = [_without_quotes(example) for example in examples]
+            notes.append(f"{folder / name} was exported with CSV quotes; they are removed")
+        parts.append(examples)
+    train, dev = parts
+    return TextTask(task, layout.label_names, train, dev, layout.metric, tuple(notes))
 
 
 def _folder(layout: GlueLayout, directory: Path) -> Path:
@@ -140,6 +147,27 @@ def _read(path: Path, layout: GlueLayout) -> Iterator[Example]:
         yield Example(row[layout.text], None if layout.text_pair is None else row[layout.text_pair], label)
     if not found:
         raise DataError(f"{path} contains no examples", hint="copy it again from the GLUE archive")
+
+
+def _has_csv_quotes(examples: Sequence[Example]) -> bool:
+    """Whether quotes are those of CSV in every text, and at least one of them is doubled.
+
+    In the published files quotes have no meaning: some texts have unbalanced ones, which are never valid CSV.
+    """
+    texts = [text for e in examples for text in (e.text, e.text_pair) if text is not None and '"' in text]
+    return any('""' in text for text in texts) and all(_is_quoted(text) for text in texts)
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) >= 2 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "")
+
+
+def _without_quotes(example: Example) -> Example:
+    def plain(text: str) -> str:
+        return text[1:-1].replace('""', '"') if '"' in text else text
+
+    pair = None if example.text_pair is None else plain(example.text_pair)
+    return Example(plain(example.text), pair, example.label)
 
 
 def _check_header(path: Path, first: tuple[int, list[str]], layout: GlueLayout) -> None:

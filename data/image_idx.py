@@ -28,6 +28,12 @@ FASHION_MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+#: What is known of the origin of a file, from the best to the worst.
+_NOTES = (
+    "official files, checksums verified",
+    "official format, unpacked: no checksum to compare",
+    "official format, but the checksum is not that of the published files: compressed again, or other images",
+)
 #: Subfolders to search, including those of torchvision's layout.
 _SUBFOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 
@@ -53,48 +59,53 @@ def read_idx(folder: Path, checksums: Mapping[str, str]) -> RawDataset:
     Raises
     ------
     DataError
-        A file is missing, has another checksum, or does not match its header.
+        A file is missing, does not match its header, or belongs to another set. An unknown checksum is noted, not
+        refused: a file that was compressed again is as sound.
     """
     return RawDataset(_part(folder, "train", checksums), _part(folder, "t10k", checksums))
 
 
 def _part(folder: Path, part: str, checksums: Mapping[str, str]) -> RawSplit:
-    images, images_verified = _array(folder, f"{part}-images-idx3-ubyte.gz", 3, checksums)
-    labels, labels_verified = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
+    images, images_origin = _array(folder, f"{part}-images-idx3-ubyte.gz", 3, checksums)
+    labels, labels_origin = _array(folder, f"{part}-labels-idx1-ubyte.gz", 1, checksums)
     if len(images) != len(labels):
         raise DataError(
             f"{folder} has {len(images)} {part} images and {len(labels)} labels", hint="copy its four files again"
         )
-    verified = images_verified and labels_verified
-    note = "official files, checksums verified" if verified else "official format, unpacked: no checksum to compare"
-    return RawSplit(images[:, None], labels.astype(np.int64), note)
+    return RawSplit(images[:, None], labels.astype(np.int64), _NOTES[max(images_origin, labels_origin)])
 
 
-def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str]) -> tuple[Bytes, bool]:
-    """Read one file; returns the array and whether its checksum was verified."""
+def _array(folder: Path, name: str, dimensions: int, checksums: Mapping[str, str]) -> tuple[Bytes, int]:
+    """Read one file; returns the array, and the index in :data:`_NOTES` of what is known of its origin."""
     packed, plain = folder / name, folder / name.removesuffix(".gz")
     path = packed if packed.is_file() else plain
     try:
         if path == packed:
-            _check_md5(path, checksums[name])
+            origin = _origin(path, checksums)
             with gzip.open(path) as file:
-                return _parse(file, path, dimensions), True  # type: ignore[arg-type]
+                return _parse(file, path, dimensions), origin  # type: ignore[arg-type]
         with plain.open("rb") as file:
-            return _parse(file, path, dimensions), False
+            return _parse(file, path, dimensions), 1
     except FileNotFoundError as error:
         raise DataError(f"{folder} does not contain {name}", hint="copy the four IDX files there") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}", hint="copy the file again") from error
 
 
-def _check_md5(path: Path, expected: str) -> None:
+def _origin(path: Path, checksums: Mapping[str, str]) -> int:
+    """Return the index in :data:`_NOTES`; an error if the file is one of another published set."""
+    found = _md5(path)
+    if found == checksums[path.name]:
+        return 0
+    for other, published in (("MNIST", MNIST_MD5), ("Fashion-MNIST", FASHION_MD5)):
+        if found in published.values():
+            raise DataError(f"{path} is a file of {other}", hint="copy the files of one data set into one folder")
+    return 2
+
+
+def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        raise DataError(
-            f"{path} is not the published file: MD5 {found}, expected {expected}",
-            hint="download it again; if you compressed it yourself, unpack it (unpacked files are not verified)",
-        )
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _parse(file: IO[bytes], path: Path, dimensions: int) -> Bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -142,9 +142,10 @@ def _folder(name: str, find: Find) -> Path:
 def _task(name: str, known: KnownImages | None, found: RawDataset, where: str) -> ImageTask:
     """Assign class names; sort the classes of a published data set into the published order."""
     classes = found.classes
-    if not classes:
-        count = known.classes if known else int(found.train.labels.max(initial=-1)) + 1
-        classes = known.names if known and known.names else tuple(str(i) for i in range(count))
+    if not classes and known:
+        classes = known.names or tuple(str(i) for i in range(known.classes))
+    elif not classes:
+        found, classes = _numbered(found, where)
     if known and len(classes) != known.classes:
         raise DataError(
             f"{where} has {len(classes)} classes, but '{name}' has {known.classes}",
@@ -161,8 +162,31 @@ def _task(name: str, known: KnownImages | None, found: RawDataset, where: str) -
         raise DataError(f"{where}: {error.message}", hint=error.hint) from error
 
 
+def _numbered(found: RawDataset, where: str) -> tuple[RawDataset, tuple[str, ...]]:
+    """Number the labels that occur in the training set from 0, and return the labels as class names.
+
+    A label's value is no size: labels from 1, or with gaps, would otherwise leave classes without examples.
+    """
+    values = np.unique(found.train.labels)
+    unknown = np.setdiff1d(found.test.labels, values)
+    if len(unknown):
+        raise DataError(
+            f"{where}: the test set has the label {unknown[0]}, which the training set does not have",
+            hint="use the same labels in both",
+        )
+    classes = tuple(str(value) for value in values)
+    if np.array_equal(values, np.arange(len(values))):
+        return found, classes
+    note = f"; labels {classes[0]} to {classes[-1]} are numbered from 0 to {len(classes) - 1}"
+    train, test = (
+        replace(part, labels=np.searchsorted(values, part.labels).astype(np.int64), note=part.note + note)
+        for part in (found.train, found.test)
+    )
+    return RawDataset(train, test), classes
+
+
 def _set(part: RawSplit, order: np.ndarray, classes: tuple[str, ...]) -> ImageSet:
     labels = part.labels
-    if len(labels) and labels.max() < len(order):
+    if len(labels) and labels.min() >= 0 and labels.max() < len(order):
         labels = order[labels].astype(np.int64)
     return ImageSet(part.images, labels, classes, part.note)

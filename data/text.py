@@ -40,6 +40,8 @@ class TextTask:
         Examples to train on and to evaluate on.
     metric : str
         Name of the score, see :func:`farshore.data.metrics.score`.
+    notes : tuple of str
+        What the reader guessed about the files, for the run's log.
     """
 
     name: str
@@ -47,6 +49,7 @@ class TextTask:
     train: Sequence[Example]
     dev: Sequence[Example]
     metric: str
+    notes: tuple[str, ...] = ()
 
 
 class Tokenizer(Protocol):

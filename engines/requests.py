@@ -62,10 +62,15 @@ def receive(session: ServerSession, nodes: Sequence[str], timeout: float | None 
     except PeerLostError as error:
         return Failure(error.name, "lost", str(error))
     except WireError as error:
-        session.dismiss(error.name, str(error))
-        return Failure(error.name, "faulty", f"wire format error: {error}")
+        return refuse(session, error.name, error)
     except TimeoutError:
         return None
+
+
+def refuse(session: ServerSession, node: str, error: WireError) -> Failure:
+    """Dismiss a node that sent an invalid message."""
+    session.dismiss(node, str(error))
+    return Failure(node, "faulty", f"wire format error: {error}")
 
 
 def send(session: ServerSession, node: str, message: Message, timeout: float | None = None) -> Failure | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from farshore.core.control import Control
 from farshore.core.errors import PeerLostError
 from farshore.core.message import Message
 from farshore.core.nodes import NodeChange
@@ -18,6 +20,11 @@ class Config(BaseModel):
 
     items: int = Field(200, ge=1, description="pieces of work")
     points: int = Field(1_000_000, ge=1, description="random points of each")
+
+
+@dataclass(frozen=True)
+class Count(Control, kind="count"):
+    inside: int  # points of an item that are in the circle
 
 
 class MonteCarloPi:
@@ -45,7 +52,8 @@ class MonteCarloPi:
                 idle = [name for name in idle if name != node] + [node] * (got.kind != "lost")
                 continue
             idle.append(node)
-            session.append("results", {"item": np.array(working.pop(node)), "inside": np.array(got.fields["inside"])})
+            count = Count.read(got, f"node {node}")
+            session.append("results", {"item": np.array(working.pop(node)), "inside": np.array(count.inside)})
             session.save_checkpoint(len(results), {}, {})
             session.progress(len(results), config.items, unit="item")
         for node in idle:
@@ -56,7 +64,7 @@ class MonteCarloPi:
         while (message := session.channel.receive()).kind == "item":
             x, y = session.run.seed.child("item", message.step).numpy().random((2, config.points))
             inside = int((x * x + y * y < 1).sum())
-            session.channel.send(Message("count", step=message.step, fields={"inside": inside}))
+            session.channel.send(Count(inside).message(step=message.step))
 
 
 WORKLOAD = MonteCarloPi()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from .core.devices import DeviceName, Precision
 from .core.errors import ConfigError, FarshoreError, MissingExtraError
 from .core.paths import node_home
 
@@ -39,7 +40,8 @@ def split(
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
     optimizer_options: Mapping[str, Any] | None = None,
     skip_padding: bool | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
+    precision: Precision = "fp32",
     token: str | None = None,
     name: str | None = None,
     home: Path | str | None = None,
@@ -76,8 +78,11 @@ def split(
     skip_padding : bool, optional
         Do not send padding; its hidden states are zeros after the cut. Default: True, except with ``rank=None`` and
         ``encoding="raw"``.
-    device : {"auto", "cpu", "cuda"}
-        Device of the server's half.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Device of the server's half; ``auto`` is its accelerator, if it has one.
+    precision : {"fp32", "bf16", "fp16"}
+        Precision in which the server's half computes, under autocast; its weights and all messages are float32. Use
+        ``torch.amp.GradScaler`` with ``fp16``.
     token : str, optional
         Join token; default ``$FARSHORE_TOKEN``. Needed once: the node's home directory keeps the key.
     name, home : str, Path, optional
@@ -118,6 +123,7 @@ def split(
         ragged=not lossless if skip_padding is None else skip_padding,
         optimizer={"name": optimizer, **(optimizer_options or {})},
         device=device,
+        precision=precision,
     )
     node = _node(server, token=token, name=name, home=home, ca=ca, insecure=insecure)
     try:

@@ -1,4 +1,4 @@
-"""Run the data-parallel methods without a farshore server: under ``torchrun``, or in a trainer of Ray.
+"""Run a training method without a farshore server: under ``torchrun``, or in a trainer of Ray.
 
     torchrun --nproc-per-node 4 -m farshore.torchrun data_parallel --set model=resnet20 --out run
     torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m farshore.torchrun dp_kfac --out run
@@ -9,6 +9,7 @@ group themselves call :func:`train`.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import sys
@@ -23,16 +24,22 @@ import typer
 
 from .cli.failures import report_error
 from .core import workloads
+from .core.control import Control
 from .core.errors import ConfigError, DataError, StorageError
 from .core.message import Array, Scalar
+from .core.projects import methods_of, use_project
 from .core.seeds import Seed
-from .data.images import load_images
-from .engines.data_parallel.config import DataParallelConfig
+from .engines.collective.protocol import End
+from .engines.data_parallel.config import TrainingConfig
 from .engines.data_parallel.loop import train as run_steps
+from .engines.data_parallel.protocol import BEST_SCORE, BestState, Figures, Trained
 from .engines.data_parallel.training import Training
-from .engines.data_parallel.workload import DataParallelWorkload
+from .engines.data_parallel.workload import TrainingWorkload
 from .runs.checkpoints import CheckpointStore
 from .runs.model_states import save_state
+
+#: Longest time that ranks wait in a collective, for example while rank 0 evaluates.
+EVALUATION_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass
@@ -86,23 +93,33 @@ class LaunchedGroup:
         return self._store.load(self.step)
 
     def set_step(self, step: int) -> None:
-        """Set the step of the following reports."""
+        """Set the step of the following messages."""
         self._current_step = step
 
-    def report(self, what: str, **fields: Scalar) -> None:
-        """Print metrics as a line of JSON on standard output."""
-        print(json.dumps({"step": self._current_step, **fields}), flush=True)
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Print figures as a line of JSON on standard output; save the best state."""
+        if isinstance(control, Figures):
+            print(json.dumps({"step": self._current_step, **control.values}), flush=True)
+        elif isinstance(control, BestState):
+            self._save("best", tensors or {}, step=self._current_step, score=control.score)
 
     def checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint."""
         self._store.save(step, tensors, meta)
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
         """Write the trained model and print the result, on the rank that has them."""
         if tensors:
-            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            save_state(self.out / "last.safetensors", arrays, {"farshore": "torchrun"})
-            print(json.dumps({"ended": True, **fields}), flush=True)
+            values = end.values if isinstance(end, Trained) else {}
+            self._save("last", tensors)
+            if BEST_SCORE in values:
+                self._save("best", tensors, step=values["steps"], score=values[BEST_SCORE])
+            print(json.dumps({"ended": True, **values}), flush=True)
+
+    def _save(self, name: str, tensors: Mapping[str, torch.Tensor], **metadata: Scalar) -> None:
+        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+        texts = {key: str(value) for key, value in metadata.items()}
+        save_state(self.out / f"{name}.safetensors", arrays, {"farshore": "torchrun", **texts})
 
 
 def train(
@@ -113,11 +130,12 @@ def train(
     Parameters
     ----------
     method : str
-        ``data_parallel`` or ``dp_kfac``.
+        A training method: ``data_parallel``, ``dp_kfac``, or one of an installed package or a project.
     settings : mapping
         The method's settings; the others have their defaults.
     out : Path
-        Directory of checkpoints and of the trained model, ``last.safetensors``.
+        Directory of checkpoints and of the trained model, ``last.safetensors`` and with ``keep_best``
+        ``best.safetensors``.
     data : mapping, optional
         Paths of data sets by name.
     seed : int
@@ -126,14 +144,14 @@ def train(
     Raises
     ------
     ConfigError
-        ``method`` is not a data-parallel method, or a setting is invalid.
+        ``method`` is not a training method, or a setting is invalid.
     DataError
         The data set is missing.
     """
     workload = workloads.load(method)
-    if not isinstance(workload, DataParallelWorkload):
-        raise ConfigError(f"'{method}' is not a data-parallel method", hint="use data_parallel or dp_kfac")
-    config = cast(DataParallelConfig, workload.config.model_validate(dict(settings)))
+    if not isinstance(workload, TrainingWorkload):
+        raise ConfigError(f"'{method}' is not a training method", hint="for example data_parallel or dp_kfac")
+    config = cast(TrainingConfig, workload.config.model_validate(dict(settings)))
     paths = dict(data or {})
 
     def find(name: str) -> Path:
@@ -146,13 +164,12 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     root = Seed(seed)
-    task = load_images(config.dataset, find, root.child("data"))
-    factory = workload.preconditioner_factory(config, ranks)
-    run_steps(Training(config, task, root, rank, ranks, factory), LaunchedGroup(rank, ranks, out), config)
+    training = Training(config, workload.make_task(config, root, find), root, rank, ranks)
+    run_steps(training, LaunchedGroup(rank, ranks, out))
 
 
 def train_command(
-    method: Annotated[str, typer.Argument(help="data_parallel or dp_kfac.")],
+    method: Annotated[str, typer.Argument(help="A training method, for example data_parallel.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
     ] = None,
@@ -164,9 +181,15 @@ def train_command(
     """Train as one of the ranks that a launcher such as torchrun started."""
     from .cli.settings import build, data_paths
 
+    if methods_of(Path()):  # a project's own methods, in the working directory
+        use_project(Path())
     settings = build(workloads.load(method).config, set_ or (), config)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
+        # Tensors of the CPU go through gloo in any case: figures, states, and counts of steps.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=EVALUATION_TIMEOUT)
     try:
         train(method, settings.model_dump(), out, data_paths(data or ()), seed)
     finally:

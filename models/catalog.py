@@ -50,6 +50,7 @@ def build(name: str, classes: int, channels: int, size: int, seed: int) -> nn.Mo
     import torch
 
     from .cifar_resnet import CifarResNet
+    from .devices import forked_generators
     from .image_classifiers import build as build_staged
     from .mlp import perceptron
 
@@ -57,7 +58,7 @@ def build(name: str, classes: int, channels: int, size: int, seed: int) -> nn.Mo
         model = build_staged(name, classes, channels, seed=seed, size=size)
         model.register_forward_hook(lambda module, images, logits_and_features: logits_and_features[0])
         return model
-    with torch.random.fork_rng(devices=[]):
+    with forked_generators(torch.device("cpu")):
         torch.manual_seed(seed)
         if name == "mlp":
             return perceptron((channels * size * size, 256, 128, classes))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..core.devices import Precision
 from ..core.errors import ConfigError
 
 
@@ -65,7 +66,8 @@ class FlatModel:
     Parameters
     ----------
     module : nn.Module
-        Changed in place: its parameters and buffers become views of the flat buffers. float32 and int64 only.
+        Changed in place: its parameters and buffers become views of the flat buffers. float32 and int64 only. On the
+        CPU at first; see :meth:`place`.
 
     Attributes
     ----------
@@ -77,6 +79,8 @@ class FlatModel:
         (n_t,) int64.
     parameters : list of torch.Tensor
         The trained parameters, in the order of the layout.
+    precision : {"fp32", "bf16", "fp16"}
+        In which losses are to be computed; the state is float32 in any case.
 
     Raises
     ------
@@ -84,7 +88,12 @@ class FlatModel:
         The state has a tensor that is neither float32 nor int64.
     """
 
+    precision: Precision = "fp32"
+
     def __init__(self, module: nn.Module) -> None:
+        self._adopt(module)
+
+    def _adopt(self, module: nn.Module) -> None:
         self.module = module
         trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         frozen = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
@@ -102,10 +111,25 @@ class FlatModel:
             tensor.data = buffer[view.start : view.start + view.count].view(view.shape)
         self.parameters: list[torch.Tensor] = [parameter for _, parameter in trained]
 
+    @property
+    def device(self) -> torch.device:
+        """The device of module and buffers."""
+        return self.floats.device
+
+    def place(self, device: torch.device, precision: Precision) -> None:
+        """Move module and buffers to a device, and set the precision; tensors taken from the model before are stale."""
+        self.precision = precision
+        if device != self.device:
+            self._adopt(self.module.to(device))
+
     def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
         """Copy a state of the same shapes and dtypes into the buffers; the arrays may be read-only."""
-        np.copyto(self.floats.numpy(), floats, casting="no")
-        np.copyto(self.integers.numpy(), integers, casting="no")
+        if self.floats.is_cpu:
+            np.copyto(self.floats.numpy(), floats, casting="no")
+            np.copyto(self.integers.numpy(), integers, casting="no")
+            return
+        self.floats.copy_(torch.from_numpy(np.require(floats, requirements="W")))
+        self.integers.copy_(torch.from_numpy(np.require(integers, requirements="W")))
 
     def clear_gradients(self) -> None:
         """Set the gradients to None, so that the next backward pass stores them instead of adding to zeros."""
@@ -127,6 +151,11 @@ class FlatModel:
         return self.floats[: self.layout.trainable]
 
 
+def host_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor's values on the CPU: a view of a CPU tensor, a copy of any other."""
+    return tensor.detach().cpu().numpy()
+
+
 def _views(tensors: list[tuple[str, torch.Tensor]]) -> tuple[View, ...]:
     views, start = [], 0
     for name, tensor in tensors:
@@ -136,7 +165,8 @@ def _views(tensors: list[tuple[str, torch.Tensor]]) -> tuple[View, ...]:
 
 
 def _gather(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> torch.Tensor:
-    return torch.cat([torch.empty(0, dtype=dtype), *(t.detach().reshape(-1) for _, t in tensors)])
+    device = tensors[0][1].device if tensors else None
+    return torch.cat([torch.empty(0, dtype=dtype, device=device), *(t.detach().reshape(-1) for _, t in tensors)])
 
 
 def _check(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> None:

@@ -38,6 +38,11 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
     ------
     StorageError
         A parameter is missing or has another shape.
+
+    Notes
+    -----
+    Optimizer state goes where torch expects it: to the parameter's device, and a count of steps to the CPU unless the
+    optimizer reads it on the device.
     """
     model = {n.removeprefix(_MODEL): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(_MODEL)}
     try:
@@ -50,7 +55,16 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
     if optimizer is None:
         return
     parameters = dict(module.named_parameters())
+    counts_on_device = {
+        id(p)
+        for group in optimizer.param_groups
+        if group.get("fused") or group.get("capturable")
+        for p in group["params"]
+    }
     for key, array in arrays.items():
         if key.startswith((_OPTIMIZER, _OLD_OPTIMIZER)):
             name, _, slot = key.partition(".")[2].rpartition("/")
-            optimizer.state[parameters[name]][slot] = torch.from_numpy(np.array(array))
+            parameter, value = parameters[name], torch.from_numpy(np.array(array))
+            if slot != "step" or id(parameter) in counts_on_device:
+                value = value.to(parameter.device)
+            optimizer.state[parameter][slot] = value

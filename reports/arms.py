@@ -13,7 +13,7 @@ from .curves import Curve, speed_up
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sample standard deviation of a figure over seeds; ``sd`` is None for one seed."""
+    """Mean and sample standard deviation of a value over seeds; ``sd`` is None for one seed."""
 
     mean: float
     sd: float | None

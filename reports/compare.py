@@ -22,7 +22,7 @@ _LINK = "LTE"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure or setting of every run.
+    """One metric or setting of every run.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Comparison:
     names : tuple of str
         Ids of the runs, made unique by a suffix.
     reports : tuple of RunReport
-    figures : tuple of Row
+    metrics : tuple of Row
     settings : tuple of Row
         The settings that differ.
     target : float or None
@@ -65,7 +65,7 @@ class Comparison:
 
     names: tuple[str, ...]
     reports: tuple[RunReport, ...]
-    figures: tuple[Row, ...]
+    metrics: tuple[Row, ...]
     settings: tuple[Row, ...]
     target: float | None
 
@@ -77,7 +77,7 @@ class Comparison:
 
         return {
             "runs": list(self.names),
-            "figures": as_mapping(self.figures),
+            "metrics": as_mapping(self.metrics),
             "settings": as_mapping(self.settings),
             "target": self.target,
         }
@@ -97,14 +97,14 @@ def compare_runs(reports: Sequence[RunReport]) -> Comparison:
     best = [curve.best if curve else None for curve in curves]
     target = percent(min(b for b in best if b is not None)) if None not in best else None
     names = _unique_names([str(report.info["id"]) for report in reports])
-    return Comparison(names, tuple(reports), tuple(_figures(reports, target)), tuple(_settings(reports)), target)
+    return Comparison(names, tuple(reports), tuple(_metrics(reports, target)), tuple(_settings(reports)), target)
 
 
 def _unique_names(ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if ids.count(name) == 1 else f"{name} ({ids[:i].count(name) + 1})" for i, name in enumerate(ids))
 
 
-def _figures(reports: Sequence[RunReport], target: float | None) -> Iterator[Row]:
+def _metrics(reports: Sequence[RunReport], target: float | None) -> Iterator[Row]:
     for name, key in (("method", "workload"), ("seed", "seed")):
         values = tuple(report.info[key] for report in reports)
         yield Row(name, values, tuple(map(str, values)))
@@ -170,9 +170,9 @@ def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
-    """Yield the tables for a terminal: the figures, best values in bold, and the settings that differ."""
+    """Yield the tables for a terminal: the metrics, best values in bold, and the settings that differ."""
     table = plain_table("Comparison", left=("",), right=comparison.names)
-    for row in comparison.figures:
+    for row in comparison.metrics:
         cells = [f"[bold]{text}[/bold]" if index == row.best else text for index, text in enumerate(row.texts)]
         table.add_row(row.name, *cells, style="" if row.differs else "dim")
     yield table

@@ -62,9 +62,33 @@ def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: 
     WireError
         A message would exceed the limits of the wire format.
     """
-    account = Account.from_table(planned_ledger(plan))
+    found = estimate_ledger(planned_ledger(plan), workload, config, seed, plan.nodes, plan.baselines)
+    return replace(found, notes=tuple(plan.notes))
+
+
+def estimate_ledger(
+    ledger: Any,
+    workload: str,
+    config: Mapping[str, Any],
+    seed: int,
+    nodes: Sequence[str],
+    baselines: Mapping[str, int],
+) -> Estimate:
+    """Build the report of the ledger that a run would write.
+
+    Parameters
+    ----------
+    ledger : pyarrow.Table
+        As of :func:`planned_ledger`.
+    workload, config, seed
+        As for :func:`estimate`.
+    nodes : sequence of str
+    baselines : Mapping
+        Dense bytes of equivalent training with other methods.
+    """
+    account = Account.from_table(ledger)
     volume = communication(account)
-    info = {"id": "", "workload": workload, "config": dict(config), "seed": seed, "nodes": list(plan.nodes)}
+    info = {"id": "", "workload": workload, "config": dict(config), "seed": seed, "nodes": list(nodes)}
     report = RunReport(
         info=info,
         state="estimated",
@@ -73,13 +97,13 @@ def estimate(plan: TrafficPlan, workload: str, config: Mapping[str, Any], seed: 
         communication=volume,
         account=account,
         windows=windows_of(account),
-        compressions=compressions(volume, plan.baselines),
+        compressions=compressions(volume, baselines),
         links=estimate_links(account),
         score="",
         curve=None,
         targets=(),
     )
-    return Estimate(report, tuple(plan.notes))
+    return Estimate(report, ())
 
 
 def planned_ledger(plan: TrafficPlan) -> Any:

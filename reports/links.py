@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NamedLink:
-    """A named link profile with the sources of its figures.
+    """A named link profile with the sources of its values.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class NamedLink:
     watts : float
         Base power of the radio while it transfers, independent of the rate.
     source, energy_source : str
-        Sources of the figures; ``energy_source`` is empty if the energy is unknown.
+        Sources of the values; ``energy_source`` is empty if the energy is unknown.
     """
 
     name: str

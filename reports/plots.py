@@ -18,7 +18,9 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _STYLES = ("-", "--", ":", "-.")
 
 
-def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, title: str, score: str) -> None:
+def draw_comparison(
+    curves: Mapping[str, Mapping[int, Curve]], path: Path, *, title: str, score: str, share: bool = True
+) -> None:
     """Plot the mean score of every arm over its seeds, with their range as a band, and write the figure to a file.
 
     Parameters
@@ -30,6 +32,8 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
     title : str
     score : str
         Label of the score axis.
+    share : bool
+        Whether scores are shares of federated rounds, to be labeled in percent; else values at steps.
 
     Raises
     ------
@@ -49,14 +53,15 @@ def draw_comparison(curves: Mapping[str, Mapping[int, Curve]], path: Path, *, ti
         style = {"color": _COLORS[index % len(_COLORS)], "linestyle": _STYLES[index // len(_COLORS) % len(_STYLES)]}
         _over_rounds(left, arm, by_seed, style)
         _over_bytes(right, arm, by_seed, style)
-    left.set(xlabel="round", ylabel=score)
+    left.set(xlabel="round" if share else "step", ylabel=score)
     left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     right.set(xlabel="payload, MB (both directions, all nodes)")
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    left.legend(frameon=False, loc="lower right")
+        if share:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    left.legend(frameon=False, loc="lower right" if share else "best")
     figure.suptitle(title, fontsize=11, wrap=True)
     try:
         figure.savefig(path, dpi=150)

@@ -21,6 +21,8 @@ _DESCRIPTIONS = {
     "failures.jsonl": "errors of failed programs, with tracebacks",
     "ledger-*.arrows": "every transfer",
     "ledger-*.sums": "digests of the ledger's blocks",
+    "clocks.jsonl": "virtual clocks of the programs at checkpoints, of a simulation",
+    "node-states": "checkpoints and streams of a simulation's nodes",
     "checkpoints": "checkpoints for resuming the run",
     "log.txt": "log",
     "log-*.txt": "older parts of the log",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
+#: Characters of the longest result that lists of runs include.
+_BRIEF_RESULT = 256 << 10
+
+
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """A run in the store.
@@ -36,7 +40,7 @@ class RunRow:
         Path of the run directory.
     count : int
         Number of nodes that the run needs.
-    wanted, nodes : tuple of str
+    requested_nodes, nodes : tuple of str
         Nodes requested by name, and the selected nodes.
     roles_json : str
         Requested roles and the roles of the selected nodes, as the server writes them; empty in rows of older
@@ -61,7 +65,7 @@ class RunRow:
     seed: int = 0
     directory: str = ""
     count: int = 1
-    wanted: tuple[str, ...] = ()
+    requested_nodes: tuple[str, ...] = ()
     roles_json: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     state: RunState = "waiting"
@@ -208,10 +212,16 @@ class RunStore:
         with self._reading() as connection:
             return self._run(connection, run_id)
 
-    def runs(self, *states: RunState) -> list[RunRow]:
-        """Return the runs in any of ``states`` (all runs if none is given), oldest first."""
+    def runs(self, *states: RunState, brief: bool = False) -> list[RunRow]:
+        """Return the runs in any of ``states`` (all runs if none is given), oldest first.
+
+        Parameters
+        ----------
+        brief : bool
+            Without configurations, and without results that are very long.
+        """
         table = self._table("runs")
-        query = table.select().order_by(table.c.created, table.c.id)
+        query = self._columns(brief).order_by(table.c.created, table.c.id)
         if states:
             query = query.where(table.c.state.in_(states))
         with self._reading() as connection:
@@ -230,6 +240,8 @@ class RunStore:
             Match only runs whose id or workload contains this text; empty matches all.
         limit, offset : int
             Maximum number of runs, and number of newer runs to skip.
+
+        The rows have no configurations, and no results that are very long.
         """
         import sqlalchemy as sa
 
@@ -238,7 +250,7 @@ class RunStore:
         if containing:
             by_id = table.c.id.contains(containing, autoescape=True)
             condition &= by_id | table.c.workload.contains(containing, autoescape=True)
-        query = table.select().where(condition).order_by(table.c.created.desc(), table.c.id.desc())
+        query = self._columns(brief=True).where(condition).order_by(table.c.created.desc(), table.c.id.desc())
         with self._reading() as connection:
             count = connection.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one()
             rows = connection.execute(query.limit(limit).offset(offset)).mappings()
@@ -311,6 +323,18 @@ class RunStore:
     def _table(self, name: str) -> sa.Table:
         return self._schema.tables[name]
 
+    def _columns(self, brief: bool) -> sa.Select[Any]:
+        """Select the columns of runs; ``brief`` leaves out what may be long."""
+        import sqlalchemy as sa
+
+        table = self._table("runs")
+        if not brief:
+            return table.select()
+        short = sa.func.length(table.c.result_json) <= _BRIEF_RESULT
+        result = sa.case((short, table.c.result_json), else_="").label("result_json")
+        others = [column for column in table.c if column.name not in ("config_json", "result_json")]
+        return sa.select(*others, sa.literal("{}").label("config_json"), result)
+
     def _run(self, connection: sa.Connection, run_id: str) -> RunRow:
         table = self._table("runs")
         found = connection.execute(table.select().where(table.c.id == run_id)).mappings().one_or_none()
@@ -346,12 +370,16 @@ class RunStore:
             yield connection
 
 
+#: Column of ``requested_nodes``; the name is older, and stores keep it.
+_REQUESTED = "wanted"
+
+
 def _packed(row: RunRow) -> dict[str, Any]:
     # 64-bit unsigned seeds do not fit into SQL's signed integers; lists are stored as JSON text.
     values = {f.name: getattr(row, f.name) for f in fields(row)}
+    values[_REQUESTED] = json.dumps(values.pop("requested_nodes"))
     return values | {
         "seed": str(row.seed),
-        "wanted": json.dumps(row.wanted),
         "nodes": json.dumps(row.nodes),
         "data": json.dumps(dict(row.data)),
     }
@@ -361,7 +389,7 @@ def _run_row(row: sa.RowMapping) -> RunRow:
     values = {str(name): value for name, value in row.items()}
     unpacked = {
         "seed": int(values["seed"]),
-        "wanted": tuple(json.loads(values["wanted"])),
+        "requested_nodes": tuple(json.loads(values.pop(_REQUESTED))),
         "nodes": tuple(json.loads(values["nodes"])),
         "data": json.loads(values["data"]),
     }

@@ -19,6 +19,9 @@ SIZES = ("dense", "payload", "frame")
 #: Transfers that are added up at once: a lock for each of them would cost more than the sums.
 _MOST_WAITING = 1024
 
+#: Kinds that are counted one by one, in all directions, and the name under which further ones are: peers choose names.
+_MOST_KINDS, OTHER = 256, "other"
+
 
 class Traffic:
     """Pass transfers on and count their bytes; any thread may record.
@@ -80,7 +83,10 @@ class Traffic:
         waiting = self._waiting
         for _ in range(len(waiting)):  # only the holder of the lock removes any
             transfer = waiting.popleft()
-            sums = self._sums[transfer.direction, transfer.kind]
+            place = transfer.direction, transfer.kind
+            if place not in self._sums and len(self._sums) >= _MOST_KINDS:
+                place = transfer.direction, OTHER
+            sums = self._sums[place]
             sums[0] += transfer.dense_bytes
             sums[1] += transfer.payload_bytes
             sums[2] += transfer.frame_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from ..runs.states import ENDED
 from .rate_limit import RateLimit
 from .rpc_errors import Context, abort, abort_if_blocked, metadata, peer
 from .run import Run
-from .submission import Submission
+from .run_messages import changes, page, summary
+from .submission import Submission, check_request
 
 if TYPE_CHECKING:
     from .orchestrator import Orchestrator
@@ -31,30 +33,48 @@ class AdminService(AdminServicer):
     orchestrator : Orchestrator
     addresses : callable
         Returns the addresses to which nodes can connect.
+    authenticated : callable, optional
+        Called with gRPC's name of the peer of each valid call.
     """
 
-    def __init__(self, orchestrator: Orchestrator, addresses: Callable[[], Sequence[str]]) -> None:
-        self._server, self._addresses = orchestrator, addresses
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        addresses: Callable[[], Sequence[str]],
+        authenticated: Callable[[str], None] = lambda peer: None,
+    ) -> None:
+        self._server, self._addresses, self._authenticated = orchestrator, addresses, authenticated
         self._failures = RateLimit()
 
     async def ListNodes(self, request: pb.ListRequest, context: Context) -> pb.NodeList:  # noqa: N802
-        """List every node that has ever joined."""
+        """List a page of the nodes that have ever joined, by name."""
         await self._check(context)
-        return pb.NodeList(nodes=[n.info() for n in sorted(self._server.registry, key=lambda n: n.name)])
+        nodes = sorted(self._server.registry, key=lambda n: n.name)
+        start = bisect_right(nodes, request.page_token, key=lambda n: n.name)
+        found, following = page(nodes, start, request.limit, lambda node: node.info())
+        return pb.NodeList(nodes=found, next_page_token=found[-1].name if following else "")
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:  # noqa: N802
         """Submit a new run."""
         by_operator = await self._check(context)
         try:
+            check_request(request)
             submission = await _submission(request.workload, request.config_json or "{}")
             return self._server.submit(request, submission, by_operator=by_operator).info()
         except FarshoreError as error:
             await abort(context, error, "submit")
 
     async def ListRuns(self, request: pb.ListRequest, context: Context) -> pb.RunList:  # noqa: N802
-        """List every run, oldest first."""
+        """List a page of the runs, oldest first."""
         await self._check(context)
-        return pb.RunList(runs=[run.info() for run in self._server.runs])
+        try:
+            start = int(request.page_token[:20] or 0)
+        except ValueError:
+            await abort(context, ConfigError("the page token is not one of this server"), "list runs")
+        wanted = (self._server.runs.find(run_id) for run_id in request.ids)
+        runs = [run for run in wanted if run is not None] if request.ids else self._server.runs.all()
+        found, following = page(runs, max(0, start), request.limit, summary)
+        return pb.RunList(runs=found, next_page_token=str(following) if following else "")
 
     async def ShowRun(self, request: pb.RunRef, context: Context) -> pb.RunInfo:  # noqa: N802
         """Return one run."""
@@ -65,11 +85,16 @@ class AdminService(AdminServicer):
     ) -> AsyncIterator[pb.RunEvent]:
         """Stream a run's changes and log lines until it has ended; without ``follow``, only its current state."""
         run = await self._run(request.id, context)
-        offset = 0
+        offset, sent = 0, pb.RunInfo()
         while True:
             changed, last = run.changed, run.state in ENDED or not request.follow
-            lines, offset = run.log.read(offset) if request.logs else ([], 0)
-            yield pb.RunEvent(run=run.info(), log=lines)
+            lines, offset = await asyncio.to_thread(run.log.read, offset) if request.logs else ([], 0)
+            now = summary(run)
+            event = changes(sent, now)
+            event.log.extend(lines)
+            if event.changed or lines:
+                yield event
+            sent = now
             if lines and last:
                 continue
             if last:
@@ -130,14 +155,15 @@ class AdminService(AdminServicer):
     async def _check(self, context: Context) -> bool:
         """Abort the call without an admin token; returns whether the token is the operator's."""
         identity, token = self._server.identity, metadata(context, "farshore-admin")
-        if identity.is_operator(token):  # never shut out by guesses of other users of this machine
-            return True
-        await abort_if_blocked(context, self._failures, peer(context), "wrong admin tokens")
-        if not identity.is_admin(token):
+        operator = identity.is_operator(token)
+        if not operator:  # an operator is never shut out by guesses of other users of this machine
+            await abort_if_blocked(context, self._failures, peer(context), "wrong admin tokens")
+        if not operator and not identity.is_admin(token):
             self._failures.failed(peer(context))
             error = RefusedError("the admin token is wrong or missing", hint="it is in the server's home: admin.token")
             await abort(context, error, "admin call")
-        return False
+        self._authenticated(context.peer())
+        return operator
 
     async def _run(self, run_id: str, context: Context) -> Run:
         await self._check(context)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from ..core.descriptors import raise_limit
 from .options import OnReady, ServeOptions, ServerReady
 
 __all__ = ["OnReady", "ServeOptions", "ServerReady", "serve"]
@@ -34,4 +35,5 @@ def serve(options: ServeOptions, on_ready: OnReady | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from .lifecycle import run_server
 
+    raise_limit()
     asyncio.run(run_server(options, on_ready))

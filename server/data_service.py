@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.descriptors import LIMIT_HINT
 from ..core.errors import RefusedError, WireError
 from ..wire.grpc_attach import attach_handler
 from ..wire.pump import Read, Write
@@ -27,7 +28,9 @@ class Route:
     revoked: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 
 
-def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str], None]) -> Any:
+def data_handler(
+    routes: Mapping[str, Route], on_connect: Callable[[Route, str], None], is_short: Callable[[], bool] = lambda: False
+) -> Any:
     """Return a gRPC handler that relays connections whose ticket is in ``routes``.
 
     Parameters
@@ -36,12 +39,16 @@ def data_handler(routes: Mapping[str, Route], on_connect: Callable[[Route, str],
         Routes by ticket; may change at any time.
     on_connect : callable
         ``on_connect(route, peer)``: called before a connection is relayed.
+    is_short : callable, optional
+        Whether descriptors are short, so that no further connection can be relayed now.
     """
 
     async def serve(ticket: str, read: Read, write: Write) -> None:
         route = routes.get(ticket)
         if route is None:
             raise RefusedError("the ticket does not belong to an active run")
+        if is_short():
+            raise WireError("the server has too few file descriptors for this connection", hint=LIMIT_HINT)
         try:
             await relay(ticket, read, write, route.socket, route.revoked)
         except OSError as error:

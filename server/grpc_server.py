@@ -16,6 +16,7 @@ from ..core.files import write_file
 from ..proto.control_pb2_grpc import add_AdminServicer_to_server, add_NodesServicer_to_server
 from .addresses import on_all_interfaces, reachable_addresses
 from .admin_service import AdminService
+from .connection_guard import ConnectionGuard
 from .data_service import Route, data_handler
 from .nodes_service import NodesService
 
@@ -32,6 +33,9 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # A connection must complete its handshakes, and one without calls is closed; see also ConnectionGuard.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
 ]
 
 
@@ -56,6 +60,7 @@ class GrpcServer:
         self._orchestrator = orchestrator
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._guard: ConnectionGuard | None = None
         self.port = 0
         self.address = ""
         self.addresses: tuple[str, ...] = ()
@@ -79,9 +84,11 @@ class GrpcServer:
                 hint="remove --insecure, or use --host 127.0.0.1",
             )
         server = grpc.aio.server(options=_OPTIONS)
-        add_NodesServicer_to_server(NodesService(self._orchestrator), server)
-        add_AdminServicer_to_server(AdminService(self._orchestrator, lambda: self.addresses), server)
-        server.add_generic_rpc_handlers((data_handler(self._orchestrator.routes, self._on_data_connection),))
+        add_NodesServicer_to_server(NodesService(self._orchestrator, self._authenticated), server)
+        admin = AdminService(self._orchestrator, lambda: self.addresses, self._authenticated)
+        add_AdminServicer_to_server(admin, server)
+        data = data_handler(self._orchestrator.routes, self._on_data_connection, lambda: self._is_short)
+        server.add_generic_rpc_handlers((data,))
         target = join_address(options.host, options.port)
         try:
             if identity.pair is None:
@@ -98,12 +105,23 @@ class GrpcServer:
             ) from error
         await server.start()
         self._server = server
+        self._guard = ConnectionGuard(self.port)
+        self._guard.__enter__()
         self.address = join_address("127.0.0.1" if on_all_interfaces(options.host) else options.host, self.port)
         self.addresses = reachable_addresses(options.host, self.port, options.hostnames)
         write_file(identity.home / "address", self.address.encode() + b"\n")
         _log.info("listening on %s", join_address(options.host, self.port))
 
+    @property
+    def _is_short(self) -> bool:
+        return self._guard is not None and self._guard.short
+
+    def _authenticated(self, peer: str) -> None:
+        if self._guard is not None:
+            self._guard.authenticated(peer)
+
     def _on_data_connection(self, route: Route, peer: str) -> None:
+        self._authenticated(peer)
         self._orchestrator.data_connected(route.run_id, route.node, self.port, peer)
 
     async def stop_listening(self) -> None:
@@ -120,3 +138,6 @@ class GrpcServer:
             await self._server.stop(0.5)
         if self._stopping is not None:
             await self._stopping
+        if self._guard is not None:
+            await asyncio.to_thread(self._guard.__exit__)
+            self._guard = None

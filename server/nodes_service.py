@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from ..core.errors import FarshoreError, RefusedError
+from ..core.token_bucket import TokenBucket
 from ..core.version import Versions
 from ..proto import control_pb2 as pb
 from ..proto.control_pb2_grpc import NodesServicer
@@ -16,6 +18,7 @@ from .profiles import check_hello
 from .rate_limit import RateLimit
 from .registry import Node
 from .rpc_errors import Context, abort, abort_if_blocked, metadata, peer
+from .stream_budget import StreamBudget
 from .submission import Submission
 
 if TYPE_CHECKING:
@@ -27,14 +30,25 @@ _log = logging.getLogger(__name__)
 _MAX_DATA_SETS, _MAX_NAME_LENGTH, _MAX_HELD_RUNS = 1000, 200, 10_000
 _HELLO_SECONDS = 10.0
 _MAX_CONFIG_LENGTH = 1 << 18
+#: Seconds for which a dismissed node is refused, and for its goodbye to be sent.
+_DISMISSED_SECONDS, _GOODBYE_SECONDS = 60.0, 5.0
 
 
 class NodesService(NodesServicer):
-    """Implements ``Nodes`` of ``control.proto`` for one orchestrator."""
+    """Implements ``Nodes`` of ``control.proto`` for one orchestrator.
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._server = orchestrator
+    Parameters
+    ----------
+    orchestrator : Orchestrator
+    authenticated : callable, optional
+        Called with gRPC's name of the peer of each valid call.
+    """
+
+    def __init__(self, orchestrator: Orchestrator, authenticated: Callable[[str], None] = lambda peer: None) -> None:
+        self._server, self._authenticated = orchestrator, authenticated
         self._failures = RateLimit()
+        self._connections: dict[str, TokenBucket] = {}
+        self._dismissed: dict[str, float] = {}
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:  # noqa: N802
         """Exchange a join token for a node key."""
@@ -48,6 +62,7 @@ class NodesService(NodesServicer):
                 self._failures.failed(caller)
             await abort(context, error, f"join of '{request.name[:64]}'")
         self._server.node_keys.joined(request.name)
+        self._authenticated(context.peer())
         _log.info("node %s joined from %s", request.name, caller)
         return pb.JoinReply(
             node_key=joined.key,
@@ -68,9 +83,11 @@ class NodesService(NodesServicer):
         await abort_if_blocked(context, self._failures, claimed, "wrong keys of this node")
         try:
             name = self._server.credentials.authenticate(key)
+            self._authenticated(context.peer())
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = _hello(await anext(aiter(events)))
             _check_versions(hello.versions, f"the node '{name}'")
+            await self._check_reconnection(name)
             presented = [metadata(context, key) for key in ("farshore-secret", "farshore-secret-previous")]
             secret = await admission.admit(name, hello, presented, peer(context))
             yield pb.NodeCommand(welcome=self._welcome(hello, secret))
@@ -109,8 +126,21 @@ class NodesService(NodesServicer):
             secret=secret,
         )
 
+    async def _check_reconnection(self, name: str) -> None:
+        """Delay a node that connects very often; refuse one that was dismissed a moment ago."""
+        if (left := self._dismissed.get(name, 0.0) - time.monotonic()) > 0:
+            raise RefusedError(f"node {name} was dismissed for sending too much; it may return in {left:.0f} s")
+        bucket = self._connections.setdefault(name, TokenBucket(1.0, 20.0))
+        await asyncio.sleep(bucket.spend(1.0))
+
     async def _listen(self, node: Node, events: AsyncIterator[pb.NodeEvent]) -> None:
+        budget = StreamBudget(node.name)
         async for event in events:
+            try:
+                wait = budget.spend(event)
+            except RefusedError as error:
+                await self._dismiss(node, error.message)
+                return
             if node.state == "lost":
                 return  # already declared lost: ending the stream makes the node reconnect
             self._server.registry.touch(node)
@@ -132,6 +162,21 @@ class NodesService(NodesServicer):
                 self._server.registry.leave(node, "it left")
                 self._server.node_lost(node)
                 return
+            await self._pause(node, wait)
+
+    async def _pause(self, node: Node, seconds: float) -> None:
+        """Read nothing for a while: gRPC's flow control stops the sender, whose heartbeats wait behind other events."""
+        while seconds > 0 and node.state != "lost":
+            step = min(seconds, self._server.registry.heartbeat_seconds)
+            await asyncio.sleep(step)
+            self._server.registry.touch(node)
+            seconds -= step
+
+    async def _dismiss(self, node: Node, reason: str) -> None:
+        _log.warning("dismissed %s", reason)
+        self._dismissed[node.name] = time.monotonic() + _DISMISSED_SECONDS
+        self._server.dismiss_node(node, reason)
+        await asyncio.sleep(_GOODBYE_SECONDS)  # the stream ends once the goodbye has been sent
 
     async def _open(self, node: Node, request: pb.OpenRun) -> None:
         """Open the run that a node requests, or send the reason of the refusal."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..core.bounds import MAX_ERROR, MAX_TRACEBACK, cut, cut_start
 from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
 from ..core.files import private_folder
 from ..core.handshake import ResumeFrom
@@ -32,7 +33,7 @@ from .run import Event, Run
 from .run_repository import RunRepository
 from .socket_count import SocketCount
 from .socket_folder import SocketFolder
-from .submission import Submission
+from .submission import Submission, check_capacity
 from .supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -120,13 +121,15 @@ class Orchestrator:
         Raises
         ------
         ConfigError
-            A node is named twice, or the roles are not those of the method.
+            A node is named twice, the roles are not those of the method, or the run needs more nodes than this server
+            can carry.
         RefusedError
             The run's code is not approved.
         """
         self.approval.check(submission.code, admitted=by_operator)
         asked = requests_of(request)
         requests = resolve(request.workload, submission.roles, asked, may_join=submission.may_join)
+        check_capacity(requests)
         seed = request.seed if request.HasField("seed") else secrets.randbits(31)
         run = self.runs.create(
             workload=request.workload,
@@ -389,8 +392,8 @@ class Orchestrator:
         if run is None or run.programs.get(node.name) != exited.epoch:
             return
         del run.programs[node.name]
-        details = {"traceback": exited.traceback}
-        event = Event("exited", node.name, exited.epoch, exited.exit_code, exited.error, details)
+        details = {"traceback": cut_start(exited.traceback, MAX_TRACEBACK)}
+        event = Event("exited", node.name, exited.epoch, exited.exit_code, cut(exited.error, MAX_ERROR), details)
         run.inbox.put_nowait(event)
 
     def log_lines(self, node: Node, lines: pb.LogLines) -> None:
@@ -404,8 +407,14 @@ class Orchestrator:
         run = self.runs.find(lines.run_id)
         if run is None or node.name not in run.nodes:
             raise RefusedError(f"node {node.name} does not take part in run '{lines.run_id[:40]}'")
-        run.log.write(node.name, lines.lines)
+        run.log.write(node.name, lines.lines)  # one append of bounded size, whatever the message holds
         run.notify()
+
+    def dismiss_node(self, node: Node, reason: str) -> None:
+        """Send a node away that exceeded its budget; its program counts as lost."""
+        self.registry.command(node, pb.NodeCommand(goodbye=pb.Goodbye(reason=reason)))
+        self.registry.leave(node, f"dismissed: {reason}")
+        self.node_lost(node)
 
 
 def _apply(run: Run, submission: Submission) -> None:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+
+from ..core.bounds import cut
 from ..core.errors import ConfigError, RefusedError
 from ..core.nodes import Accelerator, NodeInfo, NodeProfile, check_label
 from ..proto import control_pb2 as pb
 from .registry import Node
 
 #: Limits on a node's hello message.
-MAX_LABELS, MAX_ACCELERATORS, MAX_TEXT = 64, 64, 200
+MAX_LABELS, MAX_ACCELERATORS, MAX_PROGRAMS, MAX_TEXT = 64, 64, 1000, 100
 
 
 def check_hello(hello: pb.Hello) -> None:
-    """Check the labels and the profile of a node.
+    """Check the labels and the profile of a node; too long texts of versions and hardware are cut.
 
     Raises
     ------
     RefusedError
-        There are too many, one is too long, or a label is invalid.
+        There are too many labels, accelerators or programs, or a label is invalid.
     """
     profile = hello.profile
-    texts = [profile.os, profile.machine, profile.onnxruntime, profile.torch]
-    texts += [text for device in profile.accelerators for text in (device.kind, device.name)]
+    for message in (hello.versions, profile, *profile.accelerators[:MAX_ACCELERATORS]):
+        _cut_texts(message)
     if len(hello.labels) > MAX_LABELS or len(profile.accelerators) > MAX_ACCELERATORS:
         raise RefusedError(f"a node can have at most {MAX_LABELS} labels and {MAX_ACCELERATORS} accelerators")
-    if any(len(text) > MAX_TEXT for text in texts):
-        raise RefusedError(f"a text in a node's profile exceeds {MAX_TEXT} characters")
+    if len(hello.running) > MAX_PROGRAMS:
+        raise RefusedError(f"a node can run at most {MAX_PROGRAMS} programs")
     for key, value in hello.labels.items():
         try:
             check_label(key, value)
         except ConfigError as error:
             raise RefusedError(error.message, hint=error.hint) from error
+
+
+def _cut_texts(message: Message) -> None:
+    for field, value in message.ListFields():
+        if isinstance(value, str):
+            setattr(message, field.name, cut(value, MAX_TEXT))
 
 
 def profile_of(node: Node) -> NodeProfile:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError, VersionError
+from ..core.errors import ConfigError, FarshoreError, MethodError, NotFoundError, RefusedError, VersionError
 from .credentials import RevokedError
 from .rate_limit import RateLimit
 from .rolling_secrets import ContestedError, StaleSecretError
@@ -25,6 +25,7 @@ _STATUS: tuple[tuple[type[FarshoreError], grpc.StatusCode], ...] = (
     (RefusedError, grpc.StatusCode.UNAUTHENTICATED),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
+    (MethodError, grpc.StatusCode.ABORTED),
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import deque
@@ -11,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.bounds import MAX_TRACEBACK, cut_start
 from ..core.errors import StorageError
 from ..core.handshake import ResumeFrom
-from ..core.nodes import DEFAULT_ROLE, Role, RoleRequest
+from ..core.nodes import Role, RoleRequest
 from ..core.session import Code
 from ..proto import control_pb2 as pb
 from ..runs.directory import RunDirectory
 from ..runs.states import RunState
 from .run_log import RunLog
+from .run_messages import full
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class Run:
 
     def record_failure(self, origin: str, error: str, traceback: str) -> None:
         """Record the failure of a program of ``origin`` (``run`` or a node's name) in the log and the run directory."""
+        traceback = cut_start(traceback, MAX_TRACEBACK)
         self.log.write(origin, traceback.splitlines())
         try:
             RunDirectory(self.directory).add_failure(origin, self.epoch, error, traceback)
@@ -156,21 +158,4 @@ class Run:
 
     def info(self) -> pb.RunInfo:
         """Return the run as a message for submitters."""
-        return pb.RunInfo(
-            id=self.id,
-            workload=self.workload,
-            state=self.state,
-            reason=self.reason,
-            created=self.created,
-            started=self.started,
-            ended=self.ended,
-            nodes=self.nodes,
-            epoch=self.epoch,
-            config_json=self.config_json,
-            result_json=self.result_json,
-            directory=str(self.directory),
-            done=self.done,
-            total=self.total,
-            progress_json=json.dumps(self.progress),
-            roles={n: r for n, r in self.cohort.items() if r != DEFAULT_ROLE},
-        )
+        return full(self)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-_MAX_LINE = 16 << 10
+from ..core.bounds import MAX_LINE, cut
+
+_log = logging.getLogger(__name__)
+
+#: Lines and characters of one message.
+_MAX_LINES, _MAX_CHARACTERS = 2_000, 512 << 10
 _ROTATED = re.compile(r"log-(\d{12,})\.txt")
 
 
 class RunLog:
-    """Lines with time and origin, in ``log.txt``; an overlong line is truncated.
+    """Lines with time and origin, in ``log.txt``; overlong lines and messages are cut.
 
     A full file is rotated to ``log-<offset>.txt``, where the offset is that of its first byte in the whole log. The
     ``rotated_files`` newest of these are kept, so a log takes at most ``(rotated_files + 1) * file_bytes`` bytes plus
-    one line. Offsets of followers stay valid across rotations.
+    one message per file. Offsets of followers stay valid across rotations. Thread-safe.
 
     Parameters
     ----------
@@ -29,18 +36,28 @@ class RunLog:
 
     def __init__(self, path: Path, file_bytes: int = 8 << 20, rotated_files: int = 7) -> None:
         self._path, self._file_bytes, self._rotated_files = path, file_bytes, rotated_files
+        self._lock = threading.Lock()  # followers read in threads
+        self._failed = False
 
-    def write(self, origin: str, lines: Iterable[str]) -> None:
-        """Append lines from ``origin`` (``server``, ``run`` or a node's name)."""
-        stamp = time.strftime("%H:%M:%S")
-        # Split at line breaks, so that a node cannot forge lines of another origin.
-        parts = (part for line in lines for part in line[:_MAX_LINE].splitlines() or [""])
-        for text in (f"{stamp} {origin}: {part}".rstrip() + "\n" for part in parts):
-            with self._path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-                full = file.tell() >= self._file_bytes
-            if full:
-                self._rotate()
+    def write(self, origin: str, lines: Sequence[str]) -> None:
+        """Append lines from ``origin`` (``server``, ``run`` or a node's name) in one operation of bounded size.
+
+        Of a message with very many lines or characters, the rest is left out and counted. A full disk loses lines,
+        which is logged once, but does not end the run.
+        """
+        data = _format(origin, lines).encode(errors="replace")
+        with self._lock:
+            try:
+                with self._path.open("ab") as file:
+                    file.write(data)
+                    full = file.tell() >= self._file_bytes
+                if full:
+                    self._rotate()
+                self._failed = False
+            except OSError as error:
+                if not self._failed:
+                    _log.warning("cannot write %s: %s", self._path, error.strerror)
+                self._failed = True
 
     def read(self, offset: int, limit: int = 1 << 20) -> tuple[list[str], int]:
         """Read complete lines from byte ``offset`` of the whole log on, about ``limit`` bytes at most.
@@ -52,6 +69,10 @@ class RunLog:
         offset : int
             Where to continue reading.
         """
+        with self._lock:
+            return self._read(offset, limit)
+
+    def _read(self, offset: int, limit: int) -> tuple[list[str], int]:
         rotated = self._rotated()
         files = [*rotated, (_end(rotated), self._path)]
         start = files[0][0]
@@ -59,7 +80,7 @@ class RunLog:
         offset = max(offset, start)
         for begin, path in files:
             block = _block(path, offset - begin, limit) if offset >= begin else b""
-            whole = block[: block.rfind(b"\n") + 1]
+            whole = block[: block.rfind(b"\n") + 1] or (block if len(block) == limit else b"")
             if whole:
                 return [*lines, *whole.decode(errors="replace").splitlines()], offset + len(whole)
         return lines, offset
@@ -74,6 +95,22 @@ class RunLog:
         self._path.rename(self._path.with_name(f"log-{_end(rotated):012d}.txt"))
         for _, path in rotated[: len(rotated) + 1 - self._rotated_files]:
             path.unlink(missing_ok=True)
+
+
+def _format(origin: str, lines: Sequence[str]) -> str:
+    stamp = time.strftime("%H:%M:%S")
+    found: list[str] = []
+    size = taken = 0
+    for line in lines[:_MAX_LINES]:
+        if size > _MAX_CHARACTERS or len(found) >= _MAX_LINES:
+            break
+        # Split at line breaks, so that a node cannot forge lines of another origin.
+        parts = cut(line, MAX_LINE).splitlines() or [""]
+        found += [f"{stamp} {origin}: {part}".rstrip() + "\n" for part in parts[:_MAX_LINES]]
+        size, taken = size + len(line), taken + 1
+    if taken < len(lines):
+        found.append(f"{stamp} {origin}: … ({len(lines) - taken:,} more lines of this message)\n")
+    return "".join(found)
 
 
 def _end(rotated: list[tuple[int, Path]]) -> int:

@@ -139,9 +139,10 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
 def _listen(io: IoThread, parent: Parent, parameters: Json, router: TicketRouter, on_lost_node: str) -> None:
     """Accept the nodes' data connections and report the port to the supervisor."""
 
-    def on_connect(ticket: str, peer: str) -> None:
+    def on_connect(ticket: str, peer: str) -> bool:
         if (node := router.node_of(ticket)) is not None:
             parent.send({"type": "dialled", "node": node, "peer": peer})
+        return node is not None
 
     socket = Path(parameters["socket"])
     io.call(serve_local(socket, router.serve))

@@ -40,7 +40,11 @@ class RunRepository:
         self._cohorts: dict[str, tuple[str, ...]] = {}  # as last written to run.json
 
     def __iter__(self) -> Iterator[Run]:
-        return iter(list(self._runs.values()))
+        return iter(self.all())
+
+    def all(self) -> list[Run]:
+        """Return all runs, oldest first; later calls return longer lists with the same beginning."""
+        return list(self._runs.values())
 
     def find(self, run_id: str) -> Run | None:
         """Return the run with this id, or None."""
@@ -103,7 +107,7 @@ class RunRepository:
             seed=seed,
             directory=str(path),
             count=sum(request.count.least for request in requests),
-            wanted=tuple(name for request in requests for name in request.nodes),
+            requested_nodes=tuple(name for request in requests for name in request.nodes),
             roles_json=to_json(requests, {}),
             data=data,
             created=created,
@@ -145,7 +149,7 @@ def _run(row: RunRow) -> Run:
     if row.roles_json:
         run.requests, run.cohort = from_json(row.roles_json)
     else:  # a row of an older server, which knew one role
-        run.requests = (RoleRequest(DEFAULT_ROLE, RoleCount(row.count, row.count), row.wanted),)
+        run.requests = (RoleRequest(DEFAULT_ROLE, RoleCount(row.count, row.count), row.requested_nodes),)
         run.cohort = dict.fromkeys(row.nodes, DEFAULT_ROLE)
     run.data = dict(row.data)
     run.state, run.reason, run.epoch = row.state, row.reason, row.epoch
@@ -163,7 +167,7 @@ def _row(run: Run) -> RunRow:
         seed=run.seed,
         directory=str(run.directory),
         count=sum(request.count.least for request in run.requests),
-        wanted=run.requested_nodes,
+        requested_nodes=run.requested_nodes,
         roles_json=to_json(run.requests, run.cohort),
         data=run.data,
         state=run.state,

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
 
 from ..core.errors import DataError, RunCancelledError
-from ..core.message import Array, Message
-from ..core.nodes import NodeChange, NodeInfo
 from ..core.processes import Parent
-from ..core.session import Channel, Code, RecordStream, RunInfo
+from ..core.session import Code, RunInfo
 from ..core.transfer import Transfer
+from ..runs.session_state import SessionState
 from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
 from ..wire.cohort import Cohort
+from ..wire.cohort_session import CohortSession
 from .code_approval import not_approved
 
 #: Minimum interval between two progress messages, in seconds.
 _PROGRESS_SECONDS = 0.1
 
 
-class RunProcessSession:
+class RunProcessSession(SessionState, CohortSession):
     """Implements :class:`farshore.core.session.ServerSession`.
 
     Parameters
@@ -57,11 +56,8 @@ class RunProcessSession:
         admitted: str,
     ) -> None:
         self.run = run
-        self.resume_step: int | None = None
-        #: Step of the newest checkpoint: the one resumed from, then the last one saved.
-        self.newest_step: int | None = None
-        self._cohort = cohort
-        self._state = state
+        self.cohort = cohort
+        self.state = state
         self._record_metrics = record_metrics
         self._traffic = traffic
         self._data = data
@@ -70,43 +66,6 @@ class RunProcessSession:
         self._cancel_reason = ""
         self._last_progress = 0.0
         self._lock = threading.Lock()
-
-    def begin_from(self, step: int | None) -> None:
-        """Resume from the checkpoint of ``step``, or start from the beginning for None."""
-        self.resume_step = self.newest_step = step
-        self._state.begin(step)
-
-    @property
-    def channels(self) -> Mapping[str, Channel]:
-        """One channel per node, in cohort order."""
-        return self._cohort.channels
-
-    @property
-    def nodes(self) -> Mapping[str, NodeInfo]:
-        """Role, shard, labels and profile of each node."""
-        return self._cohort.nodes
-
-    @overload
-    def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]: ...
-
-    @overload
-    def receive_any(
-        self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: Literal[True]
-    ) -> tuple[str, Message | NodeChange]: ...
-
-    def receive_any(
-        self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: bool = False
-    ) -> tuple[str, Message | NodeChange]:
-        """Return the next message from ``nodes`` (default: all), or change of the cohort, with the node's name."""
-        return self._cohort.receive(nodes, timeout, changes=changes)
-
-    def dismiss(self, node: str, reason: str) -> None:
-        """Close the channel to ``node``; its program receives ``reason`` with the error."""
-        self._cohort.dismiss(node, reason)
-
-    def readmit(self, least: int = 0) -> list[str]:
-        """Switch to the channels of nodes that are ready; block while fewer than ``least`` nodes are connected."""
-        return self._cohort.readmit(least)
 
     def data(self, name: str) -> Path:
         """Return the server's path of the data set ``name``.
@@ -157,23 +116,6 @@ class RunProcessSession:
         metrics = {n: v if isinstance(v, str) else float(v) for n, v in values.items()}
         report = {**metrics, **self._traffic.progress(), "kinds": self._traffic.kinds()}
         self._parent.send({"type": "progress", "done": done, "total": total, "values": report})
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Write the server's state after ``step``; the two newest checkpoints are kept."""
-        self._state.save(step, tensors, meta)
-        self.newest_step = step
-
-    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Read what :meth:`save_checkpoint` wrote."""
-        return self._state.load(step)
-
-    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
-        """Append a record to a stream; returns its index."""
-        return self._state.append(stream, tensors)
-
-    def stream(self, name: str) -> RecordStream:
-        """Return a stream, for reading."""
-        return self._state.stream(name)
 
     def check_cancelled(self) -> None:
         """Raise :class:`RunCancelledError` if the run has been cancelled."""

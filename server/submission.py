@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
+from ..core.bounds import MAX_CONFIG, MAX_NAME, MAX_VALUES
+from ..core.descriptors import LIMIT_HINT, DescriptorLimit
 from ..core.errors import ConfigError
-from ..core.nodes import Role, may_join, roles_of
+from ..core.nodes import Role, RoleRequest, may_join, roles_of
 from ..core.session import Code, Workload
 from ..core.workloads import load, method_code
+from ..proto import control_pb2 as pb
+
+_MAX_NODES, _MAX_PATH = 10_000, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +51,65 @@ class Submission:
         NotFoundError, MissingExtraError
             No method has this name, or it needs a package that is not installed.
         ConfigError
-            A key or value is invalid.
+            A key or value is invalid, or the configuration is too long.
         MethodError
             The method's own code fails.
         """
+        check_config_size(config_json)
         workload = load(workload_name)
         config = parse_config(workload, config_json)
         code_of = getattr(workload, "code", None)
         with method_code(f"the method '{workload_name}' failed on its configuration"):
+            complete = config.model_dump_json()
+            check_config_size(complete)
             return cls(
-                config.model_dump_json(),
+                complete,
                 roles_of(workload, config),
                 may_join(workload),
                 bool(getattr(workload, "node_may_open", False)),
                 code_of(config) if code_of is not None else None,
             )
+
+
+def check_request(request: pb.SubmitRequest) -> None:
+    """Check the sizes of a submitter's request.
+
+    Raises
+    ------
+    ConfigError
+        A text or a list is too long.
+    """
+    names = [request.workload, *request.data, *(role.role for role in request.roles)]
+    if any(len(name) > MAX_NAME for name in names):
+        raise ConfigError(f"a name in the request exceeds {MAX_NAME} characters")
+    if any(len(path) > _MAX_PATH for path in request.data.values()):
+        raise ConfigError(f"the path of a data set exceeds {_MAX_PATH} characters")
+    nodes = [*request.nodes, *(node for role in request.roles for node in role.nodes)]
+    if len(nodes) > _MAX_NODES or any(len(node) > MAX_NAME for node in nodes):
+        raise ConfigError(f"a run can name at most {_MAX_NODES} nodes, of at most {MAX_NAME} characters each")
+    if len(request.data) > MAX_VALUES or len(request.roles) > MAX_VALUES:
+        raise ConfigError(f"a run can have at most {MAX_VALUES} data sets and roles")
+    check_config_size(request.config_json)
+
+
+def check_capacity(requests: Sequence[RoleRequest]) -> None:
+    """Raise :class:`ConfigError` if a run needs more nodes than this server has file descriptors for."""
+    wanted, limit = sum(request.count.least for request in requests), DescriptorLimit.current()
+    if wanted > limit.nodes:
+        raise ConfigError(
+            f"this server can carry {limit.nodes} nodes in a run with its limit of {limit.soft} open files, "
+            f"not {wanted}",
+            hint=LIMIT_HINT,
+        )
+
+
+def check_config_size(text: str) -> None:
+    """Raise :class:`ConfigError` if a configuration is too long for one message."""
+    if (size := len(text.encode())) > MAX_CONFIG:
+        raise ConfigError(
+            f"the configuration has {size / 1e6:.1f} MB, at most {MAX_CONFIG / 1e6:.1f} MB are possible",
+            hint="put large inputs into a data set",
+        )
 
 
 def parse_config(workload: Workload, text: str) -> BaseModel:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from ..core.bounds import MAX_ERROR, MAX_RESULT, bounded_values, cut, cut_json
 from ..core.errors import ExitCode, RefusedError
 from ..core.processes import Child
 from ..proto import control_pb2 as pb
@@ -46,6 +47,9 @@ _PERMANENT = (
     ExitCode.VERSION,
     ExitCode.NOT_FOUND,
 )
+
+#: Largest count of steps or rounds.
+_MAX_COUNT = (1 << 63) - 1
 
 #: Nodes by ticket.
 Tickets: TypeAlias = dict[str, str]
@@ -178,17 +182,18 @@ class Supervisor:
             if kind == "log":
                 run.log.write("run", [str(message.get("line", ""))])
                 run.notify()
+                await asyncio.sleep(0)  # a program that logs in a tight loop must not occupy the event loop
             elif kind == "progress":
-                run.done, run.total = int(message["done"]), int(message["total"])
-                run.progress = dict(message["values"])
+                run.done, run.total = (min(max(0, int(message[n])), _MAX_COUNT) for n in ("done", "total"))
+                run.progress = bounded_values(message["values"])
                 run.notify()
             else:
                 run.inbox.put_nowait(Event(kind, epoch=epoch, details=message))
         run.inbox.put_nowait(Event("gone", epoch=epoch))
 
     async def _forward_output(self, child: Child) -> None:
-        async for line in child.output():
-            self._run.log.write("run", [line])
+        async for lines in child.output_lines():
+            self._run.log.write("run", lines)
             self._run.notify()
 
     async def _watch(self, child: Child, tickets: Tickets) -> Outcome:
@@ -215,10 +220,12 @@ class Supervisor:
             case "dialled":
                 self._host.data_connected(run.id, str(event.details["node"]), self._direct_port, event.details["peer"])
             case "waiting":
-                run.reason = str(event.details.get("reason", ""))
+                run.reason = cut(str(event.details.get("reason", "")), MAX_ERROR)
                 run.notify()
             case "finished":
-                return Outcome("finished", result=str(event.details["result"]))
+                result = str(event.details["result"])
+                where = "result.json in the run's directory"
+                return Outcome("finished", result=await asyncio.to_thread(cut_json, result, MAX_RESULT, where))
             case "failed":
                 return await self._diagnose_failure(event)
             case "gone":
@@ -351,8 +358,8 @@ class Supervisor:
         run = self._run
         if state == "running" and not run.started:
             run.started = time.time()
-        run.state, run.reason = state, reason
-        _log.info("run %s: %s%s", run.id, state, f" ({reason})" if reason else "")
+        run.state, run.reason = state, cut(reason, MAX_ERROR)
+        _log.info("run %s: %s%s", run.id, state, f" ({run.reason})" if reason else "")
         self._host.save(run)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from ..core.seeds import Seed
 from .population import Groups, Population, read_groups
@@ -21,6 +21,12 @@ class Devices(BaseModel):
 
     population: Groups | str = Field(description="groups of profiles, a YAML file, or the name of a bundled one")
     seconds_per_step: float = Field(gt=0, description="duration of a local step at compute factor 1")
+    seconds_per_message: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="message kind -> what a node computes for one at factor 1; not federated"
+    )
+    server_seconds_per_message: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="message kind -> what the server computes before it sends one; not federated"
+    )
     deadline: float = Field(
         0.0, ge=0, description="virtual seconds that a round waits; 0 = until all replied or are lost"
     )

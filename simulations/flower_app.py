@@ -77,7 +77,7 @@ def simulate_app(
         metrics = run.open_metrics()
         stack.callback(metrics.close)
         stack.enter_context(_log_to(run.log))
-        stack.enter_context(_restore_imports(directory))
+        stack.enter_context(restore_imports(directory))
         in_process_run = InProcessRun(
             *(WORKLOAD, config, directory, names, seed),
             recorder=ledger.record,
@@ -107,7 +107,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _restore_imports(directory: Path) -> Iterator[None]:
+def restore_imports(directory: Path) -> Iterator[None]:
     """Unload an app's modules and import paths at the end: the next app may use the same module names."""
     try:
         yield

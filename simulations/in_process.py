@@ -1,7 +1,8 @@
 """Runs all programs of a run as threads of one process, connected by in-memory channels.
 
 Node and server programs, messages, frames and frame sizes are those of a distributed run, including the handshake
-messages that select the checkpoint to resume from. Link speed and latency are not simulated.
+messages that select the checkpoint to resume from. Links and clocks are those of a
+:class:`~farshore.simulations.virtual_network.VirtualNetwork`, if there is one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +31,7 @@ from ..runs.traffic import Traffic
 from ..wire.cohort import Cohort
 from ..wire.memory import MemoryChannel, pair
 from .in_process_sessions import InProcessNodeSession, InProcessServerSession, OnMetrics, OnProgress
+from .virtual_network import VirtualNetwork
 
 __all__ = ["InProcessRun", "OnMetrics", "OnProgress"]
 
@@ -45,6 +48,7 @@ class _Program:
     server_end: MemoryChannel
     node_end: MemoryChannel
     thread: threading.Thread | None = None
+    killed: bool = False
 
 
 @dataclass
@@ -67,14 +71,25 @@ class InProcessRun:
         Paths of data sets by name, the same for all nodes and the server.
     roles : Mapping[str, str]
         Roles of nodes that play another than the default one.
+    cache : Path, optional
+        Folder with a cache for each node, kept between runs. By default it is in ``directory``, so that what a run
+        sends does not depend on earlier runs.
     recorder : callable, optional
         Called with a :class:`~farshore.core.transfer.Transfer` for every frame.
     on_progress, on_metrics : callable, optional
         Called with the progress and metrics that the server program reports.
     on_node_metrics : callable, optional
         Called with node, step and figures that a node program reports.
+    on_log : callable, optional
+        Called with lines that programs log.
     cancelled : threading.Event
         Cancels the run when set; any thread may set it.
+    epoch : int
+        How often the run was resumed.
+    state : callable, optional
+        Returns the state store of ``server`` or of a node, by name; by default in a folder of that name.
+    network : VirtualNetwork, optional
+        Virtual clocks and links of all programs. Without it, messages take no time. Nodes cannot be killed or join.
     """
 
     workload: Workload
@@ -84,18 +99,23 @@ class InProcessRun:
     seed: int = 0
     data: Mapping[str, Path] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
     recorder: Recorder | None = None
     on_progress: OnProgress | None = None
     on_metrics: OnMetrics | None = None
     on_node_metrics: OnNodeMetrics | None = None
+    on_log: Callable[[str], None] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    epoch: int = 0
+    state: Callable[[str], StateStore] | None = None
+    network: VirtualNetwork | None = None
 
     def __post_init__(self) -> None:
         self._traffic = Traffic(self.recorder) if self.recorder else None
         self._programs: dict[str, _Program] = {}
         self._greeters: list[threading.Thread] = []
         self._failures: list[BaseException] = []
-        self._epoch = 0
+        self._epoch = self.epoch
         self._lock = threading.Lock()
         self._server: InProcessServerSession | None = None
 
@@ -113,11 +133,11 @@ class InProcessRun:
             n: NodeInfo(n, self._role(n), shard) for n, shard in place({n: self._role(n) for n in self.nodes}).items()
         }
         for node in self.nodes:
-            self._programs[node] = self._program(infos[node])
+            self._programs[node] = self._program(infos[node], self.epoch)
         ends = {node: program.server_end for node, program in self._programs.items()}
         cohort = Cohort(ends, infos, may_join=may_join(self.workload))
         self._server = server = InProcessServerSession(
-            run=self._info(0),
+            run=self._info(self.epoch),
             state=self._state("server"),
             paths=self.data,
             cancelled=self.cancelled,
@@ -126,6 +146,8 @@ class InProcessRun:
             on_progress=self.on_progress,
             on_metrics=self.on_metrics,
             traffic_counter=self._traffic,
+            on_log=self.on_log,
+            network=self.network,
         )
         for program in self._programs.values():
             self._start(program)
@@ -151,6 +173,7 @@ class InProcessRun:
         """
         with self._lock:
             program = self._programs[node]
+            program.killed = True
         program.server_end.fail(PeerLostError(f"node {node}: its program was killed"))
         program.node_end.fail(PeerLostError(f"node {node}: this program was killed"))
         if program.thread is not None:
@@ -169,6 +192,7 @@ class InProcessRun:
         """Start a program and offer its channel to the server program once the two ends have shaken hands."""
         server = self._server
         assert server is not None, "the run is not in progress"
+        assert self.network is None, "nodes neither return nor join in virtual time"
         with self._lock:
             self._epoch += 1
             program = self._programs[info.name] = self._program(info, self._epoch)
@@ -197,12 +221,19 @@ class InProcessRun:
         )
 
     def _state(self, owner: str) -> StateStore:
+        if self.state is not None:
+            return self.state(owner)
         folder = self.directory / owner
         return StateStore(CheckpointStore(folder), folder / "streams")
 
-    def _program(self, info: NodeInfo, epoch: int = 0) -> _Program:
+    def _program(self, info: NodeInfo, epoch: int) -> _Program:
         record = self._traffic.record if self._traffic else None
-        server_end, node_end = pair(info.name, recorder=record, attempt=epoch)
+        server_end: MemoryChannel
+        node_end: MemoryChannel
+        if self.network is None:
+            server_end, node_end = pair(info.name, recorder=record, attempt=epoch)
+        else:
+            server_end, node_end = self.network.pair(info.name, record, epoch)
         server_end.handlers = {METRICS: lambda message: self._node_metrics(info.name, message)}
         session = InProcessNodeSession(
             run=self._info(epoch),
@@ -210,8 +241,11 @@ class InProcessRun:
             paths=self.data,
             cancelled=self.cancelled,
             owner=f"node '{info.name}'",
+            on_log=self.on_log,
+            network=self.network,
             info=info,
             channel=node_end,
+            cache=(self.cache or self.directory / "cache") / info.name,
         )
         return _Program(session, server_end, node_end)
 
@@ -222,24 +256,33 @@ class InProcessRun:
 
     def _start(self, program: _Program) -> None:
         session = program.session
-        program.thread = threading.Thread(target=self._run_node, name=f"node {session.node}", args=(session,))
+        program.thread = threading.Thread(target=self._run_node, name=f"node {session.node}", args=(program,))
         program.thread.start()
 
-    def _run_node(self, session: InProcessNodeSession) -> None:
+    def _run_node(self, program: _Program) -> None:
+        session = program.session
         try:
             session.channel.send(hello(session.state.steps()))
             session.begin_from(read_begin(session.channel.receive()))
-            self.workload.node_program(session, self.config)
+            with _own_process_groups(self.workload):
+                self.workload.node_program(session, self.config)
         except PeerLostError as error:
             logger.debug("%s: %s", session.owner, error)
         except BaseException as error:
+            if program.killed:  # whatever its lost channel made of it
+                logger.debug("%s: %s", session.owner, error)
+                return
             self._failures.append(_with_owner(error, session.owner))
             # Not a PeerLostError: a method may continue without a lost peer, and this failure must end the run.
             failure = RunFailedError(f"{session.owner} failed: {type(error).__name__}: {error}")
-            for program in list(self._programs.values()):
-                program.server_end.fail(failure)
+            for other in list(self._programs.values()):
+                other.server_end.fail(failure)
+            if self._server is not None:
+                self._server.cohort.fail(failure)  # it may wait for nodes
         finally:
             session.state.close()
+            if self.network is not None:
+                self.network.finish(session.node)
 
     def _exchange_checkpoints(self, server: InProcessServerSession) -> None:
         """Collect the nodes' checkpoint steps, choose the resume step and send it to each node.
@@ -264,6 +307,19 @@ class InProcessRun:
             thread.join()
         assert self._server is not None
         self._server.state.close()
+
+
+def _own_process_groups(workload: Workload) -> AbstractContextManager[None]:
+    """Return a context in which the calling thread can be a rank of ``torch.distributed``."""
+    if not getattr(workload, "uses_torch", False):
+        return nullcontext()
+    import torch
+
+    if not torch.distributed.is_available():
+        return nullcontext()
+    from ..models.torch_internals import own_process_groups
+
+    return own_process_groups()
 
 
 def _with_owner(error: BaseException, owner: str) -> BaseException:

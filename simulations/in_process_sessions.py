@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
 from ..core.errors import DataError, RunCancelledError
-from ..core.message import Array, Message
+from ..core.message import Message
 from ..core.node_metrics import metrics_message
 from ..core.nodes import NodeChange, NodeInfo
-from ..core.session import Channel, Code, RecordStream, RunInfo
+from ..core.session import Channel, Code, RunInfo
+from ..runs.session_state import SessionState
 from ..runs.state_store import StateStore
 from ..runs.traffic import Traffic
 from ..wire.cohort import Cohort
+from ..wire.cohort_session import CohortSession
+from .virtual_network import SERVER, VirtualNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ OnMetrics: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
-class InProcessSession:
+class InProcessSession(SessionState):
     """State and services common to the server's and the nodes' sessions."""
 
     run: RunInfo
@@ -34,26 +38,21 @@ class InProcessSession:
     cancelled: threading.Event
     owner: str
     resume_step: int | None = field(default=None, kw_only=True)
-
-    def begin_from(self, step: int | None) -> None:
-        """Resume from a step, or start from the beginning for None."""
-        self.resume_step = step
-        self.state.begin(step)
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        self.state.save(step, tensors, meta)
-
-    def load_checkpoint(self, step: int) -> tuple[dict[str, Array], dict[str, Any]]:
-        return self.state.load(step)
-
-    def append(self, stream: str, tensors: Mapping[str, Array]) -> int:
-        return self.state.append(stream, tensors)
-
-    def stream(self, name: str) -> RecordStream:
-        return self.state.stream(name)
+    newest_step: int | None = field(default=None, kw_only=True)
+    network: VirtualNetwork | None = field(default=None, kw_only=True)
+    on_log: Callable[[str], None] | None = field(default=None, kw_only=True)
 
     def admit(self, code: Code) -> None:
         """Accept any code: it runs on the machine of the user who started the run."""
+
+    def clock(self) -> float:
+        """The time in seconds, for :func:`~farshore.core.clock.clock_of`."""
+        return time.perf_counter() if self.network is None else self.network.clock_of(self.program)
+
+    @property
+    def program(self) -> str:
+        """Name of this program: ``server``, or the node's."""
+        return SERVER
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -61,6 +60,8 @@ class InProcessSession:
 
     def log(self, message: str) -> None:
         logger.info("%s: %s", self.owner, message)
+        if self.on_log:
+            self.on_log(f"{self.owner}: {message}")
 
     def data(self, name: str) -> Path:
         try:
@@ -77,11 +78,16 @@ class InProcessNodeSession(InProcessSession):
 
     info: NodeInfo
     channel: Channel
-    #: Empty: threads of one process cannot be ranks of a process group.
+    cache: Path
+    #: Empty: ranks of one process exchange tensors through the server only.
     peer_interface: str = ""
 
     @property
     def node(self) -> str:
+        return self.info.name
+
+    @property
+    def program(self) -> str:
         return self.info.name
 
     @property
@@ -97,31 +103,13 @@ class InProcessNodeSession(InProcessSession):
 
 
 @dataclass
-class InProcessServerSession(InProcessSession):
+class InProcessServerSession(InProcessSession, CohortSession):
     """Implements :class:`farshore.core.session.ServerSession`."""
 
     cohort: Cohort
     on_progress: OnProgress | None
     on_metrics: OnMetrics | None
     traffic_counter: Traffic | None
-    #: Step of the newest checkpoint that this program saved or begins from.
-    newest_step: int | None = None
-
-    def begin_from(self, step: int | None) -> None:
-        super().begin_from(step)
-        self.newest_step = step
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        super().save_checkpoint(step, tensors, meta)
-        self.newest_step = step
-
-    @property
-    def channels(self) -> Mapping[str, Channel]:
-        return self.cohort.channels
-
-    @property
-    def nodes(self) -> Mapping[str, NodeInfo]:
-        return self.cohort.nodes
 
     @overload
     def receive_any(self, nodes: Sequence[str] | None = None, timeout: float | None = None) -> tuple[str, Message]: ...
@@ -134,17 +122,18 @@ class InProcessServerSession(InProcessSession):
     def receive_any(
         self, nodes: Sequence[str] | None = None, timeout: float | None = None, *, changes: bool = False
     ) -> tuple[str, Message | NodeChange]:
-        return self.cohort.receive(nodes, timeout, changes=changes)
-
-    def dismiss(self, node: str, reason: str) -> None:
-        self.cohort.dismiss(node, reason)
-
-    def readmit(self, least: int = 0) -> list[str]:
-        return self.cohort.readmit(least)
+        if self.network is None:
+            return self.cohort.receive(nodes, timeout, changes=changes)
+        names = self.cohort.channels if nodes is None else nodes
+        watched = {name: channel for name in names if not (channel := self.cohort.channels[name]).inbox.error}
+        if watched or not changes:
+            return self.network.receive_any(watched or {n: self.cohort.channels[n] for n in names}, timeout)
+        return self.cohort.receive(nodes, 0.0, changes=True)
 
     def metrics(self, step: int, **values: float) -> None:
         if self.on_metrics:
-            self.on_metrics(step, values)
+            now = {} if self.network is None else {"simulated_seconds": self.network.now}
+            self.on_metrics(step, {**values, **now})
 
     def account(self, node: str, kind: str, step: int, size: int) -> None:
         """Do nothing: node threads do not exchange messages with each other."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..core.errors import ConfigError
 from ..core.profiles import DeviceProfile
 from ..core.seeds import Seed
+from ..core.yaml_text import load_yaml
 
 _LINK = ("up_mbps", "down_mbps", "latency_ms", "jitter_ms", "loss", "up_joule_per_mb", "down_joule_per_mb")
 _DEVICE = ("compute_factor", "compute_watts", "availability", "period_s", "crash_rate")
@@ -126,7 +127,7 @@ def read_groups(groups: Mapping[str, Any] | str) -> Groups:
     """
     source = groups if isinstance(groups, str) else "in the scenario"
     try:
-        return Groups.model_validate(yaml.safe_load(_text(groups)) if isinstance(groups, str) else groups)
+        return Groups.model_validate(load_yaml(_text(groups)) if isinstance(groups, str) else groups)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read devices {source}: {' '.join(str(error).split())[:200]}") from error
     except ValidationError as error:

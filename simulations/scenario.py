@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..core.errors import ConfigError, NotFoundError
+from ..core.yaml_text import load_yaml
 from .clock import Devices
 
 _SUFFIXES = (".yaml", ".yml")
 
 
 class Scenario(BaseModel):
-    """Arms of one method on the same clients and data; each arm runs once per seed.
+    """Arms of one method on the same nodes and data; each arm runs once per seed.
 
     Settings of an arm override the common settings; mappings are merged key by key.
     """
@@ -27,19 +37,31 @@ class Scenario(BaseModel):
 
     about: str = Field("", description="one sentence on what the scenario shows")
     method: str = Field(description="name of a method, see 'farshore methods'")
-    clients: int = Field(10, ge=1, description="number of clients")
+    clients: int = Field(10, ge=1, description="number of clients of a federated method")
+    nodes: PositiveInt | dict[str, NonNegativeInt] | None = Field(
+        None, description="number of nodes of another method, or one per role; by default what the method says"
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="each arm runs once per seed")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method, for all arms")
     arms: dict[str, dict[str, Any]] = Field(min_length=1, description="name of each arm -> settings of that arm")
     baseline: str = Field("", description="arm whose best score, rounded down, is the target of the others")
     devices: Devices | None = Field(None, description="devices of the clients; with them, runs keep virtual time")
-    score: str = Field("acc", description="metric to compare, between 0 and 1")
+    score: str = Field(
+        "", description="metric to compare, between 0 and 1; by default acc for federated methods, and none for others"
+    )
 
     @model_validator(mode="after")
     def _names_an_arm(self) -> Self:
         if self.baseline and self.baseline not in self.arms:
             raise ValueError(f"the baseline '{self.baseline}' is not one of the arms {', '.join(self.arms)}")
         return self
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise ValueError(f"the seed {twice[0]} is given twice: it would count as two runs with the same result")
+        return seeds
 
     def values(self, arm: str) -> dict[str, Any]:
         """Return the settings of an arm: the common settings, overridden by its own."""
@@ -98,7 +120,7 @@ def parse_scenario(text: str, source: str) -> Scenario:
         The text is not YAML, or a key or value is invalid. The message names ``source``.
     """
     try:
-        return Scenario.model_validate(yaml.safe_load(text))
+        return Scenario.model_validate(load_yaml(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())[:200]}") from error
     except ValidationError as error:

@@ -27,7 +27,7 @@ class Trial:
     config : dict
         Configuration of the method with all defaults filled in.
     clients : int
-        Number of clients.
+        Number of clients of a federated method.
     data : dict
         Paths of data sets by name.
     workers : int
@@ -36,6 +36,8 @@ class Trial:
         See :class:`~farshore.simulations.federated.simulation.Simulation`.
     devices : dict or None
         Resolved :class:`~farshore.simulations.clock.Devices`.
+    nodes : dict or None
+        Names and roles of the virtual nodes of a method that is not federated; None for a federated one.
     """
 
     arm: str
@@ -49,6 +51,7 @@ class Trial:
     backend: Literal["local", "ray"] = "local"
     address: str = ""
     devices: dict[str, Any] | None = None
+    nodes: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +75,8 @@ class Trial:
             return False
         run = RunDirectory.open(path)
         info = run.info
-        expected = {"workload": self.workload, "config": self.config, "seed": self.seed, "clients": self.clients}
+        expected: dict[str, Any] = {"workload": self.workload, "config": self.config, "seed": self.seed}
+        expected |= {"clients": self.clients} if self.nodes is None else {"roles": self.nodes}
         expected["devices"] = self.devices
         differing = [name for name, value in expected.items() if info.get(name) != value]
         if differing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from ..core.processes import Json, Parent
 from ..core.workloads import load
 from .clock import Devices
-from .federated.simulation import Simulation
+from .node_simulation import NodeSimulation
 
 
 def main() -> int:
@@ -37,20 +36,21 @@ def _run(parent: Parent, trial: dict[str, Any]) -> dict[str, Any]:
         parent.send({"type": "progress", "done": done, "total": total, "values": dict(values)})
 
     workload = load(trial["workload"])
-    return Simulation(
-        workload,
-        workload.config.model_validate(trial["config"]),
-        Path(trial["directory"]),
-        clients=trial["clients"],
-        seed=trial["seed"],
-        data={name: Path(path) for name, path in trial["data"].items()},
-        workers=trial["workers"],
-        backend=trial["backend"],
-        address=trial["address"],
-        devices=Devices.model_validate(trial["devices"]) if trial["devices"] else None,
-        on_progress=on_progress,
-        cancelled=threading.Event(),
-    ).run()
+    common: dict[str, Any] = {
+        "workload": workload,
+        "config": workload.config.model_validate(trial["config"]),
+        "directory": Path(trial["directory"]),
+        "seed": trial["seed"],
+        "data": {name: Path(path) for name, path in trial["data"].items()},
+        "devices": Devices.model_validate(trial["devices"]) if trial["devices"] else None,
+        "on_progress": on_progress,
+    }
+    if trial["nodes"] is not None:
+        return NodeSimulation(**common, nodes=trial["nodes"]).run()
+    from .federated.simulation import Simulation
+
+    clients = {name: trial[name] for name in ("clients", "workers", "backend", "address")}
+    return Simulation(**common, **clients).run()
 
 
 if __name__ == "__main__":

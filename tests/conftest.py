@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,19 @@ from farshore.server.api import ServeOptions, serve
 
 _SPAWN = multiprocessing.get_context("spawn")
 ENDED = {"finished", "failed", "cancelled", "interrupted"}
+
+
+@pytest.fixture
+def simulated_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Let programs compute on the device of ``tests/simulated_device.py`` within ``simulated_device()``."""
+    spec = importlib.util.spec_from_file_location("simulated_device", Path(__file__).with_name("simulated_device.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.install(monkeypatch)
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = module.SimulatedDevice
+    return context
 
 
 def _until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

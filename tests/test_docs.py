@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from farshore.cli.init import render_templates
+from farshore.cli.init import kinds, render_project
 from farshore.cli.settings import resolve
 from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
@@ -102,20 +102,25 @@ def _takes_arguments(command: str) -> bool:
     return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate"}
 
 
-def test_the_tutorial_shows_the_template() -> None:
-    """Every code block of the page occurs in the module written by 'farshore init server_momentum'."""
+def test_the_tutorial_shows_the_templates() -> None:
+    """Every code block of the page occurs in a module written by 'farshore init', and its table has every kind."""
     page = (ROOT / "docs" / "own-method.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert blocks
-    module = render_templates("server_momentum")[0]
-    assert all(block in module for block in blocks)
+    modules = [render_project("server_momentum", kind)["server_momentum.py"] for kind in kinds()]
+    assert len(blocks) >= 4
+    assert [block for block in blocks if not any(block in module for module in modules)] == []
+    assert all(f"| `{kind}`" in page for kind in kinds())
+    (entry,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    assert entry in render_project("server_momentum", "federated")["pyproject.toml"]
 
 
-def test_the_scenario_of_the_simulation_page_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
-    scenario = parse_scenario(text, "docs/simulating.md")
-    for arm in scenario.arms:
-        resolve(load(scenario.method).config, scenario.values(arm), ())
+def test_the_scenarios_of_the_simulation_page_are_valid() -> None:
+    texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "simulating.md").read_text(), re.S)
+    assert texts
+    for text in texts:
+        scenario = parse_scenario(text, "docs/simulating.md")
+        for arm in scenario.arms:
+            resolve(load(scenario.method).config, scenario.values(arm), ())
 
 
 def test_the_link_table_of_the_reports_page_matches_the_code() -> None:

@@ -89,6 +89,7 @@ class Channel(ConnectionSide):
             The message is beyond the limits.
         """
         packed = pack(message, self.limits)
+        self._expansion.sending(message.kind, packed)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         with self._sending:
             with self._lock:
@@ -101,6 +102,7 @@ class Channel(ConnectionSide):
             with self._lock:
                 self._wait_for_room(size, timeout)
                 self._outbox.put(chunks, size)
+                self._expansion.sent(packed)
                 # Only now: while this frame waited, acknowledgements had to leave on their own.
                 self._acknowledged_bytes = max(self._acknowledged_bytes, taken_bytes)
                 connection = self._connection
@@ -122,6 +124,7 @@ class Channel(ConnectionSide):
             The message is beyond the limits.
         """
         packed = pack(message, self.limits, key)
+        self._expansion.sending(message.kind, packed)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         with self._sending:
             with self._lock:

@@ -6,7 +6,7 @@ arrays at once, and into a buffer when it arrives in several chunks. A frame tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -57,11 +57,11 @@ class Assembler:
 
     Parameters
     ----------
-    limits : Limits
-        Checked before the buffer of a frame is allocated.
+    limits : callable
+        Returns the limits of the next frame, checked before its buffer is allocated.
     """
 
-    def __init__(self, limits: Limits = DEFAULT) -> None:
+    def __init__(self, limits: Callable[[], Limits] = lambda: DEFAULT) -> None:
         self._limits = limits
         self._start = bytearray()
         self._prefix: Prefix | None = None
@@ -105,7 +105,7 @@ class Assembler:
         take = PREFIX_BYTES - len(self._start)
         self._start += view[:take]
         if len(self._start) == PREFIX_BYTES:
-            self._prefix = read_prefix(self._start, self._limits)
+            self._prefix = read_prefix(self._start, self._limits())
             self._digest = xxhash.xxh3_64(memoryview(self._start)[:CHECKED_BYTES])
         return view[take:]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ..core.errors import PeerLostError, RunFailedError
+from ..core.expectations import Expected
 from ..core.message import Message
 from ..core.nodes import NodeChange, NodeInfo
 from .inbox import Inbox, Signal, receive_any, receive_unless
@@ -27,6 +28,8 @@ class CohortChannel(Protocol):
     def publish(self, key: str, message: Message) -> None: ...
 
     def receive(self, timeout: float | None = None) -> Message: ...
+
+    def expect(self, kinds: Mapping[str, Expected], *, only: bool = False) -> None: ...
 
     def close(self, timeout: float = 5.0, reason: str = "") -> None: ...
 
@@ -71,7 +74,7 @@ class Cohort:
         self._signal = Signal()
         self._ready: dict[str, tuple[CohortChannel, NodeInfo]] = {}
         self._excluded: dict[str, str] = {}
-        self._reported: set[str] = set()  # lost or dismissed nodes that the program knows of
+        self._reported: set[str] = set()  # lost or dismissed nodes; the program has received the loss
         self._error: Exception | None = None
 
     # ---- what other threads report -------------------------------------------------------------------------------

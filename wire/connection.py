@@ -26,7 +26,7 @@ class Connection:
     def __init__(self, channel: ConnectionSide, wake: Callable[[], None]) -> None:
         self._channel = channel
         self._wake = wake
-        self._assembler = Assembler(channel.limits)
+        self._assembler = Assembler(lambda: channel.arriving_limits)
         self._own: deque[FrameType] = deque([FrameType.HELLO])
         self._idle = True  # the I/O thread has not been woken since it last looked for work
         self._cursor: int | None = None  # number of the next frame to send; unknown until the peer's hello

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core.errors import PeerLostError, WireError
+from ..core.expectations import Expected
 from ..core.transfer import Direction
+from .expansion import Expansion
 from .frame import PREFIX_BYTES, FrameType, Prefix, make_prefix
 from .inbox import Inbox
 from .ledger_recorder import LedgerRecorder
@@ -60,6 +64,7 @@ class ConnectionSide:
         self.outward: Direction = outward
         self.inward: Direction = "up" if outward == "down" else "down"
         self.inbox = Inbox()
+        self._expansion = Expansion()
         self.received = self.greetings = 0
         self.peer_left = False
         self._recorder = recorder
@@ -102,6 +107,16 @@ class ConnectionSide:
         """Bytes taken here and not yet acknowledged."""
         with self._lock:
             return self.inbox.taken()[1] - self._acknowledged_bytes
+
+    def expect(self, kinds: Mapping[str, Expected], *, only: bool = False) -> None:
+        """See :meth:`farshore.core.session.Channel.expect`."""
+        self._expansion.expect(kinds, only=only)
+
+    @property
+    def arriving_limits(self) -> Limits:
+        """Limits of the next frame that arrives."""
+        most = self._expansion.payload_bytes(self.limits)
+        return self.limits if most == self.limits.payload_bytes else replace(self.limits, payload_bytes=most)
 
     # ---- sending -------------------------------------------------------------------------------------------------
 
@@ -209,6 +224,7 @@ class ConnectionSide:
         """Parse a header. Where a ledger is kept a bad one ends the connection, else the program gets the error."""
         try:
             header = Header.read(data, self.limits)
+            self._expansion.arriving(header, len(payload))
         except WireError as error:
             if self._recorder.recorder is not None:
                 raise
@@ -237,7 +253,7 @@ class ConnectionSide:
     def other_epoch(self, epoch: int) -> bool:
         """A frame of another restart epoch arrived; returns whether it ends this channel."""
         if epoch < self.epoch:
-            # Left over from before a restart; this end's hello tells that program so.
+            # Left over from before a restart; that program learns the epoch from this end's hello.
             logger.info("dropped a frame of %s from the past epoch %d", self.peer, epoch)
             return False
         error = PeerLostError(f"{self.peer} has restarted (epoch {epoch}, this program is in {self.epoch})")

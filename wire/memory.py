@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..core.errors import PeerLostError
+from ..core.expectations import Expected
 from ..core.message import Message
 from ..core.transfer import Direction, Recorder
 from .channel import WINDOW_BYTES
+from .expansion import Expansion
 from .frame import PREFIX_BYTES
 from .inbox import Inbox
 from .ledger_recorder import LedgerRecorder
@@ -35,12 +37,14 @@ class MemoryChannel:
         self.handlers: Mapping[str, Callable[[Message], None]] = {}  # see :class:`.Channel`
         self._window = window_bytes
         self._limits = limits
+        self._expansion = Expansion()
         self._space = threading.Condition()
         self._other: MemoryChannel = self
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """As :meth:`farshore.wire.channel.Channel.send`."""
         packed = pack(message, self._limits)
+        self._expansion.sending(message.kind, packed)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         # Joining copies the arrays: the sender may modify them as soon as this returns.
         payload = memoryview(b"".join(packed.payload))
@@ -52,11 +56,13 @@ class MemoryChannel:
             )
         if not has_space:
             raise TimeoutError("the other program does not take what was sent before")
+        self._expansion.sent(packed)
         self._put(message, packed, payload, size)
 
     def publish(self, key: str, message: Message) -> None:
         """As :meth:`farshore.wire.channel.Channel.publish`."""
         packed = pack(message, self._limits, key)
+        self._expansion.sending(message.kind, packed)
         size = PREFIX_BYTES + len(packed.header) + packed.payload_bytes
         self._put(message, packed, memoryview(b"".join(packed.payload)), size)
 
@@ -74,14 +80,26 @@ class MemoryChannel:
         """As :meth:`farshore.wire.channel.Channel.receive`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            frame = self.inbox.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            with self._space:
-                self._space.notify_all()
-            assert isinstance(frame.header, Header)
-            message = unpack(frame.header, frame.payload, self._limits)
-            if (handler := self.handlers.get(message.kind)) is None:
+            message = self.take(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if message is not None:
                 return message
-            handler(message)
+
+    def take(self, timeout: float | None) -> Message | None:
+        """Take the next message; None if it went to a handler. Errors are those of :meth:`receive`."""
+        frame = self.inbox.take(timeout)
+        with self._space:
+            self._space.notify_all()
+        assert isinstance(frame.header, Header)
+        self._expansion.arriving(frame.header, len(frame.payload))
+        message = unpack(frame.header, frame.payload, self._limits)
+        if (handler := self.handlers.get(message.kind)) is None:
+            return message
+        handler(message)
+        return None
+
+    def expect(self, kinds: Mapping[str, Expected], *, only: bool = False) -> None:
+        """As :meth:`farshore.core.session.Channel.expect`."""
+        self._expansion.expect(kinds, only=only)
 
     def fail(self, error: Exception) -> None:
         """Make senders and receivers at this end raise ``error``."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...core.errors import ConfigError
 from ...core.message import Array
-from .config import DPKFACConfig
+from ...engines.data_parallel.task import Loss
 from .inverter import Inverses
 from .layers import Layer
 from .preconditioner import DPKFAC
@@ -26,11 +28,20 @@ class _NoInverses(Inverses):
 
 
 class NodeAdapter:
-    """Implements :class:`~farshore.engines.data_parallel.training.Preconditioner` with a :class:`DPKFAC`."""
+    """Implements :class:`~farshore.engines.data_parallel.preconditioner.Preconditioner` with a :class:`DPKFAC`.
 
-    def __init__(self, config: DPKFACConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.kfac = DPKFAC(model, lr=optimizer, **config.preconditioner_settings())
-        self._samples_labels = config.fisher == "mc1"
+    Parameters
+    ----------
+    model : Module
+    optimizer : Optimizer
+        Its first group has the learning rate of KL clipping.
+    settings : Mapping
+        Keyword arguments of :class:`DPKFAC`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> None:
+        self.kfac = DPKFAC(model, lr=optimizer, **settings)
+        self._samples_labels = self.kfac.options.fisher == "mc1"
         self._first_owners: Mapping[str, int] = {}
 
     def traffic_class(self, step: int) -> Hashable:
@@ -45,7 +56,7 @@ class NodeAdapter:
         kfac, options = self.kfac, self.kfac.options
         if not isinstance(kfac.inverses, _NoInverses):
             kfac.inverses, self._first_owners = _NoInverses(options, kfac.counts), dict(kfac.owners)
-        kfac.steps = step
+        kfac.steps, kfac.missing = step, set()  # in a run all layers have state after step 0, where all are due
         if options.factor_source == "rotate":
             rotations = step // (options.inv_steps * options.rotate_every)
             kfac.owners = {name: (owner + rotations) % kfac.ranks for name, owner in self._first_owners.items()}
@@ -55,14 +66,28 @@ class NodeAdapter:
         """Use DDP for the gradient exchange."""
         self.kfac.attach_ddp(ddp)
 
-    def after_forward(self, logits: Tensor) -> None:
+    def set_gradient_scale(self, scale: float) -> None:
+        """Set the factor of the losses and gradients of the next step."""
+        self.kfac.statistics.grad_scale = scale
+
+    def after_forward(self, loss: Loss) -> None:
         """With ``fisher=mc1``, compute the factors from sampled labels."""
-        if self._samples_labels:
-            self.kfac.sample_fisher(logits)
+        if not self._samples_labels:
+            return
+        if loss.outputs is None:
+            raise ConfigError(
+                "fisher=mc1 samples labels from the model's outputs, but the task's loss does not name them",
+                hint="use fisher=emp, or return the outputs in the task's Loss",
+            )
+        self.kfac.sample_fisher(loss.outputs, loss.distribution)
 
     def step(self) -> None:
         """Precondition the gradients."""
         self.kfac.step()
+
+    def step_skipped(self) -> None:
+        """Ignore what the last step learned, as its gradients were not finite."""
+        self.kfac.discard_step()
 
     def metrics(self) -> Mapping[str, float]:
         """Return ν and Σ⟨V, D⟩ of the last step, and the bytes of this rank's state."""
@@ -73,7 +98,9 @@ class NodeAdapter:
         """Return factors and inverses of this rank's layers, as ``kfac.<layer>/<tensor>``."""
         layers = self.kfac.state_dict()["layers"]
         return {
-            f"{_PREFIX}{layer}/{name}": t.numpy() for layer, tensors in layers.items() for name, t in tensors.items()
+            f"{_PREFIX}{layer}/{name}": t.cpu().numpy()
+            for layer, tensors in layers.items()
+            for name, t in tensors.items()
         }
 
     def load(self, arrays: Mapping[str, Array], step: int) -> None:

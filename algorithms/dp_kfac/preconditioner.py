@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
-from . import state_dict
-from .assignment import Cost, assign, reassign
+from . import ownership, phases, state_dict
+from .assignment import Cost, assign
 from .collectives import Collectives
-from .communication import Grid, average_factors, broadcast_preconditioned
+from .communication import Grid
 from .exchange import GradientBuckets, OwnerExchange
-from .inverses import inner_product, kl_scale
 from .inverter import Inverses
 from .layers import Layer, find_layers
 from .options import Options, Scheduled, value_at
-from .running_average import RunningFactors, rotate_factors
-from .statistics import Statistics, sampled_loss
+from .running_average import RunningFactors
+from .statistics import Distribution, Statistics, sampled_loss
 
 
 class DPKFAC:
@@ -137,18 +136,24 @@ class DPKFAC:
         self.counts: Counter[str] = Counter()
         self.inverses = Inverses(self.options, self.counts)
         self.last_metrics: dict[str, float] = {}
+        #: Layers without state on any rank, e.g. after a loss of their owner: due in the next step at any interval.
+        self.missing = {layer.name for layer in self.layers}
+        #: Those of them before the last step.
+        self._first: set[str] = set()
+        #: Forward passes with sampled labels in the current step.
+        self._passes = 0
         self._seconds: dict[str, float] = defaultdict(float)
-        #: Layers without state, e.g. after a loss of their owner: due in the next step, whatever the intervals.
-        self._missing: set[str] = set()
         self._buckets: GradientBuckets | None = None
-        self._bucket_bytes = int(self.options.fuse_mb * (1 << 20))
-        self._reference = self.layers[0].module.weight.detach()
+        #: Size of the buckets of collectives.
+        self.bucket_bytes = int(self.options.fuse_mb * (1 << 20))
+        #: Has the device and dtype of the gradients.
+        self.reference = self.layers[0].module.weight.detach()
         self._ddp = ddp is not None
-        self._set_group(process_group)
+        self.set_group(process_group)
         self.factors = RunningFactors(self.options.init, self.options.factor_dtype)
         self.statistics = Statistics(
             self.model,
-            self._factors_due,
+            self.factors_due,
             conv_scale=self.options.conv_scale,
             seq_reduction=self.options.seq_reduction,
             sample_rows=self.options.kfac_batch,
@@ -197,21 +202,25 @@ class DPKFAC:
         if self.options.grad_exchange == "owner" and self.ranks > 1:
             self._exchange.attach_ddp(ddp)
 
-    def sample_fisher(self, logits: Tensor) -> None:
-        """Compute the factors from labels that are drawn from the model's softmax, for ``fisher="mc1"``.
+    def sample_fisher(self, outputs: Tensor, distribution: Distribution = "classes") -> None:
+        """Compute the factors from labels that are drawn from the model's outputs, for ``fisher="mc1"``.
 
         Call it before the ``backward()`` of the true loss. It changes no gradient and starts no DDP communication.
 
         Parameters
         ----------
-        logits : Tensor
-            (N, classes), of the current forward pass.
+        outputs : Tensor
+            Of the current forward pass: logits (N, classes, …), or means (N, …) of normal distributions.
+        distribution : {"classes", "normal"}
         """
-        parameters = [p for layer in self._hooked_layers() if self._factors_due(layer) for p in layer.parameters]
+        parameters = [p for layer in self._hooked_layers() if self.factors_due(layer) for p in layer.parameters]
         if not parameters:
             return
-        seed = (self.options.seed * 1_000_003 + self.steps) * 65_537 + self.rank
-        loss = sampled_loss(logits, seed)
+        seed = (self.options.seed * 1_000_003 + self.steps) * 65_537 + self.rank + self._passes * 4_294_967_291
+        self._passes += 1
+        loss = sampled_loss(outputs, seed, distribution) * (
+            self.statistics.grad_scale / self.options.accumulation_steps
+        )
         with self.statistics.sampling():
             torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
 
@@ -221,110 +230,49 @@ class DPKFAC:
 
         A collective: every rank must call it, also one that owns no layer.
         """
+        self._first = set(self.missing)
         with self._timed("factors"):
-            self._update_factors()
+            phases.update_factors(self)
         with self._timed("inverses"):
-            self._update_inverses()
+            phases.update_inverses(self)
         with self._timed("exchange"):
             self._finish_exchange()
         with self._timed("precondition"):
-            own, product = self._precondition()
+            own, product = phases.precondition(self)
         with self._timed("preconditioned"):
-            self._broadcast_and_write(own, product)
+            self.last_metrics = phases.broadcast_and_write(self, own, product)
         self.steps += 1
+        self._passes = 0
         if (
             self.options.factor_source == "rotate"
             and self.steps % (self.options.inv_steps * self.options.rotate_every) == 0
         ):
-            self._rotate()
+            ownership.rotate_owners(self)
 
-    def _factors_due(self, layer: Layer) -> bool:
-        return self.steps % self.options.factor_steps == 0 or layer.name in self._missing
+    def discard_step(self) -> None:
+        """Delete the factors and inverses that the last step gave to layers without any.
 
-    def _update_factors(self) -> None:
-        due = [layer for layer in self.layers if self._factors_due(layer)]
-        if not due:
-            return
-        new = self.statistics.collect(self.options.accumulation_steps)
-        if broken := [n for n, (a, g) in new.items() if not (torch.isfinite(a).all() and torch.isfinite(g).all())]:
-            self.counts["nonfinite_factors"] += len(broken)
-            new = {name: pair for name, pair in new.items() if name not in broken}
-        source = self.scheme.source
-        if source in ("reduce", "allreduce") and self.ranks > 1:
-            new = average_factors(
-                new,
-                due,
-                self.owners,
-                self.collectives,
-                everywhere=source == "allreduce",
-                symmetric=self.scheme.symmetric,
-                limit=self._bucket_bytes,
-            )
-        self.factors.update(new, value_at(self.options.ema_old, self.steps))
+        Call it on all ranks if the optimizer does not use the step because gradients were not finite. These layers get
+        their first factors in the next step.
+        """
+        known = {layer.name for layer in self.layers} - self._first
+        self.factors.keep_only(known)
+        self.inverses.keep_only(known)
+        self.missing |= self._first
 
-    def _update_inverses(self) -> None:
-        due = [layer for layer in self.layers if self._inverse_due(layer)]
-        self.inverses.compute(
-            (layer for layer in due if self.owners[layer.name] == self.rank), self.factors, self.steps
-        )
-        self.inverses.broadcast(due, self.owners, self.grid)
-        # On all ranks, owners or not: all must agree on the layers that are due.
-        self._missing -= {layer.name for layer in due}
+    def factors_due(self, layer: Layer) -> bool:
+        """Return whether a layer's factors are computed in the current step; the same on all ranks."""
+        return self.steps % self.options.factor_steps == 0 or layer.name in self.missing
 
-    def _inverse_due(self, layer: Layer) -> bool:
-        return self.steps % self.options.inv_steps == 0 or layer.name in self._missing
+    def inverses_due(self, layer: Layer) -> bool:
+        """Return whether a layer's inverse is computed in the current step; the same on all ranks."""
+        return self.steps % self.options.inv_steps == 0 or layer.name in self.missing
 
     def _finish_exchange(self) -> None:
         if self._buckets is not None:
             self._buckets.finish()
         else:
             self._exchange.finish()
-
-    def _precondition(self) -> tuple[dict[str, Tensor], float]:
-        """Return V of the layers that this rank preconditions, and Σ⟨V, D⟩ over those that it owns."""
-        own: dict[str, Tensor] = {}
-        product = 0.0
-        for layer in self.layers:
-            if not self.grid.preconditions(self.owners[layer.name]):
-                continue
-            gradient = layer.gradient()
-            inverse = self.inverses.get(layer.name)
-            own[layer.name] = gradient if inverse is None else inverse(gradient).to(gradient.dtype)
-            if self.ranks > 1:
-                own[layer.name] = own[layer.name].to(self.options.bcast_dtype).to(gradient.dtype)
-            if self.owners[layer.name] == self.rank:
-                product += inner_product(own[layer.name], gradient)
-        return own, product
-
-    def _broadcast_and_write(self, own: dict[str, Tensor], product: float) -> None:
-        """Broadcast V to all ranks and replace the gradients by ν V."""
-        owner_only = self.options.grad_exchange == "owner" and self.ranks > 1
-        clipped = self.options.kl_clip is not None
-        total = torch.tensor([product], dtype=torch.float64, device=self._reference.device)
-        work = self.collectives.all_reduce(total, "scalars") if owner_only and clipped else None
-        arriving = broadcast_preconditioned(
-            own,
-            self.layers,
-            self.owners,
-            self.grid,
-            dtype=self.options.bcast_dtype,
-            limit=self._bucket_bytes,
-            like=self._reference,
-        )
-        received = list(arriving)
-        if work is not None:
-            work.wait()
-            product = float(total)
-        elif clipped:
-            # Every rank has every gradient: all compute the same sum in the same order without communication.
-            product = sum(
-                inner_product(v, layer.gradient()) for layer, v in sorted(received, key=lambda pair: pair[0].index)
-            )
-        bound = None if self.options.kl_clip is None else value_at(self.options.kl_clip, self.steps)
-        scale = kl_scale(product, self.lr, bound)
-        for layer, v in received:
-            layer.set_gradient(v * scale)
-        self.last_metrics = {"nu": scale, "product": product}
 
     @property
     def lr(self) -> float:
@@ -350,27 +298,11 @@ class DPKFAC:
         ConfigError
             The group has another number of ranks.
         """
-        self._set_group(process_group)
-        if len(alive_ranks) != self.ranks:
-            raise ConfigError(f"reassign: {len(alive_ranks)} ranks are alive, but the group has {self.ranks}")
-        options = self.options
-        self.owners, lost = reassign(
-            self.layers, self.owners, alive_ranks, options.assignment, self.cost(), options.node_speed
-        )
-        # If all ranks have the factors of all layers, only inverses were lost.
-        self._missing = set(self.owners) if self.scheme.source == "allreduce" else lost
-        self.apply_owners()
+        self.set_group(process_group)
+        ownership.reassign_layers(self, alive_ranks)
 
-    def _rotate(self) -> None:
-        """Move every layer's factors to the next rank, which inverts them in the next step."""
-        if self.ranks == 1:
-            return
-        incoming, factors = rotate_factors(self.factors, self.layers, self.owners, self.collectives, self._reference)
-        self.owners = {name: (owner + 1) % self.ranks for name, owner in self.owners.items()}
-        self.factors.unpack(incoming, factors)
-        self.apply_owners()
-
-    def _set_group(self, process_group: dist.ProcessGroup | None) -> None:
+    def set_group(self, process_group: dist.ProcessGroup | None) -> None:
+        """Use a process group; owners stay as they are."""
         self.collectives = Collectives(process_group)
         self.scheme = self.options.scheme(self.ranks)
         self.grid = Grid(self.collectives, self.scheme.workers)
@@ -392,7 +324,7 @@ class DPKFAC:
         if self._buckets is None and not self._ddp and self.ranks > 1:
             parameters = [p for p in self.model.parameters() if p.requires_grad]
             self._buckets = GradientBuckets(
-                parameters, self._exchange, self._bucket_bytes, self.options.accumulation_steps
+                parameters, self._exchange, self.bucket_bytes, self.options.accumulation_steps
             )
 
     def _hooked_layers(self) -> list[Layer]:
@@ -416,7 +348,7 @@ class DPKFAC:
             The state is of another model.
         """
         state_dict.load(self, state)
-        self._missing = {layer.name for layer in self.layers if layer.name not in state["layers"]}
+        self.missing = {layer.name for layer in self.layers if layer.name not in state["layers"]}
 
     def load_sharded_state_dict(self, shard: Mapping[str, Any]) -> None:
         """Load a state of which each rank has the shard that it saved; a collective.

@@ -88,7 +88,7 @@ def _deliver(
     everywhere = kfac.scheme.source == "allreduce" if name in ("A", "G") else kfac.scheme.workers > 1
     if not everywhere:
         return _transfer(kfac, layer, name, tensors, source, kfac.owners[layer.name])
-    tensor = tensors[name].contiguous() if kfac.rank == source else _empty_tensor(kfac, layer, name)
+    tensor = _held_tensor(layer, tensors[name]) if kfac.rank == source else _empty_tensor(kfac, layer, name)
     kfac.collectives.broadcast(tensor, source, "saving").wait()
     return tensor
 
@@ -99,12 +99,16 @@ def _transfer(
     """Send one tensor from rank ``source`` to ``dst``; return it on ``dst``, None elsewhere."""
     if kfac.rank not in (source, dst):
         return None
-    tensor = tensors.get(name) if kfac.rank == source else None
-    if tensor is None:
-        tensor = _empty_tensor(kfac, layer, name)
+    held = tensors.get(name) if kfac.rank == source else None
+    tensor = _empty_tensor(kfac, layer, name) if held is None else _held_tensor(layer, held)
     if source != dst:
-        kfac.collectives.point_to_point(tensor.contiguous(), source, dst, "saving").wait()
+        kfac.collectives.point_to_point(tensor, source, dst, "saving").wait()
     return tensor if kfac.rank == dst else None
+
+
+def _held_tensor(layer: Layer, tensor: torch.Tensor) -> torch.Tensor:
+    # Loaded states are on the CPU; ranks send and receive on the model's device.
+    return tensor.to(layer.module.weight.device).contiguous()
 
 
 def _empty_tensor(kfac: DPKFAC, layer: Layer, name: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from .factors import ConvScale, SeqReduction, input_factor, output_factor
 from .layers import Layer
+
+#: Distribution that a model's outputs describe: softmax over axis 1, or normal with unit variance.
+Distribution: TypeAlias = Literal["classes", "normal"]
 
 
 @dataclass
@@ -169,8 +172,23 @@ class Statistics:
         return values[: self._sample_rows] if self._sample_rows and batched else values
 
 
-def sampled_loss(logits: Tensor, seed: int) -> Tensor:
-    """Return the mean cross-entropy of logits (N, classes) with labels drawn from their own softmax."""
-    generator = torch.Generator(device=logits.device).manual_seed(seed)
-    labels = torch.multinomial(logits.detach().float().softmax(dim=1), 1, generator=generator).squeeze(1)
-    return functional.cross_entropy(logits.float(), labels)
+def sampled_loss(outputs: Tensor, seed: int, distribution: Distribution = "classes") -> Tensor:
+    """Return the loss of outputs and targets that are drawn from the distribution which the outputs describe.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        (N, classes, …) logits; or (N, …) means of normal distributions.
+    distribution : {"classes", "normal"}
+        ``classes``: cross-entropy, averaged over samples and positions. ``normal``: half the squared distance, averaged
+        over samples.
+    """
+    generator = torch.Generator(device=outputs.device).manual_seed(seed)
+    if distribution == "normal":
+        values = outputs.float()
+        noise = torch.randn(values.shape, generator=generator, device=values.device)
+        # The target is the detached output plus noise: only the noise remains, with the gradient of the output.
+        return 0.5 * (values - (values.detach() + noise)).square().sum() / len(values)
+    logits = outputs.float() if outputs.dim() == 2 else outputs.float().movedim(1, -1).flatten(0, -2)
+    labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
+    return functional.cross_entropy(logits, labels)

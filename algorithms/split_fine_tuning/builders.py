@@ -59,7 +59,7 @@ class TaskData:
         entry = task_entry(config.task)
         task = entry.load(lookup, seed.child("task"))
         self.metric = task.metric
-        self.labels = task.labels
+        self.labels, self.notes = task.labels, task.notes
         self.classes = len(task.labels)
         self.max_length = config.max_length or entry.max_length
         self._seed = seed

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError
 from ...engines.split.architectures import ARCHITECTURES
-from ...engines.split.factors import fix_signs, principal_directions
+from ...engines.split.factors import principal_axes, principal_directions
 from .codec_init import CodecInit
 from .front import Front, OpenedBlock
 from .plan import SplitPlan
@@ -24,7 +24,7 @@ from .plan import SplitPlan
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over the tokens of the samples, padding excluded; fp64.
+    """Sums over the tokens of the samples, padding excluded; fp64, on the CPU: not every device has fp64.
 
     Attributes
     ----------
@@ -47,20 +47,15 @@ class Moments:
 
     def add(self, a: Tensor, h: Tensor | None) -> None:
         """Add features ``a`` [M, w] and, for pre-norm models, residual stream values ``h`` [M, d]."""
-        a = a.double()
+        a = a.cpu().double()
         self.tokens += len(a)
         self.total += a.sum(dim=0)
         self.square += a.T @ a
         if h is not None:
-            stream, cross = h.double().sum(dim=0), h.double().T @ a
+            h = h.cpu().double()
+            stream, cross = h.sum(dim=0), h.T @ a
             self.stream = stream if self.stream is None else self.stream + stream
             self.cross = cross if self.cross is None else self.cross + cross
-
-    def cpu(self) -> Moments:
-        """Copy the moments to the CPU, where they are factorized."""
-        stream = None if self.stream is None else self.stream.cpu()
-        cross = None if self.cross is None else self.cross.cpu()
-        return Moments(self.tokens, self.total.cpu(), self.square.cpu(), stream, cross)
 
     @property
     def mean(self) -> Tensor:
@@ -100,8 +95,8 @@ def calibrate(front: Front, batches: Iterable[Mapping[str, Tensor]], dtype: torc
     front : Front
         Changed in place: the codec (``init=pca`` only) and :attr:`~.front.Front.statistics`.
     batches : iterable of mappings
-        ``input_ids``, ``attention_mask`` and optionally ``token_type_ids``, each [B, T]; 256 to 1,024 samples are
-        enough.
+        ``input_ids``, ``attention_mask`` and optionally ``token_type_ids``, each [B, T] on the front's device; 256 to
+        1,024 samples are enough.
     dtype : torch.dtype
         Type in which matrices are sent; all sides use the values rounded to it.
 
@@ -126,8 +121,7 @@ def collect_moments(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Mo
                 keep = batch["attention_mask"].bool()
                 if moments is None:
                     w = a.shape[-1]
-                    zeros = a.new_zeros(w + w * w, dtype=torch.float64)
-                    moments = Moments(0, zeros[:w].clone(), zeros[w:].view(w, w).clone())
+                    moments = Moments(0, torch.zeros(w, dtype=torch.float64), torch.zeros(w, w, dtype=torch.float64))
                 h = stream()
                 moments.add(a[keep], None if h is None else h[keep])
     finally:
@@ -147,12 +141,11 @@ def collect_moments(front: Front, batches: Iterable[Mapping[str, Tensor]]) -> Mo
 def fit_codec(front: Front, moments: Moments, dtype: torch.dtype = torch.float32) -> Calibration:
     """Compute a codec's initial values from moments and apply them to the front; ``dtype`` as in :func:`calibrate`."""
     plan, codec = front.plan, front.codec
-    moments = moments.cpu()
     found: dict[str, Tensor] = {}
     weight, kept = torch.eye(plan.width, dtype=torch.float64), 1.0
     if codec is not None:
-        v = codec.directions.weight.double().cpu()
-        weight = codec.scales.weight.double().cpu() @ v
+        v = codec.directions.weight.cpu().double()
+        weight = codec.scales.weight.cpu().double() @ v
         if plan.options.init == "pca":
             found = {name: tensor.float() for name, tensor in _principal(plan, moments, dtype).items()}
             v = weight = found["directions"].double()
@@ -165,7 +158,7 @@ def fit_codec(front: Front, moments: Moments, dtype: torch.dtype = torch.float32
 
 def _principal(plan: SplitPlan, moments: Moments, dtype: torch.dtype) -> dict[str, Tensor]:
     """Compute the principal directions, round them to ``dtype``, and fit the reconstruction to the rounded ones."""
-    v = fix_signs(principal_directions(moments.covariance)[: plan.width]).to(dtype)
+    v = principal_axes(moments.covariance, plan.width).to(dtype)
     found = {"directions": v, "mean": moments.mean.to(dtype)}
     if (q := plan.options.sentence_vector) > 0:
         found["sentence"] = _sentence_directions(moments, plan.width, q).to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,31 @@ from ...core.message import Array, Message
 from ...core.session import ServerSession
 from ...data.metrics import score
 from ...data.registry import task as task_entry
+from ...engines.split.placement import Placement
+from ...engines.split.seeded_dropout import OwnGeneratorDropout
+from ...engines.split.turns import expect, require_position
+from ...engines.split.wire_codec import weight_tensors
 from ...models.state_arrays import from_arrays, to_arrays
 from .baselines import BaselineTraffic
 from .builders import Builder
 from .config import SplitFineTuning
-from .dropout import DropoutSeeds
-from .front_averaging import weight_tensors, weighted_mean
-from .handshake import SPARE, Offer, Schedule, agree_on_schedule, shares
-from .inputs import TrunkInputs, expect
+from .front_averaging import weighted_mean
+from .handshake import SPARE, Schedule, agree_on_schedule, shares
+from .inputs import TrunkInputs
 from .optimizer import make_optimizer, make_schedule
+from .protocol import (
+    EVALUATION,
+    Done,
+    Evaluated,
+    FirstMicroBatch,
+    FrontWeights,
+    Gradient,
+    MicroBatch,
+    Offer,
+    Saved,
+    StepsPerEpoch,
+    edge,
+)
 from .wire_codec import code_bytes, codec_init_of, codec_message, gradient_tensors
 
 
@@ -40,9 +57,11 @@ class CloudProgram:
         self.config = config
         entry = task_entry(config.task)
         self.metric, self.max_length = entry.metric, config.max_length or entry.max_length
-        self.trunk = Builder(config, session.run.seed, session.data).trunk()
+        self.placement = Placement(config)
+        self.trunk = self.placement.place(Builder(config, session.run.seed, session.data).trunk())
         self.plan = self.trunk.plan
-        self.dropout = DropoutSeeds(self.trunk, session.run.seed.child("dropout", "trunk"))
+        seed = session.run.seed.child("dropout", "trunk")
+        self.dropout = OwnGeneratorDropout(self.trunk, seed, self.placement.device)
         self.traffic = BaselineTraffic(self.plan.hidden)
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
@@ -58,20 +77,20 @@ class CloudProgram:
 
     def _handshake(self) -> Schedule:
         channels = self.session.channels
-        offers = {node: Offer.from_message(channel.receive()) for node, channel in channels.items()}
+        offers = {node: expect(channel.receive(), Offer, edge(node), 0) for node, channel in channels.items()}
         schedule = agree_on_schedule(offers, self.plan, self.config)
         self.traffic.front_parameters = next(iter(offers.values())).parameters
         self.trains = {node: offer.trains for node, offer in offers.items()}
         for channel in channels.values():
-            channel.send(Message("control", fields={"what": "schedule", "steps_per_epoch": schedule.steps_per_epoch}))
+            channel.send(StepsPerEpoch(schedule.steps_per_epoch).message())
         return schedule
 
     def _initialize_codec(self) -> None:
         """Initialize the codec from the first edge's calibration, and send it to the other edges."""
-        first, *others = self.session.channels.values()
-        init = codec_init_of(first.receive(), self.plan)
+        (node, first), *others = self.session.channels.items()
+        init = codec_init_of(first.receive(), self.plan, edge(node))
         self.trunk.initialize_codec(init)
-        for channel in others:
+        for _, channel in others:
             channel.send(codec_message(init, self.config.codec_encoding))
 
     # ---- the steps -----------------------------------------------------------------------------------------------
@@ -83,16 +102,17 @@ class CloudProgram:
             loss = self._step(step)
             self._finish_step(step + 1, loss)
         for channel in self.session.channels.values():
-            channel.send(Message("control", step=self.schedule.total, fields={"what": "done"}))
+            channel.send(Done().message(step=self.schedule.total))
         return self._result()
 
     def _step(self, step: int) -> float:
         self.trunk.train()
         self.optimizer.zero_grad(set_to_none=True)
-        first_messages = {node: self._activation(node, step, 0) for node in self.session.channels}
-        total = sum(_announced(node, m, "examples", self.config.batch_size) for node, m in first_messages.items())
+        messages = {node: channel.receive() for node, channel in self.session.channels.items()}
+        announced = {node: self._announced(node, message, step) for node, message in messages.items()}
+        total = sum(header.examples for header in announced.values())
         loss, seen = 0.0, 0
-        for slot, node, message in self._ordered_micro_batches(step, first_messages):
+        for slot, node, message in self._ordered_micro_batches(step, messages, announced):
             inputs = self._inputs(message, node)
             self.dropout.reseed(step, slot)
             loss += self._backward(inputs, node, step, total)
@@ -105,29 +125,32 @@ class CloudProgram:
         return loss
 
     def _ordered_micro_batches(
-        self, step: int, first_messages: dict[str, Message]
+        self, step: int, first: dict[str, Message], announced: dict[str, FirstMicroBatch]
     ) -> Iterator[tuple[int, str, Message]]:
         """Receive a step's micro-batches in their fixed order; yield a slot number, the edge and the message."""
-        micros = {n: _announced(n, m, "micros", self.config.micro_batches) for n, m in first_messages.items()}
-        for micro in range(max(micros.values())):
-            for index, node in enumerate(first_messages):
-                if micro < micros[node]:
-                    message = first_messages[node] if micro == 0 else self._activation(node, step, micro)
-                    yield micro * len(first_messages) + index, node, message
+        for micro in range(max(header.micros for header in announced.values())):
+            for index, node in enumerate(first):
+                if micro < announced[node].micros:
+                    message = first[node] if micro == 0 else self.session.channels[node].receive()
+                    if micro:
+                        expect(message, MicroBatch, edge(node), step, micro)
+                    yield micro * len(first) + index, node, message
 
-    def _activation(self, node: str, step: int, micro: int) -> Message:
-        message = expect(self.session.channels[node].receive(), "activation", node)
-        if (message.step, message.micro) != (step, micro):
+    def _announced(self, node: str, message: Message, step: int) -> FirstMicroBatch:
+        """Read and check the header of an edge's first micro-batch of a step."""
+        header = expect(message, FirstMicroBatch, edge(node), step)
+        if header.examples > self.config.batch_size or header.micros > self.config.micro_batches:
             raise WireError(
-                f"expected activation {step}.{micro} from edge '{node}', got {message.step}.{message.micro}"
+                f"{edge(node)} announced {header.examples} examples in {header.micros} micro-batches for step "
+                f"{step + 1}, expected at most {self.config.batch_size} in {self.config.micro_batches}"
             )
-        return message
+        return header
 
     def _backward(self, inputs: TrunkInputs, node: str, step: int, total: int) -> float:
         """Run the trunk forward and backward; return the sum of the micro-batch's losses divided by ``total``."""
         if self.trains[node]:
             inputs.require_gradients()
-        loss = functional.cross_entropy(self._logits(inputs), inputs.labels, reduction="sum") / total
+        loss = functional.cross_entropy(self._logits(inputs).float(), inputs.labels, reduction="sum") / total
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RunFailedError(
@@ -141,24 +164,30 @@ class CloudProgram:
         """Count the traffic of a micro-batch; send the gradients of its codes unless the edge's front is frozen."""
         trains = self.trains[node]
         sentence_numbers = 0 if inputs.sentence is None else inputs.sentence.numel()
-        sent = code_bytes(inputs.codes.numel(), sentence_numbers, self.config, gradients=trains)
-        self.traffic.count_step(len(inputs.codes), sent, message, gradients=trains)
+        codes = inputs.tokens.codes
+        sent = code_bytes(codes.numel(), sentence_numbers, self.config, gradients=trains)
+        self.traffic.count_step(len(codes), sent, message, gradients=trains)
         if not trains:
             return
         seed = self.session.run.seed.child("gradient", message.step, node, message.micro)
         gradients = inputs.gradients(f"edge '{node}' at step {message.step + 1}")
-        tensors = gradient_tensors(gradients, inputs.groups, self.config, seed)
-        reply = Message("gradient", step=message.step, micro=message.micro, tensors=tensors)
+        tensors = gradient_tensors(gradients, inputs.tokens.rows.per_sentence, self.config, seed)
+        reply = Gradient().message(step=message.step, micro=message.micro, tensors=tensors)
         self.session.channels[node].send(reply)
 
     def _inputs(self, message: Message, node: str) -> TrunkInputs:
-        sender = f"edge '{node}' at step {message.step}"
         return TrunkInputs.from_message(
-            message, self.plan, ragged=self.config.ragged, max_length=self.max_length, sender=sender
+            message,
+            self.plan,
+            ragged=self.config.ragged,
+            max_length=self.max_length,
+            device=self.placement.device,
+            sender=f"{edge(node)} at step {message.step}",
         )
 
     def _logits(self, inputs: TrunkInputs) -> torch.Tensor:
-        logits: torch.Tensor = self.trunk(inputs.padded(), inputs.mask, inputs.sentence)
+        with self.placement.autocast():
+            logits: torch.Tensor = self.trunk(inputs.tokens.padded(), inputs.tokens.mask, inputs.sentence)
         return logits
 
     # ---- after a step --------------------------------------------------------------------------------------------
@@ -180,7 +209,7 @@ class CloudProgram:
             self.session.save_checkpoint(done, to_arrays(self.trunk, self.optimizer), meta)
             for node, channel in self.session.channels.items():
                 if not self.trains[node]:
-                    channel.send(Message("control", step=done, fields={"what": "saved"}))
+                    channel.send(Saved().message(step=done))
         window = self.losses[-20:]
         self.session.progress(done, self.schedule.total, loss=sum(window) / len(window), **self._latest_score())
 
@@ -189,40 +218,44 @@ class CloudProgram:
 
     def _average(self, done: int) -> None:
         """Send all edges the mean of their fronts' differences, weighted by their share of a step's examples."""
+        mean = weight_tensors(weighted_mean(self._contributions(done)), self.config.average_encoding)
+        for channel in self.session.channels.values():
+            channel.send(FrontWeights().message(step=done, tensors=mean))
+
+    def _contributions(self, done: int) -> Iterator[tuple[str, float, Message]]:
         channels = self.session.channels
         weights = shares(self.config.batch_size, len(channels))
-        contributions = (
-            (node, weight / self.config.batch_size, expect(channel.receive(), "weights", node))
-            for weight, (node, channel) in zip(weights, channels.items(), strict=True)
-        )
-        mean = weight_tensors(weighted_mean(contributions), self.config.average_encoding)
-        for channel in channels.values():
-            channel.send(Message("weights", step=done, tensors=mean))
+        for weight, (node, channel) in zip(weights, channels.items(), strict=True):
+            message = channel.receive()
+            expect(message, FrontWeights, edge(node), done)
+            yield node, weight / self.config.batch_size, message
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> dict[str, float]:
         self.trunk.eval()
         scores: dict[str, float] = {"step": done}
         for name in (self.metric, SPARE) if self.schedule.scores_spare(done) else (self.metric,):
-            labels, predictions = self._predict()
+            labels, predictions = self._predict(done)
             if len(labels):
                 scores[name] = score(self.metric, labels, predictions)
                 self.session.log(f"step {done}: {name} {scores[name]:.4f} on {len(labels)} examples")
         return scores
 
-    def _predict(self) -> tuple[Array, Array]:
+    def _predict(self, done: int) -> tuple[Array, Array]:
         """Return labels and predictions for all evaluation messages, up to each edge's ``evaluated``."""
         labels: list[Array] = []
         predictions: list[Array] = []
         for node, channel in self.session.channels.items():
-            while True:
+            for micro in count():
                 message = channel.receive()
-                if message.kind == "control" and message.fields.get("what") == "evaluated":
+                header = EVALUATION.read(message, edge(node))
+                require_position(message, edge(node), done, 0 if isinstance(header, Evaluated) else micro)
+                if isinstance(header, Evaluated):
                     break
-                inputs = self._inputs(expect(message, "evaluation", node), node)
-                predictions.append(self._logits(inputs).argmax(-1).numpy())
-                labels.append(inputs.labels.numpy())
-                self.traffic.count_evaluation(len(inputs.codes), message)
+                inputs = self._inputs(message, node)
+                predictions.append(self._logits(inputs).argmax(-1).cpu().numpy())
+                labels.append(inputs.labels.cpu().numpy())
+                self.traffic.count_evaluation(len(inputs.tokens.codes), message)
         empty = np.empty(0, np.int64)
         return np.concatenate([empty, *labels]), np.concatenate([empty, *predictions])
 
@@ -255,11 +288,3 @@ class CloudProgram:
             "vanilla_bytes": self.traffic.vanilla_training,
             "baselines": self.traffic.baselines(self.traffic.front_parameters + trunk, self.schedule.epochs, edges),
         }
-
-
-def _announced(node: str, message: Message, what: str, most: int) -> int:
-    """Read a count of the first message of a step, from 1 to ``most``."""
-    value = message.fields.get(what)
-    if not isinstance(value, int) or not 1 <= value <= most:
-        raise WireError(f"edge '{node}' announced {value!r} {what} for step {message.step + 1}, expected 1 to {most}")
-    return value

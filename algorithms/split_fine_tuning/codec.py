@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...engines.split.codec import set_values
 from ...engines.split.factors import Basis
 from .heads import masked_mean
 from .plan import SplitPlan
@@ -35,10 +36,10 @@ class Encoder(nn.Module):
 
     def initialize(self, basis: Basis, sentence: Tensor | None) -> None:
         """Set V and S from ``basis`` and Q from ``sentence`` [q, d]."""
-        _copy(self.directions.weight, basis.v)
-        _copy(self.scales.weight, basis.s)
+        set_values(self.directions.weight, basis.v)
+        set_values(self.scales.weight, basis.s)
         if self.sentence is not None and sentence is not None:
-            _copy(self.sentence.weight, sentence)
+            set_values(self.sentence.weight, sentence)
 
 
 class Decoder(nn.Module):
@@ -83,12 +84,12 @@ class Decoder(nn.Module):
         """Set R and c from ``stream`` (else ``basis``), and U and its bias from ``basis`` and ``first`` = (W1, b1)."""
         if self.residual is not None:
             r, c = stream or (basis.r, basis.c)
-            _copy(self.residual.weight, r)
-            _copy(self.residual.bias, c)
+            set_values(self.residual.weight, r)
+            set_values(self.residual.bias, c)
         if self.expand is not None and first is not None:
             u, bias = basis.fold_into(*first)
-            _copy(self.expand.weight, u)
-            _copy(self.expand.bias, bias)
+            set_values(self.expand.weight, u)
+            set_values(self.expand.bias, bias)
 
 
 class DecoderNetwork(nn.Module):
@@ -128,8 +129,8 @@ class DecoderNetwork(nn.Module):
         deviation = variance.sqrt()
         # Bound the scale of channels that hardly vary in the calibration samples: they may vary in training.
         deviation = deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12))
-        _copy(self.mean, mean)
-        _copy(self.deviation, deviation)
+        set_values(self.mean, mean)
+        set_values(self.deviation, deviation)
 
 
 class FullProjection(nn.Module):
@@ -145,11 +146,6 @@ class FullProjection(nn.Module):
 
     def initialize(self, weight: Tensor, bias: Tensor) -> None:
         """Set R to the pseudo-inverse of W1 and c to −R·b1: exact if W1 has full column rank."""
-        inverse = torch.linalg.pinv(weight.detach().double().cpu())
-        _copy(self.residual.weight, inverse)
-        _copy(self.residual.bias, -(inverse @ bias.detach().double().cpu()))
-
-
-def _copy(parameter: Tensor, value: Tensor) -> None:
-    with torch.no_grad():
-        parameter.copy_(value.to(parameter.dtype))
+        inverse = torch.linalg.pinv(weight.detach().cpu().double())
+        set_values(self.residual.weight, inverse)
+        set_values(self.residual.bias, -(inverse @ bias.detach().cpu().double()))

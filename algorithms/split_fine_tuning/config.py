@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from ...core.devices import ComputeSettings
 from ...core.errors import ConfigError
 
 Bits = Literal["raw", "fp16", "bf16", "int8", "int4", "int2"]
 
 
-class SplitFineTuning(BaseModel):
+class SplitFineTuning(ComputeSettings):
     """Settings of split fine-tuning; ``docs/methods/split_fine_tuning.md`` explains each.
 
     The defaults: the cut is in the second-to-last block, rank 32, 4 bits per number, projected residual, PCA
@@ -79,6 +80,11 @@ class SplitFineTuning(BaseModel):
             raise ValueError("sentence_vector needs a low-rank cut (ffn_svd or codec)")
         if self.block == 0:
             raise ValueError("block counts from 1, or from the end with -1 (second to last), -2, …")
+        if self.precision == "fp16":
+            raise ValueError(
+                "precision=fp16 needs scaled losses, and edges and cloud cannot skip a step together if one of them "
+                "overflows; use precision=bf16"
+            )
         return self
 
     def block_of(self, blocks: int) -> int:

@@ -8,22 +8,39 @@ from typing import TypeAlias
 
 import torch
 
-from ...core.errors import RunFailedError, WireError
+from ...core.control import Control
+from ...core.errors import RunFailedError
 from ...core.message import Array, Message
 from ...core.session import NodeSession
 from ...data.batches import Batch, split_micro
+from ...engines.split.placement import Placement
+from ...engines.split.seeded_dropout import OwnGeneratorDropout
+from ...engines.split.token_rows import TokenRows
+from ...engines.split.turns import expect
+from ...engines.split.wire_codec import floats_of, read_weights
 from ...models.state_arrays import from_arrays, to_arrays
 from .builders import Builder, inputs_of
 from .calibration import calibrate
 from .config import SplitFineTuning
-from .dropout import DropoutSeeds
 from .front_averaging import FrontAverage
-from .handshake import Offer, Schedule, digest_of, shares
+from .handshake import Schedule, digest_of, shares
 from .optimizer import make_optimizer, make_schedule
-from .ragged import flatten
+from .protocol import (
+    CLOUD,
+    Done,
+    Evaluated,
+    EvaluationBatch,
+    FirstMicroBatch,
+    FrontWeights,
+    Gradient,
+    MicroBatch,
+    Offer,
+    Saved,
+    StepsPerEpoch,
+)
 from .row_gradients import RowGradients
 from .training import freeze
-from .wire_codec import DTYPES, batch_tensors, codec_init_of, codec_message, codes_of
+from .wire_codec import DTYPES, batch_tensors, codec_init_of, codec_message
 
 #: Codes of a micro-batch's tokens ``[M, w]`` and, if the plan has them, sentence vectors ``[B, q]``.
 Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
@@ -38,12 +55,16 @@ class EdgeProgram:
         self.config = config
         self.index = session.run.nodes.index(session.node)
         builder = Builder(config, session.run.seed, session.data)
-        self.front, tokenizer = builder.front()
+        self.placement = Placement(config)
+        front, tokenizer = builder.front()
+        self.front = self.placement.place(front)
         task = builder.task(tokenizer)
+        for note in task.notes:
+            session.log(note)
         self.labels, self.classes, self.max_length = task.labels, task.classes, task.max_length
         self.shard = task.shard(*session.shard)
         seed = session.run.seed.child("dropout", "front", self.index)
-        self.dropout = DropoutSeeds(self.front, seed)
+        self.dropout = OwnGeneratorDropout(self.front, seed, self.placement.device)
         self.trains = freeze(self.front, config.freeze)
         self.schedule = self._handshake()
         share = shares(config.batch_size, len(session.run.nodes))[self.index]
@@ -65,28 +86,20 @@ class EdgeProgram:
         channel = self.session.channel
         parameters = sum(p.numel() for p in self.front.parameters())
         examples = len(self.shard.train)
-        channel.send(Offer(self.front.plan, examples, parameters, digest_of(self.labels), self.trains).to_message())
-        steps = self._expect_control("schedule").fields.get("steps_per_epoch")
-        if not isinstance(steps, int) or steps < 1:
-            raise WireError(f"invalid schedule from the cloud: {steps!r} steps per epoch")
-        return Schedule(steps, self.config)
-
-    def _expect_control(self, what: str) -> Message:
-        """Receive the cloud's control message ``what``."""
-        reply = self.session.channel.receive()
-        if reply.kind != "control" or reply.fields.get("what") != what:
-            raise WireError(f"expected control message '{what}' from the cloud, got '{reply.kind}'")
-        return reply
+        plan = self.front.plan.to_json()
+        channel.send(Offer(plan, digest_of(self.labels), examples, parameters, self.trains).message())
+        return Schedule(expect(channel.receive(), StepsPerEpoch, CLOUD, 0).steps_per_epoch, self.config)
 
     def _initialize_codec(self) -> None:
         """Calibrate and send the codec's initial values (first edge), or receive them (other edges)."""
         channel = self.session.channel
         if self.index == 0:
-            samples = self.shard.samples(self.config.calibration_samples)
-            calibration = calibrate(self.front, samples, DTYPES[self.config.codec_encoding])
+            samples = map(self.placement.tensors, self.shard.samples(self.config.calibration_samples))
+            with self.placement.autocast():
+                calibration = calibrate(self.front, samples, DTYPES[self.config.codec_encoding])
             channel.send(codec_message(calibration.init, self.config.codec_encoding))
         else:
-            self.front.initialize_codec(codec_init_of(channel.receive(), self.front.plan))
+            self.front.initialize_codec(codec_init_of(channel.receive(), self.front.plan, CLOUD))
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
@@ -96,7 +109,8 @@ class EdgeProgram:
             self.session.check_cancelled()
             self._step(step)
             self._finish_step(step + 1)
-        self._expect_control("done")  # closing the channel earlier could lose messages in flight
+        # Closing the channel earlier could lose messages in flight.
+        expect(self.session.channel.receive(), Done, CLOUD, self.schedule.total)
 
     def _step(self, step: int) -> None:
         """Take one optimizer step with up to ``credits`` micro-batches in flight.
@@ -107,7 +121,7 @@ class EdgeProgram:
         self.front.train()
         batch = self.shard.batch(self.plan, step)
         micros = deque(enumerate(split_micro(batch, self.config.micro_batches)))
-        head = {"examples": len(batch), "micros": len(micros)}
+        first = FirstMicroBatch(len(batch), len(micros))
         in_flight: deque[tuple[int, Codes]] = deque()
         while micros or in_flight:
             room = bool(micros) and len(in_flight) < self.config.credits
@@ -116,7 +130,7 @@ class EdgeProgram:
                 self._backward(*in_flight.popleft(), step, reply)
                 continue
             micro, part = micros.popleft()
-            codes = self._forward(part, step, micro, head if micro == 0 else {})
+            codes = self._forward(part, step, micro, first if micro == 0 else MicroBatch())
             if self.trains:
                 in_flight.append((micro, codes))
         if self.trains:
@@ -130,42 +144,39 @@ class EdgeProgram:
         except TimeoutError:
             return None
 
-    def _forward(self, batch: Batch, step: int, micro: int, fields: dict[str, int]) -> Codes:
+    def _forward(self, batch: Batch, step: int, micro: int, header: FirstMicroBatch | MicroBatch) -> Codes:
         self.dropout.reseed(step, micro)
-        padded, sentence = self.front.codes(**inputs_of(batch))
-        mask = torch.from_numpy(batch.attention_mask)
-        self.front.statistics.update(padded, mask)
-        codes = self._codes(padded, mask), sentence
-        self._send("activation", step, micro, codes, batch, fields)
+        codes = self._codes(batch, update=True)
+        self._send(header, step, micro, codes, batch)
         return codes
 
-    def _codes(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return codes [M, w] of the real tokens, or of all B·T positions unless ``ragged``."""
-        return flatten(padded, mask) if self.config.ragged else padded.flatten(0, 1)
+    def _codes(self, batch: Batch, *, update: bool = False) -> Codes:
+        """Run the front; optionally ``update`` the running statistics of its codes."""
+        inputs = inputs_of(batch)
+        on_device = self.placement.tensors(inputs)
+        with self.placement.autocast():
+            padded, sentence = self.front.codes(**on_device)
+        padded = padded.float()
+        if update:
+            self.front.statistics.update(padded, on_device["attention_mask"])
+        rows = TokenRows(inputs["attention_mask"], self.config.ragged)
+        return rows.gather(padded), None if sentence is None else sentence.float()
 
-    def _send(self, kind: str, step: int, micro: int, codes: Codes, batch: Batch, fields: dict[str, int]) -> None:
-        tokens, sentence = codes
+    def _send(self, header: Control, step: int, micro: int, codes: Codes, batch: Batch) -> None:
         self._expect_finite("codes", step, codes)
-        vectors = None if sentence is None else sentence.detach().numpy()
-        arrays = tokens.detach().numpy(), vectors, batch.lengths, batch.labels
+        tokens, sentence = codes
+        vectors = None if sentence is None else floats_of(sentence)
+        arrays = floats_of(tokens), vectors, batch.lengths, batch.labels
         tensors = batch_tensors(*arrays, self.config, self.front.statistics, self.max_length, self.classes)
-        self.session.channel.send(Message(kind, step=step, micro=micro, tensors=tensors, fields=fields))
+        self.session.channel.send(header.message(step=step, micro=micro, tensors=tensors))
 
     def _backward(self, micro: int, codes: Codes, step: int, reply: Message) -> None:
-        if (reply.kind, reply.step, reply.micro) != ("gradient", step, micro):
-            raise WireError(f"expected gradient {step}.{micro}, got '{reply.kind}' {reply.step}.{reply.micro}")
-        roots: list[torch.Tensor] = []
-        gradients: list[torch.Tensor] = []
-        for name, root in zip(("codes", "sentence"), codes, strict=True):
-            if root is None:
-                continue
-            gradient = codes_of(reply, name)
-            if gradient.shape != root.shape:
-                raise WireError(f"gradient of {name}: expected shape {tuple(root.shape)}, got {tuple(gradient.shape)}")
-            roots.append(root)
-            gradients.append(gradient)
-        self._expect_finite("gradients", step, gradients)
-        torch.autograd.backward(roots, gradients)
+        expect(reply, Gradient, CLOUD, step, micro)
+        roots = {name: root for name, root in zip(("codes", "sentence"), codes, strict=True) if root is not None}
+        gradients = read_weights(reply, {name: tuple(root.shape) for name, root in roots.items()}, CLOUD)
+        self._expect_finite("gradients", step, gradients.values())
+        on_device = self.placement.tensors(gradients)
+        torch.autograd.backward(list(roots.values()), [on_device[name] for name in roots])
 
     def _expect_finite(self, what: str, step: int, tensors: Iterable[torch.Tensor | None]) -> None:
         if not all(torch.isfinite(t).all() for t in tensors if t is not None):
@@ -178,8 +189,10 @@ class EdgeProgram:
 
     def _finish_step(self, done: int) -> None:
         if self.averaging and self.trains and self.schedule.averages(done):
-            self.session.channel.send(Message("weights", step=done, tensors=self.averaging.differences()))
-            self.averaging.apply_mean(self.session.channel.receive())
+            self.session.channel.send(FrontWeights().message(step=done, tensors=self.averaging.differences()))
+            mean = self.session.channel.receive()
+            expect(mean, FrontWeights, CLOUD, done)
+            self.averaging.apply_mean(mean)
         if self.schedule.evaluates(done):
             self._evaluate(done)
         if self.schedule.saves(done):
@@ -192,7 +205,7 @@ class EdgeProgram:
         self.session.save_checkpoint(done, arrays, {})
         if not self.trains:
             # An edge that awaits no gradients could run ahead of the cloud until they have no checkpoint in common.
-            self._expect_control("saved")
+            expect(self.session.channel.receive(), Saved, CLOUD, done)
 
     @torch.no_grad()
     def _evaluate(self, done: int) -> None:
@@ -204,10 +217,8 @@ class EdgeProgram:
 
     def _send_evaluation(self, done: int, batches: Iterator[Batch]) -> None:
         for micro, batch in enumerate(batches):
-            padded, sentence = self.front.codes(**inputs_of(batch))
-            codes = self._codes(padded, torch.from_numpy(batch.attention_mask)), sentence
-            self._send("evaluation", done, micro, codes, batch, {})
-        self.session.channel.send(Message("control", step=done, fields={"what": "evaluated"}))
+            self._send(EvaluationBatch(), done, micro, self._codes(batch), batch)
+        self.session.channel.send(Evaluated().message(step=done))
 
     def _load(self, step: int) -> dict[str, Array]:
         arrays, _ = self.session.load_checkpoint(step)

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.control import Control
 from ...core.errors import ConfigError, DataError
-from ...core.message import Message, Scalar
+from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...data.batches import Batch, BatchPlan, natural_steps, split_micro
 from ...data.registry import task as task_entry
+from ...engines.split.wire_codec import weight_tensors
 from .baselines import BaselineTraffic
 from .builders import EVALUATION_BATCH_SIZE, Builder, Shard
 from .codec_init import CodecInit, init_shapes
 from .config import SplitFineTuning
 from .front import Front
-from .front_averaging import weight_tensors
-from .handshake import Offer, Schedule, digest_of, shares
+from .handshake import Schedule, digest_of, shares
+from .protocol import (
+    Done,
+    Evaluated,
+    EvaluationBatch,
+    FirstMicroBatch,
+    FrontWeights,
+    Gradient,
+    MicroBatch,
+    Offer,
+    Saved,
+    StepsPerEpoch,
+)
 from .statistics import CodeStatistics
 from .training import freeze
 from .wire_codec import batch_tensors, codec_message, gradient_tensors
@@ -166,17 +179,16 @@ class _Planner:
         """Return all flows, and the traffic of vanilla split learning."""
         names = self.setting.nodes
         flows = [*handshake_flows(names), *self._before(), *self._steps(), *self._averages(), *self._evaluations()]
-        done = Message("control", fields={"what": "done"})
-        flows += [*self._saved(), Flow.of("down", done, self.all_edges, self.schedule.total)]
+        flows += [*self._saved(), Flow.of("down", Done().message(), self.all_edges, self.schedule.total)]
         return TrafficPlan("step", names, flows, self.task.notes, {"vanilla split learning": self.traffic.vanilla})
 
     def _before(self) -> Iterator[Flow]:
         parameters = sum(p.numel() for p in self.front.parameters())
         for edge, lengths in enumerate(self.task.edges):
-            offer = Offer(self.front.plan, len(lengths.train), parameters, digest_of(self.task.labels), self.trains)
-            yield Flow.of("up", offer.to_message(), [edge])
-        fields: dict[str, Scalar] = {"what": "schedule", "steps_per_epoch": self.schedule.steps_per_epoch}
-        yield Flow.of("down", Message("control", fields=fields), self.all_edges)
+            labels = digest_of(self.task.labels)
+            offer = Offer(self.front.plan.to_json(), labels, len(lengths.train), parameters, self.trains)
+            yield Flow.of("up", offer.message(), [edge])
+        yield Flow.of("down", StepsPerEpoch(self.schedule.steps_per_epoch).message(), self.all_edges)
         shapes = init_shapes(self.front.plan)
         init = CodecInit(**{name: torch.zeros(shape) for name, shape in shapes.items()})
         message = codec_message(init, self.config.codec_encoding)
@@ -186,7 +198,7 @@ class _Planner:
 
     def _steps(self) -> Iterator[Flow]:
         """Yield activations and gradients, messages of equal size as one flow."""
-        up: dict[tuple[_Size, int, tuple[int, ...]], list[tuple[int, int]]] = defaultdict(list)
+        up: dict[tuple[_Size, int, FirstMicroBatch | MicroBatch], list[tuple[int, int]]] = defaultdict(list)
         down: dict[tuple[_Size, int], list[tuple[int, int]]] = defaultdict(list)
         for edge, (data, batches) in enumerate(zip(self.task.edges, self.batches, strict=True)):
             for step in range(self.schedule.total):
@@ -194,20 +206,19 @@ class _Planner:
                 micros = _micros(lengths, self.config.micro_batches)
                 for number, part in enumerate(micros):
                     size = _Size.of(part, ragged=self.config.ragged)
-                    head: tuple[int, ...] = (len(lengths), len(micros)) if number == 0 else ()
-                    up[size, number, head].append((edge, step))
+                    header = FirstMicroBatch(len(lengths), len(micros)) if number == 0 else MicroBatch()
+                    up[size, number, header].append((edge, step))
                     if self.trains:
                         down[size, number].append((edge, step))
-        for (size, number, head), where in up.items():
-            fields: dict[str, Scalar] = dict(zip(("examples", "micros"), head, strict=True)) if head else {}
-            message = self._batch("activation", size, number, fields)
+        for (size, number, header), where in up.items():
+            message = self._batch(header, size, number)
             for _ in where:
                 self.traffic.count_step(size.tokens, 0, message, gradients=self.trains)
             yield _flow("up", message, where)
         for (size, number), where in down.items():
             yield _flow("down", self._gradient(size, number), where)
 
-    def _batch(self, kind: str, size: _Size, number: int, fields: Mapping[str, Scalar]) -> Message:
+    def _batch(self, header: Control, size: _Size, number: int) -> Message:
         plan = self.front.plan
         q = plan.options.sentence_vector
         sentence = np.zeros((size.sentences, q), np.float32) if q else None
@@ -215,7 +226,7 @@ class _Planner:
         lengths, labels = np.ones(size.sentences, np.int32), np.zeros(size.sentences, np.int64)
         arrays = codes, sentence, lengths, labels
         tensors = batch_tensors(*arrays, self.config, self.statistics, self.task.longest, len(self.task.labels))
-        return Message(kind, micro=number, tensors=tensors, fields=fields)
+        return header.message(micro=number, tensors=tensors)
 
     def _gradient(self, size: _Size, number: int) -> Message:
         plan = self.front.plan
@@ -223,19 +234,18 @@ class _Planner:
         if q := plan.options.sentence_vector:
             gradients["sentence"] = np.zeros((size.sentences, q), np.float32)
         tensors = gradient_tensors(gradients, _groups(size), self.config, Seed(0))
-        return Message("gradient", micro=number, tensors=tensors)
+        return Gradient().message(micro=number, tensors=tensors)
 
     def _averages(self) -> Iterator[Flow]:
         when = [done for done in self._ends() if self.schedule.averages(done)]
         if not (when and self.trains):
             return
-        arrays = {n: np.zeros(p.shape, np.float32) for n, p in self.front.named_parameters() if p.requires_grad}
-        message = Message("weights", tensors=weight_tensors(arrays, self.config.average_encoding))
+        weights = {n: torch.zeros(p.shape) for n, p in self.front.named_parameters() if p.requires_grad}
+        message = FrontWeights().message(tensors=weight_tensors(weights, self.config.average_encoding))
         yield Flow.of("up", message, self.all_edges, when)
         yield Flow.of("down", message, self.all_edges, when)
 
     def _evaluations(self) -> Iterator[Flow]:
-        evaluated = Message("control", fields={"what": "evaluated"})
         for which in ("dev", "spare"):
             is_due = self.schedule.evaluates if which == "dev" else self.schedule.scores_spare
             when = [done for done in self._ends() if is_due(done)]
@@ -245,16 +255,16 @@ class _Planner:
                 lengths = np.sort(getattr(data, which))
                 for number, at in enumerate(range(0, len(lengths), EVALUATION_BATCH_SIZE)):
                     size = _Size.of(lengths[at : at + EVALUATION_BATCH_SIZE], ragged=self.config.ragged)
-                    message = self._batch("evaluation", size, number, {})
+                    message = self._batch(EvaluationBatch(), size, number)
                     for _ in when:
                         self.traffic.count_evaluation(size.tokens, message)
                     yield Flow.of("up", message, [edge], when)
-            yield Flow.of("up", evaluated, self.all_edges, when)
+            yield Flow.of("up", Evaluated().message(), self.all_edges, when)
 
     def _saved(self) -> Iterator[Flow]:
         when = [done for done in self._ends() if self.schedule.saves(done)]
         if when and not self.trains:
-            yield Flow.of("down", Message("control", fields={"what": "saved"}), self.all_edges, when)
+            yield Flow.of("down", Saved().message(), self.all_edges, when)
 
     def _ends(self) -> range:
         return range(1, self.schedule.total + 1)

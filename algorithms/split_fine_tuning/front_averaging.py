@@ -15,13 +15,14 @@ from torch import nn
 
 from ...core.errors import RunFailedError, StorageError, WireError
 from ...core.message import Array, Message, Tensor
-from ...engines.split.wire_codec import CASTS
+from ...engines.split.wire_codec import read_weights, shapes_of, weight_tensors
+from .protocol import CLOUD
 
 _PREFIX = "common."
 
 
 class FrontAverage:
-    """The front of one edge, and the last weights common to all edges.
+    """The front of one edge, on its device, and the last weights common to all edges, on the CPU.
 
     Parameters
     ----------
@@ -34,12 +35,12 @@ class FrontAverage:
     def __init__(self, module: nn.Module, encoding: str) -> None:
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._encoding = encoding
-        self._common = {n: p.detach().clone() for n, p in self._parameters.items()}
+        self._common = {n: p.detach().cpu().clone() for n, p in self._parameters.items()}
 
     def differences(self) -> dict[str, Tensor]:
         """Return the difference of each parameter from the common one, as wire tensors."""
-        arrays = {n: (p.detach() - self._common[n]).numpy() for n, p in self._parameters.items()}
-        return weight_tensors(arrays, self._encoding)
+        differences = {n: p.detach().cpu() - self._common[n] for n, p in self._parameters.items()}
+        return weight_tensors(differences, self._encoding)
 
     @torch.no_grad()
     def apply_mean(self, message: Message) -> None:
@@ -50,15 +51,9 @@ class FrontAverage:
         WireError
             The message is not a mean of these parameters.
         """
-        shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
-        theirs = {n: t.array.shape for n, t in message.tensors.items()}
-        if message.kind != "weights" or theirs != shapes:
-            raise WireError(
-                f"expected the mean of {len(shapes)} weights, got '{message.kind}' of {len(theirs)} tensors"
-            )
-        for name, parameter in self._parameters.items():
-            self._common[name] += torch.from_numpy(np.array(message.array(name), np.float32))
-            parameter.copy_(self._common[name])
+        for name, mean in read_weights(message, shapes_of(self._parameters), CLOUD).items():
+            self._common[name] += mean
+            self._parameters[name].copy_(self._common[name])
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the common weights as the arrays of a checkpoint."""
@@ -82,13 +77,8 @@ class FrontAverage:
             common.copy_(torch.from_numpy(np.array(saved)))
 
 
-def weight_tensors(arrays: Mapping[str, Array], encoding: str) -> dict[str, Tensor]:
-    """Return named float32 arrays as wire tensors with ``encoding`` (raw, fp16 or bf16)."""
-    return {name: Tensor(array, CASTS[encoding]) for name, array in arrays.items()}
-
-
-def weighted_mean(contributions: Iterable[tuple[str, float, Message]]) -> dict[str, Array]:
-    """Return the weighted mean of the edges' tensors as float32, summed in fp64 in the order given.
+def weighted_mean(contributions: Iterable[tuple[str, float, Message]]) -> dict[str, torch.Tensor]:
+    """Return the weighted mean of the edges' tensors as float32 on the CPU, summed in fp64 in the order given.
 
     Parameters
     ----------
@@ -114,4 +104,4 @@ def weighted_mean(contributions: Iterable[tuple[str, float, Message]]) -> dict[s
         for name, array in arrays.items():
             term = array.astype(np.float64) * weight
             sums[name] = sums[name] + term if name in sums else term
-    return {n: a.astype(np.float32) for n, a in sums.items()}
+    return {n: torch.from_numpy(a.astype(np.float32)) for n, a in sums.items()}

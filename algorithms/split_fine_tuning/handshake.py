@@ -7,67 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...core.errors import ConfigError, RefusedError, WireError
-from ...core.message import Message
+from ...core.errors import ConfigError, RefusedError
 from ...data.batches import natural_steps
 from ...data.registry import task as task_entry
 from .config import SplitFineTuning
 from .plan import SplitPlan
+from .protocol import Offer
 
 #: Name of the score on the spare examples.
 SPARE = "spare"
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """An edge's description of itself.
-
-    Attributes
-    ----------
-    plan : SplitPlan
-        The edge's plan of the split.
-    examples, parameters : int
-        Number of its training examples, and of the parameters of its front.
-    labels : str
-        :func:`digest_of` the names of its classes.
-    trains : bool
-        Whether it needs gradients; False if its front is frozen.
-    """
-
-    plan: SplitPlan
-    examples: int
-    parameters: int
-    labels: str
-    trains: bool
-
-    def to_message(self) -> Message:
-        """Return the offer as a message."""
-        numbers = {"examples": self.examples, "parameters": self.parameters, "trains": self.trains}
-        return Message(
-            "control", fields={"what": "offer", "plan": self.plan.to_json(), "labels": self.labels, **numbers}
-        )
-
-    @classmethod
-    def from_message(cls, message: Message) -> Offer:
-        """Read and check an offer.
-
-        Raises
-        ------
-        WireError
-            The message is not an offer.
-        RefusedError
-            The plan in it is invalid.
-        """
-        plan, labels, examples, parameters, trains = (
-            message.fields.get(n) for n in ("plan", "labels", "examples", "parameters", "trains")
-        )
-        if (
-            not (isinstance(plan, str) and isinstance(labels, str) and isinstance(trains, bool))
-            or not (isinstance(examples, int) and isinstance(parameters, int))
-            or examples < 1
-        ):
-            raise WireError(f"expected an edge's offer, got '{message.kind}'")
-        return cls(SplitPlan.from_json(plan), examples, parameters, labels, trains)
 
 
 def digest_of(labels: Sequence[str]) -> str:
@@ -125,7 +73,7 @@ def agree_on_schedule(offers: Mapping[str, Offer], plan: SplitPlan, config: Spli
     first, reference = next(iter(offers.items()))
     for node, offer in offers.items():
         try:
-            plan.require_equal(offer.plan)
+            plan.require_equal(SplitPlan.from_json(offer.plan))
         except RefusedError as error:
             raise RefusedError(f"edge '{node}' and the cloud: {error.message}", hint=error.hint) from error
         if offer.labels != reference.labels:

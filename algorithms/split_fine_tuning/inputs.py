@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...core.errors import RunFailedError, WireError
 from ...core.message import Array, Message
+from ...engines.split.received_codes import ReceivedCodes
+from ...engines.split.token_rows import TokenRows
+from ...engines.split.wire_codec import Floats, floats_of, read_floats
 from .plan import SplitPlan
-from .ragged import mask_of, unflatten
 from .wire_codec import codes_of
 
+_NAMES = {"codes", "mean", "sentence", "lengths", "labels"}
 
+
+@dataclass(frozen=True, slots=True)
 class TrunkInputs:
-    """The checked contents of an activation or evaluation message.
+    """The checked contents of an activation or evaluation message, on the trunk's device.
 
     Attributes
     ----------
-    codes : Tensor [M, w]
+    tokens : ReceivedCodes
+        Codes [M, w] and their layout.
     sentence : Tensor [B, q] or None
-    mask : Tensor [B, T]
     labels : Tensor [B]
-    groups : int64 array [B]
-        Rows of ``codes`` that belong to each sentence.
     """
 
-    def __init__(
-        self,
-        codes: torch.Tensor,
-        sentence: torch.Tensor | None,
-        lengths: Array,
-        labels: torch.Tensor,
-        ragged: bool,
-    ) -> None:
-        self.codes, self.sentence, self.labels, self.ragged = codes, sentence, labels, ragged
-        width = None if ragged else len(codes) // max(len(lengths), 1)
-        self.mask = mask_of(torch.from_numpy(lengths), width)
-        self.groups: Array = lengths if ragged else np.full(len(lengths), self.mask.shape[1])
+    tokens: ReceivedCodes
+    sentence: torch.Tensor | None
+    labels: torch.Tensor
 
     @classmethod
     def from_message(
-        cls, message: Message, plan: SplitPlan, *, ragged: bool, max_length: int, sender: str
+        cls, message: Message, plan: SplitPlan, *, ragged: bool, max_length: int, device: torch.device, sender: str
     ) -> TrunkInputs:
         """Read and check a message.
 
@@ -53,34 +48,38 @@ class TrunkInputs:
             Whether padding was left out.
         max_length : int
             Maximum number of tokens of a sentence.
+        device : torch.device
         sender : str
             Names the sender in errors.
 
         Raises
         ------
         WireError
-            A tensor is missing, or shapes or values do not match each other or the plan.
+            A tensor is missing or unknown, or shapes or values do not match each other or the plan.
         RunFailedError
             A code is not finite.
         """
         lengths = _integers(message, "lengths", 1, max_length, sender)
         labels = _integers(message, "labels", 0, plan.classes - 1, sender)
         _check_shapes(message, lengths, labels, plan, ragged, sender)
-        codes = codes_of(message, "codes")
-        sentence = codes_of(message, "sentence") if plan.options.sentence_vector else None
-        if not all(torch.isfinite(t).all() for t in (codes, sentence) if t is not None):
+        shape = message.array("codes").shape
+        rows = TokenRows.of_lengths(lengths, ragged, None if ragged else shape[0] // len(lengths))
+        codes, sentence = codes_of(message, shape, sender), None
+        if q := plan.options.sentence_vector:
+            sentence = read_floats(message, "sentence", (len(lengths), q), sender).to(device)
+        found = cls(ReceivedCodes(rows, codes.to(device)), sentence, torch.from_numpy(labels).to(device))
+        if not all(torch.isfinite(tensor).all() for tensor in found._leaves().values()):
             raise RunFailedError(
                 f"{sender} sent codes that are not finite", hint="lower learning_rate or codec_lr_factor"
             )
-        return cls(codes, sentence, lengths, torch.from_numpy(labels), ragged)
+        return found
 
     def require_gradients(self) -> None:
         """Make the next backward pass compute :meth:`gradients`."""
-        self.codes.requires_grad_()
-        if self.sentence is not None:
-            self.sentence.requires_grad_()
+        for tensor in self._leaves().values():
+            tensor.requires_grad_()
 
-    def gradients(self, sender: str) -> dict[str, NDArray[np.float32]]:
+    def gradients(self, sender: str) -> dict[str, Floats]:
         """Return ∂L/∂codes [M, w] and, if there are sentence vectors, their gradients [B, q].
 
         Raises
@@ -89,21 +88,19 @@ class TrunkInputs:
             A gradient is not finite.
         """
         found = {}
-        for name, tensor in (("codes", self.codes), ("sentence", self.sentence)):
-            if tensor is None or tensor.grad is None:
+        for name, tensor in self._leaves().items():
+            if tensor.grad is None:
                 continue
             if not torch.isfinite(tensor.grad).all():
                 raise RunFailedError(
                     f"the gradients for {sender} are not finite", hint="lower learning_rate or codec_lr_factor"
                 )
-            found[name] = tensor.grad.numpy()
+            found[name] = floats_of(tensor.grad)
         return found
 
-    def padded(self) -> torch.Tensor:
-        """Return the codes as [B, T, w]."""
-        if self.ragged:
-            return unflatten(self.codes, self.mask)
-        return self.codes.view(*self.mask.shape, -1)
+    def _leaves(self) -> dict[str, torch.Tensor]:
+        leaves = {"codes": self.tokens.codes}
+        return leaves if self.sentence is None else {**leaves, "sentence": self.sentence}
 
 
 def _integers(message: Message, name: str, least: int, most: int, sender: str) -> Array:
@@ -119,6 +116,8 @@ def _integers(message: Message, name: str, least: int, most: int, sender: str) -
 
 def _check_shapes(message: Message, lengths: Array, labels: Array, plan: SplitPlan, ragged: bool, sender: str) -> None:
     shapes = {name: tensor.array.shape for name, tensor in message.tensors.items()}
+    if unknown := sorted(set(shapes) - _NAMES):
+        raise WireError(f"{sender} sent the unknown tensor '{unknown[0][:80]}'")
     if len(labels) != len(lengths):
         raise WireError(f"{sender} sent {len(labels)} labels for {len(lengths)} sentences")
     codes = shapes.get("codes", ())
@@ -133,10 +132,3 @@ def _check_shapes(message: Message, lengths: Array, labels: Array, plan: SplitPl
         raise WireError(
             f"{sender} sent sentence vectors of shape {shapes.get('sentence')}, expected {q} numbers per sentence"
         )
-
-
-def expect(message: Message, kind: str, node: str) -> Message:
-    """Return ``message`` if it is of ``kind``; otherwise raise a :class:`WireError` that names the edge."""
-    if message.kind != kind:
-        raise WireError(f"expected '{kind}' from edge '{node}', got '{message.kind}'")
-    return message

@@ -17,11 +17,12 @@ from ...core.errors import DataError
 from ...core.seeds import Seed
 from ...data.batches import Batch, evaluation_batches
 from ...data.encoded import EncodedSet
+from ...engines.split.placement import Placement
+from ...engines.split.seeded_dropout import OwnGeneratorDropout
 from ...models.state_arrays import from_arrays, to_arrays
 from ...runs.checkpoints import CheckpointStore
-from .builders import Builder, TaskData, inputs_of
+from .builders import EVALUATION_BATCH_SIZE, Builder, inputs_of
 from .config import SplitFineTuning
-from .dropout import DropoutSeeds
 from .handshake import SPARE, Schedule, shares
 from .optimizer import make_optimizer, make_schedule
 
@@ -76,7 +77,9 @@ class UnsplitTraining:
     def __init__(self, config: SplitFineTuning, builder: Builder, edges: int) -> None:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.config = config
-        self.model, tokenizer = builder.unsplit()
+        self.placement = Placement(config)
+        model, tokenizer = builder.unsplit()
+        self.model = self.placement.place(model)
         self.task = builder.task(tokenizer)
         batch_sizes = shares(config.batch_size, edges)
         self.shards = [self.task.shard(index, edges) for index in range(edges)]
@@ -84,7 +87,8 @@ class UnsplitTraining:
         self.schedule = Schedule(steps, config)
         self.plans = [shard.plan(size, steps) for shard, size in zip(self.shards, batch_sizes, strict=True)]
         self.optimizer, self.scheduler = make_optimizer(self.model, config, self.schedule.total)
-        self.dropout = DropoutSeeds(self.model, builder.seed.child("dropout", "whole"))
+        seed = builder.seed.child("dropout", "whole")
+        self.dropout = OwnGeneratorDropout(self.model, seed, self.placement.device)
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
 
@@ -93,14 +97,22 @@ class UnsplitTraining:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         batches = [shard.batch(plan, step) for shard, plan in zip(self.shards, self.plans, strict=True)]
-        self.losses.append(_step(self.model, batches, self.dropout, step))
+        self.losses.append(_step(self.model, batches, self.dropout, step, self.placement))
         self.optimizer.step()
         self.scheduler.step()
         if self.schedule.evaluates(step + 1):
             task = self.task
-            self.evaluations.append({"step": step + 1, task.metric: evaluate(self.model, task, task.dev)})
+            self.evaluations.append({"step": step + 1, task.metric: self._evaluate(task.dev)})
             if self.schedule.scores_spare(step + 1) and task.spare is not None:
-                self.evaluations[-1][SPARE] = evaluate(self.model, task, task.spare)
+                self.evaluations[-1][SPARE] = self._evaluate(task.spare)
+
+    @torch.no_grad()
+    def _evaluate(self, examples: EncodedSet) -> float:
+        """Compute the task's metric on ``examples``."""
+        self.model.eval()
+        batches = list(evaluation_batches(examples, EVALUATION_BATCH_SIZE))
+        predictions = [_logits(self.model, batch, self.placement).argmax(-1).cpu().numpy() for batch in batches]
+        return self.task.score(np.concatenate([b.labels for b in batches]), np.concatenate(predictions))
 
     def restore(self, checkpoints: CheckpointStore) -> int:
         """Load the newest checkpoint; return its number of steps, 0 without one."""
@@ -134,30 +146,25 @@ class UnsplitTraining:
         }
 
 
-def _step(model: torch.nn.Module, batches: list[Batch], dropout: DropoutSeeds, step: int) -> float:
+def _step(
+    model: torch.nn.Module, batches: list[Batch], dropout: OwnGeneratorDropout, step: int, placement: Placement
+) -> float:
     """Accumulate the gradients of one step; return the mean loss over the examples of all batches."""
     total = sum(map(len, batches))
     value = 0.0
     for index, batch in enumerate(batches):
         dropout.reseed(step, index)
-        loss = functional.cross_entropy(_logits(model, batch), torch.from_numpy(batch.labels), reduction="sum") / total
+        labels = torch.from_numpy(batch.labels).to(placement.device)
+        loss = functional.cross_entropy(_logits(model, batch, placement).float(), labels, reduction="sum") / total
         loss.backward()  # type: ignore[no-untyped-call]
         value += float(loss.detach())
     return value
 
 
-def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    logits: torch.Tensor = model(**inputs_of(batch))
+def _logits(model: torch.nn.Module, batch: Batch, placement: Placement) -> torch.Tensor:
+    with placement.autocast():
+        logits: torch.Tensor = model(**placement.tensors(inputs_of(batch)))
     return logits
-
-
-@torch.no_grad()
-def evaluate(model: torch.nn.Module, task: TaskData, examples: EncodedSet) -> float:
-    """Compute the task's metric of an unsplit model on ``examples``."""
-    model.eval()
-    batches = list(evaluation_batches(examples, 64))
-    predictions = [_logits(model, batch).argmax(-1).numpy() for batch in batches]
-    return task.score(np.concatenate([b.labels for b in batches]), np.concatenate(predictions))
 
 
 def no_data(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Wire encoding of codes and their gradients: chooses centers and scales for the quantizers of ``wire.encodings``.
+"""Wire encoding of a micro-batch: codes with their mean, sentence vectors, lengths and labels; and its gradients.
 
 Codes are centered and scaled by *running* statistics, so that the quantization grid of a sentence does not depend on
 the other sentences of its batch. Gradients are scaled by their own values, per channel and per sentence, and rounded
@@ -11,30 +11,29 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ...core.errors import WireError
-from ...core.message import Array, Encoding, Message, Tensor
+from ...core.errors import RefusedError, WireError
+from ...core.message import Array, Message, Tensor
 from ...core.seeds import Seed
-from ...engines.split.wire_codec import CASTS, gradient_tensor, small_integers
-from ...wire.encodings import Int2, Int4, Int8
+from ...engines.split.wire_codec import (
+    BITS_PER_NUMBER,
+    CASTS,
+    Floats,
+    activation_tensor,
+    floats_of,
+    gradient_tensor,
+    read_floats,
+    small_integers,
+    weight_tensors,
+)
 from .codec_init import CodecInit
 from .config import SplitFineTuning
 from .plan import SplitPlan
+from .protocol import CodecValues
 from .statistics import CodeStatistics
 
-Floats = NDArray[np.float32]
-
-#: Step of the optimal uniform quantizer of a normal variable, in standard deviations, with 16 and with 4 levels.
-STEP_INT4 = 0.335
-STEP_INT2 = 0.996
-#: Range of the 8-bit quantizer, in standard deviations on either side of the mean.
-RANGE_INT8 = 4.0
 #: torch types of the encodings by cast.
 DTYPES = {"raw": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-#: Bits per number of each encoding.
-BITS_PER_NUMBER = {"raw": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 
 
 def code_bytes(numbers: int, sentence_numbers: int, config: SplitFineTuning, *, gradients: bool = True) -> int:
@@ -53,16 +52,9 @@ def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[s
     if bits in CASTS:
         return {"codes": Tensor(codes, CASTS[bits])}
     # Subtract the rounded mean: it is the one that is sent, and that the cloud adds back.
-    mean = statistics.mean.numpy().astype(np.float16)
-    deviation = statistics.deviation.numpy()
-    encoding: Encoding
-    if bits == "int8":
-        encoding = Int8(rounding="nearest", scales=RANGE_INT8 * deviation)
-    elif bits == "int4":
-        encoding = Int4(rounding="nearest", grid="uniform16", scales=STEP_INT4 * deviation)
-    else:
-        encoding = Int2(rounding="nearest", scales=STEP_INT2 * deviation)
-    return {"codes": Tensor(codes - mean.astype(np.float32), encoding), "mean": Tensor(mean)}
+    mean = floats_of(statistics.mean).astype(np.float16)
+    centered = codes - mean.astype(np.float32)
+    return {"codes": activation_tensor(centered, bits, floats_of(statistics.deviation)), "mean": Tensor(mean)}
 
 
 def batch_tensors(
@@ -107,39 +99,41 @@ def gradient_tensors(
     return tensors
 
 
-def codes_of(message: Message, name: str) -> torch.Tensor:
-    """Return a writable float32 copy of the tensor ``name``, with its mean added back if the message has one."""
-    codes = np.array(message.array(name), np.float32)
-    if name == "codes" and "mean" in message.tensors:
-        mean = message.array("mean")
-        if mean.shape != codes.shape[-1:]:
-            raise WireError(f"codes of shape {codes.shape} have a mean of shape {mean.shape}")
-        codes += mean.astype(np.float32)
-    return torch.from_numpy(codes)
-
-
-def codec_message(init: CodecInit, encoding: str) -> Message:
-    """Encode the initial values of a codec: matrices with ``encoding``, the moments of the codes in float32."""
-    tensors = {
-        name: Tensor(
-            np.ascontiguousarray(tensor.numpy()), None if name in ("code_mean", "code_variance") else CASTS[encoding]
-        )
-        for name, tensor in init.tensors().items()
-    }
-    return Message("codec", tensors=tensors)
-
-
-def codec_init_of(message: Message, plan: SplitPlan) -> CodecInit:
-    """Read and check a ``codec`` message.
+def codes_of(message: Message, shape: tuple[int, ...], peer: str) -> torch.Tensor:
+    """Return the codes of a message on the CPU, with their mean added back if the message has one.
 
     Raises
     ------
     WireError
-        The message is of another kind.
-    RefusedError
-        Its tensors do not match the plan.
+        The codes are not float32 of this shape, or their mean is not one number per channel.
     """
-    if message.kind != "codec":
-        raise WireError(f"expected 'codec' from the first edge, got '{message.kind}'")
+    codes = read_floats(message, "codes", shape, peer)
+    if "mean" in message.tensors:
+        mean = message.array("mean")
+        if mean.shape != shape[-1:] or mean.dtype != np.float16:
+            raise WireError(f"{peer}: codes of shape {shape} have a mean of shape {mean.shape} and type {mean.dtype}")
+        codes += torch.from_numpy(mean.astype(np.float32))
+    return codes
+
+
+def codec_message(init: CodecInit, encoding: str) -> Message:
+    """Encode the initial values of a codec: matrices with ``encoding``, the moments of the codes in float32."""
+    tensors = init.tensors()
+    moments = {name: tensors.pop(name) for name in ("code_mean", "code_variance")}
+    return CodecValues().message(tensors=weight_tensors(moments) | weight_tensors(tensors, encoding))
+
+
+def codec_init_of(message: Message, plan: SplitPlan, peer: str) -> CodecInit:
+    """Read and check initial values of a codec.
+
+    Raises
+    ------
+    WireError
+        The message is of another type, or its tensors do not match the plan.
+    """
+    CodecValues.read(message, peer)
     tensors = {name: torch.from_numpy(np.array(t.array)) for name, t in message.tensors.items()}
-    return CodecInit.from_tensors(tensors, plan)
+    try:
+        return CodecInit.from_tensors(tensors, plan)
+    except RefusedError as error:
+        raise WireError(f"{peer}: {error.message}", hint=error.hint) from error

@@ -65,7 +65,6 @@ class VHL(FederatedConfig):
     augment: Literal["none", "official"] = Field(
         "none", description="official: published crop, flip and Cutout for both kinds of images; FMNIST resized to 32"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: train under autocast")
 
     local_epochs: int = Field(2, ge=1, description="E")
     batch: int = Field(32, ge=2, description="natural images per step, B")

@@ -73,8 +73,8 @@ class VirtualRecipe(BaseModel):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the set on the wire: one per pixel and one per label (two per label for more than 256 classes)."""
-        return self.count * (self.channels * self.size**2 + (1 if self.classes <= 256 else 2))
+        """Bytes of the images; labels need none, since they follow from the recipe."""
+        return self.count * self.channels * self.size**2
 
 
 def _defaults(generator: str, classes: int, size: int) -> dict[str, Any]:

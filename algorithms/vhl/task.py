@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -14,31 +14,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from torch import Tensor, autocast
+from torch import Tensor
 
 from ...core.seeds import Seed
-from ...data.image_transforms import ImageTransform, image_transforms, resize_images
+from ...data.image_transforms import image_transforms, resize_images
 from ...data.images import ImageTask
 from ...engines.federated.client_pool import cohort
-from ...engines.federated.local import Objective, Sgd, train
+from ...engines.federated.local import Sgd, train
 from ...engines.federated.means import Means
 from ...engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, FedNova, Scaffold, Work
 from ...engines.federated.tree import NamedArrays
-from ...models.flat_params import FlatModel
+from ...models.flat_params import FlatModel, host_array
 from ...models.image_classifiers import build
 from ...models.staged import StagedNet
-from .batch_norm import forward_both, frozen_statistics
+from .batch_norm import frozen_statistics
+from .batches import anchor_batches, image_batches, split_batches
 from .config import VHL
 from .describe import describe_partition, describe_virtual
+from .evaluation import predictions, scores_on
 from .heads import select_feature_layer, widen_head
-from .losses import LossParts, VHLLoss
+from .losses import VHLLoss
+from .objective import objective, sample_losses, terms
 from .virtual import VirtualData, VirtualRecipe
-
-_TEST_BATCH = 512
-
-#: Reported figure -> attribute of LossParts.
-_TERMS = {"train_ce": "natural", "virtual_ce": "virtual", "align_loss": "align", "noise_loss": "noise"}
-_DOMAIN = {"domain_loss": "domain"}
 
 
 class VHLTask:
@@ -167,21 +164,18 @@ class VHLTask:
     def work(self, flat: FlatModel, client: int, round_index: int) -> Work:
         """A client's batches, loss and optimizer for round ``round_index``."""
         batches = list(self._batches(client, self._seed.child("round", round_index, "client", client)))
-        # Contrastive terms have no per-sample losses, and per-sample losses are implemented in float32 only.
-        each = _sample_losses if not self._config.virtual.enabled and self._config.precision != "bf16" else None
+        each = None if self._config.virtual.enabled else sample_losses  # contrastive terms have no per-sample losses
         sgd = self.sgd_of(client, round_index)
         means = Means(self.reports) if self.reports else None
-        objective = self._objective(flat, means)
+        loss = objective(flat.module, self.loss, self._config.virtual, means)
         option_1 = self._config.method == "scaffold" and self._config.scaffold_option == 1
         whole = self._weighted_epoch(batches) if option_1 else ()
-        return Work(
-            objective, batches, len(self.parts[client]), sgd, sample_losses=each, means=means, full_batches=whole
-        )
+        return Work(loss, batches, len(self.parts[client]), sgd, sample_losses=each, means=means, full_batches=whole)
 
     def work_size(self, client: int) -> tuple[int, int]:
         """Samples and steps of a client in any round, computed without making batches."""
         part = self.parts[client]
-        epoch = _split_batches(part, self._config.batch, allow_single=self.recipe is not None)
+        epoch = split_batches(part, self._config.batch, allow_single=self.recipe is not None)
         return len(part), self._config.local_epochs * len(epoch)
 
     def _weighted_epoch(self, batches: Sequence[tuple[Any, ...]]) -> Sequence[tuple[float, Any]]:
@@ -212,38 +206,6 @@ class VHLTask:
         size = self._config.per_round
         return sum(client in cohort(self._seed, r, self._population, size) for r in range(1, round_index))
 
-    def _objective(self, flat: FlatModel, means: Means | None) -> Objective:
-        model, settings = flat.module, self._config.virtual
-        half = self._config.precision == "bf16"
-
-        def plain(batch: Any) -> Tensor:
-            x, y = batch
-            with autocast("cpu", torch.bfloat16, enabled=half):
-                logits = model(x)[0]
-            return F.cross_entropy(logits.float(), y)
-
-        def with_images(batch: Any) -> Tensor:
-            epoch, x, y, x_v, y_v = batch
-            with autocast("cpu", torch.bfloat16, enabled=half):
-                logits, features = forward_both(model, x, x_v, settings.bn)
-            return report(self.loss(logits, features, y, y_v, epoch=epoch))
-
-        def with_anchors(batch: Any) -> Tensor:
-            epoch, x, y, y_v, seed = batch
-            with autocast("cpu", torch.bfloat16, enabled=half):
-                logits, features = model(x)
-            generator = torch.Generator().manual_seed(seed)
-            return report(self.loss(logits, features, y, y_v, epoch=epoch, generator=generator))
-
-        def report(parts: LossParts) -> Tensor:
-            if means is not None:
-                means.add(*(getattr(parts, name) for name in self._terms.values()))
-            return parts.total
-
-        if not settings.enabled:
-            return plain
-        return with_images if settings.has_images else with_anchors
-
     def _batches(self, client: int, seed: Seed) -> Iterator[tuple[Any, ...]]:
         part = self.parts[client]
         generator = torch.Generator().manual_seed(seed.value)
@@ -251,45 +213,24 @@ class VHLTask:
         virtual_batches = self._virtual_batches(seed)
         for epoch in range(self._config.local_epochs):
             order = part[torch.randperm(len(part), generator=generator)]
-            for rows in _split_batches(order, self._config.batch, allow_single=self.recipe is not None):
+            for rows in split_batches(order, self._config.batch, allow_single=self.recipe is not None):
                 natural = self._prepare(self._x[rows], augmentation), self._y[rows]
                 yield (epoch, *natural, *next(virtual_batches)) if self._config.virtual.enabled else natural
 
     def _virtual_batches(self, seed: Seed) -> Iterator[tuple[Any, Any]]:
         """Endless batches of virtual images and labels, or of labels of Gaussian anchors and a seed to draw them."""
         generator = torch.Generator().manual_seed(seed.child("virtual").value)
+        size = self._config.virtual.batch
         if self.recipe is None:
-            return self._anchor_labels(generator)
-        return self._image_batches(generator, torch.Generator().manual_seed(seed.child("augment virtual").value))
-
-    def _anchor_labels(self, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:
-        size = (self._config.virtual.batch,)
-        while True:
-            labels = torch.randint(self._virtual_classes, size, generator=generator)
-            yield labels, int(torch.randint(1 << 62, (), generator=generator))
-
-    def _image_batches(
-        self, generator: torch.Generator, augmentation: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches in a new random order per pass; an incomplete last batch of a pass is dropped."""
-        labels = self._virtual_labels()
-        size = min(self._config.virtual.batch, len(labels))
-        while True:
-            order = torch.randperm(len(labels), generator=generator)
-            for rows in torch.split(order[: len(order) // size * size], size):
-                yield self._prepare_virtual(self.virtual_data.images[rows], augmentation), labels[rows]
+            return anchor_batches(self._virtual_classes, size, generator)
+        augmentation = torch.Generator().manual_seed(seed.child("augment virtual").value)
+        images, labels = self.virtual_data.images, self._virtual_labels()
+        return image_batches(images, labels, size, self._prepare_virtual, generator, augmentation)
 
     @property
     def reports(self) -> Sequence[str]:
         """Names of the loss terms that clients report; none without virtual data."""
-        return tuple(self._terms)
-
-    @property
-    def _terms(self) -> Mapping[str, str]:
-        settings = self._config.virtual
-        if not settings.enabled:
-            return {}
-        return _TERMS | _DOMAIN if settings.domain_weight else _TERMS
+        return tuple(terms(self._config.virtual))
 
     def refine(self, flat: FlatModel, state: NamedArrays, round_index: int) -> NamedArrays:
         """Train the aggregated state on virtual images for ``server_retrain`` steps.
@@ -302,20 +243,17 @@ class VHLTask:
         """
         if not (steps := self._config.virtual.server_retrain):
             return state
-        half = self._config.precision == "bf16"
 
-        def objective(batch: tuple[Tensor, Tensor]) -> Tensor:
-            with autocast("cpu", torch.bfloat16, enabled=half):
-                logits = flat.module(batch[0])[0]
-            return F.cross_entropy(logits.float(), self.loss.virtual_targets(batch[1]))
+        def retraining_loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+            return F.cross_entropy(flat.module(batch[0])[0].float(), self.loss.virtual_targets(batch[1]))
 
         flat.load(state[FLOATS], state[INTEGERS])
         batches = islice(self._virtual_batches(self._seed.child("round", round_index, "server")), steps)
         with frozen_statistics(flat.module):
-            train(flat, objective, batches, replace(self.sgd(round_index), mu=0.0))
-        return {**state, FLOATS: flat.floats.numpy().copy()}
+            train(flat, retraining_loss, batches, replace(self.sgd(round_index), mu=0.0))
+        return {**state, FLOATS: host_array(flat.floats).copy()}
 
-    def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
+    def metrics(self, entry: Mapping[str, Any]) -> dict[str, float]:
         """``lr``, the mean learning rate of the cohort; without virtual data also ``train_ce``, which is the loss."""
         round_index = entry["round"]
         ticks = [self._decay_ticks(client, round_index) for client in entry["cohort"]]
@@ -347,23 +285,14 @@ class VHLTask:
     def client_accuracy(self, flat: FlatModel, state: NamedArrays) -> NDArray[np.float64]:
         """Accuracy over all outputs on each client's test part, (K,), NaN if it is empty; overwrites ``flat``."""
         flat.load(state[FLOATS], state[INTEGERS])
-        correct = (self._predictions(flat, self._test_x, self._prepare) == self._test_y).numpy()
+        correct = (predictions(flat, self._test_x, self._prepare) == self._test_y).numpy()
         return np.array([correct[part].mean() if len(part) else np.nan for part in self.test_parts])
-
-    @torch.no_grad()
-    def _predictions(self, flat: FlatModel, images: Tensor, prepare: ImageTransform) -> Tensor:
-        """Index of the largest output for each image, (N,)."""
-        flat.module.eval()
-        predicted = [flat.module(prepare(x))[0].argmax(1) for x in torch.split(images, _TEST_BATCH)]
-        flat.module.train()
-        return torch.cat(predicted)
 
     def _virtual_accuracy(self, flat: FlatModel) -> float:
         """Accuracy on the virtual images, with the labels used in training."""
-        predicted = self._predictions(flat, self.virtual_data.images, self._prepare_virtual)
+        predicted = predictions(flat, self.virtual_data.images, self._prepare_virtual)
         return float((predicted == self.loss.virtual_targets(self._virtual_labels())).float().mean())
 
-    @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
         """Scores of a state on the test set (``docs/methods/vhl.md``, section 11).
 
@@ -371,33 +300,5 @@ class VHLTask:
         ``virtual_acc``.
         """
         flat.load(state[FLOATS], state[INTEGERS])
-        flat.module.eval()
-        correct = correct_natural = 0
-        loss = 0.0
-        for x, y in zip(*(torch.split(t, _TEST_BATCH) for t in (self._test_x, self._test_y)), strict=True):
-            logits = flat.module(self._prepare(x))[0]
-            natural_logits = logits[:, : self.classes]
-            correct += int((logits.argmax(1) == y).sum())
-            correct_natural += int((natural_logits.argmax(1) == y).sum())
-            loss += float(F.cross_entropy(natural_logits, y, reduction="sum"))
-        flat.module.train()
-        count = len(self._test_y)
-        scores = {"acc": correct / count, "acc_nat": correct_natural / count, "test_loss": loss / count}
+        scores = scores_on(flat, self._test_x, self._test_y, self._prepare, self.classes)
         return scores | ({} if self.recipe is None else {"virtual_acc": self._virtual_accuracy(flat)})
-
-
-def _sample_losses(model: Callable[..., tuple[Tensor, Tensor]], batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch[0])[0], batch[1], reduction="none")
-
-
-def _split_batches(order: Tensor, size: int, *, allow_single: bool) -> list[Tensor]:
-    """Split indices into batches of ``size``.
-
-    A last batch of one image is merged into the previous batch unless ``allow_single``, because batch norm cannot
-    normalize a single image.
-    """
-    batches = list(torch.split(order, size))
-    if len(batches) > 1 and len(batches[-1]) == 1 and not allow_single:
-        last = batches.pop()
-        batches[-1] = torch.cat([batches[-1], last])
-    return batches

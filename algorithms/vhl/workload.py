@@ -42,14 +42,14 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return VHLTask(config, seed, load_images(config.dataset, find, seed.child("data")), population)
 
-    def assets(self, config: VHL, task: Task, folder: Path, who: str) -> Assets | None:
+    def assets(self, config: VHL, task: Task) -> Assets | None:
         """The virtual data set; None if the run uses no virtual images."""
         if not config.virtual.has_images:
             return None
         from .distribution import Distribution
         from .task import VHLTask
 
-        return Distribution(cast(VHLTask, task), folder, who)
+        return Distribution(cast(VHLTask, task))
 
     def baseline_model(self, config: VHL, task: Task) -> FlatModel:
         """The model without outputs for virtual classes."""

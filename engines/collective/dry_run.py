@@ -11,20 +11,22 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from ...core.message import Message, Scalar, Tensor
+from ...core.control import fields_of
+from ...core.message import Message, Tensor
 from ...models.torch_internals import HashStore
 from . import gloo_backend
 from .gloo_backend import GlooGroup
+from .protocol import Reduction, Request, Transport
 from .star_backend import StarGroup, StarWork, completed
 from .star_client import Tensors
 from .star_server import StarServer
-from .tensors import to_wire
+from .tensors import DEVICES, to_wire
 
 #: What a rank sends: messages to the server, or bytes to other ranks by kind of collective.
 Sent: TypeAlias = "list[Message] | dict[str, int]"
@@ -45,13 +47,10 @@ class DryStarClient:
         self._sequence_numbers[sequence] += 1
         return self._sequence_numbers[sequence]
 
-    def send_part(
-        self, kind: str, group: str, number: int, tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Scalar]
-    ) -> None:
+    def send_part(self, kind: str, number: int, request: Request, tensors: Mapping[str, torch.Tensor]) -> None:
         """Record a rank's part of a collective; only shapes and types of its tensors are kept."""
-        header = {"group": group, "generation": self.generation, **fields}
         packed = {name: _without_values(to_wire(tensor)) for name, tensor in tensors.items()}
-        self._requests.append(Message(kind, micro=number, tensors=packed, fields=header))
+        self._requests.append(Message(kind, micro=number, tensors=packed, fields=fields_of(request)))
 
     def drain(self) -> list[Message]:
         """Return the requests since the last call."""
@@ -72,9 +71,16 @@ class DryStar(StarGroup):
         return completed(tensors)
 
     def _collective(
-        self, kind: str, sent: Tensors | None, fields: dict[str, Any], unpack: Any, tensors: Sequence[torch.Tensor]
+        self,
+        kind: str,
+        sent: Tensors | None,
+        unpack: Any,
+        tensors: Sequence[torch.Tensor],
+        *,
+        operation: Reduction | None = None,
+        root: int | None = None,
     ) -> StarWork:
-        return super()._collective(kind, sent, fields, None, tensors)
+        return super()._collective(kind, sent, None, tensors, operation=operation, root=root)
 
 
 class DryGloo:
@@ -90,7 +96,7 @@ class DryGloo:
 
 
 @contextlib.contextmanager
-def dry_rank(transport: Literal["star", "peers"], rank: int, size: int) -> Iterator[Callable[[], Sent]]:
+def dry_rank(transport: Transport, rank: int, size: int) -> Iterator[Callable[[], Sent]]:
     """Make a dry-run default process group of one rank; a context manager.
 
     Yields
@@ -111,7 +117,7 @@ def dry_rank(transport: Literal["star", "peers"], rank: int, size: int) -> Itera
     # The name contains the transport: programs choose their collectives by it.
     backend = f"dry_{transport}"
     if not hasattr(dist.Backend, backend.upper()):
-        dist.Backend.register_backend(backend, lambda *args: _make(*args), extended_api=True, devices=["cpu"])
+        dist.Backend.register_backend(backend, lambda *args: _make(*args), extended_api=True, devices=DEVICES)
     gloo_backend.drain_counters()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are too small for more

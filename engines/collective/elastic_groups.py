@@ -7,26 +7,28 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ...core.errors import RunFailedError
-from ...core.message import Array, Message, Scalar
+from ...core.control import Control
+from ...core.errors import FarshoreError, WireError
+from ...core.message import Array
 from ...core.session import NodeSession
 from ...models.torch_internals import HashStore
 from . import gloo_backend
+from .protocol import Done, End, Form, Go, Kept, Lost, Moved, Ready, Transport
 from .star_backend import register
 from .star_client import RanksChangedError, StarClient
 from .store import ChannelStore
-from .tensors import to_wire
 
 #: How long to wait for the server's verdict after a gloo collective failed, in seconds. A rank may notice a lost peer
 #: before the server does.
 SERVER_NOTICE_SECONDS = 30.0
-#: gloo's timeout of a collective. ``star`` needs none: the server knows which nodes are lost.
-PEER_TIMEOUT = datetime.timedelta(minutes=5)
+#: gloo's timeout of a collective, longer than any evaluation on one rank. The server knows which nodes are lost and
+#: ends their group, so that nothing else depends on it.
+PEER_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass
@@ -58,7 +60,7 @@ class ElasticGroup:
     step: int
     has_checkpoint: bool
     source: int
-    transport: Literal["star", "peers"]
+    transport: Transport
     _client: StarClient
     _session: NodeSession
     _saved_steps: list[int]
@@ -92,7 +94,8 @@ class ElasticGroup:
         peers_failed = self.transport == "peers" and isinstance(error, RuntimeError)
         cause = self._client.wait_for_error(SERVER_NOTICE_SECONDS) if peers_failed else self._client.error
         self.changed = isinstance(error, RanksChangedError) or isinstance(cause, RanksChangedError)
-        if isinstance(cause, RunFailedError) and not isinstance(error, RunFailedError):
+        failed = isinstance(error, Exception) and not isinstance(error, FarshoreError)
+        if failed and isinstance(cause, FarshoreError) and not self.changed:
             raise cause from error
         return self.changed
 
@@ -105,7 +108,7 @@ class ElasticGroup:
     def _report_peer_traffic(self) -> None:
         """Send the server the bytes that this node sent to other nodes in the step that ends."""
         if counters := gloo_backend.drain_counters():
-            self._client.send_control("moved", None, **{kind: one.bytes for kind, one in counters.items()})
+            self._client.send(Moved({kind: one.bytes for kind, one in counters.items()}))
 
     def load_checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Load this node's checkpoint of :attr:`step`."""
@@ -122,20 +125,31 @@ class ElasticGroup:
         self.set_step(step)
         self._session.save_checkpoint(step, tensors, meta)
         self._saved_steps[:] = [*self._saved_steps, step][-2:]
-        self._client.send_control("kept")
-        if self._client.receive_control().fields.get("what") != "go":
-            raise RanksChangedError("a new group of ranks forms")
+        self._client.send(Kept())
+        self._wait_for(Go)
 
-    def report(self, what: str, **fields: Scalar) -> None:
-        """Send a control message of kind ``what`` to the server program."""
-        self._client.send_control(what, None, **fields)
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Send a message of the engine above to the server program, accounted to the current step."""
+        self._client.send(control, tensors)
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], **fields: Scalar) -> None:
-        """Report that this rank has finished, with its result if it has one; wait for all ranks."""
+    def finish(self, tensors: Mapping[str, torch.Tensor], end: End) -> None:
+        """Report that this rank has finished, with its result if it has one; wait for all ranks.
+
+        Raises
+        ------
+        RanksChangedError
+            A rank was lost before it had finished: a new group forms.
+        """
         self._report_peer_traffic()
-        self._client.send_control("end", {name: to_wire(tensor) for name, tensor in tensors.items()}, **fields)
-        if self._client.receive_control().fields.get("what") != "done":
-            raise RanksChangedError("a new group of ranks forms")
+        self._client.send(end, tensors)
+        self._wait_for(Done)
+
+    def _wait_for(self, answer: type[Go] | type[Done]) -> None:
+        received = self._client.receive_control()
+        if isinstance(received, Lost):
+            raise RanksChangedError(received.why)
+        if not isinstance(received, answer):
+            raise WireError(f"the server: expected '{answer.what}', got '{received.what}'")
 
 
 def elastic_groups(session: NodeSession, listen: str = "") -> Iterator[ElasticGroup]:
@@ -152,27 +166,30 @@ def elastic_groups(session: NodeSession, listen: str = "") -> Iterator[ElasticGr
     if listen:
         os.environ["GLOO_SOCKET_IFNAME"] = listen
     while True:
-        client.send_control("ready", steps=",".join(map(str, saved_steps)), listens=bool(listen))
-        form = client.receive_control()
-        while form.fields.get("what") != "form":
-            form = client.receive_control()
-        client.start_generation(int(form.fields["generation"]))
-        group = _read_form(form, client, session, saved_steps)
+        client.send(Ready(tuple(saved_steps), listens=bool(listen)))
+        group = _make_group(_receive_form(client), client, session, saved_steps)
         yield group
         if not group.changed:
             return
 
 
-def _read_form(form: Message, client: StarClient, session: NodeSession, saved_steps: list[int]) -> ElasticGroup:
-    fields = form.fields
-    step = int(fields["step"])
+def _receive_form(client: StarClient) -> Form:
+    # The end of the last group has been noticed already, if a collective failed.
+    while isinstance(received := client.receive_control(), Lost):
+        pass
+    if not isinstance(received, Form):
+        raise WireError(f"the server: expected 'form', got '{received.what}'")
+    return received
+
+
+def _make_group(form: Form, client: StarClient, session: NodeSession, saved_steps: list[int]) -> ElasticGroup:
     return ElasticGroup(
-        rank=int(fields["rank"]),
-        names=tuple(str(fields["names"]).split(",")),
-        step=step,
-        has_checkpoint=step in saved_steps,
-        source=int(fields["source"]),
-        transport="peers" if fields["transport"] == "peers" else "star",
+        rank=form.rank,
+        names=form.names,
+        step=form.step,
+        has_checkpoint=form.step in saved_steps,
+        source=form.source,
+        transport=form.transport,
         _client=client,
         _session=session,
         _saved_steps=saved_steps,

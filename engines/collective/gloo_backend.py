@@ -1,5 +1,8 @@
 """A gloo process group, node to node, that counts the bytes of each collective.
 
+Tensors of an accelerator are copied to the host for the collective, and the results back: gloo's own copies are part
+of CUDA builds alone, and mps has none.
+
 gloo does not encrypt and opens a port of its own: use it on one machine or in a trusted network.
 """
 
@@ -9,7 +12,7 @@ import contextlib
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +30,7 @@ from ...models.torch_internals import (
     ProcessGroupGloo,
     Work,
 )
+from .tensors import DEVICES, HostCopies
 from .volumes import all_gather_elements, all_reduce_elements, broadcast_copies, gloo_reduce_elements
 
 
@@ -93,33 +97,31 @@ class GlooGroup(dist.ProcessGroup):
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         self._count("all_reduce", tensors, lambda n: all_reduce_elements(n, self._size, self._rank))
-        work: Work = self._gloo.allreduce(tensors, opts or AllreduceOptions())
-        return work
+        return self._in_place(self._gloo.allreduce, tensors, opts or AllreduceOptions())
 
     def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> Work:
         self._count("all_reduce", tensors, lambda n: all_reduce_elements(n, self._size, self._rank))
-        work: Work = self._gloo.allreduce_coalesced(tensors, opts or AllreduceCoalescedOptions())
-        return work
+        return self._in_place(self._gloo.allreduce_coalesced, tensors, opts or AllreduceCoalescedOptions())
 
     def reduce(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         root = opts.rootRank
         self._count("reduce", tensors, lambda n: gloo_reduce_elements(n, self._size, self._rank, root))
-        work: Work = self._gloo.reduce(tensors, opts)
-        return work
+        return self._in_place(self._gloo.reduce, tensors, opts)
 
     def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         opts = opts or BroadcastOptions()
         copies = broadcast_copies(self._size, self._rank, opts.rootRank)
         self._count("broadcast", tensors, lambda n: copies * n)
-        work: Work = self._gloo.broadcast(tensors, opts)
-        return work
+        return self._in_place(self._gloo.broadcast, tensors, opts)
 
     def allgather(  # type: ignore[override]
         self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None
     ) -> Work:
         self._count("all_gather", inputs, lambda n: all_gather_elements(n, self._size))
-        work: Work = self._gloo.allgather(outputs, inputs, opts or AllgatherOptions())
-        return work
+        host = HostCopies()
+        targets = [[host.target(tensor) for tensor in tensors] for tensors in outputs]
+        sources = [host.source(tensor) for tensor in inputs]
+        return host.follow(self._gloo.allgather(targets, sources, opts or AllgatherOptions()))
 
     def alltoall_base(
         self, output: Tensor, given: Tensor, output_sizes: list[int], input_sizes: list[int], opts: Any = None
@@ -127,21 +129,28 @@ class GlooGroup(dist.ProcessGroup):
         row = given[0].numel() if given.dim() > 1 and len(given) else 1
         own = input_sizes[self._rank] * row if input_sizes else given.numel() // self._size
         self._count("all_to_all", [given], lambda n: n - own)
-        work: Work = self._gloo.alltoall_base(output, given, output_sizes, input_sizes, opts or AllToAllOptions())
-        return work
+        host = HostCopies()
+        target, source = host.target(output), host.source(given)
+        opts = opts or AllToAllOptions()
+        return host.follow(self._gloo.alltoall_base(target, source, output_sizes, input_sizes, opts))
 
     def send(self, tensors: list[Tensor], target: int, tag: int) -> Work:
         self._count("send", tensors, lambda n: n)
-        work: Work = self._gloo.send(tensors, target, tag)
+        host = HostCopies()
+        work: Work = self._gloo.send([host.source(tensor) for tensor in tensors], target, tag)
         return work
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> Work:
-        work: Work = self._gloo.recv(tensors, source, tag)
-        return work
+        return self._in_place(self._gloo.recv, tensors, source, tag)
 
     def barrier(self, opts: Any = None) -> Work:
         work: Work = self._gloo.barrier(opts or BarrierOptions())
         return work
+
+    def _in_place(self, collective: Callable[..., Work], tensors: Sequence[Tensor], *given: Any) -> Work:
+        """Start a collective that reads and writes ``tensors``."""
+        host = HostCopies()
+        return host.follow(collective([host.target(tensor) for tensor in tensors], *given))
 
     def _count(self, kind: str, tensors: Sequence[Tensor], elements_sent: Any) -> None:
         counter = _COUNTERS[kind]
@@ -152,7 +161,7 @@ class GlooGroup(dist.ProcessGroup):
 def register() -> None:
     """Register ``peers`` as a backend of :func:`torch.distributed.init_process_group`."""
     if not hasattr(dist.Backend, "PEERS"):
-        dist.Backend.register_backend("peers", _make, extended_api=True, devices=["cpu"])
+        dist.Backend.register_backend("peers", _make, extended_api=True, devices=DEVICES)
 
 
 def _make(options: Any, _: Any) -> GlooGroup:

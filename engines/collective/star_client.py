@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import torch
 
-from ...core.errors import FarshoreError, RunFailedError
-from ...core.message import Message, Scalar, Tensor
+from ...core.control import Control, fields_of, read_fields
+from ...core.errors import FarshoreError, RunFailedError, WireError
+from ...core.message import Message
 from ...core.session import Channel
+from .protocol import FROM_SERVER, KINDS, Done, Failed, Form, Go, Lost, Reply, Request, Stored, StoreRequest
 from .tensors import from_wire, to_wire
+from .thread_waits import ThreadWaits
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
+#: Messages of the server that :meth:`StarClient.receive_control` returns.
+Answer: TypeAlias = Form | Go | Done | Lost
+
+_SERVER = "the server"
+
+#: Collectives whose callbacks may run at once: at least the number of DDP's buckets.
+MOST_CALLBACKS = 256
 
 
 class RanksChangedError(FarshoreError):
@@ -33,11 +45,17 @@ class PendingReply:
     Attributes
     ----------
     future : Future of list of Tensor
-        The result of ``unpack``, or the error that ended the group.
+        The result of ``unpack``, or an error.
+    error : Exception or None
+        That error: the one that ended the group, or a :class:`WireError` if the reply does not fit.
+    arrived : Event
+        Set once the reply, or the error that ended the group, has arrived; the future follows.
     """
 
     def __init__(self, unpack: Callable[[Tensors], list[torch.Tensor]]) -> None:
         self._unpack = unpack
+        self.error: Exception | None = None
+        self.arrived = threading.Event()
         self._received: torch.futures.Future[Tensors | Exception] = torch.futures.Future()
         # An exception set as a future's result from Python is a value to torch's C++, which reads it as tensors and
         # crashes. An exception raised in a callback is an error there too.
@@ -46,15 +64,22 @@ class PendingReply:
     def _finish(self, received: torch.futures.Future[Tensors | Exception]) -> list[torch.Tensor]:
         found = received.value()
         if isinstance(found, Exception):
+            self.error = found
             raise found
-        return self._unpack(found)
+        try:
+            return self._unpack(found)
+        except (KeyError, RuntimeError) as error:
+            self.error = WireError(f"{_SERVER}: a reply does not fit the tensors of this rank: {error}")
+            raise self.error from error
 
     def resolve(self, tensors: Tensors) -> None:
         """Complete the collective with the server's reply."""
+        self.arrived.set()
         self._received.set_result(tensors)
 
     def fail(self, error: Exception) -> None:
         """Fail the pending collective with ``error``."""
+        self.arrived.set()
         if not self._received.done():
             self._received.set_result(error)
 
@@ -80,12 +105,19 @@ class StarClient:
         self._aborted = threading.Event()
         #: Called from the receiving thread when the group is aborted.
         self.on_abort: Callable[[], None] = _nothing
-        #: Control messages from the server; an exception at the end means that the channel failed.
-        self.control: queue.Queue[Message | Exception] = queue.Queue()
-        self._store_replies: queue.Queue[Message | Exception] = queue.Queue()
+        #: An exception, at the end, is the error that ended the conversation.
+        self._answers: queue.Queue[Answer | Exception] = queue.Queue()
+        #: Numbers of the requests and the replies.
+        self._store_replies: queue.Queue[tuple[int, bytes] | Exception] = queue.Queue()
+        #: What this rank's threads wait for.
+        self.waits = ThreadWaits(channel)
         self.generation = -1
         #: Training step that collectives are accounted to.
         self.step = 0
+        # Callbacks of collectives see this rank's process groups, as the thread that makes this client does.
+        self._context = contextvars.copy_context()
+        # Callbacks may wait for further collectives (PowerSGD's do), so they never run in the receiving thread.
+        self._callbacks = ThreadPoolExecutor(MOST_CALLBACKS, "collective callbacks")
         self._thread = threading.Thread(target=self._receive, name="collectives", daemon=True)
         self._thread.start()
 
@@ -129,15 +161,12 @@ class StarClient:
             self._sequence_numbers[sequence] += 1
             return self._sequence_numbers[sequence]
 
-    def send_part(
-        self, kind: str, group: str, number: int, tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Scalar]
-    ) -> None:
-        """Send this rank's part of a collective."""
+    def send_part(self, kind: str, number: int, request: Request, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Send this rank's part of a collective; ``number`` is its number in the request's group."""
         if self._error is not None:
             raise self._error
-        header = {"group": group, "generation": self.generation, **fields}
         packed = {name: to_wire(tensor) for name, tensor in tensors.items()}
-        self._channel.send(Message(kind, step=self.step, micro=number, tensors=packed, fields=header))
+        self._channel.send(Message(kind, step=self.step, micro=number, tensors=packed, fields=fields_of(request)))
 
     def expect(self, sequence: str, number: int, reply: PendingReply) -> PendingReply:
         """Register a pending reply; call it before :meth:`send_part`, as the reply may arrive at once."""
@@ -151,74 +180,83 @@ class StarClient:
         reply.resolve(tensors)
         return reply
 
-    def send_control(self, what: str, tensors: Mapping[str, Tensor] | None = None, **fields: Scalar) -> None:
-        """Send a control message."""
-        message = Message("control", step=self.step, tensors=tensors or {}, fields={"what": what, **fields})
-        self._channel.send(message)
+    def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Send a control message with tensors."""
+        packed = {name: to_wire(tensor) for name, tensor in (tensors or {}).items()}
+        self._channel.send(control.message(step=self.step, tensors=packed))
 
-    def store_request(self, number: int, fields: Mapping[str, Scalar], has_reply: bool) -> bytes:
-        """Send a request to the rendezvous store; with ``has_reply`` block until the answer arrives."""
+    def store_request(self, number: int, request: StoreRequest) -> bytes:
+        """Send a request to the rendezvous store; block until the reply arrives, if it has one."""
         if self._error is not None:
             raise self._error
-        self._channel.send(Message("control", micro=number, fields={"what": "store", **fields}))
-        while has_reply:
+        self._channel.send(request.message(micro=number))
+        while request.do != "set":
             reply = self._store_replies.get()
             if isinstance(reply, Exception):
                 raise reply
-            if reply.micro == number:
-                return bytes(reply.fields["value"])  # type: ignore[arg-type]
+            answered, value = reply
+            if answered == number:
+                return value
         return b""
 
-    def receive_control(self, timeout: float | None = None) -> Message:
-        """Return the next control message of the server; blocks.
+    def receive_control(self) -> Answer:
+        """Return the server's next answer; blocks.
 
         Raises
         ------
         FarshoreError
-            The channel failed.
-        TimeoutError
-            No message arrived within ``timeout`` seconds.
+            The channel or the run failed, or the server sent an invalid message.
         """
-        try:
-            message = self.control.get(timeout=timeout)
-        except queue.Empty:
-            raise TimeoutError(f"no control message from the server within {timeout} s") from None
-        if isinstance(message, Exception):
-            self.control.put(message)
-            raise message
-        return message
+        with self.waits.waiting(lambda: not self._answers.empty()):
+            answer = self._answers.get()
+        if isinstance(answer, Exception):
+            self._answers.put(answer)
+            raise answer
+        return answer
 
     def _receive(self) -> None:
-        while True:
-            try:
-                message = self._channel.receive()
-            except Exception as error:
-                self.abort(error)
-                self.control.put(error)
-                return
-            if message.kind != "control":
-                self._dispatch_reply(message)
-            elif message.fields.get("what") == "lost":
-                self.abort(RanksChangedError(str(message.fields.get("why", "the ranks changed"))))
-                self.control.put(message)
-            elif message.fields.get("what") == "stored":
-                self._store_replies.put(message)
-            elif message.fields.get("what") == "failed":
-                self.abort(RunFailedError(str(message.fields.get("why"))))
-            else:
-                self.control.put(message)
+        try:
+            while True:
+                self._handle(self._channel.receive())
+                self.waits.update()
+        except Exception as error:
+            self.abort(error)
+            self._answers.put(error)
+            self.waits.update()
+            self._callbacks.shutdown(wait=False)
+
+    def _handle(self, message: Message) -> None:
+        if message.kind in KINDS:
+            self._dispatch_reply(message)
+            return
+        match FROM_SERVER.read(message, _SERVER):
+            case Stored(value=value):
+                self._store_replies.put((message.micro, value))
+            case Failed(why=why):
+                raise RunFailedError(why)
+            case Form() as form:
+                # In this thread: the group may end before another one has taken the message from the queue.
+                self.start_generation(form.generation)
+                self._answers.put(form)
+            case Lost(why=why) as lost:
+                self.abort(RanksChangedError(why))
+                self._answers.put(lost)
+            case answer:
+                self._answers.put(answer)
 
     def _dispatch_reply(self, message: Message) -> None:
-        if message.fields.get("generation") != self.generation:
+        fields = read_fields(Reply, message, _SERVER)
+        if fields.generation != self.generation:
             return
-        sequence, number = str(message.fields["group"]), message.micro
+        key = fields.group, message.micro
         tensors = {name: from_wire(tensor) for name, tensor in message.tensors.items()}
         with self._lock:
-            reply = self._pending.pop((sequence, number), None)
+            reply = self._pending.pop(key, None)
             if reply is None:
-                self._early[sequence, number] = tensors
+                self._early[key] = tensors
         if reply is not None:
-            reply.resolve(tensors)
+            reply.arrived.set()
+            self._callbacks.submit(self._context.copy().run, reply.resolve, tensors)
 
 
 def _nothing() -> None:

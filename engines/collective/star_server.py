@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 
-from ...core.errors import RunFailedError
-from ...core.message import Message, Scalar
+from ...core.control import fields_of, read_fields
+from ...core.errors import RunFailedError, WireError
+from ...core.message import Message
+from .protocol import Reduction, Reply, Request
 from .tensors import from_wire, to_wire
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
-#: Message kinds of collectives.
-KINDS = ("all_reduce", "reduce", "broadcast", "all_gather", "all_to_all", "send", "barrier")
 
-_REDUCTIONS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
+_REDUCTIONS: Mapping[Reduction, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "sum": lambda total, part: total.add_(part),
     "avg": lambda total, part: total.add_(part),  # divided when complete
     "min": lambda total, part: torch.minimum(total, part, out=total),
@@ -30,13 +30,15 @@ class _Collective:
     """A collective in progress and the parts received so far."""
 
     kind: str
-    operation: str
-    root: int
-    members: tuple[int, ...]
+    request: Request
     parts: dict[int, Tensors] = field(default_factory=dict)
     #: How many parts are in ``total``: those of the group's first ``added`` ranks.
     added: int = 0
     total: Tensors = field(default_factory=dict)
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self.request.members
 
 
 class StarServer:
@@ -44,7 +46,7 @@ class StarServer:
 
     Parameters
     ----------
-    names : list of str
+    names : sequence of str
         Nodes in the order of their ranks, for error messages.
     generation : int
         Messages of another generation are ignored.
@@ -52,7 +54,7 @@ class StarServer:
         ``send(rank, message)`` with a rank of the default group.
     """
 
-    def __init__(self, names: list[str], generation: int, send: Callable[[int, Message], None]) -> None:
+    def __init__(self, names: Sequence[str], generation: int, send: Callable[[int, Message], None]) -> None:
         self._names, self._generation, self._send = names, generation, send
         self._open: dict[tuple[str, int], _Collective] = {}
 
@@ -61,35 +63,46 @@ class StarServer:
 
         Raises
         ------
+        WireError
+            The message is invalid by itself.
         RunFailedError
             The part does not match those of the other ranks.
         """
-        if message.fields.get("generation") != self._generation:
+        node = f"node {self._names[rank]}"
+        request = read_fields(Request, message, node)
+        if request.generation != self._generation:
             return
-        group, members = str(message.fields["group"]), _members(message, len(self._names))
-        if rank not in members:
-            raise RunFailedError(
-                f"node {self._names[rank]} sent a {message.kind} in a group that it is not a member of"
-            )
+        self._check(node, rank, message.kind, request)
         tensors = {name: from_wire(tensor) for name, tensor in message.tensors.items()}
-        if message.kind == "send":
-            self._reply(members[_index(message, "target", members)], message, tensors)
+        if request.target is not None:
+            self._reply(request.members[request.target], message, request, tensors)
         elif message.kind == "broadcast":
-            for other in members:
+            for other in request.members:
                 if other != rank:
-                    self._reply(other, message, tensors)
+                    self._reply(other, message, request, tensors)
         else:
-            self._collect(rank, members, group, message, tensors)
+            self._collect(rank, request, message, tensors)
 
-    def _collect(self, rank: int, members: tuple[int, ...], group: str, message: Message, tensors: Tensors) -> None:
-        operation, root = str(message.fields.get("operation", "")), message.fields.get("root", -1)
-        if not isinstance(root, int) or (message.kind in ("all_reduce", "reduce") and operation not in _REDUCTIONS):
-            raise RunFailedError(
-                f"node {self._names[rank]} requested {message.kind} with unknown reduction '{operation}'"
-            )
-        key = group, message.micro
-        found = self._open.setdefault(key, _Collective(message.kind, operation, root, members))
-        if (found.kind, found.operation, found.root, found.members) != (message.kind, operation, root, members):
+    def _check(self, node: str, rank: int, kind: str, request: Request) -> None:
+        """Raise :class:`WireError` unless a request is valid by itself."""
+        members, size = request.members, len(self._names)
+        if not members or len(set(members)) != len(members) or not all(0 <= member < size for member in members):
+            raise WireError(f"{node}: the members of its {kind} are not a group of the {size} ranks")
+        if rank not in members:
+            raise WireError(f"{node} sent a {kind} in a group that it is not a member of")
+        if (request.operation is not None) != (kind in ("all_reduce", "reduce")):
+            raise WireError(f"{node}: a {kind} with the reduction {request.operation}")
+        if kind == "reduce" and request.root not in range(len(members)):
+            raise WireError(f"{node}: {kind}: root rank {request.root} is outside the group of {len(members)}")
+        if (request.target is not None) != (kind == "send"):
+            raise WireError(f"{node}: a {kind} with the target rank {request.target}")
+        if request.target is not None and request.target not in range(len(members)):
+            raise WireError(f"{node}: {kind}: target rank {request.target} is outside the group of {len(members)}")
+
+    def _collect(self, rank: int, request: Request, message: Message, tensors: Tensors) -> None:
+        key = request.group, message.micro
+        found = self._open.setdefault(key, _Collective(message.kind, request))
+        if (found.kind, found.request) != (message.kind, request):
             first = self._names[next(iter(found.parts), rank)]
             raise RunFailedError(
                 f"node {self._names[rank]} called {message.kind} where node {first} called {found.kind}, "
@@ -97,11 +110,11 @@ class StarServer:
                 hint="all ranks must call the same collectives in the same order",
             )
         if rank in found.parts:
-            raise RunFailedError(f"node {self._names[rank]} sent its part of a {message.kind} twice")
+            raise WireError(f"node {self._names[rank]} sent its part of a {message.kind} twice")
         found.parts[rank] = tensors
         if message.kind in ("all_reduce", "reduce"):
             self._add_parts(found)
-        if len(found.parts) == len(members):
+        if len(found.parts) == len(found.members):
             del self._open[key]
             self._complete(found, message)
 
@@ -125,50 +138,33 @@ class StarServer:
                     f"{total.numel()} elements of {total.dtype} from node {self._names[found.members[0]]}",
                     hint="all ranks must hold the same model",
                 )
-            _REDUCTIONS[found.operation](total, other)
+            assert found.request.operation is not None, "checked on arrival"
+            _REDUCTIONS[found.request.operation](total, other)
 
     def _complete(self, found: _Collective, message: Message) -> None:
-        if found.operation == "avg":
+        if found.request.operation == "avg":
             for total in found.total.values():
                 total /= len(found.members)
         for index, rank in enumerate(found.members):
-            if found.kind == "all_reduce":
-                self._reply(rank, message, found.total)
-            elif found.kind == "reduce":
-                if index == found.root:
-                    self._reply(rank, message, found.total)
-            elif found.kind == "all_gather":
-                others = [(i, r) for i, r in enumerate(found.members) if r != rank]
-                parts = {f"{i}.{name}": t for i, r in others for name, t in found.parts[r].items()}
-                self._reply(rank, message, parts)
-            elif found.kind == "all_to_all":
-                parts = {
-                    str(i): found.parts[r][str(index)]
-                    for i, r in enumerate(found.members)
-                    if r != rank and str(index) in found.parts[r]
-                }
-                self._reply(rank, message, parts)
-            else:
-                self._reply(rank, message, {})
+            if found.kind == "reduce" and index != found.request.root:
+                continue
+            self._reply(rank, message, found.request, self._result(found, index))
 
-    def _reply(self, rank: int, request: Message, tensors: Tensors) -> None:
-        fields: dict[str, Scalar] = {"group": str(request.fields["group"]), "generation": self._generation}
+    def _result(self, found: _Collective, index: int) -> Tensors:
+        """Return the tensors that the member at ``index`` of the group receives."""
+        others = [(i, r) for i, r in enumerate(found.members) if i != index]
+        match found.kind:
+            case "all_reduce" | "reduce":
+                return found.total
+            case "all_gather":
+                return {f"{i}.{name}": tensor for i, r in others for name, tensor in found.parts[r].items()}
+            case "all_to_all":
+                name = str(index)
+                return {str(i): found.parts[r][name] for i, r in others if name in found.parts[r]}
+            case _:
+                return {}
+
+    def _reply(self, rank: int, message: Message, request: Request, tensors: Tensors) -> None:
         packed = {name: to_wire(tensor) for name, tensor in tensors.items()}
-        self._send(rank, Message(request.kind, step=request.step, micro=request.micro, tensors=packed, fields=fields))
-
-
-def _members(message: Message, ranks: int) -> tuple[int, ...]:
-    try:
-        members = tuple(int(part) for part in str(message.fields["members"]).split(","))
-    except (KeyError, ValueError):
-        members = ()
-    if not members or len(set(members)) != len(members) or not all(0 <= rank < ranks for rank in members):
-        raise RunFailedError(f"the members of a {message.kind} are not a group of the {ranks} ranks")
-    return members
-
-
-def _index(message: Message, name: str, members: tuple[int, ...]) -> int:
-    value = message.fields.get(name)
-    if not isinstance(value, int) or not 0 <= value < len(members):
-        raise RunFailedError(f"{message.kind}: {name} rank {value!r} is outside the group of {len(members)}")
-    return value
+        fields = fields_of(Reply(request.group, request.generation))
+        self._send(rank, Message(message.kind, step=message.step, micro=message.micro, tensors=packed, fields=fields))

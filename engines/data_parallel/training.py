@@ -1,71 +1,48 @@
-"""One rank's model, optimizer, batches and training step; the same on nodes, under torchrun and in Ray actors."""
+"""One rank's training step for any task; the same on nodes, under torchrun and in Ray actors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from ...core.message import Array
+from ...core.errors import ConfigError, RunFailedError
 from ...core.seeds import Seed
-from ...data.image_set import ImageTask
-from ...models.catalog import build
-from ...models.state_arrays import from_arrays, to_arrays
-from .batches import Batches, accuracy
-from .config import DataParallelConfig
+from ...models.devices import autocast, choose_device, gradient_scaler, seed_generators, seeded_generators
+from ...models.torch_internals import rank_is_thread
+from .averaging import WeightAverage
+from .compression import compress
+from .config import TrainingConfig
+from .nested import to_device
+from .optimizers import build_optimizer, set_hyperparameters, trained_parameters
+from .protocol import TOTAL
+from .schedules import learning_rate, momentum
+from .scores import ScoreTracker
+from .task import Loss, TrainTask, named_terms
 
-
-class Preconditioner(Protocol):
-    """Changes the gradients between the backward pass and the optimizer's step."""
-
-    def attach_ddp(self, ddp: DistributedDataParallel) -> None:
-        """Use the DDP wrapper of the model for the gradient exchange."""
-
-    def after_forward(self, logits: Tensor) -> None:
-        """Called between the forward and the backward pass."""
-
-    def step(self) -> None:
-        """Change the gradients; called after the backward pass on all ranks."""
-
-    def metrics(self) -> Mapping[str, float]:
-        """Return metrics of the last step."""
-
-    def arrays(self) -> dict[str, Array]:
-        """Return this rank's state for a checkpoint."""
-
-    def load(self, arrays: Mapping[str, Array], step: int) -> None:
-        """Restore what :meth:`arrays` returned; without arrays, start with an empty state at ``step``."""
-
-    def traffic_class(self, step: int) -> Hashable:
-        """Return a key that is equal for steps that send the same messages."""
-
-    def set_dry_step(self, step: int) -> None:
-        """Make ``step`` the next step of a dry run, in which only the messages matter."""
-
-
-#: Makes the preconditioner of a model and its optimizer.
-PreconditionerFactory = Callable[[nn.Module, torch.optim.Optimizer], Preconditioner]
+#: Figures of the engine, which no term of a loss may have as its name.
+_RESERVED = ("loss", "lr", TOTAL, "what")
+_LOSS: tuple[str, ...] = ("loss",)
+_NO_CONTEXT: AbstractContextManager[object] = nullcontext()
 
 
 class Training:
-    """One rank's model, optimizer and batches.
+    """One rank's model, optimizer and step.
 
     With more than one rank the default process group must exist.
 
     Parameters
     ----------
-    config : DataParallelConfig
-    task : ImageTask
+    config : TrainingConfig
+    task : TrainTask
     seed : Seed
+        Of the run; the random numbers of a step, such as dropout, derive from it.
     rank, ranks : int
-    factory : callable, optional
-        Makes the preconditioner from the model and the optimizer.
 
     Attributes
     ----------
@@ -73,116 +50,209 @@ class Training:
         Steps of the whole run.
     wrapped : Module
         The model, wrapped by DDP after :meth:`wrap_ddp`.
+    average : WeightAverage or None
+    preconditioner : Preconditioner or None
+    tracker : ScoreTracker or None
+        The best score so far, if the best state or early stopping need it.
+
+    Raises
+    ------
+    ConfigError
+        The configuration does not fit the task.
     """
 
-    def __init__(
-        self,
-        config: DataParallelConfig,
-        task: ImageTask,
-        seed: Seed,
-        rank: int,
-        ranks: int,
-        factory: PreconditionerFactory | None = None,
-    ) -> None:
+    def __init__(self, config: TrainingConfig, task: TrainTask[Any], seed: Seed, rank: int, ranks: int) -> None:
         self.config, self.task, self.rank, self.ranks = config, task, rank, ranks
-        channels, size = task.train.images.shape[1:3]
-        self.model = build(config.model, len(task.classes), channels, size, seed.child("weights").value % (1 << 63))
-        self.batches = Batches(task.train, config.batch, seed.child("batches"), config.train_samples, config.augment)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        self.total_steps = config.steps or config.epochs * self.batches.steps_per_epoch(ranks)
-        self.preconditioner = factory(self.model, self.optimizer) if factory else None
+        self.device = choose_device(config.device)
+        self.model = task.model.to(self.device)
+        self.total_steps = total_steps(config, task, ranks)
+        # Before the preconditioner hooks the model: the average is a copy of it.
+        self.average = WeightAverage(self.model, config.ema, config.ema_warmup) if config.ema else None
+        self.optimizer = build_optimizer(config, self.model, task.parameter_groups())
+        self.scaler = gradient_scaler(self.device, config.precision)
+        settings = config.preconditioner_settings()
+        self.preconditioner = settings.make(self.model, self.optimizer, config.accumulate) if settings else None
+        self.tracker = _tracker(config, task)
         self.wrapped: nn.Module = self.model
+        self.term_names = _LOSS
+        self._noise = seed.child("noise", "rank", rank).value
+        self._shares_generators = rank_is_thread()
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is evaluated and saved: the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.model
+
     def wrap_ddp(self) -> None:
         """Wrap the model in DDP, once its state is loaded."""
         if self.ranks == 1:
             return
         # DDP broadcasts rank 0's weights and buffers when it is made.
-        ddp = DistributedDataParallel(self.model)
+        ddp = DistributedDataParallel(self.model, find_unused_parameters=self.task.find_unused_parameters)
         self.wrapped = ddp
         if self.preconditioner is not None:
             self.preconditioner.attach_ddp(ddp)
-        elif self.config.compression != "none":
-            _compress(ddp, self.config)
+        else:
+            compress(ddp, self.config)
 
-    def broadcast_state(self, source: int) -> None:
-        """Broadcast the model and the momentum buffers of rank ``source``."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                momentum = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                dist.broadcast(momentum, source)
-        for tensor in self.model.state_dict().values():
-            dist.broadcast(tensor, source)
+    # -- a step ---------------------------------------------------------------------------------------------------
 
-    def step(self, number: int) -> float:
-        """Train one step and return this rank's loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(number)
-        x, y = self.batches.at(number, self.rank, self.ranks)
+    def step(self, number: int) -> Tensor:
+        """Train one step; torch's global generators are left as it seeded them.
+
+        Returns
+        -------
+        Tensor
+            This rank's loss, a scalar; or, if it has several terms, the loss and its terms, as :attr:`term_names` names
+            them. On the device.
+        """
+        set_hyperparameters(self.optimizer, self.lr(number), momentum(self.config, number, self.total_steps))
         self.optimizer.zero_grad()
-        logits = self.wrapped(x)
         if self.preconditioner is not None:
-            self.preconditioner.after_forward(logits)
-        loss = functional.cross_entropy(logits, y)
-        loss.backward()  # type: ignore[no-untyped-call]
+            self.preconditioner.set_gradient_scale(self._gradient_scale())
+        count = self.config.accumulate
+        first = number * count
+        if count == 1:
+            values = self._backward(first)
+        else:
+            with self._without_exchange():
+                parts = [self._backward(index) for index in range(first, first + count - 1)]
+            values = torch.stack([*parts, self._backward(first + count - 1)]).mean(dim=0)
+        self._update()
+        return values
+
+    def _backward(self, index: int) -> Tensor:
+        batch = self.task.batch(index, self.rank, self.ranks)
+        if self.device.type != "cpu":
+            batch = to_device(batch, self.device)
+        with self._seeded(index), self._autocast():
+            loss = self.task.loss(self.wrapped, batch)
+        if self.preconditioner is not None:
+            self.preconditioner.after_forward(loss)
+        total = loss.total if self.config.accumulate == 1 else loss.total / self.config.accumulate
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        return self._figures(loss)
+
+    def _seeded(self, index: int) -> AbstractContextManager[object]:
+        """Seed torch's global generators for a batch; ranks that share them take turns."""
+        # Arithmetic instead of a child of the seed for each batch: a hash costs as much as a small layer.
+        seed = (self._noise + index) % (1 << 63)
+        if self._shares_generators:
+            return seeded_generators(self.device, seed)
+        seed_generators(self.device, seed)
+        return _NO_CONTEXT
+
+    def _update(self) -> None:
+        """Change the weights by the gradients: precondition, unscale, clip, step, average; in this order."""
         if self.preconditioner is not None:
             self.preconditioner.step()
-        self.optimizer.step()
-        return float(loss.detach())
+        scale = self._gradient_scale()
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(trained_parameters(self.optimizer), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._gradient_scale() < scale:  # gradients were not finite, on all ranks: the optimizer did not step
+            if self.preconditioner is not None:
+                self.preconditioner.step_skipped()
+        elif self.average is not None:
+            self.average.update(self.model)
+
+    def _figures(self, loss: Loss) -> Tensor:
+        if len(loss.terms) < 2 and self.term_names == _LOSS:
+            return loss.total.detach()
+        terms = dict(named_terms(loss))
+        if self.term_names != tuple(terms):
+            reserved = [name for name in loss.terms if name in _RESERVED]
+            if reserved or self.term_names != _LOSS:
+                problem = f"a term has the reserved name '{reserved[0]}'" if reserved else "the names of terms changed"
+                raise RunFailedError(f"the task's loss is invalid: {problem}")
+            self.term_names = tuple(terms)
+        return torch.stack([value.detach().float() for value in terms.values()])
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return _NO_CONTEXT if self.config.precision == "fp32" else autocast(self.device, self.config.precision)
+
+    def _gradient_scale(self) -> float:
+        return self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+
+    def _without_exchange(self) -> AbstractContextManager[Any]:
+        return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else nullcontext()
+
+    # -- figures --------------------------------------------------------------------------------------------------
 
     def lr(self, number: int) -> float:
         """Return the learning rate of a step."""
-        warmup = min(1.0, (number + 1) / self.config.warmup) if self.config.warmup else 1.0
-        if self.config.schedule == "constant":
-            return self.config.lr * warmup
-        return self.config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, number / self.total_steps)))
+        return learning_rate(self.config, number, self.total_steps)
 
-    def mean_over_ranks(self, value: float) -> float:
-        """Return the mean of a number over all ranks; a collective."""
-        if self.ranks == 1:
-            return value
-        tensor = torch.tensor([value], dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return float(tensor) / self.ranks
+    def mean_over_ranks(self, values: Tensor) -> dict[str, float]:
+        """Return the means of what :meth:`step` returned over all ranks, by name; a collective."""
+        means = values.reshape(-1).cpu().double()  # MPS has no float64
+        if self.ranks > 1:
+            means = means.to(collective_device())
+            dist.all_reduce(means)
+        return dict(zip(self.term_names, (means / self.ranks).tolist(), strict=True))
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy on the test set."""
-        loss, share_correct = accuracy(self.model, self.task.test, self.batches)
-        return {"test_loss": loss, "accuracy": share_correct}
+        """Return the task's metrics.
 
-    def arrays(self) -> dict[str, Array]:
-        """Return this rank's state for a checkpoint."""
-        arrays = to_arrays(self.model, self.optimizer)
-        if self.preconditioner is not None:
-            arrays.update(self.preconditioner.arrays())
-        return arrays
+        Raises
+        ------
+        RunFailedError
+            They are not those that the task names.
+        """
+        model = self.evaluated_model
+        was_training = model.training
+        model.eval()
+        with self._autocast():
+            found = {name: float(value) for name, value in self.task.evaluate(model).items()}
+        model.train(was_training)
+        if set(found) != set(self.task.metrics):
+            raise RunFailedError(
+                f"the task's evaluation returned {', '.join(sorted(found))}, but it names "
+                f"{', '.join(sorted(self.task.metrics))} as its metrics"
+            )
+        return found
 
-    def load(self, arrays: Mapping[str, Array], step: int) -> None:
-        """Restore a checkpoint; without arrays only the preconditioner's step is set."""
-        if arrays:
-            from_arrays(arrays, self.model, self.optimizer)
-        if self.preconditioner is not None:
-            self.preconditioner.load(arrays, step)
+    def score(self, metrics: Mapping[str, float], done: int) -> bool:
+        """Add an evaluation after ``done`` steps; return whether its score is the best so far."""
+        return self.tracker is not None and self.tracker.add(metrics[self.tracker.score.name], done)
+
+    def share_score(self) -> None:
+        """Let all ranks know rank 0's best score, so that they stop at the same step; a collective."""
+        if self.tracker is None or self.ranks == 1:
+            return
+        state = torch.from_numpy(self.tracker.array()).to(collective_device())
+        dist.broadcast(state, 0)
+        self.tracker.load(state.cpu().numpy())
 
     def result(self) -> dict[str, Tensor]:
-        """Return the trained model's state dict."""
-        return dict(self.model.state_dict())
+        """Return the state dict of the model that is saved, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in self.evaluated_model.state_dict().items()}
 
 
-def _compress(ddp: DistributedDataParallel, config: DataParallelConfig) -> None:
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+def total_steps(config: TrainingConfig, task: TrainTask[Any], ranks: int) -> int:
+    """Return the steps of a run with a number of ranks."""
+    return config.steps or max(1, config.epochs * task.steps_per_epoch(ranks) // config.accumulate)
 
-    if config.compression == "fp16":
-        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
-        return
-    state: Any = powerSGD_hook.PowerSGDState(
-        None, matrix_approximation_rank=config.powersgd_rank, start_powerSGD_iter=config.powersgd_start
-    )
-    ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+
+def collective_device() -> torch.device:
+    """Return a device whose tensors the default process group accepts."""
+    return torch.device("cuda" if str(dist.get_backend()) == "nccl" else "cpu")
+
+
+def _tracker(config: TrainingConfig, task: TrainTask[Any]) -> ScoreTracker | None:
+    if not config.tracks_score:
+        return None
+    if task.score is None or task.score.name not in task.metrics:
+        raise ConfigError(
+            "keep_best and early_stop need a score, but the task names none of its metrics as such",
+            hint="set the task's score",
+        )
+    return ScoreTracker(task.score, config.early_stop)

@@ -1,98 +1,97 @@
-"""The ``data_parallel`` workload: its server program and node program; torch is imported when a program starts."""
+"""The base class of training methods: both programs, for any task; torch is imported when a program starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel
 
-from ...core.message import Message
+from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Setting, TrafficPlan
-from .baseline import baselines
-from .config import DataParallelConfig
+from .config import TrainingConfig
 
 if TYPE_CHECKING:
-    from .training import PreconditionerFactory
+    from .task import TrainTask
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+#: Returns the path of a data set by name; raises DataError if it was not given.
+FindData: TypeAlias = Callable[[str], Path]
 
 
-class DataParallelWorkload:
-    """DistributedDataParallel whose ranks are nodes; the run continues without a lost node."""
+class TrainingWorkload(ABC, Generic[Config]):
+    """A method whose nodes train one model as the ranks of a process group; it continues without a lost node.
 
-    name = "data_parallel"
-    summary = "train an image classifier on several nodes: DistributedDataParallel, with optional gradient compression"
-    config: type[BaseModel] = DataParallelConfig
+    A method names itself, sets :attr:`config` and returns its task.
+    """
+
+    name: str
+    summary: str
+    config: type[BaseModel] = TrainingConfig
     on_lost_node: Literal["restart", "continue"] = "continue"
     uses_torch = True
 
+    @abstractmethod
+    def task(self, config: Config, seed: Seed, find: FindData) -> TrainTask[Any]:
+        """Return the task of one rank, the same on all ranks but for the batches that it returns.
+
+        It is called by :meth:`make_task`, with torch's global generators seeded: weights need no seed of their own.
+
+        Parameters
+        ----------
+        config : TrainingConfig
+            An instance of :attr:`config`.
+        seed : Seed
+            Of the run.
+        find : callable
+        """
+
+    def make_task(self, config: Config, seed: Seed, find: FindData) -> TrainTask[Any]:
+        """Return :meth:`task` with weights drawn from the run's seed; torch's global generators are as before."""
+        import torch
+
+        from ...models.devices import seeded_generators
+
+        with seeded_generators(torch.device("cpu"), seed.child("task").value):
+            return self.task(config, seed, find)
+
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
-        """Return the image data set, unless it is part of an installed package."""
-        settings = cast(DataParallelConfig, config)
-        return () if settings.dataset == "digits" else ((settings.dataset,),)
+        """Return the data sets that each node must hold; none here."""
+        return ()
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
         """Plan the messages of a run."""
         from .estimate import plan_run
 
-        return plan_run(cast(DataParallelConfig, config), setting, self.preconditioner_factory)
-
-    def preconditioner_factory(self, config: DataParallelConfig, ranks: int) -> PreconditionerFactory | None:
-        """Return what makes the preconditioner; None here, overridden by methods."""
-        return None
+        return plan_run(self, cast(Config, config), setting)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
-        """Form the ranks and serve their collectives; save the model of rank 0."""
-        from ..collective.coordinator import Coordinator
+        """Form the ranks and serve their collectives; save the weights of rank 0."""
+        from .server import serve
 
-        settings = cast(DataParallelConfig, config)
-        latest: dict[str, float] = {}
-
-        def record_metrics(node: str, message: Message) -> None:
-            values = {k: float(v) for k, v in message.fields.items() if isinstance(v, float)}
-            latest.update(values)
-            session.metrics(message.step, **values)
-            if (total := message.fields.get("total")) is not None:
-                session.progress(message.step, int(total), **values)
-
-        coordinator = Coordinator(
-            session, transport=settings.transport, min_ranks=settings.least, on_message=record_metrics
-        )
-        final, results = coordinator.run()
-        _save(session, final)
-        rank_0 = next((fields for fields in results.values() if "accuracy" in fields), {})
-        scores = {k: v for k, v in rank_0.items() if isinstance(v, int | float)}
-        steps, parameters = int(scores.get("steps", 0)), int(scores.get("parameters", 0))
-        plain = baselines(coordinator.formations, steps, parameters)
-        return {**latest, **scores, "ranks": len(results), "baselines": plain}
+        return serve(session, cast(Config, config))
 
     def node_program(self, session: NodeSession, config: BaseModel) -> None:
         """Train as a rank of each group that this node joins."""
         import torch
 
-        from ...data.images import load_images
         from ..collective.elastic_groups import elastic_groups
-
-        settings = cast(DataParallelConfig, config)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        task = load_images(settings.dataset, session.data, session.run.seed.child("data"))
         from .loop import train
         from .training import Training
 
+        settings = cast(Config, config)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        # Its data are read before this node is ready for a group, so that no rank waits for them.
+        task: TrainTask[Any] | None = self.make_task(settings, session.run.seed, session.data)
         for group in elastic_groups(session, session.peer_interface):
             with group:
-                factory = self.preconditioner_factory(settings, group.size)
-                training = Training(settings, task, session.run.seed, group.rank, group.size, factory)
-                train(training, group, settings)
-
-
-def _save(session: ServerSession, final: Mapping[str, Any]) -> None:
-    from ...runs.model_states import save_state
-
-    if final:
-        arrays = {name: tensor.array for name, tensor in final.items()}
-        save_state(session.run.directory / "states" / "last.safetensors", arrays, {"run": session.run.id})
-
-
-WORKLOAD = DataParallelWorkload()
+                # A new task for each further group: the lost one may have ended in the middle of a step.
+                task = task or self.make_task(settings, session.run.seed, session.data)
+                training = Training(settings, task, session.run.seed, group.rank, group.size)
+                task = None
+                train(training, group)

@@ -13,12 +13,11 @@ import numpy as np
 
 from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
-from ...runs.history import History
 from .client_pool import AsyncResult, ClientPool, InFlight, InFlightSnapshot
 from .config import Asynchrony, FederatedConfig
-from .methods import FLOATS, INTEGERS, FederatedMethod
-from .round_recorder import RoundRecorder
+from .methods import FLOATS, INTEGERS
 from .rounds import Rounds
+from .server_run import ServerRun
 from .task import Task
 from .task_hooks import refine_state
 from .tree import NamedArrays
@@ -102,15 +101,8 @@ def unpack_checkpoint(tensors: NamedArrays, meta: Mapping[str, Any]) -> tuple[Na
     return state, InFlightSnapshot([InFlight(*flight) for flight in meta[_IN_FLIGHT]], states)
 
 
-class AsynchronousRounds:
-    """An asynchronous run on the server; a round is a version of the model.
-
-    Parameters
-    ----------
-    session : ServerSession
-    task : Task
-    pool : ClientPool
-    schedule : FederatedConfig
+class AsynchronousRounds(ServerRun):
+    """An asynchronous run on the server; a round is a version of the model; see :class:`ServerRun`.
 
     Raises
     ------
@@ -120,33 +112,42 @@ class AsynchronousRounds:
         The concurrency exceeds the population.
     """
 
-    def __init__(self, session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig) -> None:
-        self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._settings, self._flat = schedule.asynchrony, task.model()
-        method = task.method(self._flat)
-        self.state: NamedArrays = method.start(self._flat)
-        self._check_method(method)
-        self._concurrency = self._settings.concurrency or schedule.per_round
-        if self._concurrency > pool.population:
-            raise RunFailedError(
-                f"the concurrency is {self._concurrency}, but there are only {pool.population} clients",
-                hint="lower asynchrony.concurrency or per_round, or let more nodes join",
-            )
+    def _prepare(self) -> None:
+        self._check()
+        schedule = self._schedule
         self._buffer_size = (self._settings.buffer or schedule.per_round) if schedule.schedule == "fedbuff" else 1
-        self._history = History(session.run.directory, session.resume_step or 0)
+        self._stream = self._pool.stream(self._method)
         self._dispatched = 0
         self._busy: set[int] = set()
-        saved = session.load_checkpoint(session.resume_step) if session.resume_step is not None else None
-        if saved is not None:
-            pool.resume(self._history.entries)
-        self._recorder = RoundRecorder(session, task, self._flat, schedule)
-        self._stream, self._method = pool.stream(method), method
-        if saved is not None:
-            self._restore(*saved)
         self._gone: set[int] = set()
         self._has_version: set[int] = set()  # clients that were sent the current version
         self._buffer: list[AsyncResult] = []
         self._missing: dict[str, str] = {}
+
+    def _check(self) -> None:
+        method, model = self._method, {FLOATS, INTEGERS}
+        if (
+            method.client_state_sizes(self._flat)
+            or self.state.keys() != model
+            or method.reply(self.state).keys() != model
+        ):
+            raise ConfigError(
+                f"the method needs synchronous rounds: it cannot run with schedule '{self._schedule.schedule}'",
+                hint="choose fedavg or fedprox, or schedule: sync",
+            )
+        if self._concurrency > self._pool.population:
+            raise RunFailedError(
+                f"the concurrency is {self._concurrency}, but there are only {self._pool.population} clients",
+                hint="lower asynchrony.concurrency or per_round, or let more nodes join",
+            )
+
+    @property
+    def _settings(self) -> Asynchrony:
+        return self._schedule.asynchrony
+
+    @property
+    def _concurrency(self) -> int:
+        return self._settings.concurrency or self._schedule.per_round
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the last version; return the history, one entry per version.
@@ -179,23 +180,6 @@ class AsynchronousRounds:
         else:
             self._session.log(
                 f"resuming after version {self._next - 1}: training in progress at that time is lost, new work is sent"
-            )
-
-    @property
-    def _next(self) -> int:
-        """The version that replies are collected for."""
-        return len(self._history.entries) + 1
-
-    def _check_method(self, method: FederatedMethod) -> None:
-        model = {FLOATS, INTEGERS}
-        if (
-            method.client_state_sizes(self._flat)
-            or self.state.keys() != model
-            or method.reply(self.state).keys() != model
-        ):
-            raise ConfigError(
-                f"the method needs synchronous rounds: it cannot run with schedule '{self._schedule.schedule}'",
-                hint="choose fedavg or fedprox, or schedule: sync",
             )
 
     def _dispatch(self) -> None:
@@ -250,21 +234,14 @@ class AsynchronousRounds:
             "round": round_index,
             "cohort": [result.client for result in results],
             "missing": self._missing,
-            **self._stream.figures(),
+            **self._stream.metrics(),
             "staleness": float(np.mean(staleness)),
             **self._recorder.average_replies(replies),
         }
         self._buffer, self._missing, self._has_version = [], {}, set()
-        self._record(round_index, entry)
+        metrics = self._record(entry, {})
+        self._session.progress(round_index, self._schedule.rounds, unit="version", **metrics)
 
-    def _record(self, round_index: int, entry: dict[str, Any]) -> None:
-        seconds = self._recorder.complete_entry(entry, self.state)
-        self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, {"test": seconds})
-        if self._recorder.checkpoint_due(round_index):
-            self._pool.save_client_states(round_index)
-            self._recorder.write_states(entry, self.state)
-            self._history.sync()
-            tensors, meta = pack_checkpoint(self.state, self._stream.snapshot())
-            self._session.save_checkpoint(round_index, tensors, {"sent": self._dispatched, **meta})
-        self._session.progress(round_index, self._schedule.rounds, unit="version", **figures)
+    def _checkpoint(self) -> tuple[NamedArrays, dict[str, Any]]:
+        tensors, meta = pack_checkpoint(self.state, self._stream.snapshot())
+        return tensors, {"sent": self._dispatched, **meta}

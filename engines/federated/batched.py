@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ...core.errors import ConfigError
-from ...models.flat_params import FlatModel
+from ...models.flat_params import FlatModel, host_array
 from ...models.torch_internals import BatchNormBase, DropoutBase, NormBase
+from .compute import to_device
 from .local import LocalResult, SampleLosses, step
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
 from .tree import NamedArrays
@@ -42,9 +43,11 @@ def check(flat: FlatModel, method: FederatedMethod, works: Sequence[Work]) -> No
     Raises
     ------
     ConfigError
-        The method overrides local training, the task provides no losses by sample, or a layer mixes the samples of a
-        batch, keeps statistics of them or draws random numbers.
+        The precision is not fp32, the method overrides local training, the task provides no losses by sample, or a
+        layer mixes the samples of a batch, keeps statistics of them or draws random numbers.
     """
+    if flat.precision != "fp32":
+        raise _refusal(f"batched training is in fp32, not {flat.precision}", f"set precision to fp32, or {_HINT}")
     if not getattr(method, "trains_in_batches", False):
         raise _refusal(f"method {type(method).__name__} overrides local training")
     if any(work.sample_losses is None for work in works):
@@ -79,7 +82,7 @@ def local(flat: FlatModel, method: FederatedMethod, down: NamedArrays, works: Se
     velocities = [batchable.velocity(flat, work) for work in ordered]
     versions = _versions(flat.module)
     try:
-        stack, momentum, results = _train(flat, ordered, _stack(corrections), _stack(velocities))
+        stack, momentum, results = _train(flat, ordered, _stack(corrections, flat), _stack(velocities, flat))
     except RuntimeError as error:  # from vmap: random numbers, data-dependent control flow, in-place changes
         first = str(error).strip().splitlines()[0]
         raise _refusal(f"the model or its loss does something that vmap does not support: {first}") from error
@@ -90,9 +93,9 @@ def local(flat: FlatModel, method: FederatedMethod, down: NamedArrays, works: Se
     if _versions(flat.module) != versions:
         raise _refusal("the model changes its buffers during training")
     updates: dict[int, Update] = {}
-    for index, row, result in zip(order, stack, results, strict=True):
+    for index, row, result in zip(order, host_array(stack), results, strict=True):
         floats = batchable.copy_array(down[FLOATS])
-        floats[: flat.layout.trainable] = row.numpy()
+        floats[: flat.layout.trainable] = row
         updates[index] = batchable.update(down, works[index], floats, batchable.copy_array(down[INTEGERS]), result)
     return [updates[index] for index in range(len(works))]
 
@@ -107,12 +110,12 @@ def _train(
     weights = start.repeat(len(works), 1)
     if momentum is None and sgd.momentum:
         momentum = torch.zeros_like(weights)
-    losses = torch.zeros(len(works))
+    losses = torch.zeros(len(works), device=flat.device)
     for index in range(len(works[0].batches)):
         active = sum(index < len(work.batches) for work in works)
         rows = slice(active)
         leaf = weights[rows].requires_grad_()
-        loss = compute(leaf, *_stacked([work.batches[index] for work in works[rows]]))
+        loss = compute(leaf, *to_device(_stacked([work.batches[index] for work in works[rows]]), flat.device))
         # Clients share no parameters, so the gradient of the sum holds each one's; cheaper than grad inside vmap.
         (direction,) = torch.autograd.grad(loss.sum(), leaf)
         losses[rows] += loss.detach()
@@ -124,13 +127,13 @@ def _train(
             None if momentum is None else [momentum[rows]],
             None if correction is None else [correction[rows]],
         )
-    return weights, momentum, [LocalResult(len(w.batches), float(loss)) for w, loss in zip(works, losses, strict=True)]
+    return weights, momentum, [LocalResult(len(w.batches), x) for w, x in zip(works, losses.tolist(), strict=True)]
 
 
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """Stack to (K, trainable); None if no client has a tensor."""
+def _stack(tensors: Sequence[Tensor | None], flat: FlatModel) -> Tensor | None:
+    """Stack to (K, trainable) on the model's device; None if no client has a tensor."""
     present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present) if present else None
+    return torch.stack(present).to(flat.device) if present else None
 
 
 def _loss_of(flat: FlatModel, sample_losses: SampleLosses) -> Any:
@@ -148,8 +151,8 @@ def _loss_of(flat: FlatModel, sample_losses: SampleLosses) -> Any:
 
 def _stacked(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return sample weights (K, B), 0 for padding of shorter batches, and batches with tensors (K, B, …)."""
-    sizes = torch.tensor([len(batch[0]) for batch in batches])
-    longest = int(sizes.max())
+    lengths = [len(batch[0]) for batch in batches]
+    sizes, longest = torch.tensor(lengths), max(lengths)
     weights = (torch.arange(longest) < sizes[:, None]) / sizes[:, None]
     parts = zip(*batches, strict=True)
     return weights, tuple(torch.stack([_padded(part, longest) for part in same]) for same in parts)

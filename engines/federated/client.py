@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...core.errors import WireError
+from ...core.control import Protocol
+from ...core.devices import ComputeSettings
 from ...core.message import Message
 from ...core.session import NodeSession
-from .assets import Assets, offer_reply
+from ..assets.cache import AssetCache
+from ..assets.protocol import FROM_SERVER as ASSETS
+from ..assets.receiver import AssetReceiver
+from .assets import Assets
 from .client_state import ClientState
 from .codec import UpdateCodec
+from .compute import resident_model
+from .messages import STATE, Done, Keep, Kept
 from .task import Task
 from .tree import NamedArrays
+
+_FROM_SERVER: Protocol[Keep | Done] = Protocol(Keep, Done)
 
 
 class Client:
@@ -25,12 +33,22 @@ class Client:
     codec : UpdateCodec
     assets : Assets, optional
         What the client needs before its first round.
+    compute : ComputeSettings, optional
+        Device and precision of its training.
     """
 
-    def __init__(self, session: NodeSession, task: Task, codec: UpdateCodec, assets: Assets | None = None) -> None:
-        self._session, self._task, self._codec, self._assets = session, task, codec, assets
+    def __init__(
+        self,
+        session: NodeSession,
+        task: Task,
+        codec: UpdateCodec,
+        assets: Assets | None = None,
+        compute: ComputeSettings | None = None,
+    ) -> None:
+        self._session, self._task, self._codec = session, task, codec
+        self._receiver = _receiver(session, assets) if assets else None
         self._client = session.shard[0]
-        self._flat = task.model()
+        self._flat = resident_model(task, compute or ComputeSettings())
         self._method = task.method(self._flat)
         self._expected_state = _placeholders(self._method.sent(self._method.start(self._flat)))
         self._client_state: ClientState = {}
@@ -45,25 +63,26 @@ class Client:
         ------
         WireError
             The server sent an unexpected message, or a state of another model.
+        DataError, StorageError
+            The run's assets cannot be used or stored.
         """
+        channel = self._session.channel
         while True:
-            message = self._session.channel.receive()
-            what = message.fields.get("what")
-            if message.kind == "model":
+            message = channel.receive()
+            if message.kind == STATE:
                 self._train(message)
-            elif message.kind == "control" and what == "keep":
-                saved = {name: tensor.numpy() for name, tensor in self._client_state.items()}
-                self._session.save_checkpoint(message.round, saved, {})
-                self._session.channel.send(Message("control", round=message.round, fields={"what": "kept"}))
-            elif message.kind == "control" and what == "done":
-                return
-            elif self._assets is not None and message.kind == "control" and what == "offer":
-                has = self._assets.has(dict(message.fields))
-                self._session.channel.send(offer_reply(message.round, has=has))
-            elif self._assets is not None and message.kind == "virtual":
-                self._assets.accept(message)
-            else:
-                raise WireError(f"unexpected '{message.kind}' message from the server while waiting for a round")
+                continue
+            if self._receiver is not None and ASSETS.accepts(message):
+                if (answer := self._receiver.answer(message)) is not None:
+                    channel.send(answer)
+                continue
+            match _FROM_SERVER.read(message, "the server"):
+                case Keep():
+                    saved = {name: tensor.numpy() for name, tensor in self._client_state.items()}
+                    self._session.save_checkpoint(message.round, saved, {})
+                    channel.send(Kept().message(round=message.round))
+                case Done():
+                    return
 
     def _train(self, message: Message) -> None:
         work = self._task.work(self._flat, self._client, message.round)
@@ -71,6 +90,12 @@ class Client:
         received = self._codec.decode_state(message, self._expected_state)
         update = self._method.local(self._flat, received, work)
         self._session.channel.send(self._codec.encode_update(message.round, update, received, self._client_state))
+
+
+def _receiver(session: NodeSession, assets: Assets) -> AssetReceiver:
+    """Fetch assets to this machine's cache."""
+    cache = AssetCache(session.cache / "assets")
+    return AssetReceiver(cache, lambda asset: assets.use(asset, cache))
 
 
 def _placeholders(state: NamedArrays) -> NamedArrays:

@@ -27,20 +27,20 @@ class Reply(NamedTuple):
     samples, steps : int
     loss : float
         Mean over the client's steps.
-    figures : dict of float
-        Further figures that the client reported.
+    metrics : dict of float
+        Further metrics that the client reported.
     """
 
     client: int
     samples: int
     steps: int
     loss: float
-    figures: Mapping[str, float] = MappingProxyType({})
+    metrics: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
     def from_update(cls, client: int, update: Update) -> Reply:
         """Create the record of an update."""
-        return cls(client, update.samples, update.steps, update.loss, update.figures)
+        return cls(client, update.samples, update.steps, update.loss, update.metrics)
 
 
 @dataclass(slots=True)
@@ -61,8 +61,8 @@ class RoundResult:
         Missing clients whose update may still arrive, after the round.
     dropped : int
         Updates of earlier rounds that arrived during this one and were discarded.
-    figures : dict
-        Further figures of the round.
+    metrics : dict
+        Further metrics of the round.
     seconds : dict
         Time spent by this machine: ``train`` until the first reply, ``wait`` from then to the last one, ``aggregate``
         for validating and summing. Simulated clients cause no ``wait``: their updates are summed as they train.
@@ -74,7 +74,7 @@ class RoundResult:
     received: NamedArrays = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     dropped: int = 0
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -146,8 +146,8 @@ class Stream(Protocol):
     def next(self) -> AsyncResult:
         """Wait for the next outcome."""
 
-    def figures(self) -> dict[str, float]:
-        """Return figures besides those of the replies, accumulated since the last call."""
+    def metrics(self) -> dict[str, float]:
+        """Return metrics besides those of the replies, accumulated since the last call."""
 
     def snapshot(self) -> InFlightSnapshot | None:
         """Return the trainings in progress for a checkpoint; None if only the clients themselves have them."""

@@ -93,8 +93,8 @@ class UpdateCodec:
         """
         tensors: dict[str, Tensor] = {}
         for name, array in update.tensors.items():
-            slices = self._slices(self._up, name, array)
             if self._encoded(self._up, array):
+                slices = self._slices(self._up, name, array)
                 array = array - received[name] if name == FLOATS else array
                 lost = client_state.setdefault(_lost(name), torch.zeros(array.size)) if self._feedback else None
                 array = array if lost is None else array + lost.numpy()
@@ -134,9 +134,14 @@ class UpdateCodec:
         return cut(name, array.size, self._layout)
 
     def _expected(self, cut: Cut | None, like: NamedArrays) -> Expected:
+        if cut is None:
+            return {name: (array.shape, array.dtype) for name, array in like.items()}
         return {p.name: (p.shape, array.dtype) for n, array in like.items() for p in self._slices(cut, n, array)}
 
     def _assemble(self, cut: Cut | None, got: Mapping[str, Array], like: NamedArrays) -> NamedArrays:
+        """Return the arrays whose slices are ``got``; their names, shapes and dtypes were checked."""
+        if cut is None:
+            return dict(got)
         return {name: _join(self._slices(cut, name, array), got, array) for name, array in like.items()}
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...core.devices import ComputeSettings
+
 #: Defaults of topk's ``fraction`` and lowrank's ``rank``.
 FRACTION, RANK = 0.01, 4
 
@@ -74,7 +76,7 @@ class Downlink(_ByName):
     encoding: Literal["raw", "fp16", "bf16", "int8"] = "raw"
 
 
-class FederatedConfig(BaseModel):
+class FederatedConfig(ComputeSettings):
     """Settings of the rounds; workloads extend it with their own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

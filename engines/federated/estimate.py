@@ -16,6 +16,7 @@ from .assets import Assets
 from .client_pool import cohort
 from .codec import UpdateCodec
 from .config import FederatedConfig
+from .exchange import asset_exchange, checkpoint_exchange, end_exchange
 from .methods import FederatedMethod, Update
 from .task import Task
 from .task_hooks import ReportingTask, SizedTask
@@ -65,7 +66,7 @@ class RoundsPlan:
         """Return the flows of the whole run."""
         names = self._setting.nodes
         flows = [*handshake_flows(names), *self._asset_flows(), *self._states(), *self._updates(), *self._saves()]
-        flows.append(Flow.of("down", Message("control", fields={"what": "done"}), range(len(names))))
+        flows += [Flow.of(direction, message, range(len(names))) for direction, message in end_exchange()]
         return TrafficPlan("round", names, flows, self._notes)
 
     @cached_property
@@ -90,12 +91,12 @@ class RoundsPlan:
         return message, self._codec.received_state(message, down)
 
     def _asset_flows(self) -> Iterator[Flow]:
-        """The assets, sent to each client before its first round."""
+        """The assets, offered to each client before its first round, and sent if it cannot create them."""
         if self._assets is None:
             return
         clients = np.array(list(self._rounds_of), np.int64)
         first = np.array([rounds[0] for rounds in self._rounds_of.values()], np.int64)
-        for direction, message in self._assets.planned_messages():
+        for direction, message in asset_exchange(self._assets, lacking=self._assets.ships):
             yield Flow(direction, message, clients, first)
 
     def _states(self) -> Iterator[Flow]:
@@ -147,5 +148,5 @@ class RoundsPlan:
         every, last = self._config.checkpoint_every, self._config.rounds
         rounds = [n for n in range(1, last + 1) if n == last or n % every == 0]
         clients = range(len(self._setting.nodes))
-        yield Flow.of("down", Message("control", fields={"what": "keep"}), clients, rounds)
-        yield Flow.of("up", Message("control", fields={"what": "kept"}), clients, rounds)
+        for direction, message in checkpoint_exchange():
+            yield Flow.of(direction, message, clients, rounds)

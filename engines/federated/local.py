@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ...models.devices import gradient_scaler
 from ...models.flat_params import FlatModel
 from ...models.torch_internals import add_each, added_each, scale_each, subtracted_each
+from .compute import LOSS_SCALE, batch_loss
 
 #: One tensor per layer, or one for a stack of clients.
 Tensors: TypeAlias = list[torch.Tensor]
@@ -47,7 +49,7 @@ class Sgd:
 
 @dataclass(slots=True)
 class LocalResult:
-    """Result of :func:`train`: number of steps, and sum of the batch losses."""
+    """Result of :func:`train`: number of steps that were taken, and sum of their batch losses."""
 
     steps: int = 0
     loss: float = 0.0
@@ -62,7 +64,10 @@ def train(
     correction: torch.Tensor | None = None,
     velocity: torch.Tensor | None = None,
 ) -> LocalResult:
-    """Train the flat model in place.
+    """Train the flat model in place, on its device and in its precision.
+
+    ``fp16`` losses are scaled; a step whose gradient overflows is skipped, and the scale is halved. The scale starts
+    anew in every call, so that a client's result does not depend on the clients before it.
 
     Parameters
     ----------
@@ -78,18 +83,60 @@ def train(
     """
     start = flat.trained.clone() if sgd.mu else None
     momentum = velocity if velocity is not None else torch.zeros_like(flat.trained) if sgd.momentum else None
-    terms = [None if vector is None else flat.unflatten(vector) for vector in (start, momentum, correction)]
-    result = LocalResult()
+    optimizer = _FlatOptimizer(flat, sgd, start, momentum, correction)
+    losses = []
     for batch in batches:
         flat.clear_gradients()
-        loss = objective(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            step(flat.parameters, flat.gradients(), sgd, *terms)
-        result.steps += 1
-        result.loss += float(loss.detach())
+        loss = batch_loss(flat, objective, batch)
+        if optimizer.minimize(loss):
+            losses.append(loss.detach())
     flat.clear_gradients()
-    return result
+    return LocalResult(len(losses), _sum(losses))
+
+
+class _FlatOptimizer:
+    """Steps of a flat model; has the members that a gradient scaler needs of an optimizer."""
+
+    def __init__(
+        self,
+        flat: FlatModel,
+        sgd: Sgd,
+        start: torch.Tensor | None,
+        momentum: torch.Tensor | None,
+        correction: torch.Tensor | None,
+    ) -> None:
+        self._flat, self._sgd = flat, sgd
+        self._terms = [None if vector is None else flat.unflatten(vector) for vector in (start, momentum, correction)]
+        scaled = flat.precision == "fp16"
+        self._scaler: Any = gradient_scaler(flat.device, "fp16", LOSS_SCALE) if scaled else None
+        self.param_groups = [{"params": flat.parameters}]
+        self._stepped = False
+
+    def minimize(self, loss: torch.Tensor) -> bool:
+        """Compute the gradient and take a step; False if the gradient overflowed."""
+        if self._scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.step()
+            return True
+        self._stepped = False
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self)
+        self._scaler.update()
+        return self._stepped
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step with the parameters' gradients."""
+        step(self._flat.parameters, self._flat.gradients(), self._sgd, *self._terms)
+        self._stepped = True
+
+
+def _sum(losses: list[torch.Tensor]) -> float:
+    """Sum in double precision and order of the steps; one transfer from the device."""
+    total = 0.0
+    for loss in torch.stack(losses).tolist() if losses else ():
+        total += loss
+    return total
 
 
 def step(

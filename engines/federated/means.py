@@ -18,22 +18,22 @@ class Means:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
-        self._sums = torch.zeros(len(self._names), dtype=torch.float64)
-        self._steps = 0
+        self._rows: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, *values: Tensor) -> None:
-        """Add a step's scalars, in the order of the names."""
-        self._sums += torch.stack(values)
-        self._steps += 1
+        """Add a step's scalars, in the order of the names; all on one device."""
+        self._rows.append(torch.stack(values))
 
     def clear(self) -> None:
-        """Reset all sums."""
-        self._sums.zero_()
-        self._steps = 0
+        """Forget all steps."""
+        self._rows.clear()
 
     def compute(self) -> dict[str, float]:
         """Return the means; empty before the first step."""
-        if not self._steps:
+        if not self._rows:
             return {}
-        return dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
+        sums = [0.0] * len(self._names)
+        for row in torch.stack(self._rows).tolist():  # one transfer from the device; double precision, in order
+            sums = [total + value for total, value in zip(sums, row, strict=True)]
+        return {name: total / len(self._rows) for name, total in zip(self._names, sums, strict=True)}

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...core.message import Message, Scalar, Tensor
+from ...core.control import Control
+from ...core.errors import WireError
+from ...core.message import Message, Tensor
 from ...wire.pack import pack, unpack
 from .methods import Update
 from .tree import NamedArrays
 
+#: Kind of the messages with the state.
+STATE = "model"
+
 #: Shapes and dtypes by tensor name.
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
-_REQUIRED = ("samples", "steps", "loss")
 
-#: Maximum number of further figures in an update.
-MOST_FIGURES = 32
+@dataclass(frozen=True, slots=True)
+class Keep(Control, what="keep"):
+    """The server's request to save the client state as of the message's round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Control, what="kept"):
+    """A client's confirmation that its state is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Control, what="done"):
+    """The end of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateHeader(Control, kind="update"):
+    """The scalars of an update; see :class:`~farshore.engines.federated.methods.Update`."""
+
+    samples: int
+    steps: int
+    loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def model_message(round_index: int, tensors: Mapping[str, Tensor]) -> Message:
     """Create the message with the state for the cohort of round ``round_index``."""
-    return Message("model", round=round_index, tensors=tensors)
+    return Message(STATE, round=round_index, tensors=tensors)
 
 
 def update_message(round_index: int, update: Update, tensors: Mapping[str, Tensor]) -> Message:
     """Create the message with a client's update of round ``round_index``, its arrays encoded as ``tensors``."""
-    fields = {**update.figures, "samples": update.samples, "steps": update.steps, "loss": update.loss}
-    return Message("update", round=round_index, tensors=tensors, fields=fields)
+    header = UpdateHeader(update.samples, update.steps, update.loss, update.metrics)
+    return header.message(round=round_index, tensors=tensors)
 
 
 def arrays(message: Message) -> NamedArrays:
@@ -63,20 +89,13 @@ def read_update(message: Message, round_index: int, expected: Expected) -> Updat
         )
     tensors = arrays(message)
     check_tensors(tensors, expected)
-    samples, steps, loss = (message.fields.get(n) for n in _REQUIRED)
-    if not isinstance(samples, int) or not isinstance(steps, int) or not isinstance(loss, float):
-        raise UpdateError("samples, steps or loss is missing or has the wrong type")
-    if not (samples > 0 and steps > 0):
-        raise UpdateError(f"samples and steps must be positive, got {samples} samples and {steps} steps")
-    figures = _figures(message.fields) if len(message.fields) > len(_REQUIRED) else {}
-    return Update(tensors, samples, steps, loss, figures)
-
-
-def _figures(fields: Mapping[str, Scalar]) -> dict[str, float]:
-    """Further figures of an update; callers pick the names that they know."""
-    if len(fields) > len(_REQUIRED) + MOST_FIGURES:
-        raise UpdateError(f"{len(fields) - len(_REQUIRED)} figures exceed the limit of {MOST_FIGURES}")
-    return {name: value for name, value in fields.items() if name not in _REQUIRED and isinstance(value, float)}
+    try:
+        header = UpdateHeader.read(message, "its update")
+    except WireError as error:
+        raise UpdateError(str(error)) from None
+    if not (header.samples > 0 and header.steps > 0):
+        raise UpdateError(f"samples and steps must be positive, got {header.samples} samples and {header.steps} steps")
+    return Update(tensors, header.samples, header.steps, header.loss, dict(header.metrics))
 
 
 def check_tensors(tensors: NamedArrays, expected: Expected) -> None:

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.errors import ConfigError
-from ...models.flat_params import FlatModel
+from ...models.flat_params import FlatModel, host_array
 from .array_pool import ArrayPool
 from .client_state import ClientState
+from .compute import LOSS_SCALE, batch_loss
 from .local import LocalResult, Objective, SampleLosses, Sgd, normalizer, train
 from .means import Means
 from .tree import NamedArrays
@@ -44,15 +45,15 @@ class Update:
     steps : int
     loss : float
         Mean over the client's steps.
-    figures : dict of float
-        Further figures of the training, means over the client's steps.
+    metrics : dict of float
+        Further metrics of the training, means over the client's steps.
     """
 
     tensors: NamedArrays
     samples: int
     steps: int
     loss: float
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class Work:
         The client's number of samples.
     sgd : Sgd
     client_state : dict of tensors
-        The client's state between rounds; changed in place.
+        The client's state between rounds, on the CPU; changed in place.
     sample_losses : callable, optional
         The losses of a batch's samples, whose mean is ``objective``; allows training several clients as one batch
         (:mod:`~farshore.engines.federated.batched`).
@@ -79,7 +80,7 @@ class Work:
         Batches that contain each of the client's samples once, with their shares of all samples; for methods that
         use the full-batch gradient (:class:`Scaffold`, option 1).
     full_gradient : torch.Tensor, optional
-        (trainable,), the full-batch gradient, set by methods that compute it.
+        (trainable,), the full-batch gradient on the CPU, set by methods that compute it.
     """
 
     objective: Objective
@@ -163,16 +164,20 @@ class FedAvg:
                 setattr(cls, capability, False)
 
     def start(self, flat: FlatModel) -> NamedArrays:
-        return {FLOATS: flat.floats.numpy().copy(), INTEGERS: flat.integers.numpy().copy()}
+        return {FLOATS: host_array(flat.floats).copy(), INTEGERS: host_array(flat.integers).copy()}
 
     def sent(self, state: NamedArrays) -> NamedArrays:
         return state
 
     def local(self, flat: FlatModel, down: NamedArrays, work: Work) -> Update:
         flat.load(down[FLOATS], down[INTEGERS])
-        correction, velocity = self.correction(flat, down, work), self.velocity(flat, work)
+        correction, kept = self.correction(flat, down, work), self.velocity(flat, work)
+        correction = None if correction is None else correction.to(flat.device)
+        velocity = None if kept is None else kept.to(flat.device)
         result = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
-        floats, integers = self.copy_array(flat.floats.numpy()), self.copy_array(flat.integers.numpy())
+        if kept is not None and velocity is not None and velocity is not kept:
+            kept.copy_(velocity)
+        floats, integers = self.copy_array(host_array(flat.floats)), self.copy_array(host_array(flat.integers))
         return self.update(down, work, floats, integers, result)
 
     def copy_array(self, array: Array) -> Array:
@@ -180,20 +185,23 @@ class FedAvg:
         return array.copy() if self.array_pool is None else self.array_pool.copy(array)
 
     def correction(self, flat: FlatModel, down: NamedArrays, work: Work) -> torch.Tensor | None:
-        """Return (trainable,), a term added to every step's direction; ``flat`` holds the state ``down``, unchanged."""
+        """Return (trainable,), a term added to every step's direction, on the CPU.
+
+        ``flat`` holds the state ``down``, unchanged.
+        """
         return None
 
     def velocity(self, flat: FlatModel, work: Work) -> torch.Tensor | None:
-        """(trainable,), the client's momentum, to be changed in place; None = it starts at zero."""
+        """(trainable,), the client's momentum on the CPU, to be changed in place; None = it starts at zero."""
         if not self.keeps_momentum:
             return None
         return work.client_state.setdefault(VELOCITY, torch.zeros(flat.layout.trainable))
 
     def update(self, down: NamedArrays, work: Work, floats: Array, integers: Array, result: LocalResult) -> Update:
         """Create the update of a client that trained from ``down`` to the state ``floats``, ``integers``."""
-        figures = work.means.compute() if work.means is not None else {}
+        metrics = work.means.compute() if work.means is not None else {}
         loss = result.loss / max(1, result.steps)
-        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, result.steps, loss, figures)
+        return Update({FLOATS: floats, INTEGERS: integers}, work.samples, result.steps, loss, metrics)
 
     def client_state_sizes(self, flat: FlatModel) -> dict[str, int]:
         return {VELOCITY: flat.layout.trainable} if self.keeps_momentum else {}
@@ -344,7 +352,7 @@ class FedNova(FedAvg):
 
 
 def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
-    """Return (trainable,), the gradient of the mean loss of a client's data, with weight decay as in its steps.
+    """Return (trainable,) on the CPU, the gradient of the mean loss of a client's data, with its steps' weight decay.
 
     Raises
     ------
@@ -357,13 +365,15 @@ def gradient_of_all(flat: FlatModel, work: Work) -> torch.Tensor:
             hint="use option 2",
         )
     flat.clear_gradients()
+    scale = LOSS_SCALE if flat.precision == "fp16" else 1.0
     for share, batch in work.full_batches:
-        (share * work.objective(batch)).backward()  # type: ignore[no-untyped-call]
+        (share * scale * batch_loss(flat, work.objective, batch)).backward()  # type: ignore[no-untyped-call]
     if work.means is not None:
         work.means.clear()  # only training steps are reported
-    gradient = torch.cat([torch.empty(0), *(piece.reshape(-1) for piece in flat.gradients())])
+    empty = torch.empty(0, device=flat.device)
+    gradient = torch.cat([empty, *(piece.reshape(-1) for piece in flat.gradients())]) / scale
     flat.clear_gradients()
-    return gradient + work.sgd.weight_decay * flat.trained
+    return torch.from_numpy(host_array(gradient + work.sgd.weight_decay * flat.trained))
 
 
 def _weighted(tensors: NamedArrays, weight: int, pool: ArrayPool | None) -> NamedArrays:

@@ -10,10 +10,12 @@ from ...core.errors import PeerLostError
 from ...core.message import Message
 from ...core.seeds import Seed
 from ...core.session import ServerSession
+from ..assets.offer import AssetOffer
 from ..requests import Requests, deadline
 from .assets import Assets
 from .client_pool import RoundResult, cohort
 from .codec import UpdateCodec
+from .messages import Done, Keep
 from .methods import FederatedMethod, Update
 from .node_round import NodeRound
 from .node_stream import NodeStream
@@ -51,7 +53,8 @@ class NodePool:
         deadline: float = 0.0,
         largest_norm: float = 0.0,
     ) -> None:
-        self._session, self._codec, self._assets = session, codec, assets
+        self._session, self._codec = session, codec
+        self._offer = AssetOffer(assets.sources()) if assets else None
         self._least, self._deadline, self._largest_norm = least, deadline, largest_norm
         self._names = list(session.channels)
         #: Nodes that may lack the assets.
@@ -74,7 +77,7 @@ class NodePool:
         """Return the nodes for asynchronous training."""
         self._session.readmit(self._least)
         return NodeStream(
-            self._session, self._requests, self._new, self._assets, self._codec, method, self._largest_norm
+            self._session, self._requests, self._new, self._offer, self._codec, method, self._largest_norm
         )
 
     def round(self, round_index: int, cohort: Sequence[int], down: NamedArrays, method: FederatedMethod) -> RoundResult:
@@ -84,7 +87,7 @@ class NodePool:
         """
         for name in self._session.readmit(self._least):
             self._requests.forget(name)
-            if self._assets is not None:
+            if self._offer is not None:
                 self._new.add(name)
         message = self._codec.encode_state(round_index, down)
         received = self._codec.received_state(message, down)  # clients start from it; updates are relative to it
@@ -94,7 +97,7 @@ class NodePool:
             return update, validated_contribution(method, received, update, self._largest_norm)
 
         positions = {self._names[client]: (position, client) for position, client in enumerate(cohort)}
-        node_round = NodeRound(self._session, self._requests, self._new, self._assets, message, positions, read)
+        node_round = NodeRound(self._session, self._requests, self._new, self._offer, message, positions, read)
         result = node_round.run(deadline(self._deadline))
         result.received = received
         return result
@@ -106,8 +109,7 @@ class NodePool:
             if name in self._requests.pending:
                 continue
             with suppress(TimeoutError):
-                message = Message("control", round=round_index, fields={"what": "keep"})
-                if self._requests.ask(name, message, 0.0) is None:
+                if self._requests.ask(name, Keep().message(round=round_index), 0.0) is None:
                     unconfirmed.append(name)
         while unconfirmed:
             outcome = self._requests.next(unconfirmed, remaining())
@@ -123,7 +125,7 @@ class NodePool:
             with suppress(PeerLostError):
                 try:
                     if name not in self._requests.pending:
-                        channel.send(Message("control", fields={"what": "done"}), 0.0)
+                        channel.send(Done().message(), 0.0)
                         continue
                 except TimeoutError:
                     pass

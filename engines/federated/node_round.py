@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ...core.errors import WireError
 from ...core.message import Message
 from ...core.session import ServerSession
-from ..requests import Answer, Failure, Remaining, Requests, send
-from .assets import Assets, is_missing, offer_message
+from ..assets.offer import AssetOffer
+from ..requests import Answer, Failure, Remaining, Requests
 from .client_pool import Reply, RoundResult
 from .messages import UpdateError
 from .methods import Update
@@ -32,7 +33,8 @@ class NodeRound:
         Outstanding requests, those of earlier rounds included.
     new : set of str
         Nodes that may lack the assets; updated here.
-    assets : Assets or None
+    offer : AssetOffer or None
+        What new nodes need before their first round.
     message : Message
         The state.
     positions : dict
@@ -46,12 +48,12 @@ class NodeRound:
         session: ServerSession,
         requests: Requests,
         new: set[str],
-        assets: Assets | None,
+        offer: AssetOffer | None,
         message: Message,
         positions: dict[str, tuple[int, int]],
         read: ReadUpdate,
     ) -> None:
-        self._session, self._requests, self._new, self._assets = session, requests, new, assets
+        self._session, self._requests, self._new, self._offer = session, requests, new, offer
         self._message, self._round_index, self._read = message, message.round, read
         #: Nodes without a result yet -> position in the cohort, and client number.
         self._waiting = dict(positions)
@@ -82,8 +84,8 @@ class NodeRound:
 
     def _request(self, name: str, timeout: float | None) -> bool:
         """Send a node the state, or first the offer of the assets; return False if it does not receive."""
-        assets = self._assets if name in self._new else None
-        return self._ask(name, offer_message(assets, self._round_index) if assets else self._message, timeout)
+        offer = self._offer if name in self._new else None
+        return self._ask(name, offer.message(self._round_index) if offer else self._message, timeout)
 
     def _ask(self, name: str, message: Message, timeout: float | None) -> bool:
         """Send a node a message that it has to answer; return False if it does not receive in time."""
@@ -96,7 +98,7 @@ class NodeRound:
         return True
 
     def _handle(self, answer: Answer, remaining: Remaining) -> None:
-        """Handle a node's answer: to an earlier round, to an offer, or an update of this round."""
+        """Handle a node's answer: to an earlier round, to the offer of assets, or an update of this round."""
         name = answer.node
         request = self._round_index if answer.request is None else answer.request
         if answer.message.round < self._round_index or request < self._round_index:
@@ -115,25 +117,20 @@ class NodeRound:
             self._log(f"dropped the late update of {name} for round {answer.round}")
 
     def _provide_assets(self, name: str, answer: Message, remaining: Remaining) -> None:
-        """Send a node the assets if it lacks them, and then the state."""
-        assert self._assets is not None
+        """Send a node the part of the assets that it asks for, or the state if it holds all of them."""
+        assert self._offer is not None
         try:
-            payload = self._assets.payload(self._round_index) if is_missing(answer) else None
-        except UpdateError as error:
+            chunks = self._offer.reply(answer, name)
+        except WireError as error:
             self._leave_out(name, str(error))
             return
-        try:
-            failure = None if payload is None else send(self._session, name, payload, remaining())
-        except TimeoutError:
-            self._late(name, _NOT_RECEIVING)
-            return
-        if failure is not None:
-            self._failed(failure)
-            return
-        if not self._ask(name, self._message, remaining()):
-            self._late(name, _NOT_RECEIVING)
-        elif name in self._waiting:
+        if chunks is None:
             self._new.discard(name)
+        for message in (self._message,) if chunks is None else chunks:
+            if not self._ask(name, message, remaining()):
+                self._late(name, _NOT_RECEIVING)
+            if name not in self._waiting:
+                return
 
     def _seconds(self) -> dict[str, float]:
         now = time.monotonic()

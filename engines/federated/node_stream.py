@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.errors import WireError
 from ...core.message import Message
 from ...core.session import ServerSession
-from ..requests import Failure, Requests, send
-from .assets import Assets, is_missing, offer_message
+from ..assets.offer import AssetOffer
+from ..requests import Failure, Requests
 from .client_pool import AsyncResult, InFlightSnapshot, Reply
 from .codec import UpdateCodec
 from .messages import UpdateError
@@ -33,7 +34,8 @@ class NodeStream:
         Outstanding requests, by version.
     new : set of str
         Nodes that may lack the assets; updated here.
-    assets : Assets or None
+    offer : AssetOffer or None
+        What new nodes need before their first training.
     codec : UpdateCodec
     method : FederatedMethod
     largest_norm : float
@@ -45,12 +47,12 @@ class NodeStream:
         session: ServerSession,
         requests: Requests,
         new: set[str],
-        assets: Assets | None,
+        offer: AssetOffer | None,
         codec: UpdateCodec,
         method: FederatedMethod,
         largest_norm: float,
     ) -> None:
-        self._session, self._requests, self._new, self._assets = session, requests, new, assets
+        self._session, self._requests, self._new, self._offer = session, requests, new, offer
         self._codec, self._method, self._largest_norm = codec, method, largest_norm
         self._names = list(session.channels)
         self._clients = {name: client for client, name in enumerate(self._names)}
@@ -66,8 +68,8 @@ class NodeStream:
             self._version = _Version(round_index, message, self._codec.received_state(message, down))
         name = self._names[client]
         self._jobs[name] = self._version
-        assets = self._assets if name in self._new else None
-        self._ask(name, offer_message(assets, round_index) if assets else self._version.message)
+        offer = self._offer if name in self._new else None
+        self._ask(name, offer.message(round_index) if offer else self._version.message)
 
     def ready(self, client: int) -> bool:
         """Return True: a real node starts at once."""
@@ -87,10 +89,10 @@ class NodeStream:
                 return self._received(name, answer)
             try:
                 self._provide_assets(name, answer, self._jobs[name])
-            except UpdateError as error:
+            except WireError as error:
                 return self._failed(name, str(error))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return nothing: the run's log has the times."""
         return {}
 
@@ -107,12 +109,13 @@ class NodeStream:
             self._lost[name] = failure.reason
 
     def _provide_assets(self, name: str, answer: Message, job: _Version) -> None:
-        """Send a node the assets if it lacks them, and then the state."""
-        assert self._assets is not None
-        if is_missing(answer):
-            send(self._session, name, self._assets.payload(job.round_index))  # a loss shows in the next line, too
-        self._new.discard(name)
-        self._ask(name, job.message)
+        """Send a node the part of the assets that it asks for, or the state if it holds all of them."""
+        assert self._offer is not None
+        chunks = self._offer.reply(answer, name)
+        if chunks is None:
+            self._new.discard(name)
+        for message in (job.message,) if chunks is None else chunks:
+            self._ask(name, message)
 
     def _received(self, name: str, answer: Message) -> AsyncResult:
         job, client = self._jobs[name], self._clients[name]

@@ -61,19 +61,19 @@ class RoundRecorder:
         self._frames: dict[str, int] = {}
 
     def average_replies(self, replies: Sequence[Reply]) -> dict[str, float]:
-        """Average the loss and further figures of a round's clients, weighted by their samples."""
+        """Average the loss and further metrics of a round's clients, weighted by their samples."""
         means = {"train_loss": _weighted_mean([r.loss for r in replies], replies)}
         for name in self._reporting.reports if self._reporting else ():
             # Clients may send anything: a client without a finite value does not affect the others' mean.
-            if finite := [r for r in replies if math.isfinite(r.figures.get(name, math.nan))]:
-                means[name] = _weighted_mean([r.figures[name] for r in finite], finite)
+            if finite := [r for r in replies if math.isfinite(r.metrics.get(name, math.nan))]:
+                means[name] = _weighted_mean([r.metrics[name] for r in finite], finite)
         return means
 
     def complete_entry(self, entry: dict[str, Any], state: NamedArrays) -> float:
-        """Add the task's figures, scores and byte counts to a round's entry; return the seconds of evaluation."""
+        """Add the task's metrics, scores and byte counts to a round's entry; return the seconds of evaluation."""
         round_index, start = entry["round"], time.monotonic()
         if self._reporting is not None:
-            entry |= self._reporting.figures(entry)
+            entry |= self._reporting.metrics(entry)
         if self._due(round_index, self._schedule.eval_every):
             entry |= self._task.evaluate(self._flat, state)
             self._states.update_best(round_index, entry, state)
@@ -84,8 +84,8 @@ class RoundRecorder:
         return seconds
 
     def write_metrics(self, entry: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
-        """Write the metrics of a round; return its finite figures."""
-        figures = {
+        """Write the metrics of a round; return its finite metrics."""
+        metrics = {
             "loss" if name == "train_loss" else name: value
             for name, value in entry.items()
             if isinstance(value, float) and math.isfinite(value)
@@ -93,8 +93,8 @@ class RoundRecorder:
         byte_counts = {f"{name}_bytes": float(entry[name]) for name in _REPRODUCIBLE if name in entry}
         byte_counts |= {f"{name}_bytes": float(count) for name, count in self._frames.items()}
         timings = {f"seconds_{name}": value for name, value in seconds.items()}
-        self._session.metrics(entry["round"], **figures, **byte_counts, **timings)
-        return figures
+        self._session.metrics(entry["round"], **metrics, **byte_counts, **timings)
+        return metrics
 
     def checkpoint_due(self, round_index: int) -> bool:
         """Return whether to save a checkpoint after round ``round_index``."""

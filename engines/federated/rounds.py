@@ -7,26 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.errors import RunFailedError
-from ...core.session import ServerSession
-from ...runs.history import History
-from .client_pool import ClientPool, RoundResult
-from .config import FederatedConfig
-from .round_recorder import RoundRecorder
-from .task import Task
+from .client_pool import RoundResult
+from .server_run import ServerRun
 from .task_hooks import refine_state
 from .tree import NamedArrays
 from .update_validation import is_finite
 
 
-class Rounds:
-    """A synchronous federated run on the server.
-
-    Parameters
-    ----------
-    session : ServerSession
-    task : Task
-    pool : ClientPool
-    schedule : FederatedConfig
+class Rounds(ServerRun):
+    """A synchronous federated run on the server; see :class:`ServerRun`.
 
     Raises
     ------
@@ -34,28 +23,19 @@ class Rounds:
         ``per_round`` exceeds the population.
     """
 
-    def __init__(self, session: ServerSession, task: Task, pool: ClientPool, schedule: FederatedConfig) -> None:
-        if schedule.per_round > pool.population:
+    def _prepare(self) -> None:
+        if self._schedule.per_round > self._pool.population:
             raise RunFailedError(
-                f"per_round is {schedule.per_round}, but there are only {pool.population} clients",
+                f"per_round is {self._schedule.per_round}, but there are only {self._pool.population} clients",
                 hint="lower per_round, or let more nodes join",
             )
-        self._session, self._task, self._pool, self._schedule = session, task, pool, schedule
-        self._flat = task.model()
-        self._method = task.method(self._flat)
-        self.state: NamedArrays = self._method.start(self._flat)
-        self._history = History(session.run.directory, session.resume_step or 0)
-        if session.resume_step is not None:
-            self.state, _ = session.load_checkpoint(session.resume_step)
-            pool.resume(self._history.entries)
-        self._recorder = RoundRecorder(session, task, self._flat, schedule)
 
     def run(self) -> list[dict[str, Any]]:
         """Run all remaining rounds; return the history, one entry per round."""
         with self._history as history:
-            for round_index in range(len(history.entries) + 1, self._schedule.rounds + 1):
+            while self._next <= self._schedule.rounds:
                 self._session.check_cancelled()
-                self._round(round_index)
+                self._round(self._next)
         return history.entries
 
     def _round(self, round_index: int) -> None:
@@ -67,25 +47,18 @@ class Rounds:
         self._step(round_index, result)
         timings = {"aggregate": 0.0, **result.seconds}
         timings["aggregate"] += time.monotonic() - trained
-        timings["test"] = self._recorder.complete_entry(entry, self.state)
-        self._history.append(entry)
-        figures = self._recorder.write_metrics(entry, timings)
-        if self._recorder.checkpoint_due(round_index):
-            self._pool.save_client_states(round_index)
-            self._recorder.write_states(entry, self.state)
-            self._history.sync()
-            self._session.save_checkpoint(round_index, self.state, {})
+        metrics = self._record(entry, timings)
         clients = {"ok": len(result.replies), "late": len(result.late)}
         clients["failed"] = len(cohort) - sum(clients.values())
         seconds = time.monotonic() - start
-        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **figures)
+        self._session.progress(round_index, self._schedule.rounds, unit="round", seconds=seconds, **clients, **metrics)
 
     def _entry(self, round_index: int, cohort: Sequence[int], result: RoundResult) -> dict[str, Any]:
         entry = {
             "round": round_index,
             "cohort": list(cohort),
             "missing": {str(client): why for client, why in result.missing.items()},
-            **result.figures,
+            **result.metrics,
             **self._recorder.average_replies(result.replies),
         }
         if result.total is not None:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...core.seeds import Seed
+from ...models.devices import forked_generators
 from ...models.flat_params import FlatModel
+from .compute import to_device
 from .local import Sgd
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
 from .tree import NamedArrays
@@ -69,7 +71,7 @@ class Supervised:
 
     def model(self) -> FlatModel:
         """Create a model with the initial weights; the state of the global generator is preserved."""
-        with torch.random.fork_rng(devices=[]):
+        with forked_generators(torch.device("cpu")):
             torch.manual_seed(self.seed.child("weights").value)
             return FlatModel(self.build().train())
 
@@ -81,7 +83,11 @@ class Supervised:
         batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
         sgd = self.sgd(round_index)
         return Work(
-            lambda b: F.cross_entropy(flat.module(b[0]), b[1]), batches, len(rows), sgd, sample_losses=_sample_losses
+            lambda b: F.cross_entropy(flat.module(b[0]).float(), b[1]),
+            batches,
+            len(rows),
+            sgd,
+            sample_losses=_sample_losses,
         )
 
     @torch.no_grad()
@@ -90,7 +96,8 @@ class Supervised:
         flat.load(state[FLOATS], state[INTEGERS])
         flat.module.eval()
         correct, loss = 0, 0.0
-        for x, y in zip(*(torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y)), strict=True):
+        for batch in zip(*(torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y)), strict=True):
+            x, y = to_device(batch, flat.device)
             logits = flat.module(x)
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))

@@ -1,4 +1,4 @@
-"""Optional extensions of a task: more figures for reports, work sizes for estimates, server-side refinement."""
+"""Optional extensions of a task: more metrics for reports, work sizes for estimates, server-side refinement."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .tree import NamedArrays
 
 @runtime_checkable
 class ReportingTask(Protocol):
-    """A task that reports figures besides the scores of each round."""
+    """A task that reports metrics besides the scores of each round."""
 
     @property
     def reports(self) -> Sequence[str]:
-        """Names of the figures that clients report with their updates (``Work.means``)."""
+        """Names of the metrics that clients report with their updates (``Work.means``)."""
 
-    def figures(self, entry: Mapping[str, Any]) -> dict[str, float]:
-        """Compute figures to add to a round's ``entry``, which has ``round``, ``cohort`` and ``train_loss``."""
+    def metrics(self, entry: Mapping[str, Any]) -> dict[str, float]:
+        """Compute metrics to add to a round's ``entry``, which has ``round``, ``cohort`` and ``train_loss``."""
 
     def client_accuracy(self, flat: FlatModel, state: NamedArrays) -> NDArray[np.float64]:
         """(clients,), accuracy of a state on each client's own part of the test set; NaN where that part is empty.

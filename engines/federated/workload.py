@@ -45,15 +45,12 @@ class FederatedWorkload(ABC, Generic[Config]):
 
         return UpdateCodec(config.uplink, config.downlink, flat.layout)
 
-    def assets(self, config: Config, task: Task, folder: Path, who: str) -> Assets | None:
-        """Create the assets that clients need before their first round; by default there are none.
-
-        ``folder`` belongs to the program alone, and ``who`` names the program in errors.
-        """
+    def assets(self, config: Config, task: Task) -> Assets | None:
+        """Create the assets that clients need before their first round; by default there are none."""
         return None
 
     def result(self, config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the run's result from its history; by default the last round's figures."""
+        """Return the run's result from its history; by default the last round's metrics."""
         return {"rounds": len(history), **{n: v for n, v in history[-1].items() if isinstance(v, float)}}
 
     def baseline_model(self, config: Config, task: Task) -> FlatModel:
@@ -88,7 +85,7 @@ class FederatedWorkload(ABC, Generic[Config]):
             raise ConfigError("an estimate of federated rounds takes no assumptions", hint="remove --assume")
         use_threads(config.threads)
         task = self.task(config, setting.seed, setting.find, len(setting.nodes))
-        assets = self.assets(config, task, Path(), "the estimate")
+        assets = self.assets(config, task)
         plan = RoundsPlan(config, setting, task, self.codec(config, task.model()), assets).plan()
         count = config.rounds * config.per_round
         return replace(plan, baselines=baselines(self.baseline_model(config, task), count, count))
@@ -103,11 +100,10 @@ class FederatedWorkload(ABC, Generic[Config]):
         task = self.task(settings, session.run.seed, session.data, len(session.channels))
         for note in task.notes:
             session.log(note)
-        assets = self.assets(settings, task, session.run.directory / "briefing", "the server")
         pool = NodePool(
             session,
             self.codec(settings, task.model()),
-            assets,
+            self.assets(settings, task),
             least=settings.least,
             deadline=settings.deadline,
             largest_norm=settings.largest_norm,
@@ -123,9 +119,8 @@ class FederatedWorkload(ABC, Generic[Config]):
         settings = cast(Config, config)
         use_threads(settings.threads)
         task = self.task(settings, session.run.seed, session.data, session.shard[1])
-        folder = session.run.directory / "briefing" / session.node
-        assets = self.assets(settings, task, folder, f"node {session.node}")
-        Client(session, task, self.codec(settings, task.model()), assets).run()
+        codec, assets = self.codec(settings, task.model()), self.assets(settings, task)
+        Client(session, task, codec, assets, settings).run()
 
 
 def use_threads(count: int) -> None:

@@ -14,15 +14,17 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from ...core.control import fields_of, read_fields
 from ...core.errors import WireError
 from ...core.message import Encoding, Message, Tensor
 from ...wire.dtypes import name_of
 from .compat import Array, ArrayRecord, RecordDict, SType, message_bytes, message_from_bytes, with_content
 from .compat import Message as FlowerMessage
+from .protocol import AppMessage
 
 #: Longest message without arrays that is put into the header; a longer one becomes a tensor.
 _HEADER_BYTES = 256 << 10
-#: Name of the field or tensor with the message without arrays.
+#: Name of the tensor with the message without arrays, where it is not a field.
 _MESSAGE = "message"
 #: Digits of the largest round index; counters in a frame's header are bounded.
 _DIGITS = 9
@@ -58,35 +60,38 @@ def to_frame(message: FlowerMessage, round_index: int, encoding: Encoding | None
         for name, record in message.content.items():
             content[name] = _extract(record, tensors, encoding) if isinstance(record, ArrayRecord) else record
     encoded = message_bytes(with_content(message, content))
-    fields: dict[str, Any] = {_MESSAGE: encoded}
+    header = AppMessage(encoded)
     if len(encoded) > _HEADER_BYTES:
-        fields = {}
+        header = AppMessage()
         tensors[_MESSAGE] = Tensor(np.frombuffer(encoded, np.uint8))
-    return Message(message.metadata.message_type.partition(".")[0], round=round_index, tensors=tensors, fields=fields)
+    kind = message.metadata.message_type.partition(".")[0]
+    return Message(kind, round=round_index, tensors=tensors, fields=fields_of(header))
 
 
-def from_frame(frame: Message) -> FlowerMessage:
-    """Convert a frame to a Flower message.
+def from_frame(frame: Message, peer: str) -> FlowerMessage:
+    """Convert a frame that ``peer`` sent to a Flower message.
 
     Raises
     ------
     WireError
         The frame contains no valid message.
     """
-    encoded = frame.fields.get(_MESSAGE)
+    encoded = read_fields(AppMessage, frame, peer).message
     if _MESSAGE in frame.tensors:
         encoded = frame.array(_MESSAGE).tobytes()
-    if not isinstance(encoded, bytes):
-        raise WireError(f"a '{frame.kind}' frame contains no message of a Flower app")
+    if encoded is None:
+        raise WireError(f"{peer}: a '{frame.kind}' frame contains no message of a Flower app")
     try:
         message = message_from_bytes(encoded)
         arrays = _arrays(message)
         for index, (record, key, empty) in enumerate(arrays):
             record[key] = _restore(frame, index, empty)
     except (DecodeError, ValueError, TypeError, KeyError) as error:
-        raise WireError(f"a '{frame.kind}' frame contains an invalid message of a Flower app: {error}") from error
+        raise WireError(
+            f"{peer}: a '{frame.kind}' frame contains an invalid message of a Flower app: {error}"
+        ) from error
     if len(arrays) != len(frame.tensors) - (_MESSAGE in frame.tensors):
-        raise WireError(f"a '{frame.kind}' frame has other arrays than its message names")
+        raise WireError(f"{peer}: a '{frame.kind}' frame has other arrays than its message names")
     return message
 
 

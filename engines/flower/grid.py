@@ -11,7 +11,7 @@ from ...core.errors import FarshoreError, RunFailedError, WireError
 from ...core.message import Encoding
 from ...core.message import Message as Frame
 from ...core.session import ServerSession
-from ..requests import Failure, receive, send
+from ..requests import Failure, receive, refuse, send
 from .arrays import from_frame, round_of, to_frame
 from .compat import (
     SUPERLINK_NODE_ID,
@@ -25,6 +25,7 @@ from .compat import (
     with_content,
 )
 from .flower_ids import names_by_id
+from .protocol import Done, Goodbye
 from .round_metrics import RoundMetrics
 
 #: Seconds to wait for the nodes' final messages when the grid closes.
@@ -148,12 +149,12 @@ class FarshoreGrid(Grid):
     # ---- used by the server program ------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Tell the nodes that the app has ended, and wait briefly for their final messages."""
+        """Send the end of the app to the nodes, and wait briefly for their final messages."""
         with self._changed:
             self._closing = True
             names = list(self._active)
         for name in names:
-            if (failure := send(self._session, name, Frame("control", fields={"what": "done"}))) is not None:
+            if (failure := send(self._session, name, Done().message())) is not None:
                 self._lose(name, failure.reason)
         self._listener.join(_GOODBYE_SECONDS)
         with self._changed:
@@ -204,14 +205,13 @@ class FarshoreGrid(Grid):
                 self._handle(outcome.node, outcome.message)
 
     def _handle(self, name: str, frame: Frame) -> None:
-        if frame.kind == "control":
-            with self._changed:
-                self._active.pop(name, None)
-            return
         try:
-            reply = from_frame(frame)
+            if frame.kind == Goodbye.kind:
+                self._remove(name, frame)
+                return
+            reply = from_frame(frame, f"node {name}")
         except WireError as error:
-            self._lose(name, f"node {name}: {error}")
+            self._lose(name, refuse(self._session, name, error).reason)
             return
         message_id, node_id = reply.metadata.reply_to_message_id, self._ids[name]
         with self._changed:
@@ -221,6 +221,14 @@ class FarshoreGrid(Grid):
                 return
             set_metadata(reply, run_id=self._run.run_id, src_node_id=node_id, dst_node_id=SUPERLINK_NODE_ID)
             self._deliver(message_id, reply)
+
+    def _remove(self, name: str, frame: Frame) -> None:
+        """Stop receiving from a node that has finished."""
+        Goodbye.read(frame, f"node {name}")
+        with self._changed:
+            if not self._closing:
+                raise WireError(f"node {name}: 'goodbye' before the app has ended")
+            self._active.pop(name, None)
 
     def _deliver(self, message_id: str, reply: Message) -> None:
         pending = self._pending.pop(message_id)

@@ -10,7 +10,6 @@ from google.protobuf.message import DecodeError
 
 from ...core.errors import StorageError, WireError
 from ...core.files import write_file
-from ...core.message import Message as Frame
 from ...core.session import NodeSession
 from ...wire.encodings import parse
 from .archive import unpack_app
@@ -31,9 +30,12 @@ from .compat import (
 from .config import FlowerRun
 from .flower_ids import flower_id
 from .project import Project
+from .protocol import Done, Goodbye
 
 #: Serializes simulated nodes: they share a process, and apps use its global random generators.
 _COMPUTING = threading.Lock()
+
+_SERVER = "the server"
 
 
 class Host:
@@ -65,10 +67,16 @@ class Host:
         self._app: ClientApp | None = None
 
     def run(self) -> None:
-        """Answer messages until the server ends the app."""
+        """Answer messages until the server ends the app.
+
+        Raises
+        ------
+        WireError
+            The server sent an invalid message.
+        """
         channel = self._session.channel
-        while (frame := channel.receive()).kind != "control":
-            message = from_frame(frame)
+        while (frame := channel.receive()).kind != Done.kind:
+            message = from_frame(frame, _SERVER)
             reply = self._reply(message)
             self._save_context()
             try:
@@ -77,7 +85,8 @@ class Host:
                 reason = f"the app's reply cannot be sent: {error}"
                 failure = self._error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
                 channel.send(to_frame(failure, frame.round))
-        channel.send(Frame("control", fields={"what": "goodbye"}))
+        Done.read(frame, _SERVER)
+        channel.send(Goodbye().message())
 
     def _reply(self, message: Message) -> Message:
         code = ErrorCode.LOAD_CLIENT_APP_EXCEPTION

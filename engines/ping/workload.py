@@ -10,17 +10,19 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import BaseModel
 
+from ...core.clock import clock_of
 from ...core.errors import RunFailedError
-from ...core.message import Array, Message, Tensor
+from ...core.message import Array
 from ...core.session import NodeSession, ServerSession
-from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
-from ...core.transfer import Direction
+from ...core.traffic_plan import Rehearsal
 from .config import PingConfig
+from .protocol import Block, Echo, Ping, block_tensors, read, read_block
 
 _START = bytes(32)
+_SERVER = "the server"
 
 
-class Ping:
+class PingWorkload:
     """Round-trip time and throughput; see :class:`PingConfig`."""
 
     name = "ping"
@@ -33,19 +35,11 @@ class Ping:
         """Return no data set: the blocks are drawn from the seed."""
         return ()
 
-    def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
-        """Plan an empty round trip and an echoed block per round and node."""
+    def rehearsal(self, config: BaseModel) -> Rehearsal:
+        """Rehearse one round: all rounds send the same."""
         settings = cast(PingConfig, config)
-        nodes, rounds = range(len(setting.nodes)), range(1, settings.rounds + 1)
-        block = {"block": Tensor(np.zeros(settings.kilobytes << 10, np.uint8))}
-        messages: tuple[tuple[Direction, Message], ...] = (
-            ("down", Message("ping")),
-            ("up", Message("ping")),
-            ("down", Message("block", tensors=block)),
-            ("up", Message("echo", tensors=block, fields={"digest": _START})),
-        )
-        flows = [Flow.of(direction, message, nodes, rounds) for direction, message in messages]
-        return TrafficPlan("round", setting.nodes, [*handshake_flows(setting.nodes), *flows])
+        short = settings.model_copy(update={"rounds": 1, "pause_ms": 0})
+        return Rehearsal(short, "round", {1: range(1, settings.rounds + 1)})
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Measure every node in turn, ``rounds`` times; check the digest of each echo."""
@@ -82,11 +76,13 @@ class Ping:
             digest = session.load_checkpoint(session.resume_step)[0]["digest"].tobytes()
             first = session.resume_step
         for done in range(first + 1, settings.rounds + 1):
-            session.channel.send(Message("ping", round=session.channel.receive().round))
-            block = session.channel.receive().array("block")
+            read(Ping, session.channel.receive(), done, _SERVER)
+            session.channel.send(Ping().message(round=done))
+            message = session.channel.receive()
+            read(Block, message, done, _SERVER)
+            block = read_block(message, _SERVER)
             digest = _chain(digest, block.tobytes())
-            echo = Message("echo", round=done, tensors={"block": Tensor(block)}, fields={"digest": digest})
-            session.channel.send(echo)
+            session.channel.send(Echo(digest).message(round=done, tensors=block_tensors(block)))
             if done % settings.checkpoint_every == 0:
                 session.save_checkpoint(done, {"digest": _as_array(digest)}, {})
 
@@ -98,16 +94,20 @@ def _measure(
     channel = session.channels[node]
     block = session.run.seed.child("round", round_index, "node", node).numpy().bytes(settings.kilobytes << 10)
     expected = _chain(digest, block)
-    start = time.perf_counter()
-    channel.send(Message("ping", round=round_index))
-    channel.receive()
-    middle = time.perf_counter()
-    channel.send(Message("block", round=round_index, tensors={"block": Tensor(np.frombuffer(block, np.uint8))}))
-    echo = channel.receive()
-    end = time.perf_counter()
-    if echo.round != round_index or echo.fields.get("digest") != expected or echo.array("block").tobytes() != block:
+    clock = clock_of(session)
+    start = clock()
+    channel.send(Ping().message(round=round_index))
+    read(Ping, channel.receive(), round_index, f"node {node}")
+    middle = clock()
+    channel.send(Block().message(round=round_index, tensors=block_tensors(np.frombuffer(block, np.uint8))))
+    message = channel.receive()
+    end = clock()
+    echo = read(Echo, message, round_index, f"node {node}")
+    echoed = read_block(message, f"node {node}").tobytes()
+    if echo.digest != expected or echoed != block:
         raise RunFailedError(f"node {node}, round {round_index}: the echo differs from the block sent")
-    return middle - start, 2 * len(block) / (end - middle) / 1e6, expected
+    seconds = end - middle  # may be zero in virtual time
+    return middle - start, 2 * len(block) / seconds / 1e6 if seconds else 0.0, expected
 
 
 def _chain(*parts: bytes) -> bytes:
@@ -126,4 +126,4 @@ def _median(values: list[float]) -> float:
     return round(median(values), 6) if values else 0.0
 
 
-WORKLOAD = Ping()
+WORKLOAD = PingWorkload()

@@ -130,17 +130,17 @@ def attach(
     """
     blocks = cast(nn.ModuleList, model.get_submodule(block_range.path))
     client = SegmentClient(session)
-    segment = RemoteSegment(settings, client, init_method=start)
-    segment.train(model.training)
     indices = list(range(block_range.first, block_range.last + 1))
     moved = [p for index in indices for p in blocks[index].parameters()]
+    device = next((p.device for p in moved), torch.device("cpu"))
+    segment = RemoteSegment(settings, client, init_method=start, device=device)
+    segment.train(model.training)
     trainable = settings.rank is not None or any(p.requires_grad for p in moved)
     segment.proxy_parameter.requires_grad_(trainable)
-    device = next((p.device for p in moved), torch.device("cpu"))
     # Send all blocks before replacing any: the model stays unchanged if the server is lost meanwhile.
     placeholders = [RemoteBlock(i, blocks[i], client, segment if i == block_range.first else None) for i in indices]
     for index, placeholder in zip(indices, placeholders, strict=True):
-        blocks[index] = placeholder.to(device).train(model.training)
+        blocks[index] = placeholder.train(model.training)
     config: Any = model.config
     if hasattr(config, "use_cache"):
         config.use_cache = False

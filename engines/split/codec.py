@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .factors import Basis, pca_basis, random_basis
+from .factors import Basis
 
 
 class LinearCodec(nn.Module):
@@ -29,32 +29,24 @@ class LinearCodec(nn.Module):
         nn.init.zeros_(self.decode.weight)
         nn.init.zeros_(self.decode.bias)
 
-    @torch.no_grad()
     def init_encoder(self, basis: Basis) -> None:
         """Set the encoder to S·V of ``basis``."""
-        self.encode.weight.copy_(basis.s @ basis.v)
+        set_values(self.encode.weight, basis.s @ basis.v)
 
-    @torch.no_grad()
     def init_decoder(self, matrix: Tensor, offset: Tensor) -> None:
         """Set the decoder to R [d, r] and c [d]."""
-        self.decode.weight.copy_(matrix)
-        self.decode.bias.copy_(offset)
+        set_values(self.decode.weight, matrix)
+        set_values(self.decode.bias, offset)
+
+
+@torch.no_grad()
+def set_values(parameter: Tensor, value: Tensor) -> None:
+    """Copy a value of any dtype and device into a parameter or buffer of the same shape."""
+    # Converted before it is moved: not every device has float64.
+    parameter.copy_(value.to(parameter.dtype))
 
 
 def _empty(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """Create a layer with uninitialized values, without drawing from torch's global generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]
     return layer
-
-
-def orthonormal_basis(hidden: int, rank: int, seed: int) -> Basis:
-    """Return r random orthonormal directions."""
-    return random_basis(hidden, rank, seed)
-
-
-def principal_basis(rows: Tensor, rank: int) -> Basis:
-    """Return the r principal directions of ``rows`` [M, d] and their mean."""
-    wide = rows.detach().double().cpu()
-    mean = wide.mean(0)
-    centered = wide - mean
-    return pca_basis(mean, centered.T @ centered / max(1, len(wide)), rank)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...core.devices import ComputeSettings
+
 EncodingName: TypeAlias = Literal["raw", "fp16", "int8", "int4"]
 OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd"]
 #: The activation functions accepted, by their names in transformers. Closed: another name could select arbitrary code.
@@ -148,21 +150,31 @@ class OptimizerConfig(_Strict):
         return self.model_dump(exclude={"name"}, exclude_none=True)
 
 
-class SplitSegment(_Strict):
-    """Configuration of a run that serves the middle blocks of a model to the process that owns the rest."""
+class SplitSegment(ComputeSettings):
+    """Configuration of a run that serves the middle blocks of a model to the process that owns the rest.
+
+    ``device`` and ``precision`` are those of the server's half.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipe: Recipe
     rank: int | None = Field(None, ge=1, le=65_536, description="numbers per token at both boundaries; none = all d")
     encoding: EncodingName = Field("raw", description="encoding of these numbers, in both directions")
     ragged: bool = Field(True, description="do not send padding tokens")
     optimizer: OptimizerConfig = OptimizerConfig()
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the server's half")
     graphs: int = Field(64, ge=1, le=4096, description="forward passes that may be awaiting their backward pass")
 
     @model_validator(mode="after")
     def _narrow(self) -> Self:
         if self.rank is not None and self.rank > self.recipe.hidden:
             raise ValueError(f"rank {self.rank} exceeds the hidden width {self.recipe.hidden}")
+        if self.precision == "fp16" and self.encoding != "raw":
+            # A gradient scaler finds its scale by gradients that overflow; only raw floats can carry them.
+            raise ValueError(
+                f"encoding={self.encoding} cannot encode the gradients that overflow with precision=fp16; use "
+                "encoding=raw or precision=bf16"
+            )
         return self
 
     @property

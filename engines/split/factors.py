@@ -35,7 +35,7 @@ class Basis:
 
     def fold_into(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return U [f, r] and a bias [f] with U·z + bias = W·(R·z + c) + b for ``weight`` W and ``bias`` b; fp64."""
-        weight, bias = weight.detach().double().cpu(), bias.detach().double().cpu()
+        weight, bias = weight.detach().cpu().double(), bias.detach().cpu().double()
         return weight @ self.r, bias + weight @ self.c
 
 
@@ -49,7 +49,7 @@ def svd_basis(weight: Tensor, rank: int) -> Basis:
     rank : int
         1 to min(f, d).
     """
-    _, sigma, vh = torch.linalg.svd(weight.detach().double().cpu(), full_matrices=False)
+    _, sigma, vh = torch.linalg.svd(weight.detach().cpu().double(), full_matrices=False)
     v = fix_signs(vh[:rank]).contiguous()
     sigma = sigma[:rank]
     # The direction of a zero singular value carries nothing: use 0 for its inverse, not infinity.
@@ -71,12 +71,20 @@ def pca_basis(mean: Tensor, covariance: Tensor, rank: int) -> Basis:
     covariance : Tensor [d, d]
     rank : int
     """
-    return basis_of(fix_signs(principal_directions(covariance)[:rank]), mean)
+    return basis_of(principal_axes(covariance, rank), mean)
+
+
+def pca_basis_of_rows(rows: Tensor, rank: int) -> Basis:
+    """Basis of the top r principal directions of ``rows`` [M, d], on any device."""
+    wide = rows.detach().cpu().double()
+    mean = wide.mean(0)
+    centered = wide - mean
+    return pca_basis(mean, centered.T @ centered / max(1, len(wide)), rank)
 
 
 def basis_of(v: Tensor, mean: Tensor) -> Basis:
     """Return the basis of directions V [r, d] around a mean μ [d]: S = I, R = Vᵀ, c = μ − VᵀVμ."""
-    v, mean = v.double().cpu().contiguous(), mean.double().cpu()
+    v, mean = v.cpu().double().contiguous(), mean.cpu().double()
     return Basis(v, torch.eye(len(v), dtype=torch.float64), v.T.contiguous(), mean - v.T @ (v @ mean))
 
 
@@ -92,6 +100,11 @@ def principal_directions(covariance: Tensor) -> Tensor:
     """Return all eigenvectors of a covariance [d, d] as rows, by decreasing eigenvalue; fp64."""
     vectors: Tensor = torch.linalg.eigh(covariance.double())[1]
     return vectors.T.flip(0)
+
+
+def principal_axes(covariance: Tensor, rank: int) -> Tensor:
+    """Return the top r principal directions [r, d] of a covariance [d, d] with fixed signs; fp64."""
+    return fix_signs(principal_directions(covariance)[:rank])
 
 
 def fix_signs(rows: Tensor) -> Tensor:

@@ -9,11 +9,17 @@ the server does the same to the remote gradients.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...core.message import Scalar
+
+class GradientChange(NamedTuple):
+    """What the user did to the gradient: set it to None (``dropped``), or multiplied it by ``keep``."""
+
+    dropped: bool
+    keep: float
 
 
 class ProxyParameter:
@@ -30,27 +36,21 @@ class ProxyParameter:
         self._expected = 0.0
         parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
 
-    def state(self) -> dict[str, Scalar]:
-        """Return the change of the gradient since the last call, as fields of a message.
-
-        Returns
-        -------
-        dict
-            ``dropped``: the gradient is None; ``keep``: the factor by which it was multiplied.
-        """
+    def change(self) -> GradientChange:
+        """Return the change of the gradient since the last call."""
         gradient, before = self._parameter.grad, self._expected
         self._accumulated(self._parameter)
         if gradient is None:
-            return {"dropped": True, "keep": 0.0}
+            return GradientChange(dropped=True, keep=0.0)
         now = float(gradient)
         # Without finite norms there is no factor; the gradients on both sides are not finite anyway.
         keep = now / before if before and math.isfinite(before) and math.isfinite(now) else 1.0
-        return {"dropped": False, "keep": keep}
+        return GradientChange(dropped=False, keep=keep)
 
     def difference(self, norm: float) -> Tensor:
         """Return what to add to the gradient so that it becomes ``norm``."""
         gradient = self._parameter.grad
-        new = torch.tensor(norm, dtype=self._parameter.dtype, device=self._parameter.device)
+        new = torch.full_like(self._parameter, norm)
         return new if gradient is None else new - gradient
 
     def _accumulated(self, parameter: Tensor) -> None:

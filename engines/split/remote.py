@@ -6,21 +6,41 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ...core.errors import WireError
-from ...core.message import Message, Scalar
-from ...core.message import Tensor as WireTensor
+from ...core.message import Message
 from ...models.torch_internals import backward_keeps_graph, backward_will_run
-from .codec import LinearCodec, orthonormal_basis, principal_basis
+from .codec import LinearCodec
 from .config import SplitSegment
+from .factors import pca_basis_of_rows, random_basis
 from .masks import token_mask
+from .protocol import (
+    Backward,
+    BlockWeights,
+    CodecWeights,
+    Done,
+    Gradients,
+    LoadBlock,
+    LoadCodec,
+    ReadBlock,
+    ReadCodec,
+    StartCodec,
+)
 from .proxy_parameter import ProxyParameter
-from .rows import Rows, activation_tensor, gradient_rows
-from .rpc import SegmentClient
+from .remote_state import RemoteState
+from .rpc import SERVER, SegmentClient
+from .token_rows import TokenRows
+from .wire_codec import (
+    activation_tensor,
+    floats_of,
+    gradient_tensor,
+    read_floats,
+    read_weights,
+    shapes_of,
+    weight_tensors,
+)
 
 
 class _Graph:
@@ -36,7 +56,7 @@ class _Forward(torch.autograd.Function):
     """Autograd function of the remote blocks: exchanges codes in forward and their gradients in backward."""
 
     @staticmethod
-    def forward(ctx: Any, _proxy: Tensor, codes: Tensor, segment: RemoteSegment, rows: Rows) -> Tensor:
+    def forward(ctx: Any, _proxy: Tensor, codes: Tensor, segment: RemoteSegment, rows: TokenRows) -> Tensor:
         forward_id, out = segment.exchange(codes, rows, backward=True)
         ctx.segment, ctx.rows, ctx.graph = segment, rows, _Graph(segment.client, forward_id)
         ctx.position = segment.client.step, segment.client.micro
@@ -56,8 +76,17 @@ class _Forward(torch.autograd.Function):
         return difference, code_gradient, None, None
 
 
-class RemoteSegment(nn.Module):
+class RemoteSegment(RemoteState):
     """All moved blocks as one module.
+
+    Parameters
+    ----------
+    config : SplitSegment
+    client : SegmentClient
+    init_method : {"pca", "random"}
+        Initialization of the codec.
+    device : torch.device
+        Device of the user's half.
 
     Attributes
     ----------
@@ -67,11 +96,11 @@ class RemoteSegment(nn.Module):
         Encoder of the first boundary and decoder of the second; None without a rank.
     """
 
-    def __init__(self, config: SplitSegment, client: SegmentClient, *, init_method: str) -> None:
+    def __init__(self, config: SplitSegment, client: SegmentClient, *, init_method: str, device: torch.device) -> None:
         super().__init__()
         self.config = config
         self.client = client
-        self.proxy_parameter = nn.Parameter(torch.zeros(()))
+        self.proxy_parameter = nn.Parameter(torch.zeros((), device=device))
         self.proxy = ProxyParameter(self.proxy_parameter)
         self.codec: LinearCodec | None = None
         self._seed = client.session.run.seed
@@ -79,16 +108,15 @@ class RemoteSegment(nn.Module):
         if config.rank is not None:
             self.codec = LinearCodec(config.recipe.hidden, config.rank)
             seed = self._seed.child("codec")
-            up, down = (
-                orthonormal_basis(config.recipe.hidden, config.rank, seed.child(n).value) for n in ("up", "down")
-            )
+            up, down = (random_basis(config.recipe.hidden, config.rank, seed.child(n).value) for n in ("up", "down"))
             self.codec.init_encoder(up)
             self.codec.init_decoder(down.r, down.c)
+            self.codec.to(device)
             self._codec_pending = init_method == "pca"
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Map hidden states [B, T, d] to hidden states [B, T, d]; ``mask`` [B, T] int64 is 0 at padding."""
-        rows = Rows(mask.cpu(), self.config.ragged)
+        rows = TokenRows(mask.cpu(), self.config.ragged)
         if self._codec_pending:
             self._initialize_codec(hidden, rows)
         codes = hidden if self.codec is None else cast(Tensor, self.codec.encode(hidden))
@@ -102,12 +130,12 @@ class RemoteSegment(nn.Module):
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
-    def exchange(self, codes: Tensor, rows: Rows, *, backward: bool) -> tuple[int, Tensor]:
+    def exchange(self, codes: Tensor, rows: TokenRows, *, backward: bool) -> tuple[int, Tensor]:
         """Run a remote forward pass on codes [M, w]; return its id and the codes [M, w] it returned."""
-        tensors = {"codes": activation_tensor(codes, self.config.encoding), **rows.mask_tensors()}
-        fields: dict[str, Scalar] = {"train": self.training, "backward": backward, "tokens": rows.mask.shape[1]}
-        forward_id, reply = self.client.forward(fields, tensors)
-        return forward_id, rows.read(reply, "codes", self.config.width).to(codes.device, codes.dtype)
+        tensors = {"codes": activation_tensor(floats_of(codes), self.config.encoding), **rows.mask_tensors()}
+        tokens = rows.mask.shape[1]
+        forward_id, reply = self.client.forward(train=self.training, backward=backward, tokens=tokens, tensors=tensors)
+        return forward_id, self._read_codes(reply, rows).to(codes.device, codes.dtype)
 
     def exchange_gradients(
         self, ctx: Any, gradient: Tensor, accumulate: bool, want: bool, retain: bool
@@ -119,78 +147,62 @@ class RemoteSegment(nn.Module):
         difference, code_gradient
             What to add to the proxy's gradient, None unless ``accumulate``; and ∂L/∂input [M, w], None unless ``want``.
         """
-        rows: Rows = ctx.rows
-        seed = self._seed.child("gradient", "up", *ctx.position, ctx.graph.forward_id)
-        tensors = {"codes": gradient_rows(gradient, self.config.encoding, rows.groups, seed)}
-        fields: dict[str, Scalar] = {
-            **self.proxy.state(),
-            "id": ctx.graph.forward_id,
-            "accumulate": accumulate,
-            "want": want,
-            "retain": retain,
-        }
-        reply = self.client.request("gradient", fields, tensors)
-        if reply.kind != "gradient":
-            raise WireError(f"expected 'gradient' from the server, got '{reply.kind}'")
-        difference = self.proxy.difference(float(reply.fields["norm"])) if accumulate else None
-        code_gradient = rows.read(reply, "codes", self.config.width) if want else None
-        return difference, None if code_gradient is None else code_gradient.to(gradient.device, gradient.dtype)
+        rows: TokenRows = ctx.rows
+        forward_id: int = ctx.graph.forward_id
+        seed = self._seed.child("gradient", "up", *ctx.position, forward_id)
+        groups = rows.per_sentence if rows.ragged else None
+        tensors = {"codes": gradient_tensor(floats_of(gradient), self.config.encoding, groups, seed)}
+        request = Backward(*self.proxy.change(), forward_id, accumulate, want, retain)
+        result, reply = self.client.request(request, Gradients, tensors)
+        difference = self.proxy.difference(result.norm) if accumulate else None
+        code_gradient = self._read_codes(reply, rows).to(gradient.device, gradient.dtype) if want else None
+        return difference, code_gradient
 
     def commit(self, learning_rate: float) -> None:
         """Take the optimizer step on the server, with this learning rate."""
-        self.client.commit({**self.proxy.state(), "learning_rate": learning_rate})
+        self.client.commit(self.proxy.change(), learning_rate)
+
+    def _read_codes(self, message: Message, rows: TokenRows) -> Tensor:
+        return read_floats(message, "codes", (rows.count, self.config.width), SERVER)
 
     @torch.no_grad()
-    def _initialize_codec(self, hidden: Tensor, rows: Rows) -> None:
+    def _initialize_codec(self, hidden: Tensor, rows: TokenRows) -> None:
         """Set the codecs of both boundaries to the principal directions of the first batch."""
         codec = self.codec
         assert codec is not None
-        basis = principal_basis(Rows(rows.mask, ragged=True).gather(hidden), codec.encode.out_features)
+        basis = pca_basis_of_rows(TokenRows(rows.mask, ragged=True).gather(hidden), codec.encode.out_features)
         codec.init_encoder(basis)
+        codes = floats_of(rows.gather(codec.encode(hidden)))
         tensors = {
-            "codes": activation_tensor(rows.gather(codec.encode(hidden)), self.config.encoding),
-            "matrix": _to_wire(basis.r),
-            "offset": _to_wire(basis.c),
+            "codes": activation_tensor(codes, self.config.encoding),
+            **weight_tensors({"matrix": basis.r, "offset": basis.c}),
             **rows.mask_tensors(),
         }
-        reply = self.client.request("codec", {"what": "start", "tokens": rows.mask.shape[1]}, tensors)
-        received = _from_wire(reply)
-        codec.init_decoder(received["matrix"], received["offset"])
+        _, reply = self.client.request(StartCodec(rows.mask.shape[1]), CodecWeights, tensors)
+        shapes = shapes_of({"matrix": codec.decode.weight, "offset": codec.decode.bias})
+        codec.init_decoder(**read_weights(reply, shapes, SERVER))
         self._codec_pending = False
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Save the server's half of the codec as ``far.*``; leave out the proxy, which is not part of the model."""
-        if self.codec is not None:
-            for name, tensor in _from_wire(self.client.request("control", {"what": "codec"})).items():
-                destination[f"{prefix}far.{name}"] = tensor
+    def remote_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The server's half of the codec, as ``far.*``."""
+        return {} if self.codec is None else {f"far.{name}": p.shape for name, p in self.codec.named_parameters()}
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        known: set[str] = set()
-        if self.codec is not None:
-            shapes = {f"{prefix}far.{n}": p.shape for n, p in self.codec.named_parameters()}
-            known = set(shapes)
-            found = _matching_tensors(state_dict, shapes, missing_keys, error_msgs)
-            if len(found) == len(shapes):
-                tensors = {n.removeprefix(f"{prefix}far."): _to_wire(t) for n, t in found.items()}
-                self.client.request("codec", {"what": "load"}, tensors)
-                self._codec_pending = False
-        if strict:
-            own = {*known, *(f"{prefix}codec.{n}" for n in (self.codec.state_dict() if self.codec else ()))}
-            unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in own]
+    def read_remote(self) -> dict[str, Tensor]:
+        """Return the weights of the server's half of the codec."""
+        _, reply = self.client.request(ReadCodec(), CodecWeights)
+        shapes = {name.removeprefix("far."): tuple(shape) for name, shape in self.remote_shapes().items()}
+        return {f"far.{name}": tensor for name, tensor in read_weights(reply, shapes, SERVER).items()}
+
+    def write_remote(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set them; the codec is then not initialized from the first batch."""
+        weights = weight_tensors({name.removeprefix("far."): tensor for name, tensor in tensors.items()})
+        self.client.request(LoadCodec(), Done, weights)
+        self._codec_pending = False
 
 
-class RemoteBlock(nn.Module):
+class RemoteBlock(RemoteState):
     """Placeholder of one moved block, so that all blocks keep their names; the first one runs the remote segment.
 
     Parameters
@@ -209,8 +221,8 @@ class RemoteBlock(nn.Module):
         self.index = index
         self.client = client
         self.farshore = segment
-        self._shapes = {name: tensor.shape for name, tensor in block.state_dict().items()}
-        self._send_weights(block.state_dict())
+        self._shapes = shapes_of(block.state_dict())
+        self.write_remote(block.state_dict())
 
     def forward(self, hidden: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """Same signature as the block's own ``forward``: hidden states [B, T, d], a mask among the arguments."""
@@ -218,64 +230,15 @@ class RemoteBlock(nn.Module):
             return hidden
         return cast(Tensor, self.farshore(hidden, token_mask(hidden, arguments, named)))
 
-    def _send_weights(self, state: Mapping[str, Tensor]) -> None:
-        self.client.request("weights", {"block": self.index}, {n: _to_wire(t) for n, t in state.items()})
+    def remote_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The state of the block that moved."""
+        return self._shapes
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        state = _from_wire(self.client.request("control", {"what": "state", "block": self.index}))
-        for name in self._shapes:
-            destination[prefix + name] = state[name]
+    def read_remote(self) -> dict[str, Tensor]:
+        """Return the block's weights."""
+        _, reply = self.client.request(ReadBlock(self.index), BlockWeights)
+        return read_weights(reply, self._shapes, SERVER)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        shapes = {prefix + name: shape for name, shape in self._shapes.items()}
-        found = _matching_tensors(state_dict, shapes, missing_keys, error_msgs)
-        if found and len(found) < len(shapes):  # a partial state: keep the current values of the others
-            current = _from_wire(self.client.request("control", {"what": "state", "block": self.index}))
-            found = {prefix + n: found.get(prefix + n, t) for n, t in current.items()}
-        if found:
-            self._send_weights({n.removeprefix(prefix): t for n, t in found.items()})
-        if strict:
-            inner = f"{prefix}farshore."
-            unexpected_keys += [
-                k
-                for k in state_dict
-                if k.startswith(prefix) and k not in shapes and not (self.farshore and k.startswith(inner))
-            ]
-
-
-def _matching_tensors(
-    state_dict: Mapping[str, Any],
-    shapes: Mapping[str, torch.Size],
-    missing: list[str],
-    errors: list[str],
-) -> dict[str, Tensor]:
-    """Select the tensors of these names and shapes; report others as ``load_state_dict`` does."""
-    found: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        if name not in state_dict:
-            missing.append(name)
-        elif state_dict[name].shape != shape:
-            errors.append(
-                f"size mismatch for {name}: copying a param with shape {state_dict[name].shape} from checkpoint, "
-                f"the shape in current model is {shape}."
-            )
-        else:
-            found[name] = state_dict[name]
-    return found
-
-
-def _to_wire(tensor: Tensor) -> WireTensor:
-    return WireTensor(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
-
-
-def _from_wire(message: Message) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.array(tensor.array)) for name, tensor in message.tensors.items()}
+    def write_remote(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the block's weights."""
+        self.client.request(LoadBlock(self.index), Done, weight_tensors(tensors))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
+from typing import TypeVar
 
-from ...core.errors import PeerLostError, WireError
-from ...core.message import Message, Scalar
+from ...core.control import Control
+from ...core.errors import PeerLostError
+from ...core.message import Message
 from ...core.message import Tensor as WireTensor
 from ...core.session import NodeSession
+from .protocol import Close, Done, Forward, Gradients, Output, Step
+from .proxy_parameter import GradientChange
+from .turns import require_position
+
+SERVER = "the server"
+Reply = TypeVar("Reply", bound=Control)
 
 
 class SegmentClient:
@@ -31,47 +39,44 @@ class SegmentClient:
         self._lock = threading.RLock()
 
     def request(
-        self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None
-    ) -> Message:
-        """Send a message of the current step and return the reply.
+        self, request: Control, reply: type[Reply], tensors: Mapping[str, WireTensor] | None = None
+    ) -> tuple[Reply, Message]:
+        """Send a request of the current step; return the reply, and its message with the tensors.
 
         Raises
         ------
         PeerLostError, RunFailedError
             The server is lost, or its program failed.
+        WireError
+            The server's reply is not a valid ``reply`` to this request.
         """
         with self._lock:
-            self.send(kind, fields, tensors)
-            return self.session.channel.receive()
+            self._send(request, tensors)
+            message = self.session.channel.receive()
+            header = reply.read(message, SERVER)
+            if reply in (Output, Gradients):
+                require_position(message, SERVER, self.step, self.micro)
+            return header, message
 
-    def send(self, kind: str, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor] | None = None) -> None:
-        """Send a message that has no reply; raises as :meth:`request` does."""
-        if self.closed:
-            raise PeerLostError("this split model is closed", hint="call farshore.split again on a whole model")
-        with self._lock:
-            message = Message(kind, step=self.step, micro=self.micro, fields=fields, tensors=tensors or {})
-            self.session.channel.send(message)
-
-    def forward(self, fields: Mapping[str, Scalar], tensors: Mapping[str, WireTensor]) -> tuple[int, Message]:
-        """Request a forward pass; return its id and the reply."""
+    def forward(
+        self, *, train: bool, backward: bool, tokens: int, tensors: Mapping[str, WireTensor]
+    ) -> tuple[int, Message]:
+        """Request a forward pass; return its id and the reply. Arguments as in :class:`~.protocol.Forward`."""
         with self._lock:
             self._last_id += 1
-            forward_id = self._last_id
-            released = ",".join(str(self._released.popleft()) for _ in range(len(self._released)))
-            reply = self.request("activation", {**fields, "id": forward_id, "free": released}, tensors)
+            released = tuple(self._released.popleft() for _ in range(len(self._released)))
+            _, message = self.request(Forward(train, backward, tokens, self._last_id, released), Output, tensors)
             self.micro += 1
-        if reply.kind != "activation":
-            raise WireError(f"expected 'activation' from the server, got '{reply.kind}'")
-        return forward_id, reply
+            return self._last_id, message
 
     def release(self, forward_id: int) -> None:
-        """Mark a forward pass as never needing a backward pass; the next forward request tells the server."""
+        """Mark a forward pass as never needing a backward pass; sent to the server with the next forward request."""
         self._released.append(forward_id)
 
-    def commit(self, fields: Mapping[str, Scalar]) -> None:
+    def commit(self, change: GradientChange, learning_rate: float) -> None:
         """Request an optimizer step and start the next one."""
         with self._lock:
-            self.send("control", {**fields, "what": "step"})
+            self._send(Step(*change, learning_rate))
             self.step += 1
             self.micro = 0
 
@@ -80,6 +85,11 @@ class SegmentClient:
         with self._lock:
             if not self.closed:
                 try:
-                    self.request("control", {"what": "close"})
+                    self.request(Close(), Done)
                 finally:
                     self.closed = True
+
+    def _send(self, request: Control, tensors: Mapping[str, WireTensor] | None = None) -> None:
+        if self.closed:
+            raise PeerLostError("this split model is closed", hint="call farshore.split again on a whole model")
+        self.session.channel.send(request.message(step=self.step, micro=self.micro, tensors=tensors))

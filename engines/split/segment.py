@@ -30,8 +30,8 @@ class Segment(nn.Module):
     Parameters
     ----------
     config : SplitSegment
-        Its size is checked against this machine's memory before anything is allocated. Weights stay uninitialized until
-        :meth:`load_block`.
+        Its size is checked against this machine's memory before anything is allocated. Weights stay uninitialized
+        until they are loaded into :attr:`blocks`.
 
     Raises
     ------
@@ -64,22 +64,6 @@ class Segment(nn.Module):
     def hidden(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Run the blocks alone, [B, T, d] to [B, T, d]; transformers builds the attention masks from ``mask``."""
         return cast(Tensor, self.model(inputs_embeds=hidden, attention_mask=mask).last_hidden_state)
-
-    def load_block(self, index: int, state: dict[str, Tensor]) -> None:
-        """Load the weights of a block.
-
-        Raises
-        ------
-        ConfigError
-            The segment has no such block, or names or shapes differ from the block's.
-        """
-        try:
-            self.blocks[index].load_state_dict(state)
-        except KeyError:
-            raise ConfigError(f"the segment has no block {index}") from None
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ConfigError(f"cannot load the weights of block {index}: {reason}") from error
 
     def _freeze(self, frozen: tuple[str, ...]) -> None:
         parameters = {f"{i}.{n}": p for i, block in self.blocks.items() for n, p in block.named_parameters()}

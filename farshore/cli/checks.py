@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.descriptors import DescriptorLimit
 from ..core.errors import ExitCode
 from ..core.version import installed
 
 _MB = 1_000_000
 _MIN_FREE_BYTES = 500 * _MB
 _HANDSHAKE_SECONDS = 10.0
+#: Memory of a run process with torch and a small model, and nodes that any server should carry.
+_RUN_BYTES, _FEW_NODES = 500 * _MB, 8
 #: Optional dependency group (extra) -> packages that it installs.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "server": ("pyarrow", "SQLAlchemy"),
@@ -69,6 +72,7 @@ def run_checks(home: Path, port: int) -> list[Check]:
         *check_certificates(home),
         check_disk(home),
         check_writable(home),
+        check_capacity(),
         check_handshake(),
         check_ranks(),
     ]
@@ -192,12 +196,30 @@ def check_writable(home: Path) -> Check:
     return Check("home", "ok", f"{home} can be {'written' if folder == home else 'created'}")
 
 
+def check_capacity() -> Check:
+    """Check how many nodes and runs a server on this machine can carry."""
+    import psutil
+
+    limit = DescriptorLimit.current()
+    memory = psutil.virtual_memory().total
+    detail = (
+        f"a server can carry {limit.nodes} nodes in a run, by its limit of {limit.possible} open files, "
+        f"and about {max(1, memory // _RUN_BYTES)} runs at a time, by {memory / 1e9:.0f} GB of memory"
+    )
+    if limit.nodes < _FEW_NODES:
+        return Check(
+            "capacity", "broken", detail, "raise the limit on open files: ulimit -n 4096", int(ExitCode.CONFIG)
+        )
+    return Check("capacity", "ok", detail)
+
+
 def check_handshake() -> Check:
     """Check gRPC with TLS on loopback, between one server and one client with a temporary certificate."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
 
+    from ..core.address import proxy_options
     from ..server.certificates import SERVER_NAME, self_signed
 
     started = time.monotonic()
@@ -208,7 +230,7 @@ def check_handshake() -> Check:
         credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
-        options = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.enable_http_proxy", 0)]
+        options = [("grpc.ssl_target_name_override", SERVER_NAME), *proxy_options(f"127.0.0.1:{port}")]
         roots = grpc.ssl_channel_credentials(pair.certificate)
         with grpc.secure_channel(f"127.0.0.1:{port}", roots, options) as channel:
             grpc.channel_ready_future(channel).result(timeout=_HANDSHAKE_SECONDS)

@@ -44,3 +44,17 @@ def role_requests(counts: str | None, names: Sequence[str]) -> tuple[RoleRequest
             )
         requests.append(RoleRequest(role, count, chosen))
     return tuple(requests)
+
+
+def node_counts(text: str | None) -> dict[str, int]:
+    """Read a fixed number of nodes, ``4``, or numbers by role; the role of a single number is empty.
+
+    Raises
+    ------
+    ConfigError
+        The text is neither.
+    """
+    counts = {request.role: request.count for request in role_requests(text, ())}
+    if any(count.least != count.most for count in counts.values()):
+        raise ConfigError(f"--nodes {text}: nodes do not join here", hint="give one number")
+    return {role: count.least for role, count in counts.items()}

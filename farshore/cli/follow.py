@@ -35,7 +35,7 @@ def follow(
         shown.show(meter.read(int(last.done), int(last.total), values, time.monotonic(), last.state, last.reason))
         if last.state in ENDED:
             break
-    return last if last is not None and last.state in ENDED else admin.run(run_id)
+    return admin.run(run_id)  # events have neither configuration nor result
 
 
 def check_ended(run: RunInfo) -> None:

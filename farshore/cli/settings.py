@@ -11,8 +11,10 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ..core.errors import ConfigError
+from ..core.yaml_text import load_yaml
 
 _SIMILARITY = 0.5
 
@@ -26,7 +28,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = load_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -152,7 +154,7 @@ def _split(pair: str) -> tuple[tuple[str, ...], str]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text) if text.strip() else ""
+        return load_yaml(text) if text.strip() else ""
     except yaml.YAMLError:
         return text
 
@@ -275,14 +277,23 @@ def _allowed(details: Any) -> list[str]:
     return [part.strip().strip("'\"") for part in listed.replace(" or ", ", ").split(",") if part.strip()]
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    model: type[BaseModel], prefix: str, defaults: BaseModel | None = None
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a model; ``defaults``: the instance that is the default of the field with this model."""
     for name, field in model.model_fields.items():
+        required = defaults is None and field.is_required()
+        default = None if required else _default(field, name, defaults)
         inner = _inner(field.annotation)
         if inner is not None:
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield from _rows(inner, f"{prefix}{name}.", default if isinstance(default, BaseModel) else None)
             continue
-        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-        yield f"{prefix}{name}", _type_name(field.annotation), default, field.description or ""
+        text = "required" if required else str(default)
+        yield f"{prefix}{name}", _type_name(field.annotation), text, field.description or ""
+
+
+def _default(field: FieldInfo, name: str, defaults: BaseModel | None) -> Any:
+    return getattr(defaults, name) if defaults is not None else field.get_default(call_default_factory=True)
 
 
 def _type_name(annotation: Any) -> str:

@@ -1,11 +1,11 @@
-"""``farshore simulate``: compare the arms of a scenario on simulated clients."""
+"""``farshore simulate``: run any method on virtual nodes, and compare the arms of a scenario."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from .output import Json, emit, say, table
 if TYPE_CHECKING:
     from ..simulations.scenario import Scenario
     from ..simulations.trial import Trial
+    from .comparison import ScoreComparison, ValueComparison
     from .scenarios import Engine
 
 
@@ -29,7 +30,17 @@ def simulate(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, for all arms.")
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Run only this arm; repeatable.")] = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients, or of nodes.")] = None,
+    nodes: Annotated[
+        str | None, typer.Option(metavar="N|ROLE=N,…", help="Number of nodes, or of nodes by role.")
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Devices of the nodes, for virtual time: e.g. phones-4g, or YAML."),
+    ] = None,
+    seconds_per_step: Annotated[
+        float | None, typer.Option(help="Duration of a step on a device of compute factor 1 [0.01].")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="N,N…", help="Seeds; each arm runs once per seed.")] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Path of a data set.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 = one per core.")] = 0,
@@ -39,7 +50,7 @@ def simulate(
     list_: Annotated[bool, typer.Option("--list", help="List the built-in scenarios.")] = False,
     json_: Json = False,
 ) -> None:
-    """Simulate a federation with the same method code and ledger as a real run."""
+    """Simulate a run on virtual nodes, with the code and the ledger of a real run."""
     if list_:
         _list(as_json=json_)
         return
@@ -56,7 +67,14 @@ def simulate(
         apps.simulate(app, set_ or (), clients, seeds, out, as_json=json_)
         return
     name, selected = scenarios.find_scenario(scenario)
-    selected = scenarios.override(selected, arms=arm, clients=clients, seeds=seeds)
+    count = nodes if clients is None else str(clients)
+    if nodes is not None and clients is not None:
+        raise ConfigError("--clients and --nodes are the same number", hint="give one of them")
+    if seconds_per_step is not None and not seconds_per_step > 0:
+        raise ConfigError(f"--seconds-per-step {seconds_per_step:g} is not a duration", hint="give seconds, e.g. 0.01")
+    selected = scenarios.override(
+        selected, arms=arm, nodes=count, seeds=seeds, devices=devices, seconds_per_step=seconds_per_step
+    )
     folder = (out or farshore_home() / "simulations" / f"{name}-{new_run_id()}").expanduser().resolve()
     configs = scenarios.configs(selected, set_ or ())
     engine = scenarios.Engine.from_options(workers, backend, address, scenarios.threads_of(configs))
@@ -91,44 +109,33 @@ def _simulate(scenario: Scenario, trials: Sequence[Trial], engine: Engine, *, as
 
 
 def _print_comparison(name: str, scenario: Scenario, trials: Sequence[Trial], folder: Path, *, as_json: bool) -> None:
-    from ..reports.arms import compare
-    from ..reports.curves import Curve, read_curve
-    from ..runs.directory import RunDirectory
+    from ..runs.contents import contents
     from ..runs.files import write_json
+    from .comparison import ScoreComparison, ValueComparison
 
-    curves: dict[str, dict[int, Curve]] = {arm: {} for arm in scenario.arms}
-    for trial in trials:
-        curves[trial.arm][trial.seed] = read_curve(RunDirectory(Path(trial.directory)), scenario.score)
-    arms = compare(curves, scenario.baseline)
-    found = {"scenario": name, **scenario.model_dump(mode="json"), "results": [a.as_dict() for a in arms]}
+    kind = ScoreComparison if scenario.score else ValueComparison
+    comparison = kind.of(scenario, trials)
+    found = {"scenario": name, **scenario.model_dump(mode="json"), "results": comparison.as_list()}
     write_json(folder / "comparison.json", found)
-    picture = _draw(curves, folder / "comparison.png", scenario)
+    picture, reason = _draw(comparison, folder / "comparison.png")
     if as_json:
         emit({"event": "compared", "folder": str(folder), "picture": picture and str(picture), **found})
         return
-    from ..runs.contents import contents
-    from .comparison import show_comparison
-
-    show_comparison(arms, curves, scenario.baseline)
+    comparison.show()
     say("")
     say(f"runs and results  {_short(folder)}")
     say(f"files of a run    {', '.join(name for name, _ in contents(Path(trials[0].directory)))}")
-    if picture:
-        say(f"plot              {_short(picture)}")
-    else:
-        say("plot              none; pip install 'farshore[plots]'")
+    say(f"plot              {_short(picture) if picture else reason}")
 
 
-def _draw(curves: Any, path: Path, scenario: Scenario) -> Path | None:
-    """Draw the comparison; returns None if matplotlib is not installed."""
+def _draw(comparison: ScoreComparison | ValueComparison, path: Path) -> tuple[Path | None, str]:
+    """Draw the comparison; returns the figure's path, or None and the reason why there is none."""
     from ..core.errors import MissingExtraError
-    from ..reports.plots import draw_comparison
 
     try:
-        draw_comparison(curves, path, title=scenario.about or scenario.method, score=scenario.score)
+        return (path, "") if comparison.draw(path) else (None, "none; the runs have no metrics")
     except MissingExtraError:
-        return None
-    return path
+        return None, "none; pip install 'farshore[plots]'"
 
 
 def _several(count: int, what: str) -> str:

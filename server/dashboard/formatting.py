@@ -1,4 +1,4 @@
-"""Template filters that format figures, times and settings for the dashboard's pages."""
+"""Template filters that format metrics, times and settings for the dashboard's pages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ...reports.units import size, span
 _SECRET = re.compile(r"(^|[_-])(password|passphrase|secret|token|credentials?|(api|private|access)_?key)$", re.I)
 #: Limits of displayed settings: characters of a string, nesting depth, entries of a list or mapping.
 _MAX_LENGTH, _MAX_DEPTH, _MAX_ENTRIES = 300, 8, 200
-#: Progress figures of every run; the others are the method's own.
-_COMMON_FIGURES = frozenset({"payload_up", "payload_down", "frame_up", "frame_down", "unit", "ok", "late", "failed"})
+#: Progress values of every run; the others are the method's own.
+_COMMON_METRICS = frozenset({"payload_up", "payload_down", "frame_up", "frame_down", "unit", "ok", "late", "failed"})
 
 
 #: Labels of the directions for rates summed over nodes.
@@ -40,7 +40,7 @@ def iso_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def figure(value: float, name: str = "") -> str:
+def number(value: float, name: str = "") -> str:
     """Format a metric with four significant digits; bytes and seconds, recognized by ``name``, with a unit."""
     if "bytes" in name or name.startswith(("payload", "frame_", "dense")):
         return size(value)
@@ -50,15 +50,15 @@ def figure(value: float, name: str = "") -> str:
     return f"{int(value):,}" if whole else f"{value:.4g}"
 
 
-def method_figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return name and text of the method's own progress figures, at most three."""
-    own = [(name, value) for name, value in figures.items() if name not in _COMMON_FIGURES and _is_scalar(value)]
-    return [(n, figure(v, n) if isinstance(v, int | float) else str(v)[:40]) for n, v in own][:3]
+def method_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name and text of the method's own progress metrics, at most three."""
+    own = [(name, value) for name, value in metrics.items() if name not in _COMMON_METRICS and _is_scalar(value)]
+    return [(n, number(v, n) if isinstance(v, int | float) else str(v)[:40]) for n, v in own][:3]
 
 
-def client_counts(figures: Mapping[str, Any]) -> str:
+def client_counts(metrics: Mapping[str, Any]) -> str:
     """Format how many clients of the last round replied, were late or failed; empty if unknown."""
-    counts = ((name, figures.get(name)) for name in ("ok", "late", "failed"))
+    counts = ((name, metrics.get(name)) for name in ("ok", "late", "failed"))
     return ", ".join(f"{count:.0f} {name}" for name, count in counts if isinstance(count, int | float))
 
 
@@ -95,8 +95,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "local_time": local_time,
     "time_of_day": time_of_day,
     "iso_time": iso_time,
-    "figure": figure,
-    "method_figures": method_figures,
+    "number": number,
+    "method_metrics": method_metrics,
     "client_counts": client_counts,
     "polyline": polyline,
     "redacted_settings": redacted_settings,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
+from ...core.address import proxy_options
 from ...core.errors import NotFoundError, StorageError
 from ...core.paths import LocalServer
 from ...proto import control_pb2 as pb
@@ -40,34 +40,37 @@ class ServerClient:
         if not await self._connect():
             return None
         assert self._stub is not None
+        found: list[pb.NodeInfo] = []
+        token = ""
         try:
-            found = await self._stub.ListNodes(pb.ListRequest(), metadata=self._metadata(), timeout=_TIMEOUT)
+            while True:
+                request = pb.ListRequest(page_token=token)
+                reply = await self._stub.ListNodes(request, metadata=self._metadata(), timeout=_TIMEOUT)
+                found += reply.nodes
+                token = reply.next_page_token
+                if not token:
+                    return found
         except grpc.aio.AioRpcError:
             return None
-        return list(found.nodes)
 
     async def runs(self, ids: Iterable[str]) -> dict[str, pb.RunInfo]:
-        """Get the server's information on runs, by id; runs whose request fails are left out."""
-        if not await self._connect():
+        """Get summaries of runs by id, at most one page; empty if the server does not respond."""
+        wanted = list(ids)[:_MAX_RUNS]
+        if not wanted or not await self._connect():
             return {}
-        found = await asyncio.gather(*(self._run(run_id) for run_id in list(ids)[:_MAX_RUNS]))
-        return {run.id: run for run in found if run is not None}
+        assert self._stub is not None
+        try:
+            request = pb.ListRequest(ids=wanted)
+            found = await self._stub.ListRuns(request, metadata=self._metadata(), timeout=_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return {}
+        return {run.id: run for run in found.runs}
 
     async def close(self) -> None:
         """Close the channel."""
         if self._channel is not None:
             await self._channel.close()
             self._channel = self._stub = None
-
-    async def _run(self, run_id: str) -> pb.RunInfo | None:
-        assert self._stub is not None
-        try:
-            found: pb.RunInfo = await self._stub.ShowRun(
-                pb.RunRef(id=run_id), metadata=self._metadata(), timeout=_TIMEOUT
-            )
-        except grpc.aio.AioRpcError:
-            return None
-        return found
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         assert self._local_server is not None
@@ -84,11 +87,11 @@ class ServerClient:
         await self.close()
         self._local_server = server
         if server.certificate is None:
-            self._channel = grpc.aio.insecure_channel(server.address)
+            self._channel = grpc.aio.insecure_channel(server.address, proxy_options(server.address))
         else:
             credentials = grpc.ssl_channel_credentials(root_certificates=server.certificate)
             names = ("grpc.ssl_target_name_override", "grpc.default_authority")
-            options = [(name, SERVER_NAME) for name in names]
+            options = [*((name, SERVER_NAME) for name in names), *proxy_options(server.address)]
             self._channel = grpc.aio.secure_channel(server.address, credentials, options=options)
         self._stub = AdminStub(self._channel)
         return True

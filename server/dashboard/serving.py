@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.address import join_address
+from ...core.descriptors import raise_limit
 from ...core.errors import MissingExtraError, PortInUseError
+from .idle import idle_limiting_protocol
 from .options import DashboardOptions
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def serve_dashboard(options: DashboardOptions, on_ready: Callable[[str], None]) 
         See :meth:`DashboardOptions.tls_files`.
     """
     check_installed()
+    raise_limit()
     tls_files = options.tls_files()
     listener = _listener(options)
 
@@ -94,7 +97,7 @@ def _server(dashboard: Dashboard, tls_files: tuple[Path, Path] | None) -> uvicor
     certificate, key = tls_files or (None, None)
     config = uvicorn.Config(
         dashboard.application,
-        http="h11",
+        http=idle_limiting_protocol(),
         ws="none",
         loop="asyncio",
         lifespan="on",

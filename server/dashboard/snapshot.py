@@ -74,8 +74,8 @@ class RunView:
     Attributes
     ----------
     row : RunRow
-    figures : Mapping
-        Figures of its progress, or of its result if it has ended.
+    metrics : Mapping
+        Metrics of its progress, or of its result if it has ended.
     bytes : Mapping or None
         Frame bytes by direction; None until they have been computed.
     rates : Mapping
@@ -85,7 +85,7 @@ class RunView:
     """
 
     row: RunRow
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     bytes: Mapping[str, int] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     eta: float | None = None
@@ -163,7 +163,9 @@ class SnapshotCache:
     # ---- refresh -------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> Snapshot:
-        rows, states = await asyncio.to_thread(lambda: (self.store.runs(*_OPEN), self.store.count_by_state()))
+        rows, states = await asyncio.to_thread(
+            lambda: (self.store.runs(*_OPEN, brief=True), self.store.count_by_state())
+        )
         nodes = await self._server.nodes()
         infos = await self._server.runs(row.id for row in rows) if nodes is not None else {}
         now = time.time()
@@ -194,7 +196,7 @@ class SnapshotCache:
             name: sum(rate for (_, direction), rate in by_node.items() if direction == name) for name in DIRECTIONS
         }
         sums = dict(throughput.bytes) if throughput else dict.fromkeys(DIRECTIONS, 0)
-        return RunView(row, _figures(info), sums, rates, self._eta(row))
+        return RunView(row, _progress_metrics(info), sums, rates, self._eta(row))
 
     def _eta(self, row: RunRow) -> float | None:
         """Estimated seconds to the end of a run, from its progress over the last refreshes."""
@@ -225,7 +227,7 @@ class SnapshotCache:
     def _ended(self, row: RunRow) -> RunView:
         result = _object(row.result_json)
         return RunView(
-            row, {name: value for name, value in result.items() if _is_figure(value)}, self._ended_bytes(row)
+            row, {name: value for name, value in result.items() if _is_number(value)}, self._ended_bytes(row)
         )
 
     def _ended_bytes(self, row: RunRow) -> Mapping[str, int] | None:
@@ -271,7 +273,7 @@ def _merged(row: RunRow, info: pb.RunInfo | None) -> RunRow:
     )
 
 
-def _figures(info: pb.RunInfo | None) -> dict[str, Any]:
+def _progress_metrics(info: pb.RunInfo | None) -> dict[str, Any]:
     return _object(info.progress_json) if info is not None else {}
 
 
@@ -280,7 +282,7 @@ def _object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_figure(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...core.devices import ComputeSettings
 from ...engines.federated import batched
 from ...engines.federated.array_pool import ArrayPool, UsesArrayPool
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.client_state import ClientStates
 from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.compute import resident_model
 from ...engines.federated.messages import UpdateError, as_received
 from ...engines.federated.methods import FederatedMethod, Update, Work
 from ...engines.federated.task import Task
@@ -56,6 +58,8 @@ class ClientRunner:
         See :func:`~farshore.engines.federated.update_validation.validated_contribution`.
     clients_at_once : int
         Number of clients trained at once (batched), a power of two; 1 = sequential.
+    compute : ComputeSettings, optional
+        Device and precision of the training.
     """
 
     def __init__(
@@ -65,9 +69,10 @@ class ClientRunner:
         client_states: ClientStates,
         largest_norm: float = 0.0,
         clients_at_once: int = 1,
+        compute: ComputeSettings | None = None,
     ) -> None:
         self._task, self._codec, self._client_states, self._largest_norm = task, codec, client_states, largest_norm
-        self._flat = task.model()
+        self._flat = resident_model(task, compute or ComputeSettings())
         self._method = task.method(self._flat)
         self._array_pool = ArrayPool()
         if isinstance(self._method, UsesArrayPool):

@@ -89,7 +89,7 @@ class SimulatedPool:
         result.late = schedule.late
         result.missing |= dict.fromkeys(schedule.late, "its reply arrived too late")
         result.missing |= dict.fromkeys(schedule.lost, "the client was lost")
-        result.figures = timing.figures(schedule, len(result.replies))
+        result.metrics = timing.metrics(schedule, len(result.replies))
         return result
 
     def stream(self, method: FederatedMethod) -> VirtualStream:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ...core.handshake import begin, hello
 from ...core.message import Message
 from ...core.transfer import Direction, Recorder, Transfer
-from ...engines.federated.assets import Assets, offer_message, offer_reply
+from ...engines.federated.assets import Assets
+from ...engines.federated.exchange import Exchange, asset_exchange, checkpoint_exchange, end_exchange
 from ...wire.pack import pack
 from ..sizes import Size, Sizer, size_of
 
@@ -61,8 +62,10 @@ class SimulatedTraffic:
         self._listed = range(population if population <= MAX_LISTED_CLIENTS else 0)
         self._offered: set[int] = set()  # clients that were offered the assets
         self._sizer = Sizer()
-        self._record_all("up", hello(resume_state.steps))
-        self._record_all("down", begin(max(resume_state.steps, default=None)))
+        handshake: Exchange = iter(
+            [("up", hello(resume_state.steps)), ("down", begin(max(resume_state.steps, default=None)))]
+        )
+        self._record_exchange(self._listed, handshake)
 
     def record_state(self, message: Message, cohort: Sequence[int]) -> None:
         """Record the state sent to each client of a cohort, preceded by the assets for clients in their first round."""
@@ -78,12 +81,11 @@ class SimulatedTraffic:
 
     def record_checkpoint(self, round_index: int) -> None:
         """Record the requests to save client states at a checkpoint, and their confirmations."""
-        self._record_all("down", Message("control", round=round_index, fields={"what": "keep"}))
-        self._record_all("up", Message("control", round=round_index, fields={"what": "kept"}))
+        self._record_exchange(self._listed, checkpoint_exchange(round_index))
 
     def record_done(self) -> None:
         """Record the messages that end the run."""
-        self._record_all("down", Message("control", fields={"what": "done"}))
+        self._record_exchange(self._listed, end_exchange())
 
     def record(self, client: int, direction: Direction, kind: str, round_index: int, size: Size) -> None:
         """Record one frame."""
@@ -94,17 +96,14 @@ class SimulatedTraffic:
         self._offered.update(new)
         if self._assets is None or not new:
             return
-        lacking = [client for client in new if self._assets.ships and client not in self._resume_state.participants]
-        self._record_each(new, "down", offer_message(self._assets, round_index))
-        self._record_each([client for client in new if client not in lacking], "up", offer_reply(round_index, has=True))
-        self._record_each(lacking, "up", offer_reply(round_index, has=False))
-        if lacking:
-            self._record_each(lacking, "down", self._assets.payload(round_index))
+        ships, holders = self._assets.ships, self._resume_state.participants
+        for lacking in (False, True):
+            if clients := [client for client in new if (ships and client not in holders) == lacking]:
+                self._record_exchange(clients, asset_exchange(self._assets, round_index, lacking=lacking))
 
-    def _record_all(self, direction: Direction, message: Message) -> None:
-        self._record_each(self._listed, direction, message)
-
-    def _record_each(self, clients: Iterable[int], direction: Direction, message: Message) -> None:
-        size = size_of(pack(message))
-        for client in clients:
-            self.record(client, direction, message.kind, message.round, size)
+    def _record_exchange(self, clients: Iterable[int], messages: Exchange) -> None:
+        """Record messages that each of ``clients`` exchanges with the server."""
+        for direction, message in messages:
+            size = size_of(pack(message))
+            for client in clients:
+                self.record(client, direction, message.kind, message.round, size)

@@ -19,10 +19,12 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError
 from ...core.seeds import Seed
 from ...core.session import Workload
-from ...core.version import Versions
+from ...engines.assets.cache import AssetCache
+from ...engines.federated.assets import Assets
 from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
 from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.compute import resident_model
 from ...engines.federated.config import FederatedConfig
 from ...engines.federated.task import Task
 from ...engines.federated.task_hooks import ReportingTask
@@ -30,6 +32,7 @@ from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
 from ..clock import Devices
+from ..run_directories import open_or_create
 from .client_runner import ClientRunner
 from .execution import choose_execution
 from .ray_workers import RayWorkers
@@ -72,7 +75,7 @@ class Simulation:
     devices : Devices, optional
         Devices of the clients. With them the run keeps virtual time, and replies that arrive too late are not used.
     on_progress : callable, optional
-        Called with rounds done, rounds in total and the round's figures after each round.
+        Called with rounds done, rounds in total and the round's metrics after each round.
     cancelled : threading.Event
         Cancels the run when set; any thread may set it.
     """
@@ -137,28 +140,15 @@ class Simulation:
             )
 
     def _open(self) -> RunDirectory:
-        expected = {
+        info = {
             "workload": self.workload.name,
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "clients": self.clients,
         }
         if self.devices is not None:
-            expected["devices"] = self.devices.resolved().model_dump(mode="json")
-        if not (self.directory / "run.json").exists():
-            return RunDirectory.create(
-                self.directory, {"id": self.directory.name, **expected, "nodes": [], "simulated": True}
-            )
-        run = RunDirectory.open(self.directory)
-        info = run.info
-        expected["versions"] = asdict(Versions.local())
-        differing = [name for name, value in expected.items() if info.get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{self.directory} holds a run that differs in {', '.join(differing)}",
-                hint="choose another directory",
-            )
-        return run
+            info["devices"] = self.devices.resolved().model_dump(mode="json")
+        return open_or_create(self.directory, info)
 
     def _clients_at_once(self, session: SimulatedSession, task: Task, flat: FlatModel) -> int:
         """Number of clients trained at once: as recorded in the run directory, otherwise chosen and recorded now.
@@ -177,10 +167,10 @@ class Simulation:
         return execution.together
 
     def _client_pool(self, stack: ExitStack, session: SimulatedSession, task: Task) -> ClientPool:
-        flat = task.model()
         workload, settings = cast(FederatedWorkload[Any], self.workload), cast(Any, self.config)
+        flat = resident_model(task, settings)
         codec = workload.codec(settings, flat)
-        assets = workload.assets(settings, task, self.directory / "briefing", "the simulation")
+        assets = workload.assets(settings, task)
         clients_at_once = self._clients_at_once(session, task, flat)
         client_state_dir = self.directory / "memories"
         client_states = SharedClientStates(
@@ -195,7 +185,7 @@ class Simulation:
                 {name: str(Path(path).resolve()) for name, path in self.data.items()},
                 self.clients,
                 str(client_state_dir.resolve()),
-                str(assets.save().resolve()) if assets else "",
+                *self._stored(assets),
                 clients_at_once,
             )
             executor: Any = stack.enter_context(
@@ -204,11 +194,18 @@ class Simulation:
                 else Workers(spec, self.workers, client_states)
             )
         else:
-            executor = ClientRunner(task, codec, client_states, settings.largest_norm, clients_at_once)
+            executor = ClientRunner(task, codec, client_states, settings.largest_norm, clients_at_once, settings)
         timing = self._timing(session, task, flat, codec) if self.devices is not None else None
         return SimulatedPool(
             executor, self.clients, codec, session.traffic_counter.record, assets, session.resume_state(), timing
         )
+
+    def _stored(self, assets: Assets | None) -> tuple[str, list[dict[str, Any]]]:
+        """Store the assets for worker processes; returns the folder and the fields of each asset."""
+        cache, sources = AssetCache((self.directory / "assets").resolve()), assets.sources() if assets else ()
+        for source in sources:
+            cache.add(source.asset, source.read(0, source.asset.size))
+        return str(cache.folder), [asdict(source.asset) for source in sources]
 
     def _timing(self, session: SimulatedSession, task: Task, flat: FlatModel, codec: UpdateCodec) -> Timing:
         """The devices' clock with each client's number of samples and steps."""

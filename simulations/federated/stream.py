@@ -94,10 +94,10 @@ class VirtualStream:
             job = _Job(round_trip, flight.round_index, snapshot.states[flight.round_index])
             heapq.heappush(self._events, (flight.end, flight.client, job))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return times, energy and numbers of clients since the last call."""
         now = self._timing.clock.now
-        figures = {
+        metrics = {
             "simulated_seconds": now,
             "round_seconds": now - self._since,
             "joule": self._joule,
@@ -106,4 +106,4 @@ class VirtualStream:
             "clients_lost": float(self._counts["lost"]),
         }
         self._since, self._joule, self._counts = now, 0.0, {"ok": 0, "lost": 0}
-        return figures
+        return metrics

@@ -39,7 +39,7 @@ class Timing:
     keeps_state : bool
         Whether clients keep a state between rounds. If so, clients whose replies arrive too late train nevertheless.
     reports : sequence of str
-        Names of the figures that clients send with their updates.
+        Names of the metrics that clients send with their updates.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Timing:
         reports: Sequence[str] = (),
     ) -> None:
         self.clock, self.keeps_state = clock, keeps_state
-        self._figures = dict.fromkeys(reports, 1.0)
+        self._metrics = dict.fromkeys(reports, 1.0)
         self._count, self._codec, self._sizer = count, codec, Sizer()
 
     def round_trip(
@@ -65,11 +65,11 @@ class Timing:
     def update_size(self, round_index: int, client: int, down: NamedArrays, method: FederatedMethod) -> Size:
         """Return the sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
-        update = Update(method.reply(down), samples, steps, 1.0, self._figures)
+        update = Update(method.reply(down), samples, steps, 1.0, self._metrics)
         return self._sizer.size(self._codec.encode_update(round_index, update, down, {}))
 
-    def figures(self, schedule: RoundSchedule, replies: int) -> dict[str, float]:
-        """Return a round's figures: times in virtual seconds, energy in joules, numbers of clients."""
+    def metrics(self, schedule: RoundSchedule, replies: int) -> dict[str, float]:
+        """Return a round's metrics: times in virtual seconds, energy in joules, numbers of clients."""
         return {
             "simulated_seconds": self.clock.now,
             "round_seconds": schedule.seconds,

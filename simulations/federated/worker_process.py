@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 from ...core.errors import ConfigError, DataError
 from ...core.seeds import Seed
 from ...core.workloads import load_local
+from ...engines.assets.asset import Asset
+from ...engines.assets.cache import AssetCache
+from ...engines.federated.assets import Assets
 from ...wire.allocator import keep_freed_memory
 from .client_runner import ClientRunner
 from .shared_arrays import SharedArrays
@@ -35,8 +38,10 @@ class WorkerSpec:
         Number of clients.
     client_state_dir : str
         Directory of the client states.
-    assets_file : str
-        File with the assets that clients need before their first round; empty = there are none, or workers create them.
+    asset_dir : str
+        Folder of the assets that clients need before their first round.
+    assets : list of dict
+        Fields of each of these :class:`~farshore.engines.assets.asset.Asset`; they are in the folder.
     clients_at_once : int
         Number of clients trained at once; the same in all workers.
     """
@@ -47,7 +52,8 @@ class WorkerSpec:
     data: dict[str, str]
     population: int
     client_state_dir: str
-    assets_file: str = ""
+    asset_dir: str = ""
+    assets: list[dict[str, Any]] = field(default_factory=list)
     clients_at_once: int = 1
 
     def data_finder(self) -> Callable[[str], Path]:
@@ -70,15 +76,19 @@ class WorkerSpec:
         config: Any = workload.config.model_validate_json(self.config_json)
         use_threads(config.threads)
         task = workload.task(config, Seed(self.seed), self.data_finder(), self.population)
-        assets_file = Path(self.assets_file)
-        owner = "a worker of the simulation"
-        if self.assets_file and (assets := workload.assets(config, task, assets_file.parent, owner)):
-            assets.load(assets_file)
+        self._use_assets(workload.assets(config, task))
         flat = task.model()
         codec = workload.codec(config, flat)
         lengths = codec.client_state_sizes(task.method(flat), flat)
         client_states = SharedClientStates(Path(self.client_state_dir), self.population, lengths)
-        return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once)
+        return ClientRunner(task, codec, client_states, config.largest_norm, self.clients_at_once, config)
+
+    def _use_assets(self, assets: Assets | None) -> None:
+        """Use the stored assets, which all workers map into their memory."""
+        cache = AssetCache(Path(self.asset_dir))
+        for asset in (Asset(**fields) for fields in self.assets):
+            if assets is None or not assets.use(asset, cache):
+                raise DataError(f"'{asset.name}' is missing or damaged in {cache.folder}", hint="start again")
 
 
 def main(connection: Connection, spec_json: str) -> None:
@@ -120,7 +130,7 @@ def _train(runner: ClientRunner, request: dict[str, Any], state: SharedArrays, t
         total.fill(result.total)
     return {
         "empty": result.total is None,
-        "replies": [(r.client, r.samples, r.steps, r.loss, r.figures) for r in result.replies],
+        "replies": [(r.client, r.samples, r.steps, r.loss, r.metrics) for r in result.replies],
         "sizes": result.sizes,
         "missing": {str(client): why for client, why in result.missing.items()},
     }

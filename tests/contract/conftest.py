@@ -1,4 +1,4 @@
-"""Installs the workloads of ``contract_workloads.py`` for every process that a test starts."""
+"""Installs the workloads of ``contract_workloads.py`` for every process that a test starts; data sets of small runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from farshore.simulations.flower_app import restore_imports
+from tests.algorithms.split_fine_tuning.conftest import _save_tiny_bert, _save_tiny_sst2
+
 WORKLOADS = ("counting", "publishing", "roles")
+
+
+@pytest.fixture(scope="session")
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Paths of the data sets that ``small_runs.py`` names."""
+    folder = tmp_path_factory.mktemp("data sets")
+    _save_tiny_bert(folder / "model")
+    _save_tiny_sst2(folder / "glue" / "SST-2")
+    return {"tiny": folder / "model", "glue": folder / "glue"}
+
+
+@pytest.fixture(autouse=True)
+def apps_are_unloaded(tmp_path: Path) -> Iterator[None]:
+    """Unload the modules of Flower apps that a test ran: other tests use the same names."""
+    with restore_imports(tmp_path):
+        yield
 
 
 @pytest.fixture(scope="module")

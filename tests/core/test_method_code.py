@@ -10,7 +10,7 @@ from farshore.core import workloads
 from farshore.core.errors import ConfigError, MethodError, MissingExtraError
 from farshore.server.submission import Submission
 
-HEAD = "from farshore.engines.ping.workload import Ping\n"
+HEAD = "from farshore.engines.ping.workload import PingWorkload\n"
 
 
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
@@ -32,9 +32,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: 
         ("raise SystemExit(0)\n", "SystemExit: 0"),
         ("raise BaseException('odd')\n", "BaseException: odd"),
         ("WORKLOAD = 7\n", "AttributeError"),
-        (f"{HEAD}class W(Ping):\n    config = dict\nWORKLOAD = W()\n", "pydantic model class"),
-        (f"{HEAD}class W(Ping):\n    on_lost_node = 'panic'\nWORKLOAD = W()\n", "'restart' or 'continue'"),
-        (f"{HEAD}class W(Ping):\n    name = None\nWORKLOAD = W()\n", "must be strings"),
+        (f"{HEAD}class W(PingWorkload):\n    config = dict\nWORKLOAD = W()\n", "pydantic model class"),
+        (f"{HEAD}class W(PingWorkload):\n    on_lost_node = 'panic'\nWORKLOAD = W()\n", "'restart' or 'continue'"),
+        (f"{HEAD}class W(PingWorkload):\n    name = None\nWORKLOAD = W()\n", "must be strings"),
     ],
 )
 def test_a_method_that_cannot_be_imported(
@@ -49,7 +49,9 @@ def test_a_method_that_cannot_be_imported(
 
 @pytest.mark.parametrize("member", ["roles", "code"])
 def test_a_method_that_fails_on_its_configuration(member: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = f"{HEAD}class W(Ping):\n    def {member}(self, config):\n        raise KeyError('x')\nWORKLOAD = W()\n"
+    source = (
+        f"{HEAD}class W(PingWorkload):\n    def {member}(self, config):\n        raise KeyError('x')\nWORKLOAD = W()\n"
+    )
     install(tmp_path, monkeypatch, f"fails_in_{member}", source)
     with pytest.raises(MethodError, match=rf"failed on its configuration: KeyError.*fails_in_{member}.py, line 4"):
         Submission.validate(f"fails_in_{member}", "{}")

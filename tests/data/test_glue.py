@@ -45,6 +45,20 @@ def test_quotes_are_kept_in_the_sentence(tmp_path: Path) -> None:
     assert [e.text for e in load_glue("sst2", folder).train] == ['"a lone quote', '"whole" thing"']
 
 
+def test_quotes_of_csv_are_removed_and_noted(tmp_path: Path) -> None:
+    exported = SST2 + b'"He said ""no"" twice"\t1\nplain\t0\n"""quoted"""\t1\n'
+    task = load_glue("sst2", write(tmp_path, exported, dev=SST2 + b"plain\t1\n"))
+    assert [e.text for e in task.train] == ['He said "no" twice', "plain", '"quoted"']
+    assert ["CSV quotes" in note for note in task.notes] == [True]
+
+
+def test_doubled_quotes_in_a_file_with_unbalanced_ones_are_text(tmp_path: Path) -> None:
+    texts = ['"a ""b"" c"', 'an "open quote']
+    task = load_glue("sst2", write(tmp_path, SST2 + "".join(f"{t}\t1\n" for t in texts).encode()))
+    assert [e.text for e in task.train] == texts
+    assert task.notes == ()
+
+
 def test_byte_order_mark_crlf_and_blank_lines_are_ignored(tmp_path: Path) -> None:
     plain = load_glue("sst2", write(tmp_path / "plain", SST2 + b"good\t1\nbad\t0\n"))
     messy = b"\xef\xbb\xbfsentence\tlabel\r\n\r\ngood\t1\r\n   \r\nbad\t0"

@@ -247,6 +247,38 @@ def test_class_folders_with_published_names_get_the_published_order(tmp_path: Pa
     assert np.all(task.train.images[task.train.labels == 9][:, 0, 0, 0] < 10)
 
 
+def test_folders_without_images_are_no_classes_and_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("a", "b"))
+    for name in ("empty", ".hidden", "__MACOSX"):
+        (tmp_path / "train" / name).mkdir()
+    (tmp_path / "train" / "__MACOSX" / "x.png").write_bytes(b"resource fork")
+    (tmp_path / "train" / "a" / "Thumbs.db").write_bytes(b"thumbnails")
+    task = load_images("mine", find_at(tmp_path), SEED)
+    assert task.classes == ("a", "b")
+    assert len(task.train.images) == 4
+    assert "no classes: empty" in task.train.note
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [7, 1_000_000_000, 2_000_000_000]])
+def test_labels_of_an_unknown_set_are_numbered_from_0(tmp_path: Path, labels: list[int]) -> None:
+    image = encoded(pixels(4, 4, 3))
+    write_parquet(tmp_path / "train.parquet", [image] * 3, labels)
+    write_parquet(tmp_path / "test.parquet", [image], labels[1:2])
+    task = load_images("mine", find_at(tmp_path), SEED)
+    assert task.classes == tuple(map(str, labels))
+    assert task.train.labels.tolist() == [0, 1, 2]
+    assert task.test.labels.tolist() == [1]
+    assert "numbered from 0 to 2" in task.train.note
+
+
+def test_a_label_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
+    image = encoded(pixels(4, 4, 3))
+    write_parquet(tmp_path / "train.parquet", [image] * 2, [0, 1])
+    write_parquet(tmp_path / "test.parquet", [image], [2])
+    with pytest.raises(DataError, match="test set has the label 2"):
+        load_images("mine", find_at(tmp_path), SEED)
+
+
 def test_gray_images_have_one_channel_and_palette_images_three(tmp_path: Path) -> None:
     gray, color = tmp_path / "gray", tmp_path / "color"
     for part in ("train", "test"):

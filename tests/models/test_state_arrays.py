@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +35,22 @@ def test_training_continues_with_the_same_bits(prefix: str) -> None:
         m(x).square().mean().backward()
         o.step()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(("fused", "counts"), [(False, "cpu"), (True, "lazy")])
+def test_optimizer_state_goes_to_the_device_of_its_parameter(fused: bool, counts: str, simulated_device: Any) -> None:
+    arrays = to_arrays(*_trained(1))
+    model, _ = _trained(2)
+    with simulated_device():
+        model.to("lazy")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        optimizer.param_groups[0]["fused"] = fused
+        from_arrays(arrays, model, optimizer)
+        places = {slot: t.device.type for state in optimizer.state.values() for slot, t in state.items()}
+        assert places == {"step": counts, "exp_avg": "lazy", "exp_avg_sq": "lazy"}
+        back = to_arrays(model, optimizer)
+    assert back.keys() == arrays.keys()
+    assert all(np.array_equal(back[name], array) for name, array in arrays.items())
 
 
 def test_the_state_of_another_model_is_refused() -> None:

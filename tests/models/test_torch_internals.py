@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
 import datetime
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 
 from farshore.models import torch_internals as internals
 
@@ -91,3 +96,62 @@ def test_stores_work_and_options_can_be_subclassed_or_made() -> None:
     for options in ("Allgather", "Allreduce", "AllreduceCoalesced", "AllToAll", "Barrier", "Broadcast"):
         getattr(internals, f"{options}Options")()
     assert internals.GradBucket is torch.distributed.GradBucket
+
+
+class _Alone(torch.distributed.ProcessGroup):
+    """A group whose collectives nobody calls."""
+
+    def getBackendName(self) -> str:  # noqa: N802 - torch's name
+        return "alone"
+
+
+def _register() -> None:
+    if not hasattr(torch.distributed.Backend, "ALONE"):
+        torch.distributed.Backend.register_backend(
+            "alone", lambda options, _: _Alone(options.group_rank, options.group_size), True, ["cpu"]
+        )
+
+
+@distributed
+def test_torch_keeps_the_state_of_process_groups_in_the_fields_that_a_rank_has_of_its_own() -> None:
+    kept = {name for name, value in vars(distributed_c10d._World).items() if isinstance(value, property)}
+    derived = {"pg_config_info"}
+    assert {field.name for field in dataclasses.fields(internals._ProcessGroups)} == kept - derived
+
+
+@distributed
+def test_threads_with_own_process_groups_are_ranks_and_leave_the_process_without_a_trace() -> None:
+    _register()
+    world, hook, all_in = distributed_c10d._world, sys.excepthook, threading.Barrier(3)
+
+    def rank(number: int) -> list[int]:
+        with internals.own_process_groups():
+            torch.distributed.init_process_group("alone", store=internals.HashStore(), rank=number, world_size=3)
+            all_in.wait(10)
+            # A thread with a copy of the context, as one that runs callbacks, is of the same rank.
+            context, seen = contextvars.copy_context(), [torch.distributed.get_rank()]
+            helper = threading.Thread(target=lambda: seen.append(context.run(torch.distributed.get_rank)))
+            helper.start()
+            helper.join()
+            group = torch.distributed.new_group([number])
+            seen.append(torch.distributed.get_world_size(group))
+            all_in.wait(10)
+            torch.distributed.destroy_process_group()
+        return seen
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(rank, range(3))) == [[0, 0, 1], [1, 1, 1], [2, 2, 1]]
+    assert not torch.distributed.is_initialized()
+    assert (distributed_c10d._world, sys.excepthook) == (world, hook)
+
+
+@distributed
+def test_the_groups_of_the_process_stay_usable_outside_of_ranks() -> None:
+    _register()
+    with internals.own_process_groups():
+        context = contextvars.Context()
+        context.run(torch.distributed.init_process_group, "alone", store=internals.HashStore(), rank=1, world_size=2)
+        assert not torch.distributed.is_initialized()
+        assert context.run(torch.distributed.get_rank) == 1
+    assert torch.distributed.get_rank() == 1
+    torch.distributed.destroy_process_group()

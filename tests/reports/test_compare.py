@@ -1,4 +1,4 @@
-"""Comparison of runs: best figures, settings that differ, and the payload to reach a common score."""
+"""Comparison of runs: best values, settings that differ, and the payload to reach a common score."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def comparison(tmp_path: Path) -> Comparison:
 
 
 def test_figures_that_differ_mark_the_best_run(comparison: Comparison) -> None:
-    rows = {row.name: row for row in comparison.figures}
+    rows = {row.name: row for row in comparison.metrics}
     assert rows["payload, each message once"].values == (8 * 2 * 5000, 5 * 4 * 5000)
     assert rows["payload, each message once"].best == 0
     assert rows["best acc"].values == (0.8, 0.5)
@@ -42,7 +42,7 @@ def test_only_settings_that_differ_are_listed(comparison: Comparison) -> None:
     }
 
 
-def test_tables_json_page_and_chart_show_the_same_figures(
+def test_tables_json_page_and_chart_show_the_same_metrics(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
@@ -51,8 +51,8 @@ def test_tables_json_page_and_chart_show_the_same_figures(
         for table in comparison_tables(comparison):
             console.print(table)
     assert "80.0 kB" in capture.get()
-    figures = json.loads(json.dumps(comparison.as_dict()))["figures"]
-    assert figures["payload to 0.5"] == {"long": 50_000, "short": 100_000}
+    metrics = json.loads(json.dumps(comparison.as_dict()))["metrics"]
+    assert metrics["payload to 0.5"] == {"long": 50_000, "short": 100_000}
     write_comparison(comparison, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert '<td class="best">80.0 kB' in text

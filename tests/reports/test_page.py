@@ -1,4 +1,4 @@
-"""The HTML page is self-contained, escapes names, and shows the run's figures."""
+"""The HTML page is self-contained, escapes names, and shows the run's metrics."""
 
 from __future__ import annotations
 

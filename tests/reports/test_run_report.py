@@ -60,7 +60,7 @@ def test_unfinished_and_failed_runs_are_reported_up_to_their_last_round(tmp_path
             Console(width=200).print(table)
 
 
-def test_the_tables_show_the_figures(tmp_path: Path) -> None:
+def test_the_tables_show_the_metrics(tmp_path: Path) -> None:
     run = federated(tmp_path / "r", rounds=50, nodes=14)
     console = Console(width=200, color_system=None)
     with console.capture() as capture:

@@ -42,7 +42,7 @@ def full_row() -> RunRow:
         seed=2**64 - 1,
         directory="/runs/r1",
         count=2,
-        wanted=("a", "b"),
+        requested_nodes=("a", "b"),
         data={"sst2": "/data/é"},
         state="running",
         reason="because",
@@ -236,7 +236,7 @@ def test_a_read_only_store_sees_writes_and_rejects_its_own(tmp_path: Path) -> No
 def test_missing_columns_of_an_older_store_are_added(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     store = RunStore(path)
-    kept = store.create_run("vhl", wanted=("a",), nodes=("a", "b"), count=2)
+    kept = store.create_run("vhl", requested_nodes=("a",), nodes=("a", "b"), count=2)
     store.close()
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE runs DROP COLUMN roles_json")

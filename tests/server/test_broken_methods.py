@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from farshore.core.errors import FarshoreError
+from farshore.core.errors import MethodError
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
 
@@ -37,7 +37,7 @@ def test_the_run_fails_with_the_reason_and_the_server_serves(
     (site / "fragile.py").write_text(broken)
     cloud.up()
     assert "cannot be imported" in cloud.when(waiting, "failed").reason
-    with pytest.raises(FarshoreError, match="cannot be imported"):
+    with pytest.raises(MethodError, match="cannot be imported"):
         cloud.submit({}, method="fragile", nodes=("nobody",))
     cloud.join("a")
     cloud.when(cloud.submit({"rounds": 1, "kilobytes": 1}, count=1), "finished")

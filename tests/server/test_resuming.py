@@ -62,7 +62,7 @@ def test_a_node_learns_at_its_next_connection_which_runs_have_finished(cloud: An
 
 def test_a_resume_whose_node_lost_its_checkpoints_fails_and_destroys_nothing(cloud: Any, until: Any) -> None:
     cloud.join("a")
-    run = _cancelled(cloud, until)
+    run = _cancelled(cloud, until, done=101)  # so far that the second attempt is seen and cancelled well before
     directory, node = Path(run.directory), cloud.folder / "nodes" / "a" / "runs" / run.id
     before = _steps(directory)
     assert len(before) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,20 @@ def test_node_failing_after_its_last_message_fails_the_run(tmp_path: Path) -> No
 
     with pytest.raises(RunFailedError, match="node 'a' failed: OSError: disk full"):
         run(tmp_path, collect, node)
+
+
+def test_a_failing_node_unblocks_a_server_that_waits_for_nodes(tmp_path: Path) -> None:
+    def server(session: Any) -> dict[str, Any]:
+        while any(channel.inbox.error is None for channel in session.channels.values()):
+            time.sleep(0.01)
+        session.readmit(1)
+        raise AssertionError("no node can come")
+
+    def node(session: NodeSession) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(RunFailedError, match="failed: OSError: disk full"):
+        run(tmp_path, server, node)
 
 
 def test_failing_server_unblocks_waiting_nodes(tmp_path: Path) -> None:

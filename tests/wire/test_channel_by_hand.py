@@ -19,7 +19,6 @@ from farshore.wire.channel import WINDOW_BYTES, Channel
 from farshore.wire.chunks import Assembler
 from farshore.wire.connection import Connection
 from farshore.wire.frame import FrameType, make_prefix
-from farshore.wire.limits import DEFAULT
 from farshore.wire.pump import pump
 
 steps = st.lists(
@@ -204,5 +203,5 @@ def test_a_goodbye_that_is_queued_when_the_writer_becomes_idle_is_written(
         await asyncio.wait_for(pump(channel, read, write), 20)
 
     asyncio.run(connection())
-    kinds = [prefix.type for chunk in written for prefix, _ in Assembler(DEFAULT).feed(chunk)]
+    kinds = [prefix.type for chunk in written for prefix, _ in Assembler().feed(chunk)]
     assert kinds == [FrameType.HELLO, FrameType.BYE]

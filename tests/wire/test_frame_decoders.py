@@ -28,7 +28,7 @@ def _frame(header: bytes, payload: list[bytes], sequence: int = 1, **options: An
 
 
 def _read(chunks: list[bytes], limits: Limits = SMALL) -> list[tuple[int, bytes]]:
-    assembler = Assembler(limits)
+    assembler = Assembler(lambda: limits)
     return [(prefix.sequence, bytes(body)) for chunk in chunks for prefix, body in assembler.feed(chunk)]
 
 
@@ -50,7 +50,7 @@ def test_a_flipped_bit_is_always_detected(header: bytes, payload: list[bytes], d
     whole = bytearray(b"".join(_frame(header, payload)))
     bit = data.draw(st.integers(0, 8 * len(whole) - 1))
     whole[bit // 8] ^= 1 << bit % 8
-    assembler = Assembler(SMALL)
+    assembler = Assembler(lambda: SMALL)
     try:
         got = list(assembler.feed(bytes(whole)))
         assert not got  # the frame appears longer: nothing is delivered, and the missing rest is detected
@@ -64,7 +64,7 @@ def test_a_flipped_bit_is_always_detected(header: bytes, payload: list[bytes], d
 def test_a_truncated_frame_is_detected(header: bytes, payload: bytes, data: st.DataObject) -> None:
     whole = b"".join(_frame(header, [payload]))
     end = data.draw(st.integers(1, len(whole) - 1))
-    assembler = Assembler(SMALL)
+    assembler = Assembler(lambda: SMALL)
     assert list(assembler.feed(whole[:end])) == []
     with pytest.raises(WireError, match="middle of a frame"):
         assembler.end()
@@ -92,7 +92,7 @@ def test_an_oversized_frame_is_rejected_before_memory_is_allocated(header: int, 
     prefix[12:20] = payload.to_bytes(8, "little")
     tracemalloc.start()
     with pytest.raises(WireError, match="the limits are"):
-        list(Assembler(SMALL).feed(bytes(prefix)))
+        list(Assembler(lambda: SMALL).feed(bytes(prefix)))
     assert tracemalloc.get_traced_memory()[1] < 50_000
     tracemalloc.stop()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from farshore.algorithms.dp_kfac.config import DPKFACConfig
 from farshore.algorithms.dp_kfac.options import Options
-from farshore.engines.data_parallel.config import DataParallelConfig
+from farshore.engines.data_parallel.image_config import DataParallelConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "methods" / "dp_kfac.md").read_text()

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from farshore.algorithms.dp_kfac import DPKFAC, DPKFACOptimizer
 from farshore.algorithms.dp_kfac.factors import input_factor, output_factor
 from farshore.algorithms.dp_kfac.layers import find_layers
+from farshore.algorithms.dp_kfac.statistics import sampled_loss
 from farshore.core.errors import ConfigError
 from farshore.models.cifar_resnet import CifarResNet
 from farshore.models.mlp import perceptron
@@ -147,6 +148,61 @@ def test_sampled_labels_make_the_factors_and_do_not_change_the_gradients() -> No
     empirical = labels.T @ labels / 400
     assert float((sampled - exact).norm()) < 0.15 * float(exact.norm())
     assert float((empirical - exact).norm()) > 0.3 * float(exact.norm())
+
+
+def test_the_fisher_of_a_regression_is_that_of_normal_targets() -> None:
+    torch.manual_seed(12)
+    model = perceptron((4, 5, 3))
+    kfac = every_step(model, fisher="mc1")
+    outputs = model(torch.randn(4000, 4))
+    kfac.sample_fisher(outputs, "normal")
+    (outputs**2).mean().backward()
+    kfac.step()
+    # With unit variance the outputs' Fisher is the identity, whatever the outputs and the loss.
+    (_, sampled) = kfac.factors.get("3")
+    assert torch.allclose(sampled, torch.eye(3), atol=0.1)
+
+
+def test_labels_are_sampled_for_each_position() -> None:
+    torch.manual_seed(12)
+    logits = torch.randn(2, 3, 4, 5)
+    rows = logits.movedim(1, -1).reshape(-1, 3)
+    assert torch.equal(sampled_loss(logits, 5), sampled_loss(rows, 5))
+
+
+def test_a_discarded_step_leaves_layers_with_factors_alone_and_repeats_the_first_ones() -> None:
+    torch.manual_seed(12)
+    model = perceptron((4, 5, 3))
+    kfac = DPKFAC(model, lr=0.1, factor_steps=10, inv_steps=10)
+
+    def step() -> None:
+        functional.cross_entropy(model(torch.randn(8, 4)), torch.zeros(8, dtype=torch.long)).backward()
+        kfac.step()
+
+    step()
+    kfac.discard_step()
+    assert not kfac.factors.names()
+    assert not kfac.inverses.names()
+    step()
+    assert kfac.inverses.names() == {"1", "3"}
+    step()
+    kfac.discard_step()
+    assert kfac.inverses.names() == {"1", "3"}
+    assert kfac.steps == 3
+
+
+def test_scaled_gradients_are_preconditioned_like_unscaled_ones() -> None:
+    found = []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(12)
+        model = perceptron((4, 5, 3)).double()
+        kfac = every_step(model, inv_dtype=torch.float64, kl_clip=1e-4)
+        kfac.statistics.grad_scale = scale
+        (functional.cross_entropy(model(torch.randn(8, 4).double()), torch.arange(8) % 3) * scale).backward()
+        kfac.step()
+        found.append([p.grad / scale for p in model.parameters()])
+        assert kfac.last_metrics["nu"] < 1
+    assert all(torch.allclose(one, other, rtol=1e-9) for one, other in zip(*found, strict=True))
 
 
 def test_kl_clipping_uses_the_optimizers_learning_rate() -> None:

@@ -110,7 +110,7 @@ def test_w1_stays_in_the_cloud_until_the_codec_is_initialized(tiny):
 def test_both_sides_use_the_initial_values_rounded_to_bf16(tiny):
     split = cut(tiny("bert"), block=2, how="ffn_svd", rank=4, init="pca")
     init = calibrate(split.front, samples(), torch.bfloat16).init
-    received = codec_init_of(unpack_of(codec_message(init, "bf16")), split.plan)
+    received = codec_init_of(unpack_of(codec_message(init, "bf16")), split.plan, "edge 'x'")
     for name, tensor in init.tensors().items():
         assert torch.equal(received.tensors()[name], tensor), name
     assert torch.equal(split.front.codec.directions.weight, init.directions)

@@ -1,4 +1,4 @@
-"""The method page lists every setting with its default, and its measured figures are those of the results page."""
+"""The method page lists every setting with its default, and its measurements are those of the results page."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_every_setting_is_listed_with_its_default() -> None:
     assert listed == {name: str(field.default).replace("True", "true") for name, field in fields.items()}
 
 
-def test_measured_figures_are_those_of_the_results_page() -> None:
+def test_measurements_are_those_of_the_results_page() -> None:
     results = (DOCS / "results.md").read_text()
-    figures = re.findall(r"[+-]\d+\.\d+ ± \d+\.\d+|\b\d+\.\d+\b", section("Measured results"))
-    assert len(figures) > 60
-    assert [figure for figure in figures if figure not in results] == []
+    numbers = re.findall(r"[+-]\d+\.\d+ ± \d+\.\d+|\b\d+\.\d+\b", section("Measured results"))
+    assert len(numbers) > 60
+    assert [number for number in numbers if number not in results] == []
 
 
 def test_sections_that_the_code_refers_to_exist() -> None:

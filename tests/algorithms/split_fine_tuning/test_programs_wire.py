@@ -54,7 +54,7 @@ def test_the_encoding_of_a_sentence_does_not_depend_on_its_batch(bits: str) -> N
     def through(part: Any) -> torch.Tensor:
         packed = pack(Message("evaluation", tensors=code_tensors(part, bits, statistics)))
         message = unpack(packed.header, memoryview(b"".join(packed.payload)))
-        return codes_of(message, "codes")
+        return codes_of(message, part.shape, "edge 'x'")
 
     batch = through(rows)
     assert all(torch.equal(through(rows[i : i + 5]), batch[i : i + 5]) for i in range(0, 40, 5))
@@ -124,7 +124,7 @@ def test_a_gradient_of_another_micro_batch_is_refused(runner: Any) -> None:
             return Message("gradient", step=message.step, micro=0, tensors=message.tensors)
         return message
 
-    with pytest.raises(WireError, match=r"edge-0.*expected gradient 0\.1, got 'gradient' 0\.0"):
+    with pytest.raises(WireError, match=r"edge-0.*the cloud: expected 'gradient' 0\.1, got 'gradient' 0\.0"):
         runner.run(runner.config(micro_batches=2), on_send=swap)
 
 
@@ -136,5 +136,5 @@ def test_running_statistics_are_updated_once_per_step(runner: Any) -> None:
 
 def test_a_mean_of_wrong_width_is_refused() -> None:
     tensors = {"codes": Tensor(np.zeros((3, 8), np.float32)), "mean": Tensor(np.zeros(1, np.float16))}
-    with pytest.raises(WireError, match="mean of shape"):
-        codes_of(Message("activation", tensors=tensors), "codes")
+    with pytest.raises(WireError, match=r"edge 'x'.*mean of shape"):
+        codes_of(Message("activation", tensors=tensors), (3, 8), "edge 'x'")

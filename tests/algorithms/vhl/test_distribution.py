@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from farshore.algorithms.vhl.config import Virtual
 from farshore.algorithms.vhl.distribution import Distribution
 from farshore.algorithms.vhl.virtual import VirtualData
 from farshore.algorithms.vhl.workload import WORKLOAD
-from farshore.core.errors import ConfigError, DataError
-from farshore.core.message import Message, Tensor
+from farshore.core.errors import DataError
 from farshore.core.seeds import Seed
 from farshore.core.transfer import Transfer
-from farshore.engines.federated.assets import offer_message
+from farshore.engines.assets.asset import Asset, MemorySource
+from farshore.engines.assets.cache import AssetCache
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.simulations.in_process import InProcessRun
 
@@ -39,24 +38,24 @@ def config(rounds: int = 2, **virtual: Any) -> Any:
     )
 
 
-def run(path: Path, settings: Any) -> list[Transfer]:
+def run(path: Path, settings: Any, cache: Path | None = None) -> list[Transfer]:
     rows: list[Transfer] = []
-    InProcessRun(WORKLOAD, settings, path, NODES, seed=3, recorder=rows.append).run()
+    InProcessRun(WORKLOAD, settings, path, NODES, seed=3, cache=cache, recorder=rows.append).run()
     return rows
 
 
 def recipients(rows: list[Transfer]) -> list[str]:
     """Nodes to which virtual data were sent."""
-    return sorted(row.node for row in rows if row.kind == "virtual")
+    return sorted(row.node for row in rows if row.kind == "asset")
 
 
 def state(path: Path, step: int = 2) -> dict[str, Any]:
     return CheckpointStore(path / "server").load(step)[0]
 
 
-def program(folder: Path, **virtual: Any) -> Distribution:
+def program(**virtual: Any) -> Distribution:
     task: Any = WORKLOAD.task(config(**virtual), Seed(3), Path, 3)
-    made = WORKLOAD.assets(config(**virtual), task, folder, f"node {folder.name}")
+    made = WORKLOAD.assets(config(**virtual), task)
     assert isinstance(made, Distribution)
     return made
 
@@ -113,91 +112,44 @@ def test_a_resumed_run_finds_the_shipped_data(tmp_path: Path) -> None:
     assert all(np.array_equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_a_damaged_stored_copy_is_not_used(tmp_path: Path) -> None:
-    server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
-    words = dict(offer_message(server, 1).fields)
-    assert not node.has(words)
-    node.accept(server.payload(1))
-    assert program(tmp_path / "a", distribution="ship").has(words)
-    (kept,) = (tmp_path / "a").iterdir()
-    for damage in (kept.read_bytes()[:-1], b"\1" + kept.read_bytes()[1:]):
-        kept.write_bytes(damage)
-        assert not program(tmp_path / "a", distribution="ship").has(words)
+def test_a_later_run_of_the_same_nodes_receives_nothing(tmp_path: Path) -> None:
+    settings = config(distribution="ship")
+    assert recipients(run(tmp_path / "one", settings, tmp_path / "cache")) == list(NODES)
+    assert recipients(run(tmp_path / "two", settings, tmp_path / "cache")) == []
+    assert recipients(run(tmp_path / "three", settings, tmp_path / "other")) == list(NODES)
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    assert all(np.array_equal(one[n], two[n]) for n in one)
 
 
-@pytest.mark.parametrize(
-    ("corrupt", "message"),
-    [
-        (
-            lambda t: {**t, "images": Tensor(t["images"].array ^ np.uint8(1))},
-            "node a received virtual data that differ .* digest",
-        ),
-        (
-            lambda t: {**t, "images": Tensor(t["images"].array[1:])},
-            "node a received virtual data that differ .* recipe says",
-        ),
-        (
-            lambda t: {**t, "images": Tensor(t["images"].array.astype(np.float32))},
-            "node a received virtual data that differ",
-        ),
-        (lambda t: {**t, "labels": Tensor(t["labels"].array[::-1])}, "node a received virtual data whose labels"),
-        (lambda t: {"images": t["images"]}, r"node a received \['images'\] instead of virtual images and labels"),
-    ],
-)
-def test_data_that_differ_from_the_offer_are_refused_with_the_nodes_name(
-    tmp_path: Path, corrupt: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
-) -> None:
-    server, node = program(tmp_path / "server", distribution="ship"), program(tmp_path / "a", distribution="ship")
-    assert not node.has(server.manifest())
-    goods = server.payload(1)
-    with pytest.raises(DataError, match=message):
-        node.accept(replace(goods, tensors=corrupt(dict(goods.tensors))))
-    assert not (tmp_path / "a").exists()
+def test_a_damaged_copy_of_a_node_is_received_again(tmp_path: Path) -> None:
+    settings = config(distribution="ship")
+    run(tmp_path / "one", settings, tmp_path / "cache")
+    (stored,) = (path for path in (tmp_path / "cache" / "b" / "assets").iterdir() if len(path.name) == 64)
+    stored.write_bytes(b"\1" + stored.read_bytes()[1:])
+    assert recipients(run(tmp_path / "two", settings, tmp_path / "cache")) == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"recipe": "{}"}, "but this run's is"),
-        ({"recipe": "x"}, "without a valid recipe"),
-        ({"digest": "../../../etc/passwd"}, "invalid digest"),
-        ({"digest": "A" * 64}, "invalid digest"),
-    ],
-)
-def test_an_invalid_offer_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    node = program(tmp_path / "a")
-    with pytest.raises(DataError, match=f"node a was offered.*{message}"):
-        node.has({**program(tmp_path / "server").manifest(), **changes})
+def test_data_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the server's virtual data have 2,559 bytes, but those of this run have 2,560"
+    ):
+        program().use(Asset.unknown(2559, "virtual images"), AssetCache(tmp_path))
 
 
 def test_a_digest_mismatch_ends_the_run_with_an_error_that_names_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Distribution.payload
-
-    def corrupted(self: Distribution, number: int) -> Message:
-        goods = real(self, number)
-        return replace(goods, tensors={**goods.tensors, "images": Tensor(goods.array("images") ^ np.uint8(1))})
-
-    monkeypatch.setattr(Distribution, "payload", corrupted)
-    with pytest.raises(DataError, match=r"node . received virtual data that differ from the offer"):
+    real = MemorySource.read
+    monkeypatch.setattr(MemorySource, "read", lambda self, *span: real(self, *span) ^ np.uint8(1))
+    with pytest.raises(DataError, match=r"node '.': the server sent content of 'virtual images' that differs"):
         run(tmp_path / "run", config(distribution="ship"))
 
 
-def test_data_that_exceed_a_frame_are_refused_before_they_are_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("farshore.algorithms.vhl.distribution.DEFAULT", type("Small", (), {"payload_bytes": 2599}))
-    with pytest.raises(ConfigError, match=r"2,600 bytes, more than the 2,599 .*distribution=seed"):
-        program(tmp_path / "server", distribution="ship").manifest()
-
-
 def test_workers_map_one_file_and_check_it(tmp_path: Path) -> None:
-    server = program(tmp_path, distribution="ship")
-    path = server.save()
-    worker = program(tmp_path, distribution="ship")
-    worker.load(path)
+    (source,), cache = program(distribution="ship").sources(), AssetCache(tmp_path)
+    cache.add(source.asset, source.read(0, source.asset.size))
+    worker, path = program(distribution="ship"), tmp_path / source.asset.digest
+    assert worker.use(source.asset, cache)
     assert any(mapped.path == str(path) for mapped in psutil.Process().memory_maps())
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(DataError, match="does not hold the virtual data of this run"):
-        program(tmp_path, distribution="ship").load(path)
+    assert not program(distribution="ship").use(source.asset, cache)

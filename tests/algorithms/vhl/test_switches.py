@@ -14,6 +14,7 @@ from farshore.algorithms.vhl.workload import WORKLOAD
 from farshore.core.errors import ConfigError
 from farshore.core.seeds import Seed
 from farshore.engines.federated.client_pool import cohort
+from farshore.engines.federated.compute import resident_model
 from farshore.engines.federated.methods import CONTROL, VELOCITY, Scaffold
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.simulations.clock import Devices
@@ -43,7 +44,7 @@ def task(settings: Any) -> VHLTask:
 def trained(settings: Any, number: int = 1) -> np.ndarray[Any, Any]:
     """Weights of a client's first layer after one round."""
     problem = task(settings)
-    flat = problem.model()
+    flat = resident_model(problem, settings)
     method = problem.method(flat)
     state = method.start(flat)
     update = method.local(flat, method.sent(state), problem.work(flat, 0, number))
@@ -117,7 +118,7 @@ def test_gaussian_anchors_need_neither_images_nor_a_wider_head() -> None:
     problem = task(config({"gaussian_anchors": True}))
     assert problem.recipe is None
     assert problem.model().module.linear.out_features == problem.classes  # type: ignore[union-attr]
-    assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem, Path("unused"), "x") is None
+    assert WORKLOAD.assets(config({"gaussian_anchors": True}), problem) is None
 
 
 def test_a_missing_feature_layer_is_refused() -> None:

@@ -82,9 +82,9 @@ def test_every_class_has_its_images_and_labels():
     assert data.labels.bincount().tolist() == [7] * 5
     assert data.labels.tolist() == sorted(data.labels.tolist())
     assert (int(data.images.min()), int(data.images.max())) == (0, 255)
-    assert data.recipe.nbytes == 35 * 257
-    assert VirtualRecipe(per_class=200).nbytes == 6_146_000  # docs/methods/vhl.md, section 7
-    assert VirtualRecipe(per_class=5000).nbytes == 153_650_000
+    assert data.recipe.nbytes == 35 * 256
+    assert VirtualRecipe(per_class=200).nbytes == 6_144_000  # docs/methods/vhl.md, section 7
+    assert VirtualRecipe(per_class=5000).nbytes == 153_600_000
 
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 3), (8, 1)])

@@ -89,8 +89,8 @@ def main(ranks: int) -> dict[str, list[int]]:
             process.start()
         rows: dict[str, dict[int, list[tuple[int, int, int]]]] = defaultdict(lambda: defaultdict(list))
         for _ in range(REPETITIONS * ranks * len(collectives(0, ranks))):
-            kind, repetition, *figures = results.get(timeout=120)
-            rows[kind][repetition].append(tuple(figures))
+            kind, repetition, *values = results.get(timeout=120)
+            rows[kind][repetition].append(tuple(values))
         for process in processes:
             process.join()
     return {

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 
 from farshore.core.errors import RunFailedError
-from farshore.core.message import Message
+from farshore.engines.collective.protocol import KINDS, Lost, Request, StoreRequest
 from farshore.engines.collective.star_backend import StarGroup
 from farshore.engines.collective.star_client import RanksChangedError, StarClient
-from farshore.engines.collective.star_server import KINDS, StarServer
+from farshore.engines.collective.star_server import StarServer
 from farshore.engines.collective.store import ChannelStore, SharedStore
 from farshore.wire.memory import pair
 
@@ -49,7 +49,8 @@ class Star:
                     if message.kind in KINDS:
                         self.server.handle(rank, message)
                     else:
-                        self.store.handle(self.names[rank], message)
+                        request = StoreRequest.read(message, f"node {self.names[rank]}")
+                        self.store.handle(self.names[rank], message.micro, request)
                 except Exception as error:
                     self.errors.put(error)
 
@@ -168,7 +169,7 @@ def test_messages_between_two_ranks_keep_their_order(star: Any) -> None:
 def test_pending_and_later_collectives_fail_when_the_ranks_change(star: Any) -> None:
     made = star()
     work = made.groups[0].allreduce([torch.ones(1)])
-    made.ends[0][0].send(Message("control", fields={"what": "lost", "why": "node n2 was lost"}))
+    made.ends[0][0].send(Lost("node n2 was lost").message())
     with pytest.raises(Exception, match="node n2 was lost"):
         work.wait()
     with pytest.raises(RanksChangedError):
@@ -196,10 +197,11 @@ def test_pending_and_later_collectives_fail_when_the_ranks_change(star: Any) -> 
             ("all_reduce", {"operation": "max"}, [1.0]),
             "called all_reduce where",
         ),
-        (("barrier", {}, []), ("all_reduce", {"operation": "mode"}, [1.0]), "unknown reduction 'mode'"),
-        (("barrier", {}, []), ("barrier", {"members": "0,7"}, []), "are not a group"),
-        (("barrier", {}, []), ("barrier", {"members": "0,2"}, []), "not a member"),
-        (("barrier", {}, []), ("send", {"target": 9}, [1.0]), "target rank 9 is outside the group of 3"),
+        (
+            ("all_reduce", {"operation": "sum"}, [1.0]),
+            ("all_reduce", {"operation": "sum", "root": 0}, [1.0]),
+            "with different arguments",
+        ),
     ],
 )
 def test_mismatched_calls_raise_an_error_that_names_the_node(star: Any, first: Any, second: Any, words: str) -> None:
@@ -207,8 +209,8 @@ def test_mismatched_calls_raise_an_error_that_names_the_node(star: Any, first: A
     for rank, (kind, fields, numbers) in enumerate((first, second)):
         client = made.clients[rank]
         tensors = {"0": torch.tensor(numbers)} if numbers else {}
-        client.send_part(kind, "g", 1, tensors, {"members": "0,1,2", **fields})
-        if rank == 0 and kind != "broadcast":
+        client.send_part(kind, 1, Request("g", 1, (0, 1, 2), **fields), tensors)
+        if rank == 0:
             _wait_until_received(made)
     error = made.errors.get(timeout=10)
     assert isinstance(error, RunFailedError)

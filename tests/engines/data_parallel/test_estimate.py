@@ -24,11 +24,40 @@ KFAC = {"factor_steps": 2, "inv_steps": 4}
 #: Method, settings and number of nodes.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "through the server": ("data_parallel", {"transport": "star"}, 3),
+    "accumulation, averages, best states": (
+        "data_parallel",
+        {
+            "transport": "star",
+            "optimizer": "adamw",
+            "accumulate": 2,
+            "ema": 0.9,
+            "clip": 1.0,
+            "keep_best": True,
+            "early_stop": 5,
+        },
+        2,
+    ),
     "node to node, owner exchange": ("dp_kfac", {**KFAC, "transport": "peers"}, 3),
 }
 SLOW_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "one node": ("data_parallel", {"transport": "star"}, 1),
     "node to node": ("data_parallel", {"transport": "peers", "model": "resnet20", "steps": 4}, 3),
+    "best states, node to node": (
+        "data_parallel",
+        {"transport": "peers", "keep_best": True, "early_stop": 5, "model": "resnet20", "steps": 6, "accumulate": 2},
+        2,
+    ),
+    "a preconditioner as a setting": (
+        "data_parallel",
+        {
+            "transport": "star",
+            "preconditioner": "dp_kfac",
+            "preconditioning": KFAC,
+            "accumulate": 2,
+            "precision": "bf16",
+        },
+        2,
+    ),
     "fp16": ("data_parallel", {"transport": "star", "compression": "fp16"}, 2),
     "PowerSGD": ("data_parallel", {"transport": "peers", "compression": "powersgd", "powersgd_start": 3}, 2),
     "owner exchange through the server": ("dp_kfac", {**KFAC, "transport": "star", "model": "resnet20", "steps": 6}, 2),
@@ -110,6 +139,13 @@ def test_transport_auto_is_estimated_as_star_with_a_note() -> None:
     assert not planned("data_parallel", CONFIG, ("a",)).notes
 
 
+def test_bounds_are_named_as_such() -> None:
+    plan = planned("data_parallel", {**CONFIG, "keep_best": True, "early_stop": 3}, ("a",))
+    assert [note for note in plan.notes if "upper bound" in note] == list(plan.notes)
+    assert len(plan.notes) == 2
+    assert sum(len(flow.indices) for flow in plan.flows if flow.message.fields.get("what") == "best") == 1
+
+
 def test_an_estimate_without_images_is_refused() -> None:
     workload = workloads.load("data_parallel")
     assert isinstance(workload, SupportsTrafficPlan)
@@ -119,5 +155,5 @@ def test_an_estimate_without_images_is_refused() -> None:
 
     with pytest.raises(DataError, match="no cifar10"):
         workload.plan(workload.config(dataset="cifar10"), Setting(("a",), Seed(7), find, {}))
-    with pytest.raises(ConfigError, match="from its images"):
+    with pytest.raises(ConfigError, match="from its data"):
         workload.plan(workload.config(), Setting(("a",), Seed(7), find, {"examples": 3}))

@@ -35,6 +35,7 @@ def run_agents(method: str, out: Path, port: int) -> list[str]:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            cwd=out.parent,
         )
         for _ in range(2)
     ]
@@ -54,7 +55,7 @@ def test_two_agents_train_the_same_model_as_one_process(method: str, tmp_path: P
     if method == "dp_kfac":  # local factors differ from those of the whole batch
         assert all(np.isfinite(array).all() for array in two.values())
         return
-    subprocess.run([sys.executable, *command(method, tmp_path / "one", 32)], check=True, timeout=200)
+    subprocess.run([sys.executable, *command(method, tmp_path / "one", 32)], check=True, timeout=200, cwd=tmp_path)
     one = load_state(tmp_path / "one" / "last.safetensors")[0]
     for name, array in one.items():
         np.testing.assert_allclose(two[name], array, rtol=0, atol=2e-6)
@@ -102,9 +103,12 @@ ray.get([rank.train.remote(place, settings, out) for place, rank in enumerate([R
 
 def test_a_restarted_launch_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = command("dp_kfac", tmp_path / "whole", 16)
-    subprocess.run([sys.executable, *whole], check=True, timeout=100)
+    subprocess.run([sys.executable, *whole], check=True, timeout=100, cwd=tmp_path)
     subprocess.run(
-        [sys.executable, *command("dp_kfac", tmp_path / "cut", 16), "--set", "steps=8"], check=True, timeout=100
+        [sys.executable, *command("dp_kfac", tmp_path / "cut", 16), "--set", "steps=8"],
+        check=True,
+        timeout=100,
+        cwd=tmp_path,
     )
     (tmp_path / "cut" / "last.safetensors").unlink()
     again = subprocess.run(
@@ -113,6 +117,7 @@ def test_a_restarted_launch_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         timeout=100,
         capture_output=True,
         text=True,
+        cwd=tmp_path,
     )
     assert '"step": 10' in again.stdout
     one, other = (load_state(tmp_path / name / "last.safetensors")[0] for name in ("whole", "cut"))

@@ -16,7 +16,6 @@ from farshore.core.seeds import Seed
 from farshore.core.traffic_plan import Setting
 from farshore.core.transfer import Transfer
 from farshore.engines.federated.baseline import count_messages
-from farshore.engines.ping.workload import WORKLOAD as PING
 from farshore.reports.estimate import estimate, planned_ledger
 from farshore.runs.traffic import CHANNEL_KINDS
 from farshore.simulations.in_process import InProcessRun
@@ -96,12 +95,6 @@ def test_clients_without_a_reply_count_as_a_state_sent_but_no_update() -> None:
     assert count_messages([synchronous, asynchronous, {"cohort": [1], "missing": {}}]) == (7, 5)
 
 
-def test_a_ping_sends_exactly_the_estimated_frames(tmp_path: Path) -> None:
-    settings = PING.config.model_validate({"rounds": 3, "kilobytes": 2})
-    plan = PING.plan(settings, setting())
-    assert frames(planned_ledger(plan).to_pylist()) == frames(map(asdict, run(PING, settings, tmp_path / "run")))
-
-
 def test_the_report_of_an_estimate_sums_up_its_rounds() -> None:
     found = estimate(WORKLOAD.plan(config("fedavg"), setting()), "vhl", {}, SEED)
     report = found.as_dict()
@@ -120,7 +113,7 @@ def test_an_estimate_sends_nothing_and_generates_no_virtual_data(monkeypatch: py
 
     monkeypatch.setattr(task.VirtualData, "from_recipe", refuse)
     plan = WORKLOAD.plan(config("scaffold, vhl shipped, topk"), setting())
-    assert "virtual" in {flow.message.kind for flow in plan.flows}
+    assert "asset" in {flow.message.kind for flow in plan.flows}
 
 
 def test_runs_that_cannot_be_estimated_are_refused() -> None:

@@ -218,7 +218,7 @@ def test_the_full_batch_pass_is_not_reported_as_training() -> None:
         return module.weight.sum() * batch
 
     work = Work(objective, [1.0, 2.0], 2, SGD, means=means, full_batches=[(1.0, 9.0)])
-    assert Scaffold(option=1).local(flat, Scaffold().start(flat), work).figures == {"value": 1.5}
+    assert Scaffold(option=1).local(flat, Scaffold().start(flat), work).metrics == {"value": 1.5}
 
 
 def test_option_1_needs_a_task_with_full_batches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,9 @@ class Federated:
 
             receive = session.channel.receive
 
-        Client(replace(session, channel=SpoilingChannel()), self.toy, self.codec).run()
+        spoiling = copy(session)
+        spoiling.channel = SpoilingChannel()
+        Client(spoiling, self.toy, self.codec).run()
 
 
 def run(workload: Federated, path: Path, **more: Any) -> tuple[NamedArrays, list[dict[str, Any]]]:
@@ -217,7 +220,7 @@ def _changed(message: Message, **arrays: Any) -> Message:
         (lambda m: _changed(m, floats=m.array("floats").astype(np.float64)), "got float64"),
         (lambda m: replace(m, tensors={"floats": m.tensors["floats"]}), "expected tensors"),
         (lambda m: replace(m, fields={**m.fields, "samples": -5}), "got -5 samples"),
-        (lambda m: replace(m, fields={}), "samples, steps or loss is missing"),
+        (lambda m: replace(m, fields={}), "'samples' is missing"),
         (lambda m: replace(m, kind="activation"), "got a 'activation' message for round"),
     ],
 )

@@ -164,22 +164,29 @@ def test_run_fails_at_once_when_no_nodes_remain(tmp_path: Path) -> None:
         InProcessRun(Refusing(), config, tmp_path / "run", ("a", "b")).run()
 
 
-def _visits(folder: Path, epoch: int) -> int:
-    """Let a new node program answer one message; returns the number of visits counted in the client's state."""
-    from farshore.core.message import Message
+def _host(folder: Path, epoch: int) -> tuple[Any, Any]:
+    """A new node program, and the server's end of its channel."""
     from farshore.core.seeds import Seed
     from farshore.core.session import RunInfo
-    from farshore.engines.flower import compat as fl
-    from farshore.engines.flower.arrays import from_frame, to_frame
-    from farshore.engines.flower.flower_ids import flower_id
     from farshore.engines.flower.node import Host
     from farshore.wire.memory import pair
 
     server, mine = pair("a")
     run = RunInfo("r", "flower", Seed(0), epoch, ("a",), folder)
-    session = SimpleNamespace(
+    session: Any = SimpleNamespace(
         run=run, node="a", shard=(0, 1), channel=mine, admit=lambda *_: None, log=lambda line: None
     )
+    return Host(session, flower_run(APPS / "message", {})), server
+
+
+def _visits(folder: Path, epoch: int) -> int:
+    """Let a new node program answer one message; returns the number of visits counted in the client's state."""
+    from farshore.engines.flower import compat as fl
+    from farshore.engines.flower.arrays import from_frame, to_frame
+    from farshore.engines.flower.flower_ids import flower_id
+    from farshore.engines.flower.protocol import Done, Goodbye
+
+    host, server = _host(folder, epoch)
     arrays = {"weight": np.zeros((64, 10), np.float32), "bias": np.zeros(10, np.float32)}
     fl.set_server_identity(7)
     content = fl.RecordDict(
@@ -189,10 +196,33 @@ def _visits(folder: Path, epoch: int) -> int:
         }
     )
     server.send(to_frame(fl.set_metadata(fl.Message(content, flower_id("a"), "train")), 1))
-    server.send(Message("control", fields={"what": "done"}))
-    Host(session, flower_run(APPS / "message", {})).run()  # type: ignore[arg-type]
-    return int(from_frame(server.receive(5)).content["metrics"]["visits"])
+    server.send(Done().message())
+    host.run()
+    reply = from_frame(server.receive(5), "node a")
+    assert Goodbye.read(server.receive(5), "node a") == Goodbye()
+    return int(reply.content["metrics"]["visits"])
 
 
 def test_client_state_survives_a_restart_of_its_program_but_not_of_the_server(tmp_path: Path) -> None:
     assert [_visits(tmp_path, 0), _visits(tmp_path, 0), _visits(tmp_path, 1)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "complaint"),
+    [
+        ("control", {"what": "goodbye"}, "expected 'done', got a 'control' message 'goodbye'"),
+        ("control", {"what": "done", "why": "x"}, "invalid 'done' message: unknown field 'why'"),
+        ("train", {"message": 3}, "invalid 'train' message: expected bytes, got int"),
+        ("train", {}, "contains no message of a Flower app"),
+    ],
+)
+def test_a_node_program_ends_with_an_error_at_an_invalid_message_of_the_server(
+    kind: str, fields: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    from farshore.core.errors import WireError
+    from farshore.core.message import Message
+
+    host, server = _host(tmp_path, 0)
+    server.send(Message(kind, fields=fields))
+    with pytest.raises(WireError, match=f"the server: .*{complaint}"):
+        host.run()

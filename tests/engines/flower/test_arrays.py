@@ -28,7 +28,7 @@ def _message(**records: Any) -> fl.Message:
 
 def _sent(message: fl.Message, encoding: Any = None) -> fl.Message:
     packed = pack(to_frame(message, round_of(message), encoding))
-    return from_frame(unpack(packed.header, memoryview(b"".join(packed.payload))))
+    return from_frame(unpack(packed.header, memoryview(b"".join(packed.payload))), "node a")
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,10 @@ def test_invalid_frames_are_refused() -> None:
         Message("train", fields=good.fields),
         Message("train", tensors=extra, fields=good.fields),
         Message("train", fields={"message": 3}),
+        Message("train", fields={**good.fields, "extra": 1}, tensors=good.tensors),
     ):
-        with pytest.raises(WireError):
-            from_frame(bad)
+        with pytest.raises(WireError, match="node a: "):
+            from_frame(bad, "node a")
 
 
 def test_round_is_the_group_id_or_the_server_round_of_the_configuration() -> None:

@@ -20,6 +20,7 @@ from farshore.engines.flower import compat as fl
 from farshore.engines.flower.arrays import from_frame, to_frame
 from farshore.engines.flower.flower_ids import flower_id
 from farshore.engines.flower.grid import FarshoreGrid
+from farshore.engines.flower.protocol import Goodbye
 
 NAMES = ("a", "b", "c")
 
@@ -36,6 +37,9 @@ class Session:
 
     def receive_any(self, nodes: Any, timeout: float | None = None) -> Any:
         return receive_any({n: self.channels[n] for n in nodes}, timeout)
+
+    def dismiss(self, node: str, reason: str) -> None:
+        self.channels[node].close(reason=reason)
 
     def check_cancelled(self) -> None:
         pass
@@ -67,7 +71,7 @@ class Harness:
 
     def answer(self, name: str) -> None:
         """Answer the next message of a node with its name."""
-        request = from_frame(self.nodes[name].receive(10))
+        request = from_frame(self.nodes[name].receive(10), "the server")
         content = fl.RecordDict({"config": fl.ConfigRecord({"from": name})})
         self.nodes[name].send(to_frame(fl.set_metadata(fl.Message(content, reply_to=request)), 1))
 
@@ -179,7 +183,7 @@ def test_pushed_messages_are_pulled_once(harness: Harness) -> None:
 
 def test_a_node_cannot_reply_for_another(harness: Harness) -> None:
     result = _start(lambda: harness.grid.send_and_receive([harness.message("a")]))
-    request = from_frame(harness.nodes["a"].receive(10))
+    request = from_frame(harness.nodes["a"].receive(10), "the server")
     forged = fl.Message(fl.RecordDict({"config": fl.ConfigRecord({"from": "forged"})}), reply_to=request)
     harness.nodes["b"].send(to_frame(fl.set_metadata(forged), 1))
     honest = fl.Message(fl.RecordDict({"config": fl.ConfigRecord({"from": "a"})}), reply_to=request)
@@ -188,13 +192,28 @@ def test_a_node_cannot_reply_for_another(harness: Harness) -> None:
     assert _from(result()) == ["a"]
 
 
-def test_a_node_that_sends_an_invalid_message_is_lost(harness: Harness) -> None:
-    result = _start(lambda: harness.grid.send_and_receive([harness.message("a")]))
+@pytest.mark.parametrize(
+    ("frame", "complaint"),
+    [
+        (Frame("train"), "a 'train' frame contains no message"),
+        (Frame("train", fields={"message": "text"}), "invalid 'train' message: expected bytes, got str"),
+        (Frame("control", fields={"what": "done"}), "expected 'goodbye', got a 'control' message 'done'"),
+        (Frame("control", fields={"what": "goodbye", "why": "x"}), "unknown field 'why'"),
+        (Goodbye().message(), "'goodbye' before the app has ended"),
+    ],
+)
+def test_a_node_that_sends_an_invalid_message_is_lost(harness: Harness, frame: Frame, complaint: str) -> None:
+    result = _start(lambda: harness.grid.send_and_receive([harness.message("a"), harness.message("b")]))
     harness.nodes["a"].receive(10)
-    harness.nodes["a"].send(Frame("train"))
-    (reply,) = result()
-    assert reply.error.code == fl.ErrorCode.NODE_UNAVAILABLE
-    assert "node a: a 'train' frame contains no message" in str(reply.error.reason)
+    harness.nodes["a"].send(frame)
+    harness.answer("b")
+    lost, answered = result()
+    assert lost.error.code == fl.ErrorCode.NODE_UNAVAILABLE
+    assert "node a: " in str(lost.error.reason)
+    assert complaint in str(lost.error.reason)
+    assert _from([answered]) == ["b"]
+    with pytest.raises(PeerLostError, match="node a: "):
+        harness.nodes["a"].receive(10)
 
 
 def test_many_threads_can_send_concurrently(harness: Harness) -> None:
@@ -243,7 +262,7 @@ def test_round_metrics_have_weighted_means_of_client_metrics(harness: Harness) -
         messages = [harness.message(name, group=group) for name, _ in zip(NAMES, values, strict=False)]
         result = _start(lambda sent=messages: harness.grid.send_and_receive(sent))
         for name, (count, loss) in zip(NAMES, values, strict=False):
-            request = from_frame(harness.nodes[name].receive(10))
+            request = from_frame(harness.nodes[name].receive(10), "the server")
             record = fl.MetricRecord({"num-examples": count, "loss": loss})
             harness.nodes[name].send(
                 to_frame(fl.set_metadata(fl.Message(fl.RecordDict({"m": record}), reply_to=request)), 1)

@@ -66,11 +66,11 @@ def test_a_codec_of_full_rank_is_the_identity_at_first(split, ragged, classifier
 
 def test_pca_initialization_is_closer_to_the_whole_model_than_a_random_one(split, classifier, batch):
     whole = classifier().eval()
-    wanted = whole(**batch()).logits
+    expected = whole(**batch()).logits
     error = {}
 
     def script(model, _):
-        error[start] = float((model.eval()(**batch()).logits - wanted).norm().detach())
+        error[start] = float((model.eval()(**batch()).logits - expected).norm().detach())
 
     for start in ("pca", "random"):
         split(copy.deepcopy(whole), script, start=start, rank=8, ragged=True)

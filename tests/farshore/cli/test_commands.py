@@ -58,7 +58,9 @@ class RecordingAdminService(AdminServicer):
 
     def Follow(self, request, context):  # noqa: N802
         self._admit(request, context)
-        yield from self.events
+        for event in self.events:
+            self.run.MergeFrom(event.run)
+            yield event
 
     def Cancel(self, request, context):  # noqa: N802
         self._admit(request, context)

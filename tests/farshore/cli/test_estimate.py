@@ -40,3 +40,28 @@ def test_errors_name_their_cause_without_a_traceback(
     output = capsys.readouterr().err
     assert cause in output
     assert "Traceback" not in output
+
+
+def test_an_estimate_by_rehearsal_counts_all_nodes_and_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["estimate", "ping", "--set", "rounds=2000", "--set", "kilobytes=1", "--json"]
+    frames = []
+    for nodes in ("1", "3"):
+        assert execute([*command, "--nodes", nodes]) == 0
+        frames.append(json.loads(capsys.readouterr().out)["communication"]["total"]["frames"])
+    assert frames == [2 + 4 * 2000, 3 * (2 + 4 * 2000)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["ping", "--assume", "tokens=3"], "is estimated by running it"),
+        (["ping", "--nodes", "camera=1"], "no role 'camera'"),
+        (["vhl", "--nodes", "camera=1"], "write --nodes 3"),
+        (["split_segment"], "cannot be estimated"),
+    ],
+)
+def test_what_a_rehearsal_cannot_do_is_refused(
+    arguments: list[str], cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["estimate", *arguments]) == ExitCode.CONFIG
+    assert cause in " ".join(capsys.readouterr().err.split())

@@ -112,6 +112,30 @@ def test_every_setting_is_described_with_its_dotted_key() -> None:
     assert rows["layers"][0] == "list[int]"
 
 
+class Wide(BaseModel):
+    wire: Wire = Wire(rank=64)
+
+
+class Nested(BaseModel):
+    name: str
+    outer: Wide = Wide(wire=Wire(rank=2, up="int8"))
+    plain: Wide = Wide()
+    optional: Wire | None = None
+
+
+def test_defaults_of_nested_settings_are_those_that_a_run_uses() -> None:
+    rows = {key: default for key, _, default, _ in describe(Nested)}
+    assert rows == {
+        "name": "required",
+        "outer.wire.rank": "2",
+        "outer.wire.up": "int8",
+        "plain.wire.rank": "64",
+        "plain.wire.up": "raw",
+        "optional.rank": "8",
+        "optional.up": "raw",
+    }
+
+
 def federated(*pairs: str, file: Path | None = None) -> FederatedConfig:
     made = build(FederatedConfig, pairs, file)
     assert isinstance(made, FederatedConfig)

@@ -1,4 +1,4 @@
-"""``farshore simulate`` and ``farshore init``, from a new project to a table and a plot."""
+"""``farshore simulate``, from a scenario to a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,66 +21,6 @@ def own_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FARSHORE_PROJECT", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-def events(text: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_init_creates_a_method_that_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute(["init", "own_method"]) == 0
-    assert sorted(p.name for p in Path("own_method").iterdir()) == [
-        "README.md",
-        "own_method.py",
-        "pyproject.toml",
-        "scenario.yaml",
-    ]
-    capsys.readouterr()
-    command = ["simulate", "own_method", "--set", "rounds=25", "--seeds", "0", "--out", "out", "--json"]
-    assert cli.execute(command) == 0
-    output = events(capsys.readouterr().out)
-    *trials, compared = output
-    assert {e["arm"] for e in trials if e["event"] == "finished"} == {"FedAvg", "Own method"}
-    results = {r["name"]: r for r in compared["results"]}  # type: ignore[attr-defined]
-    # With momentum 25 rounds suffice, without it they do not.
-    assert results["Own method"]["best"]["mean"] > results["FedAvg"]["best"]["mean"] + 0.05
-    # The velocity stays on the server: both arms send the same bytes.
-    assert results["Own method"]["payload"] == results["FedAvg"]["payload"]
-    assert Path("out/comparison.png").stat().st_size > 10_000
-    run = RunDirectory.open(Path("out/own-method-seed-0"))
-    assert run.info["config"]["momentum"] == 0.7
-    assert run.info["clients"] == 10
-    # A second call trains nothing: all trials have finished.
-    assert cli.execute(command) == 0
-    (again,) = events(capsys.readouterr().out)
-    assert again["results"] == compared["results"]
-    # A different configuration in the same folder is rejected.
-    assert cli.execute([*command, "--set", "lr=0.2"]) == ExitCode.CONFIG
-
-
-def test_init_writes_lint_free_code_and_rejects_bad_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute(["init", "own_method"]) == 0
-    linted = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ruff",
-            "check",
-            "--isolated",
-            "--select",
-            "E,F,I,B,UP",
-            "--line-length",
-            "120",
-            "own_method",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert linted.returncode == 0, linted.stdout
-    assert cli.execute(["init", "own_method"]) == ExitCode.CONFIG
-    assert cli.execute(["init", "Own"]) == ExitCode.CONFIG
-    assert cli.execute(["init", "vhl"]) == ExitCode.CONFIG
-    assert "there is already a method 'vhl'" in capsys.readouterr().err
 
 
 def test_the_summary_names_the_files_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,3 +82,59 @@ def test_a_killed_simulation_resumes_to_the_same_bits() -> None:
         assert mine.keys() == other.keys()
         assert all((mine[name] == other[name]).all() for name in mine)
     assert Path("killed/comparison.json").read_text() == Path("whole/comparison.json").read_text()
+
+
+def test_a_method_without_a_score_gets_a_table_of_its_values_bytes_and_virtual_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("s.yaml").write_text(
+        "method: ping\nnodes: 2\nseeds: [0, 1]\nsettings: {rounds: 2}\n"
+        "arms: {small: {kilobytes: 10}, large: {kilobytes: 100}}\n"
+        "devices: {population: {groups: [{profile: {link: {latency_ms: 20, up_mbps: 8}}}]}, seconds_per_step: 1}\n"
+    )
+    assert cli.execute(["simulate", "s.yaml", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line[:16].strip(): line[16:].split() for line in printed.splitlines() if line[:1].strip()}
+    assert rows["rtt_ms"] == ["1040", "1040"]  # two latencies and the cost of a round
+    assert rows["payload in all"] == ["81.9", "kB", "819", "kB"]
+    # Rounds of four messages with two nodes, one after the other: the second message of a node costs the round.
+    (small, large) = json.loads(Path("out/comparison.json").read_text())["results"]
+    assert 2 * 2 * (4 * 0.02 + 1) < small["seconds"] < large["seconds"] < small["seconds"] + 2 * 2 * 0.1
+    for arm in ("small", "large"):
+        run = RunDirectory.open(Path(f"out/{arm}-seed-1"))
+        assert run.info["nodes"] == ["node-1", "node-2"]
+        assert run.result is not None
+        assert run.result["nodes"]["node-1"]["rtt_ms"] == pytest.approx(1040, abs=0.1)
+    assert cli.execute(["report", "out/small-seed-0"]) == 0
+    assert "node-2" in capsys.readouterr().out
+
+
+def test_nodes_and_devices_are_options_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["simulate", "ping", "--set", "rounds=1", "--out", "out", "--json"]
+    assert cli.execute([*command, "--nodes", "3", "--devices", "one-straggler", "--seconds-per-step", "0.5"]) == 0
+    compared = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # Three nodes, one of which computes 20 times as slowly as the others.
+    assert compared["results"][0]["seconds"] == pytest.approx(0.5 * (20 + 1 + 1))
+    assert json.loads(Path("out/ping-seed-0/run.json").read_text())["nodes"] == ["node-1", "node-2", "node-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["flower"], "farshore simulate FOLDER"),
+        (["split_segment"], "farshore server up"),
+        (["dp_kfac", "--set", "transport=peers"], "transport=star"),
+        (["ping", "--nodes", "camera=2"], "no role 'camera'"),
+        (["ping", "--nodes", "2..4"], "nodes do not join here"),
+        (["ping", "--nodes", "2", "--clients", "2"], "give one of them"),
+        (["ping", "--seconds-per-step", "1"], "--devices NAME"),
+        (["ping", "--devices", "phones-4g", "--seconds-per-step", "0"], "is not a duration"),
+        (["vhl", "--nodes", "camera=2"], "clients have no roles"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_before_anything_starts(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(["simulate", *arguments, "--out", "out"]) == ExitCode.CONFIG
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()

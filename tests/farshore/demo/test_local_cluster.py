@@ -70,8 +70,9 @@ def test_a_run_of_processes_is_recorded_in_the_ledger_and_leaves_no_process(tmp_
             *_, last = admin.follow(submitted.id)
             assert last.run.state in ENDED
             assert last.run.state == "finished", last.run.reason
-            assert set(result(last.run)["nodes"]) == {"a", "b"}
-            report = communication(last.run)
+            ended = admin.run(submitted.id)
+            assert set(result(ended)["nodes"]) == {"a", "b"}
+            report = communication(ended)
         children = [c for c in psutil.Process().children(recursive=True) if str(tmp_path) in " ".join(c.cmdline())]
         assert len(children) == 3
     assert report is not None

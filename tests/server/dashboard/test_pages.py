@@ -121,7 +121,7 @@ def test_a_run_without_its_directory_still_has_a_page(client: TestClient, home: 
     assert client.get("/compare?run=r1&run=r1").status_code == 200
 
 
-def test_the_comparison_shows_figures_chart_and_settings(client: TestClient, home: Home) -> None:
+def test_the_comparison_shows_metrics_chart_and_settings(client: TestClient, home: Home) -> None:
     home.run("r1", rounds=2)
     home.run("r2", rounds=4)
     form = client.get("/compare?run=r1").text

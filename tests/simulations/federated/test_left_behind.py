@@ -165,6 +165,6 @@ def test_partition_and_virtual_data_are_saved(tmp_path: Path) -> None:
     virtual_data = VirtualData.from_recipe(VirtualRecipe.model_validate(metadata["recipe"]))
     assert virtual_data.digest == metadata["sha256"] == task.virtual_data.digest
     assert (metadata["images"], metadata["distribution"]) == (40, "seed")
-    assert metadata["bytes"] == virtual_data.images.numel() + virtual_data.labels.numel()
+    assert metadata["bytes"] == virtual_data.images.numel()
     run(tmp_path / "plain", config(rounds=1))
     assert not (tmp_path / "plain" / "virtual.json").exists()

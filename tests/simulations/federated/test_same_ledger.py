@@ -50,7 +50,7 @@ def rows_of(rows: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Return the programs' own frames without time and order; frames that channels add depend on the time."""
     names = ("node", "direction", "kind", "encoding", "round", "step", "dense_bytes", "payload_bytes", "frame_bytes")
     return sorted(
-        tuple(row[n] for n in names) for row in rows if row["kind"] in ("control", "virtual", "model", "update")
+        tuple(row[n] for n in names) for row in rows if row["kind"] in ("control", "asset", "model", "update")
     )
 
 
@@ -135,11 +135,11 @@ def test_bytes_of_models_and_updates_follow_the_formulas(tmp_path: Path) -> None
     expected = ROUNDS * 2 * COHORT * (grouped.payload_bytes + 4 * grouped.trainable)
     assert dense(ledgers["scaffold"], "model", "update") == expected
     for rows in ledgers.values():
-        assert dense(rows, "control", "virtual") == 0
+        assert dense(rows, "control", "asset") == 0
 
 
 def test_virtual_data_enlarge_the_head_and_are_sent_once_per_client(tmp_path: Path) -> None:
-    """VHL adds 2 S · 4 C_v (d + 1) bytes per round, and once C_v m (ch H W + 1) for each client that takes part.
+    """VHL adds 2 S · 4 C_v (d + 1) bytes per round, and once C_v m ch H W for each client that takes part.
 
     C_v: number of virtual classes, d: width of the features, m: virtual images per class, ch H W: size of an image.
     """
@@ -147,17 +147,17 @@ def test_virtual_data_enlarge_the_head_and_are_sent_once_per_client(tmp_path: Pa
     seeded = simulated("fedavg, vhl", tmp_path / "seeded")
     head = 4 * 10 * (64 + 1)
     assert dense(seeded, "model", "update") - dense(plain, "model", "update") == ROUNDS * 2 * COHORT * head
-    assert dense(seeded, "virtual") == 0
+    assert dense(seeded, "asset") == 0
     offer_sizes = [
         r["frame_bytes"] for r in seeded if r["kind"] == "control" and r["direction"] == "down" and r["round"]
     ]
-    assert 150 < max(offer_sizes) < 500  # recipe, seed and digest
+    assert 100 < max(offer_sizes) < 300  # name, size and digest
     shipped = simulated("scaffold, vhl shipped", tmp_path / "shipped")
     participants = {row["node"] for row in shipped if row["kind"] == "update"}
     assert len(participants) > COHORT
-    sent = [row for row in shipped if row["kind"] == "virtual"]
+    sent = [row for row in shipped if row["kind"] == "asset"]
     assert sorted(row["node"] for row in sent) == sorted(participants)
-    assert {row["dense_bytes"] for row in sent} == {row["payload_bytes"] for row in sent} == {10 * 4 * (8 * 8 + 1)}
+    assert {row["dense_bytes"] for row in sent} == {row["payload_bytes"] for row in sent} == {10 * 4 * 8 * 8}
 
 
 def test_round_of_a_large_population_records_rows_of_its_cohort_only(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_node_of_scaffold_with_virtual_data_returns_with_the_control_variate_o
     # Any other control variate gives a different result.
     assert not faults.same(state, faults.expected(run, {(4, 1)}))
     # The virtual data are on its disk, so the new program declines the offer.
-    sent = sorted((row["round"], row["node"]) for row in run.ledger() if row["kind"] == "virtual")
+    sent = sorted((row["round"], row["node"]) for row in run.ledger() if row["kind"] == "asset")
     assert sent == [(1, "a"), (1, "b"), (1, "c")]
 
 

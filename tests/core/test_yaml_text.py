@@ -1,0 +1,23 @@
+"""YAML with a key that is given twice is refused, with its line."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from farshore.core.yaml_text import load_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a: 1\nb: 2\na: 3\n", 3), ("x:\n  a: 1\n  a: 1\n", 3), ("x: [{a: 1, a: 2}]\n", 1)]
+)
+def test_a_key_given_twice_is_refused(text: str, line: int) -> None:
+    with pytest.raises(yaml.YAMLError, match=rf"the key 'a' is given twice(.|\n)*line {line}"):
+        load_yaml(text)
+
+
+def test_everything_else_is_read_as_by_safe_load() -> None:
+    text = "base: &b {a: 1, c: [1, 2.5, yes, null, text]}\nother:\n  <<: *b\n  a: 2\n1: one\n"
+    assert load_yaml(text) == yaml.safe_load(text)
+    with pytest.raises(yaml.YAMLError):
+        load_yaml("!!python/object/apply:os.system ['true']")
