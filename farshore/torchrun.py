@@ -10,7 +10,6 @@ group themselves call :func:`train`.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from .cli.failures import report_error
 from .core import workloads
 from .core.control import Control
 from .core.errors import ConfigError, DataError, StorageError
+from .core.json_text import to_json
 from .core.message import Array, Scalar
 from .core.projects import methods_of, use_project
 from .core.seeds import Seed
@@ -99,7 +99,7 @@ class LaunchedGroup:
     def send(self, control: Control, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Print figures as a line of JSON on standard output; save the best state."""
         if isinstance(control, Figures):
-            print(json.dumps({"step": self._current_step, **control.values}), flush=True)
+            print(to_json({"step": self._current_step, **control.values}), flush=True)
         elif isinstance(control, BestState):
             self._save("best", tensors or {}, step=self._current_step, score=control.score)
 
@@ -114,7 +114,7 @@ class LaunchedGroup:
             self._save("last", tensors)
             if BEST_SCORE in values:
                 self._save("best", tensors, step=values["steps"], score=values[BEST_SCORE])
-            print(json.dumps({"ended": True, **values}), flush=True)
+            print(to_json({"ended": True, **values}), flush=True)
 
     def _save(self, name: str, tensors: Mapping[str, torch.Tensor], **metadata: Scalar) -> None:
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}

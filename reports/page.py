@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MissingExtraError
+from ..core.json_text import to_json
 from ..core.version import installed
 from ..runs import files
 from .charts import charts
@@ -121,7 +121,7 @@ def _network_energy(report: RunReport) -> Mapping[str, Any]:
 
 
 def _pretty_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return to_json(value, indent=2, ensure_ascii=False, default=str)
 
 
 def _write(path: Path, text: str) -> None:

@@ -145,7 +145,7 @@ class RunDirectory:
         StorageError
             Writing fails, or the result is not JSON-serializable.
         """
-        files.write_json(self.path / "result.json", jsonl.replace_non_finite(result))
+        files.write_json(self.path / "result.json", result)
 
     @property
     def log(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NotFoundError, StorageError
+from ..core.json_text import to_json
 
 _HINTS = {
     errno.ENOSPC: "free some space on that disk, then resume the run",
@@ -72,7 +73,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically.
+    """Write a JSON file atomically, non-finite numbers as ``null``.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         Writing fails, or ``value`` is not JSON-serializable.
     """
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        text = to_json(value, indent=2, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
         raise StorageError(f"cannot write {path}: {error}", hint="use only JSON-serializable values") from error
     replace(path, lambda temporary: _write_text(temporary, text))

@@ -6,6 +6,7 @@ Checkpoints store only the number of the last round, so their size does not grow
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,7 @@ class History:
         self.entries.append(entry)
         if self._lines is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = JsonLines(self._path, allow_nan=True)
+            self._lines = JsonLines(self._path)
         self._lines.append(entry)
 
     def sync(self) -> None:
@@ -116,4 +117,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if line.endswith(b"\n") and isinstance(value, dict) else None
+    if not line.endswith(b"\n") or not isinstance(value, dict):
+        return None
+    return {name: math.nan if entry is None else entry for name, entry in value.items()}  # JSON has no NaN

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import StorageError
+from ..core.json_text import to_json
 from . import files
 
 _log = logging.getLogger(__name__)
@@ -21,14 +21,11 @@ class JsonLines:
     """Appends objects to a file, one line each. Thread-safe.
 
     Each line is written with one system call if possible, so a killed process leaves at most one broken line, the last.
-    A line that an earlier process left incomplete is terminated first.
+    A line that an earlier process left incomplete is terminated first. Non-finite numbers are written as ``null``.
 
     Parameters
     ----------
     path : Path
-    allow_nan : bool
-        Write NaN and infinities as Python's ``json`` module writes and reads them, although JSON has no such values.
-        Otherwise they become ``null``.
 
     Raises
     ------
@@ -36,8 +33,8 @@ class JsonLines:
         The file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, allow_nan: bool = False) -> None:
-        self._path, self._allow_nan = path, allow_nan
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.Lock()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -54,7 +51,7 @@ class JsonLines:
         StorageError
             Writing fails, or the file is closed.
         """
-        line = _line(value, allow_nan=self._allow_nan)
+        line = _line(value)
         with self._lock:
             if self._file < 0:
                 raise StorageError(f"cannot write {self._path}: the file is closed")
@@ -117,9 +114,8 @@ def filter_file(path: Path, predicate: Callable[[Mapping[str, Any]], bool]) -> N
     files.replace(path, lambda temporary: temporary.write_bytes(b"".join(lines)))
 
 
-def _line(value: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
-    value = value if allow_nan else replace_non_finite(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def _line(value: Mapping[str, Any]) -> bytes:
+    return to_json(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 class Tail:
@@ -161,14 +157,3 @@ def _parsed(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def replace_non_finite(value: Any) -> Any:
-    """Replace NaN and infinities in ``value`` by None, at any depth."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): replace_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [replace_non_finite(entry) for entry in value]
-    return value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..core.bounds import MAX_CONFIG, MAX_ERROR, MAX_RESULT, cut, cut_json
+from ..core.json_text import to_json
 from ..core.nodes import DEFAULT_ROLE
 from ..proto import control_pb2 as pb
 
@@ -37,7 +37,7 @@ def summary(run: Run) -> pb.RunInfo:
             directory=str(run.directory),
             done=run.done,
             total=run.total,
-            progress_json=json.dumps(run.progress),
+            progress_json=to_json(run.progress),
             roles={n: r for n, r in run.cohort.items() if r != DEFAULT_ROLE},
         ),
         _SUMMARY_BYTES,

@@ -6,7 +6,6 @@ Entry point of ``python -m farshore.server.run_process``. The supervisor sends t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.handshake import ResumeFrom
+from ..core.json_text import to_json
 from ..core.node_metrics import KIND as METRICS
 from ..core.node_metrics import read_metrics
 from ..core.nodes import NodeInfo
@@ -54,7 +54,7 @@ def main() -> int:
             result = _run(parent, parameters, stack)
     except Exception as error:
         return int(parent.report_failure(error))
-    parent.send({"type": "finished", "result": json.dumps(result)})
+    parent.send({"type": "finished", "result": to_json(result)})
     return 0
 
 
@@ -129,7 +129,7 @@ def _run(parent: Parent, parameters: Json, stack: ExitStack) -> dict[str, Any]:
     result = workload.server_program(session, config)
     session.check_cancelled()
     # A result that is not JSON-serializable must fail here, as an error of the server program.
-    json.dumps(result)
+    to_json(result)
     rejoin.close()
     _close(cohort.channels)
     directory.write_result(result)

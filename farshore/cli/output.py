@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.json_text import to_json
 from ..core.text import printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def note(text: str) -> None:
 
 def emit(value: Any) -> None:
     """Print one JSON value on one line."""
-    typer.echo(json.dumps(value, default=str))
+    typer.echo(to_json(value, default=str))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:

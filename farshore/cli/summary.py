@@ -33,6 +33,7 @@ def run_info_from_disk(run: RunDirectory) -> RunInfo:
     """Build a ``RunInfo`` like a server's from the run directory alone."""
     import json
 
+    from ..core.json_text import to_json
     from ..proto.control_pb2 import RunInfo
     from ..reports.run_report import state_of
 
@@ -46,7 +47,7 @@ def run_info_from_disk(run: RunDirectory) -> RunInfo:
         created=float(info.get("created") or 0),
         directory=str(run.path),
         config_json=json.dumps(info["config"]),
-        result_json="" if result is None else json.dumps(result),
+        result_json="" if result is None else to_json(result),
     )
 
 

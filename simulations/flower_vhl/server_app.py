@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.serverapp import Grid, ServerApp
 
 from ...core.errors import RunFailedError
+from ...core.json_text import to_json
 from ...core.message import Tensor
 from ...core.seeds import Seed
 from ...engines.federated.client_pool import cohort
@@ -139,5 +140,5 @@ def _write(out: str, history: list[dict[str, Any]], state: NamedArrays) -> None:
     if out:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "history.json").write_text(json.dumps(history))
+        (folder / "history.json").write_text(to_json(history))
         np.savez(folder / "state.npz", **state)  # type: ignore[arg-type]
