@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from ..core.devices import Precision
 from ..core.errors import ConfigError
+from .wrappers import aliases, plain_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,14 @@ class FlatLayout:
         Tensors of the integer buffer (``num_batches_tracked``).
     trainable : int
         Elements of trained parameters, p; they come first in the float buffer.
+    aliases : tuple of (str, str)
+        Further names of tied tensors in the module's state dict, and the name that each has here.
     """
 
     floats: tuple[View, ...]
     integers: tuple[View, ...]
     trainable: int
+    aliases: tuple[tuple[str, str], ...] = ()
 
     @property
     def total(self) -> int:
@@ -66,17 +72,14 @@ class FlatModel:
     Parameters
     ----------
     module : nn.Module
-        Changed in place: its parameters and buffers become views of the flat buffers. float32 and int64 only. On the
-        CPU at first; see :meth:`place`.
+        Changed in place: its parameters and its float32 and int64 buffers become views of the flat buffers. Buffers of
+        other types (flags, half precision) stay its own and are copied. A compiled module, or one in DataParallel, has
+        the names of the plain module. On the CPU at first; see :meth:`place`.
 
     Attributes
     ----------
     module : nn.Module
     layout : FlatLayout
-    floats : torch.Tensor
-        (p + b,) float32: trained parameters, frozen parameters, float buffers.
-    integers : torch.Tensor
-        (n_t,) int64.
     parameters : list of torch.Tensor
         The trained parameters, in the order of the layout.
     precision : {"fp32", "bf16", "fp16"}
@@ -85,7 +88,7 @@ class FlatModel:
     Raises
     ------
     ConfigError
-        The state has a tensor that is neither float32 nor int64.
+        A parameter is not float32 or has no shape yet, a buffer is complex, or the module is a DistributedDataParallel.
     """
 
     precision: Precision = "fp32"
@@ -95,26 +98,51 @@ class FlatModel:
 
     def _adopt(self, module: nn.Module) -> None:
         self.module = module
-        trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        frozen = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
-        buffers = [(n, b) for n, b in module.named_buffers() if n in module.state_dict(keep_vars=True)]
-        floats = [*trained, *frozen, *((n, b) for n, b in buffers if b.is_floating_point())]
-        integers = [(n, b) for n, b in buffers if not b.is_floating_point()]
-        _check(floats, torch.float32)
-        _check(integers, torch.int64)
+        _check(module)
+        named = [*module.named_parameters(), *_persistent_buffers(module)]
+        names = plain_names(module, [name for name, _ in named])
+        state = [(names[name], tensor) for name, tensor in named]
+        trained = [(n, p) for n, p in state if p.requires_grad]
+        kept = [(n, t) for n, t in state if not t.requires_grad]
+        floats = [*trained, *((n, t) for n, t in kept if t.is_floating_point())]
+        integers = [(n, t) for n, t in kept if not t.is_floating_point()]
         views = _views(floats), _views(integers)
-        self.layout = FlatLayout(*views, trainable=sum(p.numel() for _, p in trained))
-        self.floats = _gather(floats, torch.float32)
-        self.integers = _gather(integers, torch.int64)
+        trainable = sum(p.numel() for _, p in trained)
+        self.layout = FlatLayout(*views, trainable, tuple(aliases(module).items()))
+        self._floats = _gather(floats, torch.float32)
+        self._integers = _gather(integers, torch.int64)
+        self._copied: list[tuple[torch.Tensor, torch.Tensor]] = []
         for (_, tensor), view in zip((*floats, *integers), (*views[0], *views[1]), strict=True):
-            buffer = self.floats if tensor.is_floating_point() else self.integers
-            tensor.data = buffer[view.start : view.start + view.count].view(view.shape)
+            flat = self._floats if tensor.is_floating_point() else self._integers
+            part = flat[view.start : view.start + view.count].view(view.shape)
+            if tensor.dtype is flat.dtype:
+                tensor.data = part
+            else:
+                self._copied.append((tensor, part))
         self.parameters: list[torch.Tensor] = [parameter for _, parameter in trained]
+
+    @property
+    def floats(self) -> torch.Tensor:
+        """(p + b,) float32: trained parameters, frozen parameters, float buffers."""
+        self._collect()
+        return self._floats
+
+    @property
+    def integers(self) -> torch.Tensor:
+        """(n_t,) int64: integer buffers and flags."""
+        self._collect()
+        return self._integers
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        """Copy the buffers that are no views into the flat buffers."""
+        for tensor, part in self._copied:
+            part.copy_(tensor)
 
     @property
     def device(self) -> torch.device:
         """The device of module and buffers."""
-        return self.floats.device
+        return self._floats.device
 
     def place(self, device: torch.device, precision: Precision) -> None:
         """Move module and buffers to a device, and set the precision; tensors taken from the model before are stale."""
@@ -124,12 +152,14 @@ class FlatModel:
 
     def load(self, floats: NDArray[Any], integers: NDArray[Any]) -> None:
         """Copy a state of the same shapes and dtypes into the buffers; the arrays may be read-only."""
-        if self.floats.is_cpu:
-            np.copyto(self.floats.numpy(), floats, casting="no")
-            np.copyto(self.integers.numpy(), integers, casting="no")
-            return
-        self.floats.copy_(torch.from_numpy(np.require(floats, requirements="W")))
-        self.integers.copy_(torch.from_numpy(np.require(integers, requirements="W")))
+        if self._floats.is_cpu:
+            np.copyto(self._floats.numpy(), floats, casting="no")
+            np.copyto(self._integers.numpy(), integers, casting="no")
+        else:
+            self._floats.copy_(torch.from_numpy(np.require(floats, requirements="W")))
+            self._integers.copy_(torch.from_numpy(np.require(integers, requirements="W")))
+        for tensor, part in self._copied:
+            tensor.data.copy_(part)
 
     def clear_gradients(self) -> None:
         """Set the gradients to None, so that the next backward pass stores them instead of adding to zeros."""
@@ -148,7 +178,7 @@ class FlatModel:
     @property
     def trained(self) -> torch.Tensor:
         """The trained parameters as one view, (trainable,)."""
-        return self.floats[: self.layout.trainable]
+        return self._floats[: self.layout.trainable]
 
 
 def host_array(tensor: torch.Tensor) -> NDArray[Any]:
@@ -166,13 +196,37 @@ def _views(tensors: list[tuple[str, torch.Tensor]]) -> tuple[View, ...]:
 
 def _gather(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> torch.Tensor:
     device = tensors[0][1].device if tensors else None
-    return torch.cat([torch.empty(0, dtype=dtype, device=device), *(t.detach().reshape(-1) for _, t in tensors)])
+    parts = [t.detach().reshape(-1).to(dtype) for _, t in tensors]
+    return torch.cat([torch.empty(0, dtype=dtype, device=device), *parts])
 
 
-def _check(tensors: list[tuple[str, torch.Tensor]], dtype: torch.dtype) -> None:
-    for name, tensor in tensors:
-        if tensor.dtype is not dtype:
-            raise ConfigError(f"the model's '{name}' is {tensor.dtype}; only float32 and int64 are supported")
+def _persistent_buffers(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    saved = module.state_dict(keep_vars=True)
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+
+
+def _check(module: nn.Module) -> None:
+    if isinstance(module, DistributedDataParallel):
+        raise ConfigError("the model is wrapped in DistributedDataParallel", hint="return the module that it wraps")
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigError(
+                f"the model's '{name}' has no shape yet", hint="call the model once with a batch before you return it"
+            )
+        if parameter.dtype is not torch.float32:
+            raise ConfigError(
+                f"the model's '{name}' is {parameter.dtype}; parameters have to be float32",
+                hint="call .float() on the model; precision=bf16 or fp16 computes its losses in half precision",
+            )
+    for name, buffer in _persistent_buffers(module):
+        if is_lazy(buffer):
+            raise ConfigError(
+                f"the model's '{name}' has no shape yet", hint="call the model once with a batch before you return it"
+            )
+        if buffer.is_complex():
+            raise ConfigError(
+                f"the model's buffer '{name}' is complex", hint="register it with persistent=False, or as two real ones"
+            )
 
 
 def _size(views: tuple[View, ...]) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..core.errors import StorageError
 from ..core.message import Array
+from .wrappers import plain_name, plain_names
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 #: The prefix in old checkpoints, which used the British spelling.
@@ -19,16 +20,31 @@ _OLD_OPTIMIZER = "optimiser."
 def to_arrays(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Array]:
     """Copy parameters, buffers and per-parameter optimizer state (e.g. Adam's moments) into NumPy arrays.
 
-    The keys are ``model.<name>`` and ``optimizer.<name>/<slot>``.
+    The keys are ``model.<name>`` and ``optimizer.<name>/<slot>``, with the names that the module has without wrappers.
+    NumPy has no bfloat16: such tensors are stored as uint16 with the same bits.
     """
-    arrays: dict[str, Array] = {_MODEL + n: t.detach().cpu().numpy().copy() for n, t in module.state_dict().items()}
+    state = module.state_dict()
+    names = plain_names(module, list(state))
+    arrays: dict[str, Array] = {_MODEL + names[name]: _array(tensor) for name, tensor in state.items()}
     if optimizer is None:
         return arrays
     for name, parameter in module.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value)
-            arrays[f"{_OPTIMIZER}{name}/{slot}"] = tensor.detach().cpu().numpy().copy()
+            arrays[f"{_OPTIMIZER}{plain_name(module, name)}/{slot}"] = _array(tensor)
     return arrays
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    found: Array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy().copy()
+    return found
+
+
+def _tensor(array: Array, like: torch.Tensor) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(array))
+    is_bfloat16 = tensor.dtype is torch.uint16 and like.dtype is torch.bfloat16
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
 
 
 def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -44,7 +60,13 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
     Optimizer state goes where torch expects it: to the parameter's device, and a count of steps to the CPU unless the
     optimizer reads it on the device.
     """
-    model = {n.removeprefix(_MODEL): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(_MODEL)}
+    state = module.state_dict()
+    actual = {plain: name for name, plain in plain_names(module, list(state)).items()}
+    model = {}
+    for key, array in arrays.items():
+        if key.startswith(_MODEL):
+            name = actual.get(key.removeprefix(_MODEL), key.removeprefix(_MODEL))
+            model[name] = _tensor(array, state[name]) if name in state else torch.from_numpy(np.array(array))
     try:
         module.load_state_dict(model, strict=True)
     except RuntimeError as error:
@@ -54,7 +76,7 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
         ) from error
     if optimizer is None:
         return
-    parameters = dict(module.named_parameters())
+    parameters = {plain_name(module, name): parameter for name, parameter in module.named_parameters()}
     counts_on_device = {
         id(p)
         for group in optimizer.param_groups
@@ -64,7 +86,7 @@ def from_arrays(arrays: Mapping[str, Array], module: nn.Module, optimizer: torch
     for key, array in arrays.items():
         if key.startswith((_OPTIMIZER, _OLD_OPTIMIZER)):
             name, _, slot = key.partition(".")[2].rpartition("/")
-            parameter, value = parameters[name], torch.from_numpy(np.array(array))
+            parameter, value = parameters[name], _tensor(array, parameters[name])
             if slot != "step" or id(parameter) in counts_on_device:
                 value = value.to(parameter.device)
             optimizer.state[parameter][slot] = value

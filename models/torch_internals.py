@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.dropout import _DropoutNd as DropoutBase
@@ -60,6 +60,7 @@ __all__ = [
     "after_backward",
     "backward_keeps_graph",
     "backward_will_run",
+    "compiled_module",
     "gloo_options",
     "own_process_groups",
     "rank_is_thread",
@@ -100,6 +101,14 @@ def gloo_options(host: str, timeout: Any) -> Any:
     options._devices = [gloo.create_device(hostname=host)]
     options._timeout = timeout
     return options
+
+
+def compiled_module(module: nn.Module) -> nn.Module | None:
+    """Return what ``torch.compile`` has wrapped in ``module``; None if it is no such wrapper.
+
+    Its class cannot be imported without the compiler, which takes seconds.
+    """
+    return module._modules.get("_orig_mod") if type(module).__name__ == "OptimizedModule" else None
 
 
 def add_each(into: list[Tensor], other: list[Tensor], *, alpha: float = 1.0) -> None:

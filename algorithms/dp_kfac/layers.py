@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ConfigError
+from ...models.wrappers import plain_name
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        As in ``model.named_modules()``.
+        As in ``named_modules()`` of the model without wrappers.
     module : Linear or Conv2d
     index : int
         Position among the model's layers.
@@ -104,7 +105,8 @@ def find_layers(
     layers: list[Layer] = []
     skipped: dict[str, str] = {}
     uncalled = _never_called(model)
-    for name, module in model.named_modules():
+    for wrapped_name, module in model.named_modules():
+        name = plain_name(model, wrapped_name)
         if not any(True for _ in module.parameters(recurse=False)):
             continue
         matching = {p for p in patterns if p.fullmatch(name) or p.fullmatch(type(module).__name__)}

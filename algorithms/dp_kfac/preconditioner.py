@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.errors import ConfigError
+from ...models.wrappers import unwrap
 from . import ownership, phases, state_dict
 from .assignment import Cost, assign
 from .collectives import Collectives
@@ -191,9 +192,9 @@ class DPKFAC:
         Raises
         ------
         ConfigError
-            ``ddp`` wraps another model.
+            ``ddp`` wraps another model. A compiled model and the model that was compiled are the same.
         """
-        if ddp.module is not self.model:
+        if unwrap(ddp) is not unwrap(self.model):
             raise ConfigError("attach_ddp: the DistributedDataParallel wraps another model")
         self._ddp = True
         if self._buckets is not None:
@@ -231,6 +232,7 @@ class DPKFAC:
         A collective: every rank must call it, also one that owns no layer.
         """
         self._first = set(self.missing)
+        self.statistics.check_seen(layer for layer in self._hooked_layers() if self.factors_due(layer))
         with self._timed("factors"):
             phases.update_factors(self)
         with self._timed("inverses"):

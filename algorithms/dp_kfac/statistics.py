@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from ...core.errors import ConfigError
 from .factors import ConvScale, SeqReduction, input_factor, output_factor
 from .layers import Layer
 
@@ -95,7 +96,7 @@ class Statistics:
         self.grad_scale = 1.0
         self._sums: dict[str, FactorSums] = {}
         self._handles: dict[str, RemovableHandle] = {}
-        self._pass_index = 0
+        self._pass_index = self._checked_pass = 0
         self._counter = model.register_forward_pre_hook(self._count_pass)
 
     def set_hooks(self, layers: Iterable[Layer]) -> None:
@@ -111,6 +112,23 @@ class Statistics:
     def hooked(self) -> set[str]:
         """Names of the layers with hooks."""
         return set(self._handles)
+
+    def check_seen(self, layers: Iterable[Layer]) -> None:
+        """Check that the forward passes which gave these layers their gradients were seen.
+
+        Raises
+        ------
+        ConfigError
+            No pass was seen since the last check: ``torch.compile`` leaves out hooks that a model gets after its first
+            call.
+        """
+        unseen = self._pass_index == self._checked_pass and not self._sums
+        self._checked_pass = self._pass_index
+        if unseen and any(p.grad is not None for layer in layers for p in layer.parameters):
+            raise ConfigError(
+                "DPKFAC has seen no forward pass of the model that computed these gradients",
+                hint="create it before the compiled model is called, or call torch.compiler.reset() after creating it",
+            )
 
     def collect(self, accumulation: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the factors of the layers that were called since the last time, and reset them."""

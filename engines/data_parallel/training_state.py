@@ -20,7 +20,7 @@ _SCALER, _SCORE, _TASK = "scaler", "score", "task."
 _LONGEST_LAYOUT = 16 << 20
 #: Largest state that another rank sends, besides a few copies of the model, in bytes.
 _LARGEST_EXTRA = 1 << 30
-_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 
 
 def training_arrays(training: Training) -> dict[str, Array]:

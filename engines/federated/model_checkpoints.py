@@ -64,4 +64,5 @@ class ModelCheckpoints:
 def named_tensors(layout: FlatLayout, state: NamedArrays) -> dict[str, NDArray[np.generic]]:
     """Return a flat state as views with the module's tensor names and shapes."""
     pairs = ((layout.floats, state[FLOATS]), (layout.integers, state[INTEGERS]))
-    return {v.name: flat[v.start : v.start + v.count].reshape(v.shape) for views, flat in pairs for v in views}
+    named = {v.name: flat[v.start : v.start + v.count].reshape(v.shape) for views, flat in pairs for v in views}
+    return named | {alias: named[name] for alias, name in layout.aliases}
