@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .shared_block import Block, allocate, open_block
 
 #: Alignment of each array in bytes.
 _ALIGNMENT = 64
@@ -27,7 +29,7 @@ class SharedArrays:
     :meth:`description`.
     """
 
-    def __init__(self, memory: SharedMemory, layout: Mapping[str, tuple[str, list[int]]], *, owner: bool) -> None:
+    def __init__(self, memory: Block, layout: Mapping[str, tuple[str, list[int]]], *, owner: bool) -> None:
         self._memory, self._layout, self._owner = memory, dict(layout), owner
         self.arrays = SharedPart()
         self.arrays.block = self
@@ -37,16 +39,19 @@ class SharedArrays:
             offset += _padded(self.arrays[name].nbytes)
 
     @classmethod
-    def like(cls, arrays: Mapping[str, NDArray[Any]]) -> SharedArrays:
-        """Allocate memory for arrays with the same names, shapes and dtypes; the values are not copied."""
+    def like(cls, arrays: Mapping[str, NDArray[Any]], folder: Path | None = None) -> SharedArrays:
+        """Allocate memory for arrays with the same names, shapes and dtypes; the values are not copied.
+
+        ``folder`` and errors are those of :func:`.shared_block.allocate`.
+        """
         layout = {name: (array.dtype.str, list(array.shape)) for name, array in arrays.items()}
         size = sum(_padded(array.nbytes) for array in arrays.values())
-        return cls(SharedMemory(create=True, size=max(1, size)), layout, owner=True)
+        return cls(allocate(max(1, size), folder), layout, owner=True)
 
     @classmethod
     def open(cls, description: Mapping[str, Any]) -> SharedArrays:
         """Open the arrays that another process created."""
-        memory = SharedMemory(name=str(description["memory"]))
+        memory = open_block(str(description["memory"]))
         size = sum(_padded(np.dtype(d).itemsize * math.prod(shape)) for d, shape in description["layout"].values())
         if size > memory.size:
             raise ValueError("a description of shared arrays is larger than their memory")

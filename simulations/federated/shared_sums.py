@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ...engines.federated.tree import NamedArrays
 from .shared_arrays import SharedArrays, SharedPart
 
@@ -15,10 +17,12 @@ class SharedSums:
     ----------
     example : dict of arrays
         Names, shapes and dtypes of the arrays of a sum.
+    folder : Path, optional
+        See :func:`.shared_block.allocate`.
     """
 
-    def __init__(self, example: NamedArrays) -> None:
-        self._example = example
+    def __init__(self, example: NamedArrays, folder: Path | None = None) -> None:
+        self._example, self._folder = example, folder
         self._all: list[SharedArrays] = []
         self._free: list[SharedArrays] = []
 
@@ -26,7 +30,7 @@ class SharedSums:
         """Return arrays for a worker to write to."""
         if self._free:
             return self._free.pop()
-        created = SharedArrays.like(self._example)
+        created = SharedArrays.like(self._example, self._folder)
         self._all.append(created)
         return created
 

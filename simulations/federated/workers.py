@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +26,7 @@ from ...engines.federated.tree import NamedArrays, TreeSum, blocks
 from ..sizes import Size
 from .client_runner import BlockResult
 from .shared_arrays import SharedArrays
+from .shared_block import FILE_PREFIX
 from .shared_client_state import SharedClientStates
 from .shared_sums import SharedSums
 from .worker_process import WorkerSpec, main
@@ -62,6 +65,8 @@ class Workers:
         self._saved_round = 0
 
     def __enter__(self) -> Workers:
+        for path in Path(self._spec.client_state_dir).parent.glob(f"{FILE_PREFIX}*"):
+            path.unlink(missing_ok=True)  # left by a process that was killed
         for index in range(self._count):
             self._start(f"worker {index}")
         try:
@@ -190,17 +195,27 @@ class Workers:
         except (EOFError, OSError):
             process = self._processes[connection]
             process.join(_STOP_SECONDS)
-            raise _LostError(f"{process.name} of the simulation died (exit code {process.exitcode})") from None
+            raise _LostError(f"{process.name} of the simulation died ({_how(process.exitcode)})") from None
         if "error" in response:
             raise RunFailedError(f"{self._processes[connection].name} of the simulation: {response['error']}")
         return response
 
     def _share_state(self, down: NamedArrays, method: FederatedMethod) -> SharedSums:
         if self._state is None or self._sums is None:
-            self._state = SharedArrays.like(down)
-            self._sums = SharedSums(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)))
+            folder = Path(self._spec.client_state_dir).parent
+            self._state = SharedArrays.like(down, folder)
+            self._sums = SharedSums(method.contribution(down, Update(method.reply(down), 1, 1, 0.0)), folder)
         self._state.fill(down)
         return self._sums
+
+
+def _how(exit_code: int | None) -> str:
+    """Say how a process ended; the two signals that people meet, with their causes."""
+    causes = {-signal.SIGBUS: "a full disk or shared memory", -signal.SIGKILL: "too little memory, or killed by hand"}
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    cause = f": {causes[exit_code]}" if exit_code in causes else ""
+    return f"{signal.Signals(-exit_code).name}{cause}"
 
 
 def _combine(responses: list[dict[str, Any]], total: NamedArrays | None) -> BlockResult:

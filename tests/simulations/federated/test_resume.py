@@ -33,8 +33,8 @@ from farshore.simulations.federated.shared_arrays import SharedArrays
 from farshore.simulations.federated.simulation import Simulation
 
 created, like = [], SharedArrays.like
-def recorded_like(arrays):
-    shared = like(arrays)
+def recorded_like(arrays, folder=None):
+    shared = like(arrays, folder)
     created.append(shared.description()["memory"])
     return shared
 SharedArrays.like = recorded_like
