@@ -6,7 +6,6 @@ and an interrupted simulation resumes from the newest checkpoint that its progra
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..core.json_text import to_json
 from ..core.message import Array
 from ..core.seeds import Seed
 from ..core.session import Workload
@@ -27,6 +27,7 @@ from ..runs.ledger_reader import segments
 from ..runs.state_store import StateStore
 from .clock import Devices
 from .in_process import InProcessRun, OnProgress
+from .origin import origin_of
 from .run_directories import open_or_create
 from .virtual_network import SERVER, VirtualNetwork
 
@@ -82,7 +83,7 @@ class NodeSimulation:
         FarshoreError
             A program failed.
         """
-        run = open_or_create(self.directory, self._info())
+        run = open_or_create(self.directory, self._info(), origin_of(self.workload, self.data))
         if run.result is not None:
             return run.result
         network = VirtualNetwork(self.devices, tuple(self.nodes), Seed(self.seed)) if self.devices else None
@@ -150,7 +151,7 @@ class _States:
         if self._network is not None:
             line = {"program": program, "step": step, **self._network.snapshot(program)}
             with self._lock, self._clocks.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(to_json(line) + "\n")
 
     def begins(self, program: str, step: int | None) -> None:
         """Note that a program begins from a checkpoint, or from the start for None."""

@@ -7,8 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.errors import ConfigError
+import xxhash
+
+from ..core.workloads import load
 from ..runs.directory import RunDirectory
+from .origin import origin_of
+from .run_directories import check_same
+
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +74,23 @@ class Trial:
         Raises
         ------
         ConfigError
-            The directory holds a run with other settings.
+            The directory holds a run with other settings, or one made by other code or from other data.
         """
         path = Path(self.directory)
         if not (path / "run.json").exists():
             return False
         run = RunDirectory.open(path)
-        info = run.info
         expected: dict[str, Any] = {"workload": self.workload, "config": self.config, "seed": self.seed}
         expected |= {"clients": self.clients} if self.nodes is None else {"roles": self.nodes}
         expected["devices"] = self.devices
-        differing = [name for name, value in expected.items() if info.get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{path} holds a trial that differs in {', '.join(differing)}",
-                hint="choose another directory: --out DIR",
-            )
+        origin = origin_of(load(self.workload), {name: Path(data) for name, data in self.data.items()})
+        check_same(run, "trial", expected, origin)
         return run.result is not None
 
 
 def folder_of(arm: str, seed: int) -> str:
-    """Return the directory name for an arm and a seed."""
-    slug = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-.")
+    """Return the directory name for an arm and a seed; names in other scripts are told apart by a digest."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-.")[:_LONGEST_NAME].strip("-.")
+    if not arm.isascii() or len(arm) > _LONGEST_NAME:
+        slug = f"{slug or 'arm'}-{xxhash.xxh3_64_hexdigest(arm.encode())[:8]}"
     return f"{slug or 'arm'}-seed-{seed}"

@@ -218,7 +218,7 @@ def trials(
     nodes = {} if federated else _nodes(scenario, configs)
 
     if len({folder_of(arm, 0) for arm in configs}) < len(configs):
-        raise ConfigError("two arms have names that differ only in punctuation", hint="rename one of them")
+        raise ConfigError("two arms have names that differ only in case or punctuation", hint="rename one of them")
     _, workers = engine.plan(len(configs) * len(scenario.seeds))
     given: dict[str, Any] = {"clients": scenario.clients, "data": {n: str(p) for n, p in data.items()}}
     given["devices"] = scenario.devices.resolved().model_dump(mode="json") if scenario.devices else None

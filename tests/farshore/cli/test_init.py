@@ -100,7 +100,7 @@ def test_other_projects_are_simulated_on_virtual_nodes(kind: str, capsys: pytest
     assert cli.execute(["simulate", f"own_{kind}", "--nodes", "2", "--seeds", "0", "--out", "out", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[-1]["event"] == "compared"
-    (ledger,) = Path("out").rglob("ledger*")
+    (ledger,) = Path("out").rglob("ledger*.arrows")
     assert ledger.exists()
 
 
