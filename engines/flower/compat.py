@@ -28,7 +28,9 @@ try:
     from flwr.proto.message_pb2 import Context as ProtoContext
     from flwr.proto.message_pb2 import Message as ProtoMessage
     from flwr.server.run_serverapp import run as run_server_app
+    from flwr.server.server import Server
     from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import Strategy
     from flwr.supercore.object_ref import load_app
     from flwr.supercore.run import Run
     from flwr.supercore.task_identity import TaskIdentity
@@ -61,7 +63,9 @@ __all__ = [
     "RecordDict",
     "Run",
     "SType",
+    "Server",
     "ServerApp",
+    "Strategy",
     "context_bytes",
     "context_from_bytes",
     "error_reply",

@@ -76,7 +76,7 @@ class FarshoreGrid(Grid):
         on_failure: Callable[[FarshoreError], None] = lambda error: None,
     ) -> None:
         self._session, self._run, self._encoding, self._on_failure = session, run, encoding, on_failure
-        self._names = names_by_id(session.channels)
+        self._names = names_by_id(list(session.channels))
         self._ids = {name: node_id for node_id, name in self._names.items()}
         self._changed = threading.Condition()
         #: Ids of the nodes that are neither lost nor finished, by name.
@@ -147,6 +147,11 @@ class FarshoreGrid(Grid):
             return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     # ---- used by the server program ------------------------------------------------------------------------------
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """The newest weighted mean of each metric of the clients."""
+        return self._metrics.last
 
     def close(self) -> None:
         """Send the end of the app to the nodes, and wait briefly for their final messages."""

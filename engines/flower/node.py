@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 from pathlib import Path
 
@@ -28,12 +27,11 @@ from .compat import (
     set_metadata,
 )
 from .config import FlowerRun
-from .flower_ids import flower_id
+from .flower_ids import flower_id, node_id
 from .project import Project
 from .protocol import Done, Goodbye
-
-#: Serializes simulated nodes: they share a process, and apps use its global random generators.
-_COMPUTING = threading.Lock()
+from .requirements import differences
+from .turns import turn
 
 _SERVER = "the server"
 
@@ -61,6 +59,8 @@ class Host:
         directory = session.run.directory / "flower"
         self._folder = unpack_app(settings.archive, settings.digest, directory / f"app-{settings.digest[:16]}")
         self._project = Project.read(self._folder)
+        for line in differences(self._project.requirements):
+            session.log(f"{session.node}: {line}")
         # One file per restart epoch: a restarted ServerApp begins at its first round, with new client states.
         self._context_path = directory / f"{session.node}-{session.run.epoch}.context"
         self._context = self._load_context() or self._new_context(settings)
@@ -91,7 +91,7 @@ class Host:
     def _reply(self, message: Message) -> Message:
         code = ErrorCode.LOAD_CLIENT_APP_EXCEPTION
         try:
-            with _COMPUTING:
+            with turn():
                 if self._app is None:
                     self._app = load_client_app(self._project.client, self._folder)
                 code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -110,7 +110,8 @@ class Host:
         session = self._session
         node_config = {"partition-id": session.shard[0], "num-partitions": session.shard[1]}
         run_config = self._project.fused(settings.run_config)
-        return make_context(flower_id(session.run.id), flower_id(session.node), dict(node_config), dict(run_config))
+        own = node_id(session.node, session.shard[0])
+        return make_context(flower_id(session.run.id), own, dict(node_config), dict(run_config))
 
     def _load_context(self) -> Context | None:
         path = self._context_path

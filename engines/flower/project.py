@@ -23,6 +23,8 @@ class Project:
         ``module:attribute`` of the ServerApp and the ClientApp.
     config : dict
         Run configuration, with nested keys joined by dots.
+    requirements : tuple of str
+        The app's ``project.dependencies``.
     flower : dict
         The whole table ``[tool.flwr.app]``.
     """
@@ -31,6 +33,7 @@ class Project:
     client: str
     config: dict[str, Value]
     flower: dict[str, Any]
+    requirements: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Project:
@@ -43,14 +46,16 @@ class Project:
         """
         path = folder / "pyproject.toml"
         try:
-            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{folder} is not a Flower app: it has no pyproject.toml") from error
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
-        flower = tool.get("flwr", {}).get("app", {})
+        flower = found.get("tool", {}).get("flwr", {}).get("app", {})
+        requirements = found.get("project", {}).get("dependencies", [])
+        listed = tuple(str(text) for text in requirements) if isinstance(requirements, list) else ()
         parts = flower.get("components", {})
         server, client = parts.get("serverapp"), parts.get("clientapp")
         for name, reference in (("serverapp", server), ("clientapp", client)):
@@ -58,7 +63,7 @@ class Project:
                 raise ConfigError(
                     f"{path} names no {name}", hint=f'[tool.flwr.app.components] needs {name} = "module:app"'
                 )
-        return cls(server, client, _flat(flower.get("config", {}), path), flower)
+        return cls(server, client, _flat(flower.get("config", {}), path), flower, listed)
 
     def fused(self, changes: Mapping[str, Value]) -> dict[str, Value]:
         """The run configuration with overrides.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ...core.session import ServerSession
 from .compat import ErrorCode, Message, MetricRecord
+from .server_metrics import flat_metrics
 
 #: The metric by which Flower's strategies weight clients.
 _WEIGHT = "num-examples"
@@ -39,6 +40,8 @@ class RoundMetrics:
         self._session, self._rounds = session, rounds
         self._round_index, self._current = 0, _Round()
         self._reported_at = time.monotonic()
+        #: The newest mean of each metric.
+        self.last: dict[str, float] = {}
 
     def add(self, reply: Message, round_index: int) -> None:
         """Add a reply of round ``round_index``."""
@@ -60,9 +63,9 @@ class RoundMetrics:
                 self._add(message_type, record, float(weight) if isinstance(weight, int | float) else 1.0)
 
     def _add(self, message_type: str, record: MetricRecord, weight: float) -> None:
-        for name, value in record.items():
-            if name != _WEIGHT and isinstance(value, int | float):
-                total = self._current.sums[f"{message_type}_{name}"]
+        for name, value in flat_metrics(f"{message_type}_", record).items():
+            if name != f"{message_type}_{_WEIGHT}":
+                total = self._current.sums[name]
                 total[0] += weight * value
                 total[1] += weight
 
@@ -72,6 +75,7 @@ class RoundMetrics:
         if not current.replies + current.failures:
             return
         means = {name: total / weight for name, (total, weight) in current.sums.items() if weight}
+        self.last |= means
         losses = [mean for name, mean in means.items() if name.startswith("train_") and "loss" in name]
         self._session.metrics(self._round_index, replies=current.replies, failures=current.failures, **means)
         values: dict[str, float] = {"loss": losses[0]} if losses else {}

@@ -22,10 +22,12 @@ from .config import FlowerRun
 from .flower_ids import flower_id
 from .grid import FarshoreGrid
 from .project import Project
+from .requirements import differences
+from .server_metrics import ServerMetrics
 
 
 def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
-    """Run the ServerApp in the run's directory; returns the numbers of ``messages`` sent and of ``failures``.
+    """Run the ServerApp in the run's directory; return the numbers of ``messages`` and ``failures``, and last metrics.
 
     Raises
     ------
@@ -49,13 +51,16 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
     run_config = project.fused(settings.run_config)
     context = make_context(run_id, SUPERLINK_NODE_ID, {}, dict(run_config))
 
+    evaluations = ServerMetrics(session)
+
     def fail(error: BaseException) -> None:
         with contextlib.suppress(InvalidStateError):
             outcome.set_exception(error)
 
     def run_app() -> None:
         try:
-            run_server_app(grid, context, str(folder), project.server)
+            with evaluations.watch():
+                run_server_app(grid, context, str(folder), project.server)
         except BaseException as error:
             fail(error)
         else:
@@ -71,6 +76,8 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
         on_failure=fail,
     )
     session.log(f"Flower app {settings.digest[:12]}…: {project.server} on the server, {project.client} on the nodes")
+    for line in differences(project.requirements):
+        session.log(f"the server: {line}")
     # In a thread, so that cancellation and the loss of all nodes end the run while the app computes or sleeps.
     app = threading.Thread(target=run_app, name="ServerApp", daemon=True)
     with contextlib.chdir(session.run.directory):
@@ -80,4 +87,5 @@ def serve(session: ServerSession, settings: FlowerRun) -> dict[str, Any]:
             app.join()
         finally:
             grid.close()
-    return {"messages": grid.sent, "failures": grid.failures}
+    metrics = {**grid.last_metrics, **evaluations.last}
+    return {"messages": grid.sent, "failures": grid.failures, **({"metrics": metrics} if metrics else {})}

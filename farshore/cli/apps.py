@@ -1,17 +1,21 @@
-"""Flower apps on the command line: ``farshore run flower --app DIR`` and ``farshore simulate DIR``."""
+"""Flower apps on the command line: ``run flower --app DIR``, ``simulate DIR`` and ``farshore apps hash DIR``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..core.errors import ConfigError
-from .output import emit, note, say
+from .output import Json, emit, note, say
 
 if TYPE_CHECKING:
     from ..engines.flower.config import FlowerRun
+
+app = typer.Typer(help="Look at Flower apps.", no_args_is_help=True)
 
 #: Simulated nodes where --clients is not given.
 _CLIENTS = 10
@@ -41,6 +45,24 @@ def app_settings(app: Path, pairs: Sequence[str]) -> FlowerRun:
     given = dict(read_pair(pair) for pair in pairs)
     of_method = {key: str(value) for key, value in given.items() if key in method_keys and key not in app_config}
     return flower_run(app, {k: v for k, v in given.items() if k not in of_method}, **of_method)
+
+
+@app.command("hash")
+def hash_of(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the app, with its pyproject.toml.")],
+    json_: Json = False,
+) -> None:
+    """Print the hash by which operators accept an app, and which of its requirements this machine does not meet."""
+    from ..engines.flower.project import Project
+    from ..engines.flower.requirements import differences
+
+    digest, lacking = app_settings(folder, ()).digest, differences(Project.read(folder).requirements)
+    if json_:
+        emit({"event": "app", "path": str(folder), "hash": digest, "differences": lacking})
+        return
+    say(digest)
+    for line in lacking:
+        note(f"on this machine, {line}")
 
 
 def print_app_hash(settings: FlowerRun, app: Path) -> None:

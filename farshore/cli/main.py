@@ -11,6 +11,7 @@ import typer
 
 from ..core.errors import ExitCode
 from . import (
+    apps,
     certs,
     compare,
     dashboard,
@@ -76,6 +77,7 @@ app.command("estimate")(estimate.estimate)
 app.command("export")(export.export)
 app.command("dashboard")(dashboard.dashboard)
 app.command("methods")(methods.methods)
+app.add_typer(apps.app, name="apps")
 app.add_typer(certs.app, name="certs")
 app.command("doctor")(doctor.doctor)
 

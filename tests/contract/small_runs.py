@@ -168,6 +168,7 @@ SMALL_RUNS: dict[str, SmallRun] = {
         longer={"num-server-rounds": 60, "train.local-steps": 100},
         arguments=("--app", str(APP)),
         wrong=(("lrr=0.1", "lr"), ("train.local-steps=many", "train.local-steps"), ("up_encoding=int99", "int99")),
+        measured=frozenset({"metrics"}),  # the app counts its visits, also those before a restart
         without={
             "resumed": "a ServerApp has no checkpoints, so the app starts again",
             "estimate": _USER_CODE,

@@ -18,7 +18,7 @@ from farshore.wire.memory import MemoryChannel, pair
 pytest.importorskip("flwr")
 from farshore.engines.flower import compat as fl
 from farshore.engines.flower.arrays import from_frame, to_frame
-from farshore.engines.flower.flower_ids import flower_id
+from farshore.engines.flower.flower_ids import flower_id, node_id
 from farshore.engines.flower.grid import FarshoreGrid
 from farshore.engines.flower.protocol import Goodbye
 
@@ -67,7 +67,7 @@ class Harness:
         self.grid = FarshoreGrid(self.session, fl.make_run(7, {}), on_failure=self.failures.append)  # type: ignore[arg-type]
 
     def message(self, name: str, ttl: float | None = None, group: str = "1") -> fl.Message:
-        return fl.Message(fl.RecordDict(), flower_id(name), "train", ttl=ttl, group_id=group)
+        return fl.Message(fl.RecordDict(), _id(name), "train", ttl=ttl, group_id=group)
 
     def answer(self, name: str) -> None:
         """Answer the next message of a node with its name."""
@@ -97,16 +97,24 @@ def _start(call: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: future.result(10)
 
 
+def _id(name: str) -> int:
+    return node_id(name, NAMES.index(name))
+
+
 def _from(replies: list[fl.Message]) -> list[Any]:
     return [r.error.code if r.has_error() else r.content["config"]["from"] for r in replies]
 
 
 def test_node_ids_are_stable_positive_and_sorted(harness: Harness) -> None:
     ids = harness.grid.get_node_ids()
-    assert list(ids) == sorted(flower_id(name) for name in NAMES)
-    assert all(1 < node_id < 1 << 63 for node_id in ids)
+    assert list(ids) == [_id(name) for name in NAMES]  # ascending in the order of the cohort
+    assert all(1 < each < 1 << 63 for each in ids)
     assert [node.node_id for node in harness.grid.get_nodes()] == ids
     assert flower_id("a") == 1702698405120146464
+    # The order of other names is that of their positions too.
+    assert sorted([node_id("zebra", 0), node_id("ant", 1), node_id("", 70_000)]) == [
+        node_id("zebra", 0), node_id("ant", 1), node_id("", 70_000),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("order", [NAMES, NAMES[::-1], ("b", "c", "a")])
@@ -127,8 +135,8 @@ def test_messages_to_a_lost_node_get_an_error_reply_at_once(harness: Harness) ->
     replies = result()
     assert _from(replies) == ["a", fl.ErrorCode.NODE_UNAVAILABLE, "c"]
     assert "killed by signal 9" in str(replies[1].error.reason)
-    assert replies[1].metadata.src_node_id == flower_id("b")
-    assert flower_id("b") not in harness.grid.get_node_ids()
+    assert replies[1].metadata.src_node_id == _id("b")
+    assert _id("b") not in harness.grid.get_node_ids()
     # Later messages to it get error replies, too.
     assert _from(harness.grid.send_and_receive([harness.message("b")])) == [fl.ErrorCode.NODE_UNAVAILABLE]
     assert _from(harness.grid.send_and_receive([fl.Message(fl.RecordDict(), 99, "train")])) == [5]

@@ -29,13 +29,16 @@ def _weight(directory: Path) -> Any:
 
 def test_real_and_simulated_nodes_give_the_same_result_and_bytes(cloud: Any, tmp_path: Path) -> None:
     config = flower_run(APPS / "message", {"nodes": 2})
-    cloud.join("client-0", "client-1", accept_apps=frozenset({config.digest}))
+    cloud.join("attic", "kitchen", accept_apps=frozenset({config.digest}))
     info = cloud.when(cloud.submit(config.model_dump(), method="flower", count=2), "finished")
     simulate_app(config, tmp_path / "run", 2)
     real, simulated = (RunDirectory.open(p) for p in (Path(info.directory), tmp_path / "run"))
-    np.testing.assert_allclose(_weight(real.path), _weight(simulated.path), rtol=0, atol=1e-6)
-    assert json.loads(info.result_json) == simulated.result == {"messages": 8, "failures": 0}
-    names = ("node", "kind", "direction", "round", "dense_bytes", "payload_bytes")
+    # The same bits, though real nodes have other names than simulated ones: sums are in the order of the cohort.
+    np.testing.assert_array_equal(_weight(real.path), _weight(simulated.path))
+    assert simulated.result is not None
+    assert json.loads(info.result_json) == simulated.result
+    assert (simulated.result["messages"], simulated.result["failures"]) == (8, 0)
+    names = ("kind", "direction", "round", "dense_bytes", "payload_bytes")
 
     def sizes(run: RunDirectory) -> list[tuple[Any, ...]]:
         rows = run.read_ledger().to_pylist()
