@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from ...core.errors import RunFailedError, WireError
+from ...core.expectations import Expected
 from ...core.message import Array, Message
 from ...core.session import ServerSession
 from ...data.metrics import score
@@ -22,7 +23,7 @@ from ...engines.split.turns import expect, require_position
 from ...engines.split.wire_codec import weight_tensors
 from ...models.state_arrays import from_arrays, to_arrays
 from .baselines import BaselineTraffic
-from .builders import Builder
+from .builders import EVALUATION_BATCH_SIZE, Builder
 from .config import SplitFineTuning
 from .front_averaging import weighted_mean
 from .handshake import SPARE, Schedule, agree_on_schedule, shares
@@ -32,6 +33,7 @@ from .protocol import (
     EVALUATION,
     Done,
     Evaluated,
+    EvaluationBatch,
     FirstMicroBatch,
     FrontWeights,
     Gradient,
@@ -41,7 +43,7 @@ from .protocol import (
     StepsPerEpoch,
     edge,
 )
-from .wire_codec import code_bytes, codec_init_of, codec_message, gradient_tensors
+from .wire_codec import code_bytes, codec_init_of, codec_message, gradient_tensors, largest_batch
 
 
 class CloudProgram:
@@ -77,6 +79,12 @@ class CloudProgram:
 
     def _handshake(self) -> Schedule:
         channels = self.session.channels
+        step, evaluation = (
+            Expected(dense_bytes=largest_batch(self.config, self.plan, self.max_length, examples))
+            for examples in (self.config.batch_size, EVALUATION_BATCH_SIZE)
+        )
+        for channel in channels.values():
+            channel.expect({FirstMicroBatch.kind: step, EvaluationBatch.kind: evaluation})
         offers = {node: expect(channel.receive(), Offer, edge(node), 0) for node, channel in channels.items()}
         schedule = agree_on_schedule(offers, self.plan, self.config)
         self.traffic.front_parameters = next(iter(offers.values())).parameters

@@ -10,6 +10,7 @@ import torch
 
 from ...core.control import Control
 from ...core.errors import RunFailedError
+from ...core.expectations import Expected
 from ...core.message import Array, Message
 from ...core.session import NodeSession
 from ...data.batches import Batch, split_micro
@@ -40,7 +41,7 @@ from .protocol import (
 )
 from .row_gradients import RowGradients
 from .training import freeze
-from .wire_codec import DTYPES, batch_tensors, codec_init_of, codec_message
+from .wire_codec import DTYPES, batch_tensors, codec_init_of, codec_message, largest_batch
 
 #: Codes of a micro-batch's tokens ``[M, w]`` and, if the plan has them, sentence vectors ``[B, q]``.
 Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
@@ -84,6 +85,8 @@ class EdgeProgram:
 
     def _handshake(self) -> Schedule:
         channel = self.session.channel
+        largest = largest_batch(self.config, self.front.plan, self.max_length, self.config.batch_size)
+        channel.expect({Gradient.kind: Expected(dense_bytes=largest)})
         parameters = sum(p.numel() for p in self.front.parameters())
         examples = len(self.shard.train)
         plan = self.front.plan.to_json()

@@ -57,6 +57,12 @@ def code_tensors(codes: Floats, bits: str, statistics: CodeStatistics) -> dict[s
     return {"codes": activation_tensor(centered, bits, floats_of(statistics.deviation)), "mean": Tensor(mean)}
 
 
+def largest_batch(config: SplitFineTuning, plan: SplitPlan, max_length: int, examples: int) -> int:
+    """Return the decoded bytes of the largest message with codes, or gradients, of ``examples`` sentences."""
+    tokens = 4 * plan.width * (max_length * examples + 1)
+    return tokens + (4 * plan.options.sentence_vector + 16) * examples
+
+
 def batch_tensors(
     codes: Floats,
     sentence: Floats | None,

@@ -1,4 +1,4 @@
-"""Batches of natural images, of virtual images, and of labels for Gaussian anchors; all on the CPU."""
+"""Batches of virtual images, and of labels for Gaussian anchors; all on the CPU."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ import torch
 from torch import Tensor
 
 from ...data.image_transforms import ImageTransform
-
-
-def split_batches(order: Tensor, size: int, *, allow_single: bool) -> list[Tensor]:
-    """Split indices into batches of ``size``.
-
-    A last batch of one image is merged into the previous batch unless ``allow_single``, because batch norm cannot
-    normalize a single image.
-    """
-    batches = list(torch.split(order, size))
-    if len(batches) > 1 and len(batches[-1]) == 1 and not allow_single:
-        last = batches.pop()
-        batches[-1] = torch.cat([batches[-1], last])
-    return batches
 
 
 def image_batches(

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core.seeds import Seed
 from ...data.image_transforms import image_transforms, resize_images
 from ...data.images import ImageTask
+from ...engines.federated.batches import split_batches
 from ...engines.federated.client_pool import cohort
 from ...engines.federated.local import Sgd, train
 from ...engines.federated.means import Means
@@ -28,7 +29,7 @@ from ...models.flat_params import FlatModel, host_array
 from ...models.image_classifiers import build
 from ...models.staged import StagedNet
 from .batch_norm import frozen_statistics
-from .batches import anchor_batches, image_batches, split_batches
+from .batches import anchor_batches, image_batches
 from .config import VHL
 from .describe import describe_partition, describe_virtual
 from .evaluation import predictions, scores_on

@@ -15,6 +15,7 @@ from ...core.errors import ConfigError, RunFailedError
 from ...core.session import ServerSession
 from .client_pool import AsyncResult, ClientPool, InFlight, InFlightSnapshot
 from .config import Asynchrony, FederatedConfig
+from .left_out import clients_text, group_by_reason
 from .methods import FLOATS, INTEGERS
 from .rounds import Rounds
 from .server_run import ServerRun
@@ -164,11 +165,15 @@ class AsynchronousRounds(ServerRun):
                 if self._busy:
                     self._receive(self._stream.next())
                 elif not self._buffer:
-                    raise RunFailedError(f"version {self._next}: no reachable clients remain")
+                    raise RunFailedError(f"version {self._next}: no clients remain that can reply{self._reasons()}")
                 # If no further replies are possible, the version is made from fewer.
                 if len(self._buffer) == self._buffer_size or (self._buffer and not self._more_replies_possible()):
                     self._update()
         return history.entries
+
+    def _reasons(self) -> str:
+        groups = group_by_reason({int(client): why for client, why in self._missing.items()})
+        return "".join(f"; {clients_text(clients)}: {why}" for why, clients in list(groups.items())[:3])
 
     def _restore(self, tensors: NamedArrays, meta: Mapping[str, Any]) -> None:
         """Restore a checkpoint; trainings in progress are restored if it has them, and lost otherwise."""

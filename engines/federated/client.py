@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from ...core.control import Protocol
 from ...core.devices import ComputeSettings
+from ...core.expectations import Expected
 from ...core.message import Message
 from ...core.session import NodeSession
 from ..assets.cache import AssetCache
@@ -14,9 +17,11 @@ from ..assets.protocol import FROM_SERVER as ASSETS
 from ..assets.receiver import AssetReceiver
 from .assets import Assets
 from .client_state import ClientState
+from .client_training import CannotTrain, attempt, prepare
 from .codec import UpdateCodec
 from .compute import resident_model
-from .messages import STATE, Done, Keep, Kept
+from .messages import STATE, Done, Keep, Kept, declined_message
+from .methods import Update
 from .task import Task
 from .tree import NamedArrays
 
@@ -51,6 +56,8 @@ class Client:
         self._flat = resident_model(task, compute or ComputeSettings())
         self._method = task.method(self._flat)
         self._expected_state = _placeholders(self._method.sent(self._method.start(self._flat)))
+        size = sum(array.nbytes for array in self._expected_state.values())
+        session.channel.expect({STATE: Expected(dense_bytes=size)})
         self._client_state: ClientState = {}
         if session.resume_step is not None:
             saved, _ = session.load_checkpoint(session.resume_step)
@@ -85,11 +92,19 @@ class Client:
                     return
 
     def _train(self, message: Message) -> None:
-        work = self._task.work(self._flat, self._client, message.round)
-        work.client_state = self._client_state
         received = self._codec.decode_state(message, self._expected_state)
-        update = self._method.local(self._flat, received, work)
-        self._session.channel.send(self._codec.encode_update(message.round, update, received, self._client_state))
+        update = self._update(message.round, received)
+        if isinstance(update, CannotTrain):
+            self._session.channel.send(declined_message(message.round, update.reason))
+        else:
+            self._session.channel.send(self._codec.encode_update(message.round, update, received, self._client_state))
+
+    def _update(self, round_index: int, received: NamedArrays) -> Update | CannotTrain:
+        work = prepare(partial(self._task.work, self._flat, self._client, round_index))
+        if isinstance(work, CannotTrain):
+            return work
+        work.client_state = self._client_state
+        return attempt(partial(self._method.local, self._flat, received, work))
 
 
 def _receiver(session: NodeSession, assets: Assets) -> AssetReceiver:

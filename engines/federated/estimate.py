@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from ...core.traffic_plan import Flow, Setting, TrafficPlan, handshake_flows
 from ...models.flat_params import FlatModel
 from .assets import Assets
 from .client_pool import cohort
+from .client_training import prepare
 from .codec import UpdateCodec
 from .config import FederatedConfig
 from .exchange import asset_exchange, checkpoint_exchange, end_exchange
-from .methods import FederatedMethod, Update
+from .messages import NO_SAMPLES, declined_message
+from .methods import FederatedMethod, Update, Work
 from .task import Task
 from .task_hooks import ReportingTask, SizedTask
 from .tree import NamedArrays
@@ -121,8 +123,8 @@ class RoundsPlan:
             return {client: self._task.work_size(client) for client in clients}
         found = {}
         for client in clients[:SAMPLED_CLIENTS]:
-            work = self._task.work(self._flat, client, 1)
-            found[client] = work.samples, len(work.batches)
+            work = prepare(partial(self._task.work, self._flat, client, 1))
+            found[client] = (work.samples, len(work.batches)) if isinstance(work, Work) else (0, 0)
         if rest := clients[SAMPLED_CLIENTS:]:
             known = list(found.values())
             found |= {client: known[index % len(known)] for index, client in enumerate(rest)}
@@ -133,6 +135,8 @@ class RoundsPlan:
         return found
 
     def _update(self, samples: int, steps: int) -> Message:
+        if not samples:
+            return declined_message(1, NO_SAMPLES)
         _, received = self._state
         rng = np.random.default_rng(0)  # any finite values do: sizes do not depend on them
         arrays = {

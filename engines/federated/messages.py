@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ...core.bounds import cut
 from ...core.control import Control
 from ...core.errors import WireError
 from ...core.message import Message, Tensor
@@ -17,6 +18,8 @@ from .tree import NamedArrays
 
 #: Kind of the messages with the state.
 STATE = "model"
+#: Kind of the messages with an update.
+UPDATE = "update"
 
 #: Shapes and dtypes by tensor name.
 Expected: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -38,13 +41,26 @@ class Done(Control, what="done"):
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateHeader(Control, kind="update"):
+class UpdateHeader(Control, kind=UPDATE):
     """The scalars of an update; see :class:`~farshore.engines.federated.methods.Update`."""
 
     samples: int
     steps: int
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Declined(Control, what="declined", kind=UPDATE):
+    """A client's answer to a round in which it cannot train."""
+
+    reason: str
+
+
+#: The reason of a client without data.
+NO_SAMPLES = "it has no training samples"
+
+_DECLINED, _LONGEST_REASON = "did not train: ", 300
 
 
 def model_message(round_index: int, tensors: Mapping[str, Tensor]) -> Message:
@@ -56,6 +72,16 @@ def update_message(round_index: int, update: Update, tensors: Mapping[str, Tenso
     """Create the message with a client's update of round ``round_index``, its arrays encoded as ``tensors``."""
     header = UpdateHeader(update.samples, update.steps, update.loss, update.metrics)
     return header.message(round=round_index, tensors=tensors)
+
+
+def declined_message(round_index: int, reason: str) -> Message:
+    """Create the message of a client that cannot train in round ``round_index``."""
+    return Declined(cut(reason, _LONGEST_REASON)).message(round=round_index)
+
+
+def is_declined(why: str) -> bool:
+    """Whether a client was left out of a round because it could not train, according to the round's ``missing``."""
+    return why.startswith(_DECLINED)
 
 
 def arrays(message: Message) -> NamedArrays:
@@ -72,7 +98,7 @@ def as_received(message: Message) -> Message:
 
 
 class UpdateError(Exception):
-    """An update cannot be used: wrong shapes, non-finite values, another round."""
+    """An update cannot be used: the client declined, wrong shapes, non-finite values, another round."""
 
 
 def read_update(message: Message, round_index: int, expected: Expected) -> Update:
@@ -81,15 +107,17 @@ def read_update(message: Message, round_index: int, expected: Expected) -> Updat
     Raises
     ------
     UpdateError
-        The update is invalid.
+        The update is invalid, or the client has declined.
     """
-    if message.kind != "update" or message.round != round_index:
+    if message.kind != UPDATE or message.round != round_index:
         raise UpdateError(
             f"expected its update for round {round_index}, got a '{message.kind}' message for round {message.round}"
         )
     tensors = arrays(message)
-    check_tensors(tensors, expected)
     try:
+        if Declined.matches(message):
+            raise UpdateError(_DECLINED + cut(Declined.read(message, "its answer").reason, _LONGEST_REASON))
+        check_tensors(tensors, expected)
         header = UpdateHeader.read(message, "its update")
     except WireError as error:
         raise UpdateError(str(error)) from None

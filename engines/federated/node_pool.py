@@ -17,7 +17,7 @@ from .client_pool import RoundResult, cohort
 from .codec import UpdateCodec
 from .messages import Done, Keep
 from .methods import FederatedMethod, Update
-from .node_round import NodeRound
+from .node_round import NodeRound, bound_updates
 from .node_stream import NodeStream
 from .tree import NamedArrays
 from .update_validation import validated_contribution
@@ -89,6 +89,7 @@ class NodePool:
             self._requests.forget(name)
             if self._offer is not None:
                 self._new.add(name)
+        bound_updates(self._session, method, down)
         message = self._codec.encode_state(round_index, down)
         received = self._codec.received_state(message, down)  # clients start from it; updates are relative to it
 

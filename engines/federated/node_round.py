@@ -7,20 +7,33 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ...core.errors import WireError
+from ...core.expectations import Expected
 from ...core.message import Message
 from ...core.session import ServerSession
 from ..assets.offer import AssetOffer
 from ..requests import Answer, Failure, Remaining, Requests
 from .client_pool import Reply, RoundResult
-from .messages import UpdateError
-from .methods import Update
+from .messages import UPDATE, UpdateError
+from .methods import FederatedMethod, Update
 from .tree import NamedArrays, TreeSum
 
 _NO_ANSWER = "no answer before the deadline"
+#: How much larger than expected an update may be.
+_SLACK, _SLACK_BYTES = 4, 1 << 16
 _NOT_RECEIVING = "the node does not receive the state"
 
 #: Decodes a message to a valid update and its summand, or raises :class:`UpdateError`.
 ReadUpdate: TypeAlias = Callable[[Message], tuple[Update, NamedArrays]]
+
+
+def bound_updates(session: ServerSession, method: FederatedMethod, down: NamedArrays) -> None:
+    """Accept no update from any node that decodes to much more bytes than the method's reply to the state ``down``.
+
+    An update of a wrong dtype or shape is still read, so that the reason for which it is left out names the tensor.
+    """
+    size = sum(array.nbytes for array in method.reply(down).values())
+    for channel in session.channels.values():
+        channel.expect({UPDATE: Expected(dense_bytes=_SLACK * size + _SLACK_BYTES)})
 
 
 class NodeRound:
@@ -112,7 +125,7 @@ class NodeRound:
             self._add(name, answer.message)
 
     def _drop(self, name: str, answer: Message) -> None:
-        if answer.kind == "update":
+        if answer.kind == UPDATE:
             self._result.dropped += 1
             self._log(f"dropped the late update of {name} for round {answer.round}")
 

@@ -13,6 +13,7 @@ from .client_pool import AsyncResult, InFlightSnapshot, Reply
 from .codec import UpdateCodec
 from .messages import UpdateError
 from .methods import FederatedMethod
+from .node_round import bound_updates
 from .tree import NamedArrays
 from .update_validation import validated_contribution
 
@@ -64,6 +65,7 @@ class NodeStream:
         """Send the state, or first the offer of the assets; :meth:`next` reports a node that is lost meanwhile."""
         # All clients that start from a version share one encoded message.
         if self._version is None or self._version.round_index != round_index:
+            bound_updates(self._session, self._method, down)
             message = self._codec.encode_state(round_index, down)
             self._version = _Version(round_index, message, self._codec.received_state(message, down))
         name = self._names[client]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...core.errors import RunFailedError
 from .client_pool import RoundResult
+from .left_out import check_useful
 from .server_run import ServerRun
 from .task_hooks import refine_state
 from .tree import NamedArrays
@@ -31,11 +32,19 @@ class Rounds(ServerRun):
             )
 
     def run(self) -> list[dict[str, Any]]:
-        """Run all remaining rounds; return the history, one entry per round."""
+        """Run all remaining rounds; return the history, one entry per round.
+
+        Raises
+        ------
+        RunFailedError
+            No round has changed the model; see :func:`.left_out.check_useful`.
+        """
         with self._history as history:
             while self._next <= self._schedule.rounds:
                 self._session.check_cancelled()
                 self._round(self._next)
+                check_useful(history.entries, self._pool.population, ended=False)
+        check_useful(history.entries, self._pool.population, ended=True)
         return history.entries
 
     def _round(self, round_index: int) -> None:
@@ -44,7 +53,9 @@ class Rounds(ServerRun):
         result = self._pool.round(round_index, cohort, self._method.sent(self.state), self._method)
         trained = time.monotonic()
         entry = self._entry(round_index, cohort, result)
-        self._step(round_index, result)
+        if why := self._step(round_index, result):
+            self._session.log(f"round {round_index}: {why}; the model is unchanged")
+            entry["unchanged"] = why
         timings = {"aggregate": 0.0, **result.seconds}
         timings["aggregate"] += time.monotonic() - trained
         metrics = self._record(entry, timings)
@@ -66,20 +77,19 @@ class Rounds(ServerRun):
             entry |= {} if divergence is None else {"divergence": divergence}
         return entry
 
-    def _step(self, round_index: int, result: RoundResult) -> None:
-        """Set the next state from the sum; keep the current one if there are too few replies or it is not finite."""
+    def _step(self, round_index: int, result: RoundResult) -> str:
+        """Set the next state from the sum; return why the current one stays, empty if it does not."""
         count, least = len(result.replies), self._schedule.least
         if result.total is None or count < least:
-            self._session.log(f"round {round_index}: {count} of at least {least} replies; the model is unchanged")
-            return
+            return f"{count} of at least {least} replies"
         received = {**self.state, **result.received}
         state = self._method.finish(received, result.total, self._pool.population)
         state = restore_downlink_loss(state, self.state, received)
         state = refine_state(self._task, self._flat, state, round_index)
-        if all(is_finite(array) for array in state.values() if array.dtype.kind == "f"):
-            self.state = state
-        else:
-            self._session.log(f"round {round_index}: the sum of the updates is not finite; the model is unchanged")
+        if not all(is_finite(array) for array in state.values() if array.dtype.kind == "f"):
+            return "the sum of the updates is not finite"
+        self.state = state
+        return ""
 
 
 def restore_downlink_loss(state: NamedArrays, before: NamedArrays, received: NamedArrays) -> NamedArrays:

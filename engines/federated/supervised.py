@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from ...core.seeds import Seed
 from ...models.devices import forked_generators
 from ...models.flat_params import FlatModel
+from ...models.torch_internals import BatchNormBase
+from ...models.wrappers import first_tensor
+from .batches import split_batches
 from .compute import to_device
 from .local import Sgd
 from .methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
@@ -23,7 +26,7 @@ _TEST_BATCH = 1024
 
 
 def _sample_losses(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+    return F.cross_entropy(first_tensor(model(batch[0])), batch[1], reduction="none")
 
 
 def _fedavg(_: FlatModel) -> FederatedMethod:
@@ -45,7 +48,8 @@ class Supervised:
     seed : Seed
         The run's seed, for initial weights and the order of each client's batches.
     build : callable
-        Creates the module: inputs → logits (B, C). Initial weights may use the global generator, which is seeded here.
+        Creates the module: inputs → logits (B, C), or a mapping with them, or a tuple that begins with them. Initial
+        weights may use the global generator, which is seeded here.
     sgd : callable
         ``sgd(round_index)`` returns the optimizer of a round.
     method : callable
@@ -80,10 +84,12 @@ class Supervised:
         rows = torch.from_numpy(self.parts[client])
         generator = torch.Generator().manual_seed(self.seed.child("round", round_index, "client", client).value)
         orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
-        batches = [(self.x[part], self.y[part]) for order in orders for part in torch.split(order, self.batch)]
+        single = not any(isinstance(module, BatchNormBase) for module in flat.module.modules())
+        parts = [part for order in orders for part in split_batches(order, self.batch, allow_single=single)]
+        batches = [(self.x[part], self.y[part]) for part in parts]
         sgd = self.sgd(round_index)
         return Work(
-            lambda b: F.cross_entropy(flat.module(b[0]).float(), b[1]),
+            lambda b: F.cross_entropy(first_tensor(flat.module(b[0])).float(), b[1]),
             batches,
             len(rows),
             sgd,
@@ -92,13 +98,15 @@ class Supervised:
 
     @torch.no_grad()
     def evaluate(self, flat: FlatModel, state: NamedArrays) -> dict[str, float]:
-        """Return ``acc`` and ``test_loss`` on the test rows; ``flat`` is overwritten."""
+        """Return ``acc`` and ``test_loss`` on the test rows, nothing if there are none; ``flat`` is overwritten."""
+        if not len(self.test_y):
+            return {}
         flat.load(state[FLOATS], state[INTEGERS])
         flat.module.eval()
         correct, loss = 0, 0.0
         for batch in zip(*(torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y)), strict=True):
             x, y = to_device(batch, flat.device)
-            logits = flat.module(x)
+            logits = first_tensor(flat.module(x))
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
         flat.module.train()

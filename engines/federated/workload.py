@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from pydantic import BaseModel
 
 from ...core.errors import ConfigError
+from ...core.exports import Format, TrainedModel
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Setting, TrafficPlan
@@ -35,6 +36,26 @@ class FederatedWorkload(ABC, Generic[Config]):
     on_lost_node: Literal["restart", "continue"] = "continue"
     uses_torch = True
 
+    #: Formats of :meth:`export`.
+    exports: Sequence[Format] = ("onnx", "safetensors")
+
+    def export(
+        self, trained: TrainedModel, find: Callable[[str], Path], path: Path, kind: Format = "onnx"
+    ) -> Mapping[str, Any]:
+        """Write a saved state of the model; see :class:`~farshore.core.exports.SupportsExport`.
+
+        As ONNX, the model takes the first tensor of a client's batch.
+        """
+        from ...models.state_files import load_into, write_model, write_weights
+
+        if kind == "safetensors":
+            return write_weights(trained.state, path)
+        task = self.task(cast(Config, trained.config), trained.seed, find, trained.clients)
+        flat = task.model()
+        metadata = load_into(flat.module, trained.state)
+        batches = (b for client in range(trained.clients) for b in task.work(flat, client, 1).batches)
+        return write_model(flat.module, next(batches, None), path, metadata)
+
     @abstractmethod
     def task(self, config: Config, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """Create the learning problem of ``population`` clients; ``find`` returns a data set's path by name."""
@@ -58,11 +79,14 @@ class FederatedWorkload(ABC, Generic[Config]):
         return task.model()
 
     def outcome(self, config: Config, task: Task, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return :meth:`result` with the bytes of the baselines for reports."""
+        """Return :meth:`result` with who was left out and why, and the bytes of the baselines for reports."""
         from .baseline import baselines, count_messages
+        from .left_out import summary
 
         plain = self.baseline_model(config, task)
-        return {**self.result(config, history), "baselines": baselines(plain, *count_messages(history))}
+        left_out = summary(history)
+        found = {**self.result(config, history), **({"left_out": left_out} if left_out else {})}
+        return {**found, "baselines": baselines(plain, *count_messages(history))}
 
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Return the names of the data sets that each node needs; by default none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -11,10 +12,11 @@ from ...core.devices import ComputeSettings
 from ...engines.federated import batched
 from ...engines.federated.array_pool import ArrayPool, UsesArrayPool
 from ...engines.federated.client_pool import Reply
-from ...engines.federated.client_state import ClientStates
+from ...engines.federated.client_state import ClientState, ClientStates
+from ...engines.federated.client_training import CannotTrain, attempt, prepare
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.compute import resident_model
-from ...engines.federated.messages import UpdateError, as_received
+from ...engines.federated.messages import UpdateError, as_received, declined_message
 from ...engines.federated.methods import FederatedMethod, Update, Work
 from ...engines.federated.task import Task
 from ...engines.federated.tree import NamedArrays, TreeSum
@@ -99,9 +101,12 @@ class ClientRunner:
         self._array_pool.prefer(into or {})
         result, tree = BlockResult(), TreeSum(len(clients), first, self._array_pool.release_all)
         expected = self._method.reply(down)
-        for position, (client, work, update) in enumerate(self._train_all(round_index, clients, down), first):
-            message = self._codec.encode_update(round_index, update, down, work.client_state)
-            self._client_states.put(client, work.client_state)
+        for position, (client, state, update) in enumerate(self._train_all(round_index, clients, down), first):
+            if isinstance(update, CannotTrain):
+                message = declined_message(round_index, update.reason)
+            else:
+                message = self._codec.encode_update(round_index, update, down, state)
+                self._client_states.put(client, state)
             result.sizes.append(self._sizer.size(message))
             try:
                 received = self._codec.decode_update(as_received(message), round_index, down, expected)
@@ -110,7 +115,7 @@ class ClientRunner:
                 tree.skip(position)
                 result.missing[client] = str(error)
             else:
-                self._recycle(update.tensors, contribution)
+                self._recycle(update.tensors if isinstance(update, Update) else {}, contribution)
                 tree.add(position, contribution)
                 result.replies.append(Reply.from_update(client, received))
         result.total = tree.total()
@@ -124,19 +129,22 @@ class ClientRunner:
 
     def _train_all(
         self, round_index: int, clients: Sequence[int], down: NamedArrays
-    ) -> Iterator[tuple[int, Work, Update]]:
+    ) -> Iterator[tuple[int, ClientState, Update | CannotTrain]]:
         """Train all clients in chunks; which chunk a client is in depends on its position in the cohort only."""
         for start in range(0, len(clients), self._clients_at_once):
             chunk = clients[start : start + self._clients_at_once]
             works = [self._work(round_index, client) for client in chunk]
-            yield from zip(chunk, works, self._train_chunk(down, works), strict=True)
+            updates = iter(self._train_chunk(down, [work for work in works if isinstance(work, Work)]))
+            for client, work in zip(chunk, works, strict=True):
+                yield (client, work.client_state, next(updates)) if isinstance(work, Work) else (client, {}, work)
 
-    def _work(self, round_index: int, client: int) -> Work:
-        work = self._task.work(self._flat, client, round_index)
-        work.client_state = self._client_states.get(client, round_index)
+    def _work(self, round_index: int, client: int) -> Work | CannotTrain:
+        work = prepare(partial(self._task.work, self._flat, client, round_index))
+        if isinstance(work, Work):
+            work.client_state = self._client_states.get(client, round_index)
         return work
 
-    def _train_chunk(self, down: NamedArrays, works: Sequence[Work]) -> list[Update]:
-        if self._clients_at_once == 1:
-            return [self._method.local(self._flat, down, work) for work in works]
+    def _train_chunk(self, down: NamedArrays, works: Sequence[Work]) -> Sequence[Update | CannotTrain]:
+        if self._clients_at_once == 1 or not works:
+            return [attempt(partial(self._method.local, self._flat, down, work)) for work in works]
         return batched.local(self._flat, self._method, down, works)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from ...core.errors import ConfigError
 from ...engines.federated import batched
+from ...engines.federated.client_training import prepare
 from ...engines.federated.methods import Work
 from ...engines.federated.task import Task
 from ...models.flat_params import FlatModel
@@ -71,7 +73,10 @@ def choose_execution(
     method = task.method(flat)
     down = method.sent(method.start(flat))
     clients_at_once = batched.group_size(flat)
-    works = [_short(task.work(flat, client, 1)) for client in clients[:clients_at_once]]
+    prepared = [prepare(partial(task.work, flat, client, 1)) for client in clients[:clients_at_once]]
+    works = [_short(work) for work in prepared if isinstance(work, Work)]
+    if not works:
+        return Execution(1, "none of the first clients can train")
     try:
         batched.check(flat, method, works)
         if mode == "batched":

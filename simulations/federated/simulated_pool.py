@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import ConfigError
@@ -13,6 +13,7 @@ from ...engines.federated.assets import Assets
 from ...engines.federated.client_pool import RoundResult
 from ...engines.federated.client_pool import cohort as draw_cohort
 from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.left_out import clients_text, group_by_reason
 from ...engines.federated.methods import FederatedMethod
 from ...engines.federated.tree import NamedArrays
 from ..sizes import Sizer
@@ -39,6 +40,8 @@ class SimulatedPool:
         State of a resumed run.
     timing : Timing, optional
         Determines which clients reply in time; without it, all do.
+    log : callable, optional
+        Called with a line if clients cannot train or their updates cannot be used.
     """
 
     def __init__(
@@ -50,8 +53,9 @@ class SimulatedPool:
         assets: Assets | None = None,
         resume_state: ResumeState = NEW_RUN,
         timing: Timing | None = None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._executor, self._population, self._codec = executor, population, codec
+        self._executor, self._population, self._codec, self._log = executor, population, codec, log
         self._timing, self._replies_needed, self._sizer = timing, population, Sizer()
         self._traffic = SimulatedTraffic(recorder, population, assets, resume_state) if recorder else None
 
@@ -126,6 +130,8 @@ class SimulatedPool:
         seconds = {"train": time.monotonic() - start, "wait": 0.0}
         if self._traffic:
             self._traffic.record_updates(round_index, clients, result.sizes)
+        for why, left_out in group_by_reason(result.missing).items():
+            self._log(f"round {round_index}: {clients_text(left_out)} left out: {why}")
         return RoundResult(result.total, result.replies, result.missing, seen, seconds=seconds)
 
     def _train_late(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -23,6 +23,7 @@ from ...engines.assets.cache import AssetCache
 from ...engines.federated.assets import Assets
 from ...engines.federated.asynchronous import create_rounds
 from ...engines.federated.client_pool import ClientPool, cohort
+from ...engines.federated.client_training import CannotTrain, prepare
 from ...engines.federated.codec import UpdateCodec
 from ...engines.federated.compute import resident_model
 from ...engines.federated.config import FederatedConfig
@@ -32,6 +33,7 @@ from ...engines.federated.workload import FederatedWorkload, use_threads
 from ...models.flat_params import FlatModel
 from ...runs.directory import RunDirectory
 from ..clock import Devices
+from ..origin import origin_of
 from ..run_directories import open_or_create
 from .client_runner import ClientRunner
 from .execution import choose_execution
@@ -148,7 +150,7 @@ class Simulation:
         }
         if self.devices is not None:
             info["devices"] = self.devices.resolved().model_dump(mode="json")
-        return open_or_create(self.directory, info)
+        return open_or_create(self.directory, info, origin_of(self.workload, self.data))
 
     def _clients_at_once(self, session: SimulatedSession, task: Task, flat: FlatModel) -> int:
         """Number of clients trained at once: as recorded in the run directory, otherwise chosen and recorded now.
@@ -197,7 +199,14 @@ class Simulation:
             executor = ClientRunner(task, codec, client_states, settings.largest_norm, clients_at_once, settings)
         timing = self._timing(session, task, flat, codec) if self.devices is not None else None
         return SimulatedPool(
-            executor, self.clients, codec, session.traffic_counter.record, assets, session.resume_state(), timing
+            executor,
+            self.clients,
+            codec,
+            session.traffic_counter.record,
+            assets,
+            session.resume_state(),
+            timing,
+            log=session.log,
         )
 
     def _stored(self, assets: Assets | None) -> tuple[str, list[dict[str, Any]]]:
@@ -213,7 +222,9 @@ class Simulation:
 
         @lru_cache(maxsize=4096)
         def work_counts(client: int, round_index: int) -> tuple[int, int, int]:
-            work = task.work(flat, client, round_index)
+            work = prepare(partial(task.work, flat, client, round_index))
+            if isinstance(work, CannotTrain):
+                return 0, 0, 0
             return work.samples, len(work.batches), len(work.full_batches)
 
         remembers = bool(codec.client_state_sizes(task.method(flat), flat))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ...engines.federated.codec import UpdateCodec
+from ...engines.federated.messages import NO_SAMPLES, declined_message
 from ...engines.federated.methods import FederatedMethod, Update
 from ...engines.federated.tree import NamedArrays
 from ..clock import RoundSchedule, RoundTrip, VirtualClock
@@ -65,6 +66,8 @@ class Timing:
     def update_size(self, round_index: int, client: int, down: NamedArrays, method: FederatedMethod) -> Size:
         """Return the sizes of a client's update."""
         samples, steps, _ = self._count(client, round_index)
+        if not samples:
+            return self._sizer.size(declined_message(round_index, NO_SAMPLES))
         update = Update(method.reply(down), samples, steps, 1.0, self._metrics)
         return self._sizer.size(self._codec.encode_update(round_index, update, down, {}))
 

@@ -185,6 +185,9 @@ class HookedChannel:
     def receive(self, timeout: float | None = None) -> Message:
         return self.on_receive(self.owner, self.channel.receive(timeout))
 
+    def expect(self, kinds: Any, *, only: bool = False) -> None:
+        self.channel.expect(kinds, only=only)
+
 
 def _unchanged(owner: str, message: Message) -> Message:
     return message

@@ -44,7 +44,7 @@ class RecordingWorkload(VHLWorkload):
             session.channel.send(message)
 
         class Channel:
-            receive = session.channel.receive
+            receive, expect = session.channel.receive, session.channel.expect
 
         Channel.send = staticmethod(send)  # type: ignore[attr-defined]
         super().node_program(replace(session, channel=Channel()), config)

@@ -23,10 +23,13 @@ from farshore.engines.federated.codec import UpdateCodec
 from farshore.engines.federated.config import Downlink, FederatedConfig, Uplink
 from farshore.engines.federated.local import Sgd
 from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Work
+from farshore.engines.federated.model_checkpoints import named_tensors
 from farshore.engines.federated.node_pool import NodePool
 from farshore.engines.federated.rounds import Rounds
 from farshore.engines.federated.tree import NamedArrays, TreeSum
 from farshore.models.flat_params import FlatModel
+from farshore.runs.history import read_history
+from farshore.runs.model_states import load_state
 from farshore.simulations.in_process import InProcessRun
 
 NODES = ("a", "b", "c", "d")
@@ -106,7 +109,7 @@ class Federated:
             def send(_, message: Message) -> None:  # noqa: N805
                 session.channel.send(self.spoil(node, message) if message.kind == "update" else message)
 
-            receive = session.channel.receive
+            receive, expect = session.channel.receive, session.channel.expect
 
         spoiling = copy(session)
         spoiling.channel = SpoilingChannel()
@@ -242,10 +245,14 @@ def test_an_invalid_update_is_left_out_with_a_reason_and_the_round_continues(
 def test_a_round_with_too_few_replies_leaves_the_model_unchanged(tmp_path: Path) -> None:
     workload = Federated(schedule=SCHEDULE.model_copy(update={"least": 2}))
     workload.spoil = lambda node, message: replace(message, fields={}) if node != "a" else message
-    state, history = run(workload, tmp_path / "run")
-    start = Toy().method(Toy().model()).start(Toy().model())
-    assert np.array_equal(state["floats"], start["floats"])
+    with pytest.raises(RunFailedError, match="no round has changed the model"):
+        run(workload, tmp_path / "run")
+    state, _ = load_state(tmp_path / "run" / "states" / "last.safetensors")
+    start = named_tensors(Toy().model().layout, Toy().method(Toy().model()).start(Toy().model()))
+    assert all(np.array_equal(state[name], start[name]) for name in start)
+    history = read_history(tmp_path / "run", SCHEDULE.rounds)
     assert all(len(entry["missing"]) >= 2 for entry in history)
+    assert all("of at least 2 replies" in entry["unchanged"] for entry in history)
 
 
 def test_a_late_update_is_not_added_to_a_later_round(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class FaultyChannel:
 
     def __init__(self, session: Any, config: Any) -> None:
         self._channel, self._config, self._node = session.channel, config, session.node
-        self.receive = session.channel.receive
+        self.receive, self.expect = session.channel.receive, session.channel.expect
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         if message.kind != "update":
