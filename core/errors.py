@@ -5,6 +5,8 @@ A message says what failed and where; ``hint`` says how to fix it. ``docs/exit-c
 
 from enum import IntEnum
 
+from .packages import install_command
+
 
 class ExitCode(IntEnum):
     """Exit codes of farshore processes."""
@@ -69,7 +71,7 @@ class MissingExtraError(FarshoreError):
     exit_code = ExitCode.MISSING_EXTRA
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"the package '{package}' is not installed", hint=f"pip install 'farshore[{extra}]'")
+        super().__init__(f"the package '{package}' is not installed", hint=install_command(extra))
 
 
 class WireError(FarshoreError):

@@ -139,6 +139,10 @@ class Role:
     needs : tuple of {"torch", "onnxruntime", "accelerator"}
     labels : Mapping[str, str]
         Labels that each node must carry.
+    packages : tuple of str
+        Packages that each node's program imports, of those in :data:`~farshore.core.packages.EXTRAS`.
+    memory_bytes : int
+        Main memory that each node must have; 0 = not known.
     """
 
     name: str
@@ -146,6 +150,8 @@ class Role:
     data: Sequence[Sequence[str]] = ()
     needs: tuple[Capability, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +214,17 @@ def roles_of(workload: Workload, config: Any) -> tuple[Role, ...]:
     named = getattr(workload, "roles", None)
     if named is not None:
         return tuple(named(config))
-    return (Role(DEFAULT_ROLE, data=tuple(tuple(names) for names in workload.node_data(config))),)
+    data = tuple(tuple(names) for names in workload.node_data(config))
+    packages = getattr(workload, "node_packages", None)
+    memory = getattr(workload, "node_memory", None)
+    return (
+        Role(
+            DEFAULT_ROLE,
+            data=data,
+            packages=tuple(packages(config)) if packages is not None else (),
+            memory_bytes=int(memory(config)) if memory is not None else 0,
+        ),
+    )
 
 
 def may_join(workload: Workload) -> bool:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pydantic import BaseModel
 
 from .errors import FarshoreError, MethodError, MissingExtraError, NotFoundError
+from .packages import EXTRAS
 from .processes import user_code_location
 from .projects import GROUP, methods_in_use
 from .session import Workload
@@ -24,19 +25,6 @@ BUILT_IN: dict[str, str] = {
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
     "split_segment": "farshore.engines.split.workload:WORKLOAD",
     "vhl": "farshore.algorithms.vhl.workload:WORKLOAD",
-}
-
-#: Package that methods import -> extra that installs it.
-_EXTRAS = {
-    "torch": "train",
-    "transformers": "text",
-    "sklearn": "text",
-    "onnxruntime": "edge",
-    "pyarrow": "server",
-    "torchvision": "vision",
-    "scipy": "vision",
-    "PIL": "vision",
-    "flwr": "federated",
 }
 
 
@@ -102,8 +90,8 @@ def _import(path: str) -> Workload:
             workload: Workload = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             missing = (error.name or "").split(".")[0]
-            if missing in _EXTRAS:
-                raise MissingExtraError(missing, _EXTRAS[missing]) from error
+            if missing in EXTRAS:
+                raise MissingExtraError(missing, EXTRAS[missing]) from error
             raise
         _check(workload)
     return workload

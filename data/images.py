@@ -20,7 +20,7 @@ from .image_set import ImageSet, ImageTask, RawDataset, RawSplit
 from .image_torchvision import locate_cifar10, locate_cifar100, locate_svhn, read_cifar, read_svhn
 from .registry import Find
 
-__all__ = ["KNOWN", "ImageSet", "ImageTask", "load_images"]
+__all__ = ["KNOWN", "ImageSet", "ImageTask", "load_images", "packages_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,11 @@ _GENERIC = (
     Format("train*.parquet and test*.parquet", locate_parquet, read_parquet),
     Format("train/<class>/*.png and test/<class>/*.png", locate_folder, read_folder),
 )
+
+
+def packages_for(name: str) -> tuple[str, ...]:
+    """Return the packages without which a data set cannot be read in any format."""
+    return ("sklearn",) if name == "digits" else ()
 
 
 def load_images(name: str, find: Find, seed: Seed) -> ImageTask:

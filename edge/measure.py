@@ -9,7 +9,9 @@ import time
 import numpy as np
 import psutil
 
+from ..core.packages import install_command, present
 from ..core.version import installed
+from ..core.workloads import names
 from ..proto.control_pb2 import Accelerator, NodeProfile
 from .accelerators import accelerators
 
@@ -27,6 +29,9 @@ def measure_node(seconds: float = 0.2) -> NodeProfile:
         matmul_gflops=matmul_gflops(seconds),
         onnxruntime=installed("onnxruntime"),
         torch=installed("torch"),
+        packages=present(),
+        install=install_command(),
+        methods=sorted(names()),
         accelerators=[Accelerator(kind=a.kind, name=a.name, memory_bytes=a.memory_bytes) for a in accelerators()],
     )
 

@@ -19,7 +19,7 @@ class Versions(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., farshore: _Optional[str] = ..., torch: _Optional[str] = ..., python: _Optional[str] = ...) -> None: ...
 
 class NodeProfile(_message.Message):
-    __slots__ = ("cores", "memory_bytes", "os", "machine", "matmul_gflops", "onnxruntime", "torch", "accelerators")
+    __slots__ = ("cores", "memory_bytes", "os", "machine", "matmul_gflops", "onnxruntime", "torch", "accelerators", "packages", "install", "methods")
     CORES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     OS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,9 @@ class NodeProfile(_message.Message):
     ONNXRUNTIME_FIELD_NUMBER: _ClassVar[int]
     TORCH_FIELD_NUMBER: _ClassVar[int]
     ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
     cores: int
     memory_bytes: int
     os: str
@@ -36,7 +39,10 @@ class NodeProfile(_message.Message):
     onnxruntime: str
     torch: str
     accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
-    def __init__(self, cores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., os: _Optional[str] = ..., machine: _Optional[str] = ..., matmul_gflops: _Optional[float] = ..., onnxruntime: _Optional[str] = ..., torch: _Optional[str] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ...) -> None: ...
+    packages: _containers.RepeatedScalarFieldContainer[str]
+    install: str
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., os: _Optional[str] = ..., machine: _Optional[str] = ..., matmul_gflops: _Optional[float] = ..., onnxruntime: _Optional[str] = ..., torch: _Optional[str] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., packages: _Optional[_Iterable[str]] = ..., install: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Accelerator(_message.Message):
     __slots__ = ("kind", "name", "memory_bytes")

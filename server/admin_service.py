@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, FarshoreError, NotFoundError, RefusedError
@@ -59,7 +59,7 @@ class AdminService(AdminServicer):
         by_operator = await self._check(context)
         try:
             check_request(request)
-            submission = await _submission(request.workload, request.config_json or "{}")
+            submission = await _submission(request.workload, request.config_json or "{}", request.data)
             return self._server.submit(request, submission, by_operator=by_operator).info()
         except FarshoreError as error:
             await abort(context, error, "submit")
@@ -116,7 +116,7 @@ class AdminService(AdminServicer):
         run = await self._run(request.id, context)
         try:
             by_operator = await self._check(context)
-            submission = await _submission(run.workload, run.config_json)
+            submission = await _submission(run.workload, run.config_json, run.data)
             start = ResumeFrom(request.from_start, request.from_step if request.HasField("from_step") else None)
             self._server.resume(run, submission, by_operator=by_operator, start=start)
         except FarshoreError as error:
@@ -174,6 +174,6 @@ class AdminService(AdminServicer):
         return run
 
 
-async def _submission(workload: str, config_json: str) -> Submission:
+async def _submission(workload: str, config_json: str, data: Mapping[str, str]) -> Submission:
     """Validate a submission in a thread: importing the method's module can be slow and must not block the server."""
-    return await asyncio.to_thread(Submission.validate, workload, config_json)
+    return await asyncio.to_thread(Submission.validate, workload, config_json, dict(data))

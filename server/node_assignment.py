@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ..core.nodes import Capability
 from .profiles import profile_of
 from .registry import Node, Registry
-from .role_requests import demands_of
+from .role_requests import demand_of, demands_of
 from .run import Event, Run
 from .run_repository import RunRepository
-from .scheduler import Candidate, Choice, Demand, choose
+from .scheduler import Candidate, Choice, choose
 
 _CAPABILITIES: tuple[Capability, ...] = ("torch", "onnxruntime", "accelerator")
 
@@ -53,7 +53,7 @@ class NodeAssignment:
         candidates = [self._candidate(node, run) for node in self._registry if node.state != "revoked"]
         available = {c.name for c in candidates if not c.obstacle and not c.busy_with}
         cohort = run.cohort if run.epoch else {}
-        return choose(demands_of(run.roles, run.requests, cohort, available), candidates)
+        return choose(demands_of(run.workload, run.roles, run.requests, cohort, available), candidates)
 
     def _let_join(self, run: Run) -> None:
         """Give free nodes to a run in progress, up to the number that its submitter allows for each role."""
@@ -62,7 +62,7 @@ class NodeAssignment:
             room = run.may_grow_to(role.name) - count
             if room <= 0:
                 continue
-            demand = Demand(1, (), tuple(tuple(d) for d in role.data), role.name, role.needs, role.labels)
+            demand = demand_of(role, run.workload, 1)
             free = sorted(
                 node.name
                 for node in self._registry
@@ -91,4 +91,17 @@ class NodeAssignment:
         busy = "" if node.run == run.id else node.run
         profile = profile_of(node)
         offers = frozenset(c for c in _CAPABILITIES if profile.offers(c))
-        return Candidate(node.name, frozenset(node.hello.data), dict(node.hello.labels), offers, busy, obstacle)
+        reported = node.hello.profile
+        return Candidate(
+            node.name,
+            frozenset(node.hello.data),
+            dict(node.hello.labels),
+            offers,
+            # One that opens runs itself, and one of before, report no methods and no command.
+            frozenset(reported.packages) if reported.install else None,
+            frozenset(reported.methods) if reported.methods else None,
+            reported.install,
+            reported.memory_bytes,
+            busy,
+            obstacle,
+        )

@@ -176,7 +176,7 @@ class Orchestrator:
         In the background: importing its method may take long, or fail.
         """
         try:
-            submission = await asyncio.to_thread(Submission.validate, run.workload, run.config_json)
+            submission = await asyncio.to_thread(Submission.validate, run.workload, run.config_json, run.data)
             self.approval.check(submission.code, admitted=False)
             _apply(run, submission)
         except FarshoreError as error:

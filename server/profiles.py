@@ -12,6 +12,7 @@ from .registry import Node
 
 #: Limits on a node's hello message.
 MAX_LABELS, MAX_ACCELERATORS, MAX_PROGRAMS, MAX_TEXT = 64, 64, 1000, 100
+MAX_PACKAGES, MAX_METHODS, MAX_COMMAND = 100, 1000, 1000
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -27,6 +28,10 @@ def check_hello(hello: pb.Hello) -> None:
         _cut_texts(message)
     if len(hello.labels) > MAX_LABELS or len(profile.accelerators) > MAX_ACCELERATORS:
         raise RefusedError(f"a node can have at most {MAX_LABELS} labels and {MAX_ACCELERATORS} accelerators")
+    if len(profile.packages) > MAX_PACKAGES or len(profile.methods) > MAX_METHODS:
+        raise RefusedError(f"a node can report at most {MAX_PACKAGES} packages and {MAX_METHODS} methods")
+    for texts in (profile.packages, profile.methods):
+        texts[:] = [cut(text, MAX_TEXT) for text in texts]
     if len(hello.running) > MAX_PROGRAMS:
         raise RefusedError(f"a node can run at most {MAX_PROGRAMS} programs")
     for key, value in hello.labels.items():
@@ -39,7 +44,7 @@ def check_hello(hello: pb.Hello) -> None:
 def _cut_texts(message: Message) -> None:
     for field, value in message.ListFields():
         if isinstance(value, str):
-            setattr(message, field.name, cut(value, MAX_TEXT))
+            setattr(message, field.name, cut(value, MAX_COMMAND if field.name == "install" else MAX_TEXT))
 
 
 def profile_of(node: Node) -> NodeProfile:

@@ -71,7 +71,14 @@ def resolve(
     return tuple(found[name] for name in known)
 
 
+def demand_of(role: Role, method: str, count: int, names: tuple[str, ...] = ()) -> Demand:
+    """Return what a role of a method demands of ``count`` nodes, or of these."""
+    data = tuple(tuple(one) for one in role.data)
+    return Demand(count, names, data, role.name, role.needs, role.labels, method, role.packages, role.memory_bytes)
+
+
 def demands_of(
+    method: str,
     roles: Sequence[Role],
     requests: Sequence[RoleRequest],
     cohort: Mapping[str, str],
@@ -97,9 +104,8 @@ def demands_of(
                 here = [name for name in names if name in available]
                 away = [name for name in names if name not in available]
                 names = (*here, *away[: max(0, least - len(here))])
-        data = tuple(tuple(one) for one in role.data)
         if names or (least and not cohort):
-            demands.append(Demand(least, names, data, role.name, role.needs, role.labels))
+            demands.append(demand_of(role, method, least, names))
     return demands
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..core.nodes import DEFAULT_ROLE, Capability, nearest_name
+from ..core.packages import extras_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,14 @@ class Candidate:
     labels : Mapping[str, str]
     offers : frozenset of str
         Its capabilities.
+    packages : frozenset of str, optional
+        Which of the packages that methods may need it has; None = it does not say.
+    methods : frozenset of str, optional
+        The methods that it knows; None = it does not say.
+    install : str
+        Command that installs extras there, with ``{extras}`` for their names.
+    memory_bytes : int
+        0 = it does not say.
     busy_with : str
         Id of the run that the node is assigned to, or empty.
     obstacle : str
@@ -29,6 +38,10 @@ class Candidate:
     data: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     offers: frozenset[str] = frozenset()
+    packages: frozenset[str] | None = None
+    methods: frozenset[str] | None = None
+    install: str = ""
+    memory_bytes: int = 0
     busy_with: str = ""
     obstacle: str = ""
 
@@ -45,6 +58,12 @@ class Demand:
         Capabilities that each node must offer.
     labels : Mapping[str, str]
         Labels that each node must carry.
+    method : str
+        The method that each node must know; empty = any.
+    packages : tuple of str
+        Packages that each node must have.
+    memory_bytes : int
+        Main memory that each node must have.
     """
 
     count: int
@@ -53,6 +72,9 @@ class Demand:
     role: str = DEFAULT_ROLE
     needs: tuple[Capability, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
+    packages: tuple[str, ...] = ()
+    memory_bytes: int = 0
 
     def obstacle(self, candidate: Candidate | None) -> str:
         """Return why a node cannot take this role now; empty if it can."""
@@ -69,7 +91,20 @@ class Demand:
         for key, value in self.labels.items():
             if candidate.labels.get(key) != value:
                 return f"no label {key}={value}"
-        return f"busy with run {candidate.busy_with}" if candidate.busy_with else ""
+        return self._lacks(candidate) or (f"busy with run {candidate.busy_with}" if candidate.busy_with else "")
+
+    def _lacks(self, candidate: Candidate) -> str:
+        """Return what of the method is not installed on a node, and the cure."""
+        if self.method and candidate.methods is not None and self.method not in candidate.methods:
+            return f"does not know the method '{self.method}': install its package there"
+        lacking = [] if candidate.packages is None else [p for p in self.packages if p not in candidate.packages]
+        if lacking:
+            command = candidate.install.replace("{extras}", extras_of(lacking))
+            cure = f"; on it, run {command} and start it again" if command else ""
+            return f"lacks {' and '.join(lacking)}{cure}"
+        if 0 < candidate.memory_bytes < self.memory_bytes:
+            return f"{candidate.memory_bytes / 1e9:.1f} GB of memory, about {self.memory_bytes / 1e9:.1f} GB are needed"
+        return ""
 
     def describe(self) -> str:
         """Describe the role and its conditions, for the reason of a waiting run."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from ..core.bounds import MAX_CONFIG, MAX_NAME, MAX_VALUES
 from ..core.descriptors import LIMIT_HINT, DescriptorLimit
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError, MissingExtraError
 from ..core.nodes import Role, RoleRequest, may_join, roles_of
+from ..core.packages import extras_of, missing
 from ..core.session import Code, Workload
 from ..core.workloads import load, method_code
 from ..proto import control_pb2 as pb
@@ -43,15 +46,21 @@ class Submission:
     code: Code | None
 
     @classmethod
-    def validate(cls, workload_name: str, config_json: str) -> Submission:
-        """Look up a method and validate its configuration.
+    def validate(cls, workload_name: str, config_json: str, data: Mapping[str, str] | None = None) -> Submission:
+        """Look up a method and validate its configuration, and what its server program needs.
+
+        Parameters
+        ----------
+        workload_name, config_json : str
+        data : Mapping[str, str], optional
+            Paths of data sets on the server by name.
 
         Raises
         ------
         NotFoundError, MissingExtraError
-            No method has this name, or it needs a package that is not installed.
+            No method has this name, or it needs a package that is not installed here.
         ConfigError
-            A key or value is invalid, or the configuration is too long.
+            A key or value is invalid, or does not fit the model; or the configuration is too long.
         MethodError
             The method's own code fails.
         """
@@ -62,6 +71,7 @@ class Submission:
         with method_code(f"the method '{workload_name}' failed on its configuration"):
             complete = config.model_dump_json()
             check_config_size(complete)
+            _check_server(workload, config, data or {})
             return cls(
                 complete,
                 roles_of(workload, config),
@@ -69,6 +79,24 @@ class Submission:
                 bool(getattr(workload, "node_may_open", False)),
                 code_of(config) if code_of is not None else None,
             )
+
+
+def _check_server(workload: Workload, config: BaseModel, data: Mapping[str, str]) -> None:
+    """Check what a method's server program needs, as far as the method says so."""
+    needed = getattr(workload, "server_packages", None)
+    if needed is not None and (lacking := missing(needed(config))):
+        raise MissingExtraError(lacking[0], extras_of(lacking) or "all")
+    check = getattr(workload, "check", None)
+    if check is None:
+        return
+
+    def find(name: str) -> Path:
+        if name not in data:
+            raise DataError(f"the server has no data set '{name}'")
+        return Path(data[name])
+
+    with suppress(DataError):  # what the server does not have, it cannot check
+        check(config, find)
 
 
 def check_request(request: pb.SubmitRequest) -> None:

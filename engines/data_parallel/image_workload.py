@@ -27,6 +27,12 @@ class DataParallelWorkload(TrainingWorkload[DataParallelConfig]):
         settings = cast(DataParallelConfig, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
 
+    def node_packages(self, config: BaseModel) -> Sequence[str]:
+        """Return torch, and what reads the image data set."""
+        from ...data.images import packages_for
+
+        return ("torch", *packages_for(cast(DataParallelConfig, config).dataset))
+
     def task(self, config: DataParallelConfig, seed: Seed, find: FindData) -> ImageClassification:
         """Return the task of one rank."""
         from ...data.images import load_images

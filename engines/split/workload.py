@@ -28,6 +28,10 @@ class SplitSegmentWorkload:
         """Return nothing: the user's process has the data."""
         return ()
 
+    def server_packages(self, config: BaseModel) -> Sequence[str]:
+        """Return the packages that the server's program imports."""
+        return ("torch", "transformers")
+
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Answer the user's process until it closes the run; return the numbers of steps and passes."""
         from .cloud import SegmentServer

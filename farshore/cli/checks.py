@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from ..core.descriptors import DescriptorLimit
 from ..core.errors import ExitCode
+from ..core.packages import install_command
 from ..core.version import installed
 
 _MB = 1_000_000
 _MIN_FREE_BYTES = 500 * _MB
+_MIN_SHARED_BYTES = 128 * _MB
 _HANDSHAKE_SECONDS = 10.0
 #: Memory of a run process with torch and a small model, and nodes that any server should carry.
 _RUN_BYTES, _FEW_NODES = 500 * _MB, 8
@@ -73,6 +75,7 @@ def run_checks(home: Path, port: int) -> list[Check]:
         check_disk(home),
         check_writable(home),
         check_capacity(),
+        check_shared_memory(),
         check_handshake(),
         check_ranks(),
     ]
@@ -98,7 +101,7 @@ def check_packages() -> Check:
             "packages",
             "broken",
             f"missing: {', '.join(missing)}",
-            "pip install farshore",
+            "install farshore again",
             int(ExitCode.MISSING_EXTRA),
         )
     detail = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -120,7 +123,7 @@ def check_extras() -> Iterator[Check]:
                 f"extra {extra}",
                 "absent",
                 f"missing: {', '.join(missing)}",
-                f"pip install 'farshore[{extra}]'",
+                install_command(extra),
             )
         else:
             yield Check(f"extra {extra}", "ok", ", ".join(f"{n} {v}" for n, v in versions.items()))
@@ -213,6 +216,18 @@ def check_capacity() -> Check:
     return Check("capacity", "ok", detail)
 
 
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108 - no temporary file
+    """Check how much shared memory is free, through which the workers of a simulation exchange models."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return Check("shared memory", "ok", "not limited by a folder on this system")
+    if free >= _MIN_SHARED_BYTES:
+        return Check("shared memory", "ok", f"{free / _MB:,.0f} MB free in {folder}")
+    detail = f"{free / _MB:,.0f} MB free in {folder}; simulations with workers use files instead, which is slower"
+    return Check("shared memory", "absent", detail, "enlarge it; for a container: docker run --shm-size=1g")
+
+
 def check_handshake() -> Check:
     """Check gRPC with TLS on loopback, between one server and one client with a temporary certificate."""
     from concurrent.futures import ThreadPoolExecutor
@@ -248,7 +263,7 @@ def check_ranks() -> Check:
     """Check whether ranks of a collective run can communicate node to node with gloo, not only via the server."""
     if not installed("torch"):
         detail = "torch is not installed, so this machine cannot be a rank of a collective run"
-        return Check("node to node", "absent", detail, "pip install 'farshore[train]'")
+        return Check("node to node", "absent", detail, install_command("train"))
     problem, seconds = _try_gloo()
     if problem:
         return Check("node to node", "absent", f"gloo does not work: {problem}; ranks communicate through the server")

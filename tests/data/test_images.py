@@ -318,7 +318,7 @@ def test_error_about_a_missing_package_names_its_extra(
     for name in [n for n in sys.modules if n.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"farshore\[vision\]") as caught:
+    with pytest.raises(MissingExtraError, match=r"\[vision\]") as caught:
         load_images("cifar10", find_at(parquet), SEED)
     assert {"pyarrow": "'pyarrow'", "PIL": "'pillow'"}[package] in caught.value.message
 

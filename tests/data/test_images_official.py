@@ -303,7 +303,7 @@ def test_error_about_a_missing_package_names_its_extra(
     for module in [m for m in sys.modules if m.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"'{package}'.*farshore\[vision\]"):
+    with pytest.raises(MissingExtraError, match=rf"'{package}'.*\[vision\]"):
         load(name, svhn)
 
 

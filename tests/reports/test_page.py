@@ -71,5 +71,5 @@ def test_an_unwritable_path_and_a_missing_package_raise_errors(tmp_path: Path, m
     with pytest.raises(StorageError):
         write_page(report, tmp_path / "none" / "page.html")
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
-    with pytest.raises(MissingExtraError, match=r"farshore\[reports\]"):
+    with pytest.raises(MissingExtraError, match=r"\[reports\]"):
         write_page(report, tmp_path / "page.html")

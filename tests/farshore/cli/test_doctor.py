@@ -13,6 +13,7 @@ import pytest
 from farshore.cli import checks
 from farshore.cli import main as cli
 from farshore.core.errors import ExitCode
+from farshore.core.packages import install_command
 from farshore.server.certificates import self_signed
 
 
@@ -97,7 +98,7 @@ def test_a_missing_extra_is_absent_with_its_install_command(monkeypatch: pytest.
     monkeypatch.setattr(checks, "installed", lambda name: "" if name == "torch" else "1.0")
     found = {check.name: check for check in checks.check_extras()}
     assert found["extra train"].state == "absent"
-    assert found["extra train"].hint == "pip install 'farshore[train]'"
+    assert found["extra train"].hint == install_command("train")
     assert found["extra server"].state == "ok"
 
 
@@ -120,7 +121,7 @@ def test_node_to_node_check_depends_on_torch_and_gloo(monkeypatch: pytest.Monkey
     assert "this build of torch lacks it" in checks.check_ranks().detail
     monkeypatch.setattr(checks, "installed", lambda name: "")
     found = checks.check_ranks()
-    assert (found.state, found.hint) == ("absent", "pip install 'farshore[train]'")
+    assert (found.state, found.hint) == ("absent", install_command("train"))
 
 
 def test_the_checked_extras_match_pyproject() -> None:
@@ -131,3 +132,14 @@ def test_the_checked_extras_match_pyproject() -> None:
     for extra, packages in checks.EXTRAS.items():
         requirements = " ".join(declared[extra])
         assert all(package in requirements for package in packages), extra
+
+
+def test_little_shared_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = checks.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage._replace(free=64_000_000))
+    found = checks.check_shared_memory(tmp_path)
+    assert (found.state, found.exit_code) == ("absent", ExitCode.OK)
+    assert "64 MB free" in found.detail
+    assert "--shm-size" in found.hint
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000_000))
+    assert checks.check_shared_memory(tmp_path).state == "ok"

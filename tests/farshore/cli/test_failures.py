@@ -70,7 +70,7 @@ def test_exit_codes_of_commands_pass_through() -> None:
     [
         (["runs", "lss"], 2, "lss"),
         (["nodes", "ls", "--bogus"], 2, "--bogus"),
-        (["node", "join"], 2, "ADDR"),
+        (["node", "join", "--name", "never-joined"], 10, "no address given"),
         (["run", "nothing_like_it", "--home", "/nonexistent"], 32, "no server is running"),
         (["server", "up", "--data-ports", "9-1"], 10, "--data-ports 9-1"),
         (["node", "join", "h:1", "--shard", "2/2"], 10, "--shard 2/2"),
