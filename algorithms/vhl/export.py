@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...core.errors import StorageError
 from ...models.onnx_export import largest_difference, require, write_onnx
+from ...models.state_files import load_into
 from ...runs import files
-from ...runs.model_states import load_state
 from .heads import natural_model
 from .task import VHLTask
 
@@ -61,7 +59,7 @@ def export_onnx(
     write_onnx(_Logits(natural_model(model, classes)).eval(), shape, path, about)
 
 
-def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
+def export_state(task: VHLTask, state: Path | None, path: Path) -> dict[str, Any]:
     """Export a saved state of a run to ONNX, and compare the file with the model on test images.
 
     Parameters
@@ -86,7 +84,8 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
         See :class:`~farshore.core.exports.SupportsExport`.
     """
     require("onnx", "onnxscript", "onnxruntime")
-    model, metadata = _load_model(task, state)
+    model = task.model().module
+    metadata = load_into(model, state)
     images = task.test_images(CHECKED)
     about = {"classes": json.dumps(task.images.train.classes), **task.scaling}
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -99,15 +98,3 @@ def export_state(task: VHLTask, state: Path, path: Path) -> dict[str, Any]:
 
     files.replace(path, write)
     return {"classes": task.classes, "images": len(images), "largest_difference": difference, **metadata}
-
-
-def _load_model(task: VHLTask, state: Path) -> tuple[nn.Module, dict[str, str]]:
-    """Load a saved state into the task's model; returns the model and the metadata of the file."""
-    tensors, metadata = load_state(state)
-    model = task.model().module
-    try:
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
-        raise StorageError(f"the state {state} does not fit this run's model: {reason}") from error
-    return model.eval(), metadata

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from ...core.exports import TrainedModel
+from ...core.exports import Format, TrainedModel
 from ...core.seeds import Seed
 from ...engines.federated.workload import FederatedWorkload
 from .config import VHL
@@ -34,6 +34,14 @@ class VHLWorkload(FederatedWorkload[VHL]):
         """The image data set; none for ``digits``, which scikit-learn provides."""
         settings = cast(VHL, config)
         return () if settings.dataset == "digits" else ((settings.dataset,),)
+
+    def node_packages(self, config: BaseModel) -> Sequence[str]:
+        """torch, and what reads the image data set."""
+        from ...data.images import packages_for
+
+        return ("torch", *packages_for(cast(VHL, config).dataset))
+
+    server_packages = node_packages
 
     def task(self, config: VHL, seed: Seed, find: Callable[[str], Path], population: int) -> Task:
         """The classification task with its training images partitioned among ``population`` clients."""
@@ -61,8 +69,12 @@ class VHLWorkload(FederatedWorkload[VHL]):
 
         return {"rounds": len(history), **summary(history, config.targets)}
 
-    def export(self, trained: TrainedModel, find: Callable[[str], Path], path: Path) -> Mapping[str, Any]:
-        """Export the model to ONNX with the outputs of the natural classes only."""
+    def export(
+        self, trained: TrainedModel, find: Callable[[str], Path], path: Path, kind: Format = "onnx"
+    ) -> Mapping[str, Any]:
+        """Write the model; as ONNX, with the outputs of the natural classes only."""
+        if kind != "onnx":
+            return super().export(trained, find, path, kind)
         from .export import export_state
 
         task = self.task(cast(VHL, trained.config), trained.seed, find, trained.clients)

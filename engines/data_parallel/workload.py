@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel
 
+from ...core.exports import Format, TrainedModel
 from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Setting, TrafficPlan
@@ -62,6 +63,22 @@ class TrainingWorkload(ABC, Generic[Config]):
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Return the data sets that each node must hold; none here."""
         return ()
+
+    #: Formats of :meth:`export`.
+    exports: Sequence[Format] = ("onnx", "safetensors")
+
+    def export(self, trained: TrainedModel, find: FindData, path: Path, kind: Format = "onnx") -> Mapping[str, Any]:
+        """Write a saved state of the model; see :class:`~farshore.core.exports.SupportsExport`.
+
+        As ONNX, the model takes the first tensor of a batch.
+        """
+        from ...models.state_files import load_into, write_model, write_weights
+
+        if kind == "safetensors":
+            return write_weights(trained.state, path)
+        task = self.make_task(cast(Config, trained.config), trained.seed, find)
+        metadata = load_into(task.model, trained.state)
+        return write_model(task.model, task.batch(0, 0, 1), path, metadata)
 
     def plan(self, config: BaseModel, setting: Setting) -> TrafficPlan:
         """Plan the messages of a run."""

@@ -20,6 +20,7 @@ from .config import SHAPES, Recipe
 from .config import SplitSegment as Settings
 from .remote import RemoteBlock, RemoteSegment
 from .rpc import SegmentClient
+from .saving import add_saving
 
 InitMethod = Literal["pca", "random"]
 
@@ -144,6 +145,7 @@ def attach(
     config: Any = model.config
     if hasattr(config, "use_cache"):
         config.use_cache = False
+    add_saving(model, segment)
     return AttachedSegment(segment, moved)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...core.errors import ConfigError
+
 
 class RemoteState(nn.Module):
     """Base class of modules with remote parameters; child modules keep their own state."""
@@ -22,6 +24,18 @@ class RemoteState(nn.Module):
     def write_remote(self, tensors: Mapping[str, Tensor]) -> None:
         """Set all remote parameters."""
         raise NotImplementedError
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled or copied: the weights are not in this process.
+
+        Raises
+        ------
+        ConfigError
+        """
+        raise ConfigError(
+            "a split model cannot be pickled or copied: some of its blocks are on the server",
+            hint="use torch.save(model.state_dict(), FILE) or model.save_pretrained(DIR)",
+        )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Save the remote parameters only: a module's own ones represent them and are not part of the model."""

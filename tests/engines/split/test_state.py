@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 
+from farshore.core.errors import ConfigError
+
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-6) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=tolerance)
@@ -123,3 +125,44 @@ def test_token_ids_and_labels_are_never_sent(split, classifier, batch):
                 )
         if message.kind == "weights":
             assert not any("embedding" in n for n in message.tensors)
+
+
+def test_save_pretrained_without_a_codec_is_the_trained_function(split, classifier, batch, tmp_path, caplog):
+    def script(model, _):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        model(**batch()).loss.backward()
+        optimizer.step()
+        model.save_pretrained(tmp_path / "saved")
+        loaded = type(model).from_pretrained(tmp_path / "saved")
+        assert close(loaded.eval()(**batch()).logits, model.eval()(**batch()).logits)
+
+    split(classifier(), script)
+    assert "codec" not in caplog.text
+
+
+def test_save_pretrained_with_a_codec_says_what_is_lost(split, classifier, batch, tmp_path, caplog):
+    def script(model, _):
+        model.save_pretrained(tmp_path / "before")
+        assert "differ from those of the split model" in caplog.text
+        model.train()
+        model(**batch())
+        model.save_pretrained(tmp_path / "saved")
+        assert model.training
+        loaded = type(model).from_pretrained(tmp_path / "saved").eval()
+        expected = model.eval()(**batch()).logits
+        share = float(((loaded(**batch()).logits - expected).norm() / expected.norm()).detach())
+        assert share > 0.01
+        assert f"differ from the split model's by {100 * share:.1f} %" in caplog.text
+
+    split(classifier(), script, rank=4, ragged=True)
+
+
+def test_pickling_and_copying_are_refused_in_one_line(split, classifier, tmp_path):
+    def script(model, _):
+        for action in (lambda: torch.save(model, tmp_path / "model.pt"), lambda: copy.deepcopy(model)):
+            with pytest.raises(ConfigError, match="cannot be pickled or copied") as caught:
+                action()
+            assert "state_dict" in str(caught.value.hint)
+        torch.save(model.state_dict(), tmp_path / "state.pt")
+
+    split(classifier(), script)
