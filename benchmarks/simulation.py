@@ -1,9 +1,11 @@
 """Cost of a simulated round with the simulators of farshore, Flower (on Ray) and pfl-research on the same work.
 
 Flower and pfl run in separate virtual environments, which the script creates with uv (--venvs; some gigabytes). All
-systems have the same models, images and clients, two single-threaded workers and no evaluation; they take turns. The
-gates are on CPU time of the process tree per round, without the first round; wall time and memory are reported too. A
-plain training loop in one process is the lower bound. On a busy machine no gate is judged.
+systems have the same models, images and clients, two single-threaded workers and no evaluation; they take turns. In an
+echo (W0) each client takes one SGD step on one sample, in every system. The gates are on CPU time of the process tree
+per round, without the first round; wall time and memory are reported too. farshore runs with the default execution,
+one client after another, and with execution=auto. A plain training loop in one process is the lower bound. On a busy
+machine no gate is judged.
 
     python benchmarks/simulation.py --venvs ~/.cache/farshore-peers --json simulation.json
 """
@@ -147,7 +149,7 @@ def main() -> int:
     options = cli.parse_args()
     become_reaper()
     with tempfile.TemporaryDirectory(prefix="farshore-images-") as folder:
-        peers = Peers(None if options.quick else options.venvs)  # their start-up takes longer than a quick run
+        peers = Peers(options.venvs)
         peers.make()
         bench = Bench(options, peers, Path(folder))
         others = [name for name in PEERS if peers.has(name)]
@@ -155,8 +157,8 @@ def main() -> int:
         if options.only is not None:
             works = [w for w in works if w.name.startswith(tuple(options.only))]
         repeats = 1 if options.quick else options.repeats
-        bench.run([w for w in works if w is not CROWD], ["farshore", *others, "bare"], repeats)
-        bench.run([w for w in works if w is CROWD], ["farshore"], repeats)
+        bench.run([w for w in works if w is not CROWD], ["farshore", "farshore, default", *others, "bare"], repeats)
+        bench.run([w for w in works if w is CROWD], ["farshore", "farshore, default"], repeats)
         if "flower" in others and not options.quick:
             bench.run([w for w in works if w is LARGE[0]], ["flower, defaults"], 1)
     idle = bench.busy <= BUSY_PERCENT

@@ -18,7 +18,7 @@ def main() -> None:
     model = build(WORK)
     parameters = list(model.parameters())
     state = [p.detach().clone() for p in parameters]
-    x, y = images(FOLDER, WORK) if WORK.shape else (torch.empty(0), torch.empty(0))
+    x, y = images(FOLDER, WORK)
     for number in range(WORK.rounds + 1):
         if number == 1:
             stamp("begun")
@@ -27,9 +27,8 @@ def main() -> None:
             with torch.no_grad():
                 for parameter, value in zip(parameters, state, strict=True):
                     parameter.copy_(value)
-            if WORK.shape:
-                first, count = WORK.window(int(client))
-                local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
+            first, count = WORK.window(int(client))
+            local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
             with torch.no_grad():
                 for summed, parameter in zip(mean, parameters, strict=True):
                     summed.add_(parameter, alpha=1 / WORK.cohort)

@@ -13,7 +13,7 @@ from work import Work, build, images
 from farshore.core.seeds import Seed
 from farshore.engines.federated.config import FederatedConfig
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import FLOATS, INTEGERS, FedAvg, Update
+from farshore.engines.federated.methods import FedAvg
 from farshore.engines.federated.methods import Work as ClientWork
 from farshore.engines.federated.workload import FederatedWorkload
 from farshore.models.flat_params import FlatModel
@@ -25,13 +25,6 @@ class Config(FederatedConfig):
     work: str = ""
 
 
-class Echo(FedAvg):
-    """FedAvg without training: clients return the model unchanged."""
-
-    def local(self, flat: FlatModel, down: Any, work: ClientWork) -> Update:
-        return Update({name: self.copy_array(down[name]) for name in (FLOATS, INTEGERS)}, 1, 1, 0.0)
-
-
 class Task:
     """An epoch of SGD on each client's window of the images."""
 
@@ -39,18 +32,16 @@ class Task:
 
     def __init__(self, work: Work, folder: Path) -> None:
         self._work = work
-        self._x, self._y = images(str(folder), work) if work.shape else (None, None)
+        self._x, self._y = images(str(folder), work)
 
     def model(self) -> FlatModel:
         return FlatModel(build(self._work).train())
 
     def method(self, flat: FlatModel) -> FedAvg:
-        return FedAvg() if self._work.shape else Echo()
+        return FedAvg()
 
     def work(self, flat: FlatModel, client: int, round_index: int) -> ClientWork:
         work = self._work
-        if self._x is None or self._y is None:
-            return ClientWork(_nothing, (), 1, Sgd(work.lr))
         first, count = work.window(client)
         parts = [torch.split(t[first : first + count], work.batch) for t in (self._x, self._y)]
 
@@ -65,10 +56,6 @@ class Task:
 
 def _each(model: Callable[..., torch.Tensor], batch: Any) -> torch.Tensor:
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def _nothing(_: Any) -> torch.Tensor:
-    return torch.zeros(())
 
 
 class Workload(FederatedWorkload[Config]):

@@ -1,4 +1,4 @@
-"""Run the work on farshore's simulator, with ledger and metrics: ``farshore_side.py WORK IMAGES [WORKERS]``."""
+"""Run the work on farshore's simulator, with ledger and metrics: ``farshore_side.py WORK IMAGES EXECUTION``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from farshore.core.workloads import load
 from farshore.simulations.federated.simulation import Simulation
 
 WORK, FOLDER = Work.loads(sys.argv[1]), sys.argv[2]
-WORKERS = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+EXECUTION = sys.argv[3]
 
 
 def main() -> None:
@@ -22,7 +22,8 @@ def main() -> None:
     use_project(Path(__file__).resolve().parent)
     workload = load("benchmark_work")
     settings = {"rounds": WORK.rounds + 1, "per_round": WORK.cohort, "eval_every": 1 << 30, "checkpoint_every": 1 << 30}
-    settings["execution"] = "auto"
+    if EXECUTION != "default":
+        settings["execution"] = EXECUTION
     config = workload.config.model_validate({**settings, "work": WORK.dumps()})
 
     def on_progress(done: int, total: int, _: Mapping[str, float | str]) -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             Path(folder) / "run",
             clients=WORK.clients,
             data={"images": Path(FOLDER)},
-            workers=WORKERS,
+            workers=2,
             on_progress=on_progress,
         ).run()
 

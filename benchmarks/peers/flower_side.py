@@ -25,14 +25,12 @@ def train(message: Message, context: Context) -> Message:
     """Train one client; the model is built once per process."""
     torch.set_num_threads(1)
     arrays = message.content["arrays"]
-    count = 1
-    if WORK.shape:
-        model = _models.setdefault("model", build(WORK))
-        model.load_state_dict(arrays.to_torch_state_dict())
-        first, count = WORK.window(int(context.node_config["partition-id"]))
-        x, y = images(FOLDER, WORK)
-        local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
-        arrays = ArrayRecord(model.state_dict())
+    model = _models.setdefault("model", build(WORK))
+    model.load_state_dict(arrays.to_torch_state_dict())
+    first, count = WORK.window(int(context.node_config["partition-id"]))
+    x, y = images(FOLDER, WORK)
+    local_sgd(model, x[first : first + count], y[first : first + count], WORK.batch, WORK.lr)
+    arrays = ArrayRecord(model.state_dict())
     content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": count})})
     return Message(content, reply_to=message)
 

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ PEERS = {
 _VERSIONS = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
 _REPORTED = ("flwr", "ray", "pfl", "torch", "numpy")
 _SAMPLE_SECONDS = 0.5
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,11 @@ class Peers:
         """Build the command of a system for a work."""
         given = [work.dumps(), str(images)]
         match system:
-            case "farshore" | "bare":
-                return Command([[sys.executable, str(HERE / f"{system}_side.py"), *given]], work.rounds)
+            case "bare":
+                return Command([[sys.executable, str(HERE / "bare_side.py"), *given]], work.rounds)
+            case "farshore" | "farshore, default":
+                execution = "auto" if system == "farshore" else "default"
+                return Command([[sys.executable, str(HERE / "farshore_side.py"), *given, execution]], work.rounds)
             case "flower" | "flower, defaults":
                 more = ["defaults"] if system != "flower" else []
                 python = str(self._python("flower"))
@@ -114,9 +119,16 @@ class Peers:
 
 
 def become_reaper() -> None:
-    """Make orphaned descendants children of this process, so that their CPU time is counted (Linux)."""
+    """Make orphaned descendants children of this process, so that their CPU time is counted and they end (Linux)."""
     set_child_subreaper = 36
-    ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+    _libc.prctl(set_child_subreaper, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, so that children are ended
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, also if that is killed (Linux)."""
+    set_parent_death_signal = 1
+    _libc.prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
 
 
 def measure(command: Command) -> Cost:
@@ -137,6 +149,7 @@ def measure(command: Command) -> Cost:
             stderr=subprocess.STDOUT if index == 0 else discard,
             text=True,
             env={**os.environ, **one, **environment},
+            preexec_fn=_end_with_parent,
         )
         for index, (arguments, environment) in enumerate(zip(command.arguments, command.environments, strict=True))
     ]

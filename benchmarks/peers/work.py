@@ -20,7 +20,8 @@ IMAGES = 10_000
 class Work:
     """A federated learning job.
 
-    ``shape`` is the shape of an image; if empty, clients return the model unchanged. ``samples`` is the number of
+    ``shape`` is the shape of an image; if empty, every client has one and the same sample, so that a round is little
+    more than an echo: one forward and backward pass and one SGD step over all parameters. ``samples`` is the number of
     images per client, ``spread`` the standard deviation of its logarithm. ``rounds`` does not include the first round,
     which counts as start-up.
     """
@@ -49,6 +50,8 @@ class Work:
 
     def window(self, client: int) -> tuple[int, int]:
         """Index of the first image and number of images of a client."""
+        if not self.shape:
+            return 0, 1
         count = self.samples
         if self.spread:
             draw = np.random.default_rng(client).normal(np.log(self.samples) - self.spread**2 / 2, self.spread)
@@ -86,11 +89,16 @@ def build(work: Work) -> nn.Module:
     raise ValueError(work.model)
 
 
+#: The sample of an echo.
+_ONE = torch.zeros(1, 10), torch.zeros(1, dtype=torch.long)
+
 _opened: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 def images(folder: str, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
-    """Load all images and labels, memory-mapped once per process."""
+    """Load all images and labels, memory-mapped once per process; without a shape, the one sample."""
+    if not work.shape:
+        return _ONE
     key = f"{folder}/{'x'.join(map(str, work.shape))}"
     if key not in _opened:
         x, y = np.load(f"{key}.npy", mmap_mode="c"), np.load(f"{folder}/classes.npy")

@@ -40,10 +40,6 @@ def attempt(action: Callable[[], T]) -> T | CannotTrain:
 
 
 def prepare(make: Callable[[], Work]) -> Work | CannotTrain:
-    """Return the work that ``make`` returns, if it has samples and batches."""
+    """Return the work that ``make`` returns, if it has samples; a method may do without batches."""
     work = attempt(make)
-    if isinstance(work, CannotTrain):
-        return work
-    if work.samples < 1:
-        return CannotTrain(NO_SAMPLES)
-    return work if len(work.batches) else CannotTrain(f"its {work.samples} samples make no batch")
+    return CannotTrain(NO_SAMPLES) if isinstance(work, Work) and work.samples < 1 else work
