@@ -26,8 +26,9 @@ $(VENV)/.installed: pyproject.toml setup.py packages.toml
 demo: install
 	@$(BIN)/farshore demo
 
+# Files in parallel, one process per core. A single file: .venv/bin/pytest tests/…
 test: install
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: install
 	@$(BIN)/pytest -m slow --timeout 900
