@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ _NOT_PROSE = re.compile(
     r"attributes|inputs?|outputs?|yields|usage|shape|methods|keyword arguments)\b[^.]*:?\s*$)",
     re.IGNORECASE | re.MULTILINE,
 )
+#: Neither the parser's nesting counter (Python 3.11) nor the list of warning filters is one per thread.
+_PARSING = threading.Lock()
 _BLANK = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 #: ``word`` and `word` are replaced by the word; sentences with any other markup are dropped.
@@ -26,7 +29,7 @@ _CALL = re.compile(r"\w\(|\w:\S|--|[a-z][A-Z]|[A-Z]{2}[a-z]{2}")
 def docstrings(source: bytes) -> Iterator[str]:
     """Yield the docstrings of a module, its classes and functions, unindented; nothing if the source does not parse."""
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # e.g. invalid escapes in third-party code
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -184,3 +184,15 @@ def test_the_default_task_is_learnable_not_trivial_and_built_quickly() -> None:
     model = linear.LogisticRegression(C=10, max_iter=300).fit(train, [e.label for e in task.train])
     accuracy = model.score(words.transform([e.text for e in task.dev]), [e.label for e in task.dev])
     assert 2 / len(task.labels) < accuracy < 0.9
+
+
+def test_threads_may_read_sources_at_the_same_time() -> None:
+    """The nodes of a simulation are threads, and each reads the sources."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from farshore.data.prose import docstrings
+
+    source = ("def f():\n" + '    "A sentence."\n' + "    return " + "(" * 40 + "1" + ")" * 40 + "\n").encode() * 60
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: list(docstrings(source)), range(40)))
+    assert all(texts == ["A sentence."] * 60 for texts in found)
