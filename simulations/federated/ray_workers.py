@@ -92,6 +92,8 @@ class RayWorkers:
     def __enter__(self) -> RayWorkers:
         if not self._ray.is_initialized():
             try:
+                # Ray gives its own processes half a minute, which is too little on a busy machine.
+                os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
                 self._ray.init(**self._init_options())
             except ConnectionError as error:
                 raise ConfigError(f"cannot connect to a Ray cluster at {self._address}: {error}") from error

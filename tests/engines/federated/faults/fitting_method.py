@@ -77,6 +77,8 @@ def until(condition: Callable[[], Any]) -> None:
 
 def spoil(message: Message, what: str) -> Message:
     """Make an update invalid."""
+    if "floats" not in message.tensors:  # the node has said that it cannot train
+        return message
     array = message.array("floats")
     bad = {
         "nan": lambda: np.full_like(array, np.nan),
