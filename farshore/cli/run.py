@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import ConfigError, UnreachableError
+from ..core.errors import ConfigError, ExitCode, UnreachableError
 from .cohort import role_requests
 from .connect import connected
 from .output import Json, emit, note, say
@@ -90,20 +91,38 @@ def run(
     follow_to_end(admin, submitted, detach=detach, as_json=json_)
 
 
+#: Seconds until a lost interrupt is raised again, and until a process that has been interrupted must have ended.
+_AGAIN_SECONDS, _EXIT_SECONDS = 1.0, 5.0
+
+
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Raise :class:`KeyboardInterrupt` on SIGTERM and on the loss of the terminal, as on Ctrl-C."""
-    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    """Raise :class:`KeyboardInterrupt` on SIGTERM and on the loss of the terminal, as on Ctrl-C.
+
+    Python discards an exception of a signal handler that runs in a finalizer. It is raised again each second then, and
+    a process that has not ended :data:`_EXIT_SECONDS` after the interrupt is ended.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM) if in_main else ()
 
     def interrupt(number: int, frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in numbers}
+    interrupted = False
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
+        armed = signal.getitimer(signal.ITIMER_REAL)[0] if in_main else 0.0
         for number, handler in before.items():
             signal.signal(number, handler)
+        if armed:
+            signal.signal(signal.SIGALRM, lambda number, frame: os._exit(ExitCode.INTERRUPTED))
+            signal.setitimer(signal.ITIMER_REAL, _EXIT_SECONDS if interrupted else 0.0)
 
 
 def _say_what_remains(run: RunInfo) -> None:

@@ -86,3 +86,31 @@ def test_a_client_whose_server_dies_says_what_becomes_of_its_run(cloud: Any, unt
     _, errors = client.communicate(timeout=30)
     assert client.returncode == ExitCode.UNREACHABLE
     assert "was waiting; once its server answers again: farshore runs show" in errors
+
+
+_LOST = """
+import os, signal, sys, time
+from farshore.cli import run
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # the handler's exception is raised here, where Python discards it
+
+try:
+    with run._interrupted_by_signals():
+        Swallows()
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+if "hang" in sys.argv:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_that_python_discards_is_raised_again_and_a_hanging_exit_is_cut_short() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", _LOST], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0)
+    done = subprocess.run([sys.executable, "-P", "-c", _LOST, "hang"], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("interrupted\n", ExitCode.INTERRUPTED)
