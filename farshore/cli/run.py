@@ -99,11 +99,13 @@ _AGAIN_SECONDS, _EXIT_SECONDS = 1.0, 5.0
 def _interrupted_by_signals() -> Iterator[None]:
     """Raise :class:`KeyboardInterrupt` on SIGTERM and on the loss of the terminal, as on Ctrl-C.
 
-    Python discards an exception of a signal handler that runs in a finalizer. It is raised again each second then, and
-    a process that has not ended :data:`_EXIT_SECONDS` after the interrupt is ended.
+    A signal that the process was started to ignore, as ``nohup`` does, stays ignored. Python discards an exception of a
+    signal handler that runs in a finalizer. It is raised again each second then, and a process that has not ended
+    :data:`_EXIT_SECONDS` after the interrupt is ended.
     """
     in_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM) if in_main else ()
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM) if in_main else ()
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
 
     def interrupt(number: int, frame: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)

@@ -27,9 +27,20 @@ def test_other_texts_are_no_durations(text: str) -> None:
         seconds(text, "--wait")
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _heed_signals() -> None:
+    """Undo what a shell does to its background jobs, which the tests may be one of."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _farshore(cloud: Any, *words: str, **more: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "farshore", *words, "--home", str(cloud.options.home)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **{"preexec_fn": _heed_signals, **more}
+    )
 
 
 def _read_until(client: subprocess.Popen[str], text: str) -> None:
@@ -62,7 +73,7 @@ def test_a_run_that_gets_its_nodes_in_time_is_not_ended_by_the_limit(cloud: Any,
 
 @pytest.mark.process
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", _SIGNALS)
 def test_a_client_that_ends_says_that_its_run_remains_queued(cloud: Any, until: Any, number: signal.Signals) -> None:
     client = _farshore(cloud, "run", "ping", "--nodes", "3", start_new_session=True)
     _read_until(client, "waiting for 3 of 3 nodes")
@@ -75,6 +86,21 @@ def test_a_client_that_ends_says_that_its_run_remains_queued(cloud: Any, until: 
     assert f"farshore runs cancel {run.id}" in errors
     assert "Traceback" not in errors
     assert run.state == "waiting"
+
+
+@pytest.mark.process
+@pytest.mark.timeout(90)
+def test_a_client_under_nohup_outlives_its_terminal(cloud: Any) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    client = _farshore(cloud, "run", "ping", "--nodes", "3", start_new_session=True, preexec_fn=ignore)
+    _read_until(client, "waiting for 3 of 3 nodes")
+    os.kill(client.pid, signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(2)
+    client.kill()
+    client.communicate()
 
 
 @pytest.mark.process
@@ -110,7 +136,8 @@ if "hang" in sys.argv:
 
 @pytest.mark.timeout(60)
 def test_an_interrupt_that_python_discards_is_raised_again_and_a_hanging_exit_is_cut_short() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", _LOST], capture_output=True, text=True, timeout=30)
+    given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 30, "preexec_fn": _heed_signals}
+    done = subprocess.run([sys.executable, "-P", "-c", _LOST], **given)
     assert (done.stdout, done.returncode) == ("interrupted\n", 0)
-    done = subprocess.run([sys.executable, "-P", "-c", _LOST, "hang"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-P", "-c", _LOST, "hang"], **given)
     assert (done.stdout, done.returncode) == ("interrupted\n", ExitCode.INTERRUPTED)
