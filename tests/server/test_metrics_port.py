@@ -47,6 +47,8 @@ def test_nodes_runs_progress_and_bytes_are_exported(start: Any, until: Any) -> N
     assert samples["farshore_run_total", "ping", run_id, "step"] == 5
     run = RunDirectory.open(Path(info.directory))
     rows = run.read_ledger().to_pylist()
+    last = max(row["attempt"] for row in rows)  # on a busy machine the node may have been lost once
+    rows = [row for row in rows if row["attempt"] == last]
     for direction, kind in (("up", "echo"), ("down", "block")):
         sent = sum(row["frame_bytes"] for row in rows if row["kind"] == kind)
         assert samples["farshore_run_frame_bytes_total", direction, kind, "ping", run_id] == sent
