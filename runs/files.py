@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import NotFoundError, StorageError
+from ..core.files import sync as sync
 from ..core.json_text import to_json
 
 _HINTS = {
@@ -33,15 +33,6 @@ def storage_error(what: str, error: OSError) -> StorageError:
     """
     hint = _HINTS.get(error.errno or 0, "check the disk and the directory's permissions")
     return StorageError(f"{what}: {error.strerror or error}", hint=hint)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a directory's entries, to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

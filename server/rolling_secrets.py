@@ -111,7 +111,7 @@ class RollingSecrets:
         return row if row is not None and row.contested else None
 
     def trust(self, name: str) -> None:
-        """End the contest: whoever presents the newest secret is the node."""
+        """Clear the contested state of a node; the machine with the newest secret can connect again."""
         with self._lock:
             if (row := self.contested(name)) is not None:
                 self._save(replace(row, contested=0.0, reason=""))

@@ -18,7 +18,7 @@ from ..core.errors import DataError
 from ..core.session import Workload
 from ..core.version import Versions
 
-#: Larger data sets are told apart by the sizes and times of their files.
+#: Largest data set whose contents are hashed, in bytes; for larger ones, file sizes and modification times are.
 _MOST_READ = 1 << 30
 _MOST_SOURCES = 5_000
 #: The parts of farshore that results depend on.

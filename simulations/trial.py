@@ -89,7 +89,7 @@ class Trial:
 
 
 def folder_of(arm: str, seed: int) -> str:
-    """Return the directory name for an arm and a seed; names in other scripts are told apart by a digest."""
+    """Return the directory name for an arm and a seed; long and non-ASCII names get a hash as suffix."""
     slug = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-.")[:_LONGEST_NAME].strip("-.")
     if not arm.isascii() or len(arm) > _LONGEST_NAME:
         slug = f"{slug or 'arm'}-{xxhash.xxh3_64_hexdigest(arm.encode())[:8]}"

@@ -186,13 +186,25 @@ def test_the_default_task_is_learnable_not_trivial_and_built_quickly() -> None:
     assert 2 / len(task.labels) < accuracy < 0.9
 
 
-def test_threads_may_read_sources_at_the_same_time() -> None:
-    """The nodes of a simulation are threads, and each reads the sources."""
+def test_sources_are_parsed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of a simulation are threads, and the parser of Python 3.11 is not thread-safe."""
+    import time
     from concurrent.futures import ThreadPoolExecutor
 
-    from farshore.data.prose import docstrings
+    from farshore.data import prose
 
-    source = ("def f():\n" + '    "A sentence."\n' + "    return " + "(" * 40 + "1" + ")" * 40 + "\n").encode() * 60
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: list(docstrings(source)), range(40)))
-    assert all(texts == ["A sentence."] * 60 for texts in found)
+    inside, most, parse = 0, 0, prose.ast.parse
+
+    def watched(source: bytes) -> object:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
+        return parse(source)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(prose.ast, "parse", watched)
+        found = list(pool.map(lambda _: list(prose.docstrings(b'"A sentence."')), range(8)))
+    assert found == [["A sentence."]] * 8
+    assert most == 1

@@ -81,7 +81,7 @@ def test_changed_data_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_or_create(folder, info(1), after)
     with pytest.raises(ConfigError, match="differs in seed"):
         open_or_create(folder, info(2), before)
-    # A set that is too large to read is told apart by sizes and times.
+    # For a data set above the limit, file sizes and modification times are hashed instead of the contents.
     monkeypatch.setattr(origin, "_MOST_READ", 1)
     origin._content.cache_clear()
     by_time = origin_of(ping, {"text": data})["data"]["text"]
