@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import WireError
 from .chunks import Assembler
-from .frame import NUMBERED, FrameType, Prefix
+from .frame import NUMBERED, Buffer, FrameType, Prefix
 from .outbox import Outgoing
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Connection:
 
     # ---- receiving -----------------------------------------------------------------------------------------------
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: Buffer) -> None:
         """Process an arrived chunk.
 
         Raises

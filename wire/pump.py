@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .channel import Channel
 from .connection import Connection
+from .frame import Buffer
 from .slow_start import SlowStart
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _LINGER_SECONDS = 2.0
 #: Seconds for a write in progress to complete when the connection ends.
 _LAST_WRITE_SECONDS = 0.5
 
-Read = Callable[[], Awaitable[bytes | None]]
+Read = Callable[[], Awaitable[Buffer | None]]
 Write = Callable[[bytes], Awaitable[None]]
 Finish = Callable[[], Awaitable[None]]
 

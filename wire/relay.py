@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from .local import check_not_refused, open_local
+from .local import LocalConnection, check_not_refused, open_local
 from .pump import Read, Write
 
 #: Seconds for a write in progress when a connection is ended.
@@ -36,16 +36,16 @@ async def relay(ticket: str, read: Read, write: Write, path: Path, ended: asynci
     RefusedError
         The run process rejected the ticket.
     """
-    local_read, local_write, writer = await open_local(path, ticket)
-    up = asyncio.create_task(_relay_up(read, local_write, writer))
-    down = asyncio.create_task(_relay_down(local_read, write))
+    local = await open_local(path, ticket)
+    up = asyncio.create_task(_relay_up(read, local))
+    down = asyncio.create_task(_relay_down(local, write))
     ending = asyncio.create_task((ended or asyncio.Event()).wait())
     try:
         # The run process ends the connection: it closes its side after reading everything from the node.
         await asyncio.wait([down, ending], return_when=asyncio.FIRST_COMPLETED)
         if not down.done():
             # Not cancelled: gRPC cannot end a call whose write was cancelled.
-            writer.close()
+            local.end()
             await asyncio.wait([down], timeout=_LAST_WRITE_SECONDS)
         if down.done():
             down.result()
@@ -55,23 +55,23 @@ async def relay(ticket: str, read: Read, write: Write, path: Path, ended: asynci
         for task in (up, down, ending):
             task.cancel()
         await asyncio.gather(up, down, ending, return_exceptions=True)
-        writer.close()
+        local.close()
 
 
-async def _relay_up(read: Read, local_write: Write, writer: asyncio.StreamWriter) -> None:
+async def _relay_up(read: Read, local: LocalConnection) -> None:
     try:
         while (chunk := await read()) is not None:
-            await local_write(chunk)
-        writer.write_eof()
+            await local.write(chunk)
+        local.end_writing()
     except BaseException:
-        writer.close()  # one side has ended; this ends the other direction too
+        local.end()  # one side has ended; this ends the other direction too
         raise
 
 
-async def _relay_down(local_read: Read, write: Write) -> None:
-    if (chunk := await local_read()) is None:
+async def _relay_down(local: LocalConnection, write: Write) -> None:
+    if (chunk := await local.read()) is None:
         return
     check_not_refused(chunk)
-    await write(chunk)
-    while (chunk := await local_read()) is not None:
-        await write(chunk)
+    while chunk is not None:
+        await write(bytes(chunk))  # gRPC sends nothing else
+        chunk = await local.read()

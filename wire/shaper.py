@@ -15,6 +15,7 @@ import numpy as np
 from ..core.profiles import LinkProfile
 from ..core.seeds import Seed
 from .chunks import CHUNK_BYTES
+from .frame import Buffer
 from .pump import Read, Write
 
 #: Target transmission time of a chunk, short enough for the receiver to observe progress.
@@ -120,10 +121,10 @@ class _Downlink:
 
     def __init__(self, pacer: Pacer, read: Read) -> None:
         self._pacer, self._read = pacer, read
-        self._in_transit: asyncio.Queue[tuple[float, bytes | BaseException | None]] = asyncio.Queue()
+        self._in_transit: asyncio.Queue[tuple[float, Buffer | BaseException | None]] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._fetch())
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> Buffer | None:
         arrival, chunk = await self._in_transit.get()
         await asyncio.sleep(max(0.0, arrival - asyncio.get_running_loop().time()))
         if isinstance(chunk, BaseException):
@@ -133,13 +134,13 @@ class _Downlink:
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            chunk: bytes | BaseException | None
+            chunk: Buffer | BaseException | None
             try:
                 chunk = await self._read()
             except (Exception, asyncio.CancelledError) as error:
                 chunk = error
-            size = len(chunk) if isinstance(chunk, bytes) else 0
+            size = len(chunk) if isinstance(chunk, Buffer) else 0
             self._in_transit.put_nowait((self._pacer.schedule(loop.time(), size), chunk))
-            if not isinstance(chunk, bytes):
+            if not isinstance(chunk, Buffer):
                 return
             await asyncio.sleep(max(0.0, self._pacer.free - loop.time()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket as socketlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def test_chunks_keep_their_bytes_and_boundaries(socket: Path) -> None:
         async def serve(ticket: str, read: Any, write: Any) -> None:
             await write(ticket.encode())
             while (chunk := await read()) is not None:
-                await write(chunk[::-1])
+                await write(bytes(chunk)[::-1])
 
         server = await serve_local(socket, serve)
         assert socket.stat().st_mode & 0o777 == 0o600
@@ -134,10 +135,11 @@ def test_a_chunk_that_announces_too_many_bytes_is_rejected(socket: Path) -> None
                 caught.set_result(error)
 
         server = await serve_local(socket, serve)
-        _, _, writer = await open_local(socket, "t")
-        writer.write((1 << 31).to_bytes(4, "little"))
+        client = socketlib.socket(socketlib.AF_UNIX)
+        client.connect(str(socket))
+        client.sendall((1).to_bytes(4, "little") + b"t" + (1 << 31).to_bytes(4, "little"))
         assert "announces a chunk of 2147483648 bytes" in str(await asyncio.wait_for(caught, 10))
-        writer.close()
+        client.close()
         server.close()
 
     asyncio.run(scenario())
