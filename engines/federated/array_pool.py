@@ -27,6 +27,14 @@ class UsesArrayPool(Protocol):
     array_pool: ArrayPool | None
 
 
+@runtime_checkable
+class LendsState(Protocol):
+    """Capability of a federated method: its updates may hold views of the resident model instead of copies."""
+
+    can_lend_state: bool
+    lends_state: bool
+
+
 class ArrayPool:
     """Free arrays by shape and dtype; it grows to the largest number in use at once, one per level of a tree sum.
 

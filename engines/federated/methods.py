@@ -127,6 +127,7 @@ class FederatedMethod(Protocol):
 _CAPABILITIES: Mapping[str, frozenset[str]] = {
     "contribution_scales": frozenset({"contribution", "summand"}),
     "trains_in_batches": frozenset({"local"}),
+    "can_lend_state": frozenset({"local", "update", "contribution", "summand"}),
 }
 
 
@@ -150,6 +151,12 @@ class FedAvg:
 
     #: Capability: local training is :meth:`local` as it is here, so that several clients can be trained as one batch.
     trains_in_batches = True
+
+    #: Capability: nothing keeps an update's arrays once its contribution is computed, so that they need not be copies.
+    can_lend_state = True
+
+    #: Whether updates hold views of the resident model instead of copies: valid until the model is used again.
+    lends_state = False
 
     #: Pool for the memory of updates and summands; None = new memory.
     array_pool: ArrayPool | None = None
@@ -177,7 +184,9 @@ class FedAvg:
         result = train(flat, work.objective, work.batches, work.sgd, correction=correction, velocity=velocity)
         if kept is not None and velocity is not None and velocity is not kept:
             kept.copy_(velocity)
-        floats, integers = self.copy_array(host_array(flat.floats)), self.copy_array(host_array(flat.integers))
+        floats, integers = host_array(flat.floats), host_array(flat.integers)
+        if not self.lends_state:
+            floats, integers = self.copy_array(floats), self.copy_array(integers)
         return self.update(down, work, floats, integers, result)
 
     def copy_array(self, array: Array) -> Array:

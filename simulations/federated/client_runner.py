@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.devices import ComputeSettings
 from ...engines.federated import batched
-from ...engines.federated.array_pool import ArrayPool, UsesArrayPool
+from ...engines.federated.array_pool import ArrayPool, LendsState, UsesArrayPool
 from ...engines.federated.client_pool import Reply
 from ...engines.federated.client_state import ClientState, ClientStates
 from ...engines.federated.client_training import CannotTrain, attempt, prepare
@@ -21,6 +21,7 @@ from ...engines.federated.methods import FederatedMethod, Update, Work
 from ...engines.federated.task import Task
 from ...engines.federated.tree import NamedArrays, TreeSum
 from ...engines.federated.update_validation import validated_contribution
+from ...wire.allocator import keep_freed_memory
 from ..sizes import Size, Sizer
 
 
@@ -75,10 +76,14 @@ class ClientRunner:
     ) -> None:
         self._task, self._codec, self._client_states, self._largest_norm = task, codec, client_states, largest_norm
         self._flat = resident_model(task, compute or ComputeSettings())
+        keep_freed_memory(4 * self._flat.layout.total)  # of gradients
         self._method = task.method(self._flat)
         self._array_pool = ArrayPool()
         if isinstance(self._method, UsesArrayPool):
             self._method.array_pool = self._array_pool
+        if isinstance(self._method, LendsState):
+            # An update is added before the next client is trained, unless several are trained at once.
+            self._method.lends_state = self._method.can_lend_state and clients_at_once == 1
         self._sizer = Sizer()
         self._clients_at_once = clients_at_once
 

@@ -22,9 +22,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _faults(call: str) -> int:
+_LARGE = """
+import resource
+import numpy as np
+from farshore.wire.allocator import keep_freed_memory
+{call}
+def use():
+    for _ in range(10):
+        np.empty(80 << 20, np.uint8).fill(1)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(call: str, script: str = _FAULTS) -> int:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _FAULTS.format(call=call)], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", script.format(call=call)], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
 
@@ -32,6 +47,11 @@ def _faults(call: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="configures glibc only")
 def test_freed_memory_is_reused_without_page_faults() -> None:
     assert _faults("assert keep_freed_memory()") < 200 < _faults("") / 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="configures glibc only")
+def test_blocks_beyond_the_limit_of_mapping_are_reused_too_where_their_size_is_given() -> None:
+    assert _faults("assert keep_freed_memory(80 << 20)", _LARGE) < 1000 < _faults("keep_freed_memory()", _LARGE) / 4
 
 
 def test_settings_of_the_environment_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

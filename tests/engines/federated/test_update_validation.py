@@ -116,4 +116,5 @@ def test_a_subclass_has_a_capability_unless_it_overrides_what_the_capability_is_
 
     scales = {kind: kind.contribution_scales for kind in (FedAvg, Scaffold, Renamed, Declared, FedNova, Signs, Clipped)}
     assert [kind.__name__ for kind, has in scales.items() if has] == ["FedAvg", "Scaffold", "Renamed", "Declared"]
+    assert (FedAvg.can_lend_state, Renamed.can_lend_state, Scaffold.can_lend_state) == (True, True, False)
     assert (OwnTraining.contribution_scales, OwnTraining.trains_in_batches) == (True, False)

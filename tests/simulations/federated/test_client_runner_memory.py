@@ -93,6 +93,7 @@ def run_blocks(
     runner = ClientRunner(task, UpdateCodec(), LocalClientStates())
     if not reuse:
         runner._method.array_pool = None  # type: ignore[attr-defined]
+        runner._method.lends_state = False  # type: ignore[attr-defined]
     flat = task.model()
     method = task.method(flat)
     down = method.sent(method.start(flat))
@@ -122,3 +123,11 @@ def test_sum_is_written_to_the_given_arrays() -> None:
     got = run_blocks(task, [0, 1, 2], reuse=True, into=like)
     assert got[FLOATS] is like[FLOATS]
     assert got[INTEGERS] is like[INTEGERS]
+
+
+def test_the_state_of_a_client_is_not_copied_where_nothing_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(FedAvg, "copy_array", lambda self, array: copied.append(type(self).__name__) or array.copy())
+    for method in METHODS:
+        run_blocks(Lines(method), [0, 1, 2], reuse=True)
+    assert set(copied) == {"FedNova", "Halves", "Scaffold", "Unweighted"}
