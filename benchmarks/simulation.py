@@ -91,6 +91,15 @@ class Bench:
         mine, other = self.cpu(work, over), self.cpu(work, system)
         return other / mine if mine and other else None
 
+    def over_bare(self, work: Work) -> float | None:
+        """CPU time of farshore divided by that of the bare training loop."""
+        return self.ratio(work, "farshore", "bare")
+
+    def start(self, work: Work) -> float | None:
+        """Median CPU seconds of farshore until the end of the first round."""
+        found = self.costs.get((work.name, "farshore"))
+        return median(c.start for c in found) if found else None
+
 
 def gates(bench: Bench, judged: bool) -> Iterator[Gate]:
     """Gates of the benchmark."""
@@ -101,18 +110,27 @@ def gates(bench: Bench, judged: bool) -> Iterator[Gate]:
     def at_most(name: str, value: float | None, most: float) -> Gate:
         return gate(name, value, f"<= {most:g}", value is not None and value <= most if judged else None)
 
+    def limit(work: Work) -> Gate:
+        name = f"{work.name}: pfl / bare training loop, the most that any simulator could gain"
+        return gate(name, bench.ratio(work, "pfl", "bare"), "none, for information", None)
+
     for work in ECHOES:
         yield at_least(f"{work.name}: Flower / farshore", bench.ratio(work, "flower"), 20)
         yield at_least(f"{work.name}: pfl / farshore", bench.ratio(work, "pfl"), 3)
+        yield limit(work)
+    yield at_most(f"{ECHOES[-1].name}: farshore / bare training loop", bench.over_bare(ECHOES[-1]), 1.5)
     crowd, few = bench.cpu(CROWD, "farshore"), bench.cpu(ECHOES[0], "farshore")
     flat = abs(crowd / few - 1) if crowd and few else None
     yield at_most("cost of a round, N=100,000 against N=100: change", flat, 0.05)
-    for work in SMALL:
+    for work, pfl in zip(SMALL, (2.5, 1), strict=True):
         yield at_least(f"{work.name}: Flower / farshore", bench.ratio(work, "flower"), 10)
-        yield at_least(f"{work.name}: pfl / farshore", bench.ratio(work, "pfl"), 1)
+        yield at_least(f"{work.name}: pfl / farshore", bench.ratio(work, "pfl"), pfl)
+        yield limit(work)
+    yield at_most(f"{SMALL[1].name}: farshore / bare training loop", bench.over_bare(SMALL[1]), 1.02)
     yield at_least("W3: Flower / farshore", bench.ratio(LARGE[0], "flower"), 2)
     yield at_least("W3: pfl / farshore", bench.ratio(LARGE[0], "pfl"), 1)
-    yield at_most("W3: farshore / bare training loop", bench.ratio(LARGE[0], "farshore", "bare"), 1.05)
+    yield at_most("W3: farshore / bare training loop", bench.over_bare(LARGE[0]), 1.02)
+    yield at_most("W1: CPU seconds of start-up (three processes that import torch)", bench.start(SMALL[0]), 2.5)
 
 
 def table(bench: Bench) -> Table:
