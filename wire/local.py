@@ -83,14 +83,15 @@ class LocalConnection:
         return view.toreadonly()
 
     async def write(self, chunk: Buffer) -> None:
-        """Send a chunk; returns when the kernel has taken all of it.
+        """Send a chunk; returns when the kernel has taken all of it, or when the connection has ended.
 
-        Raises
-        ------
-        ConnectionError
-            The connection has ended.
+        Only :meth:`read` reports the end: what the peer sent before it closed, its goodbye above all, must still be
+        read, and an error here would end the connection first.
         """
-        view = memoryview(chunk)
+        with suppress(ConnectionError):
+            await self._send(memoryview(chunk))
+
+    async def _send(self, view: memoryview) -> None:
         length = view.nbytes.to_bytes(_LENGTH_BYTES, "little")
         try:
             sent = self._socket.sendmsg((length, view))
@@ -154,8 +155,7 @@ class LocalServer:
             await self._serve(bytes(ticket).decode(errors="replace"), connection.read, connection.write)
         except RefusedError as error:
             logger.warning("refused a local connection: %s", error)
-            with suppress(ConnectionError):
-                await connection.write(_REFUSED + error.message.encode())
+            await connection.write(_REFUSED + error.message.encode())
         except (WireError, ConnectionError) as error:
             logger.warning("closed a local connection: %s", error)
         finally:

@@ -45,7 +45,12 @@ def test_gates_are_judged_on_medians(bench: ModuleType) -> None:
             made.costs[work.name, system] = costs
     verdicts = [(g.name.split(":")[1].strip(), g.holds) for g in bench.gates(made, judged=True)]
     assert {holds for name, holds in verdicts if name.startswith("Flower")} == {True}
-    assert [holds for name, holds in verdicts if name.startswith("pfl")] == [False] * 5 + [True] * 3
-    assert verdicts[-1] == ("farshore / bare training loop", True)
+    assert [holds for name, holds in verdicts if name.startswith("pfl / farshore")] == [False] * 6 + [True] * 2
+    assert [holds for name, holds in verdicts if name == "farshore / bare training loop"] == [True, False, False]
+    assert verdicts[-1] == ("CPU seconds of start-up (three processes that import torch)", True)
+    # What any simulator could gain is known beside, and is no goal.
+    limits = [(name, holds) for name, holds in verdicts if name.startswith("pfl / bare")]
+    assert len(limits) == 7
+    assert {holds for _, holds in limits} == {None}
     assert all(g.holds is None for g in bench.gates(made, judged=False))
     assert len(bench.table(made).rows) == 4 * 9 + 4

@@ -91,6 +91,24 @@ def test_ending_a_connection_wakes_its_reader(path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_what_a_peer_sent_before_it_closed_is_read_even_if_a_write_meets_the_closed_connection(path: Path) -> None:
+    """Else an acknowledgement on its way out would lose the goodbye of a node that has finished."""
+
+    async def scenario() -> None:
+        here, there = socketlib.socketpair()
+        connection = LocalConnection(here)
+        await connection.write(b"never read, so that closing resets the connection")
+        there.sendall((7).to_bytes(4, "little") + b"goodbye")
+        there.close()
+        for _ in range(3):
+            await connection.write(b"acknowledgement")
+        assert bytes(await connection.read() or b"") == b"goodbye"
+        assert await connection.read() is None
+        connection.close()
+
+    asyncio.run(scenario())
+
+
 def test_the_socket_of_a_killed_process_is_replaced_but_no_other_file(path: Path) -> None:
     async def scenario() -> None:
         with socketlib.socket(socketlib.AF_UNIX) as left_over:
