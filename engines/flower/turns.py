@@ -14,6 +14,8 @@ import numpy as np
 
 #: Held by the client that computes: they share the process' global random generators.
 _COMPUTING = threading.Lock()
+_patching = threading.Lock()
+_turns = 0  # in progress: at most one computes, the others sleep
 _local = threading.local()
 _sleep = time.sleep
 
@@ -24,13 +26,28 @@ def turn() -> Iterator[None]:
 
     An app that sleeps, to act as a slow or lost client, would otherwise stop all others.
     """
-    with _COMPUTING:
+    with _COMPUTING, _sleep_replaced():
         _local.computing = True
-        time.sleep = _sleep_without_turn  # type: ignore[assignment]  # stays: other threads are not affected
         try:
             yield
         finally:
             _local.computing = False
+
+
+@contextmanager
+def _sleep_replaced() -> Iterator[None]:
+    """Replace ``time.sleep`` as long as there is a turn; threads without one sleep as ever."""
+    global _turns
+    with _patching:
+        _turns += 1
+        time.sleep = _sleep_without_turn  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        with _patching:
+            _turns -= 1
+            if not _turns:
+                time.sleep = _sleep
 
 
 def _sleep_without_turn(seconds: float) -> None:

@@ -30,6 +30,10 @@ _log = logging.getLogger(__name__)
 
 #: Number of actors that may die in one round before the run fails.
 _LOST_IN_A_ROUND = 3
+_CONNECT_HINT = (
+    "'ray start' requires a token by default: set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head to "
+    "this machine; for a cluster without tokens set RAY_AUTH_MODE=disabled"
+)
 
 
 class Actor:
@@ -96,7 +100,9 @@ class RayWorkers:
                 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
                 self._ray.init(**self._init_options())
             except ConnectionError as error:
-                raise ConfigError(f"cannot connect to a Ray cluster at {self._address}: {error}") from error
+                raise ConfigError(
+                    f"cannot connect to a Ray cluster at {self._address}: {_last_line(error)}", hint=_CONNECT_HINT
+                ) from error
             self._started = True
         remote_class = self._ray.remote(num_cpus=1)(Actor)
         self._create_actor = lambda: remote_class.remote(self._spec_json)
