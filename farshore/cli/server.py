@@ -133,7 +133,7 @@ def _print_ready(ready: ServerReady, *, as_json: bool) -> None:
             }
         )
         return
-    say(f"server listening on {ready.address}")
+    say(f"server listening on {', '.join(ready.addresses) or ready.address}")
     say(f"  fingerprint  {ready.fingerprint or 'none (no TLS)'}")
     say(f"  admin token  {ready.admin_token_file}")
     if ready.metrics:

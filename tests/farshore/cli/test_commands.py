@@ -297,3 +297,23 @@ def test_certs_create_an_authority_and_issue_from_it(tmp_path: Path, capsys: pyt
     data = json.loads(capsys.readouterr().out)
     assert Path(data["key"]).stat().st_mode & 0o077 == 0
     assert b"BEGIN CERTIFICATE" in Path(data["certificate"]).read_bytes()
+
+
+def test_a_server_says_where_other_machines_reach_it_before_its_loopback(capsys: pytest.CaptureFixture[str]) -> None:
+    from farshore.cli.server import _print_ready
+    from farshore.server.api import ServerReady
+
+    ready = ServerReady(
+        address="127.0.0.1:50051",
+        addresses=("203.0.113.7:50051", "127.0.0.1:50051"),
+        port=50051,
+        token="fs1.id.secret.ff",
+        fingerprint="ff",
+        admin_token_file=Path("admin.token"),
+        certificate_file=None,
+        home=Path(),
+    )
+    _print_ready(ready, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "server listening on 203.0.113.7:50051, 127.0.0.1:50051"
+    assert "  farshore node join 203.0.113.7:50051 --token fs1.id.secret.ff" in lines
