@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from ..core.devices import Precision
 from ..core.errors import ConfigError
+from .torch_internals import BatchNormBase
 from .wrappers import aliases, plain_names
 
 
@@ -82,6 +83,8 @@ class FlatModel:
     layout : FlatLayout
     parameters : list of torch.Tensor
         The trained parameters, in the order of the layout.
+    has_batch_norm : bool
+        Whether a layer normalizes over the batch, and so needs more than one sample in training.
     precision : {"fp32", "bf16", "fp16"}
         In which losses are to be computed; the state is float32 in any case.
 
@@ -120,6 +123,7 @@ class FlatModel:
             else:
                 self._copied.append((tensor, part))
         self.parameters: list[torch.Tensor] = [parameter for _, parameter in trained]
+        self.has_batch_norm = any(isinstance(part, BatchNormBase) for part in module.modules())
 
     @property
     def floats(self) -> torch.Tensor:

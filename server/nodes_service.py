@@ -104,7 +104,7 @@ class NodesService(NodesServicer):
         node, commands = registry.connect(name, hello)
         node.address = peer(context)
         _log.info("node %s connected from %s", name, node.address)
-        self._server.node_connected(node)
+        self._server.node_events.connected(node)
         listening = asyncio.create_task(self._listen(node, events), name=f"events of {name}")
         try:
             while (command := await _next(commands, listening)) is not None:
@@ -116,7 +116,7 @@ class NodesService(NodesServicer):
         finally:
             listening.cancel()
             registry.disconnect(node, commands)
-            self._server.save_last_seen(node)
+            self._server.node_events.save_last_seen(node)
 
     def _welcome(self, hello: pb.Hello, secret: str) -> pb.Welcome:
         return pb.Welcome(
@@ -148,10 +148,10 @@ class NodesService(NodesServicer):
             if which == "heartbeat":
                 node.heartbeat = event.heartbeat
             elif which == "exited":
-                self._server.program_exited(node, event.exited)
+                self._server.node_events.program_exited(node, event.exited)
             elif which == "log":
                 try:
-                    self._server.log_lines(node, event.log)
+                    self._server.node_events.log_lines(node, event.log)
                 except RefusedError as error:
                     _log.warning("dropped log lines: %s", error)
             elif which == "answer":
@@ -160,7 +160,7 @@ class NodesService(NodesServicer):
                 await self._open(node, event.open)
             elif which == "leave":
                 self._server.registry.leave(node, "it left")
-                self._server.node_lost(node)
+                self._server.node_events.lost(node)
                 return
             await self._pause(node, wait)
 
@@ -175,7 +175,7 @@ class NodesService(NodesServicer):
     async def _dismiss(self, node: Node, reason: str) -> None:
         _log.warning("dismissed %s", reason)
         self._dismissed[node.name] = time.monotonic() + _DISMISSED_SECONDS
-        self._server.dismiss_node(node, reason)
+        self._server.node_events.dismiss(node, reason)
         await asyncio.sleep(_GOODBYE_SECONDS)  # the stream ends once the goodbye has been sent
 
     async def _open(self, node: Node, request: pb.OpenRun) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..core.bounds import MAX_ERROR, MAX_TRACEBACK, cut, cut_start
-from ..core.errors import ConfigError, FarshoreError, RefusedError, StorageError
+from ..core.errors import ConfigError, FarshoreError
 from ..core.files import private_folder
 from ..core.handshake import ResumeFrom
 from ..core.nodes import NodeInfo, RoleCount, RoleRequest, place
@@ -24,12 +23,13 @@ from .data_service import Route
 from .identity import Identity, open_identity
 from .node_admission import NodeAdmission
 from .node_assignment import NodeAssignment
+from .node_events import NodeEvents
 from .node_keys import NodeKeys
 from .options import ServeOptions
 from .profiles import info_of
 from .registry import Node, Registry
 from .role_requests import requests_of, resolve
-from .run import Event, Run
+from .run import Run
 from .run_repository import RunRepository
 from .socket_count import SocketCount
 from .socket_folder import SocketFolder
@@ -60,7 +60,8 @@ class Orchestrator:
         self.registry = Registry(options.heartbeat_seconds, self.schedule)
         self.runs = RunRepository(self._store, private_folder(options.runs_directory or options.home / "runs"))
         self.routes: dict[str, Route] = {}
-        self.node_keys = NodeKeys(self.credentials, self.registry, self.runs, self.routes, self.node_lost)
+        self.node_events = NodeEvents(self.registry, self.runs, self.credentials)
+        self.node_keys = NodeKeys(self.credentials, self.registry, self.runs, self.routes, self.node_events.lost)
         self.admission = NodeAdmission(self.credentials, self.registry, self.node_keys.contested)
         self._sockets = SocketFolder(self.identity.server_id)
         self._socket_count = SocketCount()
@@ -111,7 +112,7 @@ class Orchestrator:
             await asyncio.sleep(self.registry.next_expiry())
             for node in self.registry.expire():
                 _log.warning("node %s is lost: %s", node.name, node.reason)
-                self.node_lost(node)
+                self.node_events.lost(node)
 
     # ---- runs --------------------------------------------------------------------------------------------------
 
@@ -348,73 +349,6 @@ class Orchestrator:
         self.runs.save(run)
         if run.may_join and run.state == "running":
             self.schedule()  # nodes that are free already may join
-
-    # ---- events of nodes ----------------------------------------------------------------------------------------
-
-    def node_connected(self, node: Node) -> None:
-        """Reconcile the programs that a newly connected node reports with those that it should be running."""
-        self.save_last_seen(node)
-        running = {program.run_id: program.epoch for program in node.hello.running}
-        for run_id, epoch in running.items():
-            run = self.runs.find(run_id)
-            if run is None or run.programs.get(node.name) != epoch:
-                stop = pb.StopProgram(run_id=run_id, epoch=epoch, reason="the server has no such program")
-                self.registry.command(node, pb.NodeCommand(stop=stop))
-        for run in self.runs:
-            epoch = run.programs.get(node.name, -1)
-            if epoch >= 0 and running.get(run.id) != epoch:
-                # The exit event with the actual reason may follow right after the hello.
-                asyncio.get_running_loop().call_later(1.0, self._program_missing, run, node.name, epoch)
-            elif epoch < 0 and node.run == run.id:
-                run.inbox.put_nowait(Event("returned", node.name, run.epoch))
-
-    def save_last_seen(self, node: Node) -> None:
-        """Store when the node was last seen; a failed write is only logged."""
-        try:
-            self.credentials.update_last_seen(node.name, node.seen_wall)
-        except StorageError as error:
-            _log.warning("cannot store when node %s was last seen: %s", node.name, error)
-
-    def _program_missing(self, run: Run, node: str, epoch: int) -> None:
-        if run.programs.get(node) == epoch:
-            del run.programs[node]
-            run.inbox.put_nowait(Event("lost", node, epoch, text="its agent reconnected without the program"))
-
-    def node_lost(self, node: Node) -> None:
-        """Handle a node that missed its heartbeats, left or was revoked."""
-        run = self.runs.find(node.run) if node.run else None
-        if run is not None and run.programs.pop(node.name, None) is not None:
-            run.inbox.put_nowait(Event("lost", node.name, run.epoch, text=node.reason))
-
-    def program_exited(self, node: Node, exited: pb.ProgramExited) -> None:
-        """Handle the exit of a node program; duplicates of a (run, epoch) are ignored."""
-        run = self.runs.find(exited.run_id)
-        if run is None or run.programs.get(node.name) != exited.epoch:
-            return
-        del run.programs[node.name]
-        details = {"traceback": cut_start(exited.traceback, MAX_TRACEBACK)}
-        event = Event("exited", node.name, exited.epoch, exited.exit_code, cut(exited.error, MAX_ERROR), details)
-        run.inbox.put_nowait(event)
-
-    def log_lines(self, node: Node, lines: pb.LogLines) -> None:
-        """Append lines from a node to the log of a run that it takes part in.
-
-        Raises
-        ------
-        RefusedError
-            The node does not take part in the run.
-        """
-        run = self.runs.find(lines.run_id)
-        if run is None or node.name not in run.nodes:
-            raise RefusedError(f"node {node.name} does not take part in run '{lines.run_id[:40]}'")
-        run.log.write(node.name, lines.lines)  # one append of bounded size, whatever the message holds
-        run.notify()
-
-    def dismiss_node(self, node: Node, reason: str) -> None:
-        """Send a node away that exceeded its budget; its program counts as lost."""
-        self.registry.command(node, pb.NodeCommand(goodbye=pb.Goodbye(reason=reason)))
-        self.registry.leave(node, f"dismissed: {reason}")
-        self.node_lost(node)
 
 
 def _apply(run: Run, submission: Submission) -> None:

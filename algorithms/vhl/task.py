@@ -21,9 +21,10 @@ from ...data.image_transforms import image_transforms, resize_images
 from ...data.images import ImageTask
 from ...engines.federated.batches import split_batches
 from ...engines.federated.client_pool import cohort
+from ...engines.federated.drift_correction import FedNova, Scaffold
 from ...engines.federated.local import Sgd, train
 from ...engines.federated.means import Means
-from ...engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, FedNova, Scaffold, Work
+from ...engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
 from ...engines.federated.tree import NamedArrays
 from ...models.flat_params import FlatModel, host_array
 from ...models.image_classifiers import build

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...core.seeds import Seed
 from ...models.devices import forked_generators
 from ...models.flat_params import FlatModel
-from ...models.torch_internals import BatchNormBase
 from ...models.wrappers import first_tensor
 from .batches import split_batches
 from .compute import to_device
@@ -84,7 +83,7 @@ class Supervised:
         rows = torch.from_numpy(self.parts[client])
         generator = torch.Generator().manual_seed(self.seed.child("round", round_index, "client", client).value)
         orders = (rows[torch.randperm(len(rows), generator=generator)] for _ in range(self.epochs))
-        single = not any(isinstance(module, BatchNormBase) for module in flat.module.modules())
+        single = not flat.has_batch_norm
         parts = [part for order in orders for part in split_batches(order, self.batch, allow_single=single)]
         batches = [(self.x[part], self.y[part]) for part in parts]
         sgd = self.sgd(round_index)

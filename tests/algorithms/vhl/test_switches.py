@@ -15,7 +15,8 @@ from farshore.core.errors import ConfigError
 from farshore.core.seeds import Seed
 from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.compute import resident_model
-from farshore.engines.federated.methods import CONTROL, VELOCITY, Scaffold
+from farshore.engines.federated.drift_correction import Scaffold
+from farshore.engines.federated.methods import CONTROL, VELOCITY
 from farshore.runs.checkpoints import CheckpointStore
 from farshore.simulations.clock import Devices
 from farshore.simulations.federated.simulation import Simulation

@@ -16,17 +16,9 @@ from torch import nn
 from farshore.core.errors import ConfigError
 from farshore.core.seeds import Seed
 from farshore.engines.federated import batched
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import (
-    CONTROL,
-    FLOATS,
-    INTEGERS,
-    FedAvg,
-    FederatedMethod,
-    FedNova,
-    Scaffold,
-    Work,
-)
+from farshore.engines.federated.methods import CONTROL, FLOATS, INTEGERS, FedAvg, FederatedMethod, Work
 from farshore.engines.federated.supervised import Supervised
 from farshore.models.flat_params import FlatModel
 

@@ -21,9 +21,10 @@ from farshore.core.transfer import Transfer
 from farshore.engines.federated.client_state import LocalClientStates
 from farshore.engines.federated.codec import UpdateCodec
 from farshore.engines.federated.config import Downlink, FederatedConfig, Uplink
+from farshore.engines.federated.drift_correction import Scaffold
 from farshore.engines.federated.local import Sgd
 from farshore.engines.federated.messages import UpdateError, as_received
-from farshore.engines.federated.methods import FLOATS, FedAvg, FederatedMethod, Scaffold, Update, Work
+from farshore.engines.federated.methods import FLOATS, FedAvg, FederatedMethod, Update, Work
 from farshore.engines.federated.rounds import Rounds
 from farshore.engines.federated.tensor_partition import cut_for
 from farshore.engines.federated.tree import NamedArrays

@@ -18,9 +18,10 @@ from farshore.core.seeds import Seed
 from farshore.engines.federated import batched
 from farshore.engines.federated.compute import resident_model, to_device
 from farshore.engines.federated.config import FederatedConfig
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd, step, train
 from farshore.engines.federated.means import Means
-from farshore.engines.federated.methods import CONTROL, FLOATS, VELOCITY, FedAvg, FedNova, Scaffold, Work
+from farshore.engines.federated.methods import CONTROL, FLOATS, VELOCITY, FedAvg, Work
 from farshore.engines.federated.supervised import Supervised
 from farshore.models.flat_params import FlatModel
 

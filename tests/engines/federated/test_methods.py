@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from farshore.core.errors import ConfigError
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd, normalizer, train
 from farshore.engines.federated.means import Means
-from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Update, Work
+from farshore.engines.federated.methods import FedAvg, FederatedMethod, Update, Work
 from farshore.engines.federated.tree import TreeSum
 from farshore.models.flat_params import FlatModel
 

@@ -21,8 +21,9 @@ from farshore.engines.federated.client import Client
 from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.codec import UpdateCodec
 from farshore.engines.federated.config import Downlink, FederatedConfig, Uplink
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Work
+from farshore.engines.federated.methods import FedAvg, FederatedMethod, Work
 from farshore.engines.federated.model_checkpoints import named_tensors
 from farshore.engines.federated.node_pool import NodePool
 from farshore.engines.federated.rounds import Rounds

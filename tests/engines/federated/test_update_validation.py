@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.messages import UpdateError
-from farshore.engines.federated.methods import (
-    CONTROL,
-    FLOATS,
-    NORMALIZER,
-    FedAvg,
-    FederatedMethod,
-    FedNova,
-    Scaffold,
-    Update,
-)
+from farshore.engines.federated.methods import CONTROL, FLOATS, NORMALIZER, FedAvg, FederatedMethod, Update
 from farshore.engines.federated.tree import NamedArrays
 from farshore.engines.federated.update_validation import validated_contribution
 from farshore.models.flat_params import FlatModel

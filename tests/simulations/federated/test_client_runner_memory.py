@@ -11,17 +11,9 @@ from torch import nn
 
 from farshore.engines.federated.client_state import LocalClientStates
 from farshore.engines.federated.codec import UpdateCodec
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import (
-    FLOATS,
-    INTEGERS,
-    FedAvg,
-    FederatedMethod,
-    FedNova,
-    Scaffold,
-    Update,
-    Work,
-)
+from farshore.engines.federated.methods import FLOATS, INTEGERS, FedAvg, FederatedMethod, Update, Work
 from farshore.engines.federated.tree import NamedArrays
 from farshore.models.flat_params import FlatModel
 from farshore.simulations.federated.client_runner import ClientRunner

@@ -19,8 +19,9 @@ from farshore.engines.federated.client_pool import cohort
 from farshore.engines.federated.client_state import LocalClientStates
 from farshore.engines.federated.codec import UpdateCodec
 from farshore.engines.federated.config import Downlink, Uplink
+from farshore.engines.federated.drift_correction import FedNova, Scaffold
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import FedAvg, FederatedMethod, FedNova, Scaffold, Work
+from farshore.engines.federated.methods import FedAvg, FederatedMethod, Work
 from farshore.engines.federated.node_pool import NodePool
 from farshore.engines.federated.tree import NamedArrays
 from farshore.models.flat_params import FlatModel

@@ -25,8 +25,9 @@ from farshore.algorithms.vhl.config import VHL
 from farshore.algorithms.vhl.workload import VHLWorkload
 from farshore.core.message import Message, Tensor
 from farshore.engines.federated.config import FederatedConfig
+from farshore.engines.federated.drift_correction import Scaffold
 from farshore.engines.federated.local import Sgd
-from farshore.engines.federated.methods import FedAvg, Scaffold
+from farshore.engines.federated.methods import FedAvg
 from farshore.engines.federated.supervised import Supervised
 from farshore.engines.federated.workload import FederatedWorkload
 from farshore.wire.limits import Limits
