@@ -150,7 +150,7 @@ def _read_text(data: bytes) -> None:
             read(text)
         except FarshoreError:
             continue
-    with suppress(yaml.YAMLError, ValueError, RecursionError, FarshoreError):
+    with suppress(yaml.YAMLError):
         load_yaml(text)
 
 

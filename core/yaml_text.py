@@ -17,11 +17,15 @@ class _UniqueKeys(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # a key may override one that is merged in
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key)
+            try:
+                given_before = key in seen
+                seen.add(key)
+            except TypeError:  # a list or mapping, possibly within a tuple
+                problem = "a key of a mapping is a list or a mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark) from None
+            if given_before:
+                problem = f"the key '{key}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -36,5 +40,9 @@ def load_yaml(text: str | TextIO) -> Any:
     loader = _UniqueKeys(text)
     try:
         return loader.get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # e.g. a date that does not exist
+        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()

@@ -90,8 +90,7 @@ class Assembler:
                 yield self._finish(prefix)
                 continue
             if not self._body.nbytes:
-                # Memory pages are allocated when they are written: announcing a large length costs nothing.
-                self._body = np.empty(prefix.body_bytes, np.uint8).data
+                self._body = _allocate(prefix.body_bytes)
             piece = view[: prefix.body_bytes - self._filled]
             self._body[self._filled : self._filled + piece.nbytes] = piece
             self._digest.update(piece)
@@ -126,3 +125,11 @@ class Assembler:
         """
         if self._start:
             raise WireError("the connection ended in the middle of a frame")
+
+
+def _allocate(size: int) -> memoryview:
+    """Memory for a frame; its pages are allocated when they are written, so that announcing a large length is cheap."""
+    try:
+        return np.empty(size, np.uint8).data
+    except MemoryError:
+        raise WireError(f"there is no memory for a frame of {size} bytes") from None

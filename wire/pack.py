@@ -182,6 +182,9 @@ def unpack(header: bytes | memoryview | Header, payload: memoryview, limits: Lim
         body = payload[entry.offset + entry.side : entry.offset + entry.length]
         try:
             array = decode(entry.encoding or "raw", side, body, layout)
+        except MemoryError:
+            where = _where(parsed.kind, entry.name)
+            raise WireError(f"{where}there is no memory for its {layout.nbytes} bytes") from None
         except WireError as error:
             raise WireError(_where(parsed.kind, entry.name) + error.message, hint=error.hint) from error
         tensors[entry.name] = Tensor(array, dtype="bf16" if entry.dtype == pb.BF16 else None)

@@ -21,3 +21,15 @@ def test_everything_else_is_read_as_by_safe_load() -> None:
     assert load_yaml(text) == yaml.safe_load(text)
     with pytest.raises(yaml.YAMLError):
         load_yaml("!!python/object/apply:os.system ['true']")
+
+
+@pytest.mark.parametrize("text", ["[a]: 1", "{a: 1}: 2", "? !!python/tuple [a, [b]]\n: 1", "a:\n  - [x, y]: 1"])
+def test_a_key_that_is_a_list_or_mapping_is_an_error_of_the_text(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="line "):
+        load_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["a: 2001-99-99", "!!int 5x", "[" * 2000])
+def test_values_that_cannot_be_built_are_errors_of_the_text(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(text)

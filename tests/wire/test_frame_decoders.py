@@ -153,3 +153,16 @@ def test_chunks_are_copies_of_the_payload() -> None:
     chunks = _frame(b"", [array.data])
     array[:] = 1
     assert not any(any(chunk[PREFIX_BYTES:]) for chunk in chunks)
+
+
+def test_a_frame_for_which_there_is_no_memory_is_refused_like_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the payload may be above what the process may use; the connection must end, and nothing else."""
+
+    def no_memory(size: int, dtype: Any) -> Any:
+        raise MemoryError
+
+    prefix = make_prefix(FrameType.DATA, 3, 1, 9, b"", [b"x" * 3000])
+    assembler = Assembler(lambda: SMALL)
+    monkeypatch.setattr(np, "empty", no_memory)
+    with pytest.raises(WireError, match="no memory for a frame of 3000 bytes"):
+        list(assembler.feed(prefix + b"x"))
