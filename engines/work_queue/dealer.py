@@ -17,6 +17,10 @@ from statistics import fmean
 AHEAD_SECONDS, MOST_AHEAD = 0.05, 8
 #: How often an item may be on a node that is lost, before it counts as failed: it might be the cause.
 MOST_LOSSES = 10
+#: Least seconds after which a node that was not worth an item is considered again.
+_SOONEST = 0.05
+#: How many waiting items are assigned in thought, to see when the other nodes would finish them.
+_MOST_FORESEEN = 256
 _LOST = "{} nodes were lost while they worked on it"
 #: Weight of the newest duration in a node's average.
 _NEWEST = 0.3
@@ -211,7 +215,10 @@ class Dealer:
 
     def wake(self, now: float) -> float | None:
         """Seconds until :meth:`next` may have more to do although nothing happened; None = never."""
-        if self._waiting or not self._straggler:
+        if self._waiting:
+            able = [self.expected(name) for name, node in self._nodes.items() if node.free() > 0]
+            return max(_SOONEST, min(able)) if able else None
+        if not self._straggler:
             return None
         due = [
             max(0.0, at - now)
@@ -249,34 +256,42 @@ class Dealer:
 
     def _choose(self, name: str, now: float) -> int | None:
         """The first waiting item that a node may get: it did not fail there while another node is left to try."""
-        if not self._is_worth_it(name, now):
-            return None
+        worth_it: bool | None = None
         for index in self._waiting:
             failed_on = {node for node, _ in self._items[index].failures}
-            if name not in failed_on or failed_on >= self._nodes.keys():
+            if not failed_on:
+                worth_it = self._is_worth_it(name, now) if worth_it is None else worth_it
+                if worth_it:
+                    return index
+            elif name not in failed_on or failed_on >= self._nodes.keys():
                 return index
         return None
 
     def _is_worth_it(self, name: str, now: float) -> bool:
         """Whether the other nodes would not finish all waiting items before this one finishes its next."""
         own, others = self.expected(name), [other for other in self._nodes if other != name]
-        slots = sum(node.slots for node in self._nodes.values())
-        if not own or not others or len(self._waiting) > slots or not all(map(self.expected, others)):
+        if not own or not others or not all(map(self.expected, others)):
             return True
-        ends = [(end, self.expected(other)) for other in others for end in self._slot_ends(other, now)]
-        heap = [(end + seconds, seconds) for end, seconds in ends]
+        end = min(self._slot_ends(name, now)) + own
+        rate = sum(self._nodes[other].slots / self.expected(other) for other in others)
+        if now + len(self._waiting) / rate >= end:  # a lower bound of what follows, and cheap
+            return True
+        heap = [
+            (at + self.expected(other), self.expected(other)) for other in others for at in self._slot_ends(other, now)
+        ]
         heapq.heapify(heap)
         last = now
-        for _ in self._waiting:
-            last, seconds = heapq.heappop(heap)
-            heapq.heappush(heap, (last + seconds, seconds))
-        return last >= min(self._slot_ends(name, now)) + own
+        for _ in range(min(len(self._waiting), _MOST_FORESEEN)):
+            last, seconds = heap[0]
+            heapq.heapreplace(heap, (last + seconds, seconds))
+        return last >= end
 
     def _slot_ends(self, name: str, now: float) -> list[float]:
         """When each slot of a node will be free; a heap."""
         node, seconds = self._nodes[name], self.expected(name)
         begun = list(node.deals.values())
-        ends = [max(now, began + seconds) for began in begun[: node.slots]]
+        # What is overdue is expected to take as long again.
+        ends = [began + seconds if began + seconds > now else 2 * now - began for began in begun[: node.slots]]
         ends += [now] * (node.slots - len(ends))
         heapq.heapify(ends)
         for _ in begun[node.slots :]:

@@ -115,7 +115,7 @@ def check_alone(workload: Workload, config: BaseModel) -> dict[str, str]:
     if least is not None and (count := least(config)) > 1:
         raise ConfigError(
             f"'{name}' cannot be swept: it does not run on one node alone, it needs {count} with these settings",
-            hint=getattr(workload, "alone_hint", "") or f"farshore simulate {name}",
+            hint=f"choose settings that need one node, or use farshore simulate {name}",
         )
     return {NODE: needed[0].name}
 
