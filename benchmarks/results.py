@@ -39,6 +39,7 @@ TITLES = {
     "report_scale": "Ledger and reports at scale",
     "dp_kfac": "Communication, memory and CPU time of a K-FAC step",
     "dp_kfac_convergence": "Convergence of DP-KFAC",
+    "sweep": "Time of a sweep on several nodes",
     "flat_rounds": "Cost of a simulated round by rounds and clients",
 }
 

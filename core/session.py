@@ -325,6 +325,12 @@ class Workload(Protocol):
         restarted.
     ``code(config) -> Code``
         The code that a run brings, so that a server refuses at once what its operator has not accepted.
+    ``least_nodes(config) -> int``
+        Fewest nodes with which a run is possible; 1 if it is absent. ``farshore sweep`` takes the methods with one role
+        that run on one node alone.
+    ``sweep_outcome(result, directory) -> Outcome``
+        What such a run contributes to a sweep, given its result and its directory; by default its last metrics, and the
+        numbers and texts in its result. See :class:`farshore.engines.work_queue.item.Outcome`.
     ``rehearsal(config) -> Rehearsal``
         A short run that sends each kind of message of a run, for estimates; see
         :class:`~farshore.core.traffic_plan.Rehearsal`. Without it and without a plan, an estimate executes the run.

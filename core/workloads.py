@@ -24,6 +24,7 @@ BUILT_IN: dict[str, str] = {
     "ping": "farshore.engines.ping.workload:WORKLOAD",
     "split_fine_tuning": "farshore.algorithms.split_fine_tuning.workload:WORKLOAD",
     "split_segment": "farshore.engines.split.workload:WORKLOAD",
+    "sweep": "farshore.simulations.sweeps.workload:WORKLOAD",
     "vhl": "farshore.algorithms.vhl.workload:WORKLOAD",
 }
 

@@ -99,7 +99,7 @@ def _commands() -> set[tuple[str, ...]]:
 
 
 def _takes_arguments(command: str) -> bool:
-    return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate"}
+    return command in {"run", "methods", "demo", "doctor", "simulate", "init", "export", "estimate", "sweep"}
 
 
 def test_the_tutorial_shows_the_templates() -> None:
@@ -121,6 +121,20 @@ def test_the_scenarios_of_the_simulation_page_are_valid() -> None:
         scenario = parse_scenario(text, "docs/simulating.md")
         for arm in scenario.arms:
             resolve(load(scenario.method).config, scenario.values(arm), ())
+
+
+def test_the_sweeps_of_the_sweep_page_are_valid(tmp_path: Path) -> None:
+    from farshore.cli.sweep_settings import read_sweep
+
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert read_sweep(str(tmp_path / "sweep.yaml"), (), (), {}).count == 3 * 2 * 5
+    commands = re.findall(r"^farshore sweep (\S+) (.*)$", page, re.M)
+    assert len(commands) >= 3
+    for method, words in commands:
+        grid, set_ = re.findall(r"--grid (\S+)", words), re.findall(r"--set (\S+)", words)
+        assert read_sweep(method, grid, set_, {}).grid
 
 
 def test_the_link_table_of_the_reports_page_matches_the_code() -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "packages.toml").read_text())["packages"]
 
 #: Engines that may import other engines; ``assets`` is shared by all.
-BUILT_ON = {"data_parallel": {"collective"}, "federated": {"assets"}}
+BUILT_ON = {"data_parallel": {"collective"}, "federated": {"assets"}, "work_queue": {"assets"}}
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 

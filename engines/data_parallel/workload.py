@@ -64,6 +64,10 @@ class TrainingWorkload(ABC, Generic[Config]):
         """Return the data sets that each node must hold; none here."""
         return ()
 
+    def least_nodes(self, config: Config) -> int:
+        """Return the fewest ranks that train."""
+        return config.least
+
     #: Formats of :meth:`export`.
     exports: Sequence[Format] = ("onnx", "safetensors")
 

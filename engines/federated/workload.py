@@ -88,6 +88,10 @@ class FederatedWorkload(ABC, Generic[Config]):
         found = {**self.result(config, history), **({"left_out": left_out} if left_out else {})}
         return {**found, "baselines": baselines(plain, *count_messages(history))}
 
+    def least_nodes(self, config: Config) -> int:
+        """Return the clients of a round."""
+        return config.per_round
+
     def node_data(self, config: BaseModel) -> Sequence[Sequence[str]]:
         """Return the names of the data sets that each node needs; by default none."""
         return ()

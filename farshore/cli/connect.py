@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
 
 import typer
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..client.admin import AdminClient
 
 P = ParamSpec("P")
+
+#: Connects to the server that the options select; errors as :func:`connect`.
+Connect: TypeAlias = "Callable[[], AdminClient]"
 
 _OPTIONS: dict[str, Any] = {
     "server": Annotated[
@@ -61,6 +64,22 @@ def connected(
             if not (local and from_disk(given["home"], *args, **kwargs)):  # type: ignore[misc]
                 raise
 
+    return _with_options(command, wrapper)
+
+
+def connectable(command: Callable[Concatenate[Connect, P], None]) -> Callable[P, None]:
+    """Add the connection options to ``command``; its first argument connects when it is called."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = {name: kwargs.pop(name, None) for name in _OPTIONS}
+        command(lambda: connect(**given), *args, **kwargs)  # type: ignore[arg-type]
+
+    return _with_options(command, wrapper)
+
+
+def _with_options(command: Callable[..., None], wrapper: Callable[P, None]) -> Callable[P, None]:
+    """Give ``wrapper`` the parameters of ``command`` but the first, and those of the connection."""
     signature = inspect.signature(command, eval_str=True, globals=_evaluable(command))
     parameters = list(signature.parameters.values())[1:]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -112,4 +131,4 @@ def _read(path: Path) -> bytes:
 
 def _evaluable(command: Callable[..., None]) -> dict[str, Any]:
     # AdminClient is imported for type checking only; signature evaluation needs some object of that name.
-    return {**command.__globals__, "AdminClient": object}
+    return {**command.__globals__, "AdminClient": object, "Connect": object}

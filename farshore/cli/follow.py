@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RunCancelledError, RunFailedError
@@ -51,6 +51,18 @@ def check_ended(run: RunInfo) -> None:
         raise RunFailedError(f"run {run.id} was interrupted: {run.reason}", hint=f"farshore runs resume {run.id}")
     if run.state == "cancelled":
         raise RunCancelledError(f"run {run.id} was cancelled{': ' if run.reason else ''}{run.reason}")
+
+
+def check_items(found: Mapping[str, Any], where: str) -> None:
+    """Raise an error if items of a finished queue have failed; ``where`` names the run.
+
+    Raises
+    ------
+    RunFailedError
+    """
+    if count := found.get("failed_items"):
+        reason = f": {found['why']}" if found.get("why") else ""
+        raise RunFailedError(f"{where}: {count} of {found.get('items', '?')} items failed{reason}")
 
 
 def progress_values(run: RunInfo) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from . import (
     runs,
     server,
     simulate,
+    sweep,
 )
 from .failures import report_error
 from .plain_help import unescape_help
@@ -66,6 +67,7 @@ def _common(
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 app.add_typer(server.app, name="server")
 app.add_typer(node.app, name="node")
 app.add_typer(nodes.app, name="nodes")

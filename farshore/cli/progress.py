@@ -47,6 +47,8 @@ class Progress:
         Clients of the last round by outcome: ok, late, failed.
     seconds : float or None
         Duration of the last round.
+    running, failed : str
+        Of a queue: where its items are in progress, and how many have failed and why.
     """
 
     state: str
@@ -61,6 +63,8 @@ class Progress:
     accuracy: float | None = None
     clients: str = ""
     seconds: float | None = None
+    running: str = ""
+    failed: str = ""
 
     @property
     def eta(self) -> float | None:
@@ -90,6 +94,8 @@ class Progress:
             parts.append(f"down {size(self.down_bytes)}")
         if self.eta is not None and self.done < self.total:
             parts.append(f"ETA {duration(self.eta)}")
+        parts += [f"running {self.running}"] if self.running else []
+        parts += [self.failed] if self.failed else []
         return parts
 
 
@@ -140,7 +146,14 @@ class Meter:
             _number(values, "acc"),
             ", ".join(f"{count:.0f} {name}" for count, name in counts if isinstance(count, int | float)),
             _number(values, "seconds"),
+            str(values.get("running", "")),
+            _failed_items(values),
         )
+
+
+def _failed_items(values: Mapping[str, Any]) -> str:
+    count = _number(values, "failed_items")
+    return f"{count:.0f} failed ({values.get('why', '')})" if count else ""
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:

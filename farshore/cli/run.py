@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,7 +96,7 @@ _AGAIN_SECONDS, _EXIT_SECONDS = 1.0, 5.0
 
 
 @contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
     """Raise :class:`KeyboardInterrupt` on SIGTERM and on the loss of the terminal, as on Ctrl-C.
 
     A signal that the process was started to ignore, as ``nohup`` does, stays ignored. Python discards an exception of a
@@ -139,15 +139,22 @@ def _drop(run: RunInfo) -> str:
     return f"to stop it: farshore runs cancel {run.id}"
 
 
-def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_json: bool) -> None:
-    """Print the submitted run; then, unless detached, follow it and print its result.
+def follow_to_end(
+    admin: AdminClient,
+    submitted: RunInfo,
+    *,
+    detach: bool,
+    as_json: bool,
+    print_own: Callable[[RunInfo], None] | None = None,
+) -> None:
+    """Print the submitted run; then, unless detached, follow it and print its result, by ``print_own`` if given.
 
     Raises
     ------
     RunFailedError, RunCancelledError
-        The run failed, was interrupted or was cancelled.
+        The run failed, was interrupted or was cancelled, or items of its queue failed.
     """
-    from .follow import check_ended, follow
+    from .follow import check_ended, check_items, follow, result
     from .progress import display
     from .summary import as_dict, print_result
 
@@ -166,7 +173,7 @@ def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_js
         latest = run
 
     try:
-        with _interrupted_by_signals(), display(f"run {submitted.id}", as_json=as_json) as shown:
+        with interrupted_by_signals(), display(f"run {submitted.id}", as_json=as_json) as shown:
             ended = follow(admin, submitted.id, shown, remember)
     except KeyboardInterrupt:
         _say_what_remains(latest)
@@ -177,5 +184,8 @@ def follow_to_end(admin: AdminClient, submitted: RunInfo, *, detach: bool, as_js
     if as_json:
         emit({"event": "ended", **as_dict(ended)})
     check_ended(ended)
-    if not as_json:
+    if print_own is not None:
+        print_own(ended)
+    elif not as_json:
         print_result(ended)
+    check_items(result(ended), f"run {ended.id}")

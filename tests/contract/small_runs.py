@@ -201,6 +201,18 @@ SMALL_RUNS: dict[str, SmallRun] = {
             "defaults": "there is no model to split by default",
         },
     ),
+    "sweep": SmallRun(
+        # One node, so that it is given the same items each time.
+        {"method": "ping", "settings": {"kilobytes": 4}, "grid": {"rounds": [2, 3]}, "seeds": [0, 1, 2]},
+        nodes=1,
+        longer={"settings": {"kilobytes": 4, "pause_ms": 20}, "seeds": list(range(20)), "grid": {"rounds": [20, 30]}},
+        arguments=("--set", "method=ping"),
+        measured=frozenset({"measured"}),
+        without={
+            "data": "the data sets are those of its method",
+            "defaults": "there is no method to sweep by default",
+        },
+    ),
     "vhl": SmallRun(
         {"rounds": 4, "per_round": 2, "local_epochs": 1, "batch": 256, "eval_every": 2, "checkpoint_every": 1}
         | {"method": "scaffold", "virtual": {"per_class": 4, "batch": 16, "distribution": "ship"}},

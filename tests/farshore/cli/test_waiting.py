@@ -124,7 +124,7 @@ class Swallows:
         time.sleep(0.1)  # the handler's exception is raised here, where Python discards it
 
 try:
-    with run._interrupted_by_signals():
+    with run.interrupted_by_signals():
         Swallows()
         time.sleep(60)
 except KeyboardInterrupt:
