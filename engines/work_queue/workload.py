@@ -29,7 +29,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
     @property
     def requested(self) -> bool:
@@ -49,7 +49,7 @@ class Cancellation:
         for callback in callbacks:
             callback()
 
-    def on_request(self, callback: Callable[[], None]) -> None:
+    def on_request(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` when it is requested, or now if it was."""
         with self._lock:
             if not self._event.is_set():
