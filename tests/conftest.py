@@ -26,6 +26,9 @@ from farshore.core.paths import LocalServer
 from farshore.proto import control_pb2 as pb
 from farshore.server.api import ServeOptions, serve
 
+# Ray reads this once per process: clusters that tests start must agree with it. 'ray start' would ask for a token.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
 _SPAWN = multiprocessing.get_context("spawn")
 ENDED = {"finished", "failed", "cancelled", "interrupted"}
 

@@ -56,11 +56,11 @@ def abort_connections() -> None:
     gloo's own ``abort`` does not interrupt a collective that waits for a rank which itself waits for another one.
     """
     now = _connections()
-    for descriptor, addresses in _CONNECTIONS.items():
-        if now.get(descriptor) == addresses:  # else it was closed and the descriptor reused
+    for descriptor in list(_CONNECTIONS):  # a copy: another thread may add or remove some meanwhile
+        addresses = _CONNECTIONS.pop(descriptor, None)
+        if addresses is not None and now.get(descriptor) == addresses:  # else it was closed and the descriptor reused
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as found:
                 found.shutdown(socket.SHUT_RDWR)
-    _CONNECTIONS.clear()
 
 
 def _connections() -> dict[int, tuple[object, object]]:

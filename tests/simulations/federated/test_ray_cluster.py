@@ -48,11 +48,9 @@ def _started(arguments: list[str], log: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a cluster of two nodes with one core each."""
     folder = Path("/tmp") / f"farshore-ray-{os.getpid()}"  # Ray's sockets allow short paths only
-    # 'ray start' would ask for a token, which this process could only give if it had been told before it imported ray.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
