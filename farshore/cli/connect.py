@@ -86,7 +86,7 @@ def _with_options(command: Callable[..., None], wrapper: Callable[P, None]) -> C
     added = [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in _OPTIONS.items()]
     wrapper.__signature__ = signature.replace(parameters=parameters + added)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters + added}
-    del wrapper.__wrapped__
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
     return wrapper
 
 

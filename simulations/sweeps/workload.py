@@ -61,7 +61,9 @@ class SweepWorkload(WorkQueueWorkload[SweepConfig]):
         """Check the method and all cells; see :func:`.cells.method_of`."""
         workload, configs = method_of(cast(SweepConfig, config))
         inner = getattr(workload, "check", None)
-        for each in configs if inner is not None else ():
+        if inner is None:
+            return
+        for each in configs:
             with suppress(DataError):  # the data are on the nodes
                 inner(each, find)
 
