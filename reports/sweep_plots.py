@@ -51,7 +51,9 @@ def draw_sweep(table: SweepTable, path: Path) -> None:
     swept = [key for key in table.keys if len({text_of(cell.cell[key]) for cell in table.cells}) > 1]
     draw = {1: _draw_line, 2: _draw_map}.get(len(swept), _draw_ranked)
     draw(axes, table, swept)
-    axes.set_title(f"{table.method}: {table.compared} ({'higher' if table.higher_is_better else 'lower'} is better)")
+    better = "higher is better" if table.higher_is_better else "lower is better"
+    halved = any(cell.budget is not None for cell in table.cells)
+    axes.set_title(f"{table.method}: {table.compared} ({better}{'; each cell at its last budget' if halved else ''})")
     try:
         figure.savefig(path, dpi=150)
     except ValueError as error:

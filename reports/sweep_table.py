@@ -101,6 +101,12 @@ class SweepTable:
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.mean))
 
     @property
+    def varying(self) -> list[str]:
+        """The numeric metrics that are not the same in all cells, and are no swept settings."""
+        found = [name for name in self.numeric if name not in self.keys]
+        return [name for name in found if len({cell.mean.get(name) for cell in self.cells}) > 1]
+
+    @property
     def compared(self) -> str:
         """The metric by which cells are compared; empty if there is none.
 
@@ -115,7 +121,7 @@ class SweepTable:
                 hint=nearest_name(self.metric, self.numeric) or f"its metrics are {', '.join(self.numeric)}",
             )
         usual = [name for name in _USUAL if name in self.numeric]
-        return self.metric or next(iter([*usual, *self.numeric]), "")
+        return self.metric or next(iter([*usual, *self.varying, *self.numeric]), "")
 
     @property
     def higher_is_better(self) -> bool:
@@ -135,12 +141,17 @@ class SweepTable:
         return [row for row in self.rows if row.error]
 
     def csv(self) -> str:
-        """Return one line per item: its cell, seed, metrics, error, node and seconds."""
+        """Return one line per item: its cell, seed, metrics, error, node and seconds.
+
+        A metric that has the name of another column gets the prefix ``metric.``.
+        """
         names = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
         budgets = ["budget"] if any(row.budget is not None for row in self.rows) else []
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*self.keys, *budgets, "seed", *names, "error", "node", "seconds"])
+        own = [*self.keys, *budgets, "seed", "error", "node", "seconds"]
+        metrics = [f"metric.{name}" if name in own else name for name in names]
+        writer.writerow([*self.keys, *budgets, "seed", *metrics, "error", "node", "seconds"])
         for row in self.rows:
             cell = [_plain(row.cell[key]) for key in self.keys]
             values = [row.metrics.get(name, "") for name in names]

@@ -15,10 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..core.errors import ConfigError
 from ..core.json_text import to_json
 from ..core.message import Array
 from ..core.seeds import Seed
 from ..core.session import Workload
+from ..engines.work_queue.workload import WorkQueueWorkload
 from ..runs import jsonl
 from ..runs.checkpoints import CheckpointStore
 from ..runs.directory import RunDirectory
@@ -79,10 +81,15 @@ class NodeSimulation:
         Raises
         ------
         ConfigError
-            The directory holds a run with other settings.
+            The directory holds a run with other settings, or the method is a work queue and there are devices.
         FarshoreError
             A program failed.
         """
+        if self.devices and isinstance(self.workload, WorkQueueWorkload):
+            raise ConfigError(
+                f"'{self.workload.name}' has no simulated time: its items are dealt by the time that they take here",
+                hint="leave out the devices",
+            )
         run = open_or_create(self.directory, self._info(), origin_of(self.workload, self.data))
         if run.result is not None:
             return run.result

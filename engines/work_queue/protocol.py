@@ -16,6 +16,7 @@ position of the item in the queue, counted from 1. Every deal is answered by exa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,6 +83,10 @@ class Result(Control, kind="result"):
     deal: int
     seconds: float
     values: Mapping[str, Scalar]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"an item cannot take {self.seconds} s")
 
     @classmethod
     def of(cls, deal: int, seconds: float, outcome: Outcome) -> Result:

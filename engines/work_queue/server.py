@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ...core.bounds import MAX_ERROR, cut
 from ...core.errors import ConfigError, PeerLostError, WireError
 from ...core.message import Message
 from ...core.nodes import NodeChange
@@ -58,9 +59,8 @@ class _Server:
                 if item in self._records and self._records.results[item.identity].error
             )
             self._work()
-        for node in self._slots:
-            with suppress(PeerLostError):
-                self._session.channels[node].send(End().message())
+        for node in self._session.channels:  # also those that have just joined
+            self._send(node, End().message())
         return self._workload.summarize(self._config, self._results(), self._session)
 
     def _next_items(self) -> Sequence[WorkItem]:
@@ -125,7 +125,8 @@ class _Server:
             case Result(deal=deal, seconds=seconds) as result:
                 outcome = result.outcome({n: t.array for n, t in message.tensors.items()}, f"node {node}")
                 self._close(self._dealer.finish(node, deal, seconds, now), node, outcome, seconds)
-            case Failed(deal=deal, reason=reason):
+            case Failed(deal=deal, reason=text):
+                reason = cut(text, MAX_ERROR)
                 self._session.log(f"item {message.step} failed on {node}: {reason}")
                 self._close(self._dealer.fail(node, deal, reason, now), node)
             case Stopped(deal=deal):

@@ -120,7 +120,7 @@ def print_cells(swept: SweepTable) -> None:
     """Print mean and standard deviation of each cell; the best one is marked with ``*``."""
     name = swept.compared
     ranked = swept.ranked()
-    others = [metric for metric in swept.numeric if metric != name][:_MOST_METRICS]
+    others = [metric for metric in swept.varying if metric != name][:_MOST_METRICS]
     halved = any(cell.budget is not None for cell in swept.cells)
     failed = any(cell.failed for cell in swept.cells)
     columns = ["", *swept.keys, *(["budget"] if halved else []), "seeds", *([name] if name else []), *others]

@@ -48,6 +48,8 @@ def read_sweep(name: str, grid: Sequence[str], set_: Sequence[str], options: Map
     settings, texts = _mapping(given, "settings"), _grid_texts(given, grid)
     first = [f"{key}={values[0]}" for key, values in texts.items()]
     base = resolve(workload.config, settings, [*set_, *first]).model_dump(mode="json", exclude_unset=True)
+    for key in texts:
+        _remove(base, key)
     values = {
         key: [_read(workload, settings, [*set_, *first[:place], *first[place + 1 :]], key, text) for text in each]
         for place, (key, each) in enumerate(texts.items())
@@ -60,6 +62,16 @@ def read_sweep(name: str, grid: Sequence[str], set_: Sequence[str], options: Map
         raise ConfigError(f"halving: '{workload.name}' has no setting '{config.halving.key}'", hint=near)
     method_of(config)
     return config
+
+
+def _remove(values: dict[str, Any], key: str) -> None:
+    """Remove a setting, and its section if nothing else is in it."""
+    section, _, rest = key.partition(".")
+    if rest and isinstance(values.get(section), dict):
+        _remove(values[section], rest)
+        if values[section]:
+            return
+    values.pop(section, None)
 
 
 def _read_file(name: str) -> dict[str, Any]:

@@ -102,8 +102,8 @@ def check_alone(workload: Workload, config: BaseModel) -> dict[str, str]:
         reason = error.message.removeprefix(f"'{name}' cannot be simulated: ")
         hint = error.hint if "transport" in error.message else ""
         raise ConfigError(f"'{name}' cannot be swept: {reason}", hint=hint) from None
-    if getattr(workload, "of_items", False):
-        raise ConfigError(f"'{name}' cannot be swept: its own work is a queue of items", hint=f"farshore run {name}")
+    if workload.config is SweepConfig:
+        raise ConfigError(f"'{name}' cannot be swept: it is a sweep itself", hint="give one grid with all settings")
     needed = [role for role in roles_of(workload, config) if role.count]
     if len(needed) != 1:
         raise ConfigError(

@@ -66,7 +66,11 @@ class Worker:
             self._output: deque[str] = deque(maxlen=_OUTPUT_LINES)
             self._reader = self._io.loop.create_task(_collect(child, self._output))
             self._messages = child.messages()
-        cancellation.on_request(lambda: self._io.loop.call_soon_threadsafe(child.kill))
+
+        def kill() -> None:
+            self._io.loop.call_soon_threadsafe(child.kill)
+
+        cancellation.on_request(kill)
         child.send(request)
         answer = await anext(self._messages, None)
         if answer is not None and answer["type"] == "finished":

@@ -32,8 +32,6 @@ class SweepWorkload(WorkQueueWorkload[SweepConfig]):
     name = "sweep"
     summary = "run any method that needs one node only over a grid of settings and seeds, on all nodes"
     config: type[BaseModel] = SweepConfig
-    #: It cannot be an item itself.
-    of_items = True
 
     # ---- what nodes need -----------------------------------------------------------------------------------------
 

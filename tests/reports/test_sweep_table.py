@@ -84,3 +84,11 @@ def test_a_sweep_without_numbers_has_no_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(ConfigError, match="no item"):
         draw_sweep(table(SweepRow({"lr": 1}, 0, {"text": "x"})), tmp_path / "p.png")
+
+
+def test_constant_metrics_and_those_named_like_a_setting_are_not_compared() -> None:
+    rows = [SweepRow({"lr": lr}, 0, {"lr": lr / 2, "size": 5, "gain": lr}) for lr in (1.0, 2.0)]
+    made = table(*rows)
+    assert made.varying == ["gain"]
+    assert made.compared == "gain"
+    assert made.csv().splitlines()[0] == "lr,seed,metric.lr,size,gain,error,node,seconds"

@@ -38,8 +38,14 @@ def read(name: str, *grid: str, set_: tuple[str, ...] = (), **options: Any) -> S
 def test_values_are_those_that_the_method_reads() -> None:
     config = read("data_parallel", "lr=1e-3,0.01", "betas=[0.9,0.99],[0.8,0.9]", "nesterov=yes,no", set_=("model=mlp",))
     assert config.grid == {"lr": (0.001, 0.01), "betas": ([0.9, 0.99], [0.8, 0.9]), "nesterov": (True, False)}
-    assert config.settings["model"] == "mlp"
+    assert config.settings == {"model": "mlp"}, "what is swept is not also a setting of all cells"
     assert config.count == 8
+
+
+def test_sections_keep_what_is_not_swept() -> None:
+    config = read("vhl", "virtual.batch=8,16", set_=("per_round=1", "virtual.per_class=4"))
+    assert config.settings == {"per_round": 1, "virtual": {"per_class": 4}}
+    assert read("vhl", "virtual.batch=8,16", set_=("per_round=1",)).settings == {"per_round": 1}
 
 
 def test_ranges_are_expanded() -> None:

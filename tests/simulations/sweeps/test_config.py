@@ -91,7 +91,7 @@ def test_halving_keeps_the_best_cells_by_their_mean_and_drops_those_without_a_va
     [
         ({"method": "flower"}, "'flower' cannot be swept: its runs bring code"),
         ({"method": "split_segment"}, "'split_segment' cannot be swept: its node is a training script"),
-        ({"method": "sweep", "settings": {"method": "ping"}}, "'sweep' cannot be swept: its own work is a queue"),
+        ({"method": "sweep", "settings": {"method": "ping"}}, "'sweep' cannot be swept: it is a sweep itself"),
         ({"method": "vhl"}, "'vhl' cannot be swept: it does not run on one node alone, it needs 5"),
         ({"method": "data_parallel", "settings": {"transport": "peers"}}, "transport=peers"),
         ({"method": "data_parallel", "settings": {"least": 2}}, "it needs 2"),

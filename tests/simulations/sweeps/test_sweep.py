@@ -12,7 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
+from farshore.core.errors import ConfigError
 from farshore.core.workloads import load
+from farshore.simulations.clock import Devices
 from farshore.simulations.in_process import InProcessRun
 from farshore.simulations.node_simulation import NodeSimulation
 from farshore.simulations.sweeps.summary import CSV, TABLE
@@ -113,3 +115,10 @@ def test_a_sweep_leaves_a_table_a_csv_and_a_resumable_directory(tmp_path: Path) 
     table = json.loads((tmp_path / "sweep" / TABLE).read_text())
     assert [row["metrics"] for row in table["rows"]] == [row["metrics"] for row in rows(result)]
     assert NodeSimulation(SWEEP, config, tmp_path / "sweep", {"local": "node"}).run() == json.loads(json.dumps(result))
+
+
+def test_a_sweep_has_no_simulated_time(tmp_path: Path) -> None:
+    devices = Devices(population="wifi-laptops", seconds_per_step=0.01)
+    config = SWEEP.config.model_validate(PING)
+    with pytest.raises(ConfigError, match="'sweep' has no simulated time"):
+        NodeSimulation(SWEEP, config, tmp_path / "run", {"a": "node"}, devices=devices).run()
