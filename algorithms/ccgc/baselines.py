@@ -20,7 +20,7 @@ def baselines(training: Training) -> dict[str, Mapping[str, float]]:
     if problem.labels is None:
         return {}
     inputs = {"kmeans_x": problem.raw, "kmeans_smoothed": problem.smoothed, "kmeans_degree": problem.log_degree}
-    found = {}
+    found: dict[str, Mapping[str, float]] = {}
     for name, x in inputs.items():
         seed = training.seed.child(name)
         clusters = kmeans(x, problem.clusters, problem.rows, training.ranks, seed, runs=RUNS)

@@ -105,7 +105,7 @@ def _positive(views: tuple[Tensor, Tensor], at: Ints, pairs: Pairs, rows: Rows, 
     received = ranks.exchanged(sent, counts)
     for rank in others:
         # The other rank's first nodes of the pairs `into`, then its second nodes of the pairs `out`.
-        their_first, their_second = received[rank].split([len(into[rank]), len(out[rank])])
+        their_first, their_second = torch.split(received[rank], [len(into[rank]), len(out[rank])])
         loss = loss + _distance(local(first, pairs.first[out[rank]]), their_second)
         counted_there = _distance(their_first, local(second, pairs.second[into[rank]]))
         loss = loss + counted_there - counted_there.detach()

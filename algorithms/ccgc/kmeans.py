@@ -75,10 +75,10 @@ def _reference(
     x: Tensor, clusters: int, rows: Rows, ranks: Ranks, seed: Seed, sums: Tensor, squares: Tensor
 ) -> Clustering:
     centers = _initial_centers(x, clusters, rows, ranks, seed, sums)
-    iterations = 0
+    exact, iterations = _exact(x), 0
     while True:
         iterations += 1
-        labels, distances = nearest(x, centers)
+        labels, distances = nearest(exact, centers)
         means, counts = _means(x, labels, clusters, ranks)
         if (counts == 0).any():
             means = _reseeded(x, means, counts, distances, rows, ranks)
@@ -107,10 +107,20 @@ def _initial_centers(x: Tensor, clusters: int, rows: Rows, ranks: Ranks, seed: S
 
 
 def nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row's nearest center, and the squared distance to it."""
+    """Return each row's nearest center (int64), and the squared distance to it (float32)."""
+    x, centers = _exact(x), _exact(centers)
     squared = (x * x).sum(dim=1)[:, None] + (centers * centers).sum(dim=1)[None] - 2 * x @ centers.T
     distances, labels = squared.clamp_(min=0).min(dim=1)
-    return labels, distances
+    return labels, distances.float()
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Return a tensor in float64, where the device has it.
+
+    Small distances are differences of large numbers. In float32 their error would reorder nodes, so that confident sets
+    would depend on the number of ranks.
+    """
+    return x if x.device.type == "mps" else x.double()
 
 
 def _means(x: Tensor, labels: Tensor, clusters: int, ranks: Ranks) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,17 @@ from ...engines.collective.protocol import End
 from .baselines import baselines
 from .config import CCGCConfig
 from .messages import Figures, Finished
+from .metrics import METRICS
 from .parties import assign_nodes, party_problem
 from .problem import Problem, shard
 from .projection import project
 from .ranks import Alone, GroupRanks, Ranks, Rows
-from .selection import LOWER_IS_BETTER
+from .selection import LOWER_IS_BETTER, RULES
 from .state_transfer import broadcast_state
 from .training import Training
 
 #: Entries of a history that are figures of the run; others, such as ``epoch``, are not.
-_FIGURES = ("acc", "nmi", "ari", "f1", "inertia_ratio", "silhouette", "stability", "modularity", "conductance")
-_FIGURES += ("agreement", "kmeans_iterations")
+_FIGURES = (*METRICS, *RULES, "kmeans_iterations")
 
 
 class RankGroup(Protocol):
@@ -116,7 +116,7 @@ def _figures(losses: Mapping[str, float], entry: Mapping[str, Any] | None) -> di
 
 def _finish(training: Training, config: CCGCConfig, group: RankGroup) -> None:
     """Send the result from rank 0; the ranks gather it."""
-    problem, labels = training.problem, training.selected["labels"]
+    problem, labels = training.problem, training.selected_labels
     own = training.selected_embedding()
     embedding = problem.rows.on_first(own, training.ranks)
     table = None if problem.labels is None else training.contingency(labels)
@@ -154,13 +154,8 @@ def _values(training: Training, config: CCGCConfig, beside: Mapping[str, Mapping
         values |= {f"{prefix}{name}": float(entry[name]) for name in ("acc", "nmi", "ari", "f1")}
     values |= {f"{name}.{metric}": value for name, row in beside.items() for metric, value in row.items()}
     if config.all_rules:
-        values |= {
-            f"by_{rule}.acc": _acc_by(rule, history) for rule in _FIGURES if rule in history[0] and rule in _RULES
-        }
+        values |= {f"by_{rule}.acc": _acc_by(rule, history) for rule in RULES}
     return values
-
-
-_RULES = ("inertia_ratio", "silhouette", "stability", "modularity", "conductance", "agreement")
 
 
 def _acc_by(rule: str, history: list[dict[str, Any]]) -> float:

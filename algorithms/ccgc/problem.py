@@ -94,4 +94,5 @@ def projected(smoothed: Tensor, components: int, rows: Rows, ranks: Ranks) -> Te
         raise ConfigError(f"input_pca={components} exceeds the {width} attributes", hint="use fewer, or 0")
     moment = ranks.total(smoothed.T @ smoothed) if rows.size > 1 else smoothed.T @ smoothed
     _, axes = torch.linalg.eigh(moment.double())
-    return smoothed @ axes[:, -components:].flip(1).float()
+    leading: Tensor = axes[:, -components:].flip(1).float()
+    return smoothed @ leading

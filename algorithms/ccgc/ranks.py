@@ -85,7 +85,7 @@ class GroupRanks:
         given = torch.cat([part.detach() for part in parts])
         received = given.new_empty((sum(rows), *given.shape[1:]))
         dist.all_to_all_single(received, given.contiguous(), list(rows), [len(part) for part in parts])
-        return list(received.split(list(rows)))
+        return list(torch.split(received, list(rows)))
 
     def broadcast(self, x: Tensor) -> Tensor:
         """Return rank 0's tensor."""
@@ -100,7 +100,7 @@ class _SharedTotal(torch.autograd.Function):
         return ranks.total(x)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -109,7 +109,7 @@ def shared_total(x: Tensor, ranks: Ranks) -> Tensor:
 
     A loss that all ranks compute from such sums has the gradient of one machine, once the ranks' gradients are added.
     """
-    total: Tensor = x if ranks.size == 1 else _SharedTotal.apply(x, ranks)  # type: ignore[no-untyped-call]
+    total: Tensor = x if ranks.size == 1 else _SharedTotal.apply(x, ranks)
     return total
 
 

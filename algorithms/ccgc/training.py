@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.devices import DeviceName
 from ...core.message import Array
 from ...core.seeds import Seed
+from ...data.graph_set import Floats, Ints
 from ...models.devices import choose_device
 from .cluster_loss import cluster_loss
 from .confident import confident_nodes, confident_sets, draw_pairs
@@ -71,11 +72,11 @@ class Training:
         # The seldom used capturable and foreach forms would change the rounding between devices and versions.
         self._adam = torch.optim.Adam(self._parameters, lr=settings.lr, foreach=False)
         self.epoch = 0
-        self.labels = np.zeros(0, np.int64)
-        self.distances = np.zeros(0, np.float32)
+        self.labels: Ints = np.zeros(0, np.int64)
+        self.distances: Floats = np.zeros(0, np.float32)
         self.history: list[dict[str, Any]] = []
         self.selected: dict[str, Array] = {}
-        self._confident: tuple[list[np.ndarray[Any, Any]], Tensor, np.ndarray[Any, Any]] | None = None
+        self._confident: tuple[list[Ints], Tensor, Ints] | None = None
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
@@ -99,7 +100,8 @@ class Training:
         epoch, settings = self.epoch, self.settings
         self.epoch += 1
         if epoch < settings.warmup:
-            loss = warmup_loss(*self.encoders(self._x), self.problem.rows.nodes, self.ranks)
+            first, second = self.encoders(self._x)
+            loss = warmup_loss(first, second, self.problem.rows.nodes, self.ranks)
             self._descend(loss)
             return {**_NO_LOSS, "loss": float(loss.detach())}
         sets, x, at = self._confident_rows()
@@ -114,7 +116,7 @@ class Training:
         count = float(sum(map(len, sets)))
         return {**figures, "loss_neg": float(parts.negative.detach()), "confident": count}
 
-    def _confident_rows(self) -> tuple[list[np.ndarray[Any, Any]], Tensor, np.ndarray[Any, Any]]:
+    def _confident_rows(self) -> tuple[list[Ints], Tensor, Ints]:
         """Return the sets, the rows of this rank's confident nodes, and the index of each node among these rows."""
         if self._confident is None:
             rows, settings = self.problem.rows, self.settings
@@ -134,7 +136,7 @@ class Training:
         gradients = torch.autograd.grad(loss, self._parameters)
         if self.ranks.size > 1:
             flat = self.ranks.total(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            parts = flat.split([gradient.numel() for gradient in gradients])
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             gradients = tuple(part.view_as(old) for part, old in zip(parts, gradients, strict=True))
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             adds = self.settings.accumulate_grads and parameter.grad is not None
@@ -142,6 +144,11 @@ class Training:
         self._adam.step()
 
     # -- evaluations ----------------------------------------------------------------------------------------------
+
+    @property
+    def selected_labels(self) -> Ints:
+        """The clusters of the selected evaluation."""
+        return self.selected["labels"].astype(np.int64)
 
     @property
     def evaluates(self) -> bool:
@@ -165,7 +172,7 @@ class Training:
         self._set_clusters(clustering)
         found = Evaluated(first, second, fused, clustering)
         rules: tuple[Rule, ...] = RULES if settings.all_rules else (settings.rule,)
-        scores = {rule: score(rule, found, problem, self.ranks, seed.child(rule)) for rule in rules}
+        scores: dict[str, float] = {rule: score(rule, found, problem, self.ranks, seed.child(rule)) for rule in rules}
         entry: dict[str, Any] = {"epoch": epoch, **losses, "inertia_ratio": clustering.ratio, **scores}
         entry |= {"kmeans_iterations": clustering.iterations, **self.metrics(self.labels)}
         if self._is_selected(entry):
@@ -174,11 +181,11 @@ class Training:
         self.history.append(entry)
         return entry
 
-    def metrics(self, labels: np.ndarray[Any, Any]) -> dict[str, float]:
+    def metrics(self, labels: Ints) -> dict[str, float]:
         """Compare labels of all nodes with the true ones; empty without those. The ranks add the contingency table."""
         return {} if self.problem.labels is None else metrics_of(self.contingency(labels))
 
-    def contingency(self, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def contingency(self, labels: Ints) -> Ints:
         """Return the contingency table (K, C) of labels of all nodes; a collective."""
         problem = self.problem
         assert problem.labels is not None
@@ -226,7 +233,8 @@ class Training:
     def load(self, arrays: Mapping[str, Array], history: list[dict[str, Any]], epoch: int) -> None:
         """Continue after ``epoch`` epochs, from what :meth:`arrays` and :attr:`history` were then."""
         self.epoch, self.history = epoch, history
-        self.labels, self.distances, self._confident = arrays["labels"].copy(), arrays["distances"].copy(), None
+        self.labels, self.distances = arrays["labels"].astype(np.int64), arrays["distances"].astype(np.float32)
+        self._confident = None
         self.selected = {k.removeprefix("selected."): v for k, v in arrays.items() if k.startswith("selected.")}
         names = self.encoders.state_dict()
         self.encoders.load_state_dict({name: torch.from_numpy(arrays[f"weights.{name}"].copy()) for name in names})

@@ -11,7 +11,6 @@ from ...core.seeds import Seed
 from ...core.session import NodeSession, ServerSession
 from ...core.traffic_plan import Rehearsal
 from ...data.graphs import data_name
-from ...engines.collective.coordinator import Coordinator
 from .config import CCGCConfig
 
 #: Runs up to this many epochs are rehearsed whole.
@@ -42,6 +41,10 @@ class CCGCWorkload:
         pyg = ("torch_geometric",) if cast(CCGCConfig, config).dataset.startswith("pyg:") else ()
         return ("torch", "scipy", "sklearn", *pyg)
 
+    def server_packages(self, config: BaseModel) -> Sequence[str]:
+        """Return what adds up the parts of the ranks."""
+        return ("torch",)
+
     def rehearsal(self, config: CCGCConfig) -> Rehearsal:
         """Let one epoch of each kind stand for all; a short run is rehearsed whole.
 
@@ -61,6 +64,7 @@ class CCGCWorkload:
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
         """Form the ranks and serve their collectives; write the result."""
+        from ...engines.collective.coordinator import Coordinator
         from .messages import Finished
         from .server_program import RunRecorder, result_of
 

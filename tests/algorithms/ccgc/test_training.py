@@ -104,7 +104,6 @@ def test_equal_seeds_give_equal_bits(graph: Graph) -> None:
         {"accumulate_grads": False},
         {"skip_first_cluster": True},
         {"kmeans": "sklearn"},
-        {"kmeans_starts": 3},
         {"input_pca": 5},
         {"tau": 0.2},
         {"alpha": 50.0},
