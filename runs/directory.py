@@ -43,6 +43,7 @@ class RunDirectory:
         sockets.jsonl         bytes on TCP: {"node", "epoch", "up", "down"} per data connection, if measured
         streams/              records appended by the server program: NAME.records
         checkpoints/          the server program's state: step-000000000120.safetensors, the two newest
+        charts/               charts of the method for reports and the dashboard: NN-NAME.json
         states/               models for other programs: best.safetensors and last.safetensors
         log.txt               the log; older parts in log-000000000000.txt, named by the offset of their first byte
 

@@ -22,6 +22,8 @@ PACKAGES: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "packages.toml").rea
 #: Engines that may import other engines; ``assets`` is shared by all.
 BUILT_ON = {"data_parallel": {"collective"}, "federated": {"assets"}, "work_queue": {"assets"}}
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+#: The one module that may import pickle; what it refuses is in tests/data/test_restricted_pickle.py.
+RESTRICTED = Path("data/restricted_pickle.py")
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path, str]]:
@@ -107,7 +109,7 @@ def unsafe_uses(root: Path) -> list[str]:
     for _, file, module in sources(root):
         where = file.relative_to(root)
         for line, name in imported(file, module):
-            if name.split(".")[0] in UNSAFE_MODULES:
+            if name.split(".")[0] in UNSAFE_MODULES and (where, name) != (RESTRICTED, "pickle"):
                 found.append(f"{where}:{line}: imports {name}")
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and (reason := _unsafe_call(node)):

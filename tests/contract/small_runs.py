@@ -156,6 +156,12 @@ _RECIPE = f"recipe={{family: bert, first: 1, last: 2, shape: {_SHAPE}}}"
 _USER_CODE = "its traffic depends on the user's code"
 
 SMALL_RUNS: dict[str, SmallRun] = {
+    "ccgc": SmallRun(
+        {"epochs": 14, "dim": 16, "warmup": 5, "kmeans_every": 4, "log_every": 2, "checkpoint_every": 3}
+        | {"transport": "star"},
+        longer={"epochs": 2000, "warmup": 50, "kmeans_every": 20, "log_every": 20, "checkpoint_every": 20},
+        missing=("dataset=cora", "cora"),
+    ),
     "data_parallel": SmallRun(_MLP, longer=_LONG, missing=("dataset=cifar10", "cifar10")),
     "dp_kfac": SmallRun(
         {**_MLP, "factor_steps": 2, "inv_steps": 4},

@@ -13,10 +13,12 @@ from starlette.testclient import TestClient
 
 from farshore.core.errors import NotFoundError
 from farshore.core.transfer import Transfer
+from farshore.reports.chart_files import write_charts
+from farshore.reports.charts import Chart
 from farshore.runs.directory import RunDirectory
 from farshore.server.dashboard.formatting import redacted_settings
 
-from .homes import Home
+from .homes import EVIL, Home
 
 
 @pytest.fixture
@@ -96,6 +98,16 @@ def test_the_page_of_a_run_shows_charts_metrics_and_tables(client: TestClient, h
     assert "40.0 kB" in text  # payload: 4 rounds × 2 nodes × (1,000 + 4,000)
     assert "acc from 0.1 at 1 to 0.4 at 4" in text
     assert "Estimated time on typical links" in text
+
+
+def test_the_page_of_a_run_shows_the_charts_of_its_method_first(client: TestClient, home: Home) -> None:
+    path = home.run("r1")
+    points = {"type": "scatter", "mode": "markers", "name": EVIL, "x": [0.0], "y": [1.0]}
+    write_charts(path, [Chart("clusters", "Clusters of nodes", "Nodes in two dimensions.", [points], {})])
+    text = client.get("/runs/r1").text
+    assert text.index("Clusters of nodes") < text.index("Bytes by round")
+    assert 'id="chart-method-clusters"' in text
+    assert EVIL not in text
 
 
 def test_the_first_failure_is_shown_first_with_its_traceback(client: TestClient, home: Home) -> None:
