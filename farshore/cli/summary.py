@@ -84,7 +84,8 @@ def print_result(run: RunInfo) -> None:
     if found:
         say("result")
         for name, value in found.items():
-            if name != "baselines" and value is not None:  # baselines are printed below, as ratios
+            # Baselines are printed below, as ratios; the table of a sweep is in sweep.csv.
+            if name not in ("baselines", "table") and value is not None:
                 say(f"  {name:<20} {format_value(value)}")
     report = communication(run)
     if report is None:
