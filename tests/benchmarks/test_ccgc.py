@@ -25,7 +25,7 @@ def trial(accuracies: list[float], **scores: list[float]) -> dict[str, Any]:
     row = {"acc": 30.0, "nmi": 1.0, "ari": 1.0, "f1": 1.0}
     return {
         "history": history,
-        "baselines": dict.fromkeys(("kmeans_x", "kmeans_smoothed", "kmeans_degree"), row),
+        "beside": dict.fromkeys(("kmeans_x", "kmeans_smoothed", "kmeans_degree", "consensus"), row),
         "seconds": 2.0,
     }
 
@@ -46,9 +46,10 @@ def test_rules_are_ranked_by_their_mean_accuracy_on_each_graph(bench: ModuleType
     ranks = bench.ranks(measured)
     assert ranks["modularity"] == 1
     assert ranks["inertia_ratio"] == 6
+    assert ranks["consensus"] == 7
     table = bench.rules_table(measured)
     assert table.rows[0][:3] == ["modularity", "70.00 ± 0.00", "90.00 ± 0.00"]
-    assert table.rows[-1][0] == "inertia_ratio"
+    assert [row[0] for row in table.rows[-2:]] == ["inertia_ratio", "consensus"]
 
 
 def test_goals_are_judged_with_ten_seeds_only(bench: ModuleType) -> None:
