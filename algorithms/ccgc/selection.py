@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.message import Array
 from ...core.seeds import Seed
 from ...data.graph_set import Ints
 from .kmeans import Clustering, kmeans
@@ -73,7 +74,7 @@ def is_better(rule: Score, value: float, best: float | None) -> bool:
     return value <= best if rule in LOWER_IS_BETTER else value >= best
 
 
-def consensus(clusterings: Sequence[Ints], problem: Problem, ranks: Ranks, seed: Seed) -> Ints:
+def consensus(clusterings: Sequence[Array], problem: Problem, ranks: Ranks, seed: Seed) -> Ints:
     """Return what the second half of the clusterings have in common (N,); a collective.
 
     A node is described by its cluster in each of them, one-hot, and these descriptions are clustered: numbers of
