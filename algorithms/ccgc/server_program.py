@@ -42,7 +42,10 @@ class RunRecorder:
         values = {name: float(value) for name, value in figures.values.items()}
         self._history[message.step] = values
         self._session.metrics(message.step, **values)
-        self._session.progress(message.step, self._config.epochs, **values)
+        shown = {"loss": values["loss"]} if "loss" in values else {}
+        if "acc" in values:
+            shown["acc"] = values["acc"] / 100  # progress lines have shares
+        self._session.progress(message.step, self._config.epochs, **shown)
 
     def write(self, tensors: Mapping[str, Array], selected: int) -> str:
         """Write what a finished run leaves; returns the name of the picture, empty if none could be drawn.
