@@ -80,7 +80,7 @@ class CCGC:
 
 def result_of(training: Training) -> ClusteringResult:
     """Return the result of a rank that is alone."""
-    labels = training.selected_labels
+    labels = training.result_labels()
     with torch.no_grad():
         embedding = training.selected_embedding().cpu().numpy()
     chosen = [entry for entry in training.history if entry.get("selected")][-1]

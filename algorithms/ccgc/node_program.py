@@ -17,17 +17,17 @@ from ...engines.collective.protocol import End
 from .baselines import baselines
 from .config import CCGCConfig
 from .messages import Figures, Finished
-from .metrics import METRICS
+from .metrics import METRICS, metrics_of
 from .parties import assign_nodes, party_problem
 from .problem import Problem, shard
 from .projection import project
 from .ranks import Alone, GroupRanks, Ranks, Rows
-from .selection import LOWER_IS_BETTER, RULES
+from .selection import LOWER_IS_BETTER, SCORES
 from .state_transfer import broadcast_state
 from .training import Training
 
 #: Entries of a history that are figures of the run; others, such as ``epoch``, are not.
-_FIGURES = (*METRICS, *RULES, "kmeans_iterations")
+_FIGURES = (*METRICS, *SCORES, "kmeans_iterations")
 
 
 class RankGroup(Protocol):
@@ -116,7 +116,7 @@ def _figures(losses: Mapping[str, float], entry: Mapping[str, Any] | None) -> di
 
 def _finish(training: Training, config: CCGCConfig, group: RankGroup) -> None:
     """Send the result from rank 0; the ranks gather it."""
-    problem, labels = training.problem, training.selected_labels
+    problem, labels = training.problem, training.result_labels()
     own = training.selected_embedding()
     embedding = problem.rows.on_first(own, training.ranks)
     table = None if problem.labels is None else training.contingency(labels)
@@ -135,26 +135,28 @@ def _finish(training: Training, config: CCGCConfig, group: RankGroup) -> None:
         tensors["true"] = true[:, 0].int().cpu()
     weights = {name: value for name, value in training.selected.items() if name.startswith("weights.")}
     tensors |= {name: torch.from_numpy(value) for name, value in weights.items()}
-    group.finish(tensors, Finished(_values(training, config, beside)))
+    values = _values(training, config, beside)
+    if table is not None:
+        values |= metrics_of(table)
+    group.finish(tensors, Finished(values))
 
 
 def _values(training: Training, config: CCGCConfig, beside: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return the result without the metrics of the selected clustering; ``row.metric`` are those of another."""
     history = training.history
     chosen = [entry for entry in history if entry.get("selected")][-1]
     values: dict[str, Any] = {"epoch": int(chosen["epoch"]), "nodes": training.problem.rows.nodes}
-    values |= {
-        "clusters": training.problem.clusters,
-        "parameters": sum(p.numel() for p in training.encoders.parameters()),
-    }
-    values |= {rule: float(chosen[rule]) for rule in ("inertia_ratio", config.rule)}
+    values["clusters"] = training.problem.clusters
+    values["parameters"] = sum(p.numel() for p in training.encoders.parameters())
+    values["inertia_ratio"] = float(chosen["inertia_ratio"])
     if training.problem.labels is None:
         return values
     best = max(history, key=lambda entry: float(entry["acc"]))
-    for prefix, entry in (("", chosen), ("last.", history[-1]), ("best_oracle.", best)):
-        values |= {f"{prefix}{name}": float(entry[name]) for name in ("acc", "nmi", "ari", "f1")}
-    values |= {f"{name}.{metric}": value for name, row in beside.items() for metric, value in row.items()}
+    for row, entry in (("last", history[-1]), ("best_oracle", best)):
+        values |= {f"{row}.{name}": float(entry[name]) for name in METRICS}
+    values |= {f"{row}.{name}": value for row, metrics in beside.items() for name, value in metrics.items()}
     if config.all_rules:
-        values |= {f"by_{rule}.acc": _acc_by(rule, history) for rule in RULES}
+        values |= {f"by_{rule}.acc": _acc_by(rule, history) for rule in SCORES}
     return values
 
 

@@ -1,24 +1,28 @@
-"""Scores of a clustering that need no labels, by which the clustering of a run is selected (section 5 of the page)."""
+"""Scores of a clustering that need no labels, and the consensus of several (section 5 of the page)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.message import Array
 from ...core.seeds import Seed
+from ...data.graph_set import Ints
 from .kmeans import Clustering, kmeans
 from .metrics import agreement
 from .problem import Problem
 from .ranks import Ranks, Rows
-from .settings import Rule
+from .settings import Score
 
-RULES: tuple[Rule, ...] = ("inertia_ratio", "silhouette", "stability", "modularity", "conductance", "agreement")
-#: Rules of which a lower score is better.
+SCORES: tuple[Score, ...] = ("inertia_ratio", "silhouette", "stability", "modularity", "conductance", "agreement")
+#: Those of which a lower score is better.
 LOWER_IS_BETTER = frozenset({"inertia_ratio", "conductance"})
+#: Runs of K-means on the memberships of which ``consensus`` takes the best.
+CONSENSUS_RUNS = 10
 #: Random parts of the nodes that are clustered again for ``stability``, and their share.
 PARTS, SHARE = 4, 0.8
 #: Most nodes of which the silhouette is computed; of more, a sample.
@@ -42,7 +46,7 @@ class Evaluated:
     clustering: Clustering
 
 
-def score(rule: Rule, found: Evaluated, problem: Problem, ranks: Ranks, seed: Seed) -> float:
+def score(rule: Score, found: Evaluated, problem: Problem, ranks: Ranks, seed: Seed) -> float:
     """Return the score of a clustering by a rule; a collective."""
     labels = found.clustering.labels
     match rule:
@@ -63,11 +67,29 @@ def score(rule: Rule, found: Evaluated, problem: Problem, ranks: Ranks, seed: Se
             return agreement(one.labels.cpu(), two.labels.cpu())
 
 
-def is_better(rule: Rule, value: float, best: float | None) -> bool:
+def is_better(rule: Score, value: float, best: float | None) -> bool:
     """Whether a score is better than the best so far, or as good; NaN never is."""
     if best is None or not np.isfinite(best):
         return True
     return value <= best if rule in LOWER_IS_BETTER else value >= best
+
+
+def consensus(clusterings: Sequence[Array], problem: Problem, ranks: Ranks, seed: Seed) -> Ints:
+    """Return what the second half of the clusterings have in common (N,); a collective.
+
+    A node is described by its cluster in each of them, one-hot, and these descriptions are clustered: numbers of
+    clusters need not agree, and no N x N matrix is formed.
+
+    Parameters
+    ----------
+    clusterings : sequence of int array, shape [N]
+        Labels of all nodes, in the order of the epochs.
+    """
+    later = np.stack(clusterings[len(clusterings) // 2 :])[:, problem.rows.own]
+    memberships = np.eye(problem.clusters, dtype=np.float32)[later]  # (clusterings, n, K)
+    x = torch.from_numpy(memberships.transpose(1, 0, 2).reshape(later.shape[1], -1))
+    found = kmeans(x, problem.clusters, problem.rows, ranks, seed, runs=CONSENSUS_RUNS)
+    return np.asarray(found.labels)
 
 
 def graph_scores(labels: Tensor, problem: Problem, ranks: Ranks) -> Mapping[str, float]:

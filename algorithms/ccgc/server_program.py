@@ -16,6 +16,7 @@ from ...runs.jsonl import read
 from ...runs.model_states import save_state
 from .config import CCGCConfig
 from .messages import FROM_RANK_0
+from .metrics import METRICS
 from .pictures import result_charts
 
 #: The pictures of a run as an image, if matplotlib is installed.
@@ -41,7 +42,10 @@ class RunRecorder:
         values = {name: float(value) for name, value in figures.values.items()}
         self._history[message.step] = values
         self._session.metrics(message.step, **values)
-        self._session.progress(message.step, self._config.epochs, **values)
+        shown = {"loss": values["loss"]} if "loss" in values else {}
+        if "acc" in values:
+            shown["acc"] = values["acc"] / 100  # progress lines have shares
+        self._session.progress(message.step, self._config.epochs, **shown)
 
     def write(self, tensors: Mapping[str, Array], selected: int) -> str:
         """Write what a finished run leaves; returns the name of the picture, empty if none could be drawn.
@@ -77,12 +81,22 @@ class RunRecorder:
 
 
 def result_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run's result: entries ``row.metric`` become rows with their metrics."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
+    """Return the run's result: its metrics, rows of metrics from entries ``row.metric``, and what remains."""
+    first: dict[str, Any] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    others: dict[str, Any] = {}
+    for name, value in sorted(values.items(), key=lambda entry: _place(entry[0])):
         row, _, metric = name.rpartition(".")
         if row:
-            result.setdefault(row, {})[metric] = value
+            rows.setdefault(row, {})[metric] = value
+        elif name in METRICS:
+            first[name] = value
         else:
-            result[name] = value
-    return result
+            others[name] = value
+    return {**first, **rows, **others}
+
+
+def _place(name: str) -> int:
+    """Return where an entry belongs: fields of a message have no order."""
+    metric = name.rpartition(".")[2]
+    return METRICS.index(metric) if metric in METRICS else len(METRICS)

@@ -21,8 +21,8 @@ from .kmeans import Clustering, kmeans
 from .metrics import contingency, metrics_of
 from .problem import Problem
 from .ranks import Alone, Ranks
-from .selection import RULES, Evaluated, is_better, score
-from .settings import CCGCSettings, Rule
+from .selection import SCORES, Evaluated, consensus, is_better, score
+from .settings import CCGCSettings, Score
 from .warmup import warmup_loss
 
 #: Parts of a loss that is skipped since fewer than two clusters have confident nodes.
@@ -52,6 +52,8 @@ class Training:
         One entry per evaluation.
     selected : dict
         State of the selected evaluation: ``labels`` and weights.
+    clusterings : list of int16 array, shape [N]
+        Labels of each evaluation.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Training:
         self.distances: Floats = np.zeros(0, np.float32)
         self.history: list[dict[str, Any]] = []
         self.selected: dict[str, Array] = {}
+        self.clusterings: list[Array] = []
         self._confident: tuple[list[Ints], Tensor, Ints] | None = None
 
     # -- epochs ---------------------------------------------------------------------------------------------------
@@ -146,11 +149,6 @@ class Training:
     # -- evaluations ----------------------------------------------------------------------------------------------
 
     @property
-    def selected_labels(self) -> Ints:
-        """The clusters of the selected evaluation."""
-        return self.selected["labels"].astype(np.int64)
-
-    @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after the newest epoch."""
         return (self.epoch - 1) % self.settings.kmeans_every == 0 or self.epoch == self.settings.epochs
@@ -171,10 +169,12 @@ class Training:
         )
         self._set_clusters(clustering)
         found = Evaluated(first, second, fused, clustering)
-        rules: tuple[Rule, ...] = RULES if settings.all_rules else (settings.rule,)
+        rules: tuple[Score, ...] = () if settings.rule == "consensus" else (settings.rule,)
+        rules = SCORES if settings.all_rules else rules
         scores: dict[str, float] = {rule: score(rule, found, problem, self.ranks, seed.child(rule)) for rule in rules}
         entry: dict[str, Any] = {"epoch": epoch, **losses, "inertia_ratio": clustering.ratio, **scores}
         entry |= {"kmeans_iterations": clustering.iterations, **self.metrics(self.labels)}
+        self.clusterings.append(self.labels.astype(np.int16))
         if self._is_selected(entry):
             self.selected = {"labels": self.labels, **self._weights()}
             entry["selected"] = True
@@ -194,18 +194,29 @@ class Training:
 
     def _is_selected(self, entry: Mapping[str, Any]) -> bool:
         settings = self.settings
-        if settings.select == "last":
+        if settings.select == "last" or (settings.select == "best_unsup" and settings.rule == "consensus"):
             return True
         past = [each for each in self.history if each.get("selected")]
         name: str = "acc" if settings.select == "best_oracle" else settings.rule
         best = past[-1][name] if past else None
         if name == "acc":
             return best is None or entry["acc"] >= best
+        assert settings.rule != "consensus"
         return is_better(settings.rule, entry[name], best)
 
     def _set_clusters(self, clustering: Clustering) -> None:
         self.labels, self.distances = clustering.labels.cpu().numpy(), clustering.distances.cpu().numpy()
         self._confident = None
+
+    def consensus(self) -> Ints:
+        """Return what the later evaluations have in common; a collective."""
+        return consensus(self.clusterings, self.problem, self.ranks, self.seed.child("consensus"))
+
+    def result_labels(self) -> Ints:
+        """Return the clusters that are the result, those of the selected evaluation or the consensus; a collective."""
+        if self.settings.select == "best_unsup" and self.settings.rule == "consensus":
+            return self.consensus()
+        return self.selected["labels"].astype(np.int64)
 
     def selected_embedding(self) -> Tensor:
         """Return the fused embedding of the selected evaluation, this rank's rows."""
@@ -223,6 +234,7 @@ class Training:
         """Return the tensors of a checkpoint, the same on all ranks."""
         found: dict[str, Array] = {"labels": self.labels, "distances": self.distances, **self._weights()}
         found |= {f"selected.{name}": array for name, array in self.selected.items()}
+        found["clusterings"] = np.array(self.clusterings, np.int16).reshape(len(self.clusterings), -1)
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is not None and self.settings.accumulate_grads:
                 found[f"gradient.{index}"] = parameter.grad.cpu().numpy()
@@ -235,6 +247,7 @@ class Training:
         self.epoch, self.history = epoch, history
         self.labels, self.distances = arrays["labels"].astype(np.int64), arrays["distances"].astype(np.float32)
         self._confident = None
+        self.clusterings = list(arrays["clusterings"].copy())
         self.selected = {k.removeprefix("selected."): v for k, v in arrays.items() if k.startswith("selected.")}
         names = self.encoders.state_dict()
         self.encoders.load_state_dict({name: torch.from_numpy(arrays[f"weights.{name}"].copy()) for name in names})

@@ -56,10 +56,10 @@ class CCGCWorkload:
             return Rehearsal(config, "step", {step: [step] for step in steps})
         warm = _WARM if config.warmup else 0
         short = config.model_copy(update={"epochs": 7, "warmup": warm, "kmeans_every": 3, "log_every": 2})
-        kinds: dict[int, list[int]] = {}
+        # Steps of the rehearsal that stand for none are not counted.
+        kinds: dict[int, list[int]] = {step: [] for step in range(1, short.epochs + 1)}
         for step in steps:
-            kind = (step == config.epochs) * 7 or _stand_in(config, step)
-            kinds.setdefault(kind, []).append(step)
+            kinds[short.epochs if step == config.epochs else _stand_in(config, step)].append(step)
         return Rehearsal(short, "step", kinds)
 
     def server_program(self, session: ServerSession, config: BaseModel) -> dict[str, Any]:
